@@ -1,0 +1,95 @@
+"""Token shards: the one Arrow schema for tokens, its writer and its memory-mapped reader.
+
+In: documents as arrays of token ids. Out: Arrow IPC files, uncompressed, one row a document, which training reads
+with no copy: the flat values of the list column are the token stream, its offsets the document borders.
+
+A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json:
+vocab_size, end_of_text (the id that opens every document), tokenizer (digest), and per split documents, tokens
+and bytes of text. Every document starts with the end-of-text token, so that its first word is predicted too.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+SPLITS = ("train", "validation", "test")
+DESCRIPTION = "tokens.json"
+
+
+def token_schema(vocab_size: int) -> pa.Schema:
+    """Columns document_id, n_bytes (UTF-8 bytes of the text) and tokens, 16 bit wide where the ids fit."""
+    token = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
+    return pa.schema(
+        [
+            pa.field("document_id", pa.string(), nullable=False),
+            pa.field("n_bytes", pa.int64(), nullable=False),
+            pa.field("tokens", pa.large_list(pa.field("item", token, nullable=False)), nullable=False),
+        ]
+    )
+
+
+def write_token_shard(
+    path: Path,
+    document_ids: Sequence[str],
+    n_bytes: Sequence[int],
+    documents: Sequence[np.ndarray],
+    vocab_size: int,
+) -> None:
+    """Write one shard to `path`; the caller makes it appear whole by a rename."""
+    schema = token_schema(vocab_size)
+    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
+    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
+    np.cumsum([len(document) for document in documents], out=offsets[1:])
+    flat = np.concatenate(documents).astype(dtype, copy=False) if documents else np.zeros(0, dtype)
+    tokens = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat), type=schema.field("tokens").type)
+    columns = [pa.array(document_ids, pa.string()), pa.array(n_bytes, pa.int64()), tokens]
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenShard:
+    """A memory-mapped shard. Document i is tokens[offsets[i]:offsets[i + 1]]."""
+
+    path: Path
+    document_ids: pa.StringArray
+    n_bytes: np.ndarray  # int64, a document
+    tokens: np.ndarray  # uint16 or uint32, a token; a view of the file
+    offsets: np.ndarray  # int64, documents + 1
+
+
+def read_token_shard(path: Path) -> TokenShard:
+    """ValueError names the file when it is not a whole token shard."""
+    try:
+        batches = pa.ipc.open_file(pa.memory_map(str(path)))
+        batch = batches.get_batch(0)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: not a readable token shard ({error}); delete its folder and rerun") from error
+    if batches.schema.names != ["document_id", "n_bytes", "tokens"] or batches.num_record_batches != 1:
+        raise ValueError(f"{path}: not a token shard, its columns are {batches.schema.names}")
+    tokens = batch.column("tokens")
+    offsets = tokens.offsets.to_numpy(zero_copy_only=False)
+    return TokenShard(
+        path=path,
+        document_ids=batch.column("document_id"),
+        n_bytes=batch.column("n_bytes").to_numpy(zero_copy_only=False),
+        tokens=tokens.values.to_numpy(zero_copy_only=True),
+        offsets=offsets,
+    )
+
+
+def read_token_shards(directory: Path, split: str) -> list[TokenShard]:
+    """All shards of a split in the order of their names."""
+    return [read_token_shard(path) for path in sorted((directory / split).glob("*.arrow"))]
+
+
+def read_description(directory: Path) -> dict:
+    """tokens.json of a folder of token shards. ValueError when there is none."""
+    path = directory / DESCRIPTION
+    if not path.exists():
+        raise ValueError(f"{directory} is not a folder of token shards: it has no {DESCRIPTION}")
+    return json.loads(path.read_text())

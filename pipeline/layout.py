@@ -1,0 +1,92 @@
+"""Where everything lies below the data folder, and which output each asset holds at the moment.
+
+In: the data folder (GRISTMILL_DATA, else ./data). Out: paths, and the current handle of every asset: one small
+JSON file an asset, written when it materialises. Nothing here ever looks for "the newest file in a folder".
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.stages.records import Handle
+from pipeline.stages.shards import write_text
+from pipeline.stages.store import read_handle
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below one data folder; two folders share nothing."""
+
+    data: Path
+
+    @property
+    def sources_toml(self) -> Path:
+        return self.data / "sources.toml"
+
+    @property
+    def tasks_toml(self) -> Path:
+        return self.data / "tasks.toml"
+
+    @property
+    def config_toml(self) -> Path:
+        return self.data / "config.toml"  # launchpad defaults of this project, a table an asset
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"  # outputs, <stage>/<fingerprint>/
+
+    @property
+    def cache(self) -> Path:
+        return self.data / "cache"  # fetched packages by sha256
+
+    @property
+    def current(self) -> Path:
+        return self.data / "current"  # asset -> folder in the store
+
+    @property
+    def tracking(self) -> Path:
+        return self.data / "tracking"  # fingerprint -> MLflow run id, metrics that wait for the server
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.data / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.data / "mlflow"  # mlflow.db, artifacts/
+
+
+def layout_from_environment() -> Layout:
+    return Layout(Path(os.environ.get("GRISTMILL_DATA", "data")).resolve())
+
+
+def save_current(layout: Layout, asset: str, handle: Handle) -> None:
+    """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store."""
+    entry = {"asset": asset, "folder": str(handle.directory.relative_to(layout.store))}
+    write_text(_entry_path(layout, asset), json.dumps(entry))
+
+
+def load_current(layout: Layout, asset: str) -> Any:
+    """The handle that `asset` holds. ValueError when it was never materialised."""
+    path = _entry_path(layout, asset)
+    if not path.exists():
+        raise ValueError(
+            f"{asset} has not been materialised below {layout.data}; run `make demo`, or materialise it in the UI"
+        )
+    return read_handle(layout.store / json.loads(path.read_text())["folder"])
+
+
+def all_current(layout: Layout) -> dict[str, Any]:
+    """Asset -> handle, for every asset that was materialised and whose output is still there."""
+    entries = [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
+    return {
+        entry["asset"]: read_handle(folder)
+        for entry in entries
+        if (folder := layout.store / entry["folder"]).exists()
+    }
+
+
+def _entry_path(layout: Layout, asset: str) -> Path:
+    return layout.current / (asset.replace("/", "__") + ".json")

@@ -1,0 +1,104 @@
+"""Heavy parallel work: one call, `Engine.map(function, items)`, with results in the order of the items.
+
+In: a module-level function and any number of items. Out: for each item a `Done` or a `Failed`, never an
+exception, because a page that hangs, crashes or eats memory costs its own worker and nothing else. The worker
+count is no part of any fingerprint, and the order of the results does not depend on it.
+"""
+
+import os
+import resource
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import TimeoutError
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Generic, Protocol, TypeVar
+
+import psutil
+from pebble import ProcessExpired, ProcessPool
+
+T = TypeVar("T")
+R = TypeVar("R")
+LOOK_AHEAD = 8  # items in flight a worker: enough to keep workers busy, few enough to bound memory
+TASKS_A_WORKER = 2000  # then a fresh process, against slow leaks in C extensions
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[R]):
+    value: R
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """`reason` is one of timeout, crash, out_of_memory, error: the names that drop counts use."""
+
+    reason: str
+    detail: str
+
+
+class Engine(Protocol):
+    def map(
+        self, function: Callable[[T], R], items: Iterable[T], *, seconds: float | None = None
+    ) -> Iterator[Done[R] | Failed]:
+        """Results in the order of `items`; an item that takes longer than `seconds` is a Failed("timeout")."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalProcesses:
+    """Worker processes on this machine, each killed and replaced when an item overruns its limits."""
+
+    n_workers: int = 0  # 0 = as many as this process may use cores
+    memory_mb: int | None = 4096  # address space a worker may add to what it starts with; None = unlimited
+
+    def map(
+        self, function: Callable[[T], R], items: Iterable[T], *, seconds: float | None = None
+    ) -> Iterator[Done[R] | Failed]:
+        n_workers = self.n_workers or n_usable_cores()
+        pool = ProcessPool(
+            max_workers=n_workers,
+            max_tasks=TASKS_A_WORKER,
+            # forked workers would inherit locks of Dagster's and torch's threads in whatever state they are
+            context=get_context("forkserver"),
+            initializer=_limit_memory,
+            initargs=(self.memory_mb,),
+        )
+        waiting: deque = deque()
+        try:
+            for item in items:
+                waiting.append(pool.schedule(function, args=(item,), timeout=seconds))
+                if len(waiting) >= n_workers * LOOK_AHEAD:
+                    yield _result(waiting.popleft())
+            while waiting:
+                yield _result(waiting.popleft())
+        except BaseException:
+            pool.stop()
+            raise
+        finally:
+            pool.close()
+            pool.join()
+
+
+def n_usable_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _limit_memory(memory_mb: int | None) -> None:
+    if memory_mb is None:
+        return
+    limit = psutil.Process().memory_info().vms + memory_mb * 1024 * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _result(future) -> Done | Failed:
+    try:
+        return Done(future.result())
+    except TimeoutError as error:
+        return Failed("timeout", str(error))
+    except ProcessExpired as error:
+        return Failed("crash", f"worker ended with code {error.exitcode}")
+    except MemoryError as error:
+        return Failed("out_of_memory", str(error))
+    except Exception as error:  # a worker's exception becomes a counted drop, see the module docstring
+        return Failed("error", f"{type(error).__name__}: {error}")

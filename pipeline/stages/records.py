@@ -1,0 +1,150 @@
+"""The data contracts between stages: Arrow schemas, and the handles that pass from asset to asset.
+
+In: nothing. Out: PAGE, DOCUMENT, SIGNALS, DROPPED and EVIDENCE (Parquet, zstd), and the frozen handles, which
+name a finished folder and never carry data. The schema of token shards lies in model/token_shards.py, because
+training reads them without this package.
+
+A page is one text as it was collected: a web page, a file, a line of a jsonl file, an article of a wiki dump.
+A page becomes at most one document, so that counts reconcile: in = kept + dropped, at every stage.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+PREVIEW_CHARACTERS = 200  # how much of a dropped text is kept beside its reason
+
+PAGE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of url and content, 32 hex digits
+        pa.field("source", pa.string(), nullable=False),  # table name in sources.toml
+        pa.field("url", pa.string(), nullable=False),  # file:// for local files, pypi:// for package members
+        pa.field("media_type", pa.string(), nullable=False),  # text/html, text/plain, text/markdown, text/x-wiki
+        pa.field("title", pa.string()),  # where the container knows it (wiki dump, jsonl)
+        pa.field("content", pa.binary(), nullable=False),
+        pa.field("collected_at", pa.timestamp("s", tz="UTC"), nullable=False),
+        pa.field("licence", pa.string()),
+        pa.field("http_status", pa.int32()),
+        pa.field("http_headers", pa.string()),  # JSON object
+    ]
+)
+
+DOCUMENT = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text: equal text, equal id
+        pa.field("page_id", pa.string(), nullable=False),  # unique within a corpus
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("text", pa.large_string(), nullable=False),
+    ]
+)
+
+# What `filter` adds, so that a threshold can change without reading the text again.
+SIGNALS = pa.schema(
+    [
+        pa.field("language", pa.string(), nullable=False),  # ISO 639-1
+        pa.field("language_confidence", pa.float32(), nullable=False),  # 0 to 1
+        pa.field("n_words", pa.int64(), nullable=False),  # words that hold a letter or a digit
+        pa.field("mean_word_length", pa.float32(), nullable=False),  # characters
+        pa.field("symbol_to_word_ratio", pa.float32(), nullable=False),  # '#' and ellipses a word
+        pa.field("bullet_line_fraction", pa.float32(), nullable=False),
+        pa.field("ellipsis_line_fraction", pa.float32(), nullable=False),
+        pa.field("alphabetic_word_fraction", pa.float32(), nullable=False),
+        pa.field("n_stop_words", pa.int64(), nullable=False),  # of the eight of Gopher
+    ]
+)
+FILTERED = pa.schema([*DOCUMENT, *SIGNALS])
+
+# What dedup and split add.
+CORPUS = pa.schema(
+    [
+        *FILTERED,
+        pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
+        pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = nothing like it was seen
+    ]
+)
+SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])
+SPLITS = ("train", "validation", "test")
+
+DROPPED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # document id, or page id where no text came out
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),  # the value that broke the rule
+        pa.field("preview", pa.string(), nullable=False),
+    ]
+)
+
+EVIDENCE = pa.schema(
+    [
+        pa.field("kept_id", pa.string(), nullable=False),
+        pa.field("dropped_id", pa.string(), nullable=False),
+        pa.field("kept_page_id", pa.string(), nullable=False),
+        pa.field("dropped_page_id", pa.string(), nullable=False),
+        pa.field("similarity", pa.float64(), nullable=False),  # Jaccard of word 5-grams, 0 to 1
+        pa.field("containment", pa.float64(), nullable=False),  # of the shorter in the longer, 0 to 1
+        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = found as exact
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handle:
+    """A finished folder of one stage. `digest` says what is in it, `fingerprint` what it was made from."""
+
+    stage: str
+    directory: Path
+    fingerprint: str  # recipe: stage, version, libraries, config, digests of the inputs
+    digest: str  # content: equal bytes, equal digest, on any machine
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards(Handle):
+    """Pages, documents (Parquet) or tokens (Arrow IPC); dropped and evidence rows in sub-folders."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerFile(Handle):
+    """tokenizer.tiktoken and tokenizer.json; rows = vocabulary size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint(Handle):
+    """Final weights, config, tokenizer and curve of a trained model; rows = training steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report(Handle):
+    """results.json (a list of results), figures and tables; rows = number of evaluated items."""
+
+
+HANDLES: dict[str, type[Handle]] = {kind.__name__: kind for kind in (Shards, TokenizerFile, Checkpoint, Report)}
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What a stage did to its rows. Conservation: rows_in == kept + sum(dropped.values())."""
+
+    rows_in: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+
+    def drop(self, reason: str, rows: int = 1) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+    def add(self, other: "Counts") -> None:
+        self.rows_in += other.rows_in
+        self.kept += other.kept
+        for reason, rows in other.dropped.items():
+            self.drop(reason, rows)
+
+    def is_conserved(self) -> bool:
+        return self.rows_in == self.kept + sum(self.dropped.values())

@@ -43,9 +43,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 		rm -rf $(VENV); echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@sed '/^torch==/d' constraints.txt > $(VENV)/constraints.txt
 	@echo "Installing $(TORCH) (once; a minute or two)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check $(TORCH) -c $(VENV)/constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(TORCH) -c $(VENV)/constraints.txt
 	@echo "Installing Dagster, MLflow and the rest (once; two or three minutes)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e ".[test,check]" -c $(VENV)/constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e ".[test,check]" -c $(VENV)/constraints.txt
 	@touch $@
 
 clean:

@@ -63,9 +63,15 @@ def layout_from_environment() -> Layout:
 
 
 def save_current(layout: Layout, asset: str, handle: Handle) -> None:
-    """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store."""
-    entry = {"asset": asset, "folder": str(handle.directory.relative_to(layout.store))}
-    write_text(_entry_path(layout, asset), json.dumps(entry))
+    """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store.
+
+    What it held before stays in the list `earlier`, newest first: `gristmill gc --keep N` counts along it.
+    """
+    folder = str(handle.directory.relative_to(layout.store))
+    path = _entry_path(layout, asset)
+    before = json.loads(path.read_text()) if path.exists() else {"folder": folder, "earlier": []}
+    earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
+    write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
 
 def load_current(layout: Layout, asset: str) -> Any:
@@ -80,12 +86,16 @@ def load_current(layout: Layout, asset: str) -> Any:
 
 def all_current(layout: Layout) -> dict[str, Any]:
     """Asset -> handle, for every asset that was materialised and whose output is still there."""
-    entries = [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
     return {
         entry["asset"]: read_handle(folder)
-        for entry in entries
+        for entry in all_entries(layout)
         if (folder := layout.store / entry["folder"]).exists()
     }
+
+
+def all_entries(layout: Layout) -> list[dict[str, Any]]:
+    """Of every asset its name, its folder in the store, and the folders it held earlier, newest first."""
+    return [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
 
 
 def _entry_path(layout: Layout, asset: str) -> Path:

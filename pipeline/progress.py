@@ -15,6 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from rich.console import Console
+from rich.text import Text
+
 from pipeline.stages.store import Show
 
 PLAIN_SECONDS = 10.0  # between two lines of a step where the stream is no terminal
@@ -92,7 +95,7 @@ class Display:
 
     def _draw(self, text: str) -> None:
         if self.status is not None:
-            self.status.update(f"{self._prefix()}{self.name}: {text}")
+            self.status.update(Text(f"{self._prefix()}{self.name}: {text}"))
         else:
             self._line(f"{self._prefix()}{self.name}: {text}")
 
@@ -100,12 +103,8 @@ class Display:
         print(text, file=self.stream, flush=True)
 
     def _open_live_line(self) -> None:
-        from rich.console import Console
-        from rich.markup import escape
-
         self.close()
-        console = Console(file=self.stream, markup=False, highlight=False)
-        self.status = console.status(escape(f"{self._prefix()}{self.name}"))
+        self.status = Console(file=self.stream).status(Text(f"{self._prefix()}{self.name}"))
         self.status.start()
 
 

@@ -71,7 +71,7 @@ def shard_paths(directory: Path, folder: str = "") -> list[Path]:
 
 
 def shard_name(source: str, url: str, n_shards: int) -> str:
-    return f"{source}-{xxhash.xxh3_64_intdigest(url) % n_shards:05d}.parquet"
+    return f"{source}-{xxhash.xxh3_64_intdigest(url.encode(errors='surrogatepass')) % n_shards:05d}.parquet"
 
 
 def text_digest(*parts: str | bytes) -> str:

@@ -1,0 +1,149 @@
+"""No leak: which short texts are near duplicates, and which test examples a model saw in training.
+
+In: texts. Out: groups of near duplicates (for splitting), and counts of what lies on two sides (for the checks).
+
+`duplicate_groups` finds its pairs by prefix filtering (Bayardo, Ma and Srikant 2007): two sets with a Jaccard index
+of at least t share one of their rarest len - ceil(t * len) + 1 words, so that only texts which share a rare word are
+compared. `leaked` compares everything with everything by sparse matrix products instead, so that the check does not
+repeat a mistake of what it checks. scipy is imported where it is used.
+"""
+
+import math
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import xxhash
+
+SIMILARITY = 0.8  # Jaccard index of word sets from which two texts are near duplicates
+OVERLAP_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in GPT-3: too long for a headline)
+SHORTEST_WORDS = 4  # a shorter text occurs anywhere by chance
+ROWS_AT_ONCE = 512  # of the sparse products: bounds their memory
+ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
+_LETTERS = re.compile(r"[^\W\d_]+")
+_WORDS = re.compile(r"\w+")
+
+
+def normalised(text: str) -> str:
+    """Equal for texts that differ in case, white space or Unicode form only."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def letters(text: str) -> tuple[str, ...]:
+    """The words of a text without digits and punctuation; all its words where nothing else is left."""
+    plain = normalised(text)
+    return tuple(_LETTERS.findall(plain)) or tuple(plain.split())
+
+
+def duplicate_groups(texts: Sequence[str], similarity: float = SIMILARITY) -> list[int]:
+    """For each text the index of the first text of its group; near duplicates of near duplicates are one group."""
+    root = list(range(len(texts)))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = root[root[i]]
+            i = root[i]
+        return i
+
+    first: dict[frozenset[str], int] = {}
+    for i, text in enumerate(texts):
+        root[i] = first.setdefault(frozenset(letters(text)), i)
+    for i, j in _similar_pairs(list(first.items()), similarity):
+        low, high = sorted((find(i), find(j)))
+        root[high] = low
+    return [find(i) for i in range(len(texts))]
+
+
+def _similar_pairs(sets: list[tuple[frozenset[str], int]], similarity: float) -> Iterable[tuple[int, int]]:
+    frequency = Counter(word for words, _ in sets for word in words)
+    by_word: dict[str, list[int]] = defaultdict(list)  # places in `sets` whose prefix holds the word
+    for place in sorted(range(len(sets)), key=lambda place: len(sets[place][0])):
+        words, index = sets[place]
+        rare_first = sorted(words, key=lambda word: (frequency[word], word))
+        prefix = rare_first[: len(words) - math.ceil(similarity * len(words) - ROUNDING) + 1]
+        candidates = {other for word in prefix for other in by_word[word]}
+        for other in sorted(candidates):
+            others = sets[other][0]
+            if len(others) < similarity * len(words) - ROUNDING:
+                continue  # too short to be similar, whatever it holds
+            shared = len(words & others)
+            if shared >= similarity * (len(words) + len(others) - shared) - ROUNDING:
+                yield sets[other][1], index
+        for word in prefix:
+            by_word[word].append(place)
+
+
+def leaked(train: Sequence[str], test: Sequence[str], similarity: float = SIMILARITY) -> list[int]:
+    """Indices of the test texts that have a near duplicate among the training texts; should be empty."""
+    import scipy.sparse
+
+    vocabulary: dict[str, int] = {}
+    matrices = []
+    for texts in (train, test):
+        rows = [sorted({vocabulary.setdefault(word, len(vocabulary)) for word in letters(text)}) for text in texts]
+        offsets = np.cumsum([0, *map(len, rows)])
+        columns = np.fromiter((column for row in rows for column in row), np.int64, offsets[-1])
+        matrices.append((np.ones(len(columns), np.int32), columns, offsets))
+    of_train, of_test = (
+        scipy.sparse.csr_array(parts, shape=(len(parts[2]) - 1, max(len(vocabulary), 1))) for parts in matrices
+    )
+    train_size, test_size = (np.diff(parts[2]) for parts in matrices)
+    found = []
+    for first in range(0, len(test), ROWS_AT_ONCE):
+        shared = (of_test[first : first + ROWS_AT_ONCE] @ of_train.T).tocoo()
+        union = test_size[first + shared.row] + train_size[shared.col] - shared.data
+        found.append(first + shared.row[shared.data >= similarity * union - ROUNDING])
+    return np.unique(np.concatenate(found)).tolist() if found else []
+
+
+def occurring(examples: Sequence[str], documents: Iterable[str]) -> list[int]:
+    """Indices of the examples that share a run of 8 words with a document (a shorter one: all its words).
+
+    Examples of fewer than 4 words are never found: such a run occurs by chance.
+    """
+    rows = [_WORDS.findall(normalised(example)) for example in examples]
+    vocabulary: dict[str, int] = {}
+    wanted: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # run length -> sorted hashes, example of each
+    for n_words in range(SHORTEST_WORDS, OVERLAP_WORDS + 1):
+        hashes: list[np.ndarray] = []
+        owners: list[int] = []
+        for i, row in enumerate(rows):
+            if len(row) == n_words or (n_words == OVERLAP_WORDS and len(row) > n_words):
+                ids = np.array([vocabulary.setdefault(word, _word_hash(word)) for word in row], np.uint64)
+                hashes.append(_run_hashes(ids, n_words))
+                owners += [i] * (len(row) - n_words + 1)
+        if hashes:
+            joined = np.concatenate(hashes)
+            order = np.argsort(joined, kind="stable")
+            wanted[n_words] = joined[order], np.array(owners)[order]
+    found: set[int] = set()
+    for document in documents:
+        words = _WORDS.findall(normalised(document))
+        ids = np.fromiter((vocabulary.get(word, 0) for word in words), np.uint64, len(words))
+        for n_words, (hashes_, owners_) in wanted.items():
+            runs = np.unique(_run_hashes(ids, n_words))
+            first, last = (np.searchsorted(hashes_, runs, side=side) for side in ("left", "right"))
+            for a, b in zip(first[last > first], last[last > first], strict=True):
+                found.update(owners_[a:b].tolist())
+    return sorted(found)
+
+
+def _word_hash(word: str) -> int:
+    return xxhash.xxh3_64_intdigest(word.encode()) | 1  # never 0, which stands for a word that no example holds
+
+
+def _run_hashes(ids: np.ndarray, n_words: int) -> np.ndarray:
+    """A hash of every run of `n_words` known words, uint64; two runs collide once in 2**64 pairs."""
+    n_runs = len(ids) - n_words + 1
+    if n_runs <= 0:
+        return np.zeros(0, np.uint64)
+    hashes = np.zeros(n_runs, np.uint64)
+    known = np.ones(n_runs, bool)
+    for k in range(n_words):
+        part = ids[k : k + n_runs]
+        hashes = (hashes ^ part) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+        known &= part != 0
+    return hashes[known]

@@ -44,7 +44,7 @@ class Visit:
 
     layout: Layout
     mend: bool
-    ports: tuple[int, int]  # of Dagster, of MLflow
+    ports: tuple[int, int] = (3000, 5000)  # of Dagster, of MLflow
 
 
 def examine(visit: Visit) -> Iterator[Finding]:

@@ -1,0 +1,155 @@
+"""`gristmill`: everything the graph does, from a shell and without Dagster, and what keeps it in order.
+
+In: arguments. Out: an exit code: 0, 1 where something was found wrong (doctor, a failed demo), 2 for a mistake in
+what was given, which is told in one line, 130 for Ctrl-C. A command's module is imported when it runs, so that
+`gristmill --help` is quick.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+DATA_STAGES = ("collect", "clean", "filter", "dedup", "split", "tokenizer", "tokenize")
+EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the console script `gristmill`."""
+    args = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        return _command(args.run)(args)
+    except KeyboardInterrupt:
+        print("gristmill: stopped; what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `gristmill results | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if args.debug:
+            traceback.print_exc()
+        else:
+            print(f"gristmill: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--debug", action="store_true", help="show tracebacks and what the stages log")
+    parser = argparse.ArgumentParser(
+        prog="gristmill", description="Mills raw text into a language model you own.", epilog=EPILOG
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, run: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, parents=[common], help=text, description=f"{text}.", epilog=epilog)
+        added.set_defaults(run=run)
+        return added
+
+    _add_graph_commands(command)
+    _add_stage_commands(command)
+    _add_model_commands(command)
+    _add_upkeep_commands(command)
+    return parser
+
+
+Adder = Callable[..., argparse.ArgumentParser]
+
+
+def _add_graph_commands(command: Adder) -> None:
+    command("demo", "pipeline.demo:run", "Materialise the whole graph and print what came out")
+    ui = command("ui", "pipeline.commands.graph:run_ui", "Serve Dagster and MLflow until Ctrl-C")
+    ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
+    ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
+    results = command("results", "pipeline.commands.graph:run_results", "Show the newest evaluation of every model")
+    results.add_argument("--json", action="store_true", help="as a list of objects")
+    trace = command("trace", "pipeline.commands.graph:run_trace", "Tell what became of a page, stage by stage")
+    trace.add_argument("what", metavar="URL_OR_ID", help="URL, page id or document id")
+
+
+def _add_stage_commands(command: Adder) -> None:
+    stage = command(
+        "stage",
+        "pipeline.commands.stages:run_stage",
+        "Run one data stage without Dagster",
+        epilog="For example: gristmill stage clean my-pages/ --out clean/ --set n_shards=4",
+    )
+    stage.add_argument("name", metavar="NAME", choices=DATA_STAGES, help=", ".join(DATA_STAGES))
+    stage.add_argument(
+        "inputs",
+        metavar="INPUT",
+        nargs="+",
+        help="output folder of an earlier stage; for collect and clean also a folder, file or archive of raw pages",
+    )
+    _add_build_options(stage)
+    train = command("train", "pipeline.commands.stages:run_train", "Pretrain a model on token shards without Dagster")
+    train.add_argument("tokens", metavar="TOKENS", help="output folder of `tokenize`")
+    train.add_argument("tokenizer", metavar="TOKENIZER", help="output folder of `tokenizer`")
+    _add_build_options(train)
+    evaluate = command(
+        "evaluate", "pipeline.commands.stages:run_evaluate", "Evaluate a model on held-out data without Dagster"
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="output folder of a training")
+    evaluate.add_argument("data", metavar="DATA", help="output folder of `tokenize`, or of labelled examples")
+    _add_build_options(evaluate)
+
+
+def _add_build_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; finished work in it is kept")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="a setting; lists are written a,b,c and `none` is no value. A wrong key lists all of them",
+    )
+    parser.add_argument("--workers", metavar="N", type=int, default=0, help="worker processes; default: all cores")
+
+
+def _add_model_commands(command: Adder) -> None:
+    generate = command("generate", "pipeline.commands.models:run_generate", "Continue a text")
+    generate.add_argument("text", help="how it begins")
+    generate.add_argument(
+        "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
+    )
+    generate.add_argument("--tokens", metavar="N", type=int, default=100, help="how many to add; default: 100")
+    generate.add_argument("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest")
+    generate.add_argument("--seed", metavar="N", type=int, default=0, help="of the random choices; default: 0")
+    classify = command("classify", "pipeline.commands.models:run_classify", "Label a text with a fine-tuned model")
+    classify.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
+    classify.add_argument("text", help="what to label")
+
+
+def _add_upkeep_commands(command: Adder) -> None:
+    doctor = command(
+        "doctor",
+        "pipeline.commands.upkeep:run_doctor",
+        "Find runs that died with their process and mend them; check ports, disk, versions and data",
+    )
+    doctor.add_argument("--no-mend", dest="mend", action="store_false", help="only look")
+    command("du", "pipeline.commands.upkeep:run_du", "Show what lies where and how much of it")
+    gc = command("gc", "pipeline.commands.upkeep:run_gc", "Remove what no kept result and no registered model needs")
+    gc.add_argument(
+        "--keep", metavar="N", type=int, default=1, help="newest outputs to keep of every asset; default: 1"
+    )
+    gc.add_argument("--unfinished", action="store_true", help="also builds that were never finished")
+    gc.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    module, function = name.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _one_line(error: Exception) -> str:
+    from pipeline.stages.errors import CorruptShard, SourceUnavailable, Terminated
+
+    expected = (ValueError, OSError, CorruptShard, SourceUnavailable, Terminated)
+    text = " ".join(str(error).split())
+    if isinstance(error, expected) and text:
+        return text
+    return f"unexpected {type(error).__name__}: {text} (run again with --debug to see where)"

@@ -1,0 +1,77 @@
+"""`--set key=value`: text from a shell to a stage's config, by the types of its dataclass.
+
+In: a config class and `key=value` texts. Out: a config. Numbers and words are written as they are, booleans as true
+or false, lists as a,b,c, no value as none.
+"""
+
+import dataclasses
+import types
+import typing
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+C = TypeVar("C")
+BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def parse_settings(config: type[C], settings: list[str]) -> C:
+    """ValueError names the setting, what was given and what is allowed."""
+    hints = typing.get_type_hints(config, include_extras=True)
+    values: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: expected KEY=VALUE")
+        if key not in hints:
+            raise ValueError(f"--set {setting}: no such setting; there are {', '.join(describe_settings(config))}")
+        try:
+            values[key] = parse_value(hints[key], text)
+        except ValueError as error:
+            raise ValueError(f"--set {setting}: {error}") from None
+    missing = [
+        field.name
+        for field in dataclasses.fields(config)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING and field.name not in values
+    ]
+    if missing:
+        raise ValueError(f"settings {missing} have no default; give them by --set KEY=VALUE")
+    return config(**values)
+
+
+def describe_settings(config: type) -> list[str]:
+    """ "key=default" of every setting."""
+    return [
+        field.name + ("" if field.default is dataclasses.MISSING else f"={field_text(field.default)}")
+        for field in dataclasses.fields(config)
+    ]
+
+
+def field_text(value: object) -> str:
+    """A value as one writes it after --set."""
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def parse_value(hint: Any, text: str) -> Any:
+    """`text` as a value of the type `hint`."""
+    if get_origin(hint) is Annotated:
+        return parse_value(get_args(hint)[0], text)
+    if get_origin(hint) in (Union, types.UnionType):
+        (inner,) = (kind for kind in get_args(hint) if kind is not types.NoneType)
+        return None if text.lower() == "none" else parse_value(inner, text)
+    if get_origin(hint) is Literal:
+        if text not in get_args(hint):
+            raise ValueError(f"expected one of {', '.join(get_args(hint))}")
+        return text
+    if get_origin(hint) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if hint is bool:
+        if text.lower() not in BOOLEANS:
+            raise ValueError("expected true or false")
+        return BOOLEANS[text.lower()]
+    if hint is int or hint is float:
+        try:
+            return hint(text)
+        except ValueError:
+            raise ValueError(f"expected {'a whole number' if hint is int else 'a number'}") from None
+    return text

@@ -1,0 +1,20 @@
+"""Plain tables for a terminal, a log or a pipe: columns padded to their widest cell.
+
+In: a header and rows of text. Out: lines.
+"""
+
+from collections.abc import Sequence
+
+
+def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """The header, a rule, and a line a row; the columns `right` are aligned to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        ]
+        return "  ".join(padded).rstrip()
+
+    return [line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]

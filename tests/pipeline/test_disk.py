@@ -114,8 +114,8 @@ def test_gc_while_a_build_runs_removes_nothing(layout):
     _, new_corpus = _materialise(layout, "b")
     garbage = find_garbage(layout, keep=1, registered=())
     building = (
-        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print('locked', flush=True);"
-        " sys.stdin.read()"
+        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
+        " print('locked', flush=True); sys.stdin.read()"
     )
     lock = new_corpus.parent / f".{new_corpus.name}.lock"
     with subprocess.Popen(

@@ -1,0 +1,207 @@
+"""`gristmill demo`: the whole graph in one process, watched from a shell, and what came out of it.
+
+In: the data folder with its sources and tasks. Out: every asset materialised (a Dagster run that the UI shows too), a
+progress display while it works, then the evaluations beside their baselines and the seconds of every asset. What is
+up to date is not built again, so that a second run takes seconds; what failed is named, and the rest is kept.
+
+Dagster's own event lines go to its log below data/dagster, which the UI shows, not to the console.
+"""
+
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.commands.tables import table_lines
+from pipeline.disk import size_text
+from pipeline.layout import Layout, all_entries, layout_from_environment, load_current
+from pipeline.progress import Display, clock_text, displayed
+from pipeline.stages.store import read_record
+from pipeline.ui import prepare_dagster_home
+
+JOB = "demo"
+NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# or else Dagster takes stdout and stderr away for its log, with two watching processes that a Ctrl-C reaches too
+NO_CAPTURE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+INTERRUPTED = "DagsterExecutionInterruptedError"
+HOW_TO_LOOK = """\
+To look at it:
+  make ui                                both UIs, until Ctrl-C
+  http://127.0.0.1:3000                  Dagster: the graph, every materialisation, checks, plots
+  http://127.0.0.1:5000                  MLflow: runs, curves, registered models
+  .venv/bin/gristmill generate "The "    a text by the new model"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """An asset that this run built."""
+
+    asset: str
+    rows: int
+    seconds: float  # inside its stages
+
+
+@dataclass(kw_only=True, slots=True)
+class Watch:
+    """Turns Dagster's events into lines of the display, and notes what happened."""
+
+    display: Display
+    layout: Layout
+    steps: frozenset[str]  # those that materialise an asset
+    started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    built: list[Made] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
+    n_passed: int = 0  # checks
+    complaints: list[str] = field(default_factory=list)  # of checks that did not pass
+    assets: list[str] = field(default_factory=list)  # that the step at work has materialised
+
+    def __call__(self, entry: Any) -> None:
+        event = entry.dagster_event
+        if event is None:
+            return
+        kind = event.event_type_value
+        step = str(event.step_key).replace("__", "/")
+        shown = step in self.steps  # checks that are steps of their own take no time worth a line
+        if kind == "STEP_START" and shown:
+            self.assets = []
+            self.display.begin(step)
+        elif kind == "ASSET_MATERIALIZATION":
+            self.assets.append("/".join(event.asset_key.path))
+        elif kind == "ASSET_CHECK_EVALUATION":
+            self._note_check(event.asset_check_evaluation_data)
+        elif kind == "STEP_SUCCESS" and shown:
+            self.display.end("; ".join(self._outcome(asset) for asset in self.assets))
+        elif kind == "STEP_FAILURE":
+            if shown:
+                self.display.end("FAILED")
+            self.failures.append((step, cause_of(event.step_failure_data.error)))
+
+    def _note_check(self, check: Any) -> None:
+        if check.passed:
+            self.n_passed += 1
+        else:
+            name = f"{'/'.join(check.asset_key.path)}: {check.check_name}"
+            self.complaints.append(f"check {name} did not pass ({check.severity.value}): {check.description or ''}")
+
+    def _outcome(self, asset: str) -> str:
+        records = [r for r in asset_records(self.layout, asset) if r["finished_at"] >= self.started_at]
+        if not records:
+            self.unchanged.append(asset)
+            return "unchanged"
+        rows, seconds = records[0]["rows"], sum(record["seconds"] for record in records)
+        self.built.append(Made(asset=asset, rows=rows, seconds=seconds))
+        return f"{rows:,} rows, {size_text(records[0]['bytes'])}"
+
+
+def run(args: Namespace) -> int:
+    """Materialise everything and print what came out; 1 when an asset failed."""
+    layout = layout_from_environment()
+    started = time.perf_counter()
+    watch, run_id = materialise(layout)
+    seconds = time.perf_counter() - started
+    print()
+    if any(INTERRUPTED in message for _, message in watch.failures):
+        raise KeyboardInterrupt
+    if watch.failures:
+        print("\n".join(failure_lines(layout, watch, run_id)))
+        return 1
+    print("\n".join(report_lines(layout, watch, seconds)))
+    return 0
+
+
+def materialise(layout: Layout) -> tuple[Watch, str]:
+    """Run the job of the whole graph in this process. Returns what happened, and the id of the Dagster run."""
+    print("Loading the graph", flush=True)
+    prepare_dagster_home(layout)
+    from dagster import DagsterInstance
+    from dagster._core.instance.ref import InstanceRef  # public calls take no overrides
+
+    from pipeline.definitions import definitions
+
+    job = definitions(layout).resolve_job_def(JOB)
+    run_id = str(uuid.uuid4())
+    steps = frozenset("/".join(key.path) for key in job.asset_layer.selected_asset_keys)
+    with (
+        DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
+        displayed(n_steps=len(steps)) as display,
+    ):
+        watch = Watch(display=display, layout=layout, steps=steps)
+        with _listening(instance, run_id, watch):
+            job.execute_in_process(
+                instance=instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False
+            )
+    return watch, run_id
+
+
+def failure_lines(layout: Layout, watch: Watch, run_id: str) -> list[str]:
+    """What failed, why, and what to do; steps that only miss their input are not told."""
+    lines = [f"`{step}` failed: {message}" for step, message in watch.failures]
+    return [
+        *watch.complaints,
+        *lines,
+        f"What was finished is kept ({len(watch.built)} built, {len(watch.unchanged)} unchanged). Mend it and run"
+        " `make demo` again: it goes on from there.",
+        f"The full log: `make ui`, then http://127.0.0.1:3000/runs/{run_id}",
+    ]
+
+
+def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
+    """Evaluations, seconds of every asset, and where to look."""
+    from pipeline.results import newest_results, result_lines
+
+    lines = [*result_lines(newest_results(layout)), ""]
+    lines += [f"{watch.n_passed} of {watch.n_passed + len(watch.complaints)} checks passed", *watch.complaints, ""]
+    if watch.built:
+        rows = [
+            [made.asset, f"{made.rows:,}", f"{made.seconds:.1f}", f"{made.rows / max(made.seconds, 1e-3):,.0f}"]
+            for made in watch.built
+        ]
+        lines += [*table_lines(["built", "rows", "seconds", "rows/s"], rows, right=(1, 2, 3)), ""]
+        inside = sum(made.seconds for made in watch.built)
+        lines.append(
+            f"{clock_text(seconds)} in all, of which {max(seconds - inside, 0):.0f} s outside the stages"
+            f" ({max(seconds - inside, 0) / seconds:.0%})"
+        )
+    if watch.unchanged and not watch.built:
+        lines.append(
+            f"Nothing had to be rebuilt: all {len(watch.unchanged)} assets are up to date ({seconds:.0f} s)."
+        )
+    elif watch.unchanged:
+        lines.append(f"{len(watch.unchanged)} assets were up to date and were not rebuilt.")
+    return [*lines, f"Everything lies below {layout.data}.", "", *HOW_TO_LOOK.splitlines()]
+
+
+def cause_of(error: Any) -> str:
+    """The message at the bottom of a chain of Dagster's errors, in one line."""
+    while error.cause is not None:
+        error = error.cause
+    text = " ".join(error.message.split())
+    return text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
+
+
+def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
+    """The record of what `asset` holds, then those of the stages before it that are no asset of their own."""
+    assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
+    waiting, records = [load_current(layout, asset).directory], []
+    while waiting:
+        record = read_record(waiting.pop())
+        if record is not None:
+            records.append(record)
+            inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
+            waiting += [folder for folder in inputs if folder not in assets]
+    return records
+
+
+@contextmanager
+def _listening(instance: Any, run_id: str, watch: Watch) -> Iterator[None]:
+    instance.add_event_listener(run_id, watch)
+    try:
+        yield
+    finally:
+        watch.display.close()

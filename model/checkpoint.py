@@ -1,0 +1,269 @@
+"""Checkpoints: weights, optimiser and position of a run, in a folder that is there whole or not at all.
+
+In: a TrainState. Out: `<root>/step-000123/` with model.safetensors, optimizer.safetensors (its state and the
+generators'), config.json (what model it is), state.json (step, training config, what the data was) and complete.json,
+which lists size and sha256 of the others.
+
+Written to a hidden folder beside, flushed, renamed; complete.json comes last, and a folder without it does not exist
+for anybody. values.json joins later with what validation said. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from model.config import DecoderConfig, TrainConfig
+from model.decoder import Decoder
+from model.heads import SequenceClassifier
+from model.optim import check_same_shapes
+from model.train import TrainState
+
+WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
+COMPLETE, VALUES = "complete.json", "values.json"
+RNG_PREFIX = "rng."
+FREE_TO_CHANGE = ("n_threads", "log_every", "keep_checkpoints")  # between a run and its resume
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resumed:
+    """What a checkpoint says beside weights and optimiser."""
+
+    step: int
+    train: TrainConfig
+    notes: dict[str, Any]  # what the caller gave to `save_checkpoint`
+
+
+def save_checkpoint(
+    root: Path, state: TrainState, cfg: TrainConfig, description: Mapping[str, Any], notes: Mapping[str, Any]
+) -> Path:
+    """Write `state` below `root` and return its folder.
+
+    `description` becomes config.json (see `describe`); `notes` are literals that a resume gets back.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    target = root / f"step-{state.step:06d}"
+    part = root / f".{target.name}.partial"
+    for leftover in (part, target):  # of a run that was killed while it saved this very step
+        remove_checkpoint(leftover)
+    part.mkdir()
+    save_file(named_weights(state.model), part / WEIGHTS)
+    save_file({name: t.contiguous() for name, t in (state.optimizer.state() | rng_state()).items()}, part / OPTIMIZER)
+    write_json(part / CONFIG, dict(description))
+    about = {"step": state.step, "train": dataclasses.asdict(cfg), "torch": torch.__version__, "notes": dict(notes)}
+    write_json(part / STATE, about)
+    files = {}
+    for path in sorted(part.iterdir()):
+        flush(path)
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    flush(part)
+    os.replace(part, target)  # noqa: PTH105  the tests kill a run exactly here
+    flush(root)
+    replace_json(target / COMPLETE, {"step": state.step, "files": files})
+    return target
+
+
+def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig) -> Resumed:
+    """Put a complete checkpoint into `state`, to the bit, with the generators of torch.
+
+    Raises ValueError when a file is damaged, or when the model or `cfg` are not those it was made with.
+    """
+    check_files(folder)
+    about = read_json(folder / STATE)
+    made_with = TrainConfig(**about["train"])
+    for field in dataclasses.fields(TrainConfig):
+        was, is_now = getattr(made_with, field.name), getattr(cfg, field.name)
+        if field.name not in FREE_TO_CHANGE and was != is_now:
+            raise ValueError(
+                f"{folder} was made with {field.name}={was}, now it is {is_now}: a run cannot change half-way;"
+                " train in another folder"
+            )
+    load_weights(folder / WEIGHTS, state.model)
+    tensors = read_tensors(folder / OPTIMIZER)
+    state.optimizer.load({name: t for name, t in tensors.items() if not name.startswith(RNG_PREFIX)})
+    restore_rng(tensors)
+    state.step = about["step"]
+    return Resumed(step=about["step"], train=made_with, notes=about["notes"])
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """Folders of complete checkpoints below `root`, oldest first."""
+    found = [(int(m[1]), p) for p in root.glob("step-*") if (m := re.fullmatch(r"step-(\d+)", p.name))]
+    return [path for _, path in sorted(found) if (path / COMPLETE).exists()]
+
+
+def save_values(folder: Path, values: Mapping[str, float]) -> None:
+    """Put what validation said about a checkpoint beside it."""
+    replace_json(folder / VALUES, dict(values))
+
+
+def values_of(folder: Path) -> dict[str, float] | None:
+    """What `save_values` put there, None where validation did not come to its end."""
+    return read_json(folder / VALUES) if (folder / VALUES).exists() else None
+
+
+def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
+    """Remove all but the newest `keep` checkpoints and the one whose value `best` is lowest, and all leftovers."""
+    complete = complete_checkpoints(root)
+    kept = set(complete[-keep:])
+    valued = [(v[best], p) for p in complete if best is not None and (v := values_of(p)) and best in v]
+    if valued:
+        kept.add(min(valued)[1])
+    for path in [*root.glob("step-*"), *root.glob(".step-*.partial")]:
+        if path not in kept:
+            remove_checkpoint(path)
+
+
+def remove_checkpoint(folder: Path) -> None:
+    (folder / COMPLETE).unlink(missing_ok=True)  # first, so that half a folder never counts
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+# Models: config.json and model.safetensors, of a checkpoint or of a finished run.
+
+
+def describe(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """config.json of a decoder, or of a classifier with `labels` in the order of its classes."""
+    if labels is None:
+        return {"kind": "decoder", "model": dataclasses.asdict(cfg)}
+    return {"kind": "sequence_classifier", "model": dataclasses.asdict(cfg), "labels": list(labels)}
+
+
+def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write model.safetensors and config.json, each by a rename."""
+    part = directory / f".{WEIGHTS}.part"
+    save_file(named_weights(model), part)
+    flush(part)
+    os.replace(part, directory / WEIGHTS)  # noqa: PTH105
+    replace_json(directory / CONFIG, dict(description))
+
+
+def load_decoder(directory: Path) -> Decoder:
+    """The decoder of a Checkpoint folder, on the CPU, in evaluation mode. ValueError when it holds no decoder."""
+    cfg, _ = _read_description(directory, "decoder")
+    model = Decoder(cfg)
+    load_weights(directory / WEIGHTS, model)
+    return model.eval()
+
+
+def load_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
+    """The classifier of a Checkpoint folder, as in `load_decoder`, and its labels in the order of its classes."""
+    cfg, description = _read_description(directory, "sequence_classifier")
+    labels = tuple(description["labels"])
+    model = SequenceClassifier(cfg, len(labels))
+    load_weights(directory / WEIGHTS, model)
+    return model.eval(), labels
+
+
+def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[str, Any]]:
+    path = directory / CONFIG
+    if not path.exists():
+        raise ValueError(f"{directory} is not the folder of a model: it has no {CONFIG}")
+    description = read_json(path)
+    if description.get("kind") != kind:
+        raise ValueError(f"{path}: holds a {description.get('kind')!r}, expected a {kind!r}")
+    try:
+        return DecoderConfig(**description["model"]), description
+    except TypeError as error:
+        raise ValueError(f"{path}: not a config of this version ({error})") from error
+
+
+def named_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters by name; weights that share memory appear once, under their first name."""
+    return {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+
+
+@torch.no_grad()
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Copy the file's tensors into the model. ValueError names a tensor that is missing, unknown or misshapen."""
+    tensors, weights = read_tensors(path), dict(model.named_parameters())
+    check_same_shapes(str(path), weights, tensors)
+    for name, weight in weights.items():
+        weight.copy_(tensors[name])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def check_files(folder: Path) -> None:
+    """ValueError names the first file of a complete checkpoint that is not as it was written."""
+    for name, entry in read_json(folder / COMPLETE)["files"].items():
+        path = folder / name
+        n_bytes = path.stat().st_size if path.exists() else None
+        if n_bytes != entry["bytes"]:
+            found = "is missing" if n_bytes is None else f"has {n_bytes} bytes, expected {entry['bytes']}"
+        elif sha256(path) != entry["sha256"]:
+            found = "holds other bytes than were written"
+        else:
+            continue
+        raise ValueError(f"{path} {found}; delete {folder} to go on from the checkpoint before it")
+
+
+# Generators of torch: no model here draws random numbers while it trains, but a loss may.
+
+
+def rng_state() -> dict[str, Tensor]:
+    states = {f"{RNG_PREFIX}cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"{RNG_PREFIX}cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore_rng(tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors[f"{RNG_PREFIX}cpu"].clone())
+    for i in range(torch.cuda.device_count()):
+        if (name := f"{RNG_PREFIX}cuda.{i}") in tensors:
+            torch.cuda.set_rng_state(tensors[name].clone(), i)
+
+
+# Files.
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1))
+
+
+def replace_json(path: Path, value: Any) -> None:
+    """Write beside, flush, rename: the file is old or new, never half."""
+    part = path.with_name(f".{path.name}.part")
+    write_json(part, value)
+    flush(part)
+    os.replace(part, path)  # noqa: PTH105
+    flush(path.parent)
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not readable as JSON ({error})") from error
+
+
+def flush(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

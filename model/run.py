@@ -1,0 +1,181 @@
+"""A training run that lives in a folder: begun or resumed, always to the same end.
+
+In: a folder and a Job (model with its initial weights, batches, loss, validation). Out: the trained model, the curve
+and the last checkpoints in the folder: curve.jsonl (a line a step, a line a validation) and checkpoints/.
+
+A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
+checkpoint gives weights, optimiser, generators, step, thread count and the length that the curve had; what came after
+is made again. The observer is told no step twice.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import torch
+from torch import nn
+
+from model.batches import Batches
+from model.checkpoint import (
+    complete_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    save_values,
+    values_of,
+)
+from model.config import TrainConfig
+from model.loss import LossFunction, language_model_loss
+from model.train import fit, new_state
+
+CURVE, CHECKPOINTS = "curve.jsonl", "checkpoints"
+
+
+class Observer(Protocol):
+    """Who is told how a run goes."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is trained, on what, and how it is judged."""
+
+    model: nn.Module  # on its device, with its initial weights
+    cfg: TrainConfig
+    description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
+    batches: Batches
+    loss_function: LossFunction = language_model_loss
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
+    made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
+
+
+def run(
+    directory: Path, job: Job, observer: Observer, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Train job.model to job.cfg.n_steps, from the last complete checkpoint in `directory` where there is one.
+
+    Raises Interrupted after a signal and Diverged when a loss is not finite (model/train.py), ValueError when the
+    checkpoint belongs to another model, config or data.
+    """
+    n_threads = torch.get_num_threads()
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with (directory / CURVE).open("ab") as curve:
+            _Run(directory, job, observer, progress, curve).to_end()
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class _Run:
+    def __init__(self, directory: Path, job: Job, observer: Observer, progress, curve: BinaryIO) -> None:
+        self.root = directory / CHECKPOINTS
+        self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
+        self.state = new_state(job.model, job.cfg)
+        self.n_threads = job.cfg.n_threads or torch.get_num_threads()
+        self.validates = job.validate is not None
+
+    def to_end(self) -> None:
+        checkpoints = complete_checkpoints(self.root)
+        curve_bytes = self.resume(checkpoints[-1]) if checkpoints else 0
+        self.curve.truncate(curve_bytes)
+        self.curve.seek(curve_bytes)
+        torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
+        if checkpoints and self.validates and self.is_validated(self.state.step):
+            self.validate_again(checkpoints[-1])
+        self.job.model.train()
+        fit(
+            self.state,
+            self.job.batches,
+            self.job.cfg,
+            loss_function=self.job.loss_function,
+            report=self.report,
+            save=self.save,
+            validate=self.validate if self.validates else None,
+            last_good=lambda: next(reversed(complete_checkpoints(self.root)), None),
+        )
+        self.prune()
+
+    def resume(self, folder: Path) -> int:
+        """Load `folder` and return how long the curve was when it was written."""
+        resumed = load_checkpoint(folder, self.state, self.job.cfg)
+        was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
+        if was != is_now:
+            raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
+        self.n_threads = resumed.notes["n_threads"]
+        length, curve_bytes = os.fstat(self.curve.fileno()).st_size, resumed.notes["curve_bytes"]
+        if length < curve_bytes:
+            raise ValueError(
+                f"{self.curve.name}: {length} bytes, {folder} was written when it had {curve_bytes};"
+                f" put it back, or delete {self.root} to train from the start"
+            )
+        return curve_bytes
+
+    def is_validated(self, step: int) -> bool:
+        return step == self.job.cfg.n_steps or step % self.job.cfg.validate_every == 0
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        self.write(step, values)
+        self.observer.metrics(step, values)
+        self.progress(step, self.job.cfg.n_steps)
+
+    def save(self) -> Path:
+        self.flush()
+        notes = {
+            "curve_bytes": self.curve.tell(),
+            "n_threads": self.n_threads,
+            "made_from": dict(self.job.made_from or {}),
+        }
+        folder = save_checkpoint(self.root, self.state, self.job.cfg, self.job.description, notes)
+        if not (self.validates and self.is_validated(self.state.step)):
+            self.observer.checkpoint(folder, self.state.step, {})
+        self.prune()
+        return folder
+
+    def validate(self) -> None:
+        """Judge the model; the values also go to the checkpoint of this step, where there is one."""
+        values = self.judged()
+        step = self.state.step
+        folder = next((f for f in complete_checkpoints(self.root) if f.name == f"step-{step:06d}"), None)
+        if folder is not None:
+            save_values(folder, values)  # before anybody is told, so that nobody is told twice
+        self.write(step, values)
+        self.observer.metrics(step, values)
+        if folder is not None:
+            self.observer.checkpoint(folder, step, values)
+
+    def validate_again(self, folder: Path) -> None:
+        """After a resume: the curve ends before the validation of the checkpoint's own step."""
+        values = values_of(folder)
+        if values is None:
+            self.validate()
+        else:
+            self.write(self.state.step, values)
+
+    def judged(self) -> dict[str, float]:
+        assert self.job.validate is not None
+        self.job.model.eval()
+        values = dict(self.job.validate(self.job.model))
+        self.job.model.train()
+        return values
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self.curve.write(json.dumps({"step": step, **values}).encode() + b"\n")
+
+    def flush(self) -> None:
+        self.curve.flush()
+        os.fsync(self.curve.fileno())
+
+    def prune(self) -> None:
+        prune_checkpoints(self.root, self.job.cfg.keep_checkpoints, self.job.best)
+
+
+def read_curve(directory: Path) -> list[dict[str, float]]:
+    """The lines of curve.jsonl: step, and loss or validation values."""
+    with (directory / CURVE).open() as lines:
+        return [json.loads(line) for line in lines]

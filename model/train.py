@@ -1,0 +1,210 @@
+"""The training step and the loop around it, for any model, batches and loss.
+
+In: a TrainState, global batches by number, a TrainConfig. Out: an updated state; the caller is told every step and
+decides where that goes. Steps of a step: for each micro-batch the summed loss and its gradient; divide the gradient
+by the targets of the whole batch and clip it; update. The position in the data is `step`: update s + 1 reads
+global batch s.
+
+The loop saves before it validates, and ends in one of three ways: all steps are done; Interrupted, after SIGTERM or
+SIGINT and a checkpoint; Diverged, when a loss is not a number.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.batches import Batches
+from model.config import TrainConfig
+from model.loss import Batch, LossFunction, language_model_loss
+from model.optim import Optimizer
+from model.schedule import lr_factor
+
+
+class Interrupted(RuntimeError):
+    """Training was asked to stop; `checkpoint` holds all that was done."""
+
+    def __init__(self, step: int, checkpoint: Path) -> None:
+        super().__init__(f"stopped after step {step} by a signal; run it again to go on from {checkpoint}")
+        self.step = step
+        self.checkpoint = checkpoint
+
+
+class Diverged(ValueError):
+    """A loss or gradient is not a finite number: the learning rate, or the data, is at fault."""
+
+
+@dataclass(slots=True)
+class TrainState:
+    """`step` updates are done; the next one reads global batch `step`."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """One finished step. Tensors are 0-d and on the model's device, so that making a report waits for nothing."""
+
+    step: int  # updates done, this one included
+    loss: Tensor  # nats, mean over the supervised targets of the global batch
+    gradient_norm: Tensor  # L2, before clipping
+    learning_rate: float  # Muon's where there is one, else AdamW's
+    n_tokens: int  # positions that passed through the model
+
+    def values(self) -> dict[str, float]:
+        """The numbers of the report, read from the device."""
+        return {
+            "loss": float(self.loss),
+            "gradient_norm": float(self.gradient_norm),
+            "learning_rate": self.learning_rate,
+        }
+
+
+def new_state(model: nn.Module, cfg: TrainConfig) -> TrainState:
+    return TrainState(model, Optimizer(model, cfg))
+
+
+def train_step(
+    state: TrainState, batch: Batch, cfg: TrainConfig, loss_function: LossFunction = language_model_loss
+) -> StepReport:
+    """One update from one global batch; `batch` may lie on another device than the model."""
+    model = state.model
+    device = next(model.parameters()).device
+    loss_sums, counts, n_tokens = [], [], 0
+    for micro in micro_batches(batch, cfg.micro_batch):
+        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
+        with precision(device):
+            loss_sum, n_supervised = loss_function(model, on_device)
+        loss_sum.backward()
+        loss_sums.append(loss_sum.detach())
+        counts.append(n_supervised)
+        n_tokens += on_device["ids_BT"].numel()
+    n_supervised = torch.stack(counts).sum()
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip)
+    factor = lr_factor(state.step, cfg)
+    state.optimizer.step(factor)
+    model.zero_grad(set_to_none=True)
+    state.step += 1
+    return StepReport(
+        step=state.step,
+        loss=torch.stack(loss_sums).sum() / n_supervised,
+        gradient_norm=gradient_norm,
+        learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
+        n_tokens=n_tokens,
+    )
+
+
+def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
+    """`batch` cut along its rows, `n_rows` each."""
+    total = next(iter(batch.values())).size(0)
+    for first in range(0, total, n_rows):
+        yield {name: tensor[first : first + n_rows] for name, tensor in batch.items()}
+
+
+def precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """bfloat16 for products where the device has it natively; float32 on CPUs, which emulate it slowly."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@torch.no_grad()
+def scale_and_clip(gradients: list[Tensor], n_supervised: Tensor, clip: float | None) -> Tensor:
+    """Turn gradients of a sum into those of the mean, at most `clip` long. Returns the mean's L2 norm."""
+    norm = torch.nn.utils.get_total_norm(gradients) / n_supervised
+    factor = 1 / n_supervised
+    if clip is not None:
+        factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return norm
+
+
+def fit(
+    state: TrainState,
+    batches: Batches,
+    cfg: TrainConfig,
+    *,
+    loss_function: LossFunction = language_model_loss,
+    report: Callable[[int, Mapping[str, float]], None],
+    save: Callable[[], Path],
+    validate: Callable[[], None] | None = None,
+    last_good: Callable[[], Path | None] = lambda: None,
+) -> None:
+    """Train from `state.step` to cfg.n_steps.
+
+    `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second.
+    `save()` runs every checkpoint_every steps and after the last; `validate()` every validate_every steps and
+    after the last, always after a save that is due at the same step.
+    Raises Interrupted after a signal, Diverged when a loss is not finite.
+    """
+    pending: list[StepReport] = []  # steps whose numbers were not read from the device yet
+    since = time.perf_counter()
+
+    def read_pending() -> None:
+        nonlocal since
+        values = [step_report.values() for step_report in pending]
+        now = time.perf_counter()
+        rate = sum(step_report.n_tokens for step_report in pending) / max(now - since, 1e-9)
+        for step_report, numbers in zip(pending, values, strict=True):
+            if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])):
+                raise Diverged(_divergence(step_report.step, numbers, batches, last_good()))
+            report(step_report.step, {**numbers, "tokens_per_second": rate})
+        pending.clear()
+        since = time.perf_counter()
+
+    with stop_signals() as is_stopped:
+        while state.step < cfg.n_steps:
+            pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
+            is_last = state.step == cfg.n_steps
+            saves = is_last or state.step % cfg.checkpoint_every == 0 or is_stopped()
+            validates = is_last or state.step % cfg.validate_every == 0
+            if saves or validates or state.step % cfg.log_every == 0:
+                read_pending()
+            if saves:
+                checkpoint = save()
+                if is_stopped():
+                    raise Interrupted(state.step, checkpoint)
+            if validates and validate is not None:
+                validate()
+            if saves or validates:
+                since = time.perf_counter()  # the rate of training alone
+
+
+def _divergence(step: int, numbers: Mapping[str, float], batches: Batches, checkpoint: Path | None) -> str:
+    documents = batches.documents_of_batch(step - 1)
+    return (
+        f"step {step}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}: not finite. Its batch holds"
+        f" {len(documents)} documents: {', '.join(documents[:20])}{' ...' if len(documents) > 20 else ''}."
+        f" Last good checkpoint: {checkpoint or 'none yet'}. Lower the learning rates, or look at these documents"
+    )
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGINT are remembered, not obeyed; the value tells whether one came.
+
+    Outside the main thread, where handlers cannot be set, it always says no.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set outside Python

@@ -150,19 +150,24 @@ def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
 
 
 def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
-    from pipeline.tracking import dead_runs, end_dead_runs
+    """Runs whose build died, and what builds could not deliver while the server was away."""
+    from pipeline.tracking import dead_runs, end_dead_runs, send_pending
 
-    if not (visit.layout.mlflow / "mlflow.db").exists():
-        yield Finding(check="MLflow runs", state=OK, detail="none yet")
-        return
     dead = dead_runs(visit.layout)
     if dead and visit.mend:
         end_dead_runs(visit.layout)
-    for run in dead:
-        detail = "its process is gone" + ("; closed as failed" if visit.mend else "; run `gristmill doctor`")
-        yield Finding(check=f"MLflow run {run}", state=MENDED if visit.mend else BAD, detail=detail)
+    for fingerprint in dead:
+        detail = "its process is gone" + (
+            "; closed as failed" if visit.mend else "; run `gristmill doctor` to close it"
+        )
+        state = MENDED if visit.mend else BAD
+        yield Finding(check=f"MLflow run of {fingerprint[:8]}", state=state, detail=detail)
     if not dead:
         yield Finding(check="MLflow runs", state=OK, detail="none hangs")
+    waiting = send_pending(visit.layout) if visit.mend else {}
+    if waiting:
+        detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait; is the server up? They are kept"
+        yield Finding(check="MLflow journal", state=WARNING, detail=detail)
 
 
 def is_same_process(pid: int, started: float) -> bool:

@@ -9,7 +9,9 @@ from argparse import Namespace
 from pipeline.commands.tables import table_lines
 from pipeline.disk import Garbage, disk_usage, find_garbage, remove_garbage, size_text
 from pipeline.doctor import BAD, Visit, examine
+from pipeline.journal import journals
 from pipeline.layout import Layout, layout_from_environment
+from pipeline.tracking import new_client, tracking_uri
 
 
 def run_doctor(args: Namespace) -> int:
@@ -54,8 +56,14 @@ def _agreed(garbage: Garbage) -> bool:
 
 
 def _registered(layout: Layout) -> set[str]:
-    if not (layout.mlflow / "mlflow.db").exists():
+    """Fingerprints of the builds whose MLflow runs a version of a registered model names."""
+    if tracking_uri(layout).startswith("sqlite:") and not (layout.mlflow / "mlflow.db").exists():
         return set()
-    from pipeline.tracking import registered_fingerprints
-
-    return registered_fingerprints(layout)
+    client = new_client(layout)
+    versions = [
+        version
+        for model in client.search_registered_models()
+        for version in client.search_model_versions(f"name = '{model.name}'")
+    ]
+    runs = {version.run_id for version in versions}
+    return {journal.fingerprint for journal in journals(layout) if journal.state().get("run_id") in runs}

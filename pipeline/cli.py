@@ -153,3 +153,7 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, expected) and text:
         return text
     return f"unexpected {type(error).__name__}: {text} (run again with --debug to see where)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

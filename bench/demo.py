@@ -1,0 +1,91 @@
+"""How long the demo takes from nothing, stage by stage, and how much of it is orchestration.
+
+In: sources and tasks of data/. Out: a markdown table, printed and written to bench/demo.md, with the machine named.
+Orchestration is everything that is not inside a stage function: the start of Python, Dagster, MLflow, checks.
+
+    .venv/bin/python bench/demo.py [--cache data/cache] [--out bench/demo.md]
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from pipeline.demo import asset_records
+from pipeline.layout import Layout, all_entries
+from pipeline.stages.engine import n_usable_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, help="folder of fetched packages to share; default: fetch them")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "demo.md")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as folder:
+        layout = Layout(Path(folder))
+        for settings in (ROOT / "data").glob("*.toml"):
+            shutil.copy(settings, layout.data)
+        if args.cache:
+            shutil.copytree(args.cache, layout.cache)
+        first, second = demo_seconds(layout), demo_seconds(layout)
+        lines = table(layout, first, second)
+    text = "\n".join([f"{machine()}.", "", *lines, ""])
+    args.out.write_text(text)
+    print(text)
+
+
+def demo_seconds(layout: Layout) -> float:
+    """Wall-clock seconds of one `gristmill demo`, from the shell's point of view."""
+    started = time.perf_counter()
+    environment = {**os.environ, "GRISTMILL_DATA": str(layout.data)}
+    subprocess.run([Path(sys.executable).parent / "gristmill", "demo"], env=environment, cwd=ROOT, check=True)
+    return time.perf_counter() - started
+
+
+def table(layout: Layout, first: float, second: float) -> list[str]:
+    rows = [
+        (entry["asset"], record["stage"], record["rows"], record["seconds"])
+        for entry in sorted(all_entries(layout), key=lambda entry: entry["asset"])
+        for record in reversed(asset_records(layout, entry["asset"]))
+    ]
+    inside = sum(seconds for *_, seconds in rows)
+    outside = first - inside
+    return [
+        "| asset | stage | rows | seconds |",
+        "|---|---|---:|---:|",
+        *(f"| {asset} | {stage} | {n_rows:,} | {seconds:.1f} |" for asset, stage, n_rows, seconds in rows),
+        f"| inside the stages | | | {inside:.1f} |",
+        f"| orchestration ({outside / first:.0%}) | | | {outside:.1f} |",
+        f"| **`gristmill demo`, from nothing** | | | **{first:.1f}** |",
+        f"| **again, nothing to rebuild** | | | **{second:.1f}** |",
+    ]
+
+
+def machine() -> str:
+    """Processor, cores, memory, versions, commit and day."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    processor = models[0] if models else platform.processor() or platform.machine()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    import torch
+
+    return (
+        f"{processor}, {n_usable_cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB,"
+        f" Python {platform.python_version()}, torch {torch.__version__}, commit {commit.stdout.strip()},"
+        f" {datetime.now(UTC):%Y-%m-%d}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""README and docs say what is true: files, commands, settings, links and examples are checked against the tree."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import build_parser
+from pipeline.commands.settings import parse_settings
+from pipeline.commands.stages import RUNNABLE
+from pipeline.stages.collect.sources import read_sources
+from pipeline.stages.tasks import read_tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "your-data.md"]
+MAPPED = ("model", "pipeline", "bench")
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def _commands(page: Path) -> list[str]:
+    """Lines of code blocks that begin with gristmill."""
+    lines = [line for block in _blocks(page, "") for line in block.splitlines()]
+    return [
+        line.removeprefix(".venv/bin/") for line in lines if line.removeprefix(".venv/bin/").startswith("gristmill ")
+    ]
+
+
+def _file_map() -> dict[str, str]:
+    """Path -> phrase of the file map; indented names lie in the folder above them."""
+    (block,) = [block for block in _blocks(ROOT / "README.md", "") if block.startswith("Makefile")]
+    folder, phrases = "", {}
+    for line in block.splitlines():
+        name, _, phrase = line.strip().partition(" ")
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+            phrases[name] = phrase.strip()
+        else:
+            phrases[folder + name] = phrase.strip()
+    return phrases
+
+
+def test_file_map_names_every_file():
+    there = {
+        str(path.relative_to(ROOT))
+        for folder in MAPPED
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    listed = {name for name in _file_map() if name.endswith(".py")}
+    assert sorted(there - listed) == []
+    assert sorted(listed - there) == []
+
+
+def test_file_map_entries_exist_and_have_a_phrase():
+    for name, phrase in _file_map().items():
+        assert (ROOT / name).exists(), name
+        assert len(phrase.split()) >= 2, name
+
+
+def test_readme_is_short_and_whole():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 250
+    assert "<!--" not in text, "a placeholder is still to be filled"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_make_targets_exist(page):
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE):
+        assert target in targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_subcommands_exist(page):
+    (commands,) = [action.choices for action in build_parser()._actions if action.choices]
+    for name in re.findall(r"`gristmill ([a-z]+)", page.read_text()):
+        assert name in commands
+
+
+def test_readme_table_names_every_subcommand():
+    (commands,) = [action.choices for action in build_parser()._actions if action.choices]
+    told = set(re.findall(r"^\| `gristmill ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert told == set(commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_examples_parse_with_their_settings(page):
+    for command in _commands(page):
+        args = build_parser().parse_args(shlex.split(command, comments=True)[1:])
+        if getattr(args, "set", None):
+            _, config = RUNNABLE[getattr(args, "name", "train")].load()
+            parse_settings(config, args.set)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_toml_is_what_the_project_reads(page, tmp_path):
+    for number, block in enumerate(_blocks(page, "toml")):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(block)
+        tables = tomllib.loads(block)
+        if "kind" not in next(iter(tables.values())):
+            continue  # config.toml, whose tables are those of the assets
+        if next(iter(tables.values()))["kind"] == "files":
+            read_sources(path)
+        else:
+            read_tasks(path)

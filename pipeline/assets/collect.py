@@ -1,0 +1,28 @@
+"""Assets `pages/<source>`: one a table of sources.toml."""
+
+import dagster as dg
+
+from pipeline.metadata import materialised
+from pipeline.resources import Mill, code_version, settings
+from pipeline.run_config import ConfigFile, asset_config
+from pipeline.stages.collect.collect import COLLECT, CollectConfig, collect
+from pipeline.stages.collect.sources import Source
+from pipeline.stages.records import Shards
+
+
+def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=["pages", source.name],
+        group_name="corpus",
+        kinds={"parquet", "python"},
+        description=f"{source.note or source.name}: pages as collected. {source.kind}, licence {source.licence}.",
+        config_schema=asset_config(f"pages/{source.name}", CollectConfig, file),
+        code_version=code_version(COLLECT),
+    )
+    def pages_of_source(
+        context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
+    ) -> dg.MaterializeResult[Shards]:
+        built = collect(mill.store(context), source, mill.layout.cache, settings(context))
+        return materialised(mill.layout, built)
+
+    return pages_of_source

@@ -1,0 +1,33 @@
+"""Asset `corpus`: every document once, and on one side of the split."""
+
+import dagster as dg
+
+from pipeline.metadata import materialised
+from pipeline.resources import CORES, Mill, code_version, settings
+from pipeline.run_config import ConfigFile, asset_config
+from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.records import Shards
+from pipeline.stages.split import SPLIT, SplitConfig
+
+
+def corpus(file: ConfigFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        group_name="corpus",
+        kinds={"duckdb", "parquet"},
+        config_schema=asset_config("corpus", {"dedup": DedupConfig, "split": SplitConfig}, file),
+        code_version=code_version(DEDUP, SPLIT),
+        op_tags=CORES,
+    )
+    def corpus(
+        context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], documents: Shards
+    ) -> dg.MaterializeResult[Shards]:
+        """Documents without exact and near duplicates, split into train, validation and test by cluster.
+
+        The evidence for every duplicate that was removed lies beside.
+        """
+        cfg = settings(context)
+        unique = mill.build(context, DEDUP, cfg["dedup"], documents)
+        divided = mill.build(context, SPLIT, cfg["split"], unique.handle)
+        return materialised(mill.layout, unique, divided)
+
+    return corpus

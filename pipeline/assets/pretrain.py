@@ -1,0 +1,30 @@
+"""Asset `foundation_model`: the decoder that everything else starts from."""
+
+import dagster as dg
+
+from pipeline.metadata import materialised
+from pipeline.resources import CORES, Mill, code_version, settings
+from pipeline.run_config import ConfigFile, asset_config
+from pipeline.stages.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
+from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
+
+
+def foundation_model(file: ConfigFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        group_name="pretraining",
+        kinds={"pytorch", "mlflow"},
+        config_schema=asset_config("foundation_model", PretrainConfig, file),
+        code_version=code_version(PRETRAIN),
+        op_tags=CORES,
+    )
+    def foundation_model(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        token_shards: Shards,
+        tokenizer: TokenizerFile,
+    ) -> dg.MaterializeResult[Checkpoint]:
+        """A Transformer decoder pretrained on the train split. Stopped at any moment, it goes on where it was."""
+        recipe = pretrain_recipe(settings(context))
+        return materialised(mill.layout, mill.build(context, PRETRAIN, recipe, token_shards, tokenizer))
+
+    return foundation_model

@@ -1,0 +1,57 @@
+"""What Dagster loads: the graph of one data folder, made from sources.toml, tasks.toml and config.toml.
+
+In: a layout. Out: Definitions. A mistake in one of the files names file, table, key and what is allowed. Nothing
+heavy is imported here, because the UI, the daemon and every step pay for it: see tests/test_layers.py.
+"""
+
+import dagster as dg
+
+from pipeline.assets import clean, collect, dedup, evaluate, finetune, pretrain, tokenize
+from pipeline.checks import TABLE, asset_checks, read_limits
+from pipeline.io_manager import asset_name
+from pipeline.jobs import jobs
+from pipeline.layout import Layout, layout_from_environment
+from pipeline.resources import executor, resources
+from pipeline.run_config import read_config_file
+from pipeline.schedules import schedules
+from pipeline.sensors import sensors
+from pipeline.stages.collect.sources import read_sources
+from pipeline.stages.tasks import read_tasks
+
+
+def definitions(layout: Layout) -> dg.Definitions:
+    """The whole graph. Raises ValueError when one of the three files does not fit."""
+    file = read_config_file(layout.config_toml)
+    sources, tasks = read_sources(layout.sources_toml), read_tasks(layout.tasks_toml)
+    assets = [
+        *(collect.pages(source, file) for source in sources.values()),
+        clean.documents(sources, file),
+        dedup.corpus(file),
+        tokenize.tokenizer(file),
+        tokenize.token_shards(file),
+        pretrain.foundation_model(file),
+        evaluate.foundation_evaluation(file),
+        *(
+            make(task, file)
+            for task in tasks.values()
+            for make in (finetune.examples, finetune.model, evaluate.task_evaluation)
+        ),
+    ]
+    file.refuse_unknown_tables([TABLE, *(asset_name(asset.key) for asset in assets)])
+    limits = read_limits(file, ["foundation_evaluation", *(f"{task}_evaluation" for task in tasks)])
+    by_name = jobs()
+    return dg.Definitions(
+        assets=assets,
+        asset_checks=asset_checks(sources, tasks, limits),
+        jobs=list(by_name.values()),
+        schedules=schedules(by_name),
+        sensors=sensors(layout, sources.values()),
+        resources=resources(layout),
+        executor=executor(),
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """For Dagster: the folder that the environment names."""
+    return definitions(layout_from_environment())

@@ -1,0 +1,23 @@
+"""Jobs: parts of the graph that are worth one click. What is up to date in them costs no work."""
+
+import dagster as dg
+
+ALL = dg.AssetSelection.all()
+EVALUATED = dg.AssetSelection.groups("pretraining") | dg.AssetSelection.assets("foundation_evaluation")
+
+
+def jobs() -> dict[str, dg.UnresolvedAssetJobDefinition]:
+    """By name. `pretrain` and `finetune` start from what the assets before them hold at the moment."""
+    selections = {
+        "demo": (ALL, "Everything: from the sources to the evaluated models."),
+        "corpus": (dg.AssetSelection.groups("corpus"), "Collect the sources anew, up to the token shards."),
+        "pretrain": (EVALUATED, "The foundation model and its evaluation, from the token shards as they are."),
+        "finetune": (
+            ALL - EVALUATED - dg.AssetSelection.groups("corpus"),
+            "Examples, model and evaluation of every task, from the foundation model as it is.",
+        ),
+    }
+    return {
+        name: dg.define_asset_job(name, selection=selection, description=description)
+        for name, (selection, description) in selections.items()
+    }

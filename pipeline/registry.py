@@ -1,0 +1,116 @@
+"""Registered models: a version a fine-tuned model, and the alias `champion` on the best of them.
+
+In: a registration event out of an evaluation's journal. Out: a version of `gristmill-<task>`, made once a
+fingerprint, as a pyfunc "model from code" (pipeline/serving_model.py) with safetensors beside it.
+
+The rule: the new version becomes champion when there is none, or when its macro-F1 is at least that of the present
+champion on the same test examples. A champion that was judged on other examples is judged again on these.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.journal import Journal
+from pipeline.layout import Layout
+from pipeline.stages.examples import labels_of, read_examples
+from pipeline.stages.metrics import confusion_matrix, macro_f1_of
+from pipeline.stages.records import Checkpoint, Shards
+from pipeline.stages.shards import link_or_copy
+
+CHAMPION = "champion"
+METRIC = "macro_f1"
+FINGERPRINT, EXAMPLES = "gristmill.fingerprint", "gristmill.examples"
+SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint folder; not the optimiser's state
+LIBRARIES = ("mlflow", "pandas", "safetensors", "tiktoken", "torch")
+CODE = Path(__file__).with_name("serving_model.py")
+
+
+def registration(
+    task: str, model: Checkpoint, examples: Shards, results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What the journal says about a fine-tuned model that was judged on the test split of `examples`."""
+    return {
+        "task": task,
+        "fingerprint": model.fingerprint,
+        "directory": str(model.directory),
+        "examples": examples.digest,
+        "examples_directory": str(examples.directory),
+        "metrics": {result["metric"]: result["value"] for result in results},
+    }
+
+
+def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any]) -> None:
+    """Make the version and move the alias, where that has not been done before.
+
+    The version belongs to the run that trained the model, or, while the server does not know that one, to `run_id`.
+    """
+    name = f"gristmill-{event['task']}"
+    run_id = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
+    new = _version_of(client, name, event["fingerprint"]) or _new_version(client, name, run_id, event)
+    champion = _champion(client, name)
+    if champion is None or event["metrics"][METRIC] >= _score(champion, event):
+        client.set_registered_model_alias(name, CHAMPION, new.version)
+
+
+def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:
+    versions = client.search_model_versions(f"name='{name}'")
+    return next((one for one in versions if one.tags.get(FINGERPRINT) == fingerprint), None)
+
+
+def _champion(client: Any, name: str) -> Any | None:
+    number = client.get_registered_model(name).aliases.get(CHAMPION)
+    return None if number is None else client.get_model_version(name, number)
+
+
+def _score(champion: Any, event: Mapping[str, Any]) -> float:
+    """Macro-F1 of the present champion on the examples of `event`."""
+    if champion.tags.get(EXAMPLES) == event["examples"]:
+        return float(champion.tags[f"gristmill.{METRIC}"])
+    import mlflow
+
+    directory = Path(event["examples_directory"])
+    rows = read_examples(directory, "test")
+    answers = mlflow.pyfunc.load_model(f"models:/{champion.name}/{champion.version}").predict(
+        rows["text"].to_pylist()
+    )
+    labels = sorted({*labels_of(directory), *answers["label"]})
+    return float(macro_f1_of(confusion_matrix(rows["label"].to_pylist(), list(answers["label"]), labels)))
+
+
+def _new_version(client: Any, name: str, run_id: str, event: Mapping[str, Any]) -> Any:
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", "text")]),
+        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
+    )
+    texts = read_examples(Path(event["examples_directory"]), "test")["text"].to_pylist()
+    before = client.get_run(run_id).info
+    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+        _link_served(Path(event["directory"]), Path(folder))
+        info = mlflow.pyfunc.log_model(
+            name=name,
+            python_model=str(CODE),
+            artifacts={"model": folder},
+            signature=signature,
+            input_example=pd.DataFrame({"text": texts[:2]}),
+            pip_requirements=[
+                f"{library}=={version(library)}" for library in LIBRARIES
+            ],  # else MLflow loads it to see
+        )
+    client.set_terminated(run_id, before.status, before.end_time or None)  # as it was: start_run has opened it again
+    scores = {f"gristmill.{metric}": str(value) for metric, value in event["metrics"].items()}
+    tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
+    return mlflow.register_model(info.model_uri, name, tags=tags)
+
+
+def _link_served(model: Path, folder: Path) -> None:
+    for name in SERVED:
+        for path in sorted((model / name).iterdir()) if (model / name).is_dir() else [model / name]:
+            link_or_copy(path, folder / path.relative_to(model))

@@ -1,0 +1,154 @@
+"""The laws that data and models have to keep; asset checks ask them, and so can anybody with a finished folder.
+
+In: finished folders, or what lies in them. Out: a Verdict: whether the law is kept, what was observed, the limit, and
+what to look at when it is not. Nothing here trusts a count that it can count again.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from model.token_shards import SPLITS, read_description, read_token_shards
+from pipeline.stages.leaks import SIMILARITY, leaked
+from pipeline.stages.records import Handle, Shards
+from pipeline.stages.shards import DROPPED_FOLDER, shard_paths
+from pipeline.stages.store import read_record
+
+# What a tokenizer gets wrong when it gets anything wrong.
+HARD_TEXTS = (
+    "",
+    " ",
+    "a" * 2000,
+    " " * 2000,
+    "\n\n\t \r\n",
+    "caf\u00e9 cafe\u0301 \ufb01",
+    "\u4e2d\u6587\u3000\u65e5\u672c\u8a9e",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f4\u200d\u2620\ufe0f",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u202etxet\u202c",
+    "\x00\x01\x7f\u200b\ufeff\ufffd",
+    "<|endoftext|><|im_start|>",
+    "it's we'll 1234567890 3.14e-10 foo_bar fooBar",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """`observed` has to reach or stay below `limit`, as `rule` says."""
+
+    passed: bool
+    rule: str
+    observed: float
+    limit: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def conservation(handle: Handle, n_stages: int) -> Verdict:
+    """Rows in = kept + dropped, by the rows that lie there, in the last `n_stages` stages that made `handle`."""
+    directory, lost = handle.directory, {}
+    for _ in range(n_stages):
+        record = read_record(directory)
+        assert record is not None
+        lost[record["stage"]] = _lost_rows(directory, record)
+        if record["inputs"]:
+            first = record["inputs"][0]
+            directory = handle.directory.parents[1] / first["stage"] / first["fingerprint"]
+    total = sum(abs(rows) for rows in lost.values())
+    return Verdict(passed=not total, rule="rows in - kept - dropped = 0", observed=total, limit=0, details=lost)
+
+
+def _lost_rows(directory: Path, record: Mapping[str, Any]) -> int:
+    """Rows that a stage cannot account for: of its inputs, of its shards, of its dropped rows."""
+    counts, root = record["counts"], directory.parents[1]
+    inputs = [read_record(root / one["stage"] / one["fingerprint"]) or {} for one in record["inputs"]]
+    given = sum(one["rows"] for one in inputs if one["handle"] == Shards.__name__) if inputs else counts["rows_in"]
+    dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
+    if paths := shard_paths(directory):
+        kept = sum(pq.read_metadata(path).num_rows for path in paths)
+    else:  # token shards
+        kept = sum(len(shard.document_ids) for split in SPLITS for shard in read_token_shards(directory, split))
+    told = sum(counts["dropped"].values())
+    return (
+        abs(given - kept - dropped)
+        + abs(counts["rows_in"] - given)
+        + abs(counts["kept"] - kept)
+        + abs(told - dropped)
+    )
+
+
+def not_empty(rows: int) -> Verdict:
+    return Verdict(passed=rows > 0, rule="rows >= 1", observed=rows, limit=1)
+
+
+def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
+    """Every text comes back byte for byte."""
+    wrong = [
+        text
+        for text in (*HARD_TEXTS, *texts)
+        if tokenizer.decode_bytes(tokenizer.encode(text)) != text.encode("utf-8", "surrogatepass")
+    ]
+    first = {"first_wrong": repr(wrong[0][:100])} if wrong else {}
+    return Verdict(
+        passed=not wrong, rule="texts that do not come back = 0", observed=len(wrong), limit=0, details=first
+    )
+
+
+def ids_in_range(directory: Path) -> Verdict:
+    """Every token id is one of the vocabulary, and every document opens with the end-of-text token."""
+    description = read_description(directory)
+    largest, unopened = 0, 0
+    for split in SPLITS:
+        for shard in read_token_shards(directory, split):
+            largest = max(largest, int(shard.tokens.max(initial=0)))
+            unopened += int((shard.tokens[shard.offsets[:-1]] != description["end_of_text"]).sum())
+    limit = description["vocab_size"] - 1
+    return Verdict(
+        passed=largest <= limit and not unopened,
+        rule="largest token id <= vocabulary - 1, every document opened by end-of-text",
+        observed=largest,
+        limit=limit,
+        details={"documents_not_opened": unopened},
+    )
+
+
+def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = SIMILARITY) -> Verdict:
+    """No held-out text has a near duplicate among the training texts."""
+    found = leaked(train, held_out, similarity)
+    details: dict[str, Any] = {"training_texts": len(train), "held_out_texts": len(held_out)}
+    if found:
+        details["first_leaked"] = held_out[found[0]][:200]
+    return Verdict(
+        passed=not found,
+        rule="held-out texts with a near duplicate in training = 0",
+        observed=len(found),
+        limit=0,
+        details=details,
+    )
+
+
+def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
+    """Every value of a training curve is a number, and there is a curve."""
+    wrong = [line["step"] for line in curve if not all(map(math.isfinite, line.values()))]
+    details = {"steps": len(curve)} | ({"first_wrong_step": wrong[0]} if wrong else {})
+    return Verdict(
+        passed=bool(curve) and not wrong,
+        rule="steps without a finite loss = 0",
+        observed=len(wrong),
+        limit=0,
+        details=details,
+    )
+
+
+def beats(result: Mapping[str, Any], limit: float) -> Verdict:
+    """A result of results.json is better than `limit`."""
+    higher = result["higher_is_better"]
+    return Verdict(
+        passed=bool(result["value"] > limit if higher else result["value"] < limit),
+        rule=f"{result['metric']} {'>' if higher else '<'} limit",
+        observed=result["value"],
+        limit=limit,
+        details={"low": result["low"], "high": result["high"], **result["baselines"]},
+    )

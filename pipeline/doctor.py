@@ -114,14 +114,16 @@ def check_ports(visit: Visit) -> Iterator[Finding]:
 
 
 def check_settings(visit: Visit) -> Iterator[Finding]:
-    for path in (visit.layout.sources_toml, visit.layout.tasks_toml, visit.layout.config_toml):
-        if not path.exists():
-            continue
-        try:
-            tables = tomllib.loads(path.read_text())
-            yield Finding(check=path.name, state=OK, detail=f"{len(tables)} tables")
-        except ValueError as error:
-            yield Finding(check=path.name, state=BAD, detail=f"{path}: {error}")
+    """Whether sources.toml, tasks.toml and config.toml make a graph."""
+    from pipeline.definitions import definitions
+
+    try:
+        graph = definitions(visit.layout)
+    except ValueError as error:
+        yield Finding(check="settings", state=BAD, detail=str(error))
+        return
+    n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
+    yield Finding(check="settings", state=OK, detail=f"a graph of {n_assets} assets")
 
 
 def check_outputs(visit: Visit) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from pipeline.layout import Layout, layout_from_environment
 from pipeline.progress import current_show, displayed
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
+from pipeline.stages.shards import shard_paths
 from pipeline.stages.store import RECORD, Built, Store, read_handle
 
 
@@ -46,25 +47,32 @@ RUNNABLE = {
 
 
 def run_stage(args: Namespace) -> int:
-    layout = layout_from_environment()
+    layout, out = layout_from_environment(), Path(args.out).absolute()
     with displayed() as display:
         if args.name == "collect":
+            cfg = parse_settings(_collect_config(), args.set)
             display.begin("collect")
-            built = _collected(layout, args, _raw_path(args.inputs), Path(args.out).absolute())
+            built = _collected(layout, args, _raw_path(args.inputs), cfg, out)
         else:
-            handles = _handles(layout, args.name, args.inputs, args)
+            stage, config = RUNNABLE[args.name].load()
+            cfg = parse_settings(config, args.set)
             display.begin(args.name)
-            built = _built(layout, args.name, handles, args)
+            handles = _handles(layout, args.name, args.inputs, args)
+            built = _store(layout, args).build(stage, cfg, *handles, directory=out)
         display.end(_summary(built))
     return 0
 
 
 def run_train(args: Namespace) -> int:
+    from pipeline.stages.pretrain import pretrain_recipe
+
     layout = layout_from_environment()
+    stage, config = RUNNABLE["train"].load()
+    recipe = pretrain_recipe(parse_settings(config, args.set))
     handles = _handles(layout, "train", [args.tokens, args.tokenizer], args)
     with displayed() as display:
         display.begin("train")
-        built = _trained(layout, handles, args)
+        built = _store(layout, args).build(stage, recipe, *handles, directory=Path(args.out).absolute())
         display.end(_summary(built))
     print("\n".join(f"{name} {value:.4g}" for name, value in sorted(built.record["measures"].items())))
     return 0
@@ -74,19 +82,6 @@ def _store(layout: Layout, args: Namespace) -> Store:
     return Store(root=layout.store, engine=LocalProcesses(n_workers=args.workers), show=current_show())
 
 
-def _built(layout: Layout, name: str, handles: list[Handle], args: Namespace) -> Built:
-    stage, config = RUNNABLE[name].load()
-    cfg = parse_settings(config, args.set)
-    return _store(layout, args).build(stage, cfg, *handles, directory=Path(args.out).absolute())
-
-
-def _trained(layout: Layout, handles: list[Handle], args: Namespace) -> Built:
-    from pipeline.stages.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
-
-    recipe = pretrain_recipe(parse_settings(PretrainConfig, args.set))
-    return _store(layout, args).build(PRETRAIN, recipe, *handles, directory=Path(args.out).absolute())
-
-
 def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[Handle]:
     """The inputs of stage `name` in the order in which it takes them. Raw pages are collected first."""
     reads = RUNNABLE[name].reads
@@ -94,7 +89,7 @@ def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> l
     for text in inputs:
         path = Path(text).absolute()
         if "collect" in reads and path.exists() and not (path / RECORD).exists():
-            handles.append(_collected(layout, args, path, None).handle)
+            handles.append(_collected(layout, args, path, _collect_config()(), None).handle)
         else:
             handles.append(read_handle(path))
     for handle in handles:
@@ -107,6 +102,11 @@ def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> l
     for read in reads:
         if given.count(read) != 1 and not (read == "collect" and handles):
             raise ValueError(f"`{name}` needs one output of `{read}`, got {given.count(read)}")
+    names = [path.name for handle in handles for path in shard_paths(handle.directory)]
+    if twice := sorted({shard for shard in names if names.count(shard) > 1}):
+        raise ValueError(
+            f"two inputs hold {twice[0]}: their folders had the same name; rename one and collect it anew"
+        )
     return sorted(handles, key=lambda handle: reads.index(handle.stage))
 
 
@@ -116,17 +116,21 @@ def _raw_path(inputs: list[str]) -> Path:
     return Path(inputs[0]).absolute()
 
 
-def _collected(layout: Layout, args: Namespace, path: Path, directory: Path | None) -> Built:
+def _collect_config() -> Any:
+    from pipeline.stages.collect.collect import CollectConfig
+
+    return CollectConfig
+
+
+def _collected(layout: Layout, args: Namespace, path: Path, cfg: Any, directory: Path | None) -> Built:
     """The pages of a raw folder, file or archive, as a source of kind `files` that is named after it."""
-    from pipeline.stages.collect.collect import CollectConfig, collect
+    from pipeline.stages.collect.collect import collect
     from pipeline.stages.collect.sources import FilesSource
 
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     name = re.sub(r"[^a-z0-9]+", "-", path.name.split(".")[0].lower()).strip("-") or "pages"
     source = FilesSource(name=name, licence="not declared", path=str(path))
-    settings = args.set if args.name == "collect" else []
-    cfg = parse_settings(CollectConfig, settings)
     return collect(_store(layout, args), source, layout.cache, cfg, directory=directory)
 
 

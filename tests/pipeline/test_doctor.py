@@ -125,8 +125,12 @@ def test_doctor_output_that_lost_bytes_is_named_and_exits_1(layout, capsys):
     assert "output flour" in capsys.readouterr().out
 
 
-def test_doctor_settings_mistake_names_the_file(layout):
-    write_text(layout.tasks_toml, "[tickets\nkind = 1")
+def test_doctor_settings_mistake_names_file_and_table(layout):
+    write_text(layout.sources_toml, '[rye]\nkind = "files"\npath = "rye"\nlicence = "mine"\n')
+    write_text(layout.tasks_toml, "")
     (finding,) = check_settings(Visit(layout=layout, mend=True))
-    assert (finding.check, finding.state) == ("tasks.toml", BAD)
-    assert str(layout.tasks_toml) in finding.detail
+    assert (finding.state, finding.detail) == (OK, "a graph of 7 assets")
+    write_text(layout.tasks_toml, '[tickets]\nkind = "clasification"\n')
+    (finding,) = check_settings(Visit(layout=layout, mend=True))
+    assert finding.state == BAD
+    assert f"{layout.tasks_toml}, table [tickets]: kind = 'clasification'" in finding.detail

@@ -86,7 +86,8 @@ class TokenBatches:
             if a < b:
                 i = int(np.searchsorted(shard.offsets, a, side="right")) - 1
                 j = int(np.searchsorted(shard.offsets, b, side="left"))
-                ids += shard.document_ids.slice(i, j - i).to_pylist()
+                names, lengths = shard.document_ids.slice(i, j - i).to_pylist(), np.diff(shard.offsets[i : j + 1])
+                ids += [name for name, length in zip(names, lengths, strict=True) if length]
         return ids
 
 

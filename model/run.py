@@ -82,6 +82,7 @@ class _Run:
 
     def to_end(self) -> None:
         checkpoints = complete_checkpoints(self.root)
+        torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
         curve_bytes = self.resume(checkpoints[-1]) if checkpoints else 0
         self.curve.truncate(curve_bytes)
         self.curve.seek(curve_bytes)

@@ -1,0 +1,140 @@
+"""Muon against an independent polar factor, AdamW's groups, and the state of both."""
+
+import copy
+
+import pytest
+import torch
+
+from model.config import DecoderConfig, TrainConfig
+from model.decoder import new_decoder
+from model.optim import Optimizer, orthogonalised, parameter_groups
+
+CONFIG = DecoderConfig(
+    vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
+)
+TRAIN = TrainConfig(n_steps=10, rows=2, seq_len=8, micro_batch=2)
+
+
+def with_gradients(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        weight.grad = torch.empty(weight.shape).normal_(generator=generator)
+    return model
+
+
+def test_orthogonalised_has_the_singular_vectors_of_the_polar_factor_and_values_near_one():
+    torch.manual_seed(0)
+    gradient_NRC = torch.randn(5, 20, 60, dtype=torch.float32)
+    result = orthogonalised(gradient_NRC).double()
+    u_NRR, _, vh_NRC = torch.linalg.svd(gradient_NRC.double(), full_matrices=False)
+    # in the basis of the gradient's own singular vectors the result is diagonal
+    inside = u_NRR.mT @ result @ vh_NRC.mT
+    values = inside.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(inside, torch.diag_embed(values), atol=1e-4, rtol=0)
+    assert (values > 0.65).all() and (values < 1.25).all()
+
+
+def test_orthogonalised_does_not_depend_on_the_scale_of_the_gradient():
+    torch.manual_seed(1)
+    gradient_NRC = torch.randn(2, 8, 12)
+    torch.testing.assert_close(orthogonalised(gradient_NRC), orthogonalised(gradient_NRC * 1e3), atol=1e-4, rtol=1e-3)
+
+
+def test_orthogonalised_of_zero_is_zero():
+    assert torch.equal(orthogonalised(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
+
+
+def test_muon_stacked_step_equals_the_published_rule_for_each_matrix():
+    model = with_gradients(new_decoder(CONFIG, seed=1))
+    before = copy.deepcopy(dict(model.named_parameters()))
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    optimizer = Optimizer(model, TRAIN)
+    optimizer.step(0.5)
+    hidden, _ = parameter_groups(model, use_muon=True)
+    for name, weight in hidden.items():
+        # Nesterov after one step from zero: g (1 - m) + m (1 - m) g, of which only the direction counts
+        gradient = gradients[name]
+        update = orthogonalised(gradient[None])[0]
+        scale = max(1.0, gradient.size(0) / gradient.size(1)) ** 0.5
+        torch.testing.assert_close(weight, before[name] - 0.5 * TRAIN.muon_lr * scale * update, atol=1e-4, rtol=1e-3)
+
+
+def test_adamw_weights_equal_torch_and_norms_do_not_decay():
+    cfg = TrainConfig(n_steps=10, rows=2, seq_len=8, micro_batch=2, adamw_weight_decay=0.3)
+    model = with_gradients(new_decoder(CONFIG, seed=1))
+    other = with_gradients(new_decoder(CONFIG, seed=1))
+    _, plain = parameter_groups(other, use_muon=True)
+    reference = [
+        torch.optim.AdamW(
+            [w for w in plain.values() if (w.ndim > 1) == is_matrix],
+            lr=cfg.adamw_lr,
+            betas=(cfg.beta1, cfg.beta2),
+            eps=cfg.adamw_eps,
+            weight_decay=decay,
+            foreach=False,
+            fused=False,
+        )
+        for is_matrix, decay in ((True, 0.3), (False, 0.0))
+    ]
+    optimizer = Optimizer(model, cfg)
+    for seed in range(3):
+        with_gradients(model, seed), with_gradients(other, seed)
+        optimizer.step(1.0)
+        for single in reference:
+            single.step()
+    for name, weight in plain.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_parameter_groups_give_muon_exactly_the_matrices_inside_layers():
+    model = new_decoder(CONFIG, seed=0)
+    hidden, others = parameter_groups(model, use_muon=True)
+    assert len(hidden) == 7 * CONFIG.n_layers
+    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= others.keys()
+    assert hidden.keys() | others.keys() == dict(model.named_parameters()).keys()
+    assert not parameter_groups(model, use_muon=False)[0]
+
+
+def test_frozen_weights_are_in_no_group():
+    model = new_decoder(CONFIG, seed=0)
+    model.model.layers.requires_grad_(False)
+    hidden, others = parameter_groups(model, use_muon=True)
+    assert not hidden
+    assert others.keys() == {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
+
+
+def test_optimizer_state_loaded_elsewhere_continues_to_the_bit():
+    first = new_decoder(CONFIG, seed=2)
+    a = Optimizer(first, TRAIN)
+    for seed in range(3):
+        with_gradients(first, seed)
+        a.step(1.0)
+    second = copy.deepcopy(first)
+    b = Optimizer(second, TRAIN)
+    b.load({name: tensor.clone() for name, tensor in a.state().items()})
+    for seed in range(3, 6):
+        with_gradients(first, seed), with_gradients(second, seed)
+        a.step(0.7)
+        b.step(0.7)
+    for weight, same in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(weight, same)
+    for name, tensor in a.state().items():
+        assert torch.equal(tensor, b.state()[name]), name
+        assert tensor.dtype == torch.float32
+
+
+def test_optimizer_state_of_another_model_is_refused_by_name():
+    model = with_gradients(new_decoder(CONFIG, seed=2))
+    optimizer = Optimizer(model, TRAIN)
+    optimizer.step(1.0)
+    state = dict(optimizer.state())
+    state["muon.momentum.model.layers.0.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match=r"up_proj.*\(3, 3\)"):
+        optimizer.load(state)
+
+
+def test_muon_weight_without_gradient_is_named():
+    model = with_gradients(new_decoder(CONFIG, seed=2))
+    model.model.layers[1].mlp.up_proj.weight.grad = None
+    with pytest.raises(ValueError, match="no gradient"):
+        Optimizer(model, TRAIN).step(1.0)

@@ -31,16 +31,16 @@ def _commands(page: Path) -> list[str]:
 
 
 def _file_map() -> dict[str, str]:
-    """Path -> phrase of the file map; indented names lie in the folder above them."""
+    """Path -> phrase. Indented names lie in the folder above them; a line of n names has n phrases."""
     (block,) = [block for block in _blocks(ROOT / "README.md", "") if block.startswith("Makefile")]
     folder, phrases = "", {}
     for line in block.splitlines():
-        name, _, phrase = line.strip().partition(" ")
+        names, told = re.fullmatch(r" *((?:[\w./-]+, )*[\w./-]+) +(.+)", line).groups()
         if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-            phrases[name] = phrase.strip()
-        else:
-            phrases[folder + name] = phrase.strip()
+            folder = names if names.endswith("/") else ""
+        listed = names.split(", ")
+        for name, phrase in zip(listed, told.split("; ") if len(listed) > 1 else [told], strict=True):
+            phrases[folder + name if line.startswith(" ") else name] = phrase
     return phrases
 
 
@@ -59,7 +59,7 @@ def test_file_map_names_every_file():
 def test_file_map_entries_exist_and_have_a_phrase():
     for name, phrase in _file_map().items():
         assert (ROOT / name).exists(), name
-        assert len(phrase.split()) >= 2, name
+        assert phrase, name
 
 
 def test_readme_is_short_and_whole():

@@ -7,6 +7,7 @@ count is no part of any fingerprint, and the order of the results does not depen
 
 import os
 import resource
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError
@@ -20,6 +21,7 @@ from pebble import ProcessExpired, ProcessPool
 T = TypeVar("T")
 R = TypeVar("R")
 LOOK_AHEAD = 8  # items in flight a worker: enough to keep workers busy, few enough to bound memory
+DETAIL_CHARACTERS = 1000
 TASKS_A_WORKER = 2000  # then a fresh process, against slow leaks in C extensions
 
 
@@ -66,7 +68,7 @@ class LocalProcesses:
         waiting: deque = deque()
         try:
             for item in items:
-                waiting.append(pool.schedule(function, args=(item,), timeout=seconds))
+                waiting.append(pool.schedule(_guarded, args=(function, item), timeout=seconds))
                 if len(waiting) >= n_workers * LOOK_AHEAD:
                     yield _result(waiting.popleft())
             while waiting:
@@ -85,20 +87,30 @@ def n_usable_cores() -> int:
 
 
 def _limit_memory(memory_mb: int | None) -> None:
-    if memory_mb is None:
+    if memory_mb is None or sys.platform != "linux":  # others do not honour the limit, or refuse it
         return
     limit = psutil.Process().memory_info().vms + memory_mb * 1024 * 1024
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _guarded(function: Callable[[T], R], item: T) -> Done[R] | Failed:
+    """Runs in the worker, so that no exception has to travel: some cannot be pickled, some are no Exception."""
+    try:
+        return Done(function(item))
+    except MemoryError as error:
+        return Failed("out_of_memory", str(error))
+    except BaseException as error:  # becomes a counted drop, see the module docstring
+        return Failed("error", f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS])
 
 
 def _result(future) -> Done | Failed:
     try:
-        return Done(future.result())
+        return future.result()
     except TimeoutError as error:
         return Failed("timeout", str(error))
     except ProcessExpired as error:
         return Failed("crash", f"worker ended with code {error.exitcode}")
-    except MemoryError as error:
-        return Failed("out_of_memory", str(error))
-    except Exception as error:  # a worker's exception becomes a counted drop, see the module docstring
-        return Failed("error", f"{type(error).__name__}: {error}")
+    except Exception as error:  # an item or a result that cannot be pickled
+        return Failed("error", f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS])

@@ -53,12 +53,14 @@ def write_rows(path: Path, rows: list[dict[str, object]], schema: pa.Schema) -> 
 
 
 def read_table(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
-    """The table in `path`; CorruptShard names the file when it does not read or lacks a column of `schema`."""
+    """The table in `path`; CorruptShard names the file when it does not read or lacks an expected column."""
     try:
-        table = pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:  # read_table would take folders named key=value for columns
+            table = file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
-    if schema is not None and (missing := [name for name in schema.names if name not in table.column_names]):
+    expected = columns or (schema.names if schema else [])
+    if missing := [name for name in expected if name not in table.column_names]:
         raise CorruptShard(
             f"{path}: columns {missing} are missing, got {table.column_names}; delete its folder and rerun"
         )

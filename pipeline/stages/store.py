@@ -30,15 +30,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from pipeline.stages.engine import Done, Engine, Failed, LocalProcesses
 from pipeline.stages.errors import CorruptShard, DiskFull
 from pipeline.stages.records import HANDLES, Counts, Handle, Shards
-from pipeline.stages.shards import file_digest, link_or_copy, shard_paths, text_digest, write_text
+from pipeline.stages.shards import file_digest, link_or_copy, text_digest, write_text
 
 RECORD = "record.json"
+BEGUN = ".begun"  # holds the fingerprint of a build until its record is written
+NOT_IDENTITY = {"identity": False}  # metadata of a config field that decides nothing about the output
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
@@ -139,11 +142,10 @@ class Store:
         where = directory or self.root / stage.name / fingerprint
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
-        where.parent.mkdir(parents=True, exist_ok=True)
-        with _only_builder(where.parent / f".{where.name}.lock"):
+        with _room_for(stage.name, where), _only_builder(where):
             if record := read_record(where, fingerprint):  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
-            where.mkdir(exist_ok=True)
+            _begin(where, fingerprint, ours=directory is None)
             work = Work(
                 stage=stage.name,
                 fingerprint=fingerprint,
@@ -167,7 +169,8 @@ def recipe_of(stage: Stage, cfg: Config) -> str:
 def literals(value: Any, where: str = "config") -> Any:
     """`value` as JSON literals; what is not written alike everywhere is refused with its place."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
+        value = {f.name: getattr(value, f.name) for f in fields}
     if isinstance(value, Mapping):
         return {str(key): literals(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -186,18 +189,21 @@ def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, An
     path = directory / RECORD
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    try:
+        record = json.loads(path.read_text())
+        files = {directory / name: entry["bytes"] for name, entry in record["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptShard(f"{path} is no record of a finished output; delete {directory} and rerun") from error
     if fingerprint is not None and record["fingerprint"] != fingerprint:
         raise ValueError(
             f"{directory} holds a finished `{record['stage']}` made from other inputs or settings;"
             " choose another folder or delete this one"
         )
-    for name, entry in record["files"].items():
-        file = directory / name
+    for file, expected in files.items():
         size = file.stat().st_size if file.exists() else None
-        if size != entry["bytes"]:
+        if size != expected:
             raise CorruptShard(
-                f"{file}: {'missing' if size is None else f'{size} bytes'}, expected {entry['bytes']} bytes;"
+                f"{file}: {'missing' if size is None else f'{size} bytes'}, expected {expected} bytes;"
                 f" delete {directory} and rerun to rebuild it"
             )
     return record
@@ -221,50 +227,75 @@ def read_handle(directory: Path) -> Any:
     return handle_of(directory, record)
 
 
-def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> dict[str, Any]:
-    for leftover in work.directory.rglob(".*.part"):  # of a build that was killed while it wrote
+def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
+    """Make `directory` ready: new, or as a killed build of the same thing left it.
+
+    Raises ValueError when something else lies in a folder that is not `ours`, because it would become a part of the
+    output.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / BEGUN
+    begun = marker.read_text() if marker.exists() else None
+    if not ours and begun != fingerprint and any(path.name != BEGUN for path in directory.iterdir()):
+        raise ValueError(
+            f"{directory} is not empty"
+            + (" and holds an unfinished build with other inputs or settings" if begun else "")
+            + "; choose another folder or delete this one"
+        )
+    for leftover in directory.rglob(".*.part"):  # of a build that was killed while it wrote
         leftover.unlink()
+    write_text(marker, fingerprint)
+
+
+def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> dict[str, Any]:
     started = time.perf_counter()
-    try:
-        outcome = stage.function(cfg, inputs, work)
-        files = {
-            str(path.relative_to(work.directory)): path.stat().st_size
-            for path in sorted(work.directory.rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
-        }
-        identity = {
-            name: outcome.digests.get(name) or file_digest(work.directory / name)
-            for name in files
-            if any(fnmatch.fnmatch(name, pattern) for pattern in outcome.content)
-        }
-        record = {
-            "stage": stage.name,
-            "version": stage.version,
-            "handle": stage.handle.__name__,
-            "fingerprint": work.fingerprint,
-            "digest": text_digest(*(part for item in sorted(identity.items()) for part in item)),
-            "config": literals(cfg),
-            "libraries": {name: importlib.metadata.version(name) for name in stage.libraries},
-            "inputs": [{"stage": i.stage, "fingerprint": i.fingerprint, "digest": i.digest} for i in inputs],
-            "rows": outcome.rows,
-            "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
-            "measures": dict(outcome.measures),
-            "files": {name: {"bytes": size, "digest": identity.get(name)} for name, size in files.items()},
-            "bytes": sum(files.values()),
-            "seconds": round(time.perf_counter() - started, 3),
-            "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": _commit(),
-        }
-        write_text(work.directory / RECORD, json.dumps(record, indent=1))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        free = shutil.disk_usage(work.directory).free
-        raise DiskFull(
-            f"no room to write `{stage.name}` in {work.directory} ({free / 1e6:.0f} MB free); free some, or run"
-            " `gristmill gc`, and run again: what was finished is kept"
-        ) from error
+    outcome = stage.function(cfg, inputs, work)
+    files = {
+        str(path.relative_to(work.directory)): path.stat().st_size
+        for path in sorted(work.directory.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    identity = {
+        name: outcome.digests.get(name) or file_digest(work.directory / name)
+        for name in files
+        if any(fnmatch.fnmatch(name, pattern) for pattern in outcome.content)
+    }
+    record = {
+        "stage": stage.name,
+        "version": stage.version,
+        "handle": stage.handle.__name__,
+        "fingerprint": work.fingerprint,
+        "digest": text_digest(*(part for item in sorted(identity.items()) for part in item)),
+        "config": literals(cfg),
+        "libraries": {name: importlib.metadata.version(name) for name in stage.libraries},
+        "inputs": [{"stage": i.stage, "fingerprint": i.fingerprint, "digest": i.digest} for i in inputs],
+        "rows": outcome.rows,
+        "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
+        "measures": dict(outcome.measures),
+        "files": {name: {"bytes": size, "digest": identity.get(name)} for name, size in files.items()},
+        "bytes": sum(files.values()),
+        "seconds": round(time.perf_counter() - started, 3),
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+    }
+    write_text(work.directory / RECORD, json.dumps(record, indent=1))
+    (work.directory / BEGUN).unlink()
     return record
+
+
+@contextmanager
+def _room_for(stage: str, directory: Path) -> Iterator[None]:
+    """Turns the system's "no space left" into DiskFull, which says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFull):
+            raise
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        raise DiskFull(
+            f"no room to write `{stage}` in {directory} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
+            " free some, or run `gristmill gc`, and run again: what was finished is kept"
+        ) from error
 
 
 def map_shards(
@@ -283,14 +314,10 @@ def map_shards(
     `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
     `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are.
     """
-    shards = {
-        path.name: (path, read_record(handle.directory)["files"][path.name]["digest"])  # type: ignore[index]
-        for handle in inputs
-        for path in shard_paths(handle.directory)
-    }
+    shards = _input_shards(inputs)
     parts = {name: work.parts / text_digest(work.recipe, digest) for name, (_, digest) in shards.items()}
-    pending = [name for name in shards if not (parts[name] / RECORD).exists()]
-    rows = {name: pq.read_metadata(shards[name][0]).num_rows for name in pending}
+    pending = [name for name in shards if _read_part(parts[name]) is None]
+    rows = {name: _n_rows(shards[name][0]) for name in pending}
     opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are with the workers, in order
 
     def items_of_all() -> Iterator[Any]:
@@ -312,30 +339,75 @@ def map_shards(
         done += rows[name]
         parts[name].mkdir(parents=True, exist_ok=True)
         counts = write(parts[name], items, answers)
-        write_text(parts[name] / RECORD, json.dumps(dataclasses.asdict(counts)))
+        _finish_part(parts[name], counts)
     next(results, None)  # lets the engine close its workers
     return _link_parts(work.directory, parts)
+
+
+def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
+    """Shard name -> path and content digest. ValueError when two inputs have shards of the same name."""
+    shards: dict[str, tuple[Path, str]] = {}
+    for handle in inputs:
+        record = read_record(handle.directory)
+        assert record is not None  # a handle is made from a record
+        for name, entry in sorted(record["files"].items()):
+            if "/" in name or not name.endswith(".parquet"):
+                continue
+            if name in shards:
+                raise ValueError(
+                    f"{shards[name][0]} and {handle.directory / name} have the same name, so that one would replace"
+                    " the other; rename one of the sources"
+                )
+            shards[name] = (handle.directory / name, entry["digest"])
+    return shards
+
+
+def _n_rows(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
+
+
+def _finish_part(part: Path, counts: Counts) -> None:
+    """Write the record of a shard's result, which makes it complete."""
+    files = {path.name: file_digest(path) for path in sorted(part.iterdir()) if _is_result(path)}
+    write_text(part / RECORD, json.dumps({"counts": dataclasses.asdict(counts), "files": files}))
+
+
+def _read_part(part: Path) -> Counts | None:
+    """Counts of a shard's result, None where there is none or it lost bytes: then it is made again."""
+    try:
+        record = json.loads((part / RECORD).read_text())
+        whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
+        return Counts(**record["counts"]) if whole else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _is_result(path: Path) -> bool:
+    return path.name != RECORD and not path.name.startswith(".")
 
 
 def _link_parts(directory: Path, parts: Mapping[str, Path]) -> Counts:
     counts = Counts()
     for name, part in parts.items():
-        counts.add(Counts(**json.loads((part / RECORD).read_text())))
-        for file in sorted(part.iterdir()):
-            if file.name == RECORD or file.name.startswith("."):
-                continue
+        record = json.loads((part / RECORD).read_text())
+        counts.add(Counts(**record["counts"]))
+        for file in sorted(map(Path, record["files"])):
             folder = directory if file.stem == "kept" else directory / file.stem
-            link_or_copy(file, folder / Path(name).with_suffix(file.suffix).name)
+            link_or_copy(part / file, folder / Path(name).with_suffix(file.suffix).name)
     return counts
 
 
 @contextmanager
-def _only_builder(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
+def _only_builder(directory: Path) -> Iterator[None]:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another run is building it; waiting for that one", path.with_suffix(""))
+        log.warning("%s: another run is building it; waiting for that one", directory)
         lock.acquire()
     try:
         yield
@@ -345,7 +417,9 @@ def _only_builder(path: Path) -> Iterator[None]:
 
 @functools.cache
 def _commit() -> str | None:
-    """Commit of the code that runs, None outside a git checkout."""
+    """Commit of the code that runs, None outside a git checkout or without git."""
+    if shutil.which("git") is None:
+        return None
     answer = subprocess.run(
         ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
         cwd=Path(__file__).parent,

@@ -1,0 +1,76 @@
+"""Text files: licence boilerplate of Project Gutenberg, and the markup of reStructuredText and Markdown.
+
+In: text. Out: text. Plain text stays as it is save for the boilerplate. Of reStructuredText go comments, targets,
+tables of contents and the wrapping of roles and code; of Markdown the front matter and HTML comments: both are read
+by people as they are, so that the rest stays.
+"""
+
+import re
+
+GUTENBERG_START = re.compile(
+    r"\*\*\* ?START OF (?:THE|THIS) PROJECT GUTENBERG EBOOK.*?\*\*\*|\*END\*THE SMALL PRINT!.*", re.I
+)
+GUTENBERG_END = re.compile(
+    r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|End of (?:the |this )?Project Gutenberg", re.I
+)
+
+RST_DROPPED_BLOCK = re.compile(  # a directive whose body is no prose, or a comment, with its indented body
+    r"^([ \t]*)\.\.(?: (?:toctree|index|contents|meta|image|highlight|module|currentmodule|raw|only|ifconfig)::.*"
+    r"| (?!\S+::|\[|_|\|)\S.*)?\n(?:(?:\1[ \t]+\S.*|[ \t]*)\n)*",
+    re.MULTILINE,
+)
+RST_TARGET = re.compile(r"^[ \t]*(?:\.\. _[^\n]*:|\.\. \|[^|\n]+\| |__ ).*\n?", re.MULTILINE)
+RST_ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([^`]+)`")
+RST_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`__?")
+RST_REFERENCE = re.compile(r"`([^`\n]+)`__?(?!\w)")
+RST_ANONYMOUS = re.compile(r"(?<![\w`'\".])([A-Za-z]\w*[A-Za-z0-9])__(?=[\s.,;:)]|$)", re.MULTILINE)
+RST_CODE_BLOCK = re.compile(
+    r"^[ \t]*\.\. (?:code-block|code|sourcecode|literalinclude|parsed-literal)::.*\n(?:[ \t]+:[\w-]+:.*\n)*",
+    re.MULTILINE,
+)
+RST_DIRECTIVE = re.compile(r"^([ \t]*)\.\. (\w[\w:-]*)::[ \t]*(.*)$", re.MULTILINE)
+RST_ADORNMENT = re.compile(r"^([=\-~`'\"^*+#.:_<>])\1{2,}[ \t]*$\n?", re.MULTILINE)
+RST_OPTION = re.compile(
+    r"^[ \t]+:(?:noindex|no-index|no-index-entry|hidden|maxdepth|titlesonly|caption|emphasize-lines|linenos):.*\n",
+    re.MULTILINE,
+)
+
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+
+
+def plain_text(text: str) -> str:
+    """Without the header and footer that Project Gutenberg puts around its books."""
+    if start := GUTENBERG_START.search(text):
+        text = text[start.end() :]
+    if end := GUTENBERG_END.search(text, len(text) // 2):
+        text = text[: end.start()]
+    return text
+
+
+def markdown_text(text: str) -> str:
+    return HTML_COMMENT.sub("", FRONT_MATTER.sub("", text))
+
+
+def rst_text(text: str) -> str:
+    text = RST_TARGET.sub("", text.expandtabs(8) + "\n")
+    text = RST_OPTION.sub("", RST_DROPPED_BLOCK.sub("", text))
+    text = RST_CODE_BLOCK.sub("", text)
+    text = RST_ROLE.sub(lambda match: _role_text(match[1]), text)
+    for link in (RST_LINK, RST_REFERENCE, RST_ANONYMOUS):
+        text = link.sub(r"\1", text)
+    text = RST_DIRECTIVE.sub(_directive_line, text)
+    text = RST_ADORNMENT.sub("", text).replace("``", "`")
+    return re.sub(r"::$", ":", text, flags=re.MULTILINE)
+
+
+def _role_text(inside: str) -> str:
+    """:ref:`shown <target>` shows `shown`; :class:`~package.Name` shows `Name`."""
+    shown = re.sub(r"\s*<[^>]*>$", "", inside)
+    return shown[1:].rpartition(".")[2] if shown.startswith("~") else shown.removeprefix("!")
+
+
+def _directive_line(match: re.Match[str]) -> str:
+    """`.. versionadded:: 1.2` reads "versionadded 1.2", `.. note::` reads "note:"."""
+    space, name, value = match.groups()
+    return f"{space}{name.rpartition(':')[2]} {value}" if value else f"{space}{name}:"

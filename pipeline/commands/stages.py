@@ -17,7 +17,6 @@ from pipeline.layout import Layout, layout_from_environment
 from pipeline.progress import current_show, displayed
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
-from pipeline.stages.shards import shard_paths
 from pipeline.stages.store import RECORD, Built, Store, read_handle
 
 
@@ -102,11 +101,6 @@ def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> l
     for read in reads:
         if given.count(read) != 1 and not (read == "collect" and handles):
             raise ValueError(f"`{name}` needs one output of `{read}`, got {given.count(read)}")
-    names = [path.name for handle in handles for path in shard_paths(handle.directory)]
-    if twice := sorted({shard for shard in names if names.count(shard) > 1}):
-        raise ValueError(
-            f"two inputs hold {twice[0]}: their folders had the same name; rename one and collect it anew"
-        )
     return sorted(handles, key=lambda handle: reads.index(handle.stage))
 
 

@@ -69,14 +69,19 @@ class CollectRecipe:
     snapshot: str = field(metadata=NOT_IDENTITY)  # state of the files when `content` was made
 
 
-def collect(store: Store, source: Source, cache: Path, cfg: CollectConfig | None = None) -> Built:
-    """The pages of `source`, made now or found finished; packages and file digests are kept below `cache`."""
+def collect(
+    store: Store, source: Source, cache: Path, cfg: CollectConfig | None = None, directory: Path | None = None
+) -> Built:
+    """The pages of `source`, made now or found finished; packages and file digests are kept below `cache`.
+
+    `directory` as in Store.build.
+    """
     snapshot = snapshot_digest(source)
     content = _content_digest(source, cache)
     recipe = CollectRecipe(
         source=source, config=cfg or CollectConfig(), content=content, cache=cache, snapshot=snapshot
     )
-    return store.build(COLLECT, recipe)
+    return store.build(COLLECT, recipe, directory=directory)
 
 
 def snapshot_digest(source: Source) -> str:

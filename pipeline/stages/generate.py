@@ -1,0 +1,80 @@
+"""Use a trained model: continue a text, or tell the label of texts.
+
+In: a Checkpoint folder and text. Out: text, or label and probability. Models are kept in memory between calls, by
+folder, because the command line asks once and a served model asks for ever.
+
+torch is imported where it is used: Dagster loads this module.
+"""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.stages.finetune import EncodedExamples, class_probabilities, encode_texts
+
+MODELS_REMEMBERED = 4
+
+
+def generate_text(
+    directory: Path, prompt: str, n_tokens: int = 100, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
+) -> str:
+    """What the decoder in `directory` writes after `prompt`, at most `n_tokens` tokens, without the prompt.
+
+    The prompt may be empty. Of one that is longer than the model's context, the end is read. Ends early where the
+    model ends the document. Raises ValueError when `directory` holds no decoder or a number breaks its rule.
+    """
+    from model.sample import SampleConfig, generate
+
+    decoder, tokenizer = _decoder(directory.resolve())
+    cfg = SampleConfig(
+        max_new_tokens=n_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=None,
+        stop_id=tokenizer.end_of_text,
+        seed=seed,
+    )
+    (ids,) = generate(decoder, [tokenizer.end_of_text, *tokenizer.encode(prompt)], cfg)
+    return tokenizer.decode(ids)
+
+
+def classify_text(directory: Path, texts: Sequence[str]) -> list[tuple[str, float]]:
+    """The likeliest label of each text with its probability, by the classifier in `directory`.
+
+    Raises ValueError when `directory` holds no classifier.
+    """
+    labels, probabilities_NC = label_probabilities(directory, texts)
+    best_N = probabilities_NC.argmax(axis=1)
+    return [(labels[best], float(row_C[best])) for best, row_C in zip(best_N, probabilities_NC, strict=True)]
+
+
+def label_probabilities(directory: Path, texts: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """All labels, and the probability of each for every text (N, C), float64. Texts are repaired as in training."""
+    from pipeline.stages.examples import repaired
+
+    model, labels, max_tokens, tokenizer = _classifier(directory.resolve())
+    if not texts:
+        return labels, np.zeros((0, len(labels)))
+    tokens = encode_texts(tokenizer, [repaired(text) for text in texts], max_tokens)
+    examples = EncodedExamples([""] * len(texts), tokens, np.zeros(len(texts), np.int64))
+    return labels, class_probabilities(model, examples)
+
+
+@functools.lru_cache(maxsize=MODELS_REMEMBERED)
+def _decoder(directory: Path) -> tuple[Any, Any]:
+    from model.checkpoint import load_decoder
+    from pipeline.stages.tokenizer import load_tokenizer
+
+    return load_decoder(directory), load_tokenizer(directory / "tokenizer")
+
+
+@functools.lru_cache(maxsize=MODELS_REMEMBERED)
+def _classifier(directory: Path) -> tuple[Any, tuple[str, ...], int, Any]:
+    from model.checkpoint import CONFIG, load_classifier, read_json
+    from pipeline.stages.tokenizer import load_tokenizer
+
+    model, labels = load_classifier(directory)
+    return model, labels, read_json(directory / CONFIG)["max_tokens"], load_tokenizer(directory / "tokenizer")

@@ -87,14 +87,14 @@ def _add_stage_commands(command: Adder) -> None:
     )
     _add_build_options(stage)
     train = command("train", "pipeline.commands.stages:run_train", "Pretrain a model on token shards without Dagster")
-    train.add_argument("tokens", metavar="TOKENS", help="output folder of `tokenize`")
-    train.add_argument("tokenizer", metavar="TOKENIZER", help="output folder of `tokenizer`")
+    train.add_argument("tokens", metavar="TOKENS", help="output folder of `tokenize`, or the asset token_shards")
+    train.add_argument("tokenizer", metavar="TOKENIZER", help="output folder of `tokenizer`, or the asset tokenizer")
     _add_build_options(train)
     evaluate = command(
         "evaluate", "pipeline.commands.stages:run_evaluate", "Evaluate a model on held-out data without Dagster"
     )
-    evaluate.add_argument("model", metavar="MODEL", help="output folder of a training")
-    evaluate.add_argument("data", metavar="DATA", help="output folder of `tokenize`, or of labelled examples")
+    evaluate.add_argument("model", metavar="MODEL", help="output folder of a training, or the asset that holds it")
+    evaluate.add_argument("data", metavar="DATA", help="token shards, or labelled examples: folder or asset")
     _add_build_options(evaluate)
 
 

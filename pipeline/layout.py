@@ -84,6 +84,15 @@ def load_current(layout: Layout, asset: str) -> Any:
     return read_handle(layout.store / json.loads(path.read_text())["folder"])
 
 
+def folder_or_current(layout: Layout, text: str) -> Path:
+    """The folder that a person means by its path, or by the name of the asset that holds it."""
+    if Path(text).is_dir():
+        return Path(text).absolute()
+    if "/" in text and not _entry_path(layout, text).exists():
+        raise ValueError(f"{text} is neither a folder nor an asset that was materialised below {layout.data}")
+    return load_current(layout, text).directory
+
+
 def all_current(layout: Layout) -> dict[str, Any]:
     """Asset -> handle, for every asset that was materialised and whose output is still there."""
     return {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.commands.settings import parse_settings
-from pipeline.layout import Layout, layout_from_environment
+from pipeline.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.progress import current_show, displayed
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
@@ -27,7 +27,7 @@ class Runnable:
     module: str
     stage: str
     config: str
-    reads: tuple[str, ...]
+    reads: tuple[str, ...] = ()
 
     def load(self) -> tuple[Any, Any]:
         module = importlib.import_module(f"pipeline.stages.{self.module}")
@@ -42,6 +42,14 @@ RUNNABLE = {
     "tokenizer": Runnable(module="tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=("split",)),
     "tokenize": Runnable(module="tokenize", stage="TOKENIZE", config="TokenizeConfig", reads=("split", "tokenizer")),
     "train": Runnable(module="pretrain", stage="PRETRAIN", config="PretrainConfig", reads=("tokenize", "tokenizer")),
+}
+EVALUATIONS = {  # by the stages that made the model and the data
+    ("pretrain", "tokenize"): Runnable(
+        module="evaluate", stage="EVALUATE_FOUNDATION", config="FoundationEvaluationConfig"
+    ),
+    ("finetune", "examples"): Runnable(
+        module="evaluate", stage="EVALUATE_CLASSIFICATION", config="ClassificationEvaluationConfig"
+    ),
 }
 
 
@@ -77,6 +85,24 @@ def run_train(args: Namespace) -> int:
     return 0
 
 
+def run_evaluate(args: Namespace) -> int:
+    layout = layout_from_environment()
+    model, data = (read_handle(folder_or_current(layout, text)) for text in (args.model, args.data))
+    if (model.stage, data.stage) not in EVALUATIONS:
+        raise ValueError(
+            f"{model.directory} is an output of `{model.stage}`, {data.directory} of `{data.stage}`; expected"
+            f" {' or '.join(f'{model} and {data}' for model, data in EVALUATIONS)}"
+        )
+    stage, config = EVALUATIONS[model.stage, data.stage].load()
+    cfg = parse_settings(config, args.set)
+    with displayed() as display:
+        display.begin("evaluate")
+        built = _store(layout, args).build(stage, cfg, model, data, directory=Path(args.out).absolute())
+        display.end(_summary(built))
+    print((built.handle.directory / "report.md").read_text())
+    return 0
+
+
 def _store(layout: Layout, args: Namespace) -> Store:
     return Store(root=layout.store, engine=LocalProcesses(n_workers=args.workers), show=current_show())
 
@@ -90,7 +116,7 @@ def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> l
         if "collect" in reads and path.exists() and not (path / RECORD).exists():
             handles.append(_collected(layout, args, path, _collect_config()(), None).handle)
         else:
-            handles.append(read_handle(path))
+            handles.append(read_handle(folder_or_current(layout, text)))
     for handle in handles:
         if handle.stage not in reads:
             raise ValueError(

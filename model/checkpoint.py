@@ -58,11 +58,15 @@ def save_checkpoint(
     for leftover in (part, target):  # of a run that was killed while it saved this very step
         remove_checkpoint(leftover)
     part.mkdir()
-    save_file(named_weights(state.model), part / WEIGHTS)
-    save_file({name: t.contiguous() for name, t in (state.optimizer.state() | rng_state()).items()}, part / OPTIMIZER)
-    write_json(part / CONFIG, dict(description))
     about = {"step": state.step, "train": dataclasses.asdict(cfg), "torch": torch.__version__, "notes": dict(notes)}
-    write_json(part / STATE, about)
+    try:
+        write_tensors(part / WEIGHTS, named_weights(state.model))
+        write_tensors(part / OPTIMIZER, state.optimizer.state() | rng_state())
+        write_json(part / CONFIG, dict(description))
+        write_json(part / STATE, about)
+    except OSError:  # a full disk: leave the room to others
+        remove_checkpoint(part)
+        raise
     files = {}
     for path in sorted(part.iterdir()):
         flush(path)
@@ -144,7 +148,7 @@ def describe(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[
 def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
     """Write model.safetensors and config.json, each by a rename."""
     part = directory / f".{WEIGHTS}.part"
-    save_file(named_weights(model), part)
+    write_tensors(part, named_weights(model))
     flush(part)
     os.replace(part, directory / WEIGHTS)  # noqa: PTH105
     replace_json(directory / CONFIG, dict(description))
@@ -192,6 +196,17 @@ def load_weights(path: Path, model: nn.Module) -> None:
     check_same_shapes(str(path), weights, tensors)
     for name, weight in weights.items():
         weight.copy_(tensors[name])
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Raises OSError, with its number, where safetensors only tells of one in words."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -5,10 +5,9 @@ In: a folder. Out: a Decoder; or the reverse. Pickled weights (pytorch_model.bin
 
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoint import read_json, read_tensors, write_json
+from model.checkpoint import read_json, read_tensors, write_json, write_tensors
 from model.decoder import Decoder
 from model.hf.convert import config_from_hf, config_to_hf, weights_from_hf, weights_to_hf
 
@@ -28,7 +27,7 @@ def write_folder(directory: Path, decoder: Decoder) -> None:
     """config.json and model.safetensors, which transformers, vLLM and llama.cpp read."""
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / CONFIG, config_to_hf(decoder.cfg))
-    save_file(weights_to_hf(decoder), directory / WEIGHTS, metadata={"format": "pt"})  # transformers asks for it
+    write_tensors(directory / WEIGHTS, weights_to_hf(decoder), metadata={"format": "pt"})  # transformers asks for it
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:

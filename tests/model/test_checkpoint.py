@@ -1,7 +1,9 @@
 """Checkpoints: exact round trip, and a clear word about every damage."""
 
 import dataclasses
+import errno
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,22 @@ def test_checkpoint_with_a_missing_file_names_it(tmp_path):
     (folder / "optimizer.safetensors").unlink()
     with pytest.raises(ValueError, match=r"optimizer\.safetensors is missing"):
         check_files(folder)
+
+
+def test_checkpoint_without_room_is_an_os_error_and_leaves_nothing(tmp_path):
+    """safetensors hides a full disk in an exception of its own, which nobody would take for one."""
+    earlier = save(tmp_path, trained(1))
+    state = trained(2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as good as a full disk, for one file
+    try:
+        with pytest.raises(OSError, match=r"model\.safetensors") as caught:
+            save(tmp_path, state)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == [earlier]
+    load_checkpoint(earlier, state, TRAIN)
 
 
 def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):

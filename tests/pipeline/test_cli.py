@@ -1,9 +1,8 @@
-"""The command line: mistakes are one clear line and exit code 2; data stages, training and generation run from a shell."""
+"""The command line: a mistake is one clear line and exit code 2; stages, training and generation run from a shell."""
 
-import os
+import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -111,3 +110,34 @@ def test_cli_help_imports_nothing_heavy():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
+
+
+def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkeypatch, capsys):
+    """Every stage takes the folder that the one before has written; nothing of it needs Dagster."""
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
+    monkeypatch.chdir(tmp_path)
+    raw = str(toy_layout.data / "pages")
+    tiny = ["n_layers=1", "d_model=32", "n_heads=2", "seq_len=32", "rows=4", "n_steps=6", "n_validation_batches=1"]
+    for line in (
+        f"stage clean {raw} --out documents --workers 1",
+        "stage filter documents --out filtered --workers 1",
+        "stage dedup filtered --out unique --workers 1",
+        "stage split unique --out split",
+        "stage tokenizer split --out tokenizer --set vocab_size=300",
+        "stage tokenize tokenizer split --out tokens --workers 1",
+        "train tokens tokenizer --out model " + " ".join(f"--set {setting}" for setting in tiny),
+        "evaluate model tokens --out report --set n_samples=1",
+    ):
+        assert main(line.split()) == 0, capsys.readouterr().err
+    told = capsys.readouterr().out
+    assert re.search(r"filter .*dropped: too_few_words 1", told)
+    assert "Evaluation of the foundation model" in told
+
+    assert main(["stage", "filter", "documents", "--out", "filtered"]) == 0
+    assert "(unchanged)" in capsys.readouterr().out
+    assert main(["generate", "The miller", "--model", "model", "--tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("The miller")
+    assert main(["stage", "tokenize", "split", "--out", "other"]) == 2
+    assert "`tokenize` needs one output of `tokenizer`, got 0" in capsys.readouterr().err
+    assert main(["stage", "dedup", "documents", "--out", "other"]) == 2
+    assert "is an output of `clean`; `dedup` reads the output of `filter`" in capsys.readouterr().err

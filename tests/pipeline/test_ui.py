@@ -6,7 +6,6 @@ names a folder for what it saw.
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -25,11 +24,15 @@ from pipeline.layout import Layout
 
 GRISTMILL = Path(sys.executable).parent / "gristmill"
 CHROMIUM = Path("/usr/bin/chromium")
-QUIET_BROWSER = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync"
-).split()
-START_SECONDS = 120
+QUIET_BROWSER = [  # else it looks for Google's hosts all the time
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 RUN_SECONDS = 150
 PAGE_MS = 30_000
 
@@ -95,3 +98,88 @@ def test_ui_one_server_dies_stops_the_other(toy_layout):
         assert supervisor.wait(timeout=60) == 1
         assert "MLflow ended with code -9" in supervisor.stdout.read()
         assert alive(below) == []
+
+
+RUNS = "{ runsOrError { ... on Runs { results { runId status pipelineName } } } }"
+
+
+def graphql(address: str, query: str) -> dict:
+    request = urllib.request.Request(
+        f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
+def wait_for_only_run(dagster: str) -> str:
+    """Id of the one run, once it has succeeded."""
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        runs = graphql(dagster, RUNS)["runsOrError"]["results"]
+        assert len(runs) <= 1
+        if runs and runs[0]["status"] == "SUCCESS":
+            return runs[0]["runId"]
+        assert not runs or runs[0]["status"] not in ("FAILURE", "CANCELED")
+        time.sleep(0.5)
+    raise AssertionError(f"the run did not end within {RUN_SECONDS} s")
+
+
+@pytest.fixture
+def page():
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"no {CHROMIUM}; .ci/run installs it")
+        pytest.skip(f"no {CHROMIUM}; apt-get install chromium runs this test")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET_BROWSER)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(PAGE_MS)
+        yield page
+        browser.close()
+
+
+def shot(page, name: str) -> None:
+    if folder := os.environ.get("GRISTMILL_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def results_of(layout: Layout) -> list[dict]:
+    answer = subprocess.run(
+        [GRISTMILL, "results", "--json"],
+        env={**os.environ, "GRISTMILL_DATA": str(layout.data)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(answer.stdout)
+
+
+def test_ui_one_click_builds_everything_and_both_pages_show_it(toy_layout, page):
+    """One click, one run; then the Dagster page shows what `gristmill results` says, and MLflow the curve."""
+    with servers(toy_layout) as (supervisor, dagster, mlflow):
+        page.goto(f"{dagster}/asset-groups/")
+        page.locator("button", has_text="Materialize all").click()
+        wait_for_only_run(dagster)
+        results = results_of(toy_layout)
+        assert {result["asset"] for result in results} == {"foundation_evaluation", "moods_evaluation"}
+        for asset in ("foundation_evaluation", "moods_evaluation"):
+            page.goto(f"{dagster}/assets/{asset}")
+            for result in (result for result in results if result["asset"] == asset):
+                row = page.locator("tr", has_text=result["metric"]).filter(has_text=f"{result['value']:.4g}")
+                row.first.wait_for()
+            shot(page, asset)
+        page.goto(f"{dagster}/assets/corpus?view=checks")
+        page.get_by_text("no_leak").first.wait_for()
+        shot(page, "checks")
+        page.goto(f"{dagster}/assets/documents")
+        shot(page, "documents")
+        model_run = results[0]["mlflow_run_id"]
+        assert model_run
+        page.goto(f"{mlflow}/#/experiments?workflowType=machine_learning")
+        shot(page, "mlflow")
+        below = family(supervisor)
+    assert alive(below) == []

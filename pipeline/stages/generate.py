@@ -28,7 +28,7 @@ def generate_text(
     """
     from model.sample import SampleConfig, generate
 
-    decoder, tokenizer = _decoder(directory.resolve())
+    decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
     cfg = SampleConfig(
         max_new_tokens=n_tokens,
         temperature=temperature,
@@ -55,7 +55,7 @@ def label_probabilities(directory: Path, texts: Sequence[str]) -> tuple[tuple[st
     """All labels, and the probability of each for every text (N, C), float64. Texts are repaired as in training."""
     from pipeline.stages.examples import repaired
 
-    model, labels, max_tokens, tokenizer = _classifier(directory.resolve())
+    model, labels, max_tokens, tokenizer = _classifier(directory.resolve(), _written_at(directory))
     if not texts:
         return labels, np.zeros((0, len(labels)))
     tokens = encode_texts(tokenizer, [repaired(text) for text in texts], max_tokens)
@@ -63,8 +63,14 @@ def label_probabilities(directory: Path, texts: Sequence[str]) -> tuple[tuple[st
     return labels, class_probabilities(model, examples)
 
 
+def _written_at(directory: Path) -> int | None:
+    """What makes a remembered model stale; None where there is no model, which loading will say."""
+    weights = directory / "model.safetensors"
+    return weights.stat().st_mtime_ns if weights.exists() else None
+
+
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
-def _decoder(directory: Path) -> tuple[Any, Any]:
+def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     from model.checkpoint import load_decoder
     from pipeline.stages.tokenizer import load_tokenizer
 
@@ -72,7 +78,7 @@ def _decoder(directory: Path) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
-def _classifier(directory: Path) -> tuple[Any, tuple[str, ...], int, Any]:
+def _classifier(directory: Path, written_at: int | None) -> tuple[Any, tuple[str, ...], int, Any]:
     from model.checkpoint import CONFIG, load_classifier, read_json
     from pipeline.stages.tokenizer import load_tokenizer
 

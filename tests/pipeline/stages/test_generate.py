@@ -1,0 +1,150 @@
+"""Generation and classification from checkpoint folders."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import describe, save_model
+from model.config import DecoderConfig
+from model.decoder import new_decoder
+from model.heads import new_classifier
+from pipeline.stages.generate import classify_text, generate_text, label_probabilities
+
+CONTEXT = 16
+CFG = DecoderConfig(
+    vocab_size=257, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=CONTEXT
+)
+
+
+def write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer whose tokens are the 256 bytes and end of text."""
+    ranks = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
+    folder.mkdir(parents=True)
+    (folder / "tokenizer.tiktoken").write_bytes(ranks)
+    description = {"pattern": r"\S+|\s+", "sha256": hashlib.sha256(ranks).hexdigest(), "vocab_size": 257}
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+
+
+@torch.no_grad()
+def write_decoder(folder: Path, seed: int = 0) -> Path:
+    """Weights so large that what it writes depends on all that it reads; it writes lower-case letters only."""
+    write_byte_tokenizer(folder / "tokenizer")
+    model = new_decoder(CFG, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            weight.normal_(std=0.5, generator=generator)
+    weight_VD = model.lm_head.weight
+    letters = weight_VD[97:123].clone()
+    weight_VD.zero_()
+    weight_VD[97:123] = 4 * letters
+    save_model(folder, model, describe(CFG))
+    return folder
+
+
+@torch.no_grad()
+def write_classifier(folder: Path, seed: int = 0) -> Path:
+    write_byte_tokenizer(folder / "tokenizer")
+    model = new_classifier(CFG, 3, seed=seed)
+    model.score.weight.normal_(generator=torch.Generator().manual_seed(seed))
+    save_model(folder, model, describe(CFG, ("x", "y", "z")) | {"max_tokens": 8})
+    return folder
+
+
+@pytest.fixture
+def decoder(tmp_path) -> Path:
+    return write_decoder(tmp_path / "decoder")
+
+
+@pytest.fixture
+def classifier(tmp_path) -> Path:
+    return write_classifier(tmp_path / "classifier")
+
+
+def test_generate_is_a_function_of_its_seed(decoder):
+    one, again, other = (generate_text(decoder, "abc", 20, temperature=9.0, seed=seed) for seed in (0, 0, 1))
+    assert one == again != other
+    assert len(one) == 20 and "abc" not in one[:3]
+
+
+def test_generate_empty_prompt_starts_a_document(decoder):
+    assert len(generate_text(decoder, "", 10)) == 10
+
+
+def test_generate_of_a_long_prompt_reads_the_end(decoder):
+    end = "qrstuvwxyzabcdef"
+    assert len(end) == CONTEXT
+    one, other = (generate_text(decoder, before * 30 + end, 12, temperature=0) for before in "ak")
+    assert one == other
+    assert generate_text(decoder, end[:-1] + "m", 12, temperature=0) != one
+
+
+def test_generate_zero_temperature_needs_no_seed(decoder):
+    texts = {generate_text(decoder, "hello", 10, temperature=0, seed=seed) for seed in range(3)}
+    assert len(texts) == 1
+
+
+def test_generate_top_k_of_one_is_the_likeliest(decoder):
+    assert generate_text(decoder, "hello", 10, top_k=1) == generate_text(decoder, "hello", 10, temperature=0)
+
+
+def test_generate_stops_where_the_model_ends_the_document(tmp_path):
+    folder = tmp_path / "model"
+    write_byte_tokenizer(folder / "tokenizer")
+    model = new_decoder(CFG, seed=0)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(1.0)
+        model.lm_head.weight[256] = 100 * model.model(torch.tensor([[256, 97]]))[0, -1]
+    save_model(folder, model, describe(CFG))
+    assert generate_text(folder, "a", 10, temperature=0) == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"n_tokens": 0}, "max_new_tokens=0"), ({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k=0")],
+)
+def test_generate_broken_rule_is_named(decoder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        generate_text(decoder, "a", **arguments)
+
+
+def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tmp_path):
+    with pytest.raises(ValueError, match="expected a 'decoder'"):
+        generate_text(classifier, "a")
+    with pytest.raises(ValueError, match="expected a 'sequence_classifier'"):
+        classify_text(decoder, ["a"])
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        classify_text(tmp_path, ["a"])
+
+
+def test_generate_model_trained_anew_in_the_same_folder_is_read_anew(tmp_path):
+    before = generate_text(write_decoder(tmp_path / "model"), "abc", 20)
+    for path in [*(tmp_path / "model").rglob("*.*")]:
+        path.unlink()
+    (tmp_path / "model" / "tokenizer").rmdir()
+    assert generate_text(write_decoder(tmp_path / "model", seed=5), "abc", 20) != before
+
+
+def test_classify_labels_are_the_likeliest_in_the_order_of_the_texts(classifier):
+    texts = ["a longer text than the others", "b", "", "middling"]
+    labels, probabilities = label_probabilities(classifier, texts)
+    assert labels == ("x", "y", "z")
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    for text, row, (label, probability) in zip(texts, probabilities, classify_text(classifier, texts), strict=True):
+        assert (label, probability) == (labels[row.argmax()], row.max())
+        np.testing.assert_allclose(label_probabilities(classifier, [text])[1][0], row, atol=1e-6)
+
+
+def test_classify_reads_as_much_as_in_training_and_repairs_alike(classifier):
+    one, cut, spaced = label_probabilities(classifier, ["abcdefg", "abcdefghijk", "  abcdefg\n"])[1]
+    np.testing.assert_array_equal(one, cut)
+    np.testing.assert_array_equal(one, spaced)
+
+
+def test_classify_no_texts_gives_no_answers(classifier):
+    assert classify_text(classifier, []) == []

@@ -105,7 +105,7 @@ def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Embeddings normal(0, 0.02), matrices normal(0, 1/fan_in), norms 1, and 0 for what writes to the residual
-    stream and for an untied head: every layer starts as the identity (as arXiv:2203.03466 appendix D.2 advises for outputs)."""
+    stream, so that every layer starts as the identity, and for heads (arXiv:2203.03466 appendix D.2)."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
         if weight.ndim < 2:

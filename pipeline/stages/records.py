@@ -64,6 +64,9 @@ CORPUS = pa.schema(
         *FILTERED,
         pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
         pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = nothing like it was seen
+        pa.field(
+            "family_id", pa.string(), nullable=False
+        ),  # page_id of the best of all that overlap: one side of a split
     ]
 )
 SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])
@@ -90,7 +93,7 @@ EVIDENCE = pa.schema(
         pa.field("dropped_page_id", pa.string(), nullable=False),
         pa.field("similarity", pa.float64(), nullable=False),  # Jaccard of word 5-grams, 0 to 1
         pa.field("containment", pa.float64(), nullable=False),  # of the shorter in the longer, 0 to 1
-        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = found as exact
+        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = exact, or found by the sample
     ]
 )
 

@@ -1,199 +1,252 @@
-"""Byte-pair encoding: trained by rustbpe on the train split, run by tiktoken.
+"""Stage `tokenizer`: byte-pair encoding, learned by rustbpe on a sample of the train split, run by tiktoken.
 
-In: the corpus. Out: a folder with tokenizer.tiktoken (tiktoken's own format: base64 token, space, rank, a line) and
-tokenizer.json (pattern, special tokens, size, digest of the ranks). Every byte is a token, so that any text comes
-back as it was; special tokens in a text are ordinary text.
+In: split's shards. Out: tokenizer.tiktoken (tiktoken's own format: base64 of a token, space, rank, a line a token)
+and tokenizer.json (split pattern with the name that llama.cpp and `tokenizers` know it by, special tokens, vocabulary
+size, sha256 of the ranks). The sample is the train documents with the lowest hash(seed, page_id). A corpus that is
+too small for the wanted vocabulary gives a smaller one. `load_tokenizer` checks every line of what it reads.
 
-Steps: take documents of the train split in the order of hash(seed, page id) until sample_bytes; learn merges; write.
-The split patterns are those that llama.cpp and Hugging Face's tokenizers know by name, so that exports work there.
+rustbpe and tiktoken are imported where they are used.
 """
 
 import base64
+import binascii
 import hashlib
+import itertools
 import json
+import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pipeline.stages.records import Shards, TokenizerFile
+import pyarrow.compute as pc
+
+from pipeline.stages.engine import n_usable_cores
+from pipeline.stages.records import SPLIT_CORPUS, Shards, TokenizerFile
 from pipeline.stages.shards import read_table, shard_paths, text_digest, write_bytes, write_text
 from pipeline.stages.store import Outcome, Stage, Work
 
 RANKS_FILE = "tokenizer.tiktoken"
 DESCRIPTION_FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
-N_BYTES = 256
+N_BYTE_VALUES = 256
+# As in the tokenizer files of Qwen2 and GPT-2; llama.cpp picks its own implementation by the name.
 PATTERNS = {
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+    ),
     "gpt-2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-    "qwen2": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+",
 }
-# tiktoken's regular expressions backtrack over white space without a bound, and its merging slows down on long
-# words: longer runs are cut before they get there. No text of people holds such runs.
-LONGEST_SPACE = 512
-LONGEST_WORD = 8192
-PIECE = re.compile(rf"\s{{{LONGEST_SPACE}}}|\S{{{LONGEST_WORD}}}")
+# tiktoken panics on a run of a million spaces, with an exception that `except Exception` does not catch, and takes
+# quadratic time in a long word: both are cut. Python's \s covers all that \s matches there.
+LONG_RUN = re.compile(r"\s{4096}|\S{65536}")
+SHORTEST_LONG_RUN = 4096
+BUFFER_DOCUMENTS = 256  # that rustbpe holds at once
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerConfig:
-    vocab_size: Annotated[int, "tokens, the special one included; at least 257 (all bytes and end of text)"] = 4096
-    sample_bytes: Annotated[int, "bytes of training text that merges are learned from; at least 1"] = 20_000_000
-    pattern: Annotated[Literal["gpt-2", "qwen2"], "how text is cut into words first, by its name in llama.cpp"] = (
-        "qwen2"
-    )
-    seed: Annotated[int, "which documents the sample holds"] = 0
+    vocab_size: Annotated[int, "tokens, with the end-of-text token; at least 257"] = 4096
+    pattern: Annotated[Literal["qwen2", "gpt-2"], "how text is cut into words before merging"] = "qwen2"
+    sample_bytes: Annotated[int, "of the train split that merges are learned from; above 0"] = 16_000_000
+    seed: Annotated[int, "of the choice of the sample"] = 1
 
     def __post_init__(self) -> None:
-        if self.vocab_size <= N_BYTES:
+        if self.vocab_size <= N_BYTE_VALUES:
             raise ValueError(
-                f"vocab_size={self.vocab_size} must be at least {N_BYTES + 1}: all bytes and end of text"
+                f"vocab_size={self.vocab_size} is below {N_BYTE_VALUES + 1}: a token a byte and end-of-text"
             )
-        if self.sample_bytes < 1:
-            raise ValueError(f"sample_bytes={self.sample_bytes} must be at least 1")
         if self.pattern not in PATTERNS:
-            raise ValueError(f"pattern={self.pattern!r} must be one of {', '.join(PATTERNS)}")
+            raise ValueError(f"pattern={self.pattern!r}, expected one of {', '.join(PATTERNS)}")
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes={self.sample_bytes} is not above 0")
 
 
 class Tokenizer:
-    """Text to ids and back. Built by `load_tokenizer`."""
+    """Text to token ids and back, without loss for any text that has a UTF-8 form."""
 
-    def __init__(self, ranks: dict[bytes, int], pattern: str) -> None:
+    def __init__(self, ranks: dict[bytes, int], pattern: str, end_of_text: int) -> None:
         import tiktoken
 
-        self.end_of_text = len(ranks)
         self.vocab_size = len(ranks) + 1
+        self.end_of_text = end_of_text
         self._encoding = tiktoken.Encoding(
-            name="gristmill", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: self.end_of_text}
+            "gristmill", pat_str=pattern, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: end_of_text}
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`; the name of a special token in it is ordinary text. ValueError for a lone surrogate."""
-        _refuse_surrogates(text)
-        return [token for piece in _pieces(text) for token in self._encoding.encode_ordinary(piece)]
+        """Ids of ordinary text: a special token that is spelled out in it is text as well."""
+        return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str], n_threads: int = 2) -> list[list[int]]:
-        """`encode` of each text, on several threads."""
-        for text in texts:
-            _refuse_surrogates(text)
-        pieces = [list(_pieces(text)) for text in texts]
-        encoded = iter(
-            self._encoding.encode_ordinary_batch([p for part in pieces for p in part], num_threads=n_threads)
-        )
-        return [[token for _ in part for token in next(encoded)] for part in pieces]
+    def encode_batch(self, texts: Sequence[str], n_threads: int = 0) -> list[list[int]]:
+        """Ids of each text. `n_threads`: 0 = as many as this process may use cores."""
+        pieces = [_encodable_pieces(text) for text in texts]
+        flat = list(itertools.chain.from_iterable(pieces))
+        if (n_threads or n_usable_cores()) == 1 or len(flat) == 1:
+            encoded = iter([self._encoding.encode_ordinary(piece) for piece in flat])
+        else:
+            n_threads = n_threads or n_usable_cores()
+            encoded = iter(self._encoding.encode_ordinary_batch(flat, num_threads=n_threads))
+        return [next(encoded) if len(own) == 1 else [token for _ in own for token in next(encoded)] for own in pieces]
 
-    def decode_bytes(self, ids: Sequence[int]) -> bytes:
-        return self._encoding.decode_bytes(list(ids))
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`; a part of a character becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 (a character cut in half) become U+FFFD."""
-        return self.decode_bytes(ids).decode(errors="replace")
-
-
-def train_tokenizer(cfg: TokenizerConfig, inputs: tuple[Shards], work: Work) -> Outcome:
-    """Raises ValueError when the train split is empty or too small for `vocab_size`."""
-    import rustbpe
-
-    (corpus,) = inputs
-    sample = _sample(corpus, cfg)
-    if not sample:
-        raise ValueError(
-            f"{corpus.directory}: the train split holds no document; a tokenizer needs text to learn from"
-        )
-    work.progress(0, len(sample), "documents")
-    trainer = rustbpe.Tokenizer()
-    pieces = (piece for text in sample for piece in _pieces(text))
-    trainer.train_from_iterator(pieces, vocab_size=cfg.vocab_size - 1, pattern=PATTERNS[cfg.pattern])
-    ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
-    if len(ranks) != cfg.vocab_size - 1:
-        raise ValueError(
-            f"vocab_size={cfg.vocab_size} is more than {sum(map(len, sample))} characters of training text give;"
-            f" the largest possible is {len(ranks) + 1}: lower vocab_size, or collect more text"
-        )
-    content = b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in ranks)
-    write_bytes(work.directory / RANKS_FILE, content)
-    description = {
-        "pattern_name": cfg.pattern,
-        "pattern": PATTERNS[cfg.pattern],
-        "special_tokens": {END_OF_TEXT: len(ranks)},
-        "vocab_size": cfg.vocab_size,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    write_text(work.directory / DESCRIPTION_FILE, json.dumps(description, indent=1))
-    work.progress(len(sample), len(sample), "documents")
-    tokenizer = load_tokenizer(work.directory)
-    held_out = list(_texts(corpus, "validation")) or sample[:100]
-    n_tokens = sum(map(len, tokenizer.encode_batch(held_out)))
-    n_bytes = sum(len(text.encode()) for text in held_out)
-    measures = {"bytes_per_token": n_bytes / n_tokens, "sample_documents": float(len(sample))}
-    return Outcome(rows=cfg.vocab_size, measures=measures)
-
-
-TOKENIZER = Stage(
-    name="tokenizer", version=1, function=train_tokenizer, handle=TokenizerFile, libraries=("rustbpe", "tiktoken")
-)
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        ids = list(ids)
+        if outside := [token for token in ids if not 0 <= token < self.vocab_size]:
+            raise ValueError(f"token id {outside[0]} is outside 0 to {self.vocab_size - 1}")
+        return self._encoding.decode_bytes(ids)
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer in `directory`. ValueError names what is wrong with its files."""
+    """The tokenizer in `directory`. ValueError says what is wrong with its files."""
+    path, ranks_path = directory / DESCRIPTION_FILE, directory / RANKS_FILE
+    for file in (path, ranks_path):
+        if not file.is_file():
+            raise ValueError(f"{directory} holds no tokenizer: {file.name} is missing")
     try:
-        description = json.loads((directory / DESCRIPTION_FILE).read_text())
-        content = (directory / RANKS_FILE).read_bytes()
-        pattern, expected = description["pattern"], description["sha256"]
-    except (OSError, ValueError, KeyError) as error:
+        description = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); build the tokenizer again") from error
+    raw = ranks_path.read_bytes()
+    ranks = read_ranks(ranks_path, raw)
+    expected = _description(description.get("pattern_name") if isinstance(description, dict) else None, raw, ranks)
+    if description != expected:
+        wrong = [
+            name for name in expected if not isinstance(description, dict) or description.get(name) != expected[name]
+        ]
         raise ValueError(
-            f"{directory} is no tokenizer: {error!r}; it needs {DESCRIPTION_FILE}, {RANKS_FILE}"
-        ) from error
-    if (got := hashlib.sha256(content).hexdigest()) != expected:
-        raise ValueError(f"{directory / RANKS_FILE}: sha256 {got}, expected {expected}; delete the folder and rerun")
-    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in content.splitlines())}
-    return Tokenizer(ranks, pattern)
+            f"{path} does not describe {RANKS_FILE} beside it: {', '.join(wrong) or 'unknown entries'} differ;"
+            " build the tokenizer again"
+        )
+    return Tokenizer(ranks, expected["pattern"], expected["special_tokens"][END_OF_TEXT])
 
 
-def _sample(corpus: Shards, cfg: TokenizerConfig) -> list[str]:
-    """Training texts in the order of hash(seed, page id), until sample_bytes are reached."""
-    order = sorted(
-        (text_digest(str(cfg.seed), page_id), path, row)
-        for path in shard_paths(corpus.directory)
-        for row, (page_id, split) in enumerate(_columns(path, ["page_id", "split"]))
-        if split == "train"
+def read_ranks(path: Path, raw: bytes) -> dict[bytes, int]:
+    """Token -> rank of a file in tiktoken's format: ranks count up from 0, every byte value is a token."""
+    ranks: dict[bytes, int] = {}
+    for i, line in enumerate(raw.splitlines()):
+        try:
+            token, rank = line.split(b" ")
+            if int(rank) != i or ranks.setdefault(base64.b64decode(token, validate=True), i) != i:
+                raise ValueError("a rank out of order or a token that was there before")
+        except (ValueError, binascii.Error) as error:
+            raise ValueError(
+                f"{path}, line {i + 1}: {line[:80]!r}, expected base64 of a new token, a space and {i} ({error})"
+            ) from error
+    if missing := [value for value in range(N_BYTE_VALUES) if bytes([value]) not in ranks]:
+        raise ValueError(f"{path}: {len(missing)} of 256 byte values are no token, first {missing[0]:#04x}")
+    return ranks
+
+
+def train_tokenizer(cfg: TokenizerConfig, inputs: tuple[Shards], work: Work) -> Outcome:
+    sample = _sample(cfg, shard_paths(inputs[0].directory))
+    n_bytes = sum(size for rows in sample.values() for _, size in rows)
+    ranks = train_ranks(
+        _sampled_texts(sample, lambda done: work.progress(done, n_bytes, "bytes")),
+        cfg.vocab_size - 1,
+        PATTERNS[cfg.pattern],
     )
-    texts = {path: read_table(path, columns=["text"])["text"] for path in {path for _, path, _ in order}}
-    sample, n_bytes = [], 0
-    for _, path, row in order:
-        if n_bytes >= cfg.sample_bytes:
-            break
-        sample.append(texts[path][row].as_py())
-        n_bytes += len(sample[-1].encode())
-    return sample
+    vocab_size = len(ranks) + 1
+    if vocab_size < cfg.vocab_size:
+        log.warning("the corpus gives %d tokens, not the %d of vocab_size", vocab_size, cfg.vocab_size)
+    raw = b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks.items())
+    write_bytes(work.directory / RANKS_FILE, raw)
+    description = _description(cfg.pattern, raw, ranks)
+    write_text(work.directory / DESCRIPTION_FILE, json.dumps(description, indent=1) + "\n")
+    measures = {"vocab_size": vocab_size, "sample_bytes": n_bytes, **_bytes_per_token(work, inputs[0])}
+    return Outcome(rows=vocab_size, measures=measures)
 
 
-def _columns(path: Path, names: list[str]) -> list[tuple]:
-    table = read_table(path, columns=names)
-    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
+TOKENIZER = Stage(name="tokenizer", version=1, function=train_tokenizer, handle=TokenizerFile, libraries=("rustbpe",))
 
 
-def _texts(corpus: Shards, wanted: str) -> Iterator[str]:
-    for path in shard_paths(corpus.directory):
-        yield from (text for text, split in _columns(path, ["text", "split"]) if split == wanted)
+def train_ranks(texts: Iterable[str], n_tokens: int, pattern: str) -> dict[bytes, int]:
+    """Token -> rank in the order of ranks, at most `n_tokens` of them; fewer where nothing is left to merge."""
+    import rustbpe
+
+    logging.getLogger("rustbpe").setLevel(logging.WARNING)  # it tells every hundredth of its way
+    trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train_from_iterator(iter(texts), n_tokens, buffer_size=BUFFER_DOCUMENTS, pattern=pattern)
+    pairs = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
+    return {token: rank for rank, token in pairs}
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """`text` in parts without overlong runs; joined they are `text` again."""
-    start = 0
-    for match in PIECE.finditer(text):
-        yield text[start : match.end()]
-        start = match.end()
-    if start < len(text):
-        yield text[start:]
+def _description(pattern_name: Any, raw: bytes, ranks: dict[bytes, int]) -> dict[str, Any]:
+    if pattern_name not in PATTERNS:
+        raise ValueError(f"{DESCRIPTION_FILE}: pattern_name is {pattern_name!r}, expected {' or '.join(PATTERNS)}")
+    return {
+        "pattern_name": pattern_name,
+        "pattern": PATTERNS[pattern_name],
+        "special_tokens": {END_OF_TEXT: len(ranks)},
+        "vocab_size": len(ranks) + 1,
+        "ranks_sha256": hashlib.sha256(raw).hexdigest(),
+    }
 
 
-def _refuse_surrogates(text: str) -> None:
+def _encodable_pieces(text: str) -> list[str]:
+    """`text`, cut inside runs that are too long for tiktoken; one piece for nearly any text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"text holds a lone surrogate at character {error.start}: it is not valid Unicode"
+            f"the text has no UTF-8 form: character {error.start} is the lone surrogate {text[error.start]!r}"
         ) from error
+    if len(text) < SHORTEST_LONG_RUN:
+        return [text]
+    ends = [match.end() for match in LONG_RUN.finditer(text)]
+    return [text[start:end] for start, end in itertools.pairwise([0, *ends, len(text)])]
+
+
+def _sample(cfg: TokenizerConfig, paths: Sequence[Path]) -> dict[Path, list[tuple[int, int]]]:
+    """Shard -> (row, bytes) of the documents to learn from, in the order of their hashes until sample_bytes."""
+    found = []
+    for path in paths:
+        table = read_table(path, SPLIT_CORPUS).select(["page_id", "split", "text"])
+        sizes = pc.call_function("binary_length", [table["text"]])
+        columns = (table["page_id"].to_pylist(), table["split"].to_pylist(), sizes.to_pylist())
+        for row, (page_id, side, size) in enumerate(zip(*columns, strict=True)):
+            if side == "train":
+                found.append((text_digest("sample", str(cfg.seed), page_id), path, row, size))
+    if not found:
+        raise ValueError(
+            "no document is in the train split, so there is nothing to learn a tokenizer from; see `split`"
+        )
+    sample: dict[Path, list[tuple[int, int]]] = {}
+    left = cfg.sample_bytes
+    for _, path, row, size in sorted(found):
+        sample.setdefault(path, []).append((row, min(size, left)))
+        left -= size
+        if left <= 0:
+            break
+    return sample
+
+
+def _sampled_texts(sample: dict[Path, list[tuple[int, int]]], done: Callable[[int], None]) -> Iterator[str]:
+    n_bytes = 0
+    for path in sorted(sample):
+        texts = read_table(path, columns=["text"])["text"]
+        for row, size in sorted(sample[path]):
+            yield texts[row].as_py().encode()[:size].decode("utf-8", "ignore")  # the last one is cut
+            n_bytes += size
+        done(n_bytes)
+
+
+def _bytes_per_token(work: Work, corpus: Shards, limit: int = 1_000_000) -> dict[str, float]:
+    """Of validation documents, in the order of shards, up to `limit` bytes; nothing where there are none."""
+    tokenizer = load_tokenizer(work.directory)
+    n_bytes = n_tokens = 0
+    for path in shard_paths(corpus.directory):
+        table = read_table(path, columns=["split", "text"])
+        held_out = table.filter(pc.call_function("equal", [table["split"], "validation"]))["text"]
+        texts = held_out.to_pylist()
+        n_bytes += sum(len(text.encode()) for text in texts)
+        n_tokens += sum(map(len, tokenizer.encode_batch(texts)))
+        if n_bytes >= limit:
+            break
+    return {"bytes_per_token": n_bytes / n_tokens} if n_tokens else {}

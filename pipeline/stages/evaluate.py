@@ -220,7 +220,7 @@ def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[To
     ]
     for number in range(min(cfg.n_samples, len(documents))):
         document_id, tokens = documents[number * len(documents) // cfg.n_samples]
-        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist())
+        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a character cut in half
         added = generate_text(model, prompt, cfg.sample_tokens, cfg.temperature, cfg.top_k, cfg.seed + number)
         parts.append(f"## {number + 1}. Document {document_id}, seed {cfg.seed + number}\n")
         parts.append(f"Prompt:\n\n{quoted(prompt)}\n\nModel:\n\n{quoted(added)}\n")

@@ -1,10 +1,9 @@
 """Fine-tuning: what it learns from, that it resumes to the bit, and what it refuses."""
 
-import base64
-import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from pipeline.stages.finetune import (
     smoothed_loss,
     validation,
 )
-from pipeline.stages.records import SPLITS, Checkpoint, Shards
+from pipeline.stages.records import SPLITS, Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import write_rows
 from pipeline.stages.store import Silent, Store
 from pipeline.stages.tokenizer import load_tokenizer
@@ -41,17 +40,8 @@ SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 
 QUICK = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
 
 
-def write_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are the 256 bytes and end of text."""
-    ranks = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
-    folder.mkdir(parents=True)
-    (folder / "tokenizer.tiktoken").write_bytes(ranks)
-    description = {"pattern": r"\S+|\s+", "sha256": hashlib.sha256(ranks).hexdigest(), "vocab_size": 257}
-    (folder / "tokenizer.json").write_text(json.dumps(description))
-
-
-def write_base(folder: Path, vocab_size: int = 257) -> Checkpoint:
-    write_byte_tokenizer(folder / "tokenizer")
+def write_base(tokenizer: TokenizerFile, folder: Path, vocab_size: int = 257) -> Checkpoint:
+    shutil.copytree(tokenizer.directory, folder / "tokenizer")
     cfg = DecoderConfig(vocab_size=vocab_size, **SHAPE)
     save_model(folder, new_decoder(cfg, seed=1), describe(cfg))
     return Checkpoint(stage="pretrain", directory=folder, fingerprint="b", digest="base", rows=1)
@@ -84,8 +74,8 @@ def one_thread():
 
 
 @pytest.fixture
-def base(tmp_path) -> Checkpoint:
-    return write_base(tmp_path / "base")
+def base(tmp_path, byte_tokenizer) -> Checkpoint:
+    return write_base(byte_tokenizer, tmp_path / "base")
 
 
 @pytest.fixture
@@ -211,8 +201,8 @@ def test_finetune_terminated_is_told_as_such(tmp_path, base, examples):
         Store(root=tmp_path / "store", observer=Stop()).build(FINETUNE, QUICK, base, examples)
 
 
-def test_finetune_base_of_another_tokenizer_is_refused(tmp_path, examples):
-    base = write_base(tmp_path / "other", vocab_size=300)
+def test_finetune_base_of_another_tokenizer_is_refused(tmp_path, byte_tokenizer, examples):
+    base = write_base(byte_tokenizer, tmp_path / "other", vocab_size=300)
     with pytest.raises(ValueError, match="tokenizer has 257 tokens, the model 300"):
         Store(root=tmp_path / "store").build(FINETUNE, QUICK, base, examples)
 

@@ -1,8 +1,6 @@
 """Generation and classification from checkpoint folders."""
 
-import base64
-import hashlib
-import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from model.config import DecoderConfig
 from model.decoder import new_decoder
 from model.heads import new_classifier
 from pipeline.stages.generate import classify_text, generate_text, label_probabilities
+from pipeline.stages.records import TokenizerFile
 
 CONTEXT = 16
 CFG = DecoderConfig(
@@ -21,19 +20,10 @@ CFG = DecoderConfig(
 )
 
 
-def write_byte_tokenizer(folder: Path) -> None:
-    """A tokenizer whose tokens are the 256 bytes and end of text."""
-    ranks = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
-    folder.mkdir(parents=True)
-    (folder / "tokenizer.tiktoken").write_bytes(ranks)
-    description = {"pattern": r"\S+|\s+", "sha256": hashlib.sha256(ranks).hexdigest(), "vocab_size": 257}
-    (folder / "tokenizer.json").write_text(json.dumps(description))
-
-
 @torch.no_grad()
-def write_decoder(folder: Path, seed: int = 0) -> Path:
+def write_decoder(tokenizer: TokenizerFile, folder: Path, seed: int = 0) -> Path:
     """Weights so large that what it writes depends on all that it reads; it writes lower-case letters only."""
-    write_byte_tokenizer(folder / "tokenizer")
+    shutil.copytree(tokenizer.directory, folder / "tokenizer")
     model = new_decoder(CFG, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
@@ -48,8 +38,8 @@ def write_decoder(folder: Path, seed: int = 0) -> Path:
 
 
 @torch.no_grad()
-def write_classifier(folder: Path, seed: int = 0) -> Path:
-    write_byte_tokenizer(folder / "tokenizer")
+def write_classifier(tokenizer: TokenizerFile, folder: Path, seed: int = 0) -> Path:
+    shutil.copytree(tokenizer.directory, folder / "tokenizer")
     model = new_classifier(CFG, 3, seed=seed)
     model.score.weight.normal_(generator=torch.Generator().manual_seed(seed))
     save_model(folder, model, describe(CFG, ("x", "y", "z")) | {"max_tokens": 8})
@@ -57,13 +47,13 @@ def write_classifier(folder: Path, seed: int = 0) -> Path:
 
 
 @pytest.fixture
-def decoder(tmp_path) -> Path:
-    return write_decoder(tmp_path / "decoder")
+def decoder(tmp_path, byte_tokenizer) -> Path:
+    return write_decoder(byte_tokenizer, tmp_path / "decoder")
 
 
 @pytest.fixture
-def classifier(tmp_path) -> Path:
-    return write_classifier(tmp_path / "classifier")
+def classifier(tmp_path, byte_tokenizer) -> Path:
+    return write_classifier(byte_tokenizer, tmp_path / "classifier")
 
 
 def test_generate_is_a_function_of_its_seed(decoder):
@@ -93,9 +83,9 @@ def test_generate_top_k_of_one_is_the_likeliest(decoder):
     assert generate_text(decoder, "hello", 10, top_k=1) == generate_text(decoder, "hello", 10, temperature=0)
 
 
-def test_generate_stops_where_the_model_ends_the_document(tmp_path):
+def test_generate_stops_where_the_model_ends_the_document(tmp_path, byte_tokenizer):
     folder = tmp_path / "model"
-    write_byte_tokenizer(folder / "tokenizer")
+    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
     model = new_decoder(CFG, seed=0)
     with torch.no_grad():
         model.model.norm.weight.fill_(1.0)
@@ -122,12 +112,10 @@ def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tm
         classify_text(tmp_path, ["a"])
 
 
-def test_generate_model_trained_anew_in_the_same_folder_is_read_anew(tmp_path):
-    before = generate_text(write_decoder(tmp_path / "model"), "abc", 20)
-    for path in [*(tmp_path / "model").rglob("*.*")]:
-        path.unlink()
-    (tmp_path / "model" / "tokenizer").rmdir()
-    assert generate_text(write_decoder(tmp_path / "model", seed=5), "abc", 20) != before
+def test_generate_model_trained_anew_in_the_same_folder_is_read_anew(tmp_path, byte_tokenizer):
+    before = generate_text(write_decoder(byte_tokenizer, tmp_path / "model"), "abc", 20)
+    shutil.rmtree(tmp_path / "model")
+    assert generate_text(write_decoder(byte_tokenizer, tmp_path / "model", seed=5), "abc", 20) != before
 
 
 def test_classify_labels_are_the_likeliest_in_the_order_of_the_texts(classifier):

@@ -50,7 +50,7 @@ def timed_step(state: TrainState, optimizer, batch, cfg: TrainConfig) -> tuple[f
         loss.backward()
     middle = now(state)
     gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
-    scale_and_clip(gradients, torch.tensor(cfg.tokens_a_step, device=loss.device), cfg.gradient_clip)
+    scale_and_clip(gradients, torch.tensor(cfg.tokens_a_step, device=batch["ids_BT"].device), cfg.gradient_clip)
     optimizer.step(1.0)
     state.model.zero_grad(set_to_none=True)
     return middle - start, now(state) - middle

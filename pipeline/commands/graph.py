@@ -6,7 +6,7 @@ In: parsed arguments. Out: text on stdout, and an exit code.
 import json
 from argparse import Namespace
 
-from pipeline.layout import layout_from_environment
+from pipeline.layout import all_current, layout_from_environment
 
 
 def run_ui(args: Namespace) -> int:
@@ -24,8 +24,8 @@ def run_results(args: Namespace) -> int:
 
 
 def run_trace(args: Namespace) -> int:
-    from pipeline.stages.trace import trace
+    from pipeline.stages.trace import trace, trace_lines
 
-    for line in trace(layout_from_environment(), args.what):
+    for line in trace_lines(trace(all_current(layout_from_environment()), args.what)):
         print(line)
     return 0

@@ -101,7 +101,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards], work: Work) -> Outcome:
         n_candidates, n_compared = judge(cfg, database, work, paths)
         counts = Counts()
         for shard, path in enumerate(paths):
-            counts.add(_write_shard(database, shard, path, work.directory))
+            counts.add(_write_shard(cfg, database, shard, path, work.directory))
         measures = {"candidate_pairs": n_candidates, "compared_pairs": n_compared, **_measures(database)}
     finally:
         database.close()
@@ -201,22 +201,19 @@ def _checked(answer: Done | Failed, path: Path) -> Any:
     return answer.value
 
 
-def _write_shard(database: Any, shard: int, path: Path, directory: Path) -> Counts:
+def _write_shard(cfg: DedupConfig, database: Any, shard: int, path: Path, directory: Path) -> Counts:
     query = f"SELECT {OUTCOME_COLUMNS} containment, bands_shared, cluster_size FROM outcomes WHERE shard = $shard"
     outcomes = database.sql(f"{query} ORDER BY row", params={"shard": shard}).to_arrow_table()
     table = read_table(path, FILTERED).select(FILTERED.names)
     is_kept = outcomes["is_kept"]
     kept = table.filter(is_kept)
-    for name, column in (
-        ("cluster_id", "kept_page_id"),
-        ("cluster_size", "cluster_size"),
-        ("family_id", "family_id"),
-    ):
+    columns = {"cluster_id": "kept_page_id", "cluster_size": "cluster_size", "family_id": "family_id"}
+    for name, column in columns.items():
         kept = kept.append_column(CORPUS.field(name), outcomes[column].filter(is_kept).cast(CORPUS.field(name).type))
     write_table(directory / path.name, kept.cast(CORPUS))
     counts = Counts(rows_in=table.num_rows, kept=kept.num_rows)
     is_dropped = pc.call_function("invert", [is_kept])
-    pairs = list(_dropped_pairs(table.filter(is_dropped), outcomes.filter(is_dropped).to_pylist()))
+    pairs = list(_dropped_pairs(cfg, table.filter(is_dropped), outcomes.filter(is_dropped).to_pylist()))
     for dropped, _ in pairs:
         counts.drop(dropped["reason"])
     if pairs:
@@ -226,17 +223,18 @@ def _write_shard(database: Any, shard: int, path: Path, directory: Path) -> Coun
 
 
 def _dropped_pairs(
-    table: pa.Table, outcomes: list[dict[str, Any]]
+    cfg: DedupConfig, table: pa.Table, outcomes: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """A row of DROPPED and one of EVIDENCE for each dropped document."""
     for document, outcome in zip(table.to_pylist(), outcomes, strict=True):
         measured = {name: outcome[name] for name in ("similarity", "containment", "bands_shared")}
+        rule = "similarity" if outcome["similarity"] >= cfg.min_similarity else "containment"
         yield (
             {
                 **{name: document[name] for name in ("id", "page_id", "source", "url")},
                 "stage": DEDUP.name,
                 "reason": "near_duplicate" if outcome["near"] else "exact_duplicate",
-                "score": outcome["similarity"],
+                "score": outcome[rule],
                 "preview": document["text"][:PREVIEW_CHARACTERS],
             },
             {

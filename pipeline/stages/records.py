@@ -64,9 +64,7 @@ CORPUS = pa.schema(
         *FILTERED,
         pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
         pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = nothing like it was seen
-        pa.field(
-            "family_id", pa.string(), nullable=False
-        ),  # page_id of the best of all that overlap: one side of a split
+        pa.field("family_id", pa.string(), nullable=False),  # of all that overlap: they lie on one side of the split
     ]
 )
 SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])

@@ -4,14 +4,14 @@ In: the data folder with its sources and tasks. Out: every asset materialised (a
 progress display while it works, then the evaluations beside their baselines and the seconds of every asset. What is
 up to date is not built again, so that a second run takes seconds; what failed is named, and the rest is kept.
 
-Dagster's own event lines go to its log below data/dagster, which the UI shows, not to the console.
+Dagster's own event lines go to its log, which the UI shows, and what libraries print to data/dagster/demo.log.
 """
 
 import time
 import uuid
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"
 NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
+LIBRARIES_LOG = "demo.log"
 INTERRUPTED = "DagsterExecutionInterruptedError"
 HOW_TO_LOOK = """\
 To look at it:
@@ -52,35 +53,30 @@ class Watch:
 
     display: Display
     layout: Layout
-    steps: frozenset[str]  # those that materialise an asset
+    assets_of: Mapping[str, str]  # step -> asset; checks are steps of their own that take no time worth a line
     started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     built: list[Made] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
     n_passed: int = 0  # checks
     complaints: list[str] = field(default_factory=list)  # of checks that did not pass
-    assets: list[str] = field(default_factory=list)  # that the step at work has materialised
 
     def __call__(self, entry: Any) -> None:
         event = entry.dagster_event
         if event is None:
             return
-        kind = event.event_type_value
-        step = str(event.step_key).replace("__", "/")
-        shown = step in self.steps  # checks that are steps of their own take no time worth a line
-        if kind == "STEP_START" and shown:
-            self.assets = []
-            self.display.begin(step)
-        elif kind == "ASSET_MATERIALIZATION":
-            self.assets.append("/".join(event.asset_key.path))
+        kind, step = event.event_type_value, str(event.step_key)
+        asset = self.assets_of.get(step)
+        if kind == "STEP_START" and asset:
+            self.display.begin(asset)
         elif kind == "ASSET_CHECK_EVALUATION":
             self._note_check(event.asset_check_evaluation_data)
-        elif kind == "STEP_SUCCESS" and shown:
-            self.display.end("; ".join(self._outcome(asset) for asset in self.assets))
+        elif kind == "STEP_SUCCESS" and asset:
+            self.display.end(self._outcome(asset))
         elif kind == "STEP_FAILURE":
-            if shown:
+            if asset:
                 self.display.end("FAILED")
-            self.failures.append((step, cause_of(event.step_failure_data.error)))
+            self.failures.append((asset or step, cause_of(event.step_failure_data.error)))
 
     def _note_check(self, check: Any) -> None:
         if check.passed:
@@ -124,18 +120,22 @@ def materialise(layout: Layout) -> tuple[Watch, str]:
 
     from pipeline.definitions import definitions
 
-    job = definitions(layout).resolve_job_def(JOB)
+    graph = definitions(layout)
+    steps = graph.resolve_asset_graph().assets_defs
+    assets_of = {step.node_def.name: "/".join(step.key.path) for step in steps if step.keys}
     run_id = str(uuid.uuid4())
-    steps = frozenset("/".join(key.path) for key in job.asset_layer.selected_asset_keys)
     with (
         DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
-        displayed(n_steps=len(steps)) as display,
+        displayed(n_steps=len(assets_of)) as display,
+        (layout.dagster_home / LIBRARIES_LOG).open("a") as log,
+        redirect_stdout(log),  # what libraries print would tear the display
+        redirect_stderr(log),
     ):
-        watch = Watch(display=display, layout=layout, steps=steps)
-        with _listening(instance, run_id, watch):
-            job.execute_in_process(
-                instance=instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False
-            )
+        watch = Watch(display=display, layout=layout, assets_of=assets_of)
+        instance.add_event_listener(run_id, watch)
+        graph.resolve_job_def(JOB).execute_in_process(
+            instance=instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False
+        )
     return watch, run_id
 
 
@@ -147,7 +147,8 @@ def failure_lines(layout: Layout, watch: Watch, run_id: str) -> list[str]:
         *lines,
         f"What was finished is kept ({len(watch.built)} built, {len(watch.unchanged)} unchanged). Mend it and run"
         " `make demo` again: it goes on from there.",
-        f"The full log: `make ui`, then http://127.0.0.1:3000/runs/{run_id}",
+        f"The full log: `make ui`, then http://127.0.0.1:3000/runs/{run_id}; what libraries printed:"
+        f" {layout.dagster_home / LIBRARIES_LOG}",
     ]
 
 
@@ -196,12 +197,3 @@ def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
             inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
             waiting += [folder for folder in inputs if folder not in assets]
     return records
-
-
-@contextmanager
-def _listening(instance: Any, run_id: str, watch: Watch) -> Iterator[None]:
-    instance.add_event_listener(run_id, watch)
-    try:
-        yield
-    finally:
-        watch.display.close()

@@ -6,6 +6,7 @@ one shard and an added file moves no other.
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,4 +101,4 @@ def link_or_copy(source: Path, target: Path) -> None:
         try:
             os.link(source, part)
         except OSError:
-            part.write_bytes(source.read_bytes())
+            shutil.copyfile(source, part)

@@ -31,7 +31,7 @@ SHOWN_VALUES: dict[str, tuple[int, ...]] = {
 LIST_ITEM = re.compile(r"^[*#]+[ \t]*(?=[^\s*#])", re.MULTILINE)
 INDENT = re.compile(r"^[:;]+[ \t]*", re.MULTILINE)
 SPACES = re.compile(r"[ \t]{2,}")
-EMPTY_BRACKETS = re.compile(r" ?\([;, ]*\)|(?<=\()[;, ]+| ?\[ ?\]")
+EMPTY_BRACKETS = re.compile(r" ?\([;, ]*\)|(?<=\()[;, ]+|[;,] ?(?=\))| ?\[ ?\]")
 SPACE_BEFORE_STOP = re.compile(r" ([,.;])(?=\s)")
 MAGIC_WORDS = re.compile(r"__[A-Z]{3,}__")
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
+ZIP_SUFFIXES = (".zip", ".whl")
 UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError)
 NAMES_REMEMBERED = 5000  # for the message when a glob takes nothing
 
@@ -43,9 +44,11 @@ def members_of(path: Path, *, strip_top: bool = False) -> Iterator[Member]:
         yield from _folder_members(path)
     elif is_archive(path):
         try:
-            yield from _zip_members(path, strip_top) if zipfile.is_zipfile(path) else _tar_members(path, strip_top)
+            is_zip = path.suffix.lower() in ZIP_SUFFIXES
+            yield from _zip_members(path, strip_top) if is_zip else _tar_members(path, strip_top)
         except UNREADABLE as error:
-            raise ValueError(f"{path} is broken or no archive ({error}); replace it by a good copy") from error
+            detail = str(error).split("\n")[0].rstrip(":")
+            raise ValueError(f"{path} is broken or no archive ({detail}); replace it by a good copy") from error
     else:
         yield Member(_text_name(path.name), lambda: path.open("rb"))
 

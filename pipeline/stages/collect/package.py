@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -46,9 +46,10 @@ def fetch_package(
         return cached
     import requests
 
+    pip = _pip_settings()
     for wait in (*waits, None):
         try:
-            return _fetch(source, folder, progress)
+            return _fetch(source, folder, progress, pip)
         except requests.RequestException as error:
             if wait is None or not _may_pass(error):
                 raise SourceUnavailable(
@@ -69,11 +70,10 @@ def _cached(folder: Path, sha256: str) -> Path | None:
     return None
 
 
-def _fetch(source: PackageSource, folder: Path, progress: Progress) -> Path:
+def _fetch(source: PackageSource, folder: Path, progress: Progress, pip: Mapping[str, str]) -> Path:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple
     from requests import Session
 
-    pip = _pip_settings()
     session = Session()
     session.verify = pip.get("cert", True)
     if proxy := pip.get("proxy"):

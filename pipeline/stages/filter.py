@@ -66,7 +66,7 @@ def filter_documents(cfg: FilterConfig, inputs: tuple[Shards], work: Work) -> Ou
         return _write(cfg, part, batches, answers, work.engine)
 
     counts = map_shards(
-        work, inputs, read=_batches, function=signals_of_batch, write=write, seconds=BATCH_SECONDS, unit="batches"
+        work, inputs, read=_batches, function=signals_of_batch, write=write, seconds=BATCH_SECONDS, unit="documents"
     )
     kept = tuple(path.name for path in shard_paths(work.directory))
     return Outcome(rows=counts.kept, counts=counts, content=kept)

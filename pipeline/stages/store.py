@@ -142,7 +142,7 @@ class Store:
         where = directory or self.root / stage.name / fingerprint
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
-        with _room_for(stage.name, where), _only_builder(where):
+        with room_for(stage.name, where), _only_builder(where):
             if record := read_record(where, fingerprint):  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
             _begin(where, fingerprint, ours=directory is None)
@@ -284,7 +284,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
 
 
 @contextmanager
-def _room_for(stage: str, directory: Path) -> Iterator[None]:
+def room_for(stage: str, directory: Path) -> Iterator[None]:
     """Turns the system's "no space left" into DiskFull, which says what to do."""
     try:
         yield

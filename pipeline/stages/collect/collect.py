@@ -38,7 +38,7 @@ from pipeline.stages.shards import (
     write_rows,
     write_text,
 )
-from pipeline.stages.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work
+from pipeline.stages.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work, room_for
 
 MB = 1_000_000
 SPOOL_BYTES = 64 * MB  # pages held in memory before they go to the temporary files of their shards
@@ -193,7 +193,8 @@ def _content_digest(source: Source, cache: Path) -> str:
         if time.time() - stat.st_mtime > SETTLED_SECONDS:
             now[str(path)] = [*state, digest]
     if now != known:
-        write_text(memory, json.dumps(now))
+        with room_for(COLLECT.name, memory):
+            write_text(memory, json.dumps(now))
     return text_digest(*parts)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from pipeline.stages.collect.collect import COLLECT, CollectConfig, collect, snapshot_digest
 from pipeline.stages.collect.members import glob_regex
 from pipeline.stages.collect.sources import FilesSource
+from pipeline.stages.errors import SourceUnavailable
 from pipeline.stages.records import DROPPED, PAGE
 from pipeline.stages.shards import read_table, shard_paths, text_digest
 from pipeline.stages.store import Store
@@ -147,6 +149,23 @@ def test_collect_file_of_same_size_and_time_but_other_bytes_is_noticed_after_it_
     assert mill.build(folder).handle.digest != first.handle.digest
 
 
+def test_collect_file_that_changes_while_it_is_read_is_not_recorded(mill, folder):
+    """Else the pages would lie below a fingerprint of other bytes."""
+
+    def touch(*call) -> None:
+        (folder / "deep" / "late.txt").write_text("late")
+
+    calm = mill.store
+    mill.store = replace(calm, show=touch)
+    each_page_its_shard = CollectConfig(n_shards=99_999)
+    with pytest.raises(SourceUnavailable, match="`letters` changed while they were read; run again"):
+        mill.build(folder, each_page_its_shard)
+    mill.store = calm
+    (folder / "deep" / "late.txt").unlink()
+    built = mill.build(folder, each_page_its_shard)
+    assert built.counts.kept == len(mill.pages(built)) == 7
+
+
 def test_collect_number_of_shards_and_order_inside_follow_config(mill, folder):
     built = mill.build(folder, CollectConfig(n_shards=1))
     assert [path.name for path in shard_paths(built.handle.directory)] == ["letters-00000.parquet"]
@@ -278,15 +297,34 @@ def test_collect_broken_archive_is_named_and_a_good_copy_goes_on(mill, tmp_path,
     assert mill.build(path).counts.kept == 20
 
 
-def test_collect_entity_bomb_is_not_expanded(mill, tmp_path):
-    entities = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
-    bomb = f'<!DOCTYPE mediawiki [<!ENTITY l0 "lol">{entities}<!ENTITY x SYSTEM "file:///etc/hostname">]>'
+@pytest.mark.parametrize(
+    "entities",  # the last one is x
+    [
+        '<!ENTITY x SYSTEM "file:///etc/hostname">',
+        '<!ENTITY x "secret">',
+        '<!ENTITY l0 "lol">'
+        + "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
+        + '<!ENTITY x "&l11;">',
+    ],
+    ids=["file", "text", "bomb"],
+)
+def test_collect_entities_of_a_dump_are_not_expanded(mill, tmp_path, entities):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "bomb.xml").write_text(bomb + DUMP.replace("A '''mill'''", "A &l11; &x; mill"))
+    hostile = f"<!DOCTYPE mediawiki [{entities}]>" + DUMP.replace("A '''mill'''", "A &x; mill")
+    (tmp_path / "in" / "hostile.xml").write_text(hostile)
     built = mill.build(tmp_path / "in")
     content = b"".join(page["content"] for page in mill.pages(built))
-    assert b"lol" not in content and len(content) < 100
-    assert Path("/etc/hostname").read_bytes().strip() not in content
+    for secret in (b"lol", b"secret", Path("/etc/hostname").read_bytes().strip()):
+        assert secret not in content
+    assert len(content) < 100
+
+
+def test_collect_tar_cut_off_between_two_members_is_broken(mill, tmp_path):
+    """tarfile takes it for a shorter archive, and pages would be lost in silence."""
+    path = tar_of(tmp_path / "in.tar", {f"{i}.txt": b"x" * 512 for i in range(20)}, "w")
+    path.write_bytes(path.read_bytes()[: 10 * 1024])
+    with pytest.raises(ValueError, match=r"in\.tar is broken or no archive \(its end is missing\)"):
+        mill.build(path)
 
 
 def test_collect_dump_page_above_the_limit_ends_the_file_with_a_reason(mill, tmp_path):

@@ -102,6 +102,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards], work: Work) -> Outcome:
         counts = Counts()
         for shard, path in enumerate(paths):
             counts.add(_write_shard(cfg, database, shard, path, work.directory))
+            work.progress(shard + 1, len(paths), "shards")
         measures = {"candidate_pairs": n_candidates, "compared_pairs": n_compared, **_measures(database)}
     finally:
         database.close()

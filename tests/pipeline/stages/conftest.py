@@ -1,11 +1,17 @@
 """Fixtures that several stages' tests share."""
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
-from pipeline.stages.records import SPLIT_CORPUS, Shards, TokenizerFile
-from pipeline.stages.shards import write_table
-from pipeline.stages.store import Store
+from pipeline.stages.engine import Done
+from pipeline.stages.records import FILTERED, SPLIT_CORPUS, Counts, Shards, TokenizerFile
+from pipeline.stages.shards import text_digest, write_rows, write_table
+from pipeline.stages.store import Outcome, Stage, Store
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
 
 
@@ -19,3 +25,57 @@ def byte_tokenizer(tmp_path_factory) -> TokenizerFile:
     write_table(folder / "corpus" / "x.parquet", pa.table(row, schema=SPLIT_CORPUS))
     corpus = Shards(stage="split", directory=folder / "corpus", fingerprint="c", digest="c", rows=1)
     return Store(root=folder / "store").build(TOKENIZER, TokenizerConfig(vocab_size=257), corpus).handle
+
+
+class InThisProcess:
+    """An engine without workers, so that a test costs no processes. Errors are not caught."""
+
+    def map(self, function: Callable, items: Any, *, seconds: float | None = None) -> Iterator[Done]:
+        return (Done(function(item)) for item in items)
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(root=tmp_path / "store", engine=InThisProcess())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenDocuments:
+    rows: tuple[tuple[str, str, str, str], ...]  # shard, source, name, text
+    shards: tuple[str, ...]
+
+
+def _write_documents(cfg: WrittenDocuments, inputs: tuple, work: Any) -> Outcome:
+    by_shard = defaultdict(list, {shard: [] for shard in cfg.shards})
+    for shard, source, name, text in cfg.rows:
+        by_shard[shard].append(document_row(source, name, text))
+    for shard, rows in by_shard.items():
+        write_rows(work.directory / f"{shard}.parquet", rows, FILTERED)
+    return Outcome(rows=len(cfg.rows), counts=Counts(rows_in=len(cfg.rows), kept=len(cfg.rows)))
+
+
+def document_row(source: str, name: str, text: str) -> dict[str, Any]:
+    numbers = {field.name: 0 for field in FILTERED if field.type in (pa.float32(), pa.int64())}
+    return {
+        **numbers,
+        "id": text_digest(" ".join(text.casefold().split())),
+        "page_id": name,
+        "source": source,
+        "url": f"file:///{source}/{name}.txt",
+        "title": None,
+        "licence": None,
+        "text": text,
+        "language": "en",
+        "n_words": len(text.split()),
+    }
+
+
+@pytest.fixture
+def written_documents(store: Store) -> Callable[..., Shards]:
+    """Documents as `filter` leaves them, from rows (shard, source, name, text)."""
+    stage = Stage(name="filter", version=1, function=_write_documents, handle=Shards)
+
+    def write(rows: Any, *, shards: tuple[str, ...] = ()) -> Shards:
+        return store.build(stage, WrittenDocuments(rows=tuple(map(tuple, rows)), shards=shards)).handle
+
+    return write

@@ -1,0 +1,326 @@
+"""dedup: which documents go, for which, and that nothing else decides it."""
+
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+
+from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.engine import LocalProcesses
+from pipeline.stages.near_duplicates import find_candidates, load_signatures, open_database
+from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
+from pipeline.stages.store import Store
+
+VOCABULARY = [f"w{i}" for i in range(5000)]
+FOX = (
+    "the quick brown fox jumps over the lazy dog while seven wizards box with jugs of liquor near the old stone mill"
+)
+
+
+def words(rng, n):
+    return rng.choices(VOCABULARY, k=n)
+
+
+def five_grams(text):
+    """Written for this test: sets of tuples, no hashes."""
+    own = text.split()
+    return {tuple(own[i : i + 5]) for i in range(len(own) - 4)}
+
+
+def jaccard(one, other):
+    a, b = five_grams(one), five_grams(other)
+    return len(a & b) / len(a | b)
+
+
+def edited(rng, text, n_edits):
+    own = text.split()
+    for i in rng.sample(range(len(own)), n_edits):
+        own[i] = rng.choice(VOCABULARY)
+    return " ".join(own)
+
+
+def kept_rows(handle):
+    return [row for path in shard_paths(handle.directory) for row in read_table(path, CORPUS).to_pylist()]
+
+
+def rows_in(handle, folder, schema):
+    return [row for path in shard_paths(handle.directory, folder) for row in read_table(path, schema).to_pylist()]
+
+
+def file_bytes(handle):
+    return {
+        str(path.relative_to(handle.directory)): path.read_bytes() for path in handle.directory.rglob("*.parquet")
+    }
+
+
+@pytest.fixture
+def planted():
+    """Rows with edited copies at many similarities, templates and unrelated texts; and the pairs (original, copy)."""
+    rng = random.Random(7)
+    rows, pairs = [], []
+    for i in range(120):
+        original = " ".join(words(rng, rng.randrange(150, 400)))
+        copy = edited(rng, original, rng.randrange(0, 14))
+        rows += [("a", "one", f"o{i:03d}", original), ("b", "two", f"c{i:03d}", copy)]
+        pairs.append((f"o{i:03d}", f"c{i:03d}", jaccard(original, copy)))
+    template = words(rng, 120)
+    for i in range(30):  # the same frame, other content: alike, but no copies
+        filled = template[:60] + words(rng, 60) + template[60:]
+        rows.append(("t", "templates", f"t{i:03d}", " ".join(filled)))
+    rows += [("u", "others", f"u{i:03d}", " ".join(words(rng, 200))) for i in range(60)]
+    return rows, pairs
+
+
+def test_dedup_planted_copies_are_found_and_nothing_else(store, written_documents, planted):
+    rows, pairs = planted
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    texts = {name: text for _, _, name, text in rows}
+    evidence = rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)
+    for row in evidence:
+        similarity = jaccard(texts[row["kept_page_id"]], texts[row["dropped_page_id"]])
+        assert row["similarity"] == pytest.approx(similarity, abs=0.02)  # a word may stand there twice
+        assert similarity >= 0.78 or row["containment"] >= 0.9
+    gone = {row["dropped_page_id"] for row in evidence}
+    certain = [(one, copy) for one, copy, similarity in pairs if similarity >= 0.82]
+    found = sum(one in gone or copy in gone for one, copy in certain)
+    assert len(certain) >= 40 and found >= 0.95 * len(certain)
+    assert all(name[0] in "oc" for name in gone)
+
+
+def test_dedup_evidence_reconciles_with_dropped_and_counts(store, written_documents, planted):
+    rows, _ = planted
+    rows += [("x", "three", f"x{i}", rows[0][3].upper()) for i in range(3)]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    dropped = rows_in(built.handle, DROPPED_FOLDER, DROPPED)
+    evidence = rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)
+    kept = kept_rows(built.handle)
+    assert built.counts.is_conserved() and built.counts.rows_in == len(rows)
+    assert built.counts.dropped == Counter(row["reason"] for row in dropped)
+    assert [row["page_id"] for row in dropped] == [row["dropped_page_id"] for row in evidence]
+    by_page = {row["page_id"]: row for row in kept}
+    sizes = Counter(row["kept_page_id"] for row in evidence)
+    assert sizes.keys() <= by_page.keys()
+    assert all(row["cluster_size"] == 1 + sizes[row["page_id"]] for row in kept)
+    assert all(row["cluster_id"] == row["page_id"] for row in kept)
+    assert all(by_page[row["kept_page_id"]]["id"] == row["kept_id"] for row in evidence)
+
+
+def test_dedup_best_of_copies_stays(store, written_documents):
+    rows = [
+        ("a", "blog", "short", FOX),
+        ("a", "blog", "long", FOX + " and then some more"),
+        ("b", "mirror", "shouted", FOX.upper() + " AND THEN SOME MORE"),
+    ]
+    config = DedupConfig(source_priority=("mirror", "blog"))
+    built = store.build(DEDUP, config, written_documents(rows))
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["shouted"]
+    assert kept_rows(built.handle)[0]["cluster_size"] == 3
+    assert built.counts.dropped == {"exact_duplicate": 1, "near_duplicate": 1}
+    assert {row["kept_page_id"] for row in rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)} == {"shouted"}
+
+
+def test_dedup_chain_drops_only_what_is_verified_against_a_kept_one(store, written_documents):
+    """a is like b and b is like c, but c is not like a: c stays, although all three are connected."""
+    rng = random.Random(3)
+    own = words(rng, 400)
+    rows = []
+    for i, name in enumerate("abc"):
+        window = own[18 * i : 18 * i + 300 - i]
+        rows.append(("s", "x", name, " ".join(window)))
+    texts = {name: text for *_, name, text in rows}
+    assert jaccard(texts["a"], texts["b"]) > 0.8 < jaccard(texts["b"], texts["c"])
+    assert jaccard(texts["a"], texts["c"]) < 0.8
+    built = store.build(DEDUP, DedupConfig(min_containment=0.99), written_documents(rows))
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["a", "c"]
+
+
+def test_dedup_excerpt_goes_for_the_longer_text_and_never_the_other_way(store, written_documents):
+    rng = random.Random(5)
+    book = words(rng, 3000)
+    repeated = words(rng, 100)
+    rows = [
+        ("s", "x", "book", " ".join(book)),
+        ("s", "x", "excerpt", " ".join(book[1000:1200])),
+        # more words, but fewer different ones: dropping `varied` for it would lose text
+        ("s", "x", "repeated", " ".join(repeated * 9)),
+        ("s", "x", "varied", " ".join(repeated * 2 + words(rng, 400))),
+    ]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["book", "repeated", "varied"]
+    (evidence,) = rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)
+    assert (evidence["kept_page_id"], evidence["dropped_page_id"]) == ("book", "excerpt")
+    assert evidence["containment"] == 1.0 and evidence["similarity"] < 0.1
+
+
+def test_dedup_overlapping_texts_become_one_family(store, written_documents):
+    rng = random.Random(6)
+    own = words(rng, 1000)
+    rows = [
+        ("s", "x", "first", " ".join(own[:600])),
+        ("s", "x", "second", " ".join(own[400:])),  # a third of it stands in the first
+        ("s", "x", "alone", " ".join(words(rng, 600))),
+    ]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    families = {row["page_id"]: row["family_id"] for row in kept_rows(built.handle)}
+    assert families == {"first": "first", "second": "first", "alone": "alone"}
+    strict = store.build(DEDUP, DedupConfig(family_overlap=0.6), written_documents(rows))
+    assert len({row["family_id"] for row in kept_rows(strict.handle)}) == 3
+
+
+@pytest.mark.parametrize("text", ["", "...", "one", "one two three four", "\u4f60\u597d"])
+def test_dedup_texts_shorter_than_a_shingle_are_compared_too(store, written_documents, text):
+    rows = [("s", "x", "one", text), ("s", "x", "other", text.upper()), ("s", "x", "third", "quite another text")]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert sorted(row["page_id"] for row in kept_rows(built.handle)) == ["one", "third"]
+
+
+def test_dedup_scripts_without_spaces_are_compared_by_character(store, written_documents):
+    rng = random.Random(8)
+    text = "".join(chr(rng.randrange(0x4E00, 0x9000)) for _ in range(400))
+    rows = [("s", "x", "one", text), ("s", "x", "other", text[:200] + "\u4e00" + text[201:])]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert built.counts.dropped == {"near_duplicate": 1}
+
+
+def test_dedup_no_documents_give_none(store, written_documents):
+    built = store.build(DEDUP, DedupConfig(), written_documents([], shards=("empty",)))
+    assert built.handle.rows == 0 and built.counts.dropped == {}
+    assert [path.name for path in shard_paths(built.handle.directory)] == ["empty.parquet"]
+    assert store.build(DEDUP, DedupConfig(), written_documents([])).handle.rows == 0
+
+
+def test_dedup_all_equal_leaves_one(store, written_documents):
+    rows = [(f"s{i % 3}", "x", f"p{i:03d}", FOX) for i in range(200)]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    (kept,) = kept_rows(built.handle)
+    assert (kept["page_id"], kept["cluster_size"]) == ("p000", 200)
+    assert built.counts.dropped == {"exact_duplicate": 199}
+
+
+def test_dedup_bucket_of_thousands_costs_pairs_in_proportion(tmp_path, store, written_documents):
+    """Two thousand texts in one bucket would be two million pairs."""
+    rng = random.Random(9)
+    own = words(rng, 300)
+    rows = [("s", "x", f"p{i:04d}", " ".join([*own, f"only{i}"])) for i in range(2000)]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert built.handle.rows == 1
+    assert built.record["measures"]["candidate_pairs"] <= 2000 * 32
+
+
+def test_dedup_bytes_do_not_depend_on_order_workers_or_shards(tmp_path, store, written_documents, planted):
+    rows, _ = planted
+    serial = store.build(DEDUP, DedupConfig(), written_documents(rows)).handle
+    other = Store(root=tmp_path / "other", engine=LocalProcesses(n_workers=2))
+    parallel = other.build(DEDUP, DedupConfig(), written_documents(rows)).handle
+    assert file_bytes(serial) == file_bytes(parallel)
+    shuffled = random.Random(1).sample(rows, len(rows))
+    mixed = store.build(DEDUP, DedupConfig(), written_documents([("one", *row[1:]) for row in shuffled])).handle
+
+    def facts(handle):
+        evidence = rows_in(handle, EVIDENCE_FOLDER, EVIDENCE)
+        return (
+            sorted((row["page_id"], row["cluster_size"], row["family_id"]) for row in kept_rows(handle)),
+            sorted((row["kept_page_id"], row["dropped_page_id"], row["bands_shared"]) for row in evidence),
+        )
+
+    assert facts(mixed) == facts(serial)
+
+
+@pytest.mark.parametrize(("n_threads", "memory_mb"), [(1, 64), (8, 4096)])
+def test_dedup_candidates_do_not_depend_on_threads_or_memory(
+    tmp_path, store, written_documents, planted, n_threads, memory_mb
+):
+    rows, _ = planted
+    handle = store.build(DEDUP, DedupConfig(), written_documents(rows)).handle
+
+    def candidates(folder, **limits):
+        with open_database(folder, **limits) as database:
+            load_signatures(database, handle.directory / "signatures")
+            find_candidates(database, DedupConfig())
+            return database.execute("SELECT * FROM candidates ORDER BY ALL").fetchall()
+
+    expected = candidates(tmp_path / "two", n_threads=2, memory_mb=1024)
+    assert candidates(tmp_path / "other", n_threads=n_threads, memory_mb=memory_mb) == expected and expected
+
+
+def test_dedup_one_changed_shard_costs_one_signature_part(store, written_documents):
+    rng = random.Random(2)
+    rows = [(f"s{i % 4}", "x", f"p{i}", " ".join(words(rng, 80))) for i in range(40)]
+    store.build(DEDUP, DedupConfig(), written_documents(rows))
+    parts = set((store.root / "dedup" / "parts").iterdir())
+    store.build(DEDUP, DedupConfig(), written_documents([*rows[:-1], (*rows[-1][:3], "a new text for this page")]))
+    assert len(set((store.root / "dedup" / "parts").iterdir()) - parts) == 1
+    parts = set((store.root / "dedup" / "parts").iterdir())
+    store.build(DEDUP, DedupConfig(min_similarity=0.5), written_documents(rows))
+    assert set((store.root / "dedup" / "parts").iterdir()) == parts
+
+
+BUILD_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.engine import LocalProcesses
+from pipeline.stages.store import Store, read_handle
+
+calls = 0
+def show(stage, done, total, unit):
+    global calls
+    calls += unit == sys.argv[3]
+    if calls == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = Store(root=Path(sys.argv[2]), engine=LocalProcesses(n_workers=1), show=show)
+store.build(DEDUP, DedupConfig(), read_handle(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("unit", ["documents", "ranks", "shards"])
+def test_dedup_killed_and_run_again_gives_the_same_bytes(tmp_path, store, written_documents, planted, unit):
+    rows, _ = planted
+    handle = written_documents(rows)
+    root = tmp_path / "killed"
+    command = [sys.executable, "-c", BUILD_AND_DIE, str(handle.directory), str(root), unit]
+    assert subprocess.run(command, check=False, timeout=120).returncode == -9
+    assert not list((root / "dedup").glob("*/record.json"))
+    again = Store(root=root, engine=store.engine).build(DEDUP, DedupConfig(), handle).handle
+    assert file_bytes(again) == file_bytes(store.build(DEDUP, DedupConfig(), handle).handle)
+    assert not (again.directory / ".scratch").exists()
+
+
+def test_dedup_output_for_fixed_texts_has_not_changed(store, written_documents, planted):
+    """Raise the version of the stage when this digest changes on purpose."""
+    rows, _ = planted
+    kept = kept_rows(store.build(DEDUP, DedupConfig(), written_documents(rows)).handle)
+    facts = sorted((row["page_id"], row["cluster_size"], row["family_id"]) for row in kept)
+    digest = xxhash.xxh3_128_hexdigest(repr(facts).encode())
+    assert (digest, DEDUP.version) == ("6bee90abbc2a7ec5496ec61c814e4c63", 1)
+
+
+def test_dedup_unreadable_shard_is_named(store, written_documents):
+    handle = written_documents([("s", "x", "one", FOX)])
+    path = handle.directory / "s.parquet"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(Exception, match=r"s\.parquet"):
+        store.build(DEDUP, DedupConfig(), handle)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("min_similarity", 0.0), ("min_containment", 1.5), ("family_overlap", -1.0), ("bands", 0), ("seed", -1)],
+)
+def test_dedup_config_out_of_range_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}={value}"):
+        DedupConfig(**{field: value})
+
+
+def test_dedup_leaves_the_columns_and_names_of_its_input(store, written_documents):
+    handle = written_documents([("b", "x", "one", FOX), ("a", "x", "two", "some other text")])
+    built = store.build(DEDUP, DedupConfig(), handle)
+    assert [path.name for path in shard_paths(built.handle.directory)] == ["a.parquet", "b.parquet"]
+    schema = pq.read_schema(built.handle.directory / "a.parquet")
+    assert schema.equals(CORPUS)

@@ -1,0 +1,83 @@
+"""The pictures of the README, taken from the data at hand: docs/dagster-graph.png and docs/mlflow-curve.png.
+
+In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: two PNG files. Starts
+`gristmill ui` on ports 3900 and 5900 and drives Debian's chromium through Playwright.
+
+    .venv/bin/python bench/screenshots.py [--out docs]
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from pipeline.layout import Layout, layout_from_environment, load_current
+from pipeline.tracking import run_url
+
+DAGSTER_PORT, MLFLOW_PORT = 3900, 5900
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+GROUPS = ("corpus", "pretraining", "fine_tuning", "evaluation")
+SETTLE_MS = 4000  # animations of a page that is there
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    args = parser.parse_args()
+    args.out.mkdir(exist_ok=True)
+    layout = layout_from_environment()
+    with servers(), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        show_graph(browser.new_page(viewport={"width": 2400, "height": 1100}), args.out / "dagster-graph.png")
+        show_curve(browser.new_page(viewport={"width": 1600, "height": 900}), layout, args.out / "mlflow-curve.png")
+        browser.close()
+
+
+@contextmanager
+def servers() -> Iterator[None]:
+    command = [Path(sys.executable).parent / "gristmill", "ui"]
+    ports = ["--dagster-port", str(DAGSTER_PORT), "--mlflow-port", str(MLFLOW_PORT)]
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as supervisor:
+        try:
+            assert supervisor.stdout is not None
+            for line in supervisor.stdout:
+                if "stops both" in line:
+                    break
+            yield
+        finally:
+            supervisor.terminate()
+            supervisor.wait(timeout=60)
+
+
+def show_graph(page: Page, path: Path) -> None:
+    expanded = ",".join(f"global@global:{group}" for group in GROUPS)
+    page.goto(f"http://127.0.0.1:{DAGSTER_PORT}/asset-groups/?expanded={expanded}")
+    page.get_by_text("Hide navigation").click()
+    page.get_by_text("foundation_model").first.wait_for()
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path, clip={"x": 369, "y": 110, "width": 2031, "height": 920})  # the graph alone
+    print(path)
+
+
+def show_curve(page: Page, layout: Layout, path: Path) -> None:
+    url = run_url(layout, load_current(layout, "foundation_model").fingerprint)
+    if url is None:
+        raise SystemExit("foundation_model has no run in MLflow; run `gristmill demo` first")
+    address, _, query = url.partition("?")
+    run = address[address.index("/#/") :]
+    page.goto(f"http://127.0.0.1:{MLFLOW_PORT}{run}/model-metrics?{query}")
+    page.get_by_placeholder("Search metric charts").fill("loss|bits|learning|gradient")
+    page.locator("svg.main-svg").first.wait_for()
+    page.get_by_role("button", name="Close").first.click()  # MLflow's assistant
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path)
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -98,7 +98,7 @@ def _index(paths: Iterable[Path], held_out: frozenset[str]) -> _Index:
         if rows:
             texts = read_table(path, columns=["text"])["text"]
             page_ids += [own[row] for row in rows]
-            sets += [_grams(texts[row].as_py(), hashes) for row in rows]
+            sets += [np.unique(_runs(texts[row].as_py(), hashes)) for row in rows]
     n_grams = np.array([len(grams) for grams in sets], np.int64)
     flat = np.concatenate(sets) if sets else np.zeros(0, np.uint64)
     order = np.argsort(flat, kind="stable")
@@ -113,10 +113,10 @@ def _write_hits(item: _Item) -> None:
     hashes = WordHashes(xxhash.xxh64_intdigest)
     hits = []
     for text in read_table(item.path, columns=["text"])["text"]:
-        grams = _grams(text.as_py(), hashes)
-        places = np.searchsorted(index, grams)
+        runs = _runs(text.as_py(), hashes)
+        places = np.searchsorted(index, runs)
         places[places == len(index)] = 0
-        hits.append(places[index[places] == grams] if len(index) else places[:0])
+        hits.append(np.unique(places[index[places] == runs] if len(index) else places[:0]))
     flat = np.concatenate(hits) if hits else np.zeros(0, np.int64)
     ends = np.cumsum([0, *map(len, hits)], dtype=np.int64)  # row i has hits[ends[i]:ends[i + 1]]
     np.savez(item.target, hits=flat.astype(np.int64), ends=ends)
@@ -127,11 +127,12 @@ def _read_hits(item: _Item) -> tuple[np.ndarray, np.ndarray]:
         return file["hits"], file["ends"]
 
 
-def _grams(text: str, hashes: WordHashes) -> np.ndarray:
-    """Sorted distinct hashes of the runs of 5 words; of a shorter text, of all its words."""
-    words = WORD.findall(unicodedata.normalize("NFKC", text).casefold()) or [text.strip()]
+def _runs(text: str, hashes: WordHashes) -> np.ndarray:
+    """Hashes of the runs of 5 words in their order; of a shorter text, of all its words."""
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    words = WORD.findall(folded) or [text.strip()]
     of_words = hashes.of(words)
     runs = np.zeros(max(1, len(words) - N_WORDS + 1), np.uint64)
     for k in range(min(N_WORDS, len(words))):
         runs = runs * MULTIPLIER + of_words[k : k + len(runs)]
-    return np.unique(runs)
+    return runs

@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.dedup import DEDUP, SIGNATURES_FOLDER, SIGNATURES_VERSION, DedupConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.near_duplicates import find_candidates, load_signatures, open_database
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
+from pipeline.stages.shingles import SIGNATURES
 from pipeline.stages.store import Store
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
@@ -172,6 +173,12 @@ def test_dedup_overlapping_texts_become_one_family(store, written_documents):
     assert len({row["family_id"] for row in kept_rows(strict.handle)}) == 3
 
 
+def test_dedup_same_words_in_another_order_are_another_text(store, written_documents):
+    own = words(random.Random(11), 200)
+    rows = [("s", "x", "one", " ".join(own)), ("s", "x", "other", " ".join(reversed(own)))]
+    assert store.build(DEDUP, DedupConfig(), written_documents(rows)).handle.rows == 2
+
+
 @pytest.mark.parametrize("text", ["", "...", "one", "one two three four", "\u4f60\u597d"])
 def test_dedup_texts_shorter_than_a_shingle_are_compared_too(store, written_documents, text):
     rows = [("s", "x", "one", text), ("s", "x", "other", text.upper()), ("s", "x", "third", "quite another text")]
@@ -263,7 +270,7 @@ def test_dedup_one_changed_shard_costs_one_signature_part(store, written_documen
 BUILD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.dedup import DEDUP, SIGNATURES_FOLDER, SIGNATURES_VERSION, DedupConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.store import Store, read_handle
 
@@ -293,12 +300,14 @@ def test_dedup_killed_and_run_again_gives_the_same_bytes(tmp_path, store, writte
 
 
 def test_dedup_output_for_fixed_texts_has_not_changed(store, written_documents, planted):
-    """Raise the version of the stage when this digest changes on purpose."""
+    """Raise the version of the stage, and that of the signatures, when this digest changes on purpose."""
     rows, _ = planted
-    kept = kept_rows(store.build(DEDUP, DedupConfig(), written_documents(rows)).handle)
-    facts = sorted((row["page_id"], row["cluster_size"], row["family_id"]) for row in kept)
+    handle = store.build(DEDUP, DedupConfig(), written_documents(rows)).handle
+    facts = sorted((row["page_id"], row["cluster_size"], row["family_id"]) for row in kept_rows(handle))
+    signatures = rows_in(handle, SIGNATURES_FOLDER, SIGNATURES)
+    facts += [(row["n_shingles"], row["bands"], row["sample"]) for row in signatures]
     digest = xxhash.xxh3_128_hexdigest(repr(facts).encode())
-    assert (digest, DEDUP.version) == ("6bee90abbc2a7ec5496ec61c814e4c63", 1)
+    assert (digest, DEDUP.version, SIGNATURES_VERSION) == ("b168d8527369863cac8337fcd7b70a40", 1, 1)
 
 
 def test_dedup_unreadable_shard_is_named(store, written_documents):

@@ -1,12 +1,15 @@
 """Jobs: parts of the graph that are worth one click. What is up to date in them costs no work."""
 
+from typing import Any
+
 import dagster as dg
 
+Job = Any  # what dg.define_asset_job returns has no public name
 ALL = dg.AssetSelection.all()
 EVALUATED = dg.AssetSelection.groups("pretraining") | dg.AssetSelection.assets("foundation_evaluation")
 
 
-def jobs() -> dict[str, dg.UnresolvedAssetJobDefinition]:
+def jobs() -> dict[str, Job]:
     """By name. `pretrain` and `finetune` start from what the assets before them hold at the moment."""
     selections = {
         "demo": (ALL, "Everything: from the sources to the evaluated models."),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.pictures import write_curve
+from pipeline.registry import Candidate
 from pipeline.stages.pretrain import BEST
 from pipeline.stages.records import Checkpoint, Handle
 from pipeline.stages.store import Built
@@ -18,7 +19,10 @@ from pipeline.tracking import Tracker, is_finished
 WEIGHTS, VALUES = "model.safetensors", "values.json"
 
 
-def keep_results(tracker: Tracker, built: Built, inputs: Sequence[Handle]) -> None:
+def keep_results(
+    tracker: Tracker, built: Built, inputs: Sequence[Handle], candidate: Candidate | None = None
+) -> None:
+    """`candidate` is the model that a Report judges, where it is to be registered."""
     handle = built.handle
     if built.unchanged and is_finished(tracker.layout, handle.fingerprint):
         return
@@ -26,8 +30,11 @@ def keep_results(tracker: Tracker, built: Built, inputs: Sequence[Handle]) -> No
     if isinstance(handle, Checkpoint):
         _keep_model(tracker, handle, built.record["measures"])
     else:
-        tracker.metrics(0, {**built.record["measures"], **dict(result_metrics(read_results(handle.directory)))})
+        results = read_results(handle.directory)
+        tracker.metrics(0, {**built.record["measures"], **dict(result_metrics(results))})
         tracker.artifact(handle.directory, "evaluation")
+        if candidate is not None:
+            tracker.register(**candidate.event(results))
 
 
 def _keep_model(tracker: Tracker, handle: Checkpoint, measures: dict[str, float]) -> None:

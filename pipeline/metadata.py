@@ -6,7 +6,7 @@ the UI plots over time.
 """
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -20,7 +20,6 @@ from pipeline.stages.shards import shard_paths
 from pipeline.stages.store import Built
 from pipeline.tracking import run_url
 
-H = TypeVar("H", bound=Handle)
 LENGTHS = "n_words"  # column of document shards that the histogram shows
 
 
@@ -70,8 +69,12 @@ def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
     if isinstance(handle, Checkpoint) and (curve := read_curve(handle.directory)):
         metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
     if isinstance(handle, Report):
-        results = read_results(handle.directory)
-        metadata |= {"results": dg.MetadataValue.md(results_table(results)), **dict(result_metrics(results))}
+        metadata |= dict(result_metrics(read_results(handle.directory)))
+        metadata |= {path.stem: dg.MetadataValue.md(path.read_text()) for path in handle.directory.glob("*.md")}
+        metadata |= {
+            f"{path.stem}_figure": dg.MetadataValue.md(as_markdown(path.read_bytes(), path.stem))
+            for path in handle.directory.glob("figures/*.png")
+        }
     if isinstance(handle, Checkpoint | Report):
         url = run_url(layout, handle.fingerprint)
         metadata["mlflow"] = dg.MetadataValue.url(url) if url else "waits for the MLflow server"
@@ -91,16 +94,6 @@ def _count_lines(builds: tuple[Built, ...]) -> Iterator[str]:
         for reason, rows in sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])):
             yield f"| | {rows:,} | dropped: {reason} |"
         yield f"| | {counts.kept:,} | out |"
-
-
-def results_table(results: list[dict[str, Any]]) -> str:
-    """Each metric with its interval, beside the baselines, as Markdown."""
-    lines = ["| metric | value | 95 % interval | baselines |", "|---|---:|---|---|"]
-    for result in results:
-        interval = "" if result["low"] is None else f"{result['low']:.4g} to {result['high']:.4g}"
-        baselines = ", ".join(f"{name} {value:.4g}" for name, value in result["baselines"].items())
-        lines.append(f"| {result['metric']} | {result['value']:.4g} | {interval} | {baselines} |")
-    return "\n".join(lines)
 
 
 def document_lengths(handle: Shards) -> np.ndarray | None:

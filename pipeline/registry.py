@@ -9,6 +9,7 @@ champion on the same test examples. A champion that was judged on other examples
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from pipeline.stages.examples import labels_of, read_examples
 from pipeline.stages.metrics import confusion_matrix, macro_f1_of
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
+from pipeline.tracking import chosen_server
 
 CHAMPION = "champion"
 METRIC = "macro_f1"
@@ -28,18 +30,24 @@ LIBRARIES = ("mlflow", "pandas", "safetensors", "tiktoken", "torch")
 CODE = Path(__file__).with_name("serving_model.py")
 
 
-def registration(
-    task: str, model: Checkpoint, examples: Shards, results: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What the journal says about a fine-tuned model that was judged on the test split of `examples`."""
-    return {
-        "task": task,
-        "fingerprint": model.fingerprint,
-        "directory": str(model.directory),
-        "examples": examples.digest,
-        "examples_directory": str(examples.directory),
-        "metrics": {result["metric"]: result["value"] for result in results},
-    }
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Candidate:
+    """A fine-tuned model that is judged on the test split of `examples`, to be registered for `task`."""
+
+    task: str
+    model: Checkpoint
+    examples: Shards
+
+    def event(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the journal says about it."""
+        return {
+            "task": self.task,
+            "fingerprint": self.model.fingerprint,
+            "directory": str(self.model.directory),
+            "examples": self.examples.digest,
+            "examples_directory": str(self.examples.directory),
+            "metrics": {result["metric"]: result["value"] for result in results},
+        }
 
 
 def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any]) -> None:
@@ -49,9 +57,9 @@ def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any])
     """
     name = f"gristmill-{event['task']}"
     run_id = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
-    new = _version_of(client, name, event["fingerprint"]) or _new_version(client, name, run_id, event)
+    new = _version_of(client, name, event["fingerprint"]) or _new_version(client, layout, name, run_id, event)
     champion = _champion(client, name)
-    if champion is None or event["metrics"][METRIC] >= _score(champion, event):
+    if champion is None or event["metrics"][METRIC] >= _score(layout, champion, event):
         client.set_registered_model_alias(name, CHAMPION, new.version)
 
 
@@ -65,24 +73,34 @@ def _champion(client: Any, name: str) -> Any | None:
     return None if number is None else client.get_model_version(name, number)
 
 
-def _score(champion: Any, event: Mapping[str, Any]) -> float:
+def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float:
     """Macro-F1 of the present champion on the examples of `event`."""
     if champion.tags.get(EXAMPLES) == event["examples"]:
         return float(champion.tags[f"gristmill.{METRIC}"])
-    import mlflow
-
     directory = Path(event["examples_directory"])
-    rows = read_examples(directory, "test")
-    answers = mlflow.pyfunc.load_model(f"models:/{champion.name}/{champion.version}").predict(
-        rows["text"].to_pylist()
-    )
+    rows = read_examples(directory, "test").to_pandas()
+    with chosen_server(layout) as mlflow:
+        answers = mlflow.pyfunc.load_model(f"models:/{champion.name}/{champion.version}").predict(rows[["text"]])
     labels = sorted({*labels_of(directory), *answers["label"]})
-    return float(macro_f1_of(confusion_matrix(rows["label"].to_pylist(), list(answers["label"]), labels)))
+    return float(macro_f1_of(confusion_matrix(list(rows["label"]), list(answers["label"]), labels)))
 
 
-def _new_version(client: Any, name: str, run_id: str, event: Mapping[str, Any]) -> Any:
-    import mlflow
-    import pandas as pd
+def _new_version(client: Any, layout: Layout, name: str, run_id: str, event: Mapping[str, Any]) -> Any:
+    before = client.get_run(run_id).info
+    try:
+        with chosen_server(layout) as mlflow, mlflow.start_run(run_id=run_id):
+            info = _log_model(mlflow, name, event)
+    finally:  # start_run has opened it again
+        client.set_terminated(run_id, before.status, before.end_time or None)
+    if not client.search_registered_models(f"name='{name}'"):
+        client.create_registered_model(name)
+    scores = {f"gristmill.{metric}": str(value) for metric, value in event["metrics"].items()}
+    tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
+    with chosen_server(layout):  # resolves the model's address
+        return client.create_model_version(name, info.model_uri, run_id, tags, model_id=info.model_id)
+
+
+def _log_model(mlflow: Any, name: str, event: Mapping[str, Any]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
 
@@ -90,24 +108,17 @@ def _new_version(client: Any, name: str, run_id: str, event: Mapping[str, Any]) 
         inputs=Schema([ColSpec("string", "text")]),
         outputs=Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
     )
-    texts = read_examples(Path(event["examples_directory"]), "test")["text"].to_pylist()
-    before = client.get_run(run_id).info
-    with tempfile.TemporaryDirectory() as folder, mlflow.start_run(run_id=run_id):
+    rows = read_examples(Path(event["examples_directory"]), "test").slice(0, 2)
+    with tempfile.TemporaryDirectory() as folder:
         _link_served(Path(event["directory"]), Path(folder))
-        info = mlflow.pyfunc.log_model(
+        return mlflow.pyfunc.log_model(
             name=name,
             python_model=str(CODE),
             artifacts={"model": folder},
             signature=signature,
-            input_example=pd.DataFrame({"text": texts[:2]}),
-            pip_requirements=[
-                f"{library}=={version(library)}" for library in LIBRARIES
-            ],  # else MLflow loads it to see
+            input_example=rows.select(["text"]).to_pandas(),
+            pip_requirements=[f"{library}=={version(library)}" for library in LIBRARIES],  # else it is loaded to see
         )
-    client.set_terminated(run_id, before.status, before.end_time or None)  # as it was: start_run has opened it again
-    scores = {f"gristmill.{metric}": str(value) for metric, value in event["metrics"].items()}
-    tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
-    return mlflow.register_model(info.model_uri, name, tags=tags)
 
 
 def _link_served(model: Path, folder: Path) -> None:

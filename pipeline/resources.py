@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import dagster as dg
 import psutil
@@ -24,11 +24,13 @@ from pipeline.journal import FAILED, FINISHED, KILLED
 from pipeline.keepsakes import keep_results
 from pipeline.layout import Layout
 from pipeline.progress import current_show
+from pipeline.registry import Candidate
 from pipeline.stages.errors import Terminated
 from pipeline.stages.records import Checkpoint, Handle, Report
-from pipeline.stages.store import Built, Config, Show, Stage, Store
+from pipeline.stages.store import Built, Config, Show, Stage, Store, read_record
 from pipeline.tracking import Tracker
 
+C = TypeVar("C")
 LOG_SECONDS = 10.0  # between two lines about progress in a run's log
 CORES = {"gristmill/cores": "all"}  # tag of the steps that use every core
 EXECUTORS = ("processes", "in_process")
@@ -44,23 +46,35 @@ class Mill:
     def store(self, context: dg.AssetExecutionContext) -> Store:
         return Store(root=self.layout.store, show=_shown_and_logged(context, current_show()))
 
-    def build(self, context: dg.AssetExecutionContext, stage: Stage, cfg: Config, *inputs: Handle) -> Built:
-        """The output of a stage, made now or found finished. What trains or evaluates becomes an MLflow run."""
+    def build(
+        self,
+        context: dg.AssetExecutionContext,
+        stage: Stage,
+        cfg: Config,
+        *inputs: Handle,
+        run_name: str = "",
+        candidate: Candidate | None = None,
+    ) -> Built:
+        """The output of a stage, made now or found finished. What trains or evaluates becomes an MLflow run.
+
+        `run_name` names that run, else the asset does; `candidate` is the model to register after its evaluation.
+        """
         if not issubclass(stage.handle, Checkpoint | Report):
             return self.store(context).build(stage, cfg, *inputs)
-        with self.tracked(context, stage) as tracker:
+        with self.tracked(context, stage, run_name) as tracker:
             built = replace(self.store(context), observer=tracker).build(stage, cfg, *inputs)
-            keep_results(tracker, built, inputs)
+            keep_results(tracker, built, inputs, candidate)
         return built
 
     @contextmanager
-    def tracked(self, context: dg.AssetExecutionContext, stage: Stage) -> Iterator[Tracker]:
+    def tracked(self, context: dg.AssetExecutionContext, stage: Stage, run_name: str) -> Iterator[Tracker]:
         """An observer whose MLflow run ends as the block does: finished, failed, or killed on request."""
         tracker = Tracker(
             layout=self.layout,
             asset=asset_name(context.asset_key),
             group=context.assets_def.group_names_by_key[context.asset_key],
-            tags={"dagster.run_id": context.run_id, "gristmill.stage": stage.name},
+            run_name=run_name,
+            tags={"dagster.run_id": context.run.run_id, "gristmill.stage": stage.name},
         )
         try:
             yield tracker
@@ -76,6 +90,13 @@ class Mill:
 def settings(context: dg.AssetExecutionContext) -> Any:
     """The config dataclass of an asset's stage, or stage -> config: see pipeline/run_config.py."""
     return context.op_execution_context.op_config
+
+
+def made_with(config: type[C], handle: Handle) -> C:
+    """The config that a finished output was made with."""
+    record = read_record(handle.directory)
+    assert record is not None
+    return config(**record["config"])
 
 
 def code_version(*stages: Stage) -> str:

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 
 import dagster as dg
 
+from pipeline.jobs import Job
+
 NIGHTLY = "0 2 * * *"
 WEEKLY = "0 4 * * 0"  # Sunday; two hours after the nightly one, so that it finds the sources collected
 
 
-def schedules(jobs: Mapping[str, dg.UnresolvedAssetJobDefinition]) -> list[dg.ScheduleDefinition]:
+def schedules(jobs: Mapping[str, Job]) -> list[dg.ScheduleDefinition]:
     off = dg.DefaultScheduleStatus.STOPPED
     return [
         dg.ScheduleDefinition(

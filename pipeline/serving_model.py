@@ -17,10 +17,10 @@ class TextClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.directory = Path(context.artifacts["model"])
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: Any = None) -> pd.DataFrame:
-        from pipeline.stages.generate import classify_texts
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+        from pipeline.stages.generate import classify_text
 
-        answers = classify_texts(self.directory, texts_of(model_input))
+        answers = classify_text(self.directory, texts_of(model_input))
         return pd.DataFrame(answers, columns=["label", "probability"])
 
 

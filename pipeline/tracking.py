@@ -14,8 +14,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -28,6 +28,7 @@ from pipeline.layout import Layout
 from pipeline.stages.records import Handle
 from pipeline.stages.store import literals
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DELIVER_SECONDS = 10.0
 RETRY_SECONDS = 30.0  # after a failure, so that a server that hangs is not asked all the time
 MOST_POINTS = 1000  # that MLflow takes at once
@@ -44,9 +45,11 @@ class Tracker:
     layout: Layout
     asset: str
     group: str  # name of the MLflow experiment
+    run_name: str = ""  # else the name of the asset
     tags: Mapping[str, str] = field(default_factory=dict)
     journal: Journal | None = None
     courier: "Courier | None" = None
+    registrations: list[Event] = field(default_factory=list)
 
     def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None:
         """Open the run, or go on with the one that an earlier process began. A second call changes nothing."""
@@ -55,7 +58,7 @@ class Tracker:
         self.journal = Journal(self.layout, fingerprint)
         self.journal.open(
             {
-                "asset": self.asset,
+                "name": self.run_name or self.asset,
                 "experiment": self.group,
                 "params": flat(literals(params)),
                 "tags": {
@@ -94,14 +97,15 @@ class Tracker:
         self._tell([{"do": "artifact", "path": str(path), "folder": folder}])
 
     def register(self, **event: Any) -> None:
-        """Register a model; `event` is made by registry.registration."""
-        self._tell([{"do": "register", **event}])
+        """Register a model once the run has ended; `event` is made by registry.Candidate."""
+        self.registrations.append({"do": "register", **event})
 
     def close(self, status: str) -> None:
         """End the run and wait until the journal is delivered, or the server was asked in vain once more."""
         if self.journal is None or self.courier is None:
             return
         self.journal.close(status)
+        self.journal.append(self.registrations)  # last, so that one that fails keeps nothing else waiting
         self.courier.stop()
         self.journal.lock.release()
         self.journal = self.courier = None
@@ -201,8 +205,8 @@ class Delivery:
         experiment_id = _experiment(client, self.layout, start["experiment"])
         run = self._find_run(client, experiment_id)
         if run is None:
-            run = client.create_run(experiment_id, run_name=start["asset"], tags=start["tags"])
-            log.info("MLflow run %s for %s", run.info.run_id, start["asset"])
+            run = client.create_run(experiment_id, run_name=start["name"], tags=start["tags"])
+            log.info("MLflow run %s for %s", run.info.run_id, start["name"])
         self.run_id = run.info.run_id
         self._log_start(client, run, start)
         self.last_steps = {
@@ -313,7 +317,7 @@ class Machine:
 
 def tracking_uri(layout: Layout) -> str:
     """MLFLOW_TRACKING_URI, else a SQLite file below the data folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
+    return os.environ.get(URI_VARIABLE) or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
 
 
 def new_client(layout: Layout) -> Any:
@@ -321,6 +325,8 @@ def new_client(layout: Layout) -> Any:
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }.items():
@@ -330,9 +336,20 @@ def new_client(layout: Layout) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of 50 migrations
     layout.mlflow.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(layout)
-    mlflow.set_tracking_uri(uri)  # what loads a model by its registered name asks this one
-    mlflow.set_registry_uri(uri)
     return mlflow.MlflowClient(uri, uri)
+
+
+@contextmanager
+def chosen_server(layout: Layout) -> Iterator[Any]:
+    """mlflow for the calls that take no client: they ask the server that is set for the whole process."""
+    import mlflow
+
+    before = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(tracking_uri(layout))
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)  # which also sets the variable back, or takes it away
 
 
 def _experiment(client: Any, layout: Layout, name: str) -> str:

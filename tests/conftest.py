@@ -1,10 +1,178 @@
-"""Shared by all tests: warnings of other people's libraries that are not ours to mend."""
+"""Shared by all tests: a toy project of tiny pages and labelled lines, and its whole graph, built once a session."""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.layout import Layout
 
 FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",  # MLflow 3.17 under SQLAlchemy 2.1
+    "ignore:.*Any type hint is inferred as AnyType",  # of MLflow's own models, when it is imported
+    "ignore:Operation with range is deprecated",  # MLflow 3.17 under pandas 3.1
 )
+ONSETS, RIMES = (
+    ["b", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "w", "br", "cl", "st"],
+    ["al", "er", "in", "on", "ard", "eck", "ill", "oat", "umb", "ight"],
+)
+WORDS = [f"{onset}{rime}{ending}" for onset in ONSETS for rime in RIMES for ending in ("", "er", "ing")]  # invented
+MOODS = {
+    "glad": ["bright", "happy", "laughing", "dancing", "golden"],
+    "sad": ["gloomy", "weeping", "broken", "grey", "lonely"],
+}
 
 
 def pytest_configure(config):
     for line in FOREIGN_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture
+def toy_layout(tmp_path) -> Layout:
+    """A data folder with sources, a task and settings so small that the whole graph takes seconds."""
+    return write_toy_project(tmp_path / "data")
+
+
+def write_toy_project(data: Path) -> Layout:
+    layout = Layout(data)
+    write_pages(data / "pages")
+    write_labelled(data / "moods.jsonl")
+    layout.sources_toml.write_text(TOY_SOURCES)
+    layout.tasks_toml.write_text(TOY_TASKS)
+    layout.config_toml.write_text(TOY_CONFIG)
+    return layout
+
+
+def story(rng: random.Random, n_sentences: int) -> str:
+    """Stop words enough for the quality rules, and no five words in a row that another story has."""
+    sentences = []
+    for _ in range(n_sentences):
+        a, b, c, d, e, f, g, h = rng.choices(WORDS, k=8)
+        sentences.append(f"The {a} {b} of {c} and the {d} that have {e} with the {f} to be {g} {h}.")
+    return " ".join(sentences)
+
+
+def write_pages(folder: Path) -> None:
+    """Web pages, plain and marked-up texts; one stands there twice, one nearly so, one is too short."""
+    rng = random.Random(1)
+    folder.mkdir(parents=True)
+    for i in range(14):
+        paragraphs = "".join(f"<p>{story(rng, 4)}</p>" for _ in range(4))
+        page = f"<html><head><title>Story {i}</title></head><body><nav>Home</nav><article><h1>Story {i}</h1>"
+        (folder / f"story-{i:02}.html").write_text(f"{page}{paragraphs}</article></body></html>")
+    for i in range(16):
+        (folder / f"tale-{i:02}.txt").write_text("\n\n".join(story(rng, 4) for _ in range(4)) + "\n")
+    for i in range(6):
+        (folder / f"note-{i:02}.md").write_text(f"# Note {i}\n\n{story(rng, 10)}\n")
+    first = (folder / "tale-00.txt").read_text()
+    (folder / "tale-copy.txt").write_text(first)
+    (folder / "tale-nearly.txt").write_text(first + "The end of the tale.\n")
+    (folder / "short.txt").write_text("Too short.\n")
+
+
+def write_labelled(path: Path) -> None:
+    rng = random.Random(2)
+    lines = []
+    for i in range(120):
+        mood = ("glad", "sad")[i % 2]
+        first, second = rng.choices(MOODS[mood], k=2)
+        a, b, c, d = rng.choices(WORDS, k=4)
+        lines.append({"text": f"the {first} {a} of {b} and the {second} {c} with {d}", "mood": mood})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+TOY_SOURCES = """
+[web]
+kind = "files"
+path = "pages"
+members = ["*.html"]
+licence = "ours"
+note = "Invented web pages"
+
+[local-texts]
+kind = "files"
+path = "pages"
+members = ["*.txt", "*.md"]
+licence = "ours"
+"""
+TOY_TASKS = """
+[moods]
+kind = "classification"
+base = "foundation_model"
+data = { path = "moods.jsonl" }
+text = "text"
+label = "mood"
+
+[moods.finetune]
+epochs = 6
+rows = 8
+"""
+TOY_CONFIG = """
+["pages/web"]
+n_shards = 2
+
+["pages/local-texts"]
+n_shards = 2
+
+[documents.filter]
+languages = []
+
+[corpus.split]
+validation_fraction = 0.1
+test_fraction = 0.1
+
+[tokenizer]
+vocab_size = 300
+
+[foundation_model]
+n_layers = 2
+d_model = 32
+n_heads = 2
+seq_len = 32
+rows = 4
+n_steps = 30
+checkpoint_every = 10
+validate_every = 10
+n_validation_batches = 2
+
+[checks.moods_evaluation]
+accuracy = 0.6
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The toy graph after two runs of its job `demo`: the first built everything, the second had nothing to do."""
+
+    layout: Layout
+    instance: Any
+    first: Any
+    second: Any
+    seconds: tuple[float, float]
+
+
+@pytest.fixture(scope="session")
+def toy_graph(tmp_path_factory) -> Iterator[Built]:
+    """Built once for all tests that only look at it. Whoever changes something works on a copy."""
+    import dagster as dg
+
+    from pipeline.definitions import definitions
+
+    folder = tmp_path_factory.mktemp("toy")
+    layout = write_toy_project(folder / "data")
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    job = definitions(layout).resolve_job_def("demo")
+    with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral(str(folder)) as instance:
+        environment.delenv("MLFLOW_TRACKING_URI", raising=False)
+        runs, seconds = [], []
+        for _ in range(2):
+            started = time.perf_counter()
+            runs.append(job.execute_in_process(instance=instance, run_config=quiet))
+            seconds.append(time.perf_counter() - started)
+        yield Built(layout=layout, instance=instance, first=runs[0], second=runs[1], seconds=(seconds[0], seconds[1]))

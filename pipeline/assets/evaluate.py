@@ -1,0 +1,77 @@
+"""Assets `foundation_evaluation` and `<task>_evaluation`: what the models are worth, beside baselines."""
+
+import dagster as dg
+
+from pipeline.metadata import materialised
+from pipeline.registry import Candidate
+from pipeline.resources import CORES, Mill, code_version, made_with, settings
+from pipeline.run_config import ConfigFile, asset_config
+from pipeline.stages.evaluate import (
+    EVALUATE_CLASSIFICATION,
+    EVALUATE_FOUNDATION,
+    ClassificationEvaluationConfig,
+    FoundationEvaluationConfig,
+)
+from pipeline.stages.finetune import FINETUNE, FinetuneConfig, random_baseline
+from pipeline.stages.records import Checkpoint, Report, Shards
+from pipeline.stages.tasks import Task
+
+
+def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
+    @dg.asset(
+        group_name="evaluation",
+        kinds={"pytorch", "mlflow"},
+        config_schema=asset_config("foundation_evaluation", FoundationEvaluationConfig, file),
+        code_version=code_version(EVALUATE_FOUNDATION),
+        op_tags=CORES,
+    )
+    def foundation_evaluation(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        foundation_model: Checkpoint,
+        token_shards: Shards,
+        corpus: Shards,
+    ) -> dg.MaterializeResult[Report]:
+        """Bits per byte and perplexity on held-out documents, beside n-gram models, and samples of text."""
+        inputs = (foundation_model, token_shards, corpus)
+        built = mill.build(context, EVALUATE_FOUNDATION, settings(context), *inputs)
+        return materialised(mill.layout, built)
+
+    return foundation_evaluation
+
+
+def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    name = f"{task.name}_evaluation"
+
+    @dg.asset(
+        name=name,
+        ins={
+            "base": dg.AssetIn(task.base),
+            "model": dg.AssetIn(f"{task.name}_model"),
+            "examples": dg.AssetIn(f"{task.name}_examples"),
+        },
+        group_name="evaluation",
+        kinds={"scikitlearn", "mlflow"},
+        config_schema=asset_config(name, ClassificationEvaluationConfig, file),
+        code_version=code_version(FINETUNE, EVALUATE_CLASSIFICATION),
+        op_tags=CORES,
+    )
+    def evaluation_of_task(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        base: Checkpoint,
+        model: Checkpoint,
+        examples: Shards,
+    ) -> dg.MaterializeResult[Report]:
+        """Accuracy and F1 on test examples, beside simple baselines and the same network without pretraining.
+
+        Registers the model with MLflow, as champion where it is the best so far.
+        """
+        recipe, name = random_baseline(made_with(FinetuneConfig, model)), f"{task.name}_random_init"
+        random = mill.build(context, FINETUNE, recipe, base, examples, run_name=name)
+        candidate = Candidate(task=task.name, model=model, examples=examples)
+        inputs = (model, random.handle, examples)
+        built = mill.build(context, EVALUATE_CLASSIFICATION, settings(context), *inputs, candidate=candidate)
+        return materialised(mill.layout, random, built)
+
+    return evaluation_of_task

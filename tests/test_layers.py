@@ -1,0 +1,123 @@
+"""Who may import what, what loading the code location may cost, and how long files and functions may grow."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "model").rglob("*.py")])
+ALL = sorted([*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")])
+STAGES = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline" / "stages")]
+MODEL = [path for path in SOURCES if path.is_relative_to(ROOT / "model")]
+ASSETS = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline" / "assets")]
+MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
+STAGES_THAT_USE_MODEL = {"pretrain", "finetune", "evaluate", "baselines", "generate", "trace"}
+LIGHT_PARTS_OF_MODEL = {"model.token_shards", "model.config", "model.presets"}  # import no torch
+MAY_IMPORT_MLFLOW = {"pipeline/tracking.py", "pipeline/registry.py", "pipeline/serving_model.py"}
+HEAVY = ("torch", "mlflow", "trafilatura", "sklearn", "scipy", "matplotlib", "transformers", "duckdb", "pandas")
+VAGUE_NAMES = ("util", "utils", "helper", "helpers", "common", "misc", "legacy", "v2")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Every module that a file imports anywhere in it, with dots."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("path", MODEL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_model_imports_torch_and_the_standard_library_only(path):
+    foreign = {top(name) for name in imports_of(path)} - MODEL_MAY_IMPORT - set(sys.stdlib_module_names)
+    assert not foreign
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_stages_know_neither_dagster_nor_mlflow_nor_their_callers(path):
+    names = set(imports_of(path))
+    assert not {top(name) for name in names} & {"dagster", "mlflow"}
+    ours = {name for name in names if top(name) == "pipeline"}
+    allowed = ("pipeline.stages", "pipeline.layout") if path.stem == "trace" else ("pipeline.stages",)
+    assert not [name for name in ours if not name.startswith(allowed) and name != "pipeline"]
+    if path.stem not in STAGES_THAT_USE_MODEL:
+        of_model = {name for name in names if top(name) == "model"}
+        assert not [name for name in of_model if not any(name.startswith(light) for light in LIGHT_PARTS_OF_MODEL)]
+
+
+@pytest.mark.parametrize("path", ASSETS, ids=lambda path: path.name)
+def test_assets_hold_bodies_of_ten_lines_and_no_work_of_their_own(path):
+    assert not {top(name) for name in imports_of(path)} & {*HEAVY, "model", "requests", "os", "pathlib"}
+    for function in functions_of(path):
+        if any("asset" in ast.unparse(decorator) for decorator in function.decorator_list):
+            body = function.body[1:] if ast.get_docstring(function) else function.body
+            assert body[-1].end_lineno - body[0].lineno + 1 <= 10, f"{path.name}: {function.name}"
+            assert not [node for node in ast.walk(function) if isinstance(node, ast.For | ast.While)]
+
+
+def test_mlflow_is_imported_in_its_three_files_only():
+    users = {str(path.relative_to(ROOT)) for path in SOURCES if "mlflow" in {top(name) for name in imports_of(path)}}
+    assert users <= MAY_IMPORT_MLFLOW
+
+
+def child(program: str, *arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    ).stdout
+
+
+def test_model_and_stages_import_without_dagster_and_mlflow():
+    modules = [
+        str(path.relative_to(ROOT).with_suffix("")).replace("/", ".")
+        for path in [*MODEL, *STAGES]
+        if path.stem != "__init__"
+    ]
+    child(
+        "import sys, importlib\n"
+        "sys.modules['dagster'] = sys.modules['mlflow'] = None\n"  # importing either raises now
+        "for name in sys.argv[1:]: importlib.import_module(name)",
+        *modules,
+    )
+
+
+def test_code_location_loads_without_heavy_modules(toy_layout):
+    loaded = child(
+        "import sys\nfrom pathlib import Path\nfrom pipeline.layout import Layout\n"
+        "from pipeline.definitions import definitions\n"
+        "import dagster as dg\n"
+        "dg.Definitions.validate_loadable(definitions(Layout(Path(sys.argv[1]))))\n"
+        "print(' '.join(sys.modules))",
+        str(toy_layout.data),
+    ).split()
+    assert not set(HEAVY) & set(loaded)
+
+
+def functions_of(path: Path) -> Iterator[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_have_500_lines_and_functions_50_at_most(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+    longest = {function.name: function.end_lineno - function.lineno + 1 for function in functions_of(path)}
+    assert not {name: n_lines for name, n_lines in longest.items() if n_lines > 50}
+
+
+def test_modules_say_in_their_name_and_first_lines_what_they_are():
+    for path in SOURCES:
+        assert not set(path.stem.split("_")) & set(VAGUE_NAMES), path
+        if path.stem != "__init__":
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+        else:
+            assert not path.read_text(), f"{path} is not empty"

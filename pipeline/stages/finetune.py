@@ -46,11 +46,11 @@ class FinetuneConfig:
     initialisation: Annotated[
         Literal["pretrained", "random"], "random = weights as before pretraining, to see what pretraining is worth"
     ] = "pretrained"
-    epochs: Annotated[int, "passes over the training examples, at least 1"] = 3
-    rows: Annotated[int, "examples a step, at least 1"] = 64
+    epochs: Annotated[int, "passes over the training examples, at least 1"] = 2
+    rows: Annotated[int, "examples a step, at least 1"] = 128
     max_tokens: Annotated[int | None, "tokens of a text that are read; None = the base's context"] = None
-    muon_lr: Annotated[float, "peak learning rate of hidden matrices, above 0 (Muon)"] = 0.01
-    adamw_lr: Annotated[float, "peak learning rate of embedding, norms and head, above 0 (AdamW)"] = 0.002
+    muon_lr: Annotated[float, "peak learning rate of hidden matrices, above 0 (Muon)"] = 0.02
+    adamw_lr: Annotated[float, "peak learning rate of embedding, norms and head, above 0 (AdamW)"] = 0.004
     muon_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none"] = 0.0
     adamw_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none; never on norms"] = 0.0
     warmup_fraction: Annotated[float, "of the steps, at the start: linear from 0, between 0 and 1"] = 0.1

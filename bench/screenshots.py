@@ -73,9 +73,8 @@ def show_curve(page: Page, layout: Layout, path: Path) -> None:
     page.goto(f"http://127.0.0.1:{MLFLOW_PORT}{run}/model-metrics?{query}")
     page.get_by_placeholder("Search metric charts").fill("loss|bits|learning|gradient")
     page.locator("svg.main-svg").first.wait_for()
-    page.get_by_role("button", name="Close").first.click()  # MLflow's assistant
     page.wait_for_timeout(SETTLE_MS)
-    page.screenshot(path=path)
+    page.screenshot(path=path, clip={"x": 198, "y": 0, "width": 990, "height": 890})  # without MLflow's assistant
     print(path)
 
 

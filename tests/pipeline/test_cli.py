@@ -122,7 +122,7 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
         f"stage clean {raw} --out documents --workers 1",
         "stage filter documents --out filtered --workers 1",
         "stage dedup filtered --out unique --workers 1",
-        "stage split unique --out split --set validation_fraction=0.1 --set test_fraction=0.1 --set max_family_fraction=0.5",
+        "stage split unique --out split --set test_fraction=0.1",
         "stage tokenizer split --out tokenizer --set vocab_size=300",
         "stage tokenize tokenizer split --out tokens --workers 1",
         "train tokens tokenizer --out model " + " ".join(f"--set {setting}" for setting in tiny),

@@ -58,6 +58,7 @@ class Watch:
     built: list[Made] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
+    interrupted: bool = False  # by Ctrl-C or SIGTERM
     n_passed: int = 0  # checks
     complaints: list[str] = field(default_factory=list)  # of checks that did not pass
 
@@ -74,9 +75,11 @@ class Watch:
         elif kind == "STEP_SUCCESS" and asset:
             self.display.end(self._outcome(asset))
         elif kind == "STEP_FAILURE":
+            names, message = chain_of(event.step_failure_data.error)
+            self.interrupted |= INTERRUPTED in names
             if asset:
-                self.display.end("FAILED")
-            self.failures.append((asset or step, cause_of(event.step_failure_data.error)))
+                self.display.end("stopped" if INTERRUPTED in names else "FAILED")
+            self.failures.append((asset or step, message))
 
     def _note_check(self, check: Any) -> None:
         if check.passed:
@@ -102,7 +105,7 @@ def run(args: Namespace) -> int:
     watch, run_id = materialise(layout)
     seconds = time.perf_counter() - started
     print()
-    if any(INTERRUPTED in message for _, message in watch.failures):
+    if watch.interrupted:
         raise KeyboardInterrupt
     if watch.failures:
         print("\n".join(failure_lines(layout, watch, run_id)))
@@ -178,12 +181,14 @@ def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
     return [*lines, f"Everything lies below {layout.data}.", "", *HOW_TO_LOOK.splitlines()]
 
 
-def cause_of(error: Any) -> str:
-    """The message at the bottom of a chain of Dagster's errors, in one line."""
+def chain_of(error: Any) -> tuple[list[str], str]:
+    """Class names of a chain of Dagster's errors, and the message at its bottom in one line."""
+    names = [error.cls_name]
     while error.cause is not None:
         error = error.cause
+        names.append(error.cls_name)
     text = " ".join(error.message.split())
-    return text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
+    return names, text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:

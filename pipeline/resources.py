@@ -142,8 +142,8 @@ def _mill(context: dg.InitResourceContext, layout: Layout) -> Mill:
 def _process_of_run() -> int:
     """The process that lives as long as the run does: a step's own one ends before the next step starts."""
     parent = multiprocessing.parent_process()
-    forked_for_step = parent is not None and multiprocessing.current_process().name.startswith("ForkServerProcess")
-    return parent.pid if parent is not None and forked_for_step else os.getpid()
+    forked_for_step = multiprocessing.current_process().name.startswith("ForkServerProcess")
+    return (parent.pid if parent is not None and forked_for_step else None) or os.getpid()
 
 
 def _shown_and_logged(context: dg.AssetExecutionContext, show: Show) -> Show:

@@ -54,18 +54,26 @@ def asset_config(asset: str, config: Config, file: ConfigFile, given: Mapping[st
 
     Raises ValueError naming file, table, key and what is allowed when config.toml does not fit.
     """
-    table = _table(file, asset, file.tables.get(asset, {}))
     if not isinstance(config, Mapping):
+        table = _table(file, asset, file.tables.get(asset, {}))
         return _checked_field(config, {**(given or {}), **table}, file, asset)
+    fields = asset_fields(asset, config, file, given)
+    return dg.Field(dg.Shape(fields), description=f"settings of {asset}, a table a stage")
+
+
+def asset_fields(
+    asset: str, config: Mapping[str, type[Any]], file: ConfigFile, given: Mapping[str, Any] | None = None
+) -> dict[str, dg.Field]:
+    """The fields of an asset of several stages, by stage; see `asset_config`."""
+    table = _table(file, asset, file.tables.get(asset, {}))
     if unknown := sorted(set(table) - set(config)):
         raise ValueError(f"{file.path}: [{asset}] has tables {', '.join(config)} only, got `{unknown[0]}`")
     given = given or {}
-    fields = {
+    return {
         stage: _checked_field(cls, {**given.get(stage, {}), **_table(file, where, table.get(stage, {}))}, file, where)
         for stage, cls in config.items()
         for where in [f"{asset}.{stage}"]
     }
-    return dg.Field(dg.Shape(fields), description=f"settings of {asset}, a table a stage")
 
 
 def _table(file: ConfigFile, where: str, value: Any) -> Mapping[str, Any]:

@@ -8,16 +8,16 @@ because the network is defined there once.
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class TextClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.directory = Path(context.artifacts["model"])
 
-    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> pd.DataFrame:
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> Any:
         from pipeline.stages.generate import classify_text
 
         answers = classify_text(self.directory, texts_of(model_input))
@@ -36,4 +36,4 @@ def texts_of(model_input: Any) -> list[str]:
     return [str(text) for text in model_input]
 
 
-mlflow.models.set_model(TextClassifier())
+set_model(TextClassifier())

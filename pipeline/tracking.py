@@ -349,7 +349,7 @@ def chosen_server(layout: Layout) -> Iterator[Any]:
     try:
         yield mlflow
     finally:
-        mlflow.set_tracking_uri(before)  # which also sets the variable back, or takes it away
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes the variable away again
 
 
 def _experiment(client: Any, layout: Layout, name: str) -> str:

@@ -17,14 +17,12 @@ FOREIGN_WARNINGS = (
     "ignore:.*Any type hint is inferred as AnyType",  # of MLflow's own models, when it is imported
     "ignore:Operation with range is deprecated",  # MLflow 3.17 under pandas 3.1
 )
-ONSETS, RIMES = (
-    ["b", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "w", "br", "cl", "st"],
-    ["al", "er", "in", "on", "ard", "eck", "ill", "oat", "umb", "ight"],
-)
+ONSETS = ("b", "d", "f", "g", "h", "l", "m", "n", "p", "r", "s", "t", "w", "br", "cl", "st")
+RIMES = ("al", "er", "in", "on", "ard", "eck", "ill", "oat", "umb", "ight")
 WORDS = [f"{onset}{rime}{ending}" for onset in ONSETS for rime in RIMES for ending in ("", "er", "ing")]  # invented
 MOODS = {
-    "glad": ["bright", "happy", "laughing", "dancing", "golden"],
-    "sad": ["gloomy", "weeping", "broken", "grey", "lonely"],
+    "glad": ("bright", "happy", "laughing", "dancing", "golden"),
+    "sad": ("gloomy", "weeping", "broken", "grey", "lonely"),
 }
 
 

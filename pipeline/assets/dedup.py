@@ -4,7 +4,7 @@ import dagster as dg
 
 from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
-from pipeline.run_config import ConfigFile, asset_config
+from pipeline.run_config import ConfigFile, asset_fields
 from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.records import Shards
 from pipeline.stages.split import SPLIT, SplitConfig
@@ -27,7 +27,7 @@ def corpus(file: ConfigFile) -> dg.AssetsDefinition:
                 code_version=code_version(DEDUP, SPLIT),
             )
         },
-        config_schema=asset_config("corpus", {"dedup": DedupConfig, "split": SplitConfig}, file).config_type.fields,
+        config_schema=asset_fields("corpus", {"dedup": DedupConfig, "split": SplitConfig}, file),
         op_tags=CORES,
     )
     def corpus(

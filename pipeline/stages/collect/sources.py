@@ -11,6 +11,7 @@ one folder, `**/` spans any number of them, and a glob that begins with `!` take
 """
 
 import difflib
+import os
 import re
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
@@ -126,7 +127,8 @@ def _source(name: str, table: dict[str, Any], folder: Path) -> Source:
         raise ValueError(f"key `{missing[0]}` is missing; kind {kind.kind!r} needs {_listed(required)}")
     values = {key: _checked(key, value, types[key]) for key, value in table.items() if key != "kind"}
     if kind is FilesSource:
-        values["path"] = str((folder / values["path"]).expanduser().absolute())
+        # normal, so that the addresses of pages hold no `..`
+        values["path"] = os.path.normpath((folder / values["path"]).expanduser().absolute())
     return kind(name=name, **values)
 
 

@@ -108,7 +108,7 @@ text = "text"
 label = "mood"
 
 [moods.finetune]
-epochs = 6
+epochs = 8
 rows = 8
 """
 TOY_CONFIG = """

@@ -11,6 +11,7 @@ import pytest
 from pipeline.definitions import definitions
 from pipeline.io_manager import asset_name
 from pipeline.layout import all_current
+from pipeline.stages.generate import classify_text
 from pipeline.tracking import new_client, run_id_of
 
 ASSETS = {
@@ -157,22 +158,24 @@ def test_mlflow_evaluation_has_the_numbers_of_results_json(toy_graph):
 
 
 LOAD = """
-import sys, mlflow
+import sys, mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/gristmill-moods@champion")
-import pandas as pd
-texts = pd.DataFrame({"text": ["the happy miller and the golden mill", "the grey, weeping night"]})
-print(model.predict(texts).to_json())
+print(model.predict(pandas.DataFrame({"text": sys.argv[2:]})).to_json(orient="values"))
 """
 
 
-def test_mlflow_registered_model_answers_in_a_fresh_process(toy_graph):
-    versions = new_client(toy_graph.layout).search_model_versions("name='gristmill-moods'")
-    assert len(versions) == 1
+def test_mlflow_registered_model_answers_in_a_fresh_process_as_the_model_itself(toy_graph):
+    assert len(new_client(toy_graph.layout).search_model_versions("name='gristmill-moods'")) == 1
+    texts = [
+        "the happy brder of ning and the golden lecker with toat",
+        "the grey ping of meck and the lonely hal with bin",
+    ]
     uri = f"sqlite:///{toy_graph.layout.mlflow / 'mlflow.db'}"
-    answer = subprocess.run(
-        [sys.executable, "-c", LOAD, uri], capture_output=True, text=True, check=True, timeout=120
+    output = subprocess.run(
+        [sys.executable, "-c", LOAD, uri, *texts], capture_output=True, text=True, check=True, timeout=120
     ).stdout
-    answers = json.loads(answer.splitlines()[-1])
-    assert answers["label"] == {"0": "glad", "1": "sad"}
-    assert all(0.5 < probability <= 1 for probability in answers["probability"].values())
+    answers = json.loads(output.splitlines()[-1])
+    expected = classify_text(all_current(toy_graph.layout)["moods_model"].directory, texts)
+    assert [label for label, _ in answers] == [label for label, _ in expected]
+    assert [probability for _, probability in answers] == pytest.approx([p for _, p in expected], abs=1e-5)

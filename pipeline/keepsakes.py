@@ -34,7 +34,7 @@ def keep_results(
         tracker.metrics(0, {**built.record["measures"], **dict(result_metrics(results))})
         tracker.artifact(handle.directory, "evaluation")
         if candidate is not None:
-            tracker.register(**candidate.event(results))
+            tracker.register(**candidate.event(results, (handle.directory / "report.md").read_text()))
 
 
 def _keep_model(tracker: Tracker, handle: Checkpoint, measures: dict[str, float]) -> None:

@@ -24,6 +24,7 @@ from pipeline.tracking import chosen_server
 
 CHAMPION = "champion"
 METRIC = "macro_f1"
+LONGEST_CARD = 5000  # characters, a limit of MLflow's
 FINGERPRINT, EXAMPLES = "gristmill.fingerprint", "gristmill.examples"
 SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint folder; not the optimiser's state
 LIBRARIES = ("mlflow", "pandas", "safetensors", "tiktoken", "torch")
@@ -38,14 +39,15 @@ class Candidate:
     model: Checkpoint
     examples: Shards
 
-    def event(self, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the journal says about it."""
+    def event(self, results: Sequence[Mapping[str, Any]], report: str = "") -> dict[str, Any]:
+        """What the journal says about it; `report` becomes the description of the version, its model card."""
         return {
             "task": self.task,
             "fingerprint": self.model.fingerprint,
             "directory": str(self.model.directory),
             "examples": self.examples.digest,
             "examples_directory": str(self.examples.directory),
+            "report": report,
             "metrics": {result["metric"]: result["value"] for result in results},
         }
 
@@ -97,7 +99,9 @@ def _new_version(client: Any, layout: Layout, name: str, run_id: str, event: Map
     scores = {f"gristmill.{metric}": str(value) for metric, value in event["metrics"].items()}
     tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
     with chosen_server(layout):  # resolves the model's address
-        return client.create_model_version(name, info.model_uri, run_id, tags, model_id=info.model_id)
+        return client.create_model_version(
+            name, info.model_uri, run_id, tags, description=event["report"][:LONGEST_CARD], model_id=info.model_id
+        )
 
 
 def _log_model(mlflow: Any, name: str, event: Mapping[str, Any]) -> Any:

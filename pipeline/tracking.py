@@ -11,6 +11,7 @@ the server has for a metric are not sent again. mlflow is imported when the firs
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -144,10 +145,18 @@ class Courier(threading.Thread):
             self.wake.wait(DELIVER_SECONDS if answered else RETRY_SECONDS)
             self.wake.clear()
             if time.monotonic() >= next_sample and not self.stopping.is_set():
-                next_sample = time.monotonic() + DELIVER_SECONDS
-                self.delivery.sample_machine()
+                next_sample = time.monotonic() + (DELIVER_SECONDS if self._measured() else math.inf)
         if answered:
             send_pending(self.layout)  # what earlier builds could not deliver
+
+    def _measured(self) -> bool:
+        """Whether the state of the machine could be read; a build goes on without it."""
+        try:
+            self.delivery.sample_machine()
+            return True
+        except Exception as error:  # of MLflow's monitors, whatever this machine does to them
+            log.warning("no system metrics: %s: %s", type(error).__name__, error)
+            return False
 
 
 def _delivered(delivery: "Delivery") -> bool:
@@ -301,7 +310,7 @@ class Machine:
         from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
         self.monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with suppress(ImportError):  # no nvidia-ml-py, or no device
+        with suppress(ImportError, RuntimeError):  # no nvidia-ml-py, or no device
             self.monitors.append(GPUMonitor())
         self.step = max((step for name, step in last_steps.items() if name.startswith("system/")), default=-1)
 

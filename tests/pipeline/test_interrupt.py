@@ -85,6 +85,24 @@ def test_terminate_while_pretraining_saves_and_the_next_run_goes_on(
     assert [point.step for point in client.get_metric_history(run_id, "loss")] == list(range(1, N_STEPS + 1))
 
 
+def test_model_that_was_finished_while_its_run_stayed_open_closes_that_run(layout):
+    """A kill between the record of the model and the end of its MLflow run must leave neither open nor double."""
+    fingerprint = load_current(layout, "foundation_model").fingerprint
+    client, run_id = new_client(layout), run_id_of(layout, fingerprint)
+    client.update_run(run_id, status="RUNNING")
+    (layout.tracking / fingerprint / "run.json").unlink()
+    job = definitions(layout).resolve_job_def("pretrain")
+    run = job.execute_in_process(
+        asset_selection=[dg.AssetKey("foundation_model")], run_config={"loggers": RUN_CONFIG["loggers"]}
+    )
+    (event,) = run.get_asset_materialization_events()
+    assert event.event_specific_data.materialization.metadata["unchanged"].value
+    assert run_id_of(layout, fingerprint) == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+    experiment = client.get_experiment_by_name("pretraining").experiment_id
+    assert len(client.search_runs([experiment])) == 1
+
+
 def wait_for_steps(layout: Layout, finished: str, child: subprocess.Popen) -> Path:
     """The folder of the training that `child` does, once enough of its steps are in the curve."""
     pause, deadline = threading.Event(), time.monotonic() + 120

@@ -40,6 +40,7 @@ def registered(toy_graph, client, **changes) -> tuple[int, int]:
 
 def test_register_the_same_model_again_makes_no_second_version(toy_graph, client):
     assert registered(toy_graph, client) == (1, 1)
+    assert "Confusion matrix" in client[0].get_model_version(NAME, "1").description
 
 
 def test_register_a_worse_model_keeps_the_champion(toy_graph, client):

@@ -3,7 +3,7 @@
 In: sources and tasks of data/. Out: a markdown table, printed and written to bench/demo.md, with the machine named.
 Orchestration is everything that is not inside a stage function: the start of Python, Dagster, MLflow, checks.
 
-    .venv/bin/python bench/demo.py [--cache data/cache] [--out bench/demo.md]
+    .venv/bin/python bench/demo.py [--cache data/cache] [--out bench/demo.md] [--keep DIR]
 """
 
 import argparse
@@ -30,9 +30,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, help="folder of fetched packages to share; default: fetch them")
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "demo.md")
+    parser.add_argument("--keep", type=Path, help="new folder for all that is made, to look at it afterwards")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as folder:
-        layout = Layout(Path(folder))
+        layout = Layout((args.keep or Path(folder)).resolve())
+        layout.data.mkdir(parents=True, exist_ok=bool(args.keep is None))
         for settings in (ROOT / "data").glob("*.toml"):
             shutil.copy(settings, layout.data)
         if args.cache:

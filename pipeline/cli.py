@@ -19,6 +19,9 @@ EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAN
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script `gristmill`."""
+    # Threads that wait for one another by spinning cost a busy machine most of its time; libgomp reads this when
+    # torch loads, here and in the servers that `gristmill ui` starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:

@@ -25,6 +25,7 @@ import dagster as dg
 from pipeline.keepsakes import read_curve, read_results
 from pipeline.run_config import ConfigFile
 from pipeline.stages import laws
+from pipeline.stages.evaluate import SEEN
 from pipeline.stages.examples import read_examples
 from pipeline.stages.laws import Verdict
 from pipeline.stages.records import Handle
@@ -69,12 +70,13 @@ def asset_checks(
         ),
     ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
+    unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
     for task in tasks:
         beats = _beats_baseline("accuracy", "majority")
         checks += [
             check_step([f"{task}_examples"], [_conserved(1), examples_leak, not_empty]),
             check_step([f"{task}_model"], [finite]),
-            check_step([f"{task}_evaluation"], [beats, *_limits(limits.get(f"{task}_evaluation", {}))]),
+            check_step([f"{task}_evaluation"], [beats, unseen, *_limits(limits.get(f"{task}_evaluation", {}))]),
         ]
     return checks
 
@@ -156,6 +158,11 @@ def _examples_leak(examples: Handle) -> Verdict:
     )
     similarity = (read_record(examples.directory) or {})["config"]["similarity"]
     return laws.no_leak(train, [text for texts in held_out for text in texts], similarity)
+
+
+def _unseen(report: Handle) -> Verdict:
+    """No judged example stands in the text that the base was pretrained on."""
+    return laws.unseen((read_record(report.directory) or {})["measures"][SEEN])
 
 
 def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:

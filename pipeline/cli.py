@@ -19,9 +19,9 @@ EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAN
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script `gristmill`."""
-    # Threads that wait for one another by spinning cost a busy machine most of its time; libgomp reads this when
-    # torch loads, here and in the servers that `gristmill ui` starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads that wait by spinning cost a busy machine most of its time, threads that sleep at once cost an
+    # idle one a third (docs/log.md). libgomp reads this when torch loads, here and in what `gristmill ui` starts.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:

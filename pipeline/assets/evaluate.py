@@ -49,6 +49,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
             "base": dg.AssetIn(task.base),
             "model": dg.AssetIn(f"{task.name}_model"),
             "examples": dg.AssetIn(f"{task.name}_examples"),
+            "corpus": dg.AssetIn("corpus"),
         },
         group_name="evaluation",
         kinds={"scikitlearn", "mlflow"},
@@ -62,6 +63,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         base: Checkpoint,
         model: Checkpoint,
         examples: Shards,
+        corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
         """Accuracy and F1 on test examples, beside simple baselines and the same network without pretraining.
 
@@ -70,7 +72,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         recipe, name = random_baseline(made_with(FinetuneConfig, model)), f"{task.name}_random_init"
         random = mill.build(context, FINETUNE, recipe, base, examples, run_name=name)
         candidate = Candidate(task=task.name, model=model, examples=examples)
-        inputs = (model, random.handle, examples)
+        inputs = (model, random.handle, examples, corpus)
         built = mill.build(context, EVALUATE_CLASSIFICATION, settings(context), *inputs, candidate=candidate)
         return materialised(mill.layout, random, built)
 

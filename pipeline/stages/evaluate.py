@@ -13,7 +13,7 @@ Figures are no content: their bytes depend on fonts. torch, scikit-learn and mat
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +24,7 @@ from model.token_shards import TokenShard, read_description, read_token_shards
 from pipeline.stages.baselines import fit_ngrams, majority_predictions, tfidf_logistic_predictions
 from pipeline.stages.examples import read_examples
 from pipeline.stages.generate import generate_text, label_probabilities
+from pipeline.stages.leaks import occurring
 from pipeline.stages.metrics import (
     Comparison,
     Estimate,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONTENT = ("results.json", "report.md", "samples.md")
+SEEN = "examples_seen_in_pretraining"  # measure: judged examples whose words stand in the pretraining text
 Result = dict[str, Any]
 
 
@@ -248,9 +250,10 @@ class Judged:
 
 
 def evaluate_classification(cfg: ClassificationEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
-    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, and the examples."""
+    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, the examples, and the
+    corpus of the pretraining if test examples are to be looked for in it."""
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
-    (examples,) = [handle for handle in inputs if isinstance(handle, Shards)]
+    examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
     judged = judge(cfg, models, examples, work)
     results = classification_results(judged, cfg.seed)
     compared = (
@@ -264,7 +267,18 @@ def evaluate_classification(cfg: ClassificationEvaluationConfig, inputs: tuple[H
     save_figure(confusion_figure(matrix_CC, judged.labels), work.directory / "figures" / "confusion_matrix.png")
     measures = {result["metric"]: result["value"] for result in results}
     measures |= {f"f1_{label}": float(f1) for label, f1 in zip(judged.labels, f1_of(matrix_CC), strict=True)}
+    if corpora:
+        texts = read_examples(examples.directory, cfg.split)["text"].to_pylist()
+        measures[SEEN] = len(occurring(texts, training_texts(corpora[0])))
     return Outcome(rows=len(judged.truth), measures=measures, content=CONTENT)
+
+
+def training_texts(corpus: Shards) -> Iterator[str]:
+    """Texts of the train split, one shard in memory at a time."""
+    for path in shard_paths(corpus.directory):
+        table = read_table(path, columns=["text", "split"])
+        rows = zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True)
+        yield from (text for text, split in rows if split == "train")
 
 
 def judge(cfg: ClassificationEvaluationConfig, models: Sequence[Checkpoint], examples: Shards, work: Work) -> Judged:

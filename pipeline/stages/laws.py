@@ -129,6 +129,13 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
     )
 
 
+def unseen(n_seen: float) -> Verdict:
+    """No judged example stands in the text of the pretraining (a run of 8 of its words, of a shorter one all)."""
+    return Verdict(
+        passed=n_seen == 0, rule="judged examples that stand in the pretraining text = 0", observed=n_seen, limit=0
+    )
+
+
 def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
     """Every value of a training curve is a number, and there is a curve."""
     wrong = [line["step"] for line in curve if not all(map(math.isfinite, line.values()))]

@@ -18,16 +18,18 @@ from model.decoder import new_decoder
 from model.evaluate import document_losses
 from model.heads import new_classifier
 from model.token_shards import read_token_shards, write_token_shard
+from pipeline.stages import laws
 from pipeline.stages.baselines import fit_ngrams
 from pipeline.stages.evaluate import (
     EVALUATE_CLASSIFICATION,
     EVALUATE_FOUNDATION,
+    SEEN,
     ClassificationEvaluationConfig,
     FoundationEvaluationConfig,
 )
 from pipeline.stages.examples import EXAMPLE, read_examples
 from pipeline.stages.generate import classify_text
-from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
+from pipeline.stages.records import SPLIT_CORPUS, Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import write_rows, write_table
 from pipeline.stages.store import Store
 
@@ -191,6 +193,26 @@ def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, b
     report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
     assert set(results(report)["accuracy"]["baselines"]) == {"majority", "tfidf_logistic"}
     assert "McNemar" not in (report.directory / "report.md").read_text()
+
+
+def test_classification_test_examples_in_the_pretraining_text_are_counted(tmp_path, byte_tokenizer, examples):
+    rows = [row for split in ("train", "test") for row in read_examples(examples.directory, split).to_pylist()]
+    tests = [row for row in rows if row["split"] == "test"]
+    for row, text in zip(tests, ("fine tea with the cat", "awful tea without a dog"), strict=False):
+        row["text"] = text
+    write_rows(examples.directory / "examples.parquet", rows, EXAMPLE)
+    documents = [("train", "she had Fine Tea with the cat, and left"), ("test", "awful tea without a dog")]
+    values = {pa.string(): "x", pa.large_string(): "x", pa.int64(): 1, pa.float32(): 1.0}
+    columns = {field.name: [values[field.type]] * 2 for field in SPLIT_CORPUS}
+    columns |= {"text": [text for _, text in documents], "split": [split for split, _ in documents]}
+    (tmp_path / "corpus").mkdir()
+    write_table(tmp_path / "corpus" / "x.parquet", pa.table(columns, schema=SPLIT_CORPUS))
+    corpus = handle(Shards, tmp_path / "corpus", "split")
+    model = write_classifier(byte_tokenizer, tmp_path / "model", 0)
+    n_seen = evaluate(tmp_path, model, examples, corpus).record["measures"][SEEN]
+    assert n_seen == 1  # the other one stands in a held-out document, which pretraining never read
+    assert not laws.unseen(n_seen).passed
+    assert laws.unseen(0).passed
 
 
 def test_classification_label_that_the_model_never_learned_is_refused(tmp_path, byte_tokenizer, examples):

@@ -2,7 +2,7 @@
 
 In: nothing. Out: PRESETS, by name; `shape.with_vocab(n)` makes a whole config once the tokenizer is known.
 
-- demo: 2.7 M tokens, for two CPU cores and a few minutes.
+- demo: 2.0 M tokens, for two CPU cores and a few minutes.
 - small: about 30 M parameters with a vocabulary of 8,192; one GPU and some hours.
 - gpt2_124m: the size of GPT-2 small with a vocabulary of about 50,300. The vocabulary is never padded: whoever
   trains the tokenizer chooses a multiple of 64 (50,304), which is what a GPU likes.
@@ -33,7 +33,7 @@ PRESETS = {
         shape=DecoderShape(
             n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=d_ff_of(128), max_seq_len=128
         ),
-        train=TrainConfig(n_steps=2600, rows=8, seq_len=128, micro_batch=8),
+        train=TrainConfig(n_steps=2000, rows=8, seq_len=128, micro_batch=8),
     ),
     "small": Preset(
         shape=DecoderShape(

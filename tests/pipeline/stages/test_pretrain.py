@@ -194,7 +194,7 @@ def test_pretrain_with_too_high_a_rate_names_the_step_and_the_documents(director
 
 def test_recipe_of_a_preset_follows_the_preset_and_what_the_user_changed():
     recipe = pretrain_recipe(PretrainConfig())
-    assert (recipe.decoder.d_model, recipe.train.n_steps) == (128, 2600)
+    assert (recipe.decoder.d_model, recipe.train.n_steps) == (128, 2000)
     changed = pretrain_recipe(PretrainConfig(d_model=192, n_heads=6, seq_len=64, rows=12, muon_lr=0.01))
     assert dataclasses.asdict(changed.decoder) | {"rope_theta": 0, "norm_eps": 0} == {
         "n_layers": 4, "n_heads": 6, "n_kv_heads": 6, "d_model": 192, "d_head": 32, "d_ff": 512, "max_seq_len": 64,
@@ -204,7 +204,7 @@ def test_recipe_of_a_preset_follows_the_preset_and_what_the_user_changed():
 
 
 def test_recipe_is_the_same_however_its_numbers_were_reached():
-    assert pretrain_recipe(PretrainConfig(n_steps=2600, d_model=128)) == pretrain_recipe(PretrainConfig())
+    assert pretrain_recipe(PretrainConfig(n_steps=2000, d_model=128)) == pretrain_recipe(PretrainConfig())
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def main() -> None:
     layout = layout_from_environment()
     with servers(), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        show_graph(browser.new_page(viewport={"width": 2400, "height": 1100}), args.out / "dagster-graph.png")
+        show_graph(browser.new_page(viewport={"width": 2600, "height": 1700}), args.out / "dagster-graph.png")
         show_curve(browser.new_page(viewport={"width": 1600, "height": 900}), layout, args.out / "mlflow-curve.png")
         browser.close()
 
@@ -60,7 +60,7 @@ def show_graph(page: Page, path: Path) -> None:
     page.get_by_text("Hide navigation").click()
     page.get_by_text("foundation_model").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
-    page.screenshot(path=path, clip={"x": 369, "y": 110, "width": 2031, "height": 920})  # the graph alone
+    page.screenshot(path=path, clip={"x": 369, "y": 110, "width": 2231, "height": 1520})  # the graph alone
     print(path)
 
 

@@ -95,3 +95,4 @@ def test_run_sensor_closes_the_mlflow_run_that_a_dead_build_left_open(toy_layout
         sensor(context.for_run_failure() if status == "FAILED" else context)
     assert Journal(toy_layout, "a" * 32).state()["status"] == status
     assert end_dead_runs(toy_layout) == []
+    tracker.courier.stop()  # its thread would go on into the next tests

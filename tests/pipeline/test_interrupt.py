@@ -42,8 +42,9 @@ if __name__ == "__main__":
 def layout(toy_graph, tmp_path, monkeypatch) -> Layout:
     """A copy of the toy graph's data folder, with a Dagster home."""
     layout = Layout(tmp_path / "data")
-    shutil.copytree(toy_graph.layout.data, layout.data)
-    layout.dagster_home.mkdir(exist_ok=True)
+    runs_of_other_tests = shutil.ignore_patterns(toy_graph.layout.dagster_home.name)
+    shutil.copytree(toy_graph.layout.data, layout.data, ignore=runs_of_other_tests)
+    layout.dagster_home.mkdir()
     (layout.dagster_home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     monkeypatch.setenv("GRISTMILL_DATA", str(layout.data))
     monkeypatch.setenv("DAGSTER_HOME", str(layout.dagster_home))

@@ -22,6 +22,7 @@ DAGSTER_PORT, MLFLOW_PORT = 3900, 5900
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 GROUPS = ("corpus", "pretraining", "fine_tuning", "evaluation")
+LOADED_MS = 90_000  # until every asset shows its state
 SETTLE_MS = 4000  # animations of a page that is there
 
 
@@ -60,7 +61,8 @@ def show_graph(page: Page, path: Path) -> None:
     page.get_by_text("Hide navigation").click()
     page.get_by_text("foundation_model").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
-    page.screenshot(path=path, clip={"x": 369, "y": 110, "width": 2231, "height": 1520})  # the graph alone
+    page.wait_for_function("!document.body.innerText.includes('Loading...')", timeout=LOADED_MS)
+    page.screenshot(path=path, clip={"x": 369, "y": 240, "width": 2231, "height": 1230})  # the graph alone
     print(path)
 
 

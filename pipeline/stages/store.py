@@ -314,27 +314,8 @@ def map_shards(
     `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
     `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are.
     """
-    parts = map_parts(work, inputs, read=read, function=function, write=write, seconds=seconds, unit=unit)
-    return _link_parts(work.directory, parts)
-
-
-def map_parts(
-    work: Work,
-    inputs: Sequence[Shards],
-    *,
-    read: Callable[[Path], list[Any]],
-    function: Callable[[Any], Any],
-    write: Callable[[Path, list[Any], list[Done | Failed]], Counts],
-    seconds: float | None = None,
-    unit: str = "items",
-    salt: str = "",
-) -> dict[str, Path]:
-    """As `map_shards`, but leaves the results where they are remembered. Returns shard name -> part folder.
-
-    `salt` is what the results depend on beside the config and the shard, such as the digest of a tokenizer.
-    """
     shards = _input_shards(inputs)
-    parts = {name: work.parts / text_digest(work.recipe, salt, digest) for name, (_, digest) in shards.items()}
+    parts = {name: work.parts / text_digest(work.recipe, digest) for name, (_, digest) in shards.items()}
     pending = [name for name in shards if _read_part(parts[name]) is None]
     rows = {name: _n_rows(shards[name][0]) for name in pending}
     opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are with the workers, in order
@@ -360,7 +341,7 @@ def map_parts(
         counts = write(parts[name], items, answers)
         _finish_part(parts[name], counts)
     next(results, None)  # lets the engine close its workers
-    return parts
+    return _link_parts(work.directory, parts)
 
 
 def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:

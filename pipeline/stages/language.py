@@ -19,10 +19,6 @@ def language_of(text: str) -> tuple[str, float]:
     return (code if confidence > 0.1 else UNDETERMINED), round(float(confidence), 3)
 
 
-def known_languages() -> frozenset[str]:
-    return frozenset(_identifier().labels)
-
-
 @functools.cache
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier

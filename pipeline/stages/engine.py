@@ -45,9 +45,15 @@ class Failed:
 
 class Engine(Protocol):
     def map(
-        self, function: Callable[[T], R], items: Iterable[T], *, seconds: float | None = None
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        seconds: float | None = None,
+        memory_mb: int | None = None,
     ) -> Iterator[Done[R] | Failed]:
-        """Results in the order of `items`; an item that takes longer than `seconds` is a Failed("timeout")."""
+        """Results in the order of `items`; an item that takes longer than `seconds` is a Failed("timeout"), one that
+        wants more than `memory_mb` (None = the engine's own limit) a Failed("out_of_memory")."""
         ...
 
 
@@ -59,7 +65,12 @@ class LocalProcesses:
     memory_mb: int | None = 4096  # address space a worker may add to what it starts with; None = unlimited
 
     def map(
-        self, function: Callable[[T], R], items: Iterable[T], *, seconds: float | None = None
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        seconds: float | None = None,
+        memory_mb: int | None = None,
     ) -> Iterator[Done[R] | Failed]:
         n_workers = self.n_workers or n_usable_cores()
         pool = ProcessPool(
@@ -68,7 +79,7 @@ class LocalProcesses:
             # forked workers would inherit locks of Dagster's and torch's threads in whatever state they are
             context=get_context("forkserver"),
             initializer=_start_worker,
-            initargs=(self.memory_mb, os.getpid()),
+            initargs=(self.memory_mb if memory_mb is None else memory_mb, os.getpid()),
         )
         waiting: deque = deque()
         try:

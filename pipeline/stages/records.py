@@ -38,6 +38,11 @@ DOCUMENT = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
+        pa.field("media_type", pa.string(), nullable=False),  # of the page that it comes from
+        pa.field("extractor", pa.string(), nullable=False),  # what took the text out: trafilatura, resiliparse, pdf, ...
+        pa.field("code_language", pa.string()),  # of source code
+        pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was mended
+        pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines taken out as cookie notices and the like
         pa.field("text", pa.large_string(), nullable=False),
     ]
 )

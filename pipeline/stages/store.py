@@ -306,16 +306,19 @@ def map_shards(
     function: Callable[[Any], Any],
     write: Callable[[Path, list[Any], list[Done | Failed]], Counts],
     seconds: float | None = None,
+    memory_mb: int | None = None,
     unit: str = "items",
+    key: Callable[[str], str] = lambda name: "",
 ) -> Counts:
     """Run `function` over the items of every input shard in worker processes, once a shard content.
 
     `read` lists the items of a shard; `write` puts their results (in order) below a part folder as files
     `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
-    `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are.
+    `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are. `key` says of a shard name
+    what else decides its result, such as the digest of a second input's shard.
     """
     shards = _input_shards(inputs)
-    parts = {name: work.parts / text_digest(work.recipe, digest) for name, (_, digest) in shards.items()}
+    parts = {name: work.parts / text_digest(work.recipe, digest, key(name)) for name, (_, digest) in shards.items()}
     pending = [name for name in shards if _read_part(parts[name]) is None]
     rows = {name: _n_rows(shards[name][0]) for name in pending}
     opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are with the workers, in order
@@ -325,7 +328,7 @@ def map_shards(
             opened.append((name, read(shards[name][0])))
             yield from opened[-1][1]
 
-    results = work.engine.map(function, items_of_all(), seconds=seconds) if pending else iter(())
+    results = work.engine.map(function, items_of_all(), seconds=seconds, memory_mb=memory_mb) if pending else iter(())
     done = 0
     for name in pending:
         if not opened:  # a shard without items is opened together with the next one's first item

@@ -4,8 +4,9 @@ In: any number of page shards. Out: document shards of the same names, and in dr
 too_large, binary, undecodable, no_text, or, because each page is worked on in a worker process with a time and a
 memory limit, timeout, crash, out_of_memory, error.
 
-Steps a page: decode, extract by media type (html_text, wiki_markup, plain_text), repair (text_repair). The id of a
-document is the hash of its text without case and spacing.
+Steps a page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_FORMATS), take boilerplate lines out
+(boilerplate; web pages only), repair (text_repair). The id of a document is the hash of its text without case and
+spacing.
 """
 
 from collections.abc import Callable
@@ -13,25 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from pipeline.stages.boilerplate import without_boilerplate
 from pipeline.stages.engine import Done, Failed
+from pipeline.stages.extraction import Extracted
 from pipeline.stages.html_text import html_text
 from pipeline.stages.plain_text import markdown_text, plain_text, rst_text
 from pipeline.stages.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Work, map_shards
-from pipeline.stages.text_repair import decode, normalised, repair
+from pipeline.stages.text_repair import decode, normalised, repair, repaired
 from pipeline.stages.wiki_markup import wiki_text
 
 MB = 1_000_000
+HTML = "text/html"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanConfig:
     page_seconds: Annotated[float, "a page that takes longer is dropped as timeout; seconds, above 0"] = 20.0
+    page_memory_mb: Annotated[
+        int, "a page that wants more is dropped as out_of_memory; MB of address space, above 0; Linux only"
+    ] = 2048
     max_page_mb: Annotated[float, "larger pages are dropped as too_large without being read; MB, above 0"] = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("page_seconds", "max_page_mb"):
+        for name in ("page_seconds", "page_memory_mb", "max_page_mb"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} is not above 0")
 
@@ -55,18 +62,27 @@ class Cleaned:
     """`reason` is None for a page that gave a text."""
 
     reason: str | None
-    id: str
-    title: str | None
-    text: str
+    text: str  # of a dropped page its first characters, where there are any
+    title: str | None = None
+    id: str = ""
+    extractor: str = ""
+    code_language: str | None = None
+    n_mojibake: int = 0
+    n_boilerplate_lines: int = 0
 
 
-EXTRACTORS: dict[str, Callable[[str], tuple[str | None, str]]] = {
-    "text/html": html_text,
-    "text/plain": lambda text: (None, plain_text(text)),
-    "text/markdown": lambda text: (None, markdown_text(text)),
-    "text/x-rst": lambda text: (None, rst_text(text)),
-    "text/x-wiki": lambda text: (None, wiki_text(text)),
+def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, str], Extracted]:
+    return lambda text, url: Extracted(function(text), extractor=extractor)
+
+
+TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # of the decoded text and the address
+    HTML: lambda text, url: html_text(text),
+    "text/plain": _named("plain", plain_text),
+    "text/markdown": _named("markdown", markdown_text),
+    "text/x-rst": _named("rst", rst_text),
+    "text/x-wiki": _named("wiki", wiki_text),
 }
+FILE_FORMATS: dict[str, Callable[[bytes], Extracted]] = {}  # of bytes that are no text
 
 
 def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
@@ -77,6 +93,7 @@ def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
         function=clean_page,
         write=_write,
         seconds=cfg.page_seconds,
+        memory_mb=cfg.page_memory_mb,
         unit="pages",
     )
     kept = tuple(path.name for path in shard_paths(work.directory))
@@ -85,7 +102,7 @@ def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
 
 CLEAN = Stage(
     name="clean",
-    version=1,
+    version=2,
     function=clean,
     handle=Shards,
     libraries=("charset-normalizer", "ftfy", "lxml", "mwparserfromhell", "trafilatura"),
@@ -95,18 +112,41 @@ CLEAN = Stage(
 def clean_page(item: PageItem) -> Cleaned:
     """Runs in a worker process; whatever goes wrong here costs this page only."""
     if item.too_large:
-        return Cleaned("too_large", "", item.title, "")
-    text, reason = decode(item.content, item.media_type)
-    if text is None:
-        return Cleaned(reason, "", None, "")
-    if item.media_type not in EXTRACTORS:
-        raise ValueError(f"media type {item.media_type!r}, expected one of {', '.join(EXTRACTORS)}")
-    title, extracted = EXTRACTORS[item.media_type](text)
-    repaired = repair(extracted)
-    title = repair(item.title or title or "") or None
-    if not repaired.strip():
-        return Cleaned("no_text", "", title, repair(text[: 4 * PREVIEW_CHARACTERS]))
-    return Cleaned(None, text_digest(normalised(repaired)), title, repaired)
+        return Cleaned("too_large", "", item.title)
+    preview = ""
+    if (file_format := FILE_FORMATS.get(item.media_type)) is not None:
+        extracted = file_format(item.content)
+    elif (text_format := TEXT_FORMATS.get(item.media_type)) is not None:
+        decoded, reason = decode(item.content, item.media_type)
+        if decoded is None:
+            return Cleaned(reason, "")
+        preview = repair(decoded[: 4 * PREVIEW_CHARACTERS])
+        extracted = text_format(decoded, item.url)
+    else:
+        known = ", ".join([*TEXT_FORMATS, *FILE_FORMATS])
+        raise ValueError(f"media type {item.media_type!r}, expected one of {known}")
+    if extracted.reason is not None:
+        return Cleaned(extracted.reason, preview)
+    return _finished(item, extracted, preview)
+
+
+def _finished(item: PageItem, extracted: Extracted, preview: str) -> Cleaned:
+    text, n_boilerplate_lines = (
+        without_boilerplate(extracted.text) if item.media_type == HTML else (extracted.text, 0)
+    )
+    text, n_mojibake = repaired(text)
+    if not text.strip():
+        return Cleaned("no_text", preview)
+    return Cleaned(
+        reason=None,
+        text=text,
+        title=repair(item.title or extracted.title or "") or None,
+        id=text_digest(normalised(text)),
+        extractor=extracted.extractor,
+        code_language=extracted.code_language,
+        n_mojibake=n_mojibake,
+        n_boilerplate_lines=n_boilerplate_lines,
+    )
 
 
 def _pages(path: Path, max_bytes: int) -> list[PageItem]:
@@ -134,7 +174,7 @@ def _write(part: Path, items: list[PageItem], answers: list[Done | Failed]) -> C
     counts = Counts(rows_in=len(items))
     kept, dropped = [], []
     for item, answer in zip(items, answers, strict=True):
-        cleaned = Cleaned(answer.reason, "", None, "") if isinstance(answer, Failed) else answer.value
+        cleaned = Cleaned(answer.reason, "") if isinstance(answer, Failed) else answer.value
         if cleaned.reason is None:
             counts.kept += 1
             kept.append(_document_row(item, cleaned))
@@ -155,6 +195,11 @@ def _document_row(item: PageItem, cleaned: Cleaned) -> dict[str, Any]:
         "url": item.url,
         "title": cleaned.title,
         "licence": item.licence,
+        "media_type": item.media_type,
+        "extractor": cleaned.extractor,
+        "code_language": cleaned.code_language,
+        "n_mojibake": cleaned.n_mojibake,
+        "n_boilerplate_lines": cleaned.n_boilerplate_lines,
         "text": cleaned.text,
     }
 

@@ -9,18 +9,20 @@ after headings are taken out.
 import re
 from typing import Any
 
+from pipeline.stages.extraction import Extracted
+
 # Stand for a line break and an indenting space inside <pre>; a page that holds them itself is taken as it is.
 BREAK, INDENT = "\u23ce", "\u2423"
 PERMALINKS = ("\u00b6", "#", "\u00a7", "")
 LEADING_SPACE = re.compile(r"\n( +)")
 
 
-def html_text(page: str) -> tuple[str | None, str]:
+def html_text(page: str) -> Extracted:
     import trafilatura
 
     tree = trafilatura.load_html(page)
     if tree is None:
-        return None, ""
+        return Extracted("", extractor="trafilatura")
     title = " ".join((tree.findtext(".//title") or "").split()) or None
     for link in tree.xpath("//a[contains(@class, 'headerlink') or contains(@class, 'anchor')]"):
         if (link.text_content() or "").strip() in PERMALINKS:
@@ -36,7 +38,7 @@ def html_text(page: str) -> tuple[str | None, str]:
         include_links=False,
         with_metadata=False,
     )
-    return title, _unmarked(text or "") if marked else text or ""
+    return Extracted(_unmarked(text or "") if marked else text or "", title=title, extractor="trafilatura")
 
 
 def _mark(tree: Any) -> None:

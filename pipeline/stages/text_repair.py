@@ -1,7 +1,7 @@
 """Bytes of unknown origin to clean Unicode text.
 
 `decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by charset-normalizer; None
-for what is no text. `repair`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
+for what is no text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
 `normalised`: the form whose hash is a document's id, so that texts that differ in case and spaces only are equal.
 """
 
@@ -29,6 +29,7 @@ SIGNATURES = (
 )
 DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 HEAD_BYTES = 4096  # where a page declares its charset
+LONGEST_PIECE = 1_000_000  # characters given to ftfy at once
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
 # Browsers read these labels as windows-1252 (WHATWG Encoding Standard, section 4.2).
 READ_AS_WINDOWS_1252 = frozenset(
@@ -74,25 +75,44 @@ def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
 
 def repair(text: str) -> str:
     """`text` with sound characters and at most one blank line in a row; empty when nothing visible is left."""
-    text = LINE_END.sub("\n", text)
+    return repaired(text)[0]
+
+
+def repaired(text: str) -> tuple[str, int]:
+    """What `repair` returns, and the number of lines whose encoding had to be mended (mojibake)."""
+    text, n_mojibake = LINE_END.sub("\n", text), 0
     if not text.isascii():
-        text = "\n".join(line if line.isascii() else _repaired_line(line) for line in text.split("\n"))
-        text = JOINER.sub("", unicodedata.normalize("NFC", ODD_SPACE.sub(" ", text)))
+        lines = text.split("\n")
+        for i, line in enumerate(lines):
+            if not line.isascii():
+                lines[i], mended = _repaired_line(line)
+                n_mojibake += mended
+        text = JOINER.sub("", unicodedata.normalize("NFC", ODD_SPACE.sub(" ", "\n".join(lines))))
     text = "\n".join(line.rstrip(" \t") for line in INVISIBLE.sub("", text).split("\n"))
-    return BLANK_LINES.sub("\n\n", text).strip("\n")
+    return BLANK_LINES.sub("\n\n", text).strip("\n"), n_mojibake
 
 
 def normalised(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _repaired_line(line: str) -> str:
+def _repaired_line(line: str) -> tuple[str, bool]:
+    """The line, and whether its encoding had to be mended."""
     import ftfy
 
-    # quotes and ligatures stay as their author set them; entities were resolved by the HTML parser
-    return ftfy.fix_text(
-        line, uncurl_quotes=False, fix_latin_ligatures=False, fix_character_width=False, unescape_html=False
-    ).rstrip("\n")
+    fixed, mended = [], False
+    for start in range(0, len(line), LONGEST_PIECE):
+        # quotes and ligatures stay as their author set them; entities were resolved by the HTML parser
+        piece, steps = ftfy.fix_and_explain(
+            line[start : start + LONGEST_PIECE],
+            uncurl_quotes=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            unescape_html=False,
+        )
+        fixed.append(piece)
+        mended = mended or any(step.action == "encode" for step in steps or ())
+    return "".join(fixed).rstrip("\n"), mended
 
 
 def _judged(text: str) -> tuple[str | None, str]:

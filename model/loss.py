@@ -33,11 +33,16 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]
     return linear_cross_entropy(x_ND, model.lm_head.weight, targets_N), (targets_N != IGNORE_INDEX).sum()  # type: ignore[union-attr,arg-type]
 
 
-def classification_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Sum of -ln p(label), and the number of labels. `batch`: ids_BT right-padded, lengths_B, labels_B."""
+def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(label), and the number of labels. `batch`: ids_BT right-padded, lengths_B, labels_B.
+
+    `label_smoothing`, 0 to 1, is the share of each label spread over all classes (arXiv:1512.00567 section 7).
+    """
     labels_B = batch["labels_B"]
     logits_BC = model(batch["ids_BT"], batch["lengths_B"])
-    loss = F.cross_entropy(logits_BC.float(), labels_B, reduction="sum", ignore_index=IGNORE_INDEX)
+    loss = F.cross_entropy(
+        logits_BC.float(), labels_B, reduction="sum", ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing
+    )
     return loss, (labels_B != IGNORE_INDEX).sum()
 
 

@@ -12,6 +12,7 @@ torch is imported where it is used: Dagster loads this module for its config alo
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
@@ -176,6 +177,7 @@ def as_batch(examples: EncodedExamples, places: np.ndarray) -> "dict[str, Tensor
 def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
     from model.checkpoint import describe, load_decoder, save_model
+    from model.loss import classification_loss
     from model.run import Job, run
     from model.train import Interrupted
     from pipeline.stages.tokenizer import load_tokenizer
@@ -197,7 +199,7 @@ def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work)
         cfg=train,
         description=describe(decoder.cfg, tuple(labels)) | {"max_tokens": max_tokens},
         batches=ExampleBatches(training, rows=train.rows, seed=cfg.seed),
-        loss_function=smoothed_loss(cfg.label_smoothing),
+        loss_function=partial(classification_loss, label_smoothing=cfg.label_smoothing),
         validate=validate,
         made_from={"base": base.digest, "examples": examples.digest},
     )
@@ -233,20 +235,6 @@ def classifier(cfg: FinetuneConfig, decoder, n_classes: int) -> "nn.Module":
     if cfg.initialisation == "random":
         return new_classifier(decoder.cfg, n_classes, cfg.seed)
     return classifier_from_decoder(decoder, n_classes)
-
-
-def smoothed_loss(smoothing: float):
-    """Summed cross entropy against labels of which `smoothing` is spread over all classes, and their number."""
-    import torch
-    from torch.nn import functional as F
-
-    def loss(model: "nn.Module", batch) -> "tuple[Tensor, Tensor]":
-        logits_BC = model(batch["ids_BT"], batch["lengths_B"]).float()
-        labels_B = batch["labels_B"]
-        summed = F.cross_entropy(logits_BC, labels_B, reduction="sum", label_smoothing=smoothing)
-        return summed, torch.tensor(labels_B.size(0), device=labels_B.device)
-
-    return loss
 
 
 def class_probabilities(model: "nn.Module", examples: EncodedExamples, rows: int = 256) -> np.ndarray:

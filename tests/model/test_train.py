@@ -222,3 +222,13 @@ def test_step_without_a_supervised_target_diverges_and_names_its_documents():
 
     with pytest.raises(Diverged, match=r"step 1: .*document-0-0"):
         run_fit(batches=Empty())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classification_loss_with_smoothing_equals_its_definition(smoothing):
+    logits_BC, labels_B = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B}
+    summed, count = classification_loss(lambda ids_BT, lengths_B: ids_BT, batch, smoothing)
+    target_BC = (1 - smoothing) * F.one_hot(labels_B, 3) + smoothing / 3
+    torch.testing.assert_close(summed, -(target_BC * logits_BC.log_softmax(dim=1)).sum())
+    assert count == 5

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.stages.engine import Done
 from pipeline.stages.records import FILTERED, SPLIT_CORPUS, Counts, Shards, TokenizerFile
-from pipeline.stages.shards import text_digest, write_rows, write_table
+from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Store
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
 
@@ -19,10 +19,12 @@ from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
 def byte_tokenizer(tmp_path_factory) -> TokenizerFile:
     """A tokenizer whose tokens are the 256 bytes and end of text (id 256)."""
     folder = tmp_path_factory.mktemp("byte_tokenizer")
-    values = {pa.string(): "x", pa.large_string(): "some text", pa.int64(): 1, pa.float32(): 1.0}
-    row = {field.name: [values[field.type]] for field in SPLIT_CORPUS} | {"split": ["train"]}
     (folder / "corpus").mkdir()
-    write_table(folder / "corpus" / "x.parquet", pa.table(row, schema=SPLIT_CORPUS))
+    write_rows(
+        folder / "corpus" / "x.parquet",
+        [neutral_row(SPLIT_CORPUS) | {"text": "some text", "split": "train"}],
+        SPLIT_CORPUS,
+    )
     corpus = Shards(stage="split", directory=folder / "corpus", fingerprint="c", digest="c", rows=1)
     return Store(root=folder / "store").build(TOKENIZER, TokenizerConfig(vocab_size=257), corpus).handle
 
@@ -30,7 +32,7 @@ def byte_tokenizer(tmp_path_factory) -> TokenizerFile:
 class InThisProcess:
     """An engine without workers, so that a test costs no processes. Errors are not caught."""
 
-    def map(self, function: Callable, items: Any, *, seconds: float | None = None) -> Iterator[Done]:
+    def map(self, function: Callable, items: Any, **limits: Any) -> Iterator[Done]:
         return (Done(function(item)) for item in items)
 
 
@@ -54,10 +56,20 @@ def _write_documents(cfg: WrittenDocuments, inputs: tuple, work: Any) -> Outcome
     return Outcome(rows=len(cfg.rows), counts=Counts(rows_in=len(cfg.rows), kept=len(cfg.rows)))
 
 
+def neutral_row(schema: pa.Schema) -> dict[str, Any]:
+    """A row that says nothing: null where that is allowed, else 0, an empty text or an empty list."""
+    return {field.name: None if field.nullable else _neutral(field.type) for field in schema}
+
+
+def _neutral(kind: pa.DataType) -> Any:
+    if pa.types.is_nested(kind):
+        return []
+    return "" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else pa.scalar(0).cast(kind).as_py()
+
+
 def document_row(source: str, name: str, text: str) -> dict[str, Any]:
-    numbers = {field.name: 0 for field in FILTERED if field.type in (pa.float32(), pa.int64())}
     return {
-        **numbers,
+        **neutral_row(FILTERED),
         "id": text_digest(" ".join(text.casefold().split())),
         "page_id": name,
         "source": source,

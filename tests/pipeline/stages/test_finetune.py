@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from model.checkpoint import describe, load_classifier, save_model
 from model.config import DecoderConfig
@@ -28,7 +27,6 @@ from pipeline.stages.finetune import (
     class_probabilities,
     encode_texts,
     random_baseline,
-    smoothed_loss,
     validation,
 )
 from pipeline.stages.records import SPLITS, Checkpoint, Shards, TokenizerFile
@@ -276,13 +274,3 @@ def test_class_probabilities_do_not_depend_on_the_batch(base):
     right = together[np.arange(6), examples.labels]
     assert values["validation_loss"] == pytest.approx(-np.log(right).mean())
     assert values["validation_accuracy"] == (together.argmax(axis=1) == examples.labels).mean()
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_smoothed_loss_equals_its_definition(smoothing):
-    logits_BC, labels_B = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
-    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B}
-    summed, count = smoothed_loss(smoothing)(lambda ids_BT, lengths_B: ids_BT, batch)
-    target_BC = (1 - smoothing) * F.one_hot(labels_B, 3) + smoothing / 3
-    torch.testing.assert_close(summed, -(target_BC * logits_BC.log_softmax(dim=1)).sum())
-    assert count == 5

@@ -39,7 +39,9 @@ DOCUMENT = pa.schema(
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("media_type", pa.string(), nullable=False),  # of the page that it comes from
-        pa.field("extractor", pa.string(), nullable=False),  # what took the text out: trafilatura, resiliparse, pdf, ...
+        pa.field(
+            "extractor", pa.string(), nullable=False
+        ),  # what took the text out: trafilatura, resiliparse, pdf, ...
         pa.field("code_language", pa.string()),  # of source code
         pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was mended
         pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines taken out as cookie notices and the like
@@ -118,6 +120,11 @@ class Shards(Handle):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Columns(Handle):
+    """What was measured on documents: shards with the names and, row by row, the documents of another output."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerFile(Handle):
     """tokenizer.tiktoken and tokenizer.json; rows = vocabulary size."""
 
@@ -132,7 +139,9 @@ class Report(Handle):
     """results.json (a list of results), figures and tables; rows = number of evaluated items."""
 
 
-HANDLES: dict[str, type[Handle]] = {kind.__name__: kind for kind in (Shards, TokenizerFile, Checkpoint, Report)}
+HANDLES: dict[str, type[Handle]] = {
+    kind.__name__: kind for kind in (Shards, Columns, TokenizerFile, Checkpoint, Report)
+}
 
 
 @dataclass(kw_only=True, slots=True)

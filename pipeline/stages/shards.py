@@ -6,8 +6,9 @@ one shard and an added file moves no other.
 """
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pipeline.stages.errors import CorruptShard
 
 DROPPED_FOLDER = "dropped"
 EVIDENCE_FOLDER = "evidence"
+IN_GLOB = re.compile(r"([*?\[])")
 
 
 @contextmanager
@@ -71,6 +73,11 @@ def read_table(path: Path, schema: pa.Schema | None = None, columns: list[str] |
 def shard_paths(directory: Path, folder: str = "") -> list[Path]:
     """Shard files of a finished folder in the order of their names."""
     return sorted((directory / folder).glob("*.parquet"))
+
+
+def duckdb_files(paths: Iterable[Path]) -> list[str]:
+    """`paths` as read_parquet takes them, which would read signs such as [ and * in them as patterns."""
+    return [IN_GLOB.sub(r"[\1]", str(path)) for path in paths]
 
 
 def shard_name(source: str, url: str, n_shards: int) -> str:

@@ -5,7 +5,6 @@ of the stages, page after page. Steps: the records of the newest token shards (o
 earlier stage; DuckDB looks for the page in the columns that it needs and never reads a text.
 """
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from model.token_shards import SPLITS, read_token_shard
+from pipeline.stages.lineage import Folder, lineage
 from pipeline.stages.records import Handle
-from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, shard_paths
-from pipeline.stages.store import read_record
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, shard_paths
 
 STAGES = ("collect", "clean", "filter", "dedup", "split", "tokenize")
 MOST_PAGES = 20  # that a query may mean
-IN_GLOB = re.compile(r"([*?\[])")
 
 FIND = """
 SELECT {page_id} AS page_id, id, url, filename, file_row_number AS row, {extra}
@@ -54,12 +52,6 @@ class TraceStep:
         return text if self.n_tokens is None else f"{text}: {self.n_tokens:,} tokens"
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    stage: str
-    directory: Path
-
-
 def trace(handles: Mapping[str, Handle], query: str) -> list[TraceStep]:
     """Every stage's word on the pages that `query` means. ValueError when it means none, or too many."""
     data = [handle for handle in handles.values() if handle.stage in STAGES]
@@ -69,8 +61,7 @@ def trace(handles: Mapping[str, Handle], query: str) -> list[TraceStep]:
     steps: list[TraceStep] = []
     # what the newest output was made from; then also what was built since and is not in it yet
     for sources in ([newest], data):
-        folders = sorted(_lineage(sources), key=lambda folder: STAGES.index(folder.stage))
-        if steps := _steps(folders, query):
+        if steps := _steps(_still_there(sources), query):
             break
     if not steps:
         raise ValueError(f"{query!r} is neither a URL, nor the end of one, nor a page id or document id of the data")
@@ -86,23 +77,13 @@ def trace_lines(steps: Iterable[TraceStep]) -> Iterator[str]:
         yield from (f"  {step}" for step in of_page)
 
 
-def _lineage(handles: Iterable[Handle]) -> set[_Folder]:
-    """The folders of `handles` and of everything that they were made from and that is still there."""
-    found: set[_Folder] = set()
-    waiting = [_Folder(handle.stage, handle.directory) for handle in handles]
-    while waiting:
-        folder = waiting.pop()
-        record = read_record(folder.directory)
-        if record is None or folder in found:
-            continue
-        if folder.stage in STAGES:
-            found.add(folder)
-        root = folder.directory.parents[1]
-        waiting += [_Folder(one["stage"], root / one["stage"] / one["fingerprint"]) for one in record["inputs"]]
-    return found
+def _still_there(handles: Iterable[Handle]) -> list[Folder]:
+    """The folders of `handles` and of everything that they were made from and that is still there, by stage."""
+    folders = [folder for folder, record in lineage(handles).items() if record and folder.stage in STAGES]
+    return sorted(folders, key=lambda folder: STAGES.index(folder.stage))
 
 
-def _steps(folders: list[_Folder], query: str) -> list[TraceStep]:
+def _steps(folders: list[Folder], query: str) -> list[TraceStep]:
     import duckdb
 
     with duckdb.connect() as database:
@@ -117,7 +98,7 @@ def _steps(folders: list[_Folder], query: str) -> list[TraceStep]:
     return sorted(steps, key=lambda step: order[step.page_id])
 
 
-def _pages(database: Any, folders: list[_Folder], query: str) -> dict[str, str]:
+def _pages(database: Any, folders: list[Folder], query: str) -> dict[str, str]:
     """Page id -> URL of the pages that `query` names; those whose URL ends in it where it names none."""
     where = "id = $query OR {page_id} = $query OR ends_with(url, $query)"
     exact: dict[str, str] = {}
@@ -134,7 +115,7 @@ def _pages(database: Any, folders: list[_Folder], query: str) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
 
 
-def _table_steps(database: Any, folder: _Folder, pages: list[str]) -> Iterator[TraceStep]:
+def _table_steps(database: Any, folder: Folder, pages: list[str]) -> Iterator[TraceStep]:
     where = "{page_id} IN (SELECT unnest($pages))"
     extra = "split" if folder.stage == "split" else "'kept' AS split"
     for row in _found(database, folder, "", where, extra, pages=pages):
@@ -145,7 +126,7 @@ def _table_steps(database: Any, folder: _Folder, pages: list[str]) -> Iterator[T
         yield replace(step, reason=row["reason"], score=row["score"], **counterparts.get(step.page_id, {}))
 
 
-def _step(folder: _Folder, row: Mapping[str, Any], outcome: str) -> TraceStep:
+def _step(folder: Folder, row: Mapping[str, Any], outcome: str) -> TraceStep:
     return TraceStep(
         stage=folder.stage,
         outcome=outcome,
@@ -157,14 +138,14 @@ def _step(folder: _Folder, row: Mapping[str, Any], outcome: str) -> TraceStep:
     )
 
 
-def _counterparts(database: Any, folder: _Folder, pages: list[str]) -> dict[str, dict[str, Any]]:
+def _counterparts(database: Any, folder: Folder, pages: list[str]) -> dict[str, dict[str, Any]]:
     """Of each page that went as a duplicate, the evidence: fields of TraceStep."""
     if not (evidence := shard_paths(folder.directory, EVIDENCE_FOLDER)):
         return {}
     rows = database.execute(
         "SELECT dropped_page_id, url, similarity, containment FROM read_parquet($evidence)"
         " JOIN read_parquet($kept) ON page_id = kept_page_id WHERE dropped_page_id IN (SELECT unnest($pages))",
-        {"evidence": _escaped(evidence), "kept": _escaped(shard_paths(folder.directory)), "pages": pages},
+        {"evidence": duckdb_files(evidence), "kept": duckdb_files(shard_paths(folder.directory)), "pages": pages},
     ).fetchall()
     return {
         page_id: {"kept_url": url, "similarity": similarity, "containment": containment}
@@ -173,23 +154,19 @@ def _counterparts(database: Any, folder: _Folder, pages: list[str]) -> dict[str,
 
 
 def _found(
-    database: Any, folder: _Folder, part: str, where: str, extra: str = "NULL AS extra", **values: Any
+    database: Any, folder: Folder, part: str, where: str, extra: str = "NULL AS extra", **values: Any
 ) -> list[dict[str, Any]]:
     """Rows of the shards of a folder, or of a part of it, ordered by file and row."""
     if not (paths := shard_paths(folder.directory, part)):
         return []
     page_id = "id" if folder.stage == "collect" and not part else "page_id"
     query = FIND.format(page_id=page_id, extra=extra, where=where.format(page_id=page_id))
-    answer = database.execute(f"{query} ORDER BY filename, row", {"files": _escaped(paths), **values})
+    answer = database.execute(f"{query} ORDER BY filename, row", {"files": duckdb_files(paths), **values})
     names = [column[0] for column in answer.description]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 
-def _escaped(paths: Iterable[Path]) -> list[str]:
-    return [IN_GLOB.sub(r"[\1]", str(path)) for path in paths]
-
-
-def _token_steps(folder: _Folder, documents: Mapping[str, str], pages: Mapping[str, str]) -> Iterator[TraceStep]:
+def _token_steps(folder: Folder, documents: Mapping[str, str], pages: Mapping[str, str]) -> Iterator[TraceStep]:
     """`documents`: document id -> page id."""
     for side in SPLITS:
         for path in sorted((folder.directory / side).glob("*.arrow")):

@@ -1,0 +1,110 @@
+"""The parts of a document that is a zip file of XML (epub, docx), read with bounds and without trust.
+
+In: the bytes of the file. Out: `Parts`, which gives a part by name, as bytes or as a parsed tree. No part is unpacked
+to disk, all parts together give at most MAX_UNPACKED_BYTES, whatever the file says of their sizes, and no entity is
+expanded and nothing fetched when XML is parsed. What is wrong is raised as `Unusable` with the reason of a drop.
+"""
+
+import io
+import posixpath
+import zipfile
+import zlib
+from typing import Any
+from urllib.parse import unquote
+
+MAX_UNPACKED_BYTES = 200_000_000  # of all parts of one document together; a long novel has 2 MB of text
+MAX_PARTS = 20_000
+OLE_SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # older office files, and newer ones with a password
+ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")  # ECMA-376 part 4: where OLE wraps an encrypted zip
+ENCRYPTED_BIT = 0x1
+BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError)
+
+
+class Unusable(Exception):
+    """The reason why a document gives no text: unreadable, encrypted, no_text or too_large."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Parts:
+    """Files inside a zip by their normal names; raises Unusable, and nothing else, for a broken one."""
+
+    def __init__(self, content: bytes):
+        if content.startswith(OLE_SIGNATURE):
+            raise Unusable("encrypted" if ENCRYPTED_STREAM in content else "unreadable")
+        try:
+            self._archive = zipfile.ZipFile(io.BytesIO(content))
+            infos = self._archive.infolist()
+        except (*BROKEN, RuntimeError) as error:
+            raise Unusable("unreadable") from error
+        if len(infos) > MAX_PARTS:
+            raise Unusable("too_large")
+        self._infos = {posixpath.normpath(info.filename): info for info in infos}
+        self._left = MAX_UNPACKED_BYTES
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
+    def names(self) -> list[str]:
+        return list(self._infos)
+
+    def read(self, name: str) -> bytes:
+        info = self._infos.get(name)
+        if info is None:
+            raise Unusable("unreadable")
+        if info.flag_bits & ENCRYPTED_BIT:
+            raise Unusable("encrypted")
+        try:
+            with self._archive.open(info) as part:
+                content = part.read(self._left + 1)
+        except (*BROKEN, RuntimeError) as error:
+            raise Unusable("unreadable") from error
+        if len(content) > self._left:
+            raise Unusable("too_large")
+        self._left -= len(content)
+        return content
+
+    def tree(self, name: str) -> Any:
+        """The root element of an XML part."""
+        root = xml_tree(self.read(name))
+        if root is None:
+            raise Unusable("unreadable")
+        return root
+
+
+def joined(folder: str, href: str) -> str:
+    """The name of the part that `href` means, seen from `folder`; one that leads outside names no part."""
+    return posixpath.normpath(posixpath.join(folder, unquote(href.partition("#")[0])))
+
+
+def xml_tree(content: bytes) -> Any | None:
+    """The root element, None for what is no XML; entities that the document defines are left out."""
+    from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
+
+    parser = etree.XMLParser(
+        resolve_entities=False,
+        no_network=True,
+        load_dtd=False,
+        huge_tree=False,
+        remove_comments=True,
+        remove_pis=True,
+    )
+    try:
+        return etree.fromstring(content, parser)
+    except (etree.XMLSyntaxError, ValueError):
+        return None
+
+
+def local_name(element: Any) -> str:
+    """Tag without its namespace; empty for a comment, an entity or an instruction."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def attribute(element: Any, name: str) -> str | None:
+    """The value of an attribute whatever its namespace is."""
+    for key, value in element.attrib.items():
+        if key.rpartition("}")[2] == name:
+            return value
+    return None

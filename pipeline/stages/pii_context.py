@@ -1,0 +1,40 @@
+"""What stands beside a number, and where in a text numbers stand at all. Shared by the finders of personal data.
+
+A cluster is a run of digits with at most three separators between two of them: what a phone number, a card number
+or a national id can lie in. Finders look closer at clusters only, which are rare in ordinary text.
+"""
+
+import re
+from collections.abc import Iterator
+
+Match = tuple[int, int]  # start and end in characters
+
+CLUSTER = re.compile(r"[0-9](?:[ .\-/()\u00a0\u2010-\u2013]{0,3}[0-9]){5,}")
+MARGIN = 16  # characters beside a cluster that can belong to an id: letters before and after its digits
+# No part of a longer word, decimal number, path or dashed id.
+ALONE_BEFORE = r"(?<![\w])(?<![\w][-.,/+=])(?<![$\u20ac\u00a3])"
+ALONE_AFTER = r"(?![\w])(?![-.,/=+][0-9A-Za-z])"
+PLACEHOLDER_END = re.compile(r"\[[A-Z_]{2,16}\]")
+
+
+def clusters(text: str) -> Iterator[Match]:
+    for match in CLUSTER.finditer(text):
+        yield match.start(), match.end()
+
+
+def digits_of(number: str) -> str:
+    return "".join(c for c in number if c in "0123456789")
+
+
+def words_near(words: re.Pattern[str], text: str, start: int, end: int, before: int = 60, after: int = 30) -> bool:
+    """Whether one of `words` stands within so many characters of text[start:end]; placeholders say nothing."""
+    for beside in (text[max(0, start - before) : start], text[end : end + after]):
+        if words.search(PLACEHOLDER_END.sub(" ", beside)):
+            return True
+    return False
+
+
+def words_pattern(words: str) -> re.Pattern[str]:
+    """A pattern for any of the space-separated `words`, in any case; '_' stands for an optional space or hyphen."""
+    alternatives = (re.escape(word).replace("_", "[ _-]?") for word in sorted(words.split(), key=len, reverse=True))
+    return re.compile(rf"(?<![^\W_])(?:{'|'.join(alternatives)})(?![^\W_])", re.IGNORECASE)

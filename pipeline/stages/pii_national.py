@@ -1,0 +1,138 @@
+"""Numbers that a state gives to a person: identity, social insurance, tax. Twenty-nine of them, of 27 countries.
+
+In: a text. Out: (start, end) of each. A number counts when its form and its check digits (python-stdnum) are right,
+and, where form and check digits are weak (nine plain digits with one check digit are right one time in ten or
+eleven), when one of the id's words stands within 60 characters before or 30 after it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+
+from pipeline.stages.pii_context import (
+    ALONE_AFTER,
+    ALONE_BEFORE,
+    MARGIN,
+    Match,
+    clusters,
+    digits_of,
+    words_near,
+    words_pattern,
+)
+
+ANY_ID_WORDS = "national_id identity_number identity_card id_number id_card tax_id tax_number tin"
+
+
+@dataclass(frozen=True, slots=True)
+class NationalId:
+    """One id: `check` is a module of stdnum or a function below; `strong` forms need no word beside them."""
+
+    check: str
+    form: str  # in capitals as the state writes it
+    words: str = ""  # empty: the form and its check digits are enough
+    strong: str | None = None
+    pattern: re.Pattern[str] = field(init=False)
+    strong_pattern: re.Pattern[str] | None = field(init=False)
+    words_pattern: re.Pattern[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", re.compile(ALONE_BEFORE + f"(?:{self.form})" + ALONE_AFTER))
+        object.__setattr__(self, "strong_pattern", re.compile(self.strong) if self.strong else None)
+        object.__setattr__(self, "words_pattern", words_pattern(f"{self.words} {ANY_ID_WORDS}"))
+
+
+D2, D3, D4 = "[0-9]{2}", "[0-9]{3}", "[0-9]{4}"
+IDS = (
+    NationalId("gb_nino", f"[A-Za-z]{{2}} ?{D2} ?{D2} ?{D2} ?[A-Da-d]", "nino ni national_insurance insurance",
+               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-D]"),
+    NationalId("gb.nhs", f"{D3}[ -]?{D3}[ -]?{D4}", "nhs"),
+    NationalId("fr.nir", f"[12]( ?){D2}\\1{D2}\\1[0-9][0-9AB]\\1{D3}\\1{D3}\\1 ?{D2}"),
+    NationalId("es.dni", "[0-9]{8}[- ]?[A-Za-z]|[0-9]{1,2}\\.[0-9]{3}\\.[0-9]{3}[- ]?[A-Za-z]", "dni nif documento",
+               strong="[0-9]{8}-?[A-Z]|[0-9.]{9,10}[- ]?[A-Z]"),
+    NationalId("es.nie", "[XYZxyz][- ]?[0-9]{7}[- ]?[A-Za-z]", "nie nif documento", strong="[XYZ]-?[0-9]{7}-?[A-Z]"),
+    NationalId("de.idnr", f"{D2}[ ]?{D3}[ ]?{D3}[ ]?{D3}",
+               "idnr steuer_id steueridentifikationsnummer steuer_idnr steuernummer steuer identifikationsnummer"),
+    NationalId("nl.bsn", f"[0-9]{{9}}|{D4}[. ]{D2}[. ]{D3}|{D3}[. ]{D3}[. ]{D3}",
+               "bsn burgerservicenummer sofi sofinummer"),
+    NationalId("pl.pesel", "[0-9]{11}", "pesel"),
+    NationalId("se.personnummer", f"(?:{D2})?[0-9]{{6}}[-+]?{D4}", "personnummer personal_identity_number pnr",
+               strong=f"(?:{D2})?[0-9]{{6}}[-+]{D4}"),
+    NationalId("no.fodselsnummer", "[0-9]{6} ?[0-9]{5}", "f\u00f8dselsnummer fodselsnummer personnummer fnr",
+               strong="[0-9]{6} ?[0-9]{5}"),
+    NationalId("dk.cpr", f"[0-9]{{6}}[- ]?{D4}", "cpr personnummer"),
+    NationalId("fi.hetu", f"[0-9]{{6}}[-+A-FU-Y]{D3}[0-9A-Y]"),
+    NationalId("br.cpf", f"{D3}\\.?{D3}\\.?{D3}-?{D2}", "cpf cadastro", strong=f"{D3}\\.{D3}\\.{D3}-{D2}"),
+    NationalId("in_.aadhaar", f"[2-9]{D3}([ -]?){D4}\\1{D4}", "aadhaar aadhar uid uidai"),
+    NationalId("ca.sin", f"{D3}([ -]?){D3}\\1{D3}", "sin social_insurance nas insurance"),
+    NationalId("ch.ssn", f"756\\.?{D4}\\.?{D4}\\.?{D2}"),
+    NationalId("be.nn", f"{D2}[. ]?{D2}[. ]?{D2}[- .]?{D3}[. ]?{D2}",
+               "rijksregisternummer registre niss insz national_number nationaal num\u00e9ro_national",
+               strong=f"{D2}\\.{D2}\\.{D2}-{D3}[. ]{D2}"),
+    NationalId("us.itin", f"9{D2}([ -]?){D2}\\1{D4}", "itin taxpayer", strong=f"9{D2}-{D2}-{D4}"),
+    NationalId("mx.curp", "[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]"),
+    NationalId("cl.rut", f"[0-9]{{1,2}}\\.?{D3}\\.?{D3}-?[0-9Kk]", "rut run",
+               strong=f"[0-9]{{1,2}}\\.{D3}\\.{D3}-[0-9Kk]"),
+    NationalId("cn.ric", "[1-8][0-9]{16}[0-9X]"),
+    NationalId("kr.rrn", "[0-9]{6}-[0-9]{7}"),
+    NationalId("za.idnr", f"[0-9]{{13}}|[0-9]{{6}} {D4} {D3}", "id identity rsa"),
+    NationalId("au.tfn", f"{D3}[ ]?{D3}[ ]?[0-9]{{2,3}}", "tfn tax_file_number tax_file"),
+    NationalId("ie.pps", "[0-9]{7}[A-W][A-IW]?", "pps ppsn personal_public_service"),
+    NationalId("ro.cnp", "[1-9][0-9]{12}", "cnp cod_numeric_personal"),
+    NationalId("tr.tckimlik", "[1-9][0-9]{10}", "tc_kimlik kimlik tckn t.c"),
+    NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
+               strong=f"[0-9]{{6}}/{D4}"),
+)  # fmt: skip
+# Too few digits in a row to be a cluster: RSSMRA85T10A562S and AAAPL1234C. Found from their first digit.
+CODICE_FISCALE = re.compile(
+    r"[0-9]{2}(?<=[A-Za-z]{6}[0-9]{2})(?<![A-Za-z0-9_][A-Za-z]{6}[0-9]{2})"
+    r"[A-EHLMPR-Ta-ehlmpr-t][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z](?![A-Za-z0-9_])"
+)
+INDIAN_PAN = re.compile(
+    r"[0-9]{4}(?<=[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4})(?<![A-Za-z0-9_-][A-Z]{5}[0-9]{4})[A-Z](?![A-Za-z0-9_-])"
+)
+WITH_FEW_DIGITS = (("it.codicefiscale", CODICE_FISCALE, 6), ("in_.pan", INDIAN_PAN, 5))
+DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
+NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")
+
+
+def national_ids(text: str) -> Iterator[Match]:
+    for low, high in clusters(text):
+        for id_ in IDS:
+            for match in id_.pattern.finditer(text, max(0, low - MARGIN), high + MARGIN):
+                start, end = match.span()
+                if _needs_word(id_, match[0]) and not words_near(id_.words_pattern, text, start, end):
+                    continue
+                if _is_valid(id_.check, match[0].upper()):
+                    yield start, end
+    for check, pattern, n_letters in WITH_FEW_DIGITS:
+        for match in pattern.finditer(text):
+            start, end = match.start() - n_letters, match.end()
+            if _is_valid(check, text[start:end].upper()):
+                yield start, end
+
+
+def _needs_word(id_: NationalId, number: str) -> bool:
+    if not id_.words:
+        return False
+    return id_.strong_pattern is None or id_.strong_pattern.fullmatch(number) is None or _is_date(id_, number)
+
+
+def _is_date(id_: NationalId, number: str) -> bool:
+    """20240131Z is a time stamp sooner than an identity number."""
+    return id_.check == "es.dni" and DATE.match(number) is not None
+
+
+def _is_valid(check: str, number: str) -> bool:
+    if check == "gb_nino":  # python-stdnum has none; the number has no check digit
+        return NINO_PREFIX.match(number) is not None
+    if len(set(digits_of(number))) == 1:  # 000000000 and the like pass most sums
+        return False
+    return _module(check).is_valid(number)
+
+
+@cache
+def _module(name: str):
+    from importlib import import_module
+
+    return import_module(f"stdnum.{name}")

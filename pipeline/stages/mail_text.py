@@ -23,6 +23,7 @@ EXTRACTOR = "mail"
 MAX_PARTS = 1000
 MAX_DEPTH = 20  # of parts inside parts
 NAMED_ATTACHMENTS = 20
+READ = ("text/plain", "text/html")
 HEADER = re.compile(rb"[!-9;-~]{1,100}:")  # RFC 5322 section 2.2: printable ASCII without a colon
 
 
@@ -61,10 +62,10 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
             yield f"## {subject}"
         yield from _pieces(inner[0], attachments, depth + 1)
     elif isinstance(inner, list):
-        chosen = _alternative(inner) if kind == "multipart/alternative" else inner[:MAX_PARTS]
+        chosen = _alternative(inner) if kind == "multipart/alternative" else inner
         for sub in chosen:
             yield from _pieces(sub, attachments, depth + 1)
-    elif part.get_content_disposition() == "attachment" or not kind.startswith("text/") or _file_name(part):
+    elif part.get_content_disposition() == "attachment" or kind not in READ or _file_name(part):
         attachments.append(_file_name(part))
     else:
         yield _text(part, kind)

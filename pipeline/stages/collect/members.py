@@ -1,11 +1,12 @@
 """The files inside a folder or archive, by glob, with names that nobody trusts.
 
-In: a folder, a file or an archive (.zip, .whl, .tar, .tar.gz, .tgz, .tar.bz2) and globs. Out: `Member`, one after
-the other. A member that leads outside (absolute, `..`, a link, a device) or cannot be read is listed as refused
-with its reason; what begins with a dot is not listed at all. Nothing is unpacked to disk.
+In: a folder, a file or an archive (ARCHIVE_SUFFIXES) and globs. Out: `Member`, one after the other. A member that
+leads outside (absolute, `..`, a link, a device) or cannot be read is listed as refused with its reason; what begins
+with a dot is not listed at all. Nothing is unpacked to disk.
 """
 
 import difflib
+import lzma
 import os
 import re
 import stat
@@ -18,9 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2")
+ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ZIP_SUFFIXES = (".zip", ".whl")
-UNREADABLE = (OSError, EOFError, zlib.error, zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError)
+UNREADABLE = (
+    OSError,
+    EOFError,
+    lzma.LZMAError,
+    zlib.error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    NotImplementedError,
+    RuntimeError,
+)
 NAMES_REMEMBERED = 5000  # for the message when a glob takes nothing
 
 

@@ -23,7 +23,21 @@ from pipeline.stages.store import NOT_IDENTITY
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-MEDIA_TYPES = ("text/html", "text/plain", "text/markdown", "text/x-rst", "text/x-wiki")
+MEDIA_TYPES = (
+    "text/html",
+    "text/plain",
+    "text/markdown",
+    "text/x-rst",
+    "text/x-wiki",
+    "text/x-source",
+    "text/csv",
+    "text/tab-separated-values",
+    "message/rfc822",
+    "application/pdf",
+    "application/epub+zip",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    "application/x-ipynb+json",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

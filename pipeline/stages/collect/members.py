@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+from pipeline.stages.collect.deb import deb_data
+
+ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".deb")
 ZIP_SUFFIXES = (".zip", ".whl")
 UNREADABLE = (
     OSError,
@@ -31,6 +33,11 @@ UNREADABLE = (
     NotImplementedError,
     RuntimeError,
 )
+LONG_HEADERS = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+MAX_HEADER = 1 << 20  # bytes
 NAMES_REMEMBERED = 5000  # for the message when a glob takes nothing
 
 
@@ -54,8 +61,7 @@ def members_of(path: Path, *, strip_top: bool = False) -> Iterator[Member]:
         yield from _folder_members(path)
     elif is_archive(path):
         try:
-            is_zip = path.suffix.lower() in ZIP_SUFFIXES
-            yield from _zip_members(path, strip_top) if is_zip else _tar_members(path, strip_top)
+            yield from _archive_members(path, strip_top)
         except UNREADABLE as error:
             detail = str(error).split("\n")[0].rstrip(":")
             raise ValueError(f"{path} is broken or no archive ({detail}); replace it by a good copy") from error
@@ -122,6 +128,20 @@ def _folder_members(folder: Path) -> Iterator[Member]:
     yield from refused
 
 
+def _archive_members(path: Path, strip_top: bool) -> Iterator[Member]:
+    suffix = path.suffix.lower()
+    if suffix in ZIP_SUFFIXES:
+        yield from _zip_members(path, strip_top)
+    elif suffix == ".deb":
+        with deb_data(path) as data, tarfile.open(fileobj=data, mode="r|", tarinfo=_Header) as archive:
+            yield from _tar_members(archive, strip_top)
+    else:
+        if suffix == ".tar":
+            _check_tar_end(path)
+        with tarfile.open(path, "r:*", tarinfo=_Header) as archive:
+            yield from _tar_members(archive, strip_top)
+
+
 def _zip_members(path: Path, strip_top: bool) -> Iterator[Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -131,14 +151,22 @@ def _zip_members(path: Path, strip_top: bool) -> Iterator[Member]:
             yield from _archived(info.filename, strip_top, is_link, lambda info=info: archive.open(info))
 
 
-def _tar_members(path: Path, strip_top: bool) -> Iterator[Member]:
-    if path.suffix.lower() == ".tar":
-        _check_tar_end(path)
-    with tarfile.open(path, "r:*") as archive:
-        while (info := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header in memory
-            if not info.isdir():
-                yield from _archived(info.name, strip_top, not info.isfile(), lambda info=info: _open(archive, info))
+def _tar_members(archive: tarfile.TarFile, strip_top: bool) -> Iterator[Member]:
+    while (info := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header in memory
+        if not info.isdir():
+            yield from _archived(info.name, strip_top, not info.isfile(), lambda info=info: _open(archive, info))
+
+
+class _Header(tarfile.TarInfo):
+    """Refuses long names that would fill the memory, which tarfile reads whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in LONG_HEADERS and header.size > MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
 
 
 def _check_tar_end(path: Path) -> None:

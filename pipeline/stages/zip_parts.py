@@ -12,7 +12,7 @@ import zlib
 from typing import Any
 from urllib.parse import unquote
 
-MAX_UNPACKED_BYTES = 200_000_000  # of all parts of one document together; a long novel has 2 MB of text
+MAX_UNPACKED_BYTES = 100_000_000  # of all parts of one document together; a long novel has 2 MB of text
 MAX_PARTS = 20_000
 OLE_SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # older office files, and newer ones with a password
 ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")  # ECMA-376 part 4: where OLE wraps an encrypted zip

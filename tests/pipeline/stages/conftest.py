@@ -1,18 +1,27 @@
 """Fixtures that several stages' tests share."""
 
+import runpy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from pipeline.stages.engine import Done
-from pipeline.stages.records import FILTERED, SPLIT_CORPUS, Counts, Shards, TokenizerFile
+from pipeline.stages.records import DOCUMENT, FILTERED, SPLIT_CORPUS, Counts, Shards, TokenizerFile
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Store
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
+
+
+@pytest.fixture(scope="session")
+def writers() -> SimpleNamespace:
+    """The functions of file_writers.py, which write small files of every format."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("file_writers.py"))))
 
 
 @pytest.fixture(scope="session")
@@ -89,5 +98,26 @@ def written_documents(store: Store) -> Callable[..., Shards]:
 
     def write(rows: Any, *, shards: tuple[str, ...] = ()) -> Shards:
         return store.build(stage, WrittenDocuments(rows=tuple(map(tuple, rows)), shards=shards)).handle
+
+    return write
+
+
+@pytest.fixture
+def cleaned() -> Callable[..., Shards]:
+    """Document shards as `clean` leaves them, from {url: text} and the name of their source."""
+
+    def write(store: Store, texts: dict[str, str], *, n_shards: int = 2, source: str = "mill") -> Shards:
+        def documents(cfg: Any, inputs: tuple, work: Any) -> Outcome:
+            for i in range(n_shards):
+                rows = [
+                    neutral_row(DOCUMENT)
+                    | {"id": text_digest(text), "page_id": url, "source": source, "url": url, "text": text}
+                    for url, text in sorted(texts.items())[i::n_shards]
+                ]
+                write_rows(work.directory / f"{source}-{i:05d}.parquet", rows, DOCUMENT)
+            return Outcome(rows=len(texts), counts=Counts(rows_in=len(texts), kept=len(texts)))
+
+        stage = Stage(name="clean", version=1, function=documents, handle=Shards)
+        return store.build(stage, {"key": text_digest(source, *texts, *texts.values())}).handle
 
     return write

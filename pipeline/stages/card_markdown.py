@@ -1,0 +1,74 @@
+"""Markdown of a data card: tables and words that came from outside and must stay words.
+
+In: numbers and texts. Out: Markdown in which nothing of a page, an address or a licence acts as markup.
+"""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+LONGEST_CELL = 80  # characters of what came from outside
+LONGEST_ADDRESS = 70
+MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~$"} | {"&": "&amp;"})
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells are Markdown already. A column is aligned to the right where every cell begins with a digit."""
+    numeric = [
+        bool(rows) and all(row[place][:1].isdigit() or row[place] in ("", "-") for row in rows)
+        for place in range(len(header))
+    ]
+    rule = ["---:" if is_number else "---" for is_number in numeric]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows]) + "\n"
+
+
+def plain(text: object) -> str:
+    """A text from outside as words: one line, nothing invisible, no markup."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+    return (line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 3] + "...").translate(MARKUP)
+
+
+def code(name: str) -> str:
+    """A name of ours, or one that should look like it."""
+    return (
+        "`"
+        + "".join(sign if sign.isprintable() and sign not in "`|\\" else "?" for sign in name[:LONGEST_CELL])
+        + "`"
+    )
+
+
+def address(url: str) -> str:
+    """The end of an address as code; of a local file only its name, because its folders are nobody's business."""
+    parts = urlsplit(url) if url.startswith("file:") else None
+    shown = "file:.../" + parts.path.rsplit("/", 1)[-1] if parts else url
+    return code(shown if len(shown) <= LONGEST_ADDRESS else "..." + shown[3 - LONGEST_ADDRESS :])
+
+
+def count(number: int | None) -> str:
+    return "-" if number is None else f"{number:,}"
+
+
+def percent(part: float, whole: float) -> str:
+    """One digit after the point; what is not nothing does not look like it."""
+    if not whole:
+        return "-"
+    value = 100 * part / whole
+    return f"{value:.1f} %" if value >= 0.1 or not part else "under 0.1 %"
+
+
+def per_million(n: int, words: int) -> str:
+    return f"{1_000_000 * n / words:,.1f}" if words else "-"
+
+
+def size(n_bytes: int) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:,.1f} {unit}"
+    return f"{n_bytes:,} bytes"
+
+
+def listed(words: Sequence[str], most: int = 6) -> str:
+    """a, b and c; of many the first."""
+    shown = list(words[:most])
+    if len(words) > most:
+        shown.append(f"{len(words) - most} more")
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1] if shown else ""]))

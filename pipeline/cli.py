@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-DATA_STAGES = ("collect", "clean", "filter", "dedup", "split", "tokenizer", "tokenize")
+DATA_STAGES = ("collect", "clean", "signals", "filter", "dedup", "split", "tokenizer", "tokenize")
 EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
 
 

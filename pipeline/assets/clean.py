@@ -1,6 +1,6 @@
 """Asset `documents`: the texts of the pages of all sources."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -8,29 +8,45 @@ from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.clean import CLEAN, CleanConfig
-from pipeline.stages.filter import FILTER, FilterConfig
+from pipeline.stages.collect.sources import Source
+from pipeline.stages.filter import FILTER
 from pipeline.stages.records import Shards
+from pipeline.stages.rules import FilterConfig, FilterRecipe, SourceRules
+from pipeline.stages.signals import MEASURE, SignalsConfig
+
+STAGES = {"clean": CleanConfig, "signals": SignalsConfig, "filter": FilterConfig}
 
 
-def documents(sources: Iterable[str], file: ConfigFile) -> dg.AssetsDefinition:
+def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefinition:
     @dg.asset(
         ins={f"pages_{name.replace('-', '_')}": dg.AssetIn(["pages", name]) for name in sources},
         group_name="corpus",
         kinds={"parquet", "python"},
-        config_schema=asset_config("documents", {"clean": CleanConfig, "filter": FilterConfig}, file),
-        code_version=code_version(CLEAN, FILTER),
+        config_schema=asset_config("documents", STAGES, file),
+        code_version=code_version(CLEAN, MEASURE, FILTER),
         op_tags=CORES,
     )
     def documents(
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], **pages: Shards
     ) -> dg.MaterializeResult[Shards]:
-        """Texts taken out of the pages of all sources, repaired, and those of them that read like prose.
+        """Texts taken out of the pages of all sources, repaired, measured, without personal data that has a form.
 
-        What was dropped lies beside, each with its reason.
+        What the rules dropped lies beside, each with its reason.
         """
         cfg = settings(context)
         cleaned = mill.build(context, CLEAN, cfg["clean"], *pages.values())
-        filtered = mill.build(context, FILTER, cfg["filter"], cleaned.handle)
-        return materialised(mill.layout, cleaned, filtered)
+        measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
+        recipe = FilterRecipe(config=cfg["filter"], sources=_own_rules(sources))
+        filtered = mill.build(context, FILTER, recipe, cleaned.handle, measured.handle)
+        return materialised(mill.layout, cleaned, measured, filtered)
 
     return documents
+
+
+def _own_rules(sources: Mapping[str, Source]) -> dict[str, SourceRules]:
+    """Of the sources that say something for themselves."""
+    rules = {
+        name: SourceRules(languages=source.languages, rules=source.rules, pii=source.pii)
+        for name, source in sources.items()
+    }
+    return {name: own for name, own in rules.items() if own != SourceRules()}

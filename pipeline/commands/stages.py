@@ -28,15 +28,24 @@ class Runnable:
     stage: str
     config: str
     reads: tuple[str, ...] = ()
+    recipe: str = ""  # class that wraps the config, where the stage wants more than that
 
     def load(self) -> tuple[Any, Any]:
         module = importlib.import_module(f"pipeline.stages.{self.module}")
         return getattr(module, self.stage), getattr(module, self.config)
 
+    def settings(self, cfg: Any) -> Any:
+        """What the stage is built with."""
+        module = importlib.import_module(f"pipeline.stages.{self.module}")
+        return getattr(module, self.recipe)(config=cfg) if self.recipe else cfg
+
 
 RUNNABLE = {
     "clean": Runnable(module="clean", stage="CLEAN", config="CleanConfig", reads=("collect",)),
-    "filter": Runnable(module="filter", stage="FILTER", config="FilterConfig", reads=("clean",)),
+    "signals": Runnable(module="signals", stage="MEASURE", config="SignalsConfig", reads=("clean",)),
+    "filter": Runnable(
+        module="filter", stage="FILTER", config="FilterConfig", reads=("clean", "signals"), recipe="FilterRecipe"
+    ),
     "dedup": Runnable(module="dedup", stage="DEDUP", config="DedupConfig", reads=("filter",)),
     "split": Runnable(module="split", stage="SPLIT", config="SplitConfig", reads=("dedup",)),
     "tokenizer": Runnable(module="tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=("split",)),
@@ -61,8 +70,9 @@ def run_stage(args: Namespace) -> int:
             display.begin("collect")
             built = _collected(layout, args, _raw_path(args.inputs), cfg, out)
         else:
-            stage, config = RUNNABLE[args.name].load()
-            cfg = parse_settings(config, args.set)
+            runnable = RUNNABLE[args.name]
+            stage, config = runnable.load()
+            cfg = runnable.settings(parse_settings(config, args.set))
             display.begin(args.name)
             handles = _handles(layout, args.name, args.inputs, args)
             built = _store(layout, args).build(stage, cfg, *handles, directory=out)
@@ -150,7 +160,7 @@ def _collected(layout: Layout, args: Namespace, path: Path, cfg: Any, directory:
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     name = re.sub(r"[^a-z0-9]+", "-", path.name.split(".")[0].lower()).strip("-") or "pages"
-    source = FilesSource(name=name, licence="not declared", path=str(path))
+    source = FilesSource(name=name, path=str(path))
     return collect(_store(layout, args), source, layout.cache, cfg, directory=directory)
 
 

@@ -15,13 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.stages.boilerplate import without_boilerplate
+from pipeline.stages.code_text import code_text, notebook_text
+from pipeline.stages.docx_text import docx_text
 from pipeline.stages.engine import Done, Failed
+from pipeline.stages.epub_text import epub_text
 from pipeline.stages.extraction import Extracted
 from pipeline.stages.html_text import html_text
+from pipeline.stages.mail_text import mail_text
+from pipeline.stages.pdf_text import pdf_text
 from pipeline.stages.plain_text import markdown_text, plain_text, rst_text
 from pipeline.stages.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Work, map_shards
+from pipeline.stages.table_text import table_text
 from pipeline.stages.text_repair import decode, normalised, repair, repaired
 from pipeline.stages.wiki_markup import wiki_text
 
@@ -81,8 +87,17 @@ TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # of the decoded t
     "text/markdown": _named("markdown", markdown_text),
     "text/x-rst": _named("rst", rst_text),
     "text/x-wiki": _named("wiki", wiki_text),
+    "text/x-source": code_text,
+    "text/csv": lambda text, url: table_text(text),
+    "text/tab-separated-values": lambda text, url: table_text(text, "\t"),
+    "application/x-ipynb+json": lambda text, url: notebook_text(text),
 }
-FILE_FORMATS: dict[str, Callable[[bytes], Extracted]] = {}  # of bytes that are no text
+FILE_FORMATS: dict[str, Callable[[bytes], Extracted]] = {  # of the bytes, which are no text as they stand
+    "application/pdf": pdf_text,
+    "application/epub+zip": epub_text,
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": docx_text,
+    "message/rfc822": mail_text,
+}
 
 
 def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
@@ -105,7 +120,15 @@ CLEAN = Stage(
     version=2,
     function=clean,
     handle=Shards,
-    libraries=("charset-normalizer", "ftfy", "lxml", "mwparserfromhell", "trafilatura"),
+    libraries=(
+        "charset-normalizer",
+        "ftfy",
+        "lxml",
+        "mwparserfromhell",
+        "pypdfium2",
+        "resiliparse",
+        "trafilatura",
+    ),
 )
 
 

@@ -120,7 +120,8 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
     tiny = ["n_layers=1", "d_model=32", "n_heads=2", "seq_len=32", "rows=4", "n_steps=6", "n_validation_batches=1"]
     for line in (
         f"stage clean {raw} --out documents --workers 1",
-        "stage filter documents --out filtered --workers 1",
+        "stage signals documents --out signals --workers 1",
+        "stage filter documents signals --out filtered --workers 1",
         "stage dedup filtered --out unique --workers 1",
         "stage split unique --out split --set test_fraction=0.1",
         "stage tokenizer split --out tokenizer --set vocab_size=300",
@@ -133,7 +134,7 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
     assert re.search(r"filter .*dropped: too_few_words 1", told)
     assert "Evaluation of the foundation model" in told
 
-    assert main(["stage", "filter", "documents", "--out", "filtered"]) == 0
+    assert main(["stage", "filter", "documents", "signals", "--out", "filtered"]) == 0
     assert "(unchanged)" in capsys.readouterr().out
     assert main(["generate", "The miller", "--model", "model", "--tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("The miller")

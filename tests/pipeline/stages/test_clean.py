@@ -248,7 +248,7 @@ PAGES = {
     "garbled": ("text/plain", ("\ufffd" * 5 + "text").encode()),
     "silent": ("text/html", b"<html><head><title>t</title></head><body><script>1</script></body></html>"),
     "large": ("text/html", b"<p>" + b"x" * 300_000),
-    "strange": ("application/pdf", b"text"),
+    "strange": ("application/x-strange", b"text"),
 }
 REASONS = {
     "binary": "binary",

@@ -10,9 +10,11 @@ import pytest
 from model.token_shards import read_token_shards
 from pipeline.stages.clean import CLEAN, CleanConfig
 from pipeline.stages.dedup import DEDUP, DedupConfig
-from pipeline.stages.filter import FILTER, FilterConfig
+from pipeline.stages.filter import FILTER
 from pipeline.stages.records import PAGE, Shards
+from pipeline.stages.rules import FilterConfig, FilterRecipe
 from pipeline.stages.shards import text_digest, write_rows
+from pipeline.stages.signals import MEASURE, SignalsConfig
 from pipeline.stages.split import SPLIT, SplitConfig
 from pipeline.stages.store import Outcome, Stage, Work, read_handle
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig
@@ -56,7 +58,9 @@ def write_pages(cfg: CleanConfig, inputs: tuple, work: Work) -> Outcome:
 def handles(store):
     pages = store.build(Stage(name="collect", version=1, function=write_pages, handle=Shards), CleanConfig()).handle
     clean = store.build(CLEAN, CleanConfig(), pages).handle
-    documents = store.build(FILTER, FilterConfig(min_language_confidence=0.0), clean).handle
+    signals = store.build(MEASURE, SignalsConfig(), clean).handle
+    recipe = FilterRecipe(config=FilterConfig(min_language_confidence=0.0))
+    documents = store.build(FILTER, recipe, clean, signals).handle
     corpus = store.build(SPLIT, SplitConfig(), store.build(DEDUP, DedupConfig(), documents).handle).handle
     tokenizer = store.build(TOKENIZER, TokenizerConfig(vocab_size=300), corpus).handle
     tokens = store.build(TOKENIZE, TokenizeConfig(), corpus, tokenizer).handle

@@ -5,21 +5,21 @@ or a national id can lie in. Finders look closer at clusters only, which are rar
 """
 
 import re
-from collections.abc import Iterator
+from functools import lru_cache
 
 Match = tuple[int, int]  # start and end in characters
 
 CLUSTER = re.compile(r"[0-9](?:[ .\-/()\u00a0\u2010-\u2013]{0,3}[0-9]){5,}")
 MARGIN = 16  # characters beside a cluster that can belong to an id: letters before and after its digits
 # No part of a longer word, decimal number, path or dashed id.
-ALONE_BEFORE = r"(?<![\w])(?<![\w][-.,/+=])(?<![$\u20ac\u00a3])"
+ALONE_BEFORE = r"(?<![\w])(?<![\w][-.,/+])(?<![$\u20ac\u00a3])"
 ALONE_AFTER = r"(?![\w])(?![-.,/=+][0-9A-Za-z])"
 PLACEHOLDER_END = re.compile(r"\[[A-Z_]{2,16}\]")
 
 
-def clusters(text: str) -> Iterator[Match]:
-    for match in CLUSTER.finditer(text):
-        yield match.start(), match.end()
+@lru_cache(maxsize=1)  # four finders ask for the same text one after the other
+def clusters(text: str) -> tuple[Match, ...]:
+    return tuple(match.span() for match in CLUSTER.finditer(text))
 
 
 def digits_of(number: str) -> str:

@@ -44,8 +44,8 @@ class NationalId:
 
 D2, D3, D4 = "[0-9]{2}", "[0-9]{3}", "[0-9]{4}"
 IDS = (
-    NationalId("gb_nino", f"[A-Za-z]{{2}} ?{D2} ?{D2} ?{D2} ?[A-Da-d]", "nino ni national_insurance insurance",
-               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-D]"),
+    NationalId("gb_nino", f"[A-Za-z]{{2}} ?{D2} ?{D2} ?{D2} ?[A-DTa-dt]", "nino ni national_insurance insurance",
+               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-DT]"),
     NationalId("gb.nhs", f"{D3}[ -]?{D3}[ -]?{D4}", "nhs"),
     NationalId("fr.nir", f"[12]( ?){D2}\\1{D2}\\1[0-9][0-9AB]\\1{D3}\\1{D3}\\1 ?{D2}"),
     NationalId("es.dni", "[0-9]{8}[- ]?[A-Za-z]|[0-9]{1,2}\\.[0-9]{3}\\.[0-9]{3}[- ]?[A-Za-z]", "dni nif documento",
@@ -93,7 +93,7 @@ INDIAN_PAN = re.compile(
 )
 WITH_FEW_DIGITS = (("it.codicefiscale", CODICE_FISCALE, 6), ("in_.pan", INDIAN_PAN, 5))
 DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
-NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")
+NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")  # ZZ and T: temporary
 
 
 def national_ids(text: str) -> Iterator[Match]:

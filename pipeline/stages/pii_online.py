@@ -18,14 +18,18 @@ LOCAL_REVERSED = re.compile(r"[\w.+%'-]{1,64}")
 FILE_ENDINGS = re.compile(
     r"(?i)(?:png|jpe?g|gif|svg|webp|bmp|ico|s?css|m?js|json|[jt]sx|ts|html?|xml|ya?ml|toml|txt|pdf|csv|log|ini)"
 )
+USER_OF_URL = re.compile(r"://[^\s/@]*\Z")
 SERVICE_NAMES = frozenset({"git", "hg", "svn"})  # git@github.com:owner/name
 
 IPV4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w])(?!\.[0-9])")
 NETWORK_LENGTH = re.compile(r"/[0-9]{1,2}(?![0-9])")
-NO_ADDRESS_BEFORE = re.compile(r"(?:[\w.,+]|[^\W\d_]/|\w-)\Z")  # 1.10.0.0.1, Firefox/3.0.0.10, package-1.2.3.4
+NO_ADDRESS_BEFORE = re.compile(
+    r"(?:[\w.,+]|[^\W\d_]/|\w-|[=<>~!]=)\Z"
+)  # Firefox/3.0.0.10, package-1.2.3.4, x==1.2.3.4
 VERSION_WORDS = re.compile(
-    r"(?:\b(?:versions?|ver|v|released?|releases|rev|revision|build|sections?|sect?|chapter|clause|paragraph|figure"
-    r"|fig|table|appendix|item|oid|upgraded?|firmware|driver)\b|\u00a7)[^\n\d]{0,6}\Z",
+    r"\b(?:versions?|ver|released?|releases|rev|revision|upgraded?|firmware|driver)\b"
+    r"|(?:\b(?:v|build|sections?|sect?|chapter|clause|paragraph|figure|fig|table|appendix|item|oid)\b|\u00a7)"
+    r"[^\n\d]{0,6}\Z",
     re.IGNORECASE,
 )
 ADDRESS_WORDS = words_pattern("ip ipv4 address addr host server client peer ping dns nameserver")
@@ -37,9 +41,11 @@ TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 IPV6_PART = re.compile(r"[0-9A-Fa-f:.]{0,45}")
 
 URL_PASSWORD = re.compile(
-    r"://([^\s:/@\[\]<>{}\"']{0,64}):([^\s/@\[\]<>{}\"']{1,128})@([^\s:/@,;\"'<>)\[\]?#]{1,253})"
+    r"://([^\s:/@\[\]<>{}\"']{0,64}):([^\s/@\[\]<>{}\"']{3,128})@([^\s:/@,;\"'<>)\[\]?#]{1,253})"
 )
-STANDS_FOR_PASSWORD = re.compile(r"(?i)(?:pass(?:word|wd)?|pwd|secret|token|your.*|my_?pass.*|\$.*|%.*|[*x.]+)")
+STANDS_FOR_PASSWORD = re.compile(
+    r"(?i)(?:pass(?:word|wd)?|pwd|secret|token|(?:your|some|my)_?(?:pass|secret|token).*|\$.*|%.*|[*x.]+)"
+)
 THIS_MACHINE = re.compile(
     r"(?i)(?:localhost|127(?:\.\d{1,3}){3}|0\.0\.0\.0|(?:my)?(?:host(?:name)?|server)|example(?:\.\w+)?)"
 )
@@ -54,6 +60,8 @@ def emails(text: str) -> Iterator[Match]:
         while start < at and not (text[start].isalnum() or text[start] == "_"):
             start += 1
         if start == at or text[at - 1] in ".'" or FILE_ENDINGS.fullmatch(match[2]):
+            continue
+        if USER_OF_URL.search(text[max(0, start - 80) : start]):  # ssh://ann@host, or a password
             continue
         if text[start:at] in SERVICE_NAMES and text.startswith(":", match.end()):
             continue
@@ -75,7 +83,7 @@ def ip_addresses(text: str) -> Iterator[Match]:
 
 def _is_personal_ipv4(text: str, start: int, end: int) -> bool:
     number = text[start:end]
-    before = text[max(0, start - 24) : start]
+    before = text[max(0, start - 32) : start]
     if NO_ADDRESS_BEFORE.search(before[-2:]) or NETWORK_LENGTH.match(text, end) or number.endswith(".0"):
         return False
     try:

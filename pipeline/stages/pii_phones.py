@@ -23,8 +23,11 @@ WEAK_WORDS = words_pattern(
 )
 LABEL = re.compile(r"(?i)\b(?:office|desk|home|work|direct|line|number|private|business)[ ]?[:.#]?\s{0,3}\Z")
 LABEL_AFTER = re.compile(r"(?i)[ -]{0,2}\(?(?:office|desk|home|work|direct|private|business)\b")
+CALLED = re.compile(
+    r"(?i)\b(?:call|dial|text|ring|reach|contact)(?: (?:me|us|him|her|them))?(?: (?:at|on|under))?[: ]{1,2}\Z"
+)
 NO_PHONE_WORDS = re.compile(
-    r"(?i)(?:isbn|issn|doi|arxiv|pmid|order|invoice|ticket|bug|issue|rev(?:ision)?|version|commit|uuid|serial|tracking"
+    r"(?i)\b(?:isbn|issn|doi|arxiv|pmid|order|invoice|ticket|bug|issue|rev(?:ision)?|version|commit|uuid|serial|tracking"
     r"|zip|postcode|port|pid|ean|upc|gtin|sku|part|model|item|case|ref(?:erence)?|article|account|acct|id|size|bytes"
     r"|line|lines|page|pages|pp|timestamp|since|until|date|year|years|rfc|iso|no|between|population|error|code|row"
     r"|rows|process|thread|total|sum|score|seed|hash|checksum|customer|booking|flight|lot|batch)\W{0,4}"
@@ -36,11 +39,12 @@ DATE = re.compile(
     r"|(?:0?[1-9]|[12][0-9]|3[01])([-./])(?:0?[1-9]|[12][0-9]|3[01])\2(?:1[0-9]|20)?[0-9]{2}(?:[ -]+[0-9]{1,2})?"
     r"|(?:1[0-9]|20)[0-9]{2} ?[-/\u2013] ?(?:1[0-9]|20)[0-9]{2}"
 )
-SPLIT = re.compile(r" {2,}| [-/\u2013] |\)[-.]?\(|(?<=[0-9])/(?=[0-9]{5,})|(?<=[0-9]{5})/(?=[0-9])")
-NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
+SPLIT = re.compile(r" {2,}| [-\u2013] |(?<=[0-9]{4}) / |\)[-.]?\(|(?<=[0-9])/(?=[0-9]{5,})|(?<=[0-9]{5})/(?=[0-9])")
+NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
 EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?![\w])", re.IGNORECASE)
+LIKE_SSN = re.compile(r"[0-9]{3}-[0-9]{2}-[0-9]{4}")
 FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # a row of a table sooner than a number
-NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%=^*<>\[]|[\w][-/,+.(])\Z")
+NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
 MAX_PART = 40  # characters of the longest way to write fifteen digits
 
 
@@ -65,7 +69,7 @@ def _parts(text: str, low: int, high: int) -> Iterator[Match]:
 
 
 def _with_head(text: str, start: int, end: int) -> Match:
-    if text[start - 1 : start] == "(" and start:
+    if start and text[start - 1] == "(" and ")" in text[start:end]:
         start -= 1
     if start and text[start - 1] == "+":
         start -= 1
@@ -92,20 +96,30 @@ def _is_phone(text: str, start: int, end: int) -> bool:
         return False
     if _has_form_of_a_region(number, n_digits):
         return True
-    named = words_near(WEAK_WORDS, text, start, end, before=24, after=0)
+    named = words_near(WEAK_WORDS, text, start, end, before=32, after=0)
     if not named and not LABEL.search(before) and not LABEL_AFTER.match(text, end):
         return False
-    return n_digits <= 15 and (not number.isdigit() or (10 <= n_digits <= 12 and _is_valid_somewhere(number)))
+    if not number.isdigit():
+        return n_digits <= 15
+    if 7 <= n_digits <= 9 and CALLED.search(before):
+        return not number.endswith("000")
+    return (number[0] == "0" and 9 <= n_digits <= 11) or (10 <= n_digits <= 12 and _is_valid_somewhere(number))
 
 
 def _is_other_number(number: str, before: str, after: str) -> bool:
     if NO_NUMBER_BEFORE.search(before[-2:]) or DATE.fullmatch(number):
         return True
+    if LIKE_SSN.fullmatch(number):
+        return True
     if after[:1] in tuple("%\u00b0_$\u20ac") or (after[:1] in tuple(".,:-=") and after[1:].isdigit()):
         return True
     if after[:1].isalpha() and after[:1] not in "xe":
         return True
-    return number.count(".") >= 2 and any(len(group) == 1 for group in number.split("."))  # 1.2.10.400
+    return (
+        number.count(".") >= 2
+        and number.replace(".", "").isdigit()
+        and any(len(group) == 1 for group in number.split("."))
+    )  # 1.2.10.400
 
 
 def _is_international(number: str, n_digits: int) -> bool:
@@ -127,7 +141,7 @@ def _has_form_of_a_region(number: str, n_digits: int) -> bool:
     groups = [group for group in re.split(r"[^0-9]+", number) if group]
     if len(groups) < 2 or min(map(len, groups[1:])) < 2:
         return False
-    in_brackets = number[0] == "(" and ")" in number
+    in_brackets = number[0] == "(" and ")" in number and (len(groups) > 2 or number[1] == "0")
     with_trunk_zero = number[0] == "0" and len(groups[0]) > 1 and (len(groups) > 2 or "-" in number or "/" in number)
     return (in_brackets or with_trunk_zero) and _is_valid_somewhere(number)
 

@@ -30,6 +30,9 @@ ISSUED = re.compile(
     r"|eyJ[A-Za-z0-9_\-]{8,1024}\.eyJ[A-Za-z0-9_\-]{8,2048}(?:\.[A-Za-z0-9_\-]{8,1024})?"  # JSON web token
     r")(?![A-Za-z0-9_])"
 )
+MAY_BE_SECRET = re.compile(
+    r"[0-9]|(?:AKIA|ASIA|AIza|xox|\bgh[pousr]_|\bgl[a-z]{2,4}-|\b[spr]k[_-]|\bhf_|\bnpm_)[A-Za-z]"
+)
 SLACK_HOOK = re.compile(r"hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9/]{20,128})")
 BOT_TOKEN = re.compile(r"[0-9]{8,10}:[A-Za-z0-9_\-]{35}(?![A-Za-z0-9_\-])")  # Telegram
 BEFORE_VALUE = re.compile(
@@ -56,6 +59,8 @@ PEM_DATA = re.compile(r"[A-Za-z0-9+/=]{16}")
 def api_keys(text: str) -> Iterator[Match]:
     for token in LONG_TOKEN.finditer(text):
         value = token[0]
+        if not MAY_BE_SECRET.search(value):
+            continue
         start, end = token.span()
         issued = [
             match.span() for match in ISSUED.finditer(text, start, min(len(text), end + 1)) if match.end() <= end

@@ -6,6 +6,7 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
     pages/<source>         conservation (blocks), not_empty
     documents              conservation (blocks), not_empty (blocks)
     corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks)
+    corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), ids_in_range (blocks)
     foundation_model       finite_loss (blocks)
@@ -57,10 +58,12 @@ def asset_checks(
     finite = Law(name="finite_loss", judge=lambda model: laws.finite(read_curve(model.directory)), blocks=True)
     no_leak = Law(name="no_leak", judge=_corpus_leak, blocks=True)
     lossless = Law(name="lossless", judge=_lossless, blocks=True)
+    accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
         check_step(["documents"], [_conserved(2), not_empty]),
         check_step(["corpus"], [_conserved(2), no_leak, not_empty]),
+        check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [_conserved(1), in_range]),
         check_step(["foundation_model"], [finite]),
@@ -119,14 +122,14 @@ def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetChec
 
 
 def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
-    """[checks.<evaluation>] of config.toml: metric = limit. ValueError names what does not fit."""
+    """[checks.<evaluation or report>] of config.toml: metric = limit. ValueError names what does not fit."""
     tables = file.tables.get(TABLE, {})
     if not isinstance(tables, Mapping):
         raise ValueError(f"{file.path}: {TABLE} is {tables!r}, expected tables [{TABLE}.<evaluation>]")
     for name, table in tables.items():
         if name not in evaluations:
             raise ValueError(
-                f"{file.path}: [{TABLE}.{name}] names no evaluation; there are: {', '.join(evaluations)}"
+                f"{file.path}: [{TABLE}.{name}] names no evaluation or report; there are: {', '.join(evaluations)}"
             )
         if not isinstance(table, Mapping) or not all(type(limit) in (int, float) for limit in table.values()):
             raise ValueError(f"{file.path}: [{TABLE}.{name}] is {table!r}, expected lines `metric = number`")
@@ -139,6 +142,12 @@ def _conserved(n_stages: int) -> Law:
         return laws.conservation(handle, n_stages)
 
     return Law(name="conservation", judge=judge, blocks=True)
+
+
+def _accounted(report: Handle) -> Verdict:
+    """Of every source, what went into a stage of the corpus was kept there, or dropped with a reason."""
+    lost = _result(report, "unaccounted_documents")["value"]
+    return Verdict(passed=not lost, rule="documents in - kept - dropped = 0", observed=lost, limit=0)
 
 
 def _has_rows(handle: Handle) -> Verdict:

@@ -6,7 +6,7 @@ heavy is imported here, because the UI, the daemon and every step pay for it: se
 
 import dagster as dg
 
-from pipeline.assets import clean, collect, dedup, evaluate, finetune, pretrain, tokenize
+from pipeline.assets import clean, collect, dedup, evaluate, finetune, pretrain, report, tokenize
 from pipeline.checks import TABLE, asset_checks, read_limits
 from pipeline.io_manager import asset_name
 from pipeline.jobs import jobs
@@ -27,6 +27,7 @@ def definitions(layout: Layout) -> dg.Definitions:
         *(collect.pages(source, file) for source in sources.values()),
         clean.documents(sources, file),
         dedup.corpus(file),
+        report.corpus_report(file),
         tokenize.tokenizer(file),
         tokenize.token_shards(file),
         pretrain.foundation_model(file),
@@ -38,7 +39,7 @@ def definitions(layout: Layout) -> dg.Definitions:
         ),
     ]
     file.refuse_unknown_tables([TABLE, *(asset_name(asset.key) for asset in assets)])
-    limits = read_limits(file, ["foundation_evaluation", *(f"{task}_evaluation" for task in tasks)])
+    limits = read_limits(file, ["corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in tasks)])
     by_name = jobs()
     return dg.Definitions(
         assets=assets,

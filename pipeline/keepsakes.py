@@ -32,7 +32,8 @@ def keep_results(
     else:
         results = read_results(handle.directory)
         tracker.metrics(0, {**built.record["measures"], **dict(result_metrics(results))})
-        tracker.artifact(handle.directory, "evaluation")
+        tracker.artifact(handle.directory, "evaluation" if handle.stage.startswith("evaluate") else "report")
+        tracker.describe((handle.directory / "report.md").read_text())
         if candidate is not None:
             tracker.register(**candidate.event(results, (handle.directory / "report.md").read_text()))
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline.keepsakes import read_curve, read_results, result_metrics
 from pipeline.layout import Layout
-from pipeline.pictures import as_markdown, curve_png, histogram_png
+from pipeline.pictures import as_markdown, curve_png, data_url, histogram_png
 from pipeline.stages.records import Checkpoint, Handle, Report, Shards
 from pipeline.stages.shards import shard_paths
 from pipeline.stages.store import Built
@@ -70,15 +70,23 @@ def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
         metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
     if isinstance(handle, Report):
         metadata |= dict(result_metrics(read_results(handle.directory)))
-        metadata |= {path.stem: dg.MetadataValue.md(path.read_text()) for path in handle.directory.glob("*.md")}
-        metadata |= {
-            f"{path.stem}_figure": dg.MetadataValue.md(as_markdown(path.read_bytes(), path.stem))
-            for path in handle.directory.glob("figures/*.png")
-        }
+        metadata |= dict(_texts_and_figures(handle))
     if isinstance(handle, Checkpoint | Report):
         url = run_url(layout, handle.fingerprint)
         metadata["mlflow"] = dg.MetadataValue.url(url) if url else "waits for the MLflow server"
     return metadata
+
+
+def _texts_and_figures(handle: Report) -> Iterator[tuple[str, Any]]:
+    """The texts of a report with the figures that they show inside, then the figures that none shows."""
+    left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
+    for path in sorted(handle.directory.glob("*.md")):
+        text = path.read_text()
+        for name in [name for name in left if f"]({name})" in text]:
+            text = text.replace(f"]({name})", f"]({data_url(left.pop(name).read_bytes())})")
+        yield path.stem, dg.MetadataValue.md(text)
+    for path in left.values():
+        yield f"{path.stem}_figure", dg.MetadataValue.md(as_markdown(path.read_bytes(), path.stem))
 
 
 def counts_table(builds: tuple[Built, ...]) -> str:

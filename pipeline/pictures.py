@@ -62,7 +62,12 @@ def histogram_png(values: np.ndarray, label: str) -> bytes:
 
 def as_markdown(png: bytes, title: str) -> str:
     """The picture inside a text, which is how Dagster's metadata can show one."""
-    return f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    return f"![{title}]({data_url(png)})"
+
+
+def data_url(png: bytes) -> str:
+    """The address that is the picture."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def _png(draw: "Callable[[Axes], None]") -> bytes:

@@ -35,6 +35,8 @@ RETRY_SECONDS = 30.0  # after a failure, so that a server that hangs is not aske
 MOST_POINTS = 1000  # that MLflow takes at once
 MOST_PARAMS = 100
 LONGEST_PARAM = 6000  # characters, a limit of MLflow's
+LONGEST_DESCRIPTION = 5000  # characters; MLflow takes no tag much longer
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description, as Markdown
 WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/checkpoint.py
 log = logging.getLogger(__name__)
 
@@ -96,6 +98,12 @@ class Tracker:
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder, with the run."""
         self._tell([{"do": "artifact", "path": str(path), "folder": folder}])
+
+    def describe(self, text: str) -> None:
+        """What the page of the run says first, as Markdown; of a long text the lines that MLflow takes."""
+        if len(text) > LONGEST_DESCRIPTION:
+            text = text[:LONGEST_DESCRIPTION].rpartition("\n")[0]
+        self._tell([{"do": "describe", "text": text}])
 
     def register(self, **event: Any) -> None:
         """Register a model once the run has ended; `event` is made by registry.Candidate."""
@@ -290,6 +298,9 @@ class Delivery:
             self.client.log_artifact(self.run_id, str(path), event["folder"] or None)
         else:
             log.warning("%s was removed before MLflow could take it", path)
+
+    def _describe(self, event: Event) -> None:
+        self.client.set_tag(self.run_id, DESCRIPTION, event["text"])
 
     def _register(self, event: Event) -> None:
         from pipeline.registry import register

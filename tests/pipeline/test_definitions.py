@@ -19,6 +19,7 @@ ASSETS = {
     "pages/local-texts",
     "documents",
     "corpus",
+    "corpus_report",
     "tokenizer",
     "token_shards",
     "foundation_model",
@@ -27,7 +28,11 @@ ASSETS = {
     "moods_model",
     "moods_evaluation",
 }
-TRACKED = ["foundation_evaluation", "foundation_model", "moods_evaluation", "moods_model", "moods_random_init"]
+TRACKED = [
+    *("corpus_report", "foundation_evaluation", "foundation_model", "moods_evaluation", "moods_model"),
+    "moods_random_init",
+]
+REPORT_AND_TOKENS = {"corpus_report", "tokenizer", "token_shards"}
 MAY_FAIL = {"beats_bigram"}  # thirty steps of a toy are not enough for that
 
 
@@ -71,6 +76,8 @@ def test_graph_metadata_reconciles_rows_and_shows_pictures(toy_graph):
     assert documents["length_histogram"].startswith("![words a document](data:image/png;base64,")
     assert metadata["foundation_model"]["loss_curve"].startswith("![loss by step](data:image/png;base64,")
     assert "bits per byte" in metadata["foundation_evaluation"]["report"]
+    card = metadata["corpus_report"]["data_card"]
+    assert card.count("](data:image/png;base64,") >= 6 and "](figures/" not in card
 
 
 def test_graph_digest_is_data_version_and_the_handle_is_what_is_kept(toy_graph):
@@ -97,7 +104,7 @@ def test_graph_jobs_hold_their_part(toy_graph):
         for name in ("demo", "corpus", "pretrain", "finetune")
     }
     assert parts["demo"] == ASSETS
-    assert parts["corpus"] == {"pages/web", "pages/local-texts", "documents", "corpus", "tokenizer", "token_shards"}
+    assert parts["corpus"] == {"pages/web", "pages/local-texts", "documents", "corpus", *REPORT_AND_TOKENS}
     assert parts["pretrain"] == {"foundation_model", "foundation_evaluation"}
     assert parts["finetune"] == {"moods_examples", "moods_model", "moods_evaluation"}
 
@@ -128,13 +135,13 @@ def test_graph_launch_with_a_bad_value_creates_no_run(toy_graph, step, config, m
 def test_mlflow_has_one_finished_run_a_model_and_evaluation(toy_graph):
     client = new_client(toy_graph.layout)
     experiments = {one.experiment_id: one.name for one in client.search_experiments() if one.name != "Default"}
-    assert set(experiments.values()) == {"pretraining", "fine_tuning", "evaluation"}
+    assert set(experiments.values()) == {"corpus", "pretraining", "fine_tuning", "evaluation"}
     runs = client.search_runs(list(experiments))
     assert sorted(run.info.run_name for run in runs) == TRACKED
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert {run.data.tags["dagster.run_id"] for run in runs} == {toy_graph.first.run_id}
     handles = all_current(toy_graph.layout)
-    for asset in ("foundation_model", "foundation_evaluation", "moods_model", "moods_evaluation"):
+    for asset in ("corpus_report", "foundation_model", "foundation_evaluation", "moods_model", "moods_evaluation"):
         run = client.get_run(run_id_of(toy_graph.layout, handles[asset].fingerprint))
         assert run.data.tags["gristmill.asset"] == asset
         assert run.data.params and run.inputs.dataset_inputs
@@ -155,6 +162,17 @@ def test_mlflow_evaluation_has_the_numbers_of_results_json(toy_graph):
     for result in json.loads((report.directory / "results.json").read_text()):
         assert metrics[result["metric"]] == result["value"]
         assert metrics[f"{result['metric']}.random_init"] == result["baselines"]["random_init"]
+
+
+def test_mlflow_corpus_report_holds_the_data_card_and_begins_with_its_first_page(toy_graph):
+    client = new_client(toy_graph.layout)
+    report = all_current(toy_graph.layout)["corpus_report"]
+    run = client.get_run(run_id_of(toy_graph.layout, report.fingerprint))
+    assert run.data.tags["mlflow.note.content"] == (report.directory / "report.md").read_text()
+    files = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
+    assert {"report/data_card.md", "report/tables.json", "report/figures"} <= files
+    assert run.data.metrics["unaccounted_documents"] == 0
+    assert run.data.metrics["documents"] == all_current(toy_graph.layout)["corpus"].rows
 
 
 LOAD = """

@@ -50,7 +50,7 @@ def _gopher_quality(text: str, lines: Sequence[str], words: Words, n_chunks: int
         "ellipsis_ratio": sum(map(text.count, ELLIPSES)) / n_words,
         "bullet_line_fraction": sum(line.startswith(BULLETS) for line in stripped) / n_lines,
         "ellipsis_line_fraction": sum(line.endswith(ELLIPSES) for line in stripped) / n_lines,
-        "alphabetic_word_fraction": np.count_nonzero(kinds & ALPHABETIC) / n_words,
+        "alphabetic_word_fraction": int(np.count_nonzero(kinds & ALPHABETIC)) / n_words,
         "alphabetic_chunk_fraction": len(np.unique(words.chunks[(kinds & ALPHABETIC) != 0])) / max(1, n_chunks),
         "n_stop_words": len(np.unique(words.ids[(kinds & STOP) != 0])),
     }

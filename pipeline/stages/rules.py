@@ -22,7 +22,7 @@ from pipeline.stages.pii import PII_KINDS
 RULE_SETS = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
 N_STOP_WORDS = 8  # of Gopher: the, be, to, of, and, that, have, with
-FRACTIONS = ("_fraction", "_characters", "_gram", "_confidence")  # ends of the names of fields from 0 to 1
+FRACTIONS = ("_fraction", "_characters", "_confidence")  # ends of the names of fields from 0 to 1
 UNLIMITED = float("inf")
 
 Languages = Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; empty = all"]
@@ -62,7 +62,7 @@ class FilterConfig:
     max_duplicate_paragraph_fraction: Annotated[float, "of paragraphs; Gopher 0.3"] = 0.3
     max_duplicate_line_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
     max_duplicate_paragraph_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
-    max_top_2_gram: Annotated[float, "fraction of characters in the commonest 2-gram; Gopher 0.2"] = 0.2
+    max_top_2_gram: Annotated[float, "characters in the commonest 2-gram, in all characters; Gopher 0.2"] = 0.2
     max_top_3_gram: Annotated[float, "the same of 3-grams; Gopher 0.18"] = 0.18
     max_top_4_gram: Annotated[float, "the same of 4-grams; Gopher 0.16"] = 0.16
     max_duplicate_5_gram: Annotated[float, "fraction of characters in repeated 5-grams; Gopher 0.15"] = 0.15

@@ -1,38 +1,32 @@
-"""Filtering: one text for every reason, the signals as columns, and the same result however it is cut up."""
+"""Filtering: documents kept or dropped with reason and score, texts masked, and nothing measured again."""
 
-import os
-from dataclasses import asdict
+import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.stages import filter as filter_module
+from pipeline.stages import signals as signals_module
 from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.filter import FILTER, FilterConfig, broken_rule, signals_of, signals_of_batch
-from pipeline.stages.language import language_of
-from pipeline.stages.records import DOCUMENT, DROPPED, FILTERED, SIGNALS, Shards
-from pipeline.stages.shards import read_table, shard_paths, text_digest, write_rows
-from pipeline.stages.store import Outcome, Stage, Store
+from pipeline.stages.errors import CorruptShard
+from pipeline.stages.filter import FILTER, FilterConfig, FilterRecipe, SourceRules, edited
+from pipeline.stages.records import DOCUMENT, DROPPED, FILTERED, SIGNALS, Columns, Shards
+from pipeline.stages.rules import RULE_SETS
+from pipeline.stages.shards import read_table, shard_paths, text_digest, write_table
+from pipeline.stages.signals import MEASURE, SignalsConfig
+from pipeline.stages.store import Built, Store
+from pipeline.stages.text_repair import normalised
 
 SENTENCE = "The miller carried the grain to the mill, and the wheel turned with the water of the river.\n"
 GOOD = SENTENCE * 4
 GERMAN = "Der M\u00fcller trug das Korn zur M\u00fchle, und das Rad drehte sich mit dem Wasser des Flusses.\n" * 5
-RUSSIAN = (
-    "\u041c\u0435\u043b\u044c\u043d\u0438\u043a \u043d\u0435\u0441 \u0437\u0435\u0440\u043d\u043e"
-    " \u043d\u0430 \u043c\u0435\u043b\u044c\u043d\u0438\u0446\u0443. "
-)
-BROKEN = {
-    "too_few_words": SENTENCE * 2,
-    "too_many_words": SENTENCE * 12,
-    "wrong_language": GERMAN,
-    "mean_word_length": GOOD + "incomprehensibilities " * 70,
-    "symbol_ratio": GOOD.replace("grain", "# grain ...").replace("river", "# river"),
-    "bullet_lines": "".join(f"- {SENTENCE}" for _ in range(6)),
-    "ellipsis_lines": SENTENCE * 3 + (SENTENCE.strip() + "...\n") * 2,
-    "few_alphabetic_words": GOOD + "12 34 " * 15,
-    "few_stop_words": "Millers grind grain; wheels turn quickly; rivers flow south; bakers make bread daily.\n" * 5,
+KEY = "-----BEGIN PRIVATE KEY-----\n" + "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n" * 3 + "-----END PRIVATE KEY-----\n"
+TEXTS = {
+    "good": GOOD,
+    "short": SENTENCE,
+    "german": GERMAN,
+    "mail": GOOD + "Write to anna.mill@example.org or to otto@example.org about 10.0.0.1 and 93.184.216.34.\n",
+    "page": GOOD + "Menu\nEnable javascript to see the wheel.\nIt is old [12] and it turns.\nSo they say.\nRead on",
 }
-CONFIG = FilterConfig(max_words=150)
 
 
 @pytest.fixture(autouse=True)
@@ -40,169 +34,188 @@ def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
 
 
-def cleaned(store: Store, texts: dict[str, str], n_shards: int = 2) -> Shards:
-    """Document shards as `clean` makes them, of {url: text}."""
-
-    def write(cfg, inputs, work) -> Outcome:
-        for i in range(n_shards):
-            rows = [
-                {
-                    "id": text_digest(text),
-                    "page_id": url,
-                    "source": "mill",
-                    "url": url,
-                    "licence": "mine",
-                    "text": text,
-                }
-                for url, text in sorted(texts.items())[i::n_shards]
-            ]
-            write_rows(work.directory / f"mill-{i:05d}.parquet", rows, DOCUMENT)
-        return Outcome(rows=len(texts))
-
-    stage = Stage(name="documents", version=1, function=write, handle=Shards)
-    return store.build(stage, {"key": text_digest(*texts, *texts.values())}).handle
-
-
-def rows_of(directory: Path, schema, folder: str = "") -> list[dict]:
-    return [row for path in shard_paths(directory, folder) for row in read_table(path, schema).to_pylist()]
-
-
 @pytest.fixture
 def store(tmp_path) -> Store:
     return Store(root=tmp_path, engine=LocalProcesses(n_workers=1))
 
 
-@pytest.mark.parametrize(("reason", "text"), BROKEN.items())
-def test_filter_text_that_breaks_one_rule_is_dropped_for_it(reason, text):
-    broken = broken_rule(signals_of(text), CONFIG)
-    assert broken is not None and broken[0] == reason
+def recipe(**values) -> FilterRecipe:
+    return FilterRecipe(config=FilterConfig(**{"rules": ("gopher_quality",), **values}))
 
 
-def test_filter_good_text_breaks_no_rule():
-    assert broken_rule(signals_of(GOOD), CONFIG) is None
+def filtered(store: Store, documents: Shards, chosen: FilterRecipe) -> Built:
+    return store.build(FILTER, chosen, documents, store.build(MEASURE, SignalsConfig(), documents).handle)
 
 
-@pytest.mark.parametrize(
-    ("reason", "loose"),
-    [
-        ("too_few_words", {"min_words": 36}),
-        ("too_many_words", {"max_words": 216}),
-        ("wrong_language", {"languages": ("en", "de")}),
-        ("wrong_language", {"languages": ()}),
-        ("mean_word_length", {"max_mean_word_length": 22.0}),
-        ("symbol_ratio", {"max_symbol_to_word_ratio": 0.2}),
-        ("bullet_lines", {"max_bullet_line_fraction": 1.0}),
-        ("ellipsis_lines", {"max_ellipsis_line_fraction": 0.4}),
-        ("few_alphabetic_words", {"min_alphabetic_word_fraction": 0.7}),
-        ("few_stop_words", {"min_stop_words": 0}),
-    ],
-)
-def test_filter_looser_threshold_keeps_the_text(reason, loose):
-    config = FilterConfig(**{**asdict(CONFIG), **loose})
-    assert broken_rule(signals_of(BROKEN[reason]), config) is None
+def rows_of(built: Built, folder: str = "") -> dict[str, dict]:
+    """Kept or dropped rows by URL."""
+    schema = DROPPED if folder else FILTERED
+    paths = shard_paths(built.handle.directory, folder)
+    return {row["url"]: row for path in paths for row in read_table(path, schema).to_pylist()}
 
 
-def test_filter_unsure_language_is_dropped_with_its_confidence():
-    signals = signals_of(GOOD) | {"language_confidence": 0.64}
-    assert broken_rule(signals, FilterConfig()) == ("wrong_language", 0.64)
+def test_filter_keeps_signals_as_columns_and_drops_with_reason_and_score(store, cleaned):
+    built = filtered(store, cleaned(store, TEXTS), recipe(pii=()))
+    kept, dropped = rows_of(built), rows_of(built, "dropped")
+    assert set(kept) == {"good", "mail", "page"}
+    good = kept["good"]
+    assert (good["text"], good["n_words"], good["language"]) == (GOOD, 72, "en")
+    assert good["duplicate_line_fraction"] > 0.5  # measured, whatever sets judge
+    told = {url: (row["stage"], row["reason"], row["preview"]) for url, row in dropped.items()}
+    assert told == {
+        "short": ("filter", "too_few_words", SENTENCE),
+        "german": ("filter", "wrong_language", GERMAN[:200]),
+    }
+    assert dropped["short"]["score"] == 18.0 and 0.5 < dropped["german"]["score"] <= 1.0
+    assert dropped["short"]["id"] == text_digest(SENTENCE)
+    assert built.counts.is_conserved() and built.counts.rows_in == 5
+    assert built.counts.dropped == {"too_few_words": 1, "wrong_language": 1}
 
 
-def test_filter_signals_of_a_small_text():
-    signals = signals_of("# The mill\n- Be quick and\n\n* turn 12 \u2026\n...")
-    assert {name: value for name, value in signals.items() if not name.startswith("language")} == {
-        "n_words": 7,
-        "mean_word_length": pytest.approx(23 / 7),
-        "symbol_to_word_ratio": pytest.approx(3 / 12),
-        "bullet_line_fraction": 0.5,
-        "ellipsis_line_fraction": 0.5,
-        "alphabetic_word_fraction": pytest.approx(6 / 12),
-        "n_stop_words": 3,
+def test_filter_masks_the_wanted_kinds_and_counts_all(store, cleaned):
+    documents = cleaned(store, TEXTS)
+    masked = rows_of(filtered(store, documents, recipe(pii=("email",))))
+    text = masked["mail"]["text"]
+    assert text == GOOD + "Write to [EMAIL] or to [EMAIL] about 10.0.0.1 and 93.184.216.34.\n"
+    assert dict(masked["mail"]["pii"])["email"] == 2 and dict(masked["mail"]["pii"])["ip_address"] >= 1
+    assert masked["mail"]["n_masked"] == 2 and masked["mail"]["id"] == text_digest(normalised(text))
+    assert (masked["good"]["text"], masked["good"]["n_masked"], masked["good"]["pii"]) == (GOOD, 0, [])
+    assert masked["good"]["id"] == text_digest(GOOD)
+    everything = rows_of(filtered(store, documents, recipe()))["mail"]["text"]
+    assert "example.org" not in everything and "93.184.216.34" not in everything
+
+
+def test_filter_removes_lines_and_citations_of_c4_only_where_c4_judges(store, cleaned):
+    documents = cleaned(store, TEXTS)
+    assert rows_of(filtered(store, documents, recipe(rules=RULE_SETS[:1])))["page"]["text"] == TEXTS["page"]
+    page = rows_of(filtered(store, documents, recipe(rules=("c4",))))["page"]
+    assert page["text"] == GOOD + "It is old  and it turns.\nSo they say."
+    assert page["id"] == text_digest(normalised(page["text"])) and page["n_masked"] == 0
+
+
+def test_filter_removes_lines_without_terminal_punctuation_only_when_told(store, cleaned):
+    texts = {"a": GOOD + "This line has no end\nThis one has.\n"}
+    documents = cleaned(store, texts)
+    assert rows_of(filtered(store, documents, recipe(rules=("c4",), min_sentences=1)))["a"]["text"] == texts["a"]
+    told = filtered(store, documents, recipe(rules=("c4",), min_sentences=1, terminal_punctuation=True))
+    assert rows_of(told)["a"]["text"] == GOOD + "This one has."
+
+
+def test_filter_source_has_its_own_rules_languages_and_kinds(store, cleaned):
+    chosen = FilterRecipe(
+        config=FilterConfig(rules=RULE_SETS),
+        sources={"mill": SourceRules(rules=(), languages=("de", "en"), pii=())},
+    )
+    assert set(rows_of(filtered(store, cleaned(store, TEXTS), chosen))) == set(TEXTS)
+    other = filtered(store, cleaned(store, TEXTS, source="other"), chosen)
+    assert {row["reason"] for row in rows_of(other, "dropped").values()} == {
+        "too_few_words",
+        "wrong_language",
+        "duplicate_lines",
     }
 
 
-@pytest.mark.parametrize("text", ["", "   \n", "12 .. --", "\u4e2d\u6587"])
-def test_filter_signals_of_nearly_nothing_are_finite_and_complete(text):
-    signals = signals_of(text)
-    assert list(signals) == SIGNALS.names
-    assert all(value == value for value in signals.values())
+def test_filter_changed_limit_measures_nothing_again(store, cleaned, monkeypatch):
+    documents = cleaned(store, TEXTS)
+    measured = store.build(MEASURE, SignalsConfig(), documents)
+    before = (measured.handle.directory / "record.json").read_bytes()
+    first = store.build(FILTER, recipe(), documents, measured.handle)
+
+    def measure(*args, **kwargs):
+        raise AssertionError("a text was measured again")
+
+    for name in ("signals_of_batch", "signals_of", "quality_signals", "language_of", "find_pii", "toxicity_signals"):
+        monkeypatch.setattr(signals_module, name, measure)
+    again = store.build(MEASURE, SignalsConfig(), documents)
+    second = store.build(FILTER, recipe(min_words=10), documents, again.handle)
+    assert (again.unchanged, second.unchanged) == (True, False)
+    assert (measured.handle.directory / "record.json").read_bytes() == before
+    assert set(rows_of(second)) - set(rows_of(first)) == {"short"}
 
 
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (SENTENCE, "en"),
-        (GERMAN, "de"),
-        ("Le meunier portait le grain au moulin, et la roue tournait avec l'eau de la rivi\u00e8re.", "fr"),
-        (
-            RUSSIAN * 4,
-            "ru",
-        ),
-        (SENTENCE * 2000, "en"),
-        (GERMAN * 1000 + SENTENCE * 5, "de"),
-    ],
-)
-def test_language_is_found_with_confidence(text, language):
-    code, confidence = language_of(text)
-    assert code == language and 0.5 < confidence <= 1.0
+def test_filter_changed_document_filters_its_own_shard_only(store, cleaned, monkeypatch):
+    filtered(store, cleaned(store, TEXTS), recipe())
+    parts = set((store.root / "filter" / "parts").iterdir())
+    filtered(store, cleaned(store, TEXTS | {"good": GOOD + SENTENCE}), recipe())
+    assert len(set((store.root / "filter" / "parts").iterdir()) - parts) == 1
 
 
-def test_language_of_no_letters_is_undetermined():
-    assert language_of("")[0] == "und"
+def test_filter_document_that_could_not_be_measured_is_dropped_with_the_failure(store, cleaned):
+    documents = cleaned(store, {"a": GOOD * 5_000}, n_shards=1)
+    measured = store.build(MEASURE, SignalsConfig(document_seconds=0.001), documents)
+    built = store.build(FILTER, recipe(rules=(), languages=()), documents, measured.handle)
+    assert built.counts.dropped == {"timeout": 1} and rows_of(built, "dropped")["a"]["score"] is None
 
 
-def test_filter_keeps_signals_as_columns_and_drops_with_reason_and_score(store):
-    built = store.build(FILTER, CONFIG, cleaned(store, {**BROKEN, "good": GOOD}))
-    kept = rows_of(built.handle.directory, FILTERED)
-    assert [(row["url"], row["text"], row["n_words"], row["language"]) for row in kept] == [("good", GOOD, 72, "en")]
-    dropped = {row["url"]: row for row in rows_of(built.handle.directory, DROPPED, "dropped")}
-    assert {url: row["reason"] for url, row in dropped.items()} == {reason: reason for reason in BROKEN}
-    assert dropped["too_few_words"]["score"] == 36.0
-    assert {row["stage"] for row in dropped.values()} == {"filter"}
-    assert built.counts.is_conserved() and built.counts.rows_in == 10 and built.counts.kept == 1
+def test_filter_of_no_documents_is_an_empty_shard(store, cleaned):
+    built = filtered(store, cleaned(store, {}), recipe())
+    assert rows_of(built) == {} and built.counts.rows_in == 0 and len(shard_paths(built.handle.directory)) == 2
 
 
-def test_filter_four_workers_and_small_batches_give_the_bytes_of_one(tmp_path, monkeypatch):
-    texts = {f"{i:02d}": GOOD + f"Line {i} of the book." for i in range(10)} | BROKEN
+def test_filter_four_workers_give_the_bytes_of_one(tmp_path, cleaned):
     digests = set()
-    for n_workers, n_documents in ((1, 256), (4, 3)):
-        monkeypatch.setattr(filter_module, "BATCH_DOCUMENTS", n_documents)
-        store = Store(root=tmp_path / f"{n_workers}-{n_documents}", engine=LocalProcesses(n_workers=n_workers))
-        digests.add(store.build(FILTER, CONFIG, cleaned(store, texts)).handle.digest)
+    for n_workers in (1, 4):
+        store = Store(root=tmp_path / f"{n_workers}", engine=LocalProcesses(n_workers=n_workers))
+        digests.add(filtered(store, cleaned(store, TEXTS), recipe(rules=RULE_SETS)).handle.digest)
     assert len(digests) == 1
 
 
-def hostile_batch(batch) -> list[dict]:
-    if any("crash" in text for text in batch["text"].to_pylist()):
-        os.abort()
-    return signals_of_batch(batch)
+def test_filter_signals_of_other_documents_are_refused_with_both_names(store, cleaned):
+    documents, others = cleaned(store, TEXTS), cleaned(store, TEXTS, source="other")
+    measured = store.build(MEASURE, SignalsConfig(), others).handle
+    with pytest.raises(
+        ValueError, match=rf"{measured.directory} has no signals for 2 shards of documents.*mill-00000"
+    ):
+        store.build(FILTER, recipe(), documents, measured)
 
 
-def test_filter_batch_that_fails_loses_only_the_document_at_fault(store, monkeypatch):
-    monkeypatch.setattr(filter_module, "signals_of_batch", hostile_batch)
-    texts = {"a": GOOD, "b": GOOD + "crash", "c": GOOD + "more"}
-    built = store.build(FILTER, FilterConfig(), cleaned(store, texts, n_shards=1))
-    assert built.counts.dropped == {"crash": 1} and built.counts.kept == 2
-
-
-def test_filter_golden_digest(store):
-    """When this fails because the output changed on purpose: raise FILTER.version, then take the new digest."""
-    built = store.build(FILTER, CONFIG, cleaned(store, {**BROKEN, "good": GOOD}))
-    rows = [*rows_of(built.handle.directory, FILTERED), *rows_of(built.handle.directory, DROPPED, "dropped")]
-    values = [f"{[round(v, 3) if isinstance(v, float) else v for _, v in sorted(row.items())]}" for row in rows]
-    assert (FILTER.version, text_digest(*values)) == (1, "8d3fa84aa90423b6088311360978323e")
+def test_filter_signals_that_do_not_lie_as_the_documents_are_refused_with_both_names(store, cleaned, tmp_path):
+    documents = cleaned(store, TEXTS)
+    measured = store.build(MEASURE, SignalsConfig(), documents).handle
+    broken = tmp_path / "broken"
+    shutil.copytree(measured.directory, broken)
+    path = broken / "mill-00001.parquet"
+    size = path.stat().st_size
+    write_table(path, read_table(path, SIGNALS).take([1, 0]))
+    record = (broken / "record.json").read_text()
+    (broken / "record.json").write_text(record.replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}'))
+    handle = Columns(stage="signals", directory=broken, fingerprint="f", digest="d", rows=measured.rows)
+    with pytest.raises(CorruptShard, match=f"{path} does not hold the 2 documents of {documents.directory}"):
+        store.build(FILTER, recipe(), documents, handle)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("text", "masks", "removals", "expected"),
     [
-        ({"languages": ("english",)}, r"languages=\('english',\): \['english'\] are no ISO 639-1 codes"),
-        ({"min_language_confidence": 1.5}, "min_language_confidence=1.5 is outside 0 to 1"),
-        ({"min_words": 10, "max_words": 5}, "min_words=10 is outside 0 to 5"),
-        ({"min_stop_words": 9}, "min_stop_words=9 is outside 0 to 8"),
-        ({"min_mean_word_length": -1.0}, "min_mean_word_length=-1.0 is outside"),
-        ({"max_symbol_to_word_ratio": -0.1}, "max_symbol_to_word_ratio=-0.1 is outside"),
+        ("to a@b.c now", [(3, 8, "email")], [], ("to [EMAIL] now", 1)),
+        ("a@b.c", [(0, 5, "email")], [], ("[EMAIL]", 1)),
+        ("a@b.c1.2.3.4", [(0, 5, "email"), (5, 12, "ip_address")], [], ("[EMAIL][IP_ADDRESS]", 2)),
+        ("one\ntwo\nthree", [], [(4, 8)], ("one\nthree", 0)),
+        ("one\ntwo\nthree", [], [(8, 13)], ("one\ntwo", 0)),
+        ("one\ntwo", [], [(0, 7)], ("", 0)),
+        ("see a@b.c\nok", [(4, 9, "email")], [(0, 10)], ("ok", 0)),  # goes with its line
+        ("see x\ny ok", [(4, 7, "private_key")], [(0, 6)], ("[PRIVATE_KEY] ok", 1)),  # reaches beyond its line
+        ("ab [1] cd a@b.c", [(10, 15, "email")], [(3, 6)], ("ab  cd [EMAIL]", 1)),
+        ("\U0001f600 a@b.c \U0001f600", [(2, 7, "email")], [], ("\U0001f600 [EMAIL] \U0001f600", 1)),
     ],
 )
-def test_filter_config_outside_its_range_is_refused(values, message):
-    with pytest.raises(ValueError, match=message):
-        FilterConfig(**values)
+def test_filter_edited_text_has_placeholders_and_lost_lines(text, masks, removals, expected):
+    assert edited(text, masks, removals) == expected
+
+
+def test_filter_private_key_among_lines_that_c4_removes_is_masked_whole(store, cleaned):
+    built = filtered(store, cleaned(store, {"a": GOOD + KEY + "The end of it.\n"}), recipe(rules=("c4",)))
+    assert rows_of(built)["a"]["text"] == GOOD + "[PRIVATE_KEY]\nThe end of it."
+
+
+def test_filter_golden_digest(store, cleaned):
+    """When this fails because the output changed on purpose: raise FILTER.version, then take the new digest."""
+    built = filtered(store, cleaned(store, TEXTS), recipe(rules=("gopher_quality", "c4")))
+    rows = [row for folder in ("", "dropped") for _, row in sorted(rows_of(built, folder).items())]
+    values = [f"{[round(v, 3) if isinstance(v, float) else v for _, v in sorted(row.items())]}" for row in rows]
+    assert (FILTER.version, text_digest(*values)) == (2, "432416e4e5026fae91e04fef7f049e21")
+
+
+def test_filter_columns_are_those_of_the_document_then_the_signals():
+    assert FILTERED.names[: len(DOCUMENT)] == DOCUMENT.names
+    assert {"page_id", "edits", "failure"} == set(SIGNALS.names) - (set(FILTERED.names) - set(DOCUMENT.names))

@@ -8,6 +8,7 @@ Encodings and charsets that are wrong or unknown are guessed as those of any tex
 `format=flowed` are joined (RFC 3676).
 """
 
+import base64
 import email
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ EXTRACTOR = "mail"
 MAX_PARTS = 1000
 MAX_DEPTH = 20  # of parts inside parts
 NAMED_ATTACHMENTS = 20
+NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 READ = ("text/plain", "text/html")
 HEADER = re.compile(rb"[!-9;-~]{1,100}:")  # RFC 5322 section 2.2: printable ASCII without a colon
 
@@ -65,10 +67,12 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
         chosen = _alternative(inner) if kind == "multipart/alternative" else inner
         for sub in chosen:
             yield from _pieces(sub, attachments, depth + 1)
-    elif part.get_content_disposition() == "attachment" or kind not in READ or _file_name(part):
+    elif part.get_content_disposition() == "attachment" or _file_name(part):
         attachments.append(_file_name(part))
-    else:
+    elif kind in READ or kind.startswith("multipart/"):  # one without its boundary is read as text
         yield _text(part, kind)
+    else:
+        attachments.append("")
 
 
 def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
@@ -80,15 +84,25 @@ def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
 
 
 def _text(part: Any, kind: str) -> str:
-    payload = part.get_payload(decode=True)
-    if not isinstance(payload, bytes):
-        return ""
-    text = _decoded(payload, part.get_content_charset(), kind)
+    text = _decoded(_payload(part), part.get_content_charset(), kind)
     if kind == "text/html":
         return xhtml_text(text)[1]
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     flowed = str(part.get_param("format", "")).lower() == "flowed"
     return _unfolded(text, delete_space=str(part.get_param("delsp", "")).lower() == "yes") if flowed else text
+
+
+def _payload(part: Any) -> bytes:
+    """The body without its transfer encoding; of base64 that was cut off, what is whole."""
+    payload = part.get_payload(decode=True)
+    if not isinstance(payload, bytes):
+        return b""
+    if str(part.get("Content-Transfer-Encoding", "")).strip().lower() != "base64":
+        return payload
+    if payload != str(part.get_payload()).encode("ascii", "surrogateescape"):
+        return payload
+    signs = NO_BASE64.sub(b"", payload)  # email gave it up
+    return base64.b64decode(signs[: len(signs) // 4 * 4])
 
 
 def _decoded(payload: bytes, charset: str | None, kind: str) -> str:
@@ -122,10 +136,8 @@ def _unfolded(text: str, *, delete_space: bool) -> str:
 
 def _header(message: Message, name: str) -> str | None:
     """The header in plain text, as far as its encoded words can be read."""
-    value = message.get(name)
-    if value is None:
-        return None
-    raw = str(value)
+    # get() would put question marks in the place of bytes that are no ASCII
+    raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
     try:
         words = decode_header(raw)
     except (ValueError, LookupError):
@@ -137,7 +149,7 @@ def _header(message: Message, name: str) -> str | None:
 def _word(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         word = word.encode("utf-8", "surrogateescape")
-    return _decoded(word, charset.lower() if charset and charset != "unknown-8bit" else None, "text/plain")
+    return _decoded(word, charset and charset.lower(), "text/plain") or word.decode("cp1252", "replace")
 
 
 def _file_name(part: Any) -> str:

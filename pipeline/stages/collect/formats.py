@@ -75,9 +75,13 @@ def read_member(member: Member, url: str, source: Source, max_bytes: int) -> Ite
     for suffix, opener in COMPRESSED.items():
         if name.endswith(suffix):
             name, decompress = name.removesuffix(suffix), opener
+    item = None
     try:
         with member.open() as raw:
-            yield from _pages(decompress(raw) if decompress else raw, name, url, source, max_bytes)
+            for item in _pages(decompress(raw) if decompress else raw, name, url, source, max_bytes):
+                yield item
+        if item is None:
+            yield Refused(url, "empty")  # so that every file is counted
     except BROKEN as error:
         yield Refused(url, "unreadable", str(error).encode(errors="replace")[:PREVIEW_BYTES])
 

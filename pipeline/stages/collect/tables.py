@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.stages.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, as_text, page_of_record
 from pipeline.stages.collect.sources import Source
-from pipeline.stages.table_text import SNIFFED_CHARACTERS, records, sniffed_delimiter
+from pipeline.stages.table_text import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
 
 CSV = "text/csv"
 DEFAULT_TEXT_KEY = "text"
@@ -43,17 +43,24 @@ def table_pages(
     rest = io.BufferedReader(Rewound(head, stream))
     encoding = encoding_of(head)
     text = _head_text(head, encoding)
-    delimiter = sniffed_delimiter(text) or ","
-    header = next(records(text.split("\n"), delimiter), [])
-    names = [name.strip() for name in header]
-    if source.text_key not in names:
+    headers = {d: _header(text, d) for d in dict.fromkeys((sniffed_delimiter(text) or ",", *DELIMITERS))}
+    delimiter = next((d for d, names in headers.items() if source.text_key in names), None)
+    if delimiter is None:
         yield _without_column(rest, url, media_type, source, max_bytes)
         return
-    for number, cells in enumerate(records(_lines(rest, encoding, max_bytes), delimiter)):
-        if number and any(cell.strip() for cell in cells):
+    names, lines = headers[delimiter], _Lines(rest, encoding, max_bytes)
+    for number, cells in enumerate(records(lines, delimiter)):
+        preview = delimiter.join(cells)[:PREVIEW_BYTES].encode(errors="replace")
+        if lines.was_cut:
+            yield Refused(f"{url}#row={number}", "too_large", preview, max_bytes)
+        elif number and any(cell.strip() for cell in cells):
             values = dict(zip(names, (*cells, *[""] * (len(names) - len(cells))), strict=False))
-            preview = delimiter.join(cells)[:PREVIEW_BYTES].encode(errors="replace")
             yield page_of_record(values, f"{url}#row={number}", source, preview, max_bytes)
+        lines.was_cut = False
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(records(text.split("\n"), delimiter), [])]
 
 
 def _without_column(stream: Any, url: str, media_type: str, source: Source, max_bytes: int) -> Found | Refused:
@@ -99,14 +106,24 @@ def _head_text(head: bytes, encoding: str) -> str:
     return codecs.getincrementaldecoder(encoding)("replace").decode(head)[:SNIFFED_CHARACTERS]
 
 
-def _lines(stream: Any, encoding: str, max_bytes: int) -> Iterator[str]:
-    """Lines in pieces of at most `max_bytes` characters; a byte that is no UTF-8 is read as windows-1252."""
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    wrapper = io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="")
-    while line := wrapper.readline(max_bytes):
-        if ESCAPED.search(line):
-            line = line.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
-        yield line
+class _Lines:
+    """Lines of at most `max_bytes` characters; a byte that is no UTF-8 is read as windows-1252."""
+
+    def __init__(self, stream: Any, encoding: str, max_bytes: int):
+        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        self.text = io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="")
+        self.max_characters = max_bytes
+        self.was_cut = False  # whether a line since the last look was longer
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.text.readline(self.max_characters + 1):
+            piece = line
+            while len(piece) > self.max_characters and not piece.endswith(("\n", "\r")):
+                self.was_cut = True
+                piece = self.text.readline(self.max_characters + 1)
+            if ESCAPED.search(line):
+                line = line.encode("utf-8", "surrogateescape").decode("cp1252", "replace")
+            yield line
 
 
 def json_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
@@ -141,7 +158,11 @@ def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) ->
                 yield Refused(url, "too_large", b"", MAX_COPIED * max_bytes)
                 return
             with pq.ParquetFile(
-                seekable, buffer_size=1 << 20, thrift_string_size_limit=1 << 26, thrift_container_size_limit=1 << 20
+                seekable,
+                buffer_size=1 << 20,
+                thrift_string_size_limit=1 << 26,
+                thrift_container_size_limit=1 << 20,
+                page_checksum_verification=True,
             ) as file:
                 yield from _parquet_rows(file, url, source, max_bytes)
     except (pa.ArrowException, ValueError, OverflowError) as error:

@@ -1,0 +1,290 @@
+"""What a page costs from 300 to 30,000 real web pages: seconds and memory of collect, clean, signals and filter.
+
+In: manuals from the Debian archive (kind `package`, registry `debian`; the newest version that the mirror has), some
+200 MB, fetched once into --cache. Out: a markdown table, printed and written to bench/scale.md.
+
+Every size has the same mix, because its pages are those with the smallest hashes over all manuals: the smaller sizes
+lie within the larger ones. Each manual becomes a smaller .deb with the chosen pages, which `collect` reads as it
+reads any other. Every stage of every size runs in a process of its own, so that its peak of memory is its own.
+
+    .venv/bin/python bench/scale.py [--sizes 300 3000 30000] [--cache data/cache] [--folder DIR] [--workers N]
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import lzma
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import xxhash
+
+from pipeline.stages.clean import CLEAN, CleanConfig
+from pipeline.stages.collect.collect import collect
+from pipeline.stages.collect.members import members_of
+from pipeline.stages.collect.package import fetch_package
+from pipeline.stages.collect.registry_debian import offers
+from pipeline.stages.collect.sources import PackageSource
+from pipeline.stages.engine import LocalProcesses, n_usable_cores
+from pipeline.stages.filter import FILTER
+from pipeline.stages.records import Counts
+from pipeline.stages.rules import FilterConfig, FilterRecipe
+from pipeline.stages.shards import read_table, shard_paths
+from pipeline.stages.signals import MEASURE, SignalsConfig
+from pipeline.stages.store import Store, read_handle
+
+ROOT = Path(__file__).resolve().parent.parent
+MANUALS = (  # written by Sphinx, DocBook, Texinfo, Doxygen, javadoc, rustdoc, gi-docgen, Haddock and by hand
+    *("apache2-doc", "cmake-doc", "debian-policy", "erlang-doc", "exim4-doc-html", "gap-doc", "ghc-doc"),
+    *("gimp-help-en", "git-doc", "groovy-doc", "libboost1.74-doc", "libgtk-3-doc", "libgtk-4-doc"),
+    *("lilypond-doc-html", "linux-doc-6.1", "maxima-doc", "octave-doc", "openjdk-17-doc", "postgresql-doc-15"),
+    *("python-django-doc", "python-pandas-doc", "python-sympy-doc", "python3.11-doc", "qtbase5-doc-html"),
+    *("rust-doc", "sqlite3-doc", "swi-prolog-doc"),
+)
+PAGES = ("**/*.html",)
+MOST_PAGES = 3000  # of one manual, so that no sort of page decides the result
+STAGES = ("collect", "clean", "signals", "filter")
+SAMPLE_SECONDS = 0.05  # between two looks at the memory
+MB = 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[300, 3000, 30_000], help="pages")
+    parser.add_argument("--cache", type=Path, default=ROOT / "data" / "cache", help="where fetched packages lie")
+    parser.add_argument("--folder", type=Path, help="new folder for all that is made; default: a temporary one")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 = as many as cores")
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "scale.md")
+    parser.add_argument("--stage", choices=STAGES, help="run one stage of one size in --folder and print its cost")
+    args = parser.parse_args()
+    if args.stage:
+        print(json.dumps(cost_of(args.stage, args.folder, args.workers)))
+        return
+    with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as temporary:
+        folder = args.folder or Path(temporary)
+        manuals = fetched(args.cache)
+        write_samples(manuals, sorted(args.sizes), folder)
+        costs = {
+            size: {stage: child_cost(stage, folder / str(size), args.workers) for stage in STAGES}
+            for size in sorted(args.sizes)
+        }
+    text = "\n".join([machine(args.workers), "", *table(costs), ""])
+    args.out.write_text(text)
+    print(text)
+
+
+def fetched(cache: Path) -> dict[str, Path]:
+    """The .deb of every manual, the newest that the mirror has: of several, that of the last suite."""
+    newest = {offer.package: offer for offer in offers(MANUALS)}
+    if missing := sorted(set(MANUALS) - set(newest)):
+        print(f"not on this mirror: {', '.join(missing)}", file=sys.stderr)
+    files = {}
+    for package, offer in sorted(newest.items()):
+        source = pinned(package, offer.version, offer.sha256)
+        files[package] = fetch_package(source, cache)
+        print(f"{package} {offer.version} {offer.sha256}", file=sys.stderr)
+    return files
+
+
+def pinned(package: str, version: str, sha256: str) -> PackageSource:
+    name = package.replace(".", "-").replace("+", "")
+    return PackageSource(
+        name=name, registry="debian", package=package, version=version, sha256=sha256, members=PAGES, licence="free"
+    )
+
+
+def write_samples(manuals: dict[str, Path], sizes: list[int], folder: Path) -> None:
+    """<folder>/<size>/cache/<sha256>/<package>.deb with the pages of each size, and sources.json beside."""
+    limits = limits_of(manuals, sizes)
+    for package, path in manuals.items():
+        with ExitStack() as stack:
+            archives = {}
+            for size in sizes:
+                (folder / str(size)).mkdir(parents=True, exist_ok=True)
+                compressed = stack.enter_context(lzma.open(folder / str(size) / f"{package}.tar.xz", "wb", preset=0))
+                archives[size] = stack.enter_context(tarfile.open(fileobj=compressed, mode="w"))
+            for rank, name, content in pages_of(package, path):
+                for size, archive in archives.items():
+                    if rank <= limits[package][size]:
+                        info = tarfile.TarInfo(f"./{name}")
+                        info.size = len(content)
+                        archive.addfile(info, io.BytesIO(content))
+    for size in sizes:
+        sources = [write_deb(folder / str(size), package) for package in manuals if limits[package][size] > -1]
+        (folder / str(size) / "sources.json").write_text(json.dumps(sources))
+
+
+def limits_of(manuals: dict[str, Path], sizes: list[int]) -> dict[str, dict[int, int]]:
+    """Highest rank (hash of the name) that each size takes of each manual; -1 = none."""
+    ranks = []
+    for package, path in manuals.items():
+        names = (member.name for member in members_of(path) if is_page(member))
+        ranks += [(rank, package) for rank in sorted(rank_of(package, name) for name in names)[:MOST_PAGES]]
+    ranks.sort()
+    if len(ranks) < sizes[-1]:
+        raise SystemExit(f"the manuals have {len(ranks)} pages, {sizes[-1]} are wanted")
+    limits = {package: dict.fromkeys(sizes, -1) for package in manuals}
+    for size in sizes:
+        for rank, package in ranks[:size]:
+            limits[package][size] = rank
+    return limits
+
+
+def is_page(member: Any) -> bool:
+    return member.refused is None and member.name.endswith(".html")
+
+
+def rank_of(package: str, name: str) -> int:
+    return xxhash.xxh3_64_intdigest(f"{package} {name}".encode())
+
+
+def pages_of(package: str, path: Path) -> Iterator[tuple[int, str, bytes]]:
+    for member in members_of(path):
+        if is_page(member):
+            with member.open() as file:
+                yield rank_of(package, member.name), member.name, file.read()
+
+
+def write_deb(folder: Path, package: str) -> list[str]:
+    """Put <package>.tar.xz into a .deb in the cache. Returns package and sha256."""
+    data = folder / f"{package}.tar.xz"
+    content = data.read_bytes()
+    header = f"{'data.tar.xz':<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+    deb = b"!<arch>\n" + header + content + b"\n" * (len(content) % 2)
+    sha256 = hashlib.sha256(deb).hexdigest()
+    target = folder / "cache" / sha256 / f"{package}_1.deb"
+    target.parent.mkdir(parents=True)
+    target.write_bytes(deb)
+    data.unlink()
+    return [package, sha256]
+
+
+def child_cost(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--workers", str(n_workers)]
+    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    cost = json.loads(answer.stdout)
+    print(f"{folder.name} {stage}: {cost}", file=sys.stderr)
+    return cost
+
+
+def cost_of(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
+    """Run one stage on what the ones before it left in `folder`."""
+    store = Store(root=folder / "store", engine=LocalProcesses(n_workers=n_workers))
+    with Memory() as memory:
+        started = time.perf_counter()
+        handles, counts = run(stage, store, folder)
+        seconds = time.perf_counter() - started
+    (folder / f"{stage}.json").write_text(json.dumps([str(handle.directory) for handle in handles]))
+    read, column = ("collect", "content") if stage in ("collect", "clean") else ("clean", "text")
+    shards = (path for handle in made(folder, read) for path in shard_paths(handle.directory))
+    n_bytes = sum(read_table(path, columns=[column]).nbytes for path in shards)
+    measures = {"rows": counts.rows_in, "kept": counts.kept, "seconds": seconds, "input_mb": n_bytes / MB}
+    return {**measures, **memory.measures()}
+
+
+def run(stage: str, store: Store, folder: Path) -> tuple[list[Any], Counts]:
+    counts = Counts()
+    if stage == "collect":
+        built = [
+            collect(store, pinned(package, "1", sha256), folder / "cache")
+            for package, sha256 in json.loads((folder / "sources.json").read_text())
+        ]
+    elif stage == "clean":
+        built = [store.build(CLEAN, CleanConfig(), *made(folder, "collect"))]
+    elif stage == "signals":
+        built = [store.build(MEASURE, SignalsConfig(), *made(folder, "clean"))]
+    else:
+        inputs = [*made(folder, "clean"), *made(folder, "signals")]
+        built = [store.build(FILTER, FilterRecipe(config=FilterConfig()), *inputs)]
+    for one in built:
+        assert one.counts is not None and one.counts.is_conserved() and not one.unchanged
+        counts.add(one.counts)
+    return [one.handle for one in built], counts
+
+
+def made(folder: Path, stage: str) -> list[Any]:
+    return [read_handle(Path(path)) for path in json.loads((folder / f"{stage}.json").read_text())]
+
+
+class Memory:
+    """Looks at this process and its children from a thread: resident memory when it began, and the peaks."""
+
+    def __init__(self):
+        self.process = psutil.Process()
+        self.start = self.process.memory_info().rss
+        self.parent, self.worker, self.total = self.start, 0, self.start
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Memory":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(SAMPLE_SECONDS):
+            parent, workers = self.process.memory_info().rss, []
+            for child in self.process.children(recursive=True):
+                try:
+                    workers.append(child.memory_info().rss)
+                except psutil.NoSuchProcess:
+                    continue
+            self.parent = max(self.parent, parent)
+            self.worker = max(self.worker, *workers, 0)
+            self.total = max(self.total, parent + sum(workers))
+
+    def measures(self) -> dict[str, float]:
+        names = {"start": self.start, "parent": self.parent, "worker": self.worker, "total": self.total}
+        return {f"{name}_mb": round(value / MB, 1) for name, value in names.items()}
+
+
+def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
+    lines = [
+        "| stage | pages in | kept | MB in | seconds | ms a page | times the first size | s/MB |"
+        " peak parent MB | peak worker MB | peak of all MB | MB a page above the start |",
+        "|---" * 12 + "|",
+    ]
+    first = min(costs)
+    for stage in STAGES:
+        for of_size in costs.values():
+            cost, base = of_size[stage], costs[first][stage]
+            a_page, base_page = cost["seconds"] / cost["rows"], base["seconds"] / base["rows"]
+            above = (cost["total_mb"] - cost["start_mb"]) / cost["rows"]
+            lines.append(
+                f"| {stage} | {cost['rows']:,} | {cost['kept']:,} | {cost['input_mb']:.0f} | {cost['seconds']:.1f} |"
+                f" {1000 * a_page:.2f} | {a_page / base_page:.2f} | {cost['seconds'] / cost['input_mb']:.3f} |"
+                f" {cost['parent_mb']:.0f} | {cost['worker_mb']:.0f} | {cost['total_mb']:.0f} | {above:.3f} |"
+            )
+    return lines
+
+
+def machine(n_workers: int) -> str:
+    """Processor, cores, workers, memory, commit and day."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return (
+        f"{models[0] if models else platform.machine()}, {n_usable_cores()} cores, {n_workers or n_usable_cores()}"
+        f" workers, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()},"
+        f" commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ from functools import lru_cache
 Match = tuple[int, int]  # start and end in characters
 
 CLUSTER = re.compile(r"[0-9](?:[ .\-/()\u00a0\u2010-\u2013]{0,3}[0-9]){5,}")
+NO_ID = re.compile(r"(?<!\+)[0-9]{1,3}\.[0-9]{5,}|[0-9]{20,}")  # a decimal fraction; too many digits for any finder
 MARGIN = 16  # characters beside a cluster that can belong to an id: letters before and after its digits
 # No part of a longer word, decimal number, path or dashed id.
 ALONE_BEFORE = r"(?<![\w])(?<![\w][-.,/+])(?<![$\u20ac\u00a3])"
@@ -19,7 +20,7 @@ PLACEHOLDER_END = re.compile(r"\[[A-Z_]{2,16}\]")
 
 @lru_cache(maxsize=1)  # four finders ask for the same text one after the other
 def clusters(text: str) -> tuple[Match, ...]:
-    return tuple(match.span() for match in CLUSTER.finditer(text))
+    return tuple(match.span() for match in CLUSTER.finditer(text) if not NO_ID.fullmatch(text, *match.span()))
 
 
 def digits_of(number: str) -> str:

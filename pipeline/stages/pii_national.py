@@ -7,7 +7,6 @@ eleven), when one of the id's words stands within 60 characters before or 30 aft
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 
 from pipeline.stages.pii_context import (
@@ -24,33 +23,36 @@ from pipeline.stages.pii_context import (
 ANY_ID_WORDS = "national_id identity_number identity_card id_number id_card tax_id tax_number tin"
 
 
-@dataclass(frozen=True, slots=True)
 class NationalId:
-    """One id: `check` is a module of stdnum or a function below; `strong` forms need no word beside them."""
+    """One id: `check` is a module of stdnum or `gb_nino`; a `strong` form needs no word beside it."""
 
-    check: str
-    form: str  # in capitals as the state writes it
-    words: str = ""  # empty: the form and its check digits are enough
-    strong: str | None = None
-    pattern: re.Pattern[str] = field(init=False)
-    strong_pattern: re.Pattern[str] | None = field(init=False)
-    words_pattern: re.Pattern[str] = field(init=False)
+    def __init__(self, check: str, form: str, words: str = "", strong: str = "", digits: int = 9) -> None:
+        self.check = check
+        self.form = re.compile(ALONE_BEFORE + f"(?:{form})" + ALONE_AFTER)
+        self.strong = re.compile(
+            strong or form if strong or not words else "(?!)"
+        )  # without words every form is strong
+        self.words = words_pattern(f"{words} {ANY_ID_WORDS}")
+        self.digits = digits  # of the cluster that it lies in, at least
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", re.compile(ALONE_BEFORE + f"(?:{self.form})" + ALONE_AFTER))
-        object.__setattr__(self, "strong_pattern", re.compile(self.strong) if self.strong else None)
-        object.__setattr__(self, "words_pattern", words_pattern(f"{self.words} {ANY_ID_WORDS}"))
+    def matches(self, text: str, low: int, high: int) -> Iterator[Match]:
+        for match in self.form.finditer(text, low, high):
+            start, end = match.span()
+            is_strong = self.strong.fullmatch(match[0]) and not (self.check == "es.dni" and DATE.match(match[0]))
+            if (is_strong or words_near(self.words, text, start, end)) and _is_valid(self.check, match[0].upper()):
+                yield start, end
 
 
 D2, D3, D4 = "[0-9]{2}", "[0-9]{3}", "[0-9]{4}"
 IDS = (
     NationalId("gb_nino", f"[A-Za-z]{{2}} ?{D2} ?{D2} ?{D2} ?[A-DTa-dt]", "nino ni national_insurance insurance",
-               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-DT]"),
+               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-DT]", digits=6),
     NationalId("gb.nhs", f"{D3}[ -]?{D3}[ -]?{D4}", "nhs"),
-    NationalId("fr.nir", f"[12]( ?){D2}\\1{D2}\\1[0-9][0-9AB]\\1{D3}\\1{D3}\\1 ?{D2}"),
+    NationalId("fr.nir", f"[12]( ?){D2}\\1{D2}\\1[0-9][0-9AB]\\1{D3}\\1{D3}\\1 ?{D2}", digits=6),  # 2A: Corsica
     NationalId("es.dni", "[0-9]{8}[- ]?[A-Za-z]|[0-9]{1,2}\\.[0-9]{3}\\.[0-9]{3}[- ]?[A-Za-z]", "dni nif documento",
-               strong="[0-9]{8}-?[A-Z]|[0-9.]{9,10}[- ]?[A-Z]"),
-    NationalId("es.nie", "[XYZxyz][- ]?[0-9]{7}[- ]?[A-Za-z]", "nie nif documento", strong="[XYZ]-?[0-9]{7}-?[A-Z]"),
+               strong="[0-9]{8}-?[A-Z]|[0-9.]{9,10}[- ]?[A-Z]", digits=7),
+    NationalId("es.nie", "[XYZxyz][- ]?[0-9]{7}[- ]?[A-Za-z]", "nie nif documento", strong="[XYZ]-?[0-9]{7}-?[A-Z]",
+               digits=7),
     NationalId("de.idnr", f"{D2}[ ]?{D3}[ ]?{D3}[ ]?{D3}",
                "idnr steuer_id steueridentifikationsnummer steuer_idnr steuernummer steuer identifikationsnummer"),
     NationalId("nl.bsn", f"[0-9]{{9}}|{D4}[. ]{D2}[. ]{D3}|{D3}[. ]{D3}[. ]{D3}",
@@ -61,7 +63,7 @@ IDS = (
     NationalId("no.fodselsnummer", "[0-9]{6} ?[0-9]{5}", "f\u00f8dselsnummer fodselsnummer personnummer fnr",
                strong="[0-9]{6} ?[0-9]{5}"),
     NationalId("dk.cpr", f"[0-9]{{6}}[- ]?{D4}", "cpr personnummer"),
-    NationalId("fi.hetu", f"[0-9]{{6}}[-+A-FU-Y]{D3}[0-9A-Y]"),
+    NationalId("fi.hetu", f"[0-9]{{6}}[-+A-FU-Y]{D3}[0-9A-Y]", digits=6),
     NationalId("br.cpf", f"{D3}\\.?{D3}\\.?{D3}-?{D2}", "cpf cadastro", strong=f"{D3}\\.{D3}\\.{D3}-{D2}"),
     NationalId("in_.aadhaar", f"[2-9]{D3}([ -]?){D4}\\1{D4}", "aadhaar aadhar uid uidai"),
     NationalId("ca.sin", f"{D3}([ -]?){D3}\\1{D3}", "sin social_insurance nas insurance"),
@@ -70,14 +72,14 @@ IDS = (
                "rijksregisternummer registre niss insz national_number nationaal num\u00e9ro_national",
                strong=f"{D2}\\.{D2}\\.{D2}-{D3}[. ]{D2}"),
     NationalId("us.itin", f"9{D2}([ -]?){D2}\\1{D4}", "itin taxpayer", strong=f"9{D2}-{D2}-{D4}"),
-    NationalId("mx.curp", "[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]"),
-    NationalId("cl.rut", f"[0-9]{{1,2}}\\.?{D3}\\.?{D3}-?[0-9Kk]", "rut run",
-               strong=f"[0-9]{{1,2}}\\.{D3}\\.{D3}-[0-9Kk]"),
+    NationalId("mx.curp", "[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]", digits=6),
+    NationalId("cl.rut", f"[0-9]{{1,2}}\\.{D3}\\.{D3}-?[0-9Kk]|[0-9]{{7,8}}-?[0-9Kk]", "rut run",
+               strong=f"[0-9]{{1,2}}\\.{D3}\\.{D3}-[0-9Kk]", digits=7),
     NationalId("cn.ric", "[1-8][0-9]{16}[0-9X]"),
     NationalId("kr.rrn", "[0-9]{6}-[0-9]{7}"),
     NationalId("za.idnr", f"[0-9]{{13}}|[0-9]{{6}} {D4} {D3}", "id identity rsa"),
     NationalId("au.tfn", f"{D3}[ ]?{D3}[ ]?[0-9]{{2,3}}", "tfn tax_file_number tax_file"),
-    NationalId("ie.pps", "[0-9]{7}[A-W][A-IW]?", "pps ppsn personal_public_service"),
+    NationalId("ie.pps", "[0-9]{7}[A-W][A-IW]?", "pps ppsn personal_public_service", digits=7),
     NationalId("ro.cnp", "[1-9][0-9]{12}", "cnp cod_numeric_personal"),
     NationalId("tr.tckimlik", "[1-9][0-9]{10}", "tc_kimlik kimlik tckn t.c"),
     NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
@@ -92,35 +94,22 @@ INDIAN_PAN = re.compile(
     r"[0-9]{4}(?<=[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4})(?<![A-Za-z0-9_-][A-Z]{5}[0-9]{4})[A-Z](?![A-Za-z0-9_-])"
 )
 WITH_FEW_DIGITS = (("it.codicefiscale", CODICE_FISCALE, 6), ("in_.pan", INDIAN_PAN, 5))
+# 20240131Z is a time stamp sooner than an identity number
 DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")  # ZZ and T: temporary
 
 
 def national_ids(text: str) -> Iterator[Match]:
     for low, high in clusters(text):
+        n_digits = len(digits_of(text[low:high]))
         for id_ in IDS:
-            for match in id_.pattern.finditer(text, max(0, low - MARGIN), high + MARGIN):
-                start, end = match.span()
-                if _needs_word(id_, match[0]) and not words_near(id_.words_pattern, text, start, end):
-                    continue
-                if _is_valid(id_.check, match[0].upper()):
-                    yield start, end
+            if n_digits >= id_.digits:
+                yield from id_.matches(text, max(0, low - MARGIN), high + MARGIN)
     for check, pattern, n_letters in WITH_FEW_DIGITS:
         for match in pattern.finditer(text):
             start, end = match.start() - n_letters, match.end()
             if _is_valid(check, text[start:end].upper()):
                 yield start, end
-
-
-def _needs_word(id_: NationalId, number: str) -> bool:
-    if not id_.words:
-        return False
-    return id_.strong_pattern is None or id_.strong_pattern.fullmatch(number) is None or _is_date(id_, number)
-
-
-def _is_date(id_: NationalId, number: str) -> bool:
-    """20240131Z is a time stamp sooner than an identity number."""
-    return id_.check == "es.dni" and DATE.match(number) is not None
 
 
 def _is_valid(check: str, number: str) -> bool:

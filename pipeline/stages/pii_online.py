@@ -27,8 +27,8 @@ NO_ADDRESS_BEFORE = re.compile(
     r"(?:[\w.,+]|[^\W\d_]/|\w-|[=<>~!]=)\Z"
 )  # Firefox/3.0.0.10, package-1.2.3.4, x==1.2.3.4
 VERSION_WORDS = re.compile(
-    r"\b(?:versions?|ver|released?|releases|rev|revision|upgraded?|firmware|driver)\b"
-    r"|(?:\b(?:v|build|sections?|sect?|chapter|clause|paragraph|figure|fig|table|appendix|item|oid)\b|\u00a7)"
+    r"\b(?:versions?|ver|released?|releases|rev|revision|upgraded?|firmware|driver|oid)\b|object ?identifier"
+    r"|(?:\b(?:v|build|sections?|sect?|chapter|clause|paragraph|figure|fig|table|appendix|item)\b|\u00a7)"
     r"[^\n\d]{0,6}\Z",
     re.IGNORECASE,
 )

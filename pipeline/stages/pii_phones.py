@@ -42,9 +42,11 @@ DATE = re.compile(
 SPLIT = re.compile(r" {2,}| [-\u2013] |(?<=[0-9]{4}) / |\)[-.]?\(|(?<=[0-9])/(?=[0-9]{5,})|(?<=[0-9]{5})/(?=[0-9])")
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
 EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?![\w])", re.IGNORECASE)
-LIKE_SSN = re.compile(r"[0-9]{3}-[0-9]{2}-[0-9]{4}")
+# a social security number that was never given, an American postcode, a date beside something else
+OTHER = re.compile(r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{5}-[0-9]{4}|.*\b(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]\b.*")
 FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # a row of a table sooner than a number
 NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
+NEAREST = re.compile(r"[^0-9}\]);]*\Z")
 MAX_PART = 40  # characters of the longest way to write fifteen digits
 
 
@@ -73,8 +75,6 @@ def _with_head(text: str, start: int, end: int) -> Match:
         start -= 1
     if start and text[start - 1] == "+":
         start -= 1
-    elif start > 1 and text[start - 2 : start] == "+ ":
-        start -= 2
     return start, end
 
 
@@ -90,14 +90,15 @@ def _is_phone(text: str, start: int, end: int) -> bool:
         return not NO_PHONE_WORDS.search(before)
     if number.startswith("00") and _is_international("+" + number[2:].lstrip(" -."), n_digits - 2):
         return True
-    if words_near(STRONG_WORDS, text, start, end, before=32, after=12):
+    if _is_named(STRONG_WORDS, text, start, end):
         return n_digits <= 15
     if NO_PHONE_WORDS.search(before) or FLAT_ROW.fullmatch(number):
         return False
     if _has_form_of_a_region(number, n_digits):
         return True
-    named = words_near(WEAK_WORDS, text, start, end, before=32, after=0)
-    if not named and not LABEL.search(before) and not LABEL_AFTER.match(text, end):
+    if not words_near(WEAK_WORDS, text, start, end, before=40, after=0) and not (
+        LABEL.search(before) or LABEL_AFTER.match(text, end)
+    ):
         return False
     if not number.isdigit():
         return n_digits <= 15
@@ -106,10 +107,16 @@ def _is_phone(text: str, start: int, end: int) -> bool:
     return (number[0] == "0" and 9 <= n_digits <= 11) or (10 <= n_digits <= 12 and _is_valid_somewhere(number))
 
 
+def _is_named(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
+    """Whether a word stands beside the number; before plain digits without a digit or a closing bracket between."""
+    if not text[start:end].isdigit():
+        return words_near(words, text, start, end, before=32, after=12)
+    between = NEAREST.search(text, max(0, start - 32), start)
+    return words_near(words, text, start, end, before=len(between[0]) if between else 0, after=12)
+
+
 def _is_other_number(number: str, before: str, after: str) -> bool:
-    if NO_NUMBER_BEFORE.search(before[-2:]) or DATE.fullmatch(number):
-        return True
-    if LIKE_SSN.fullmatch(number):
+    if NO_NUMBER_BEFORE.search(before[-2:]) or DATE.fullmatch(number) or OTHER.fullmatch(number):
         return True
     if after[:1] in tuple("%\u00b0_$\u20ac") or (after[:1] in tuple(".,:-=") and after[1:].isdigit()):
         return True

@@ -45,6 +45,8 @@ BEARER = re.compile(r"(?i)\bbearer[ \t]{1,3}\Z")
 STANDS_FOR_VALUE = re.compile(
     r"(?i)your|example|sample|dummy|change|replace|insert|placeholder|xxxx|1234567890|abcdef|\.\.\.|redacted|todo"
 )
+DOTTED_NAME = re.compile(r"[A-Za-z_]\w{0,40}(?:\.[A-Za-z_]\w{0,40}){1,10}")  # os.environ.get
+AFTER_DIGEST_NAME = re.compile(r"(?i)sha-?(?:1|224|256|384|512)[=:-]\Z")
 MIN_ENTROPY = 3.0  # bits a character; English words in a row have fewer digits, not less entropy
 NAME_WIDTH = 64
 
@@ -59,9 +61,9 @@ PEM_DATA = re.compile(r"[A-Za-z0-9+/=]{16}")
 def api_keys(text: str) -> Iterator[Match]:
     for token in LONG_TOKEN.finditer(text):
         value = token[0]
-        if not MAY_BE_SECRET.search(value):
-            continue
         start, end = token.span()
+        if not MAY_BE_SECRET.search(value) or AFTER_DIGEST_NAME.search(text[max(0, start - 8) : start]):
+            continue
         issued = [
             match.span() for match in ISSUED.finditer(text, start, min(len(text), end + 1)) if match.end() <= end
         ]
@@ -81,7 +83,7 @@ def _is_assigned_secret(text: str, start: int, value: str) -> bool:
     before = text[max(0, start - NAME_WIDTH) : start]
     if not before or before[-1] not in " \t\"'`=:" or not BEFORE_VALUE.search(before):
         return False
-    if STANDS_FOR_VALUE.search(value) or value.startswith(("/", ".", "http")):
+    if STANDS_FOR_VALUE.search(value) or value.startswith(("/", ".", "http")) or DOTTED_NAME.fullmatch(value):
         return False
     n_digits = sum(c.isdigit() for c in value)
     n_letters = sum(c.isalpha() for c in value)

@@ -42,7 +42,9 @@ NOT_COUNTED_WORDS = """
     pikey playboy poof porne pubes pussy quim rimming santorum scat scissoring sexy shota shrimping skeet smut snatch
     snowballing spic spunk strappado suck sucks swinger threesome tit tits tosser twinkie undressing vibrator voyeur
     xx xxx
-"""  # the body and medicine; crime and politics; identity; words that mean something harmless as often
+
+    kikeriki kikete shiitake shitake shittim slutsk slutsky twatt wankel
+"""  # the body and medicine; crime and politics; identity; words that mean something harmless as often; names
 NOT_COUNTED = frozenset(NOT_COUNTED_WORDS.split())
 # Of LDNOOBW: insults and slurs, which are no adult words
 INSULT_WORDS = """
@@ -98,7 +100,7 @@ def toxicity_signals(text: str, language: str) -> dict[str, float | None]:
 
 def folded_text(text: str) -> str:
     """Small letters without accents: the lists are written so."""
-    text = text.lower()
+    text = text.casefold()
     if text.isascii():
         return text
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))

@@ -65,7 +65,8 @@ def emails(text: str) -> Iterator[Match]:
             continue
         if text[start:at] in SERVICE_NAMES and text.startswith(":", match.end()):
             continue
-        yield start, match.end()
+        runs_on = match[2].istitle() and match[1].count(".") > 1 and match[1].islower()  # mail.com.Next sentence
+        yield start, match.end(1) - 1 if runs_on else match.end()
 
 
 def ip_addresses(text: str) -> Iterator[Match]:

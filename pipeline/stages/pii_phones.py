@@ -39,7 +39,9 @@ DATE = re.compile(
     r"|(?:0?[1-9]|[12][0-9]|3[01])([-./])(?:0?[1-9]|[12][0-9]|3[01])\2(?:1[0-9]|20)?[0-9]{2}(?:[ -]+[0-9]{1,2})?"
     r"|(?:1[0-9]|20)[0-9]{2} ?[-/\u2013] ?(?:1[0-9]|20)[0-9]{2}"
 )
-SPLIT = re.compile(r" {2,}| [-\u2013] |(?<=[0-9]{4}) / |\)[-.]?\(|(?<=[0-9])/(?=[0-9]{5,})|(?<=[0-9]{5})/(?=[0-9])")
+SPLIT = re.compile(
+    r"[ \u00a0]{2,}|(?<=[0-9]{4}) (?=\()| [-\u2013] |(?<=[0-9]{4}) / |\)[-.]?\(|(?<=[0-9])/(?=[0-9]{5,})|(?<=[0-9]{5})/(?=[0-9])"
+)
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
 EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?![\w])", re.IGNORECASE)
 # a social security number that was never given, an American postcode, a date beside something else
@@ -122,11 +124,9 @@ def _is_other_number(number: str, before: str, after: str) -> bool:
         return True
     if after[:1].isalpha() and after[:1] not in "xe":
         return True
-    return (
-        number.count(".") >= 2
-        and number.replace(".", "").isdigit()
-        and any(len(group) == 1 for group in number.split("."))
-    )  # 1.2.10.400
+    groups = number.split(".")
+    reads_as_version = len(groups) > 2 and all(map(str.isdigit, groups)) and min(map(len, groups)) == 1  # 1.2.10.400
+    return reads_as_version and not NORTH_AMERICAN.fullmatch(number)
 
 
 def _is_international(number: str, n_digits: int) -> bool:

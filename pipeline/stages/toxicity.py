@@ -93,12 +93,11 @@ def toxicity_signals(text: str, language: str) -> dict[str, float | None]:
     profane, adult = None, None
     if language in LANGUAGES:
         folded = folded_text(text)
+        if language == "en" and "*" in folded:
+            folded = STARRED.sub("fuck", folded)
         counts = Counter(WORD.findall(folded))
         n_words = max(1, counts.total())
-        n_profane = profane_words(language).n_words_in(counts, folded)
-        if language == "en" and "*" in folded:
-            n_profane += len(STARRED.findall(folded))
-        profane = min(1.0, n_profane / n_words)
+        profane = profane_words(language).n_words_in(counts, folded) / n_words
         if language in ADULT_LANGUAGES:
             adult = adult_words(language).n_words_in(counts, folded) / n_words
     return {"profane_word_fraction": profane, "adult_word_fraction": adult}

@@ -12,7 +12,7 @@ from pipeline.stages.toxicity import toxicity_signals
     [
         ("what a load of shit", "en", 1 / 5, 0),
         ("SHITTY, fucking place!", "en", 2 / 3, 0),
-        ("this f***ing thing is f**king s**t", "en", 3 / 8, 0),
+        ("this f***ing thing is f**king s**t", "en", 3 / 6, 0),
         ("watch free porn here", "en", 0, 1 / 4),
         ("a blow job scene", "en", 0, 2 / 4),
         ("so eine Schei\u00dfe", "de", 1 / 3, None),

@@ -68,10 +68,12 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
         if len(line) > WORD_CHARACTERS and max(map(len, lines[i].split()), default=0) > WORD_CHARACTERS:
             long_enough[i] = False
     lowered = text.lower()
-    lorem = _mentioning(texts, lowered, (LOREM_IPSUM,)) & long_enough
-    not_script = long_enough & ~_mentioning(texts, lowered, (JAVASCRIPT,))
-    curly = _mentioning(texts, lowered, ("{",)) & not_script
-    stays = not_script & ~_mentioning(texts, lowered, POLICIES)
+    if len(lowered) != len(text):  # a letter whose small form is longer
+        lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+    lorem = _mentioning(texts, starts, lowered, (LOREM_IPSUM,)) & long_enough
+    not_script = long_enough & ~_mentioning(texts, starts, lowered, (JAVASCRIPT,))
+    curly = _mentioning(texts, starts, lowered, ("{",)) & not_script
+    stays = not_script & ~_mentioning(texts, starts, lowered, POLICIES)
     signals = {}
     for name, asked in (("c4_", True), ("c4_terminated_", terminated)):
         signals[f"{name}sentences"] = int(n_sentences[stays & asked].sum())
@@ -83,12 +85,16 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
     return Lines(texts, starts, n_words, stays, terminated, signals, sorted(edits))
 
 
-def _mentioning(lines: Sequence[str], lowered: str, phrases: Sequence[str]) -> np.ndarray:
-    """Which lines hold one of `phrases`, in any case; `lowered` is the whole text."""
-    found = [phrase for phrase in phrases if phrase in lowered]
-    if not found:
-        return np.zeros(len(lines), dtype=bool)
-    return np.fromiter((any(one in line.lower() for one in found) for line in lines), bool, len(lines))
+def _mentioning(lines: Sequence[str], starts: np.ndarray, lowered: str, phrases: Sequence[str]) -> np.ndarray:
+    """Which of `lines`, which begin at `starts`, hold one of `phrases`; `lowered` is the whole text."""
+    found = np.zeros(len(lines), dtype=bool)
+    for phrase in phrases:
+        place = lowered.find(phrase)
+        while place >= 0:
+            line = int(np.searchsorted(starts, place, side="right")) - 1
+            found[line] |= phrase in lines[line].lower()  # a citation in it is gone
+            place = lowered.find(phrase, int(starts[line + 1]))
+    return found
 
 
 def _runs(starts: np.ndarray, flags: np.ndarray, kind: str) -> list[Edit]:

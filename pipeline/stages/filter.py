@@ -9,6 +9,8 @@ and citations that C4 takes out (c4.py); a document whose text changed gets a ne
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -145,31 +147,72 @@ def _judged(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> tuple[
 
 
 def _kept_rows(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> pa.Table:
-    found: list[list[tuple[str, int]]] = [[]] * table.num_rows  # kind -> places
+    edits = _edits(recipe, table, measured["edits"])
+    texts, ids = {}, {}
     n_masked = np.zeros(table.num_rows, dtype=np.int32)
-    ids, texts = {}, {}
-    for row in _rows_with_edits(measured["edits"]):
-        source = table["source"][row].as_py()
-        edits = [(edit["start"], edit["end"], edit["kind"]) for edit in measured["edits"][row].as_py()]
-        found[row] = sorted(Counter(kind for *_, kind in edits if kind in PII_KINDS).items())
-        masks = [edit for edit in edits if edit[2] in recipe.pii(source)]
-        removals = [(start, end) for start, end, kind in edits if kind in _removed_kinds(recipe, source)]
-        if masks or removals:
-            texts[row], n_masked[row] = edited(table["text"][row].as_py(), masks, removals)
-            ids[row] = text_digest(normalised(texts[row]))
+    rows = np.unique(edits.rows[edits.is_mask | edits.is_removal])
+    bounds = np.searchsorted(edits.rows, [rows, rows + 1])
+    for row, text, start, end in zip(rows.tolist(), table["text"].take(rows).to_pylist(), *bounds, strict=True):
+        masks, removals = edits.of_row(start, end)
+        texts[row], n_masked[row] = edited(text, masks, removals)
+        ids[row] = text_digest(normalised(texts[row]))
     columns = {
         **{name: table[name] for name in DOCUMENT.names},
         "id": _replaced(table["id"], ids),
         "text": _replaced(table["text"], texts),
         **{name: measured[name] for name in MEASURES.names},
-        "pii": pa.array(found, FILTERED.field("pii").type),
+        "pii": pa.array(_found_pii(edits, table.num_rows), FILTERED.field("pii").type),
         "n_masked": pa.array(n_masked),
     }
     return pa.Table.from_arrays([columns[name] for name in FILTERED.names], schema=FILTERED)
 
 
-def _rows_with_edits(edits: pa.ChunkedArray) -> list[int]:
-    return np.flatnonzero(pc.call_function("list_value_length", [edits]).to_numpy()).tolist()
+@dataclass(frozen=True, slots=True)
+class _Edits:
+    """The edits of all rows as arrays, in the order of the rows."""
+
+    rows: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    codes: np.ndarray  # places in `kinds`
+    kinds: list[str]
+    is_mask: np.ndarray  # wanted by the source of the row
+    is_removal: np.ndarray
+
+    def of_row(self, start: int, end: int) -> tuple[list[tuple[int, int, str]], list[tuple[int, int]]]:
+        """Masks and removals among the edits from number `start` to `end`."""
+        spans = list(zip(self.starts[start:end].tolist(), self.ends[start:end].tolist(), strict=True))
+        kinds = [self.kinds[code] for code in self.codes[start:end].tolist()]
+        is_mask, is_removal = self.is_mask[start:end].tolist(), self.is_removal[start:end].tolist()
+        masks = [(*span, kind) for span, kind, wanted in zip(spans, kinds, is_mask, strict=True) if wanted]
+        return masks, list(compress(spans, is_removal))
+
+
+def _edits(recipe: FilterRecipe, table: pa.Table, column: pa.ChunkedArray) -> _Edits:
+    lengths = pc.call_function("list_value_length", [column]).to_numpy()
+    rows = np.repeat(np.arange(len(column)), lengths)
+    flat = pc.call_function("list_flatten", [column]).combine_chunks()
+    encoded = flat.field("kind").dictionary_encode()
+    kinds, codes = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+    sources = table["source"].to_numpy()[rows]
+    is_mask, is_removal = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    for source in set(sources.tolist()):
+        own = sources == source
+        is_mask |= own & np.isin(kinds, recipe.pii(source))[codes]
+        is_removal |= own & np.isin(kinds, _removed_kinds(recipe, source))[codes]
+    return _Edits(
+        rows, flat.field("start").to_numpy(), flat.field("end").to_numpy(), codes, kinds, is_mask, is_removal
+    )
+
+
+def _found_pii(edits: _Edits, n_rows: int) -> list[list[tuple[str, int]]]:
+    """Of every row, kind and number of places, whether they are masked or not."""
+    found: list[list[tuple[str, int]]] = [[] for _ in range(n_rows)]
+    is_pii = np.isin(edits.kinds, PII_KINDS)[edits.codes]
+    pairs, counts = np.unique(np.stack([edits.rows[is_pii], edits.codes[is_pii]]), axis=1, return_counts=True)
+    for row, code, count in zip(*pairs.tolist(), counts.tolist(), strict=True):
+        found[row].append((edits.kinds[code], count))
+    return [sorted(one) for one in found]
 
 
 def _removed_kinds(recipe: FilterRecipe, source: str) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ as c4.py says. FineWeb's measures are there three times: of the text, and of wha
 with its rule for terminal punctuation, because FineWeb judges after C4.
 """
 
+from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import Any
 
 import numpy as np
@@ -31,11 +32,11 @@ def quality_signals(text: str) -> tuple[dict[str, Any], list[Edit]]:
         **_gopher_quality(text, lines, words, int(n_chunks.sum())),
         **repetition_signals(text, words),
         **kept.signals,
-        **_fineweb("", text.split("\n"), text.count("\n"), len(words.ids)),
+        **_fineweb("", _full(text.split("\n")), len(text) - text.count("\n"), text.count("\n"), len(words.ids)),
     }
     for name, stays in (("c4_", kept.stays), ("c4_terminated_", kept.stays & kept.terminated)):
-        left = [kept.texts[i] for i in np.flatnonzero(stays).tolist()]
-        signals |= _fineweb(name, left, len(left) - 1, int(kept.n_words[stays].sum()))
+        left = list(compress(kept.texts, stays.tolist()))
+        signals |= _fineweb(name, left, sum(map(len, left)), len(left) - 1, int(kept.n_words[stays].sum()))
     return signals, kept.edits
 
 
@@ -51,18 +52,27 @@ def _gopher_quality(text: str, lines: Sequence[str], words: Words, n_chunks: int
         "bullet_line_fraction": sum(line.startswith(BULLETS) for line in stripped) / n_lines,
         "ellipsis_line_fraction": sum(line.endswith(ELLIPSES) for line in stripped) / n_lines,
         "alphabetic_word_fraction": int(np.count_nonzero(kinds & ALPHABETIC)) / n_words,
-        "alphabetic_chunk_fraction": len(np.unique(words.chunks[(kinds & ALPHABETIC) != 0])) / max(1, n_chunks),
+        "alphabetic_chunk_fraction": _n_distinct(words.chunks[(kinds & ALPHABETIC) != 0]) / max(1, n_chunks),
         "n_stop_words": len(np.unique(words.ids[(kinds & STOP) != 0])),
     }
 
 
-def _fineweb(name: str, lines: Sequence[str], n_line_ends: int, n_words: int) -> dict[str, float]:
-    """arXiv:2406.17557, section 3.5, over the lines that are not blank."""
-    full = [line for line in lines if line and not line.isspace()]
-    n_lines = max(1, len(full))
+def _n_distinct(ordered: np.ndarray) -> int:
+    return int(np.count_nonzero(np.diff(ordered))) + min(1, len(ordered))
+
+
+def _full(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if line and not line.isspace()]
+
+
+def _fineweb(name: str, lines: Sequence[str], n_characters: int, n_line_ends: int, n_words: int) -> dict[str, float]:
+    """arXiv:2406.17557, section 3.5, over lines that are not blank."""
+    n_lines = max(1, len(lines))
+    last = Counter(line[-1:] for line in lines)
+    lengths = np.fromiter(map(len, lines), np.int64, len(lines))
     return {
-        f"{name}terminal_line_fraction": sum(line[-1] in SENTENCE_ENDS for line in full) / n_lines,
-        f"{name}short_line_fraction": sum(len(line) <= SHORT_LINE for line in full) / n_lines,
-        f"{name}repeated_line_characters": repeated_characters(full) / max(1, sum(map(len, lines))),
+        f"{name}terminal_line_fraction": sum(n for c, n in last.items() if c in SENTENCE_ENDS) / n_lines,
+        f"{name}short_line_fraction": int(np.count_nonzero(lengths <= SHORT_LINE)) / n_lines,
+        f"{name}repeated_line_characters": repeated_characters(lines) / max(1, n_characters),
         f"{name}newline_ratio": max(0, n_line_ends) / max(1, n_words),
     }

@@ -18,15 +18,15 @@ import numpy as np
 from pipeline.stages.words import Words
 
 PARAGRAPH_END = re.compile(r"\n{2,}")
-LINE_ENDS = re.compile(r"\n+")
 TOP = (2, 3, 4)
 DUPLICATE = range(5, 11)
 
 
 def repetition_signals(text: str, words: Words) -> dict[str, float]:
     n_characters = max(1, len(text))
-    paragraphs = PARAGRAPH_END.split(text.strip())
-    lines = LINE_ENDS.split(text)
+    stripped = text.strip()
+    paragraphs = PARAGRAPH_END.split(stripped) if "\n\n\n" in stripped else stripped.split("\n\n")
+    lines = _lines(text)
     signals = {
         "duplicate_paragraph_fraction": (len(paragraphs) - len(set(paragraphs))) / len(paragraphs),
         "duplicate_paragraph_characters": repeated_characters(paragraphs) / n_characters,
@@ -49,27 +49,49 @@ def repeated_characters(parts: Sequence[str]) -> int:
     return sum(map(len, parts)) - sum(map(len, set(parts)))
 
 
+def _lines(text: str) -> list[str]:
+    """What lies between runs of line ends; beside a run at an end of the text lies an empty line."""
+    lines = [line for line in text.split("\n") if line]
+    return lines + [""] * (text.startswith("\n") + text.endswith("\n") or not lines)
+
+
 def _repeated(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """Of each n: where the n-grams that repeat begin, which group of equal ones each is of, and how large that is."""
     n_words = len(ids)
-    ids = np.unique(ids, return_inverse=True)[1]
-    places, groups, counts = np.arange(n_words), ids, np.zeros(0, dtype=np.int64)
+    if not n_words:
+        return
+    ids = _groups(ids)[0]
+    places, groups = np.arange(n_words), ids
     for n in range(2, max(DUPLICATE) + 1):
+        inside = np.searchsorted(places, n_words - n, side="right")
+        places = places[:inside]
         if n > n_words:
             return
-        inside = places + n <= n_words
-        places = places[inside]
-        keys = groups[inside] * n_words + ids[places + n - 1]
+        groups, sizes = _groups(groups[:inside] * n_words + ids[places + n - 1])
+        repeats = sizes > 1
+        places, groups = places[repeats], groups[repeats]
+        yield n, places, groups, sizes[repeats]
+
+
+def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of every key the number of its group of equal ones, below len(keys), and how many are in that."""
+    n_keys = len(keys)
+    if not n_keys:
+        return keys, keys
+    bits = n_keys.bit_length()
+    if int(keys.max()).bit_length() + bits < 63:  # key and place in one number sort several times faster
+        packed = np.sort((keys << bits) | np.arange(n_keys))
+        order, ordered = packed & ((1 << bits) - 1), packed >> bits
+    else:
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
-        first = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)])
-        sizes = np.diff(first, append=len(ordered))
-        group = np.repeat(np.arange(len(first)), sizes)
-        size = np.repeat(sizes, sizes)
-        repeats = size > 1
-        back = np.argsort(order[repeats], kind="stable")  # in the order of the text again
-        places, groups, counts = places[order[repeats]][back], group[repeats][back], size[repeats][back]
-        yield n, places, groups, counts
+    begins = np.empty(n_keys, dtype=bool)
+    begins[0] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+    group = np.cumsum(begins) - 1
+    groups = np.empty(n_keys, dtype=np.int64)
+    groups[order] = group
+    return groups, np.bincount(group)[groups]
 
 
 def _top(n: int, places: np.ndarray, groups: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> int:

@@ -85,15 +85,13 @@ IDS = (
     NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
                strong=f"[0-9]{{6}}/{D4}"),
 )  # fmt: skip
-# Too few digits in a row to be a cluster: RSSMRA85T10A562S and AAAPL1234C. Found from their first digit.
-CODICE_FISCALE = re.compile(
-    r"[0-9]{2}(?<=[A-Za-z]{6}[0-9]{2})(?<![A-Za-z0-9_][A-Za-z]{6}[0-9]{2})"
-    r"[A-EHLMPR-Ta-ehlmpr-t][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z](?![A-Za-z0-9_])"
+# Too few digits in a row to be a cluster, found from their first digits: RSSMRA85T10A562S and AAAPL1234C
+WITH_FEW_DIGITS = re.compile(
+    r"[0-9]{2}(?:"
+    r"(?<=[A-Za-z]{6}[0-9]{2})(?<![A-Za-z0-9_][A-Za-z]{6}[0-9]{2})[A-EHLMPR-Ta-ehlmpr-t][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z]"
+    r"|[0-9]{2}(?<=[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4})(?<![A-Za-z0-9_-][A-Z]{5}[0-9]{4})([A-Z])"
+    r")(?![A-Za-z0-9_-])"
 )
-INDIAN_PAN = re.compile(
-    r"[0-9]{4}(?<=[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4})(?<![A-Za-z0-9_-][A-Z]{5}[0-9]{4})[A-Z](?![A-Za-z0-9_-])"
-)
-WITH_FEW_DIGITS = (("it.codicefiscale", CODICE_FISCALE, 6), ("in_.pan", INDIAN_PAN, 5))
 # 20240131Z is a time stamp sooner than an identity number
 DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")  # ZZ and T: temporary
@@ -105,11 +103,11 @@ def national_ids(text: str) -> Iterator[Match]:
         for id_ in IDS:
             if n_digits >= id_.digits:
                 yield from id_.matches(text, max(0, low - MARGIN), high + MARGIN)
-    for check, pattern, n_letters in WITH_FEW_DIGITS:
-        for match in pattern.finditer(text):
-            start, end = match.start() - n_letters, match.end()
-            if _is_valid(check, text[start:end].upper()):
-                yield start, end
+    for match in WITH_FEW_DIGITS.finditer(text):
+        check, n_letters = ("in_.pan", 5) if match[1] else ("it.codicefiscale", 6)
+        start, end = match.start() - n_letters, match.end()
+        if _is_valid(check, text[start:end].upper()):
+            yield start, end
 
 
 def _is_valid(check: str, number: str) -> bool:

@@ -18,8 +18,8 @@ STRONG_WORDS = words_pattern(
     " handy mobil m\u00f3vil celular cellulare gsm rufnummer mobiltelefon puhelin telefonu mob"
 )
 WEAK_WORDS = words_pattern(
-    "call calls called calling contact contacts reach reached dial dialed ring text texted message messages"
-    " registered answering answer numero num\u00e9ro n\u00famero nummer"
+    "call calls called calling contact contacts reach reached dial dialed message messages"
+    " registered answering numero num\u00e9ro n\u00famero nummer"
 )
 LABEL = re.compile(r"(?i)\b(?:office|desk|home|work|direct|line|number|private|business)[ ]?[:.#]?\s{0,3}\Z")
 LABEL_AFTER = re.compile(r"(?i)[ -]{0,2}\(?(?:office|desk|home|work|direct|private|business)\b")
@@ -45,8 +45,10 @@ SPLIT = re.compile(
 )
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
 EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?![\w])", re.IGNORECASE)
-# a social security number that was never given, an American postcode, a date beside something else
-OTHER = re.compile(r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{5}-[0-9]{4}|.*\b(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]\b.*")
+# a social security number that was never given, an American postcode, a CVE, a date beside something else
+OTHER = re.compile(
+    r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{5}-[0-9]{4}|(?:19|20)[0-9]{2}-[0-9]{4,7}|.*\b(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]\b.*"
+)
 FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # a row of a table sooner than a number
 NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
 NEAREST = re.compile(r"[^0-9}\]);]*\Z")
@@ -100,7 +102,7 @@ def _is_phone(text: str, start: int, end: int) -> bool:
     if _has_form_of_a_region(number, n_digits):
         return True
     if not words_near(WEAK_WORDS, text, start, end, before=40, after=0) and not (
-        LABEL.search(before) or LABEL_AFTER.match(text, end)
+        LABEL.search(before) or CALLED.search(before) or LABEL_AFTER.match(text, end)
     ):
         return False
     if not number.isdigit():

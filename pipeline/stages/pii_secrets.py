@@ -34,7 +34,7 @@ MAY_BE_SECRET = re.compile(
     r"[0-9]|(?:AKIA|ASIA|AIza|xox|\bgh[pousr]_|\bgl[a-z]{2,4}-|\b[spr]k[_-]|\bhf_|\bnpm_)[A-Za-z]"
 )
 SLACK_HOOK = re.compile(r"hooks\.slack\.com/(?:services|workflows)/([A-Za-z0-9/]{20,128})")
-BOT_TOKEN = re.compile(r"[0-9]{8,10}:[A-Za-z0-9_\-]{35}(?![A-Za-z0-9_\-])")  # Telegram
+BOT_TOKEN = re.compile(r":(?<=[0-9]{8}:)[A-Za-z0-9_\-]{35}(?![A-Za-z0-9_\-])")  # Telegram, from its colon
 BEFORE_VALUE = re.compile(
     r"(?i)(?:(?:api|access|auth|authentication|secret|private|client|app|consumer|session|refresh|encryption|signing"
     r"|account|shared|service|master|webhook|secret_access|subscription)[ _.\-]?(?:key|token|secret)|apikey"
@@ -75,8 +75,11 @@ def api_keys(text: str) -> Iterator[Match]:
         for match in SLACK_HOOK.finditer(text):
             yield match.span(1)
     for match in BOT_TOKEN.finditer(text):
-        if not text[max(0, match.start() - 1) : match.start()].isalnum():
-            yield match.span()
+        start = match.start() - 8
+        while start and text[start - 1].isdigit() and match.start() - start < 10:
+            start -= 1
+        if not text[max(0, start - 1) : start].isalnum():
+            yield start, match.end()
 
 
 def _is_assigned_secret(text: str, start: int, value: str) -> bool:

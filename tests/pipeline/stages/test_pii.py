@@ -63,6 +63,7 @@ FOUND = [
     ("api_key", "AIza" + "Sy8dk3jf8dK3jf8dk3jf8dk3jf8dk3jf8dk", "AIzaSy8dk3jf8dK3jf8dk3jf8dk3jf8dk3jf8dk"),
     ("api_key", "sk-proj-8fj3kd8FJ3kd8fj3kd8fj3", "sk-proj-8fj3kd8FJ3kd8fj3kd8fj3"),
     ("api_key", JSON_WEB_TOKEN, JSON_WEB_TOKEN),
+    ("api_key", "bot 123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsawA", "123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsawA"),
     ("api_key", 'api_key = "9f86d081884c7d659a2feaa0c55ad015"', "9f86d081884c7d659a2feaa0c55ad015"),
     ("password", "postgresql://ann:s3cr3t!x@db.acme.io/app", "s3cr3t!x"),
     ("private_key", f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_BODY}\n-----END RSA PRIVATE KEY-----", None),
@@ -89,6 +90,7 @@ LEFT_ALONE = [
     "mysql://root:password@db.acme.io, http://user:pass123@localhost:80, redis://:${PASSWORD}@cache01/0",
     "-----BEGIN RSA PRIVATE KEY-----\nand so on; a header alone is no key",
     f"-----BEGIN PUBLIC KEY-----\n{KEY_BODY}\n-----END PUBLIC KEY-----",
+    "the text of CVE 2019-14232, Boston, MA 02110-1301, call f(100 2000 30000)",
     "Order #201-555-0123-44, ticket 12345678, part 450-0840, line 120345678",
 ]
 

@@ -5,9 +5,9 @@ In: the chain of builds and the tables of a report. Out: sentences, the gravest 
 
 from collections.abc import Iterator
 
-from pipeline.stages.card_markdown import code, count, listed, percent, plain
+from pipeline.stages.card_markdown import code, count, documents, listed, percent, plain
 from pipeline.stages.card_people import left_in_text
-from pipeline.stages.corpus_chain import Chain
+from pipeline.stages.corpus_chain import Chain, Row
 from pipeline.stages.corpus_results import share, total, unaccounted, words_in
 from pipeline.stages.corpus_tables import Tables
 
@@ -30,22 +30,19 @@ def findings(chain: Chain, tables: Tables) -> Iterator[str]:
 
 def _of_the_counts(chain: Chain, tables: Tables) -> Iterator[str]:
     if n := unaccounted(tables):
-        yield f"**{n:,} documents are unaccounted for**: at some stage, in is not kept + dropped."
+        yield f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped."
     if chain.missing:
         gone = listed(sorted({f"`{folder.stage}`" for folder in chain.missing}))
         yield f"Outputs of {gone} were removed since they were used, so what was dropped before is not known."
 
 
 def _of_the_sources(tables: Tables) -> Iterator[str]:
-    sources, documents, words = (
-        tables["sources"],
-        total(tables["sources"], "documents"),
-        total(tables["sources"], "words"),
-    )
+    sources, words = tables["sources"], total(tables["sources"], "words")
+    n_documents = total(sources, "documents")
     if without := [row for row in sources if row["without_licence"]]:
         n = total(without, "without_licence")
         yield (
-            f"**No licence is declared for {n:,} documents** ({percent(n, documents)}), of"
+            f"**No licence is declared for {documents(n)}** ({percent(n, n_documents)}), of"
             f" {listed([plain(row['source']) for row in without])}. They were kept."
         )
     largest = max(sources, key=lambda row: (row["words"], row["source"]))
@@ -55,10 +52,17 @@ def _of_the_sources(tables: Tables) -> Iterator[str]:
         if share(row["dropped"], row["rows_in"]) > MUCH_DROPPED:
             yield (
                 f"`{row['stage']}` dropped {count(row['dropped'])} of {count(row['rows_in'])}"
-                f" ({percent(row['dropped'], row['rows_in'])}) of {plain(row['source'])}."
+                f" ({percent(row['dropped'], row['rows_in'])}) of {plain(row['source'])}: {_reasons(tables, row)}."
             )
     if words == words_in(tables, "train"):
         yield "Nothing is held out: there are no documents for validation or test."
+
+
+def _reasons(tables: Tables, row: Row) -> str:
+    """Of what one stage dropped of one source."""
+    own = [one for one in tables["dropped"] if (one["stage"], one["source"]) == (row["stage"], row["source"])]
+    own.sort(key=lambda one: (-one["documents"], one["reason"]))
+    return listed([f"{code(one['reason'])} {one['documents']:,}" for one in own], most=3)
 
 
 def _of_the_texts(tables: Tables) -> Iterator[str]:
@@ -73,7 +77,7 @@ def _of_the_texts(tables: Tables) -> Iterator[str]:
             )
     for name in ("profane", "adult"):
         if n := total(tables["word_fractions"], f"documents_above_1_percent_{name}"):
-            yield f"In {n:,} documents more than 1 % of the words are on the list of {name} words."
+            yield f"In {documents(n)} more than 1 % of the words are on the list of {name} words."
     she, he = (
         next(row["count"] for row in tables["terms"] if (row["axis"], row["side"]) == ("pronouns", side))
         for side in ("she", "he")

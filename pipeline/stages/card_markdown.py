@@ -8,13 +8,14 @@ from urllib.parse import urlsplit
 
 LONGEST_CELL = 80  # characters of what came from outside
 LONGEST_ADDRESS = 70
+NUMBERS = ("", "-", "under 0.1 %")  # that begin with no digit
 MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~$"} | {"&": "&amp;"})
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells are Markdown already. A column is aligned to the right where every cell begins with a digit."""
     numeric = [
-        bool(rows) and all(row[place][:1].isdigit() or row[place] in ("", "-") for row in rows)
+        bool(rows) and all(row[place][:1].isdigit() or row[place] in NUMBERS for row in rows)
         for place in range(len(header))
     ]
     rule = ["---:" if is_number else "---" for is_number in numeric]
@@ -45,6 +46,10 @@ def address(url: str) -> str:
 
 def count(number: int | None) -> str:
     return "-" if number is None else f"{number:,}"
+
+
+def documents(number: int) -> str:
+    return f"{number:,} document{'' if number == 1 else 's'}"
 
 
 def percent(part: float, whole: float) -> str:

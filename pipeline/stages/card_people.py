@@ -48,14 +48,13 @@ def _personal_data(tables: Tables) -> Iterator[str]:
         kinds: dict[str, dict[str, int]] = {}
         for row in tables["pii"]:
             kinds.setdefault(row["kind"], {})[row["source"]] = row["found"]
-        sources = [row["source"] for row in tables["sources"]]
         lines = []
         for kind, own in sorted(kinds.items(), key=lambda item: (-sum(item[1].values()), item[0])):
             found = sum(own.values())
             told = [count(found), count(found - left.get(kind, 0)), per_million(found, words)]
-            lines.append([code(kind), *told, *(count(own.get(source, 0)) for source in sources)])
-        header = ["kind", "found", "masked", "found per million words", *map(plain, sources)]
-        yield table(header, lines)
+            by_source = sorted(own.items(), key=lambda item: (-item[1], item[0]))
+            lines.append([code(kind), *told, listed([f"{plain(source)} {n:,}" for source, n in by_source], most=4)])
+        yield table(["kind", "found", "masked", "found per million words", "by source"], lines)
         found, masked = total(tables["pii"], "found"), total(tables["masked"], "masked")
         yield f"In all {found:,} places, of which {masked:,} are masked by a placeholder that names the kind.\n"
     yield (

@@ -7,7 +7,7 @@ each rule set would drop, duplicates.
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.stages.card_markdown import address, code, count, listed, percent, plain, table
+from pipeline.stages.card_markdown import address, code, count, documents, listed, percent, plain, table
 from pipeline.stages.corpus_chain import Chain
 from pipeline.stages.corpus_results import total, unaccounted
 from pipeline.stages.corpus_tables import COUNTED_STAGES, Tables
@@ -58,7 +58,7 @@ def _stages(tables: Tables, stages: list[str]) -> str:
 def _accounts(chain: Chain, tables: Tables) -> str:
     """Whether the numbers reconcile, and what cannot be told."""
     if n := unaccounted(tables):
-        told = f"**{n:,} documents are unaccounted for**: at some stage, in is not kept + dropped.\n"
+        told = f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped.\n"
     else:
         told = "Every page that was seen is accounted for, source by source.\n"
     if chain.missing:
@@ -148,7 +148,7 @@ def _signals(tables: Tables) -> Iterator[str]:
         " toxicity.py measures. tables.json has all of them.\n"
     )
     names = ("p5", "p25", "median", "p75", "p95", "max")
-    judged = {row["signal"] for row in tables["histograms"] if row["limits"]} | ALWAYS_SHOWN
+    judged = {row["signal"] for row in tables["histograms"] if row["low"] + row["high"]} | ALWAYS_SHOWN
     shown = [row for row in tables["signals"] if row["signal"] in judged]
     lines = [[code(row["signal"]), *(_number(row[name]) for name in names)] for row in shown]
     yield table(["signal", "5 %", "25 %", "median", "75 %", "95 %", "largest"], lines)

@@ -4,6 +4,7 @@ In: the tables of corpus_tables.py. Out: PNG files. Colours are those of Okabe a
 apart. matplotlib is imported where it is used, through its object interface: no global figure, no display.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -65,6 +66,7 @@ def sources_figure(tables: Tables) -> "Figure | None":
     _named(axes, [row["source"] for row in rows])
     axes.set_xlim(0, 1.3 * max(max(row["words"] for row in rows), 1))
     axes.set_xlabel("words")
+    axes.xaxis.set_major_formatter(lambda value, place: _short(value))
     return figure
 
 
@@ -93,7 +95,7 @@ def funnel_figure(tables: Tables) -> "Figure | None":
     axes.set_xlim(0, 122)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("% of the pages that were seen")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(loc="outside lower center", ncols=len(parts), frameon=False)
     return figure
 
 
@@ -132,7 +134,7 @@ def lengths_figure(tables: Tables) -> "Figure | None":
 
 def signals_figure(tables: Tables) -> "Figure | None":
     """A small histogram for every signal that a rule set judges; dashed where it has its limit."""
-    found = [row for row in tables["histograms"] if row["limits"] and row["signal"] != "n_words"]
+    found = [row for row in tables["histograms"] if row["low"] + row["high"] and row["signal"] != "n_words"]
     if not found:
         return None
     n_rows = -(-len(found) // SIGNAL_COLUMNS)
@@ -143,11 +145,12 @@ def signals_figure(tables: Tables) -> "Figure | None":
         axes.set_title(row["signal"].replace("_", " "), fontsize=9)
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.7)
+        axes.minorticks_off()
         axes.tick_params(labelsize=7)
     for axes in grid[len(found) :]:
         axes.set_visible(False)
-    edge = 0.6 / figure.get_figheight()
-    figure.subplots_adjust(left=0.03, right=0.99, bottom=edge, top=1 - edge, hspace=0.5, wspace=0.2)
+    inch = 1 / figure.get_figheight()
+    figure.subplots_adjust(left=0.03, right=0.99, bottom=0.6 * inch, top=1 - 0.75 * inch, hspace=0.5, wspace=0.2)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
     figure.suptitle("Documents by signal (logarithmic); dashed: limits of the rule sets, whether they judged or not")
@@ -252,12 +255,15 @@ def _histogram(axes: "Axes", row: Row) -> None:
     borders = np.arange(n_bins + 1) - 0.5
     axes.stairs((kept + dropped)[:n_bins], borders, fill=True, color=ORANGE, label="dropped by filter")
     axes.stairs(kept[:n_bins], borders, fill=True, color=BLUE, label="kept by filter")
-    for place, limit in enumerate(sorted(set(row["limits"]))):
-        axes.axvline(
-            _place(limit, edges), color="black", linestyle="--", linewidth=1, label=None if place else "limit"
-        )
-    shown = np.arange(0, n_bins, max(1, len(edges) // 5))
-    axes.set_xticks(shown, [_short(edges[place]) if place < len(edges) else "more" for place in shown])
+    # a value at the limit stays: of whole numbers the one below a lower limit is the last to go
+    limits = {low - row["whole"] for low in row["low"]} | set(row["high"])
+    for place, limit in enumerate(sorted(limits)):
+        label = None if place else "limit"
+        axes.axvline(_place(limit, edges), color="black", linestyle="--", linewidth=1, label=label)
+    stride = max(1, len(edges) // 5) if row["whole"] else 5 * math.ceil(len(edges) / 30)  # edges are even steps
+    shown = np.arange(0, n_bins, stride)
+    at = shown if row["whole"] else shown + 0.5 * (shown < len(edges))  # where the value itself is
+    axes.set_xticks(at, [_short(edges[place]) if place < len(edges) else "more" for place in shown])
 
 
 def _place(limit: float, edges: Sequence[float]) -> float:

@@ -11,8 +11,9 @@ Steps: views of all stages (corpus_chain.py), counts (corpus_tables.py), text an
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.stages.corpus_chain import Chain, opened, read_chain
@@ -75,9 +76,7 @@ def corpus_report_recipe(cfg: CorpusReportConfig, documents: Handle, corpus: Han
 
 def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], work: Work) -> Outcome:
     cfg, chain = recipe.config, read_chain(*inputs)
-    shutil.rmtree(work.directory / SCRATCH, ignore_errors=True)  # of a build that was killed
-    tables = measured_tables(cfg, chain, work)
-    shutil.rmtree(work.directory / SCRATCH)
+    tables = measured_tables(cfg, chain, work.directory / SCRATCH, lambda done: work.progress(done, STEPS, "steps"))
     results = corpus_results(tables)
     write_text(work.directory / "tables.json", json.dumps(tables, indent=1))
     write_text(work.directory / "results.json", json.dumps(results, indent=1))
@@ -85,7 +84,7 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
     write_text(work.directory / "report.md", first_page(cfg, chain, tables))
     write_text(work.directory / "provenance.md", provenance(chain))
     write_figures(work.directory / "figures", tables)
-    work.progress(STEPS, STEPS, "tables")
+    work.progress(STEPS, STEPS, "steps")
     n_documents = total(tables["sources"], "documents")
     return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
 
@@ -93,27 +92,25 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
 CORPUS_REPORT = Stage(name="corpus_report", version=1, function=corpus_report, handle=Report, libraries=("duckdb",))
 
 
-def measured_tables(cfg: CorpusReportConfig, chain: Chain, work: Work) -> Tables:
-    """Everything that the card and the figures are made of."""
+def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progress: Callable[[int], None]) -> Tables:
+    """Everything that the card and the figures are made of. `scratch` is a folder that exists meanwhile only."""
     recipe = filter_recipe(chain)
-    with opened(chain, work.directory / SCRATCH, n_usable_cores()) as database:
-        work.progress(0, STEPS, "tables")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    with opened(chain, scratch, n_usable_cores()) as database:
         tables = count_all(database, chain, cfg.top_domains)
-        work.progress(1, STEPS, "tables")
+        progress(1)
         complete = prepare_signals(database, chain)
-        work.progress(2, STEPS, "tables")
+        progress(2)
         tables["signals"] = signal_table(database)
         tables["histograms"] = histograms(database, cfg.histogram_bins, recipe.config)
-        work.progress(3, STEPS, "tables")
+        progress(3)
         tables["rule_sets"] = rule_set_table(database, recipe.config)
-        work.progress(4, STEPS, "tables")
+        progress(4)
         tables |= term_tables(database, chain)
-    tables["measured"] = [{"dropped_too": complete}]
-    tables["masked_kinds"] = [
-        {"source": row["source"], "kinds": list(recipe.pii(row["source"]))} for row in tables["sources"]
-    ]
-    work.progress(5, STEPS, "tables")
-    return tables
+        progress(5)
+    shutil.rmtree(scratch)
+    kinds = [{"source": row["source"], "kinds": list(recipe.pii(row["source"]))} for row in tables["sources"]]
+    return tables | {"measured": [{"dropped_too": complete}], "masked_kinds": kinds}
 
 
 def filter_recipe(chain: Chain) -> FilterRecipe:

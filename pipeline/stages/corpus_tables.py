@@ -7,7 +7,7 @@ once, at the end. Where a stage was removed since, its tables are shorter, and n
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.stages.corpus_chain import STAGES, Chain, Row, rows
 from pipeline.stages.corpus_terms import AXES, NOT_AFTER, PRONOUNS, Axis, occupation_pattern
 from pipeline.stages.records import MEASURES
-from pipeline.stages.rules import RULE_SETS, FilterConfig, Rule, judge, rules_of
+from pipeline.stages.rules import RULE_SETS, FilterConfig, judge, rules_of
 
 Tables = dict[str, list[Row]]
 COUNTED_STAGES = tuple(stage for stage in STAGES if stage != "signals")  # which drops nothing
@@ -229,29 +229,23 @@ def histograms(database: Any, n_bins: int, cfg: FilterConfig) -> list[Row]:
 
     Bins hold their upper edge; what lies beyond the last one is counted in a bin of its own at the end.
     """
-    limits = _limits(rule for one in RULE_SETS for rule in rules_of(cfg, [one]))  # each as if it judged alone
+    rules = [rule for one in RULE_SETS for rule in rules_of(cfg, [one])]  # each set as if it judged alone
     is_whole = {field.name: pa.types.is_integer(field.type) for field in MEASURES}
     found = []
     for signal in signal_names():
         (bounds,) = rows(database, f"SELECT max({signal}) AS high FROM measured")
         if bounds["high"] is None:
             continue
-        edges = _edges(bounds["high"], n_bins, limits.get(signal, []), whole=is_whole[signal])
+        own = [rule for rule in rules if rule.signal == signal]
+        low, high = ([float(n) for rule in own if (n := getattr(rule, end)) is not None] for end in ("low", "high"))
+        edges = _edges(bounds["high"], n_bins, low + high, whole=is_whole[signal])
         counts = {False: [0] * (len(edges) + 1), True: [0] * (len(edges) + 1)}
         for row in rows(database, HISTOGRAM.format(signal=signal), edges=edges):
             for upper, n in row["bins"].items():
                 place = edges.index(upper) if upper in edges else len(edges)
                 counts[row["kept"]][place] += n
-        told = {"limits": limits.get(signal, []), "kept": counts[True], "dropped": counts[False]}
-        found.append({"signal": signal, "edges": edges, **told})
-    return found
-
-
-def _limits(rules: Iterable[Rule]) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for rule in rules:
-        bounds = [bound for bound in (rule.low, rule.high) if bound is not None]
-        found[rule.signal] = [*found.get(rule.signal, []), *map(float, bounds)]
+        told = {"whole": is_whole[signal], "low": low, "high": high, "edges": edges}
+        found.append({"signal": signal, **told, "kept": counts[True], "dropped": counts[False]})
     return found
 
 

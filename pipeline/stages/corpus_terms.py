@@ -118,7 +118,7 @@ DIALECT = Axis(
             words=r"ain't y'all yall fixin'?\s+to",
             phrases=(r"(?:don't|can't|didn't|won't)\s+(?:nobody|nothing)\b",),
         ),
-        Side(name="Scots", words="cannae dinnae didnae wasnae isnae wouldnae bairns? wee aye naw"),
+        Side(name="Scots", words="cannae dinnae didnae wisnae isnae wouldnae willnae havnae bairns? lassies? naw"),
         Side(
             name="Early Modern English",
             words="thou thee thy thine hath doth hast dost wherefore tis twas",
@@ -126,7 +126,8 @@ DIALECT = Axis(
     ),
     caution=(
         "Early Modern English is a period and no dialect, counted because its `they be coming` looks like a habitual"
-        " `be`, and its `aye` like Scots; a novel's dialogue counts as if its speakers had written it."
+        " `be`; a novel's dialogue counts as if its speakers had written it. `aye` and `wee` are not on the list of"
+        " Scots: parliaments say one, and old spelling has the other for `we`."
     ),
 )
 AXES = (PRONOUNS, NOUNS, KINSHIP, SPELLING, DIALECT)

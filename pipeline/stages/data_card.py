@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from pipeline.stages.card_findings import findings
-from pipeline.stages.card_markdown import address, count, listed, percent, plain, size, table
+from pipeline.stages.card_markdown import address, count, documents, listed, percent, plain, size, table
 from pipeline.stages.card_people import people
 from pipeline.stages.card_processing import processing
 from pipeline.stages.corpus_chain import STAGES, Chain
@@ -117,13 +117,13 @@ def provenance(chain: Chain) -> str:
 
 def _abstract(tables: Tables) -> str:
     sources, languages = tables["sources"], tables["languages"]
-    documents, words = total(sources, "documents"), total(sources, "words")
-    if not documents:
+    n_documents, words = total(sources, "documents"), total(sources, "words")
+    if not n_documents:
         return "There are no documents in this corpus.\n"
     of_words = [f"{plain(row['language'])} {percent(row['words'], words)}" for row in languages]
     sides = [f"{split} {percent(words_in(tables, split), words)}" for split in SPLITS]
     return (
-        f"**{count(documents)} documents, {count(words)} words, {size(total(sources, 'bytes'))} of text** from"
+        f"**{documents(n_documents)}, {count(words)} words, {size(total(sources, 'bytes'))} of text** from"
         f" {count(len(sources))} sources. Languages by words: {listed(of_words)}. Splits by words: {listed(sides)}.\n"
     )
 
@@ -137,13 +137,19 @@ def _sources(tables: Tables) -> str:
     licences: dict[str, int] = {row["source"]: row["without_licence"] for row in tables["sources"]}
     lines = []
     for row in sorted(tables["sources"], key=lambda row: (-row["words"], row["source"])):
-        name, documents = row["source"], row["documents"]
+        name = row["source"]
         of_source = [plain(one["licence"]) for one in tables["licences_by_source"] if one["source"] == name]
         licence = listed([*([NO_LICENCE] if licences[name] else []), *of_source], most=2)
-        kept = percent(documents, seen.get(name, 0))
-        numbers = [count(documents), kept, count(row["words"]), percent(row["words"], words), size(row["bytes"])]
+        kept = percent(row["documents"], seen.get(name, 0))
+        numbers = [
+            count(row["documents"]),
+            kept,
+            count(row["words"]),
+            percent(row["words"], words),
+            size(row["bytes"]),
+        ]
         lines.append([plain(name), *numbers, licence])
-    return table(["source", "documents", "of its pages", "words", "of all words", "text", "licence"], lines)
+    return table(["source", "documents", "of the pages seen", "words", "of all words", "text", "licence"], lines)
 
 
 def _seen(tables: Tables) -> dict[str, int]:
@@ -173,7 +179,8 @@ def _composition(tables: Tables) -> Iterator[str]:
         yield _shares(tables, "code_languages", "code_language", words)
     yield "### Domains\n"
     (n_domains,) = tables["n_domains"]
-    yield f"{n_domains['domains']:,} domains; those with most words:\n"
+    shown = percent(total(tables["domains"], "words"), words)
+    yield f"Domains: {n_domains['domains']:,}. Those with most words, which together hold {shown} of all:\n"
     lines = [[address(row["domain"]), *_counts(row, words)] for row in tables["domains"]]
     yield table(["domain", "documents", "words", "of all words"], lines)
 
@@ -217,7 +224,7 @@ def _licences(tables: Tables) -> Iterator[str]:
     yield table(["licence, as declared", "documents", "words", "of all words", "sources"], lines)
     if n := total(tables["sources"], "without_licence"):
         yield (
-            f"**{n:,} documents have no declared licence.** They were kept. To leave them out, remove their source;"
+            f"**No licence is declared for {documents(n)}.** They were kept. To leave them out, remove their source;"
             " to say what they are, set `licence` in its table of data/sources.toml.\n"
         )
 

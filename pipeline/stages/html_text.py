@@ -1,67 +1,84 @@
-"""The main text of an HTML page, without its menus, by trafilatura.
+"""The main text of an HTML page, without its menus, with its structure.
 
-In: the page as decoded text, from anywhere. Out: (title, text); empty text when there is none. Two things are done
-to the tree before extraction. Line breaks inside <pre>, before headings and after paragraphs are carried through as
-marks, because extraction joins lines of code that stands in lists, and sets no blank lines in plain text. Permalinks
-after headings are taken out.
+In: the page as decoded text, from anywhere. Out: `Extracted`. Steps:
+1. The tree is read once and cut into blocks (html_blocks.py).
+2. resiliparse takes what it holds for the main content; every block gets a score from that and from where it stands
+   (html_choice.py). Most pages are decided by this: extractor "resiliparse".
+3. Where the scores promise less than `SURE` (in expected F1), trafilatura is asked too and the blocks are scored from
+   the choices of both: extractor "union". A page without a block of text has the extractor "none".
+4. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
+
+Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; what it costs is in bench/results.md.
 """
 
 import re
 from typing import Any
 
 from pipeline.stages.extraction import Extracted
+from pipeline.stages.html_blocks import blocks_of
+from pipeline.stages.html_choice import choice, expected_f1, lengths, scores, units_of
+from pipeline.stages.html_structure import structured
+from pipeline.stages.html_weights import BOTH, CAUTION, RESILIPARSE, SURE
 
-# Stand for a line break and an indenting space inside <pre>; a page that holds them itself is taken as it is.
-BREAK, INDENT = "\u23ce", "\u2423"
-PERMALINKS = ("\u00b6", "#", "\u00a7", "")
-LEADING_SPACE = re.compile(r"\n( +)")
+MAX_TITLE_CHARACTERS = 1_000
+MAX_BLOCKS = 200_000  # the rest of a larger page is not read
+NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def html_text(page: str) -> Extracted:
+    page = NOT_TEXT.sub("", page)
+    tree = parsed(page)
+    if tree is None:
+        return Extracted("", extractor="none")
+    title = title_of(tree)
+    blocks = blocks_of(tree)[:MAX_BLOCKS]
+    if not blocks:
+        return Extracted("", title=title, extractor="none")
+    units, unit_of = units_of(blocks)
+    size = lengths(units)
+    chosen = {"resiliparse": by_resiliparse(page)}
+    score, extractor = scores(units, chosen, RESILIPARSE), "resiliparse"
+    if expected_f1(score, size) < SURE:
+        chosen["trafilatura"] = by_trafilatura(tree)
+        score, extractor = scores(units, chosen, BOTH), "union"
+    keep = choice(score, size, CAUTION)[unit_of]
+    text = structured([block for block, is_kept in zip(blocks, keep, strict=True) if is_kept])
+    return Extracted(text, title=title, extractor=extractor)
+
+
+def parsed(page: str) -> Any:
+    """The root of the page's tree, or None for a page without an element."""
+    import lxml.etree
+    import lxml.html
+
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False)
+    try:
+        return lxml.html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
+    except lxml.etree.ParserError:  # nothing but spaces, comments or markup declarations
+        return None
+
+
+def by_resiliparse(page: str) -> str:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    return extract_plain_text(page, main_content=True, alt_texts=False)
+
+
+def by_trafilatura(tree: Any) -> str:
     import trafilatura
 
-    tree = trafilatura.load_html(page)
-    if tree is None:
-        return Extracted("", extractor="trafilatura")
-    title = " ".join((tree.findtext(".//title") or "").split()) or None
-    for link in tree.xpath("//a[contains(@class, 'headerlink') or contains(@class, 'anchor')]"):
-        if (link.text_content() or "").strip() in PERMALINKS:
-            link.drop_tree()
-    marked = BREAK not in page and INDENT not in page
-    if marked:
-        _mark(tree)
-    text = trafilatura.extract(
-        tree,
-        output_format="txt",
-        include_comments=False,
-        include_tables=True,
-        include_links=False,
-        with_metadata=False,
-    )
-    return Extracted(_unmarked(text or "") if marked else text or "", title=title, extractor="trafilatura")
+    text = trafilatura.extract(tree, fast=True, include_comments=False, with_metadata=False)
+    return text or ""
 
 
-def _mark(tree: Any) -> None:
-    for heading in tree.xpath("//h1|//h2|//h3|//h4|//h5|//h6"):
-        heading.text = BREAK + (heading.text or "")
-    for paragraph in tree.xpath("//p[not(parent::li or parent::dd or parent::td or parent::th)]"):
-        if len(paragraph):
-            paragraph[-1].tail = (paragraph[-1].tail or "") + BREAK
-        elif paragraph.text:
-            paragraph.text += BREAK
-    for block in list(tree.iter("pre")):
-        for line_break in block.findall(".//br"):
-            line_break.tail = "\n" + (line_break.tail or "")
-        listing = block.text_content().strip("\n")
-        for child in list(block):  # coloured pieces without a letter would get lost
-            block.remove(child)
-        block.text = f"{BREAK}{_marked(listing)}{BREAK}" if "\n" in listing else listing
-
-
-def _marked(text: str) -> str:
-    return LEADING_SPACE.sub(lambda m: "\n" + INDENT * len(m[1]), text.expandtabs(4)).replace("\n", BREAK)
-
-
-def _unmarked(text: str) -> str:
-    text = re.sub(rf" ?{BREAK} ?", "\n", text)
-    return re.sub(rf"{INDENT} ?", " ", text)
+def title_of(tree: Any) -> str | None:
+    """What the page tells others to call it, else the title of its window, else its first heading."""
+    head = tree.find("head")
+    found = None
+    if head is not None:
+        found = next((m.get("content") for m in head.iter("meta") if m.get("property") == "og:title"), None)
+        found = found or head.findtext("title")
+    if not (found or "").strip():
+        heading = next(tree.iter("h1"), None)
+        found = "" if heading is None else "".join(heading.itertext())
+    return " ".join((found or "")[:MAX_TITLE_CHARACTERS].split()).rstrip("\u00b6# ") or None

@@ -115,8 +115,8 @@ def bytes_of(directory: Path) -> dict[str, bytes]:
 def test_clean_html_keeps_text_code_lists_and_tables_without_menus():
     cleaned = clean_page(item(HTML.encode(), "text/html"))
     assert cleaned.title == "The mill"
-    assert cleaned.text.startswith(f"The mill\n{SENTENCE} {SENTENCE}\n\nSteps\n- {SENTENCE}")
-    assert "\ndef grind(grain):\n    return flour(grain)\n" in cleaned.text
+    assert cleaned.text.startswith(f"# The mill\n\n{SENTENCE} {SENTENCE}\n\n## Steps\n\n- {SENTENCE}")
+    assert "\n  ```\n  def grind(grain):\n      return flour(grain)\n  ```\n" in cleaned.text
     assert "| rye | 1 |" in cleaned.text
     for menu in ("Home", "Shop", "Copyright", "\u00b6", "\u23ce", "\u2423"):
         assert menu not in cleaned.text

@@ -1,0 +1,360 @@
+"""An HTML page as a list of blocks: pieces of text that a browser sets apart, each with the place it stands in.
+
+In: a parsed tree. Out: `Block`s in document order. A block is a run of inline text inside one block-level element; a
+<pre> is one block with its line breaks. A place knows what html_choice.py judges by (tags and class names around it)
+and what html_structure.py writes (heading, list item, table cell). Scripts, forms' fields and permalinks give none.
+
+One pass without recursion, so that depth costs nothing. Class names are read as sets of words, see CLASS_WORDS.
+"""
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import Any
+
+LINE_BREAK = "\x1e"  # stands for <br> until the spaces of a block are joined
+SKIPPED = frozenset(
+    {
+        "script",
+        "style",
+        "noscript",
+        "template",
+        "svg",
+        "iframe",
+        "object",
+        "embed",
+        "canvas",
+        "head",
+        "select",
+        "option",
+        "textarea",
+        "input",
+        "math",
+        "video",
+        "audio",
+        "map",
+        "applet",
+        "datalist",
+    }
+)
+BLOCK_LEVEL = frozenset(
+    {
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "body",
+        "caption",
+        "center",
+        "dd",
+        "details",
+        "dialog",
+        "dir",
+        "div",
+        "dl",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "frame",
+        "frameset",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hgroup",
+        "hr",
+        "html",
+        "legend",
+        "li",
+        "main",
+        "menu",
+        "nav",
+        "ol",
+        "p",
+        "pre",
+        "section",
+        "summary",
+        "table",
+        "tbody",
+        "td",
+        "tfoot",
+        "th",
+        "thead",
+        "tr",
+        "ul",
+    }
+)
+HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+PERMALINKS = ("\u00b6", "#", "\u00a7", "\U0001f517", "")
+
+# Features by tag or ARIA role; the position in the tuple is the bit.
+TAGS = (
+    "nav",
+    "footer",
+    "header",
+    "aside",
+    "main",
+    "article",
+    "form",
+    "button",
+    "table",
+    "li",
+    "dl",
+    "section",
+    "blockquote",
+    "figure",
+    "label",
+    "details",
+    "dialog",
+)
+TAG_BITS = {tag: 1 << i for i, tag in enumerate(TAGS)} | {
+    tag: 1 << TAGS.index(like) for tag, like in {"ul": "li", "ol": "li"}.items()
+}
+ROLE_BITS = {
+    role: 1 << TAGS.index(like)
+    for role, like in {
+        "navigation": "nav",
+        "menu": "nav",
+        "menubar": "nav",
+        "menuitem": "nav",
+        "tablist": "nav",
+        "contentinfo": "footer",
+        "banner": "header",
+        "complementary": "aside",
+        "main": "main",
+        "article": "article",
+        "search": "form",
+        "form": "form",
+        "button": "button",
+        "dialog": "dialog",
+        "alertdialog": "dialog",
+    }.items()
+}
+# Features by pieces of class names and ids, as site builders use them.
+CLASS_WORDS = {
+    "nav": r"nav|menu|breadcrumb|pagination|pager|toc|tabs?\b",
+    "footer": r"foot|copyright|colophon|legal",
+    "header": r"header|masthead|topbar|top-bar|toolbar",
+    "side": r"side|rail|widget|column-right",
+    "related": r"relat|recommend|similar|trending|popular|also|more-|latest|recent|upsell|cross|carousel|slider"
+    r"|suggest|featured",
+    "share": r"share|sharing|social|follow|facebook|twitter|print",
+    "comment": r"comment|disqus|respond|discussion",
+    "reply": r"repl|post|message|answer|thread|topic",
+    "overlay": r"cookie|consent|gdpr|popup|modal|overlay|banner|promo|dialog|drawer|alert|notice|toast",
+    "ads": r"\bad\b|\bads?[-_]|advert|sponsor|dfp|outbrain|taboola",
+    "signup": r"newsletter|subscri|sign-?up|login|signin|register|cta|optin",
+    "meta": r"meta|byline|author|date|time|tag|categor|breadcrumb|info|label|badge",
+    "content": r"content|article|entry|body|story|text|prose|rich|rte|wysiwyg|markdown",
+    "main": r"main|primary|single|page",
+    "product": r"product|desc|detail|spec|feature|summary|overview|tab-?panel|accordion",
+    "item": r"card|item|grid|list|tile|result|collection",
+    "review": r"review|rating|testimonial|quote|feedback",
+    "form": r"form|search|filter|sort|facet|cart|checkout|wishlist|btn|button|quantity|swatch|variant",
+    "hidden": r"hidden|sr-only|visually|screen-reader|skip|invisible|hide|collapse|offscreen",
+    "price": r"price|cost|amount|sku|stock|shipping|delivery",
+    "faq": r"faq|question|answer|accordion",
+    "hero": r"hero|jumbotron|intro|lead|title|heading|headline",
+}
+CLASSES = tuple(CLASS_WORDS)
+HIDDEN = 1 << CLASSES.index("hidden")
+_PATTERNS = tuple(re.compile(pattern) for pattern in CLASS_WORDS.values())
+_NOT_SHOWN = re.compile(r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden")
+MAX_CLASS_CHARACTERS = 400  # of an attribute; longer ones are not written by people
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """A list item: `marker` is "- " or "3. ", `depth` 0 for a list that lies in no other."""
+
+    marker: str
+    depth: int
+
+
+@dataclass(slots=True, eq=False)
+class Table:
+    is_layout: bool = False  # holds headings, code or tables: no table of data
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    table: Table
+    is_header: bool = False
+    n_cells: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """A block-level element. Bits of TAGS of it and all around it; bits of CLASSES of it (`own`), of it and its
+    parent (`classes`), of it and all around it (`around`)."""
+
+    tag: str
+    tags: int = 0
+    own: int = 0
+    classes: int = 0
+    around: int = 0
+    depth: int = 0
+    signature: tuple[str, str] = ("", "")
+    item: Item | None = None
+    row: Row | None = None
+    cell: int = -1
+    outer_list: "Place | None" = None  # the outermost list around it
+    n_items: int = 0  # of a list, counted while it is read
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    text: str
+    link_characters: int
+    place: Place
+
+
+@dataclass(slots=True)
+class _Reading:
+    places: list[Place] = field(default_factory=lambda: [Place("body")])
+    blocks: list[Block] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+    link_characters: int = 0
+    n_links: int = 0  # open <a>
+
+    def add(self, text: str | None) -> None:
+        if text:
+            self.pieces.append(text)
+            if self.n_links:
+                self.link_characters += len(text.strip())
+
+    def flush(self) -> None:
+        if not self.pieces:
+            return
+        joined = "".join(self.pieces)
+        lines = [" ".join(line.split()) for line in joined.split(LINE_BREAK)]
+        text = "\n".join(line for line in lines if line)
+        if text:
+            self.blocks.append(Block(text, self.link_characters, self.places[-1]))
+        self.pieces, self.link_characters = [], 0
+
+
+def blocks_of(tree: Any) -> list[Block]:
+    import lxml.etree
+
+    reading = _Reading()
+    walk = lxml.etree.iterwalk(tree, events=("start", "end"))
+    for event, element in walk:
+        tag = element.tag
+        if event == "end":
+            _close(reading, element, tag)
+        elif tag in SKIPPED or (tag == "a" and _is_permalink(element)):
+            walk.skip_subtree()
+        elif tag == "pre":
+            reading.flush()
+            reading.places.append(_place(reading.places[-1], element, tag))
+            if listing := _listing(element):
+                reading.blocks.append(Block(listing, 0, reading.places[-1]))
+            walk.skip_subtree()
+        else:
+            _open(reading, element, tag)
+    reading.flush()
+    return reading.blocks
+
+
+def _open(reading: _Reading, element: Any, tag: str) -> None:
+    if tag in BLOCK_LEVEL:
+        reading.flush()
+        reading.places.append(_place(reading.places[-1], element, tag))
+    elif tag == "br":
+        reading.pieces.append(LINE_BREAK)
+    elif tag == "a":
+        reading.n_links += 1
+    elif tag == "button":
+        reading.pieces.append(" ")
+    reading.add(element.text)
+
+
+def _close(reading: _Reading, element: Any, tag: str) -> None:
+    if tag in BLOCK_LEVEL:
+        reading.flush()
+        reading.places.pop()
+    elif tag == "a" and not _is_permalink(element):
+        reading.n_links -= 1
+    elif tag == "button":
+        reading.pieces.append(" ")
+    reading.add(element.tail)
+
+
+def _place(parent: Place, element: Any, tag: str) -> Place:
+    attributes = element.attrib
+    name = f"{attributes.get('class', '')} {attributes.get('id', '')}"[:MAX_CLASS_CHARACTERS]
+    own = _class_bits(name) if name != " " else 0
+    style = attributes.get("style", "")[:MAX_CLASS_CHARACTERS]
+    if attributes.get("aria-hidden") == "true" or "hidden" in attributes or (style and _NOT_SHOWN.search(style)):
+        own |= HIDDEN
+    place = Place(
+        tag,
+        parent.tags | TAG_BITS.get(tag, 0) | ROLE_BITS.get(attributes.get("role", ""), 0),
+        own,
+        own | parent.own,
+        own | parent.around,
+        parent.depth + 1,
+        (tag, name),
+        parent.item,
+        parent.row,
+        parent.cell,
+        parent.outer_list,
+    )
+    if place.outer_list is None and tag in ("ul", "ol", "dl"):
+        place.outer_list = place
+    if tag == "li":
+        parent.n_items += 1
+        marker = f"{parent.n_items}. " if parent.tag == "ol" else "- "
+        place.item = Item(marker, 0 if parent.item is None else parent.item.depth + 1)
+    elif tag in HEADINGS or tag == "pre" or tag == "table":
+        if parent.row is not None:
+            parent.row.table.is_layout = True
+        if tag == "table":
+            place.row, place.cell = Row(Table()), -1
+    elif tag == "tr" and parent.row is not None:
+        place.row, place.cell = Row(parent.row.table), -1
+    elif tag in ("td", "th") and parent.row is not None:
+        place.cell = parent.row.n_cells
+        parent.row.n_cells += 1
+        parent.row.is_header = tag == "th" and (place.cell == 0 or parent.row.is_header)
+    return place
+
+
+@lru_cache(maxsize=20_000)
+def _class_bits(name: str) -> int:
+    lower = name.lower()
+    return sum(1 << i for i, pattern in enumerate(_PATTERNS) if pattern.search(lower))
+
+
+def _is_permalink(link: Any) -> bool:
+    name = link.get("class")
+    if not name or not ("headerlink" in name or "anchor" in name):
+        return False
+    return "".join(islice(link.itertext(), 4)).strip() in PERMALINKS
+
+
+def _listing(element: Any) -> str:
+    """The lines of a <pre>; what is coloured piece by piece is joined again."""
+    pieces = []
+    for part in element.iter():
+        if part.tag == "br":
+            pieces.append("\n")
+        elif part.tag not in ("script", "style"):
+            pieces.append(part.text or "")
+        if part is not element:
+            pieces.append(part.tail or "")
+    return "".join(pieces)
+
+
+def row_of(block: Block) -> Row | None:
+    """The row of a table of data that the block stands in."""
+    row = block.place.row
+    return None if row is None or row.table.is_layout or row.n_cells < 2 else row

@@ -12,7 +12,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 from pipeline.stages.pii_context import Match, words_near, words_pattern
 
-DOMAIN = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8})([^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?![\w-])")
+DOMAIN = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8})([^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?!\w)")
 LOCAL_REVERSED = re.compile(r"[\w.+%'-]{1,64}")
 # endings of file names that are no top-level domains
 FILE_ENDINGS = re.compile(

@@ -20,8 +20,8 @@ RST_DROPPED_BLOCK = re.compile(  # a directive whose body is no prose, or a comm
     re.MULTILINE,
 )
 RST_TARGET = re.compile(r"^[ \t]*(?:\.\. _[^\n]*:|\.\. \|[^|\n]+\| |__ ).*\n?", re.MULTILINE)
-RST_ROLE = re.compile(r":[a-zA-Z][\w:+.-]*:`([^`]+)`")
-RST_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`__?")
+RST_ROLE = re.compile(r":[a-zA-Z][\w:+.-]{0,80}:`([^`]+)`")  # bounded: time must not grow with the square
+RST_LINK = re.compile(r"`([^`<]+)<[^`>]*>`__?")
 RST_REFERENCE = re.compile(r"`([^`\n]+)`__?(?!\w)")
 RST_ANONYMOUS = re.compile(r"(?<![\w`'\".])([A-Za-z]\w*[A-Za-z0-9])__(?=[\s.,;:)]|$)", re.MULTILINE)
 RST_CODE_BLOCK = re.compile(
@@ -36,7 +36,6 @@ RST_OPTION = re.compile(
 )
 
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
-HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def plain_text(text: str) -> str:
@@ -49,7 +48,16 @@ def plain_text(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    return HTML_COMMENT.sub("", FRONT_MATTER.sub("", text))
+    return _without_comments(FRONT_MATTER.sub("", text))
+
+
+def _without_comments(text: str) -> str:
+    """Without <!-- ... -->; a comment that does not end stays."""
+    pieces, place = [], 0
+    while (start := text.find("<!--", place)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
+        pieces.append(text[place:start])
+        place = end + 3
+    return "".join(pieces) + text[place:]
 
 
 def rst_text(text: str) -> str:
@@ -57,7 +65,8 @@ def rst_text(text: str) -> str:
     text = RST_OPTION.sub("", RST_DROPPED_BLOCK.sub("", text))
     text = RST_CODE_BLOCK.sub("", text)
     text = RST_ROLE.sub(lambda match: _role_text(match[1]), text)
-    for link in (RST_LINK, RST_REFERENCE, RST_ANONYMOUS):
+    text = RST_LINK.sub(lambda match: match[1].rstrip(), text)
+    for link in (RST_REFERENCE, RST_ANONYMOUS):
         text = link.sub(r"\1", text)
     text = RST_DIRECTIVE.sub(_directive_line, text)
     text = RST_ADORNMENT.sub("", text).replace("``", "`")
@@ -66,7 +75,7 @@ def rst_text(text: str) -> str:
 
 def _role_text(inside: str) -> str:
     """:ref:`shown <target>` shows `shown`; :class:`~package.Name` shows `Name`."""
-    shown = re.sub(r"\s*<[^>]*>$", "", inside)
+    shown = inside[: inside.rfind("<")].rstrip() if inside.endswith(">") and "<" in inside else inside
     return shown[1:].rpartition(".")[2] if shown.startswith("~") else shown.removeprefix("!")
 
 

@@ -41,7 +41,8 @@ from pipeline.stages.shards import (
 from pipeline.stages.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work, room_for
 
 MB = 1_000_000
-SPOOL_BYTES = 64 * MB  # pages held in memory before they go to the temporary files of their shards
+SPOOL_BYTES = 64 * MB  # rows held in memory before they go to the temporary files of their shards
+ROW_BYTES = 1000  # what a row costs in memory beside its longest column
 ROW_GROUP_BYTES = 16 * MB  # so that a reader needs no whole shard
 SETTLED_SECONDS = 2  # a file younger than this may change again without a new mtime
 
@@ -104,9 +105,8 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     collected_at = datetime.now(UTC).replace(microsecond=0)
     members, base = _members(source, cfg.cache, work)
     counts = Counts()
-    refused: dict[str, list[dict[str, Any]]] = {}
     max_bytes = int(cfg.config.max_page_mb * MB)
-    with _Spool(work.directory) as spool:
+    with _Spool(work.directory, PAGE, "content") as spool, _Spool(work.directory, DROPPED, "preview") as refused:
         for member in members:
             for item in read_member(member, _address(base, member.name), source, max_bytes):
                 counts.rows_in += 1
@@ -115,7 +115,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
                     spool.add(shard, _page_row(item, source, collected_at))
                 else:
                     counts.drop(item.reason)
-                    refused.setdefault(shard, []).append(_dropped_row(item, source))
+                    refused.add(shard, _dropped_row(item, source))
                 work.progress(counts.rows_in, None, "pages")
         _check_found(source, counts)
         digests = {}
@@ -124,12 +124,12 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
             for row in repeated:
                 counts.drop("repeated_page")
                 item = Refused(row["url"], "repeated_page", row["content"][:1000])
-                refused.setdefault(shard, []).append(_dropped_row(item, source))
+                refused.add(shard, _dropped_row(item, source))
             counts.kept += len(rows)
             digests[shard] = _write_pages(work.directory / shard, rows)
-    for shard, rows in sorted(refused.items()):
-        rows.sort(key=lambda row: (row["url"], row["reason"], row["preview"]))
-        write_rows(work.directory / DROPPED_FOLDER / shard, rows, DROPPED)
+        for shard in refused.shards():
+            rows = sorted(refused.read(shard), key=lambda row: (row["url"], row["reason"], row["preview"]))
+            write_rows(work.directory / DROPPED_FOLDER / shard, rows, DROPPED)
     if snapshot_digest(source) != cfg.snapshot:
         raise SourceUnavailable(f"files of source `{source.name}` changed while they were read; run again")
     kept = tuple(path.name for path in shard_paths(work.directory))
@@ -137,7 +137,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, digests=digests)
 
 
-COLLECT = Stage(name="collect", version=1, function=collect_pages, handle=Shards)
+COLLECT = Stage(name="collect", version=2, function=collect_pages, handle=Shards)
 
 
 def _members(source: Source, cache: Path, work: Work) -> tuple[Iterator[Member], str]:
@@ -241,10 +241,12 @@ def _dropped_row(item: Refused, source: Source) -> dict[str, Any]:
 
 
 class _Spool:
-    """Pages by shard in temporary files, so that a source may be larger than memory."""
+    """Rows by shard in temporary files, so that a source, or what is refused of it, may be larger than memory."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, schema: pa.Schema, longest: str):
         self.directory = directory
+        self.schema = schema
+        self.longest = longest  # the column that decides the size of a row
         self.held: dict[str, list[dict[str, Any]]] = {}
         self.held_bytes = 0
         self.files: dict[str, Any] = {}
@@ -260,7 +262,7 @@ class _Spool:
 
     def add(self, shard: str, row: dict[str, Any]) -> None:
         self.held.setdefault(shard, []).append(row)
-        self.held_bytes += len(row["content"])
+        self.held_bytes += len(row[self.longest]) + ROW_BYTES
         if self.held_bytes > SPOOL_BYTES:
             self._flush()
 
@@ -278,12 +280,12 @@ class _Spool:
     def _flush(self) -> None:
         for shard, rows in self.held.items():
             if shard not in self.files:
-                self.files[shard] = self.stack.enter_context(pa.ipc.new_stream(self._path(shard), PAGE))
-            self.files[shard].write_batch(pa.RecordBatch.from_pylist(rows, schema=PAGE))
+                self.files[shard] = self.stack.enter_context(pa.ipc.new_stream(self._path(shard), self.schema))
+            self.files[shard].write_batch(pa.RecordBatch.from_pylist(rows, schema=self.schema))
         self.held, self.held_bytes = {}, 0
 
     def _path(self, shard: str) -> Path:
-        return self.directory / f".{shard}.spool.part"
+        return self.directory / f".{shard}.{self.longest}.part"
 
 
 def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

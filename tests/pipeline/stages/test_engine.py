@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from pipeline.stages.engine import Done, Failed, LocalProcesses, n_usable_cores
+from pipeline.stages.worker_pool import WorkerPool
 
 
 class Unpicklable(Exception):
@@ -45,6 +46,11 @@ def behave(item):
             raise Panic("oh")
         case "timeout":
             raise TimeoutError("a socket's, not ours")
+        case Path():  # a pipe with a name, that the test reads
+            item.write_text(f"{os.getpid()}\n")
+            threading.Event().wait()
+        case bytes():
+            return len(item)
     return item * 2
 
 
@@ -82,6 +88,65 @@ def test_engine_bad_items_cost_only_themselves():
 @pytest.mark.parametrize("n_workers", [1, 4])
 def test_engine_order_does_not_depend_on_the_number_of_workers(n_workers):
     assert list(LocalProcesses(n_workers=n_workers).map(behave, range(100))) == [Done(2 * i) for i in range(100)]
+
+
+def workers() -> list[psutil.Process]:
+    """The worker processes of this one: children of the fork server."""
+    servers = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    return [worker for server in servers for worker in server.children()]
+
+
+def test_engine_worker_killed_from_outside_costs_the_item_it_works_on(tmp_path):
+    fifo = tmp_path / "pid"
+    os.mkfifo(fifo)
+
+    def kill() -> None:
+        os.kill(int(fifo.read_text()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    results = list(LocalProcesses(n_workers=2).map(behave, [*range(20), fifo, *range(20)]))
+    killer.join()
+    assert results[20] == Failed("crash", "worker ended with code -9")
+    assert results[:20] == results[21:] == [Done(2 * i) for i in range(20)]
+
+
+def test_pool_workers_killed_while_they_wait_cost_nothing():
+    """They hung: a worker that waits for work held the lock of the only pipe, and took it with it."""
+    pool = WorkerPool(2, None)
+    for _ in range(3):
+        assert [future.result() for future in [pool.schedule(behave, i, None) for i in range(8)]] == [
+            Done(2 * i) for i in range(8)
+        ]
+        assert workers()
+        for worker in workers():
+            worker.kill()
+    pool.close()
+    assert not workers()
+
+
+def test_pool_goes_on_without_its_fork_server():
+    pool = WorkerPool(2, None)
+    assert pool.schedule(behave, 1, None).result() == Done(2)
+    (server,) = [child for child in psutil.Process().children() if "forkserver" in " ".join(child.cmdline())]
+    server.kill()
+    for item in (1, "kill", 2, "kill", 3):
+        result = pool.schedule(behave, item, None).result()
+        assert result == Done(2 * item) if isinstance(item, int) else result.reason == "crash"
+    pool.close()
+
+
+def test_engine_item_larger_than_the_memory_of_a_worker_costs_itself():
+    engine = LocalProcesses(n_workers=1, memory_mb=64)
+    results = list(engine.map(behave, [b"small", b"x" * (80 << 20), b"small"]))
+    assert [results[0], results[2]] == [Done(5), Done(5)]
+    assert isinstance(results[1], Failed) and results[1].reason == "out_of_memory"
+
+
+def test_engine_workers_that_cannot_start_stop_the_work(monkeypatch):
+    """They would drop every page as a crash, and the stage would record that as its output."""
+    with pytest.raises(RuntimeError, match="3 worker processes ended before they began to work"):
+        list(LocalProcesses(n_workers=2, memory_mb=0).map(behave, range(50)))
 
 
 def test_engine_takes_items_as_it_needs_them():

@@ -99,7 +99,12 @@ def _batches(path: Path) -> list[pa.Table]:
             characters = 0
         characters += n_characters
     ends = [*starts[1:], table.num_rows]
-    return [table.slice(start, end - start) for start, end in zip(starts, ends, strict=True) if end > start]
+    return [_rows(table, start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def _rows(table: pa.Table, start: int, end: int) -> pa.Table:
+    """A copy, because a slice travels to a worker together with the whole table that it is a part of."""
+    return table.take(pa.array(range(start, end), pa.int64()))
 
 
 def _answered_rows(
@@ -108,7 +113,7 @@ def _answered_rows(
     """A row of records.SIGNALS a document; the documents of a batch that failed are tried one by one."""
     for batch, answer in zip(batches, answers, strict=True):
         if isinstance(answer, Failed):
-            single = [batch.slice(row, 1) for row in range(batch.num_rows)]
+            single = [_rows(batch, row, row + 1) for row in range(batch.num_rows)]
             limits = {"seconds": cfg.document_seconds, "memory_mb": cfg.document_memory_mb}
             each = list(engine.map(signals_of_batch, single, **limits))
         else:

@@ -6,7 +6,7 @@ In: text. Out: (ISO 639-1 code, confidence from 0 to 1); `und` for a text withou
 import functools
 from typing import Any
 
-SAMPLE = 3000  # characters from start, middle and end of a long text: enough to tell, and fast
+SAMPLE = 1500  # characters from start, middle and end of a long text: enough to tell, and fast
 UNDETERMINED = "und"
 
 

@@ -34,7 +34,7 @@ Pii = Annotated[tuple[str, ...], "kinds of personal data to mask; empty = none; 
 class FilterConfig:
     """Fractions lie between 0 and 1. A limit itself is kept: dropped is what lies beyond it."""
 
-    rules: Rules = ("gopher_quality",)
+    rules: Rules = ("gopher_quality", "gopher_repetition")
     languages: Languages = ("en",)
     min_language_confidence: Annotated[float, "fraction; FineWeb 0.65, with another detector"] = 0.65
     pii: Pii = PII_KINDS

@@ -133,7 +133,7 @@ def _before(chunk: str, start: int, end: int) -> int:
     first = chunk[start]
     if first in BOTH_SIDES or first in BEFORE or (not first.isascii() and SYMBOL.match(first)):
         return start + 1
-    if first == "+" and not chunk[start + 1 : end][:1].isdigit():
+    if first == "+" and not (start + 1 < end and chunk[start + 1].isdigit()):
         return start + 1
     match = DOTS.match(chunk, start, end) if first == "." else None
     return match.end() if match else start
@@ -148,7 +148,9 @@ def _behind(chunk: str, start: int, end: int) -> int:
         return end - 2
     if last == ".":
         if before == ".":
-            return start + len(chunk[start:end].rstrip("."))
+            while end > start and chunk[end - 1] == ".":
+                end -= 1
+            return end
         if before and (before.isdigit() or before in DOT_FOLLOWS or (before.isalpha() and not before.isupper())):
             return end - 1
         two = chunk[max(start, end - 3) : end - 1]

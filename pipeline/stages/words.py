@@ -16,19 +16,31 @@ from pipeline.stages.word_splitting import split_chunk
 
 MOST_CHUNKS = 400_000  # remembered before the memory begins anew
 
+
+def _expanded(ranges: str) -> frozenset[str]:
+    """The characters of "ab c-e": single ones, and of three with a hyphen between them all from the first on."""
+    found = set()
+    for part in ranges.split():
+        first, last = part[0], part[-1]
+        is_range = len(part) == 3 and part[1] == "-"
+        found |= set(map(chr, range(ord(first), ord(last) + 1))) if is_range else set(part)
+    return frozenset(found)
+
+
 # Sentence_Terminal of the Unicode character database, of scripts in use: what ends a sentence.
-SENTENCE_ENDS = frozenset(
-    "!.?\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362\u1367"
-    "\u1368\u166e\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8-\u1aab\u1b5a\u1b5b\u1b5e\u1b5f\u1c3b\u1c3c"
-    "\u1c7e\u1c7f\u203c\u203d\u2047-\u2049\u2e2e\u2e3c\u2e53\u2e54\u3002\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877"
-    "\ua8ce\ua8cf\ua92f\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb\ufe52\ufe56\ufe57\uff01\uff0e\uff1f\uff61"
+SENTENCE_ENDS = _expanded(
+    "!.?\u0589\u17d6\u17d9\u17da\u1b7d\u1b7e \u061d-\u061f \u06d4 \u0700-\u0702 \u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362"
+    "\u1367\u1368\u166e\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945 \u1aa8-\u1aab \u1b5a\u1b5b\u1b5e\u1b5f"
+    "\u1c3b\u1c3c\u1c7e\u1c7f\u203c\u203d \u2047-\u2049 \u2e2e\u2e3c\u2e53\u2e54\u3002\ua4ff\ua60e\ua60f\ua6f3"
+    "\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9 \uaa5d-\uaa5f \uaaf0\uaaf1\uabeb\ufe52\ufe56\ufe57"
+    "\uff01\uff0e\uff1f\uff61"
 )
 # Signs that make no word when they stand alone.
 SIGNS = (
     frozenset(string.punctuation)
     | SENTENCE_ENDS
-    | frozenset("\u2013\u2014\u2019\u201c\u201d\u201e\u00ab\u00bb\u2026\u00b4\u2501\u25ba\u2236\uff05\uff11")
-    | frozenset("\u3001\u3008-\u300d\u3010\u3011\uff08\uff09\uff0c\uff1a\uff1b\uff5e")
+    | _expanded("\u2013\u2014\u2019\u201c\u201d\u201e\u00ab\u00bb\u2026\u00b4\u2501\u25ba\u2236\uff05\uff11")
+    | _expanded("\u3001 \u3008-\u300d \u3010\u3011\uff08\uff09\uff0c\uff1a\uff1b\uff5e")
     | frozenset(chr(code) for code in (*range(32), *range(127, 160)) if code != 9 and code != 10)
 )
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})  # of Gopher, arXiv:2112.11446

@@ -135,8 +135,9 @@ def test_rules_confidence_at_its_limit_is_kept_and_below_it_dropped():
 
 def test_rules_stop_words_count_in_english_only_unless_told():
     german = " ".join(f"{line} {i}." for i, line in enumerate(GERMAN.split(".")))
-    assert verdict(german, FilterConfig(languages=()))[0] is None
-    assert verdict(german, FilterConfig(languages=(), stop_word_languages=()))[0] == "few_stop_words"
+    config = FilterConfig(rules=("gopher_quality",), languages=())
+    assert verdict(german, config)[0] is None
+    assert verdict(german, replace(config, stop_word_languages=()))[0] == "few_stop_words"
 
 
 def test_rules_signs_count_as_words_only_when_told():

@@ -62,7 +62,9 @@ def test_signals_of_nearly_nothing_are_complete_and_finite(text):
     assert all(0 <= value < float("inf") for value in numbers)
 
 
-@pytest.mark.parametrize("word", ["word ", "a", "- ", "(", ". ", "it's ", "a.b.", "\u4e2d", "[1]", "a@", "1+", "''"])
+@pytest.mark.parametrize(
+    "word", ["word ", "a", "- ", "(", ". ", "it's ", "a.b.", "\u4e2d", "[1]", "a@", "1+", "''", "..)", "+(", "x..y"]
+)
 def test_signals_of_one_long_line_take_seconds(word):
     text = word * (500_000 // len(word))
     assert signals_module.quality_signals(text)[0]["n_words"] >= 0

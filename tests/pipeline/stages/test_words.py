@@ -79,7 +79,9 @@ def test_words_of_a_text_are_those_of_its_chunks(texts):
         ("12", 0),
         (".", SIGN | END | PUNCTUATION),
         ("\u3002", SIGN | END | PUNCTUATION),
+        ("\u061e", SIGN | END | PUNCTUATION),
         (",", SIGN | PUNCTUATION),
+        ("-", SIGN | PUNCTUATION),
         ("=", SIGN),
         ("\u2022", PUNCTUATION),  # a bullet is a word by datatrove
     ],

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.stages.corpus_chain import STAGES, Chain, Row, rows
-from pipeline.stages.corpus_terms import AXES, NOT_AFTER, PRONOUNS, Axis, occupation_pattern
+from pipeline.stages.corpus_terms import AXES, NOT_AFTER, PRONOUNS, occupation_pattern, phrase_pattern, word_pattern
 from pipeline.stages.records import MEASURES
 from pipeline.stages.rules import RULE_SETS, FilterConfig, judge, rules_of
 
@@ -91,11 +91,20 @@ SELECT count(*) AS families, coalesce(max(documents), 0) AS largest FROM (
     SELECT count(*) AS documents FROM split GROUP BY family_id
 )
 """
+SIDES = [{"axis": axis.name, "side": side.name} for axis in AXES for side in axis.sides]
 TYPOGRAPHIC_APOSTROPHE = "\u2019"
 MATCHED = """
-CREATE OR REPLACE TEMP TABLE matched AS SELECT source, match, {side} AS side, count(*) AS n FROM (
-    SELECT source, unnest(regexp_extract_all(replace(lower(text), $apostrophe, ''''), $pattern)) AS match FROM {texts}
-) WHERE NOT regexp_matches(match, $not_after) GROUP BY ALL
+CREATE OR REPLACE TEMP TABLE matched AS SELECT source, match, {side} AS side, n FROM (
+    SELECT source, match, count(*) AS n FROM (
+        SELECT source, unnest(list_concat(regexp_extract_all(t, $words), regexp_extract_all(t, $phrases))) AS match
+        FROM (SELECT source, replace(lower(text), $apostrophe, '''') AS t FROM {texts})
+    ) GROUP BY ALL
+) WHERE NOT regexp_matches(match, $not_after)
+"""
+MATCHES_BY_SIDE = "SELECT side, source, CAST(sum(n) AS BIGINT) AS n FROM matched GROUP BY ALL ORDER BY ALL"
+COMMONEST = """
+SELECT side, match, CAST(sum(n) AS BIGINT) AS matches FROM matched GROUP BY side, match
+QUALIFY row_number() OVER (PARTITION BY side ORDER BY sum(n) DESC, match) <= 3 ORDER BY side, matches DESC, match
 """
 # A text whose language was not measured is not counted.
 TEXTS_BEFORE = f"(SELECT source, text FROM clean JOIN signals USING (page_id) WHERE language = '{ENGLISH}')"
@@ -293,49 +302,38 @@ def term_tables(database: Any, chain: Chain) -> Tables:
     """English words by source, and how often every side of every axis is named, before cleaning and after."""
     compared = chain.there("clean") and chain.there("signals")
     words_before = rows(database, WORDS_BEFORE)[0]["words"] if compared else None
-    terms, words = [], []
-    for axis in AXES:
-        before = _sides(database, axis, TEXTS_BEFORE) if compared else {}
-        after = _sides(database, axis, TEXTS_AFTER)
-        words += [{"axis": axis.name, **row} for row in _top_matches(database, axis)]
-        for place, side in enumerate(axis.sides):
-            of_source = {source: n for (own, source), n in after.items() if own == place}
-            terms.append(
-                {
-                    "axis": axis.name,
-                    "side": side.name,
-                    "count": sum(of_source.values()),
-                    "before": sum(n for (own, _), n in before.items() if own == place) if compared else None,
-                    "by_source": dict(sorted(of_source.items())),
-                }
-            )
+    before = _matches(database, TEXTS_BEFORE) if compared else {}
+    after = _matches(database, TEXTS_AFTER)
+    commonest = [SIDES[row["side"]] | row | {"side": SIDES[row["side"]]["side"]} for row in rows(database, COMMONEST)]
+    terms = [
+        {
+            **names,
+            "count": sum(after.get(place, {}).values()),
+            "before": sum(before.get(place, {}).values()) if compared else None,
+            "by_source": after.get(place, {}),
+        }
+        for place, names in enumerate(SIDES)
+    ]
     she = ", ".join(f"'{word}'" for word in PRONOUNS.sides[0].words.split())
     query = OCCUPATIONS.format(she=she, texts=TEXTS_AFTER)
     return {
         "terms": terms,
-        "term_words": words,
+        "term_words": commonest,
         "english": [{"source": None, "words": words_before}, *rows(database, WORDS_AFTER)],
         "occupations": rows(database, query, pattern=occupation_pattern()),
     }
 
 
-def _sides(database: Any, axis: Axis, texts: str) -> dict[tuple[int, str], int]:
-    """(place of the side in the axis, source) -> matches, which the table `matched` then holds by word."""
-    cases = "".join(f" WHEN regexp_full_match(match, $side_{place}) THEN {place}" for place in range(len(axis.sides)))
-    values = {f"side_{place}": side.pattern for place, side in enumerate(axis.sides)}
-    query = MATCHED.format(side=f"CASE{cases} END", texts=texts)
-    fixed = {"apostrophe": TYPOGRAPHIC_APOSTROPHE, "pattern": axis.pattern, "not_after": NOT_AFTER}
-    database.execute(query, {**values, **fixed})
-    found = rows(database, "SELECT side, source, CAST(sum(n) AS BIGINT) AS n FROM matched GROUP BY ALL ORDER BY ALL")
-    return {(row["side"], row["source"]): row["n"] for row in found}
-
-
-def _top_matches(database: Any, axis: Axis) -> list[Row]:
-    """The commonest three matches of every side, of what was counted last."""
-    found = rows(
-        database,
-        "SELECT side, match, CAST(sum(n) AS BIGINT) AS matches FROM matched GROUP BY side, match"
-        " QUALIFY row_number() OVER (PARTITION BY side ORDER BY sum(n) DESC, match) <= 3"
-        " ORDER BY side, matches DESC, match",
+def _matches(database: Any, texts: str) -> dict[int, dict[str, int]]:
+    """Place in SIDES -> source -> matches, which the table `matched` then holds by word."""
+    patterns = {f"side_{place}": side.pattern for place, side in enumerate(s for axis in AXES for s in axis.sides)}
+    cases = "".join(f" WHEN regexp_full_match(match, ${name}) THEN {place}" for place, name in enumerate(patterns))
+    fixed = {"apostrophe": TYPOGRAPHIC_APOSTROPHE, "not_after": NOT_AFTER}
+    database.execute(
+        MATCHED.format(side=f"CASE{cases} END", texts=texts),
+        {**patterns, **fixed, "words": word_pattern(), "phrases": phrase_pattern()},
     )
-    return [{**row, "side": axis.sides[row["side"]].name} for row in found]
+    found: dict[int, dict[str, int]] = {}
+    for row in rows(database, MATCHES_BY_SIDE):
+        found.setdefault(row["side"], {})[row["source"]] = row["n"]
+    return found

@@ -22,7 +22,7 @@ class Side:
 
     @property
     def pattern(self) -> str:
-        """What of the matches of its axis belongs to this side, each as a whole."""
+        """Which matches belong to this side, each as a whole."""
         return "|".join((*self.words.split(), *self.phrases))
 
 
@@ -33,13 +33,6 @@ class Axis:
     name: str
     sides: tuple[Side, ...]
     caution: str
-
-    @property
-    def pattern(self) -> str:
-        """Every word and phrase of every side."""
-        words = "|".join(word for side in self.sides for word in side.words.split())
-        phrases = [phrase for side in self.sides for phrase in side.phrases]
-        return r"\b(?:" + "|".join([*phrases, rf"(?:{words})\b"]) + ")"
 
 
 # "Would they be using it?" and "that they be using it" are standard English everywhere.
@@ -138,6 +131,16 @@ OCCUPATIONS = (
     " physician poet president professor programmer scientist secretary servant soldier student tailor teacher writer"
 )
 WORDS_BETWEEN = 4  # an occupation and the pronoun that follows it in the same sentence, at most
+
+
+def word_pattern() -> str:
+    """Every word of every side."""
+    return r"\b(?:" + "|".join(word for axis in AXES for side in axis.sides for word in side.words.split()) + r")\b"
+
+
+def phrase_pattern() -> str:
+    """Every phrase; apart from the words, because a phrase may hold one."""
+    return r"\b(?:" + "|".join(phrase for axis in AXES for side in axis.sides for phrase in side.phrases) + ")"
 
 
 def occupation_pattern() -> str:

@@ -88,15 +88,20 @@ def _tarball(source: PackageSource, listing: Mapping[str, Any]) -> str:
     if not isinstance(versions, dict) or not versions:
         raise ValueError(f"the npm registry lists no version of `{source.package}`")
     if source.version not in versions:
-        raise ValueError(
-            f"{source.package} has no version {source.version}; its newest are {', '.join(list(versions)[-10:])}"
-        )
+        newest = ", ".join(sorted(map(str, versions), key=_version_order)[-10:])
+        raise ValueError(f"{source.package} has no version {source.version}; its newest are {newest}")
     entry = versions[source.version]
     dist = entry.get("dist") if isinstance(entry, dict) else None
     address = dist.get("tarball") if isinstance(dist, dict) else None
     if not isinstance(address, str) or not address:
         raise ValueError(f"the npm registry names no file of {source.package} {source.version}")
     return address
+
+
+def _version_order(version: str) -> tuple[list[int], bool, str]:
+    """1.2.0 < 1.10.0-beta < 1.10.0."""
+    numbers, hyphen, _ = version.partition("-")
+    return [int(part) for part in numbers.split(".") if part.isdecimal()], not hyphen, version
 
 
 def _npm_settings() -> dict[str, str]:

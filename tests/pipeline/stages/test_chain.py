@@ -27,28 +27,7 @@ from pipeline.stages.store import Built, Store
 
 STAGES = ("clean", "signals", "filter")
 N_PAGES = 24
-WORDS = [
-    "the",
-    "mill",
-    "and",
-    "that",
-    "miller",
-    "have",
-    "of",
-    "grain",
-    "to",
-    "be",
-    "with",
-    "water",
-    "wheel",
-    "stone",
-    "river",
-    "flour",
-    "sack",
-    "road",
-    "house",
-    "bridge",
-]
+WORDING = "the mill and that miller have of grain to be with water wheel stone river flour sack road house bridge"
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +41,7 @@ def pages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     rng = random.Random(1)
     for i in range(N_PAGES):
-        sentences = [" ".join(rng.choices(WORDS, k=12)).capitalize() + "." for _ in range(12)]
+        sentences = [" ".join(rng.choices(WORDING.split(), k=12)).capitalize() + "." for _ in range(12)]
         text = " ".join([*sentences, f"Write to miller{i}@mill.example."]) if i % 5 else "Too short."
         if i % 3:
             (folder / f"{i:02}.txt").write_text(text)

@@ -145,7 +145,7 @@ def mirror(monkeypatch, tmp_path):
 
 def listing(server: Mirror, name: str) -> bytes:
     dist = {"tarball": f"{server.address()}/npm/files/{name}-1.0.0.tgz"}
-    return json.dumps({"name": name, "versions": {"0.9.0": {}, "1.0.0": {"dist": dist}}}).encode()
+    return json.dumps({"name": name, "versions": {"0.10.0": {}, "1.0.0": {"dist": dist}, "0.9.0": {}}}).encode()
 
 
 def debian(**changes) -> PackageSource:
@@ -223,7 +223,7 @@ def test_registry_package_in_the_cache_needs_no_server(mirror, tmp_path, source)
             ["`usr/*.html`", "deb (source `manual`)", "usr/share/doc/manual/html/a.html"],
         ),
         (npm(package="textz"), ["package `textz` does not exist in the npm registry"]),
-        (npm(version="2.0.0"), ["texts has no version 2.0.0", "0.9.0, 1.0.0"]),
+        (npm(version="2.0.0"), ["texts has no version 2.0.0", "newest are 0.9.0, 0.10.0, 1.0.0"]),
         (npm(version="0.9.0"), ["names no file of texts 0.9.0"]),
         (npm(sha256="0" * 64), ["texts-1.0.0.tgz has sha256", sha256(TGZ), "but 0000"]),
     ],

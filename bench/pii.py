@@ -213,7 +213,7 @@ def counted(texts: list[str]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Recall, precision and speed of find_pii")
     parser.add_argument("--data", type=Path, required=True, help="folder with pii.json")
     parser.add_argument("--store", type=Path, help="folder with document shards")
     parser.add_argument("--n", type=int, default=300, help="generated values a kind")

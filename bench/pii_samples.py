@@ -76,6 +76,10 @@ FAKER_IDS = {
     "mx.curp": ("es_MX", "curp", None),
     "cl.rut": ("es_CL", "rut", None),
     "us.itin": ("en_US", "itin", "ITIN"),
+    "hr.oib": ("hr_HR", "ssn", "OIB"),
+    "ee.ik": ("et_EE", "ssn", "Isikukood"),
+    "gr.amka": ("el_GR", "ssn", "AMKA"),
+    "il.idnr": ("he_IL", "ssn", "ID number"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Numbers that a state gives to a person: identity, social insurance, tax. Twenty-nine of them, of 27 countries.
+"""Numbers that a state gives to a person: identity, social insurance, tax. Some forty, of 37 countries.
 
 In: a text. Out: (start, end) of each. A number counts when its form and its check digits (python-stdnum) are right,
 and, where form and check digits are weak (nine plain digits with one check digit are right one time in ten or
@@ -20,7 +20,10 @@ from pipeline.stages.pii_context import (
     words_pattern,
 )
 
-ANY_ID_WORDS = "national_id identity_number identity_card id_number id_card tax_id tax_number tin"
+ANY_ID_WORDS = (
+    "national_id identity_number identity_card identification_number id_number id_card personal_id personal_number"
+    " ssn national_identification social_security tax_id tax_number tin"
+)
 
 
 class NationalId:
@@ -46,7 +49,7 @@ class NationalId:
 D2, D3, D4 = "[0-9]{2}", "[0-9]{3}", "[0-9]{4}"
 IDS = (
     NationalId("gb_nino", f"[A-Za-z]{{2}} ?{D2} ?{D2} ?{D2} ?[A-DTa-dt]", "nino ni national_insurance insurance",
-               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-DT]", digits=6),
+               strong=f"[A-Z]{{2}}( ?){D2}\\1{D2}\\1{D2}\\1[A-DT]|[A-Z]{{2}} [0-9]{{6}} [A-DT]", digits=6),
     NationalId("gb.nhs", f"{D3}[ -]?{D3}[ -]?{D4}", "nhs"),
     NationalId("fr.nir", f"[12]( ?){D2}\\1{D2}\\1[0-9][0-9AB]\\1{D3}\\1{D3}\\1 ?{D2}", digits=6),  # 2A: Corsica
     NationalId("es.dni", "[0-9]{8}[- ]?[A-Za-z]|[0-9]{1,2}\\.[0-9]{3}\\.[0-9]{3}[- ]?[A-Za-z]", "dni nif documento",
@@ -75,13 +78,23 @@ IDS = (
     NationalId("mx.curp", "[A-Z]{4}[0-9]{6}[A-Z]{6}[0-9A-Z][0-9]", digits=6),
     NationalId("cl.rut", f"[0-9]{{1,2}}\\.{D3}\\.{D3}-?[0-9Kk]|[0-9]{{7,8}}-?[0-9Kk]", "rut run",
                strong=f"[0-9]{{1,2}}\\.{D3}\\.{D3}-[0-9Kk]", digits=7),
-    NationalId("cn.ric", "[1-8][0-9]{16}[0-9X]"),
-    NationalId("kr.rrn", "[0-9]{6}-[0-9]{7}"),
+    NationalId("cn_ric", f"[1-8][0-9]{{5}}(?:19|20){D2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01]){D3}[0-9X]"),
+    NationalId("kr_rrn", f"{D2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])-[1-8][0-9]{{6}}"),
     NationalId("za.idnr", f"[0-9]{{13}}|[0-9]{{6}} {D4} {D3}", "id identity rsa"),
     NationalId("au.tfn", f"{D3}[ ]?{D3}[ ]?[0-9]{{2,3}}", "tfn tax_file_number tax_file"),
     NationalId("ie.pps", "[0-9]{7}[A-W][A-IW]?", "pps ppsn personal_public_service", digits=7),
     NationalId("ro.cnp", "[1-9][0-9]{12}", "cnp cod_numeric_personal"),
     NationalId("tr.tckimlik", "[1-9][0-9]{10}", "tc_kimlik kimlik tckn t.c"),
+    NationalId("at.vnr", f"{D4} ?[0-9]{{6}}", "svnr sozialversicherungsnummer versicherungsnummer"),
+    NationalId("hr.oib", "[0-9]{11}", "oib"),
+    NationalId("ee.ik", "[1-8][0-9]{10}", "isikukood"),
+    NationalId("lt.asmens", "[1-8][0-9]{10}", "asmens_kodas"),
+    NationalId("bg.egn", "[0-9]{10}", "egn"),
+    NationalId("gr.amka", "[0-9]{11}", "amka"),
+    NationalId("si.emso", "[0-9]{13}", "emso jmbg"),
+    NationalId("is_.kennitala", f"[0-9]{{6}}-?{D4}", "kennitala"),
+    NationalId("il.idnr", "[0-9]{9}", "teudat_zehut"),
+    NationalId("th.pin", f"[1-8]-?{D4}-?[0-9]{{5}}-?{D2}-?[0-9]", "pin", strong=f"[1-8]-{D4}-[0-9]{{5}}-{D2}-[0-9]"),
     NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
                strong=f"[0-9]{{6}}/{D4}"),
 )  # fmt: skip
@@ -113,6 +126,12 @@ def national_ids(text: str) -> Iterator[Match]:
 def _is_valid(check: str, number: str) -> bool:
     if check == "gb_nino":  # python-stdnum has none; the number has no check digit
         return NINO_PREFIX.match(number) is not None
+    if check == "cn_ric":  # python-stdnum knows the regions of today only
+        from stdnum.iso7064 import mod_11_2
+
+        return mod_11_2.is_valid(number)
+    if check == "kr_rrn":  # its last digit checks nothing since 2020
+        return True
     if len(set(digits_of(number))) == 1:  # 000000000 and the like pass most sums
         return False
     return _module(check).is_valid(number)

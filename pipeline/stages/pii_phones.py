@@ -127,6 +127,8 @@ def _is_other_number(number: str, before: str, after: str) -> bool:
         return True
     if after[:1].isalpha() and after[:1] not in "xe":
         return True
+    if number.count("(") != number.count(")") or "--" in number:  # vol. 35, number 152 (1980); pages 665--699
+        return True
     groups = number.split(".")
     reads_as_version = len(groups) > 2 and all(map(str.isdigit, groups)) and min(map(len, groups)) == 1  # 1.2.10.400
     return reads_as_version and not NORTH_AMERICAN.fullmatch(number)

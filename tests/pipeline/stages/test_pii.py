@@ -42,6 +42,10 @@ FOUND = [
     ("us_ssn", "it is 536-90-4399.", "536-90-4399"),
     ("us_ssn", "SSN 536904399", "536904399"),
     ("national_id", "NI number AB 12 34 56 C", "AB 12 34 56 C"),
+    ("national_id", "it is ZZ 458073 T", "ZZ 458073 T"),
+    ("national_id", "850101-1234567", "850101-1234567"),
+    ("national_id", "11010519491231002X", "11010519491231002X"),
+    ("national_id", "OIB 69435151530", "69435151530"),
     ("national_id", "NIR 1 84 12 76 451 089 46", "1 84 12 76 451 089 46"),
     ("national_id", "DNI 12345678Z", "12345678Z"),
     ("national_id", "NIE X-1234567-L", "X-1234567-L"),
@@ -93,6 +97,7 @@ LEFT_ALONE = [
     "mysql://root:password@db.acme.io, http://user:pass123@localhost:80, redis://:${PASSWORD}@cache01/0",
     "-----BEGIN RSA PRIVATE KEY-----\nand so on; a header alone is no key",
     f"-----BEGIN PUBLIC KEY-----\n{KEY_BODY}\n-----END PUBLIC KEY-----",
+    "Math. Comp. vol 35, number 152 (1980), pp. 1391; Ann. Fourier 53, (2003) 665--699",
     "the text of CVE 2019-14232, Boston, MA 02110-1301, call f(100 2000 30000)",
     "Order #201-555-0123-44, ticket 12345678, part 450-0840, line 120345678",
 ]

@@ -62,9 +62,9 @@ class Source:
     licence: str | None = None  # kept in every row; None = not declared
     note: str | None = field(default=None, metadata=NOT_IDENTITY)  # what it is, for people
     media_type: str | None = None  # one of MEDIA_TYPES, where the suffix of the files does not tell the truth
-    text_key: str = "text"  # jsonl: key of the text
-    title_key: str | None = None  # jsonl: key of the title
-    url_key: str | None = None  # jsonl: key of the address
+    text_key: str = "text"  # jsonl, json, csv, tsv, parquet: key or column of the text
+    title_key: str | None = None  # likewise of the title
+    url_key: str | None = None  # likewise of the address
     # for `filter`, see SourceRules: no part of what is collected. None = as the config of the filter says, () = none
     languages: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
     rules: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)

@@ -28,6 +28,9 @@ from pipeline.stages.table_text import DELIMITERS, SNIFFED_CHARACTERS, records, 
 CSV = "text/csv"
 DEFAULT_TEXT_KEY = "text"
 ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is no UTF-8
+MAX_EXPANSION = 1000  # of a parquet file to the texts of its rows, beyond FREE_BYTES; the most that gzip reaches
+FREE_BYTES = 100_000_000
+ROW_BYTES = 100  # what a row counts for beside its text
 BATCH_ROWS = 64
 BATCH_BYTES = 4_000_000  # what the rows of one batch are meant to hold
 SPOOL_BYTES = 16_000_000  # of a parquet file inside an archive: a larger one is copied to a temporary file
@@ -164,7 +167,8 @@ def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) ->
                 thrift_container_size_limit=1 << 20,
                 page_checksum_verification=True,
             ) as file:
-                yield from _parquet_rows(file, url, source, max_bytes)
+                most = MAX_EXPANSION * seekable.seek(0, io.SEEK_END) + FREE_BYTES
+                yield from _parquet_rows(file, url, source, max_bytes, most)
     except (pa.ArrowException, ValueError, OverflowError) as error:
         yield Refused(url, "unreadable", str(error).encode(errors="replace")[:PREVIEW_BYTES])
 
@@ -184,7 +188,10 @@ def _seekable(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO | None]:
         yield None if n_bytes > max_bytes else copy  # type: ignore[misc]  # it is a BinaryIO in all but name
 
 
-def _parquet_rows(file: pq.ParquetFile, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
+def _parquet_rows(
+    file: pq.ParquetFile, url: str, source: Source, max_bytes: int, most: int
+) -> Iterator[Found | Refused]:
+    """`most` is what all rows together may hold: a million equal rows need no more room than one."""
     names = file.schema_arrow.names
     if not file.metadata.num_rows:
         yield Refused(url, "empty")
@@ -195,6 +202,10 @@ def _parquet_rows(file: pq.ParquetFile, url: str, source: Source, max_bytes: int
         for batch in file.iter_batches(batch_size=_batch_rows(file), columns=columns, use_threads=False):
             for row in batch.to_pylist():
                 number += 1
+                most -= ROW_BYTES + len(str(row.get(source.text_key) or ""))
+                if most < 0:
+                    yield Refused(url, "too_large", f"expands more than {MAX_EXPANSION} times".encode())
+                    return
                 preview = repr(row)[:PREVIEW_BYTES].encode(errors="replace")
                 yield page_of_record(_texts(row), f"{url}#row={number}", source, preview, max_bytes)
     elif source.text_key != DEFAULT_TEXT_KEY:

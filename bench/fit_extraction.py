@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.extraction_pages import GoldPage, by_kind, f1, gold_pages, markdown_table, words
-from pipeline.stages.html_blocks import Block, blocks_of
+from pipeline.stages.html_blocks import Block
 from pipeline.stages.html_choice import bounded, choice, expected_f1, features, found_in, lengths, units_of
-from pipeline.stages.html_text import by_resiliparse, by_trafilatura, parsed
+from pipeline.stages.html_text import by_resiliparse, by_trafilatura, page_blocks, parsed
 
 WEIGHTS = Path(__file__).parents[1] / "pipeline" / "stages" / "html_weights.py"
 RIDGE = 300.0
@@ -56,10 +56,11 @@ class Fit:
 
 def prepare(page: GoldPage) -> Prepared | None:
     tree = parsed(page.page)
-    blocks = [] if tree is None else units_of(blocks_of(tree))[0]
+    found, with_noscript = ([], False) if tree is None else page_blocks(tree)
+    blocks = units_of(found)[0]
     if not blocks:
         return None
-    texts = {"resiliparse": by_resiliparse(page.page), "trafilatura": by_trafilatura(tree)}
+    texts = {"resiliparse": by_resiliparse(page.page, with_noscript), "trafilatura": by_trafilatura(tree)}
     matrices, names = {}, {}
     for model, extractors in MODELS.items():
         matrix, names[model] = features(blocks, {name: texts[name] for name in extractors})
@@ -150,7 +151,6 @@ def weights_source(pages: list[Prepared], seeds: int, max_share: float) -> str:
     by_seed = [held_out(pages, seed) for seed in range(seeds)]
     tables = [np.mean([held[i] for held in by_seed], axis=0) for i in range(len(pages))]
     caution, sure = best(tables, max_share)
-    print(np.round(np.mean(tables, axis=0), 4))
     print("chosen:", CAUTIONS[caution], SURES[sure], np.mean(tables, axis=0)[:, caution, sure])
     lines = [
         '"""Weights of html_choice.py. Written by `python -m bench.fit_extraction --write`; not to be edited."""',

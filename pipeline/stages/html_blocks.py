@@ -241,16 +241,27 @@ class _Reading:
         self.pieces, self.link_characters = [], 0
 
 
-def blocks_of(tree: Any) -> list[Block]:
+def blocks_of(tree: Any, with_noscript: bool = False) -> list[Block]:
+    """`with_noscript` reads what a page shows where scripts do not run."""
+    reading = _Reading()
+    skipped = SKIPPED - {"noscript"} if with_noscript else SKIPPED
+    # a page with a second <html> has a second root, which may hold its text
+    for root in [tree, *tree.itersiblings(tag="html")]:
+        _read(reading, root, skipped)
+        reading.flush()
+        del reading.places[1:]
+    return reading.blocks
+
+
+def _read(reading: _Reading, root: Any, skipped: frozenset[str]) -> None:
     import lxml.etree
 
-    reading = _Reading()
-    walk = lxml.etree.iterwalk(tree, events=("start", "end"))
+    walk = lxml.etree.iterwalk(root, events=("start", "end"))
     for event, element in walk:
         tag = element.tag
         if event == "end":
             _close(reading, element, tag)
-        elif tag in SKIPPED or (tag == "a" and _is_permalink(element)):
+        elif tag in skipped or (tag == "a" and _is_permalink(element)):
             walk.skip_subtree()
         elif tag == "pre":
             reading.flush()
@@ -260,8 +271,6 @@ def blocks_of(tree: Any) -> list[Block]:
             walk.skip_subtree()
         else:
             _open(reading, element, tag)
-    reading.flush()
-    return reading.blocks
 
 
 def _open(reading: _Reading, element: Any, tag: str) -> None:

@@ -30,6 +30,7 @@ MENU_CLASSES = sum(1 << CLASSES.index(name) for name in ("nav", "side", "footer"
 MIN_MENU, MENU_LINK_SHARE = 5, 0.8  # entries; of the characters
 SHORT = 300  # characters of a cell or an item
 MAX_ITEMS = 60  # of a list that is kept or left out as a whole
+LEAST_SCORE = 0.01  # of what is no menu, so that a page of such units gives a text
 WINDOWS = (2, 6)  # blocks to either side
 AROUND = ("nav", "footer", "header", "side", "related", "comment", "overlay", "hidden")  # classes that reach deep
 BLOCK_KINDS = {
@@ -69,7 +70,7 @@ def scores(blocks: list[Block], chosen: Mapping[str, str], weights: Mapping[str,
 
 def bounded(units: list[Block], raw: np.ndarray) -> np.ndarray:
     """Scores between 0 and 1; 0 for menus."""
-    return np.where(_menus(units, lengths(units)), 0.0, np.clip(raw, 0.0, 1.0))
+    return np.where(_menus(units, lengths(units)), 0.0, np.clip(raw, LEAST_SCORE, 1.0))
 
 
 def units_of(blocks: list[Block]) -> tuple[list[Block], np.ndarray]:
@@ -131,8 +132,11 @@ def expected_f1(score: np.ndarray, size: np.ndarray) -> float:
 
 
 def choice(score: np.ndarray, size: np.ndarray, caution: float) -> np.ndarray:
-    """True for the blocks to keep."""
-    return score >= 0.5 * caution * expected_f1(score, size)
+    """True for the units to keep: at least one, unless all are menus."""
+    half = 0.5 * expected_f1(score, size)
+    keep = score >= caution * half
+    # the cautious choice of a page that promises little can be nothing; the best unit is always above the half
+    return (keep if keep.any() else score >= half) & (score > 0)
 
 
 def found_in(blocks: list[Block], text: str) -> np.ndarray:

@@ -15,12 +15,13 @@ import re
 from typing import Any
 
 from pipeline.stages.extraction import Extracted
-from pipeline.stages.html_blocks import blocks_of
+from pipeline.stages.html_blocks import Block, blocks_of
 from pipeline.stages.html_choice import choice, expected_f1, lengths, scores, units_of
 from pipeline.stages.html_structure import structured
 from pipeline.stages.html_weights import BOTH, CAUTION, RESILIPARSE, SURE
 
 MAX_TITLE_CHARACTERS = 1_000
+MIN_CHARACTERS = 500  # of a page; what has less is looked for in <noscript> too
 MAX_BLOCKS = 200_000  # the rest of a larger page is not read
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -31,12 +32,12 @@ def html_text(page: str) -> Extracted:
     if tree is None:
         return Extracted("", extractor="none")
     title = title_of(tree)
-    blocks = blocks_of(tree)[:MAX_BLOCKS]
+    blocks, with_noscript = page_blocks(tree)
     if not blocks:
         return Extracted("", title=title, extractor="none")
     units, unit_of = units_of(blocks)
     size = lengths(units)
-    chosen = {"resiliparse": by_resiliparse(page)}
+    chosen = {"resiliparse": by_resiliparse(page, with_noscript)}
     score, extractor = scores(units, chosen, RESILIPARSE), "resiliparse"
     if expected_f1(score, size) < SURE:
         chosen["trafilatura"] = by_trafilatura(tree)
@@ -58,10 +59,23 @@ def parsed(page: str) -> Any:
         return None
 
 
-def by_resiliparse(page: str) -> str:
+def page_blocks(tree: Any) -> tuple[list[Block], bool]:
+    """The blocks of a page, and whether they are those that it shows where scripts do not run.
+
+    Forums built as programs have their posts there, and nothing else in the page.
+    """
+    blocks = blocks_of(tree)[:MAX_BLOCKS]
+    if sum(len(block.text) for block in blocks) >= MIN_CHARACTERS:
+        return blocks, False
+    with_noscript = blocks_of(tree, with_noscript=True)[:MAX_BLOCKS]
+    is_better = sum(len(block.text) for block in with_noscript) >= MIN_CHARACTERS
+    return (with_noscript, True) if is_better else (blocks, False)
+
+
+def by_resiliparse(page: str, with_noscript: bool) -> str:
     from resiliparse.extract.html2text import extract_plain_text
 
-    return extract_plain_text(page, main_content=True, alt_texts=False)
+    return extract_plain_text(page, main_content=True, alt_texts=False, noscript=with_noscript)
 
 
 def by_trafilatura(tree: Any) -> str:

@@ -136,6 +136,23 @@ def test_html_text_title_from_where_the_page_has_it(head, body, title):
     assert html_text(page(f"{body}<p>{PROSE}</p>", head)).title == title
 
 
+def test_html_text_page_that_shows_its_text_without_scripts_only_is_read():
+    script = "<script>start()</script>"
+    assert html_text(f"<body><div id=app></div>{script}<noscript><h1>Hello</h1>{BODY}</noscript>").text.endswith(
+        EXPECTED
+    )
+    assert "switch on" not in html_text(page(BODY + "<noscript>Please switch on scripts</noscript>")).text
+
+
+def test_html_text_second_html_element_is_read():
+    menu = f"<html><body>{MENU}</body></html>"
+    assert html_text(f"<!doctype html>{menu}\n<html><body>{BODY}</body></html>").text == EXPECTED
+
+
+def test_html_text_page_of_nothing_but_a_menu_is_empty():
+    assert html_text(f"<body>{MENU}</body>").text == ""
+
+
 HOSTILE = {
     "empty": "",
     "spaces": " \n ",

@@ -34,11 +34,6 @@ def importable(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
 
 
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(root=tmp_path, engine=LocalProcesses(n_workers=1))
-
-
 def recipe(**values) -> FilterRecipe:
     return FilterRecipe(config=FilterConfig(**{"rules": ("gopher_quality",), **values}))
 
@@ -140,7 +135,8 @@ def test_filter_changed_document_filters_its_own_shard_only(store, cleaned, monk
     assert len(set((store.root / "filter" / "parts").iterdir()) - parts) == 1
 
 
-def test_filter_document_that_could_not_be_measured_is_dropped_with_the_failure(store, cleaned):
+def test_filter_document_that_could_not_be_measured_is_dropped_with_the_failure(tmp_path, cleaned):
+    store = Store(root=tmp_path, engine=LocalProcesses(n_workers=1))
     documents = cleaned(store, {"a": GOOD * 5_000}, n_shards=1)
     measured = store.build(MEASURE, SignalsConfig(document_seconds=0.001), documents)
     built = store.build(FILTER, recipe(rules=(), languages=()), documents, measured.handle)

@@ -70,8 +70,7 @@ def test_signals_of_one_long_line_take_seconds(word):
     assert signals_module.quality_signals(text)[0]["n_words"] >= 0
 
 
-def test_signals_rows_lie_as_the_documents(cleaned, tmp_path):
-    store = store_at(tmp_path)
+def test_signals_rows_lie_as_the_documents(cleaned, store):
     documents = cleaned(store, {f"{i}": SENTENCE * (i + 1) for i in range(5)})
     built = store.build(MEASURE, SignalsConfig(), documents)
     assert isinstance(built.handle, Columns)
@@ -84,8 +83,7 @@ def test_signals_rows_lie_as_the_documents(cleaned, tmp_path):
     assert built.counts.rows_in == built.counts.kept == 5
 
 
-def test_signals_of_no_documents_are_an_empty_shard(cleaned, tmp_path):
-    store = store_at(tmp_path)
+def test_signals_of_no_documents_are_an_empty_shard(cleaned, store):
     built = store.build(MEASURE, SignalsConfig(), cleaned(store, {}))
     assert rows_of(built.handle.directory) == [] and len(shard_paths(built.handle.directory)) == 2
 
@@ -123,9 +121,8 @@ def test_signals_document_over_its_time_is_a_failure(cleaned, tmp_path):
     assert [row["failure"] for row in rows_of(built.handle.directory)] == ["timeout"]
 
 
-def test_signals_golden_digest(cleaned, tmp_path):
+def test_signals_golden_digest(cleaned, store):
     """When this fails because the output changed on purpose: raise MEASURE.version, then take the new digest."""
-    store = store_at(tmp_path)
     texts = {"good": SENTENCE * 4, "german": GERMAN, "verse": "Who goes there?\nA friend.\n" * 9, "empty": ""}
     texts |= {"code": "def f(x):\n    return {x: 1}\n" * 5, "pii": SENTENCE + "Write to anna@mill.example [1].\n"}
     built = store.build(MEASURE, SignalsConfig(), cleaned(store, texts))

@@ -93,7 +93,7 @@ IDS = (
     NationalId("gr.amka", "[0-9]{11}", "amka"),
     NationalId("si.emso", "[0-9]{13}", "emso jmbg"),
     NationalId("is_.kennitala", f"[0-9]{{6}}-?{D4}", "kennitala"),
-    NationalId("il.idnr", "[0-9]{9}", "teudat_zehut"),
+    NationalId("il.idnr", "[0-9]{8}-?[0-9]", "teudat_zehut"),
     NationalId("th.pin", f"[1-8]-?{D4}-?[0-9]{{5}}-?{D2}-?[0-9]", "pin", strong=f"[1-8]-{D4}-[0-9]{{5}}-{D2}-[0-9]"),
     NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
                strong=f"[0-9]{{6}}/{D4}"),

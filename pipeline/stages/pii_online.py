@@ -32,6 +32,7 @@ VERSION_WORDS = re.compile(
     r"[^\n\d]{0,6}\Z",
     re.IGNORECASE,
 )
+PHONE_WORDS = re.compile(r"(?i)\b(?:phone|telephone|tel|fax|mobile|cell|call|dial|text|sms)\b[^\n\d]{0,6}\Z")
 ADDRESS_WORDS = words_pattern("ip ipv4 address addr host server client peer ping dns nameserver")
 PUBLIC_RESOLVERS = frozenset(
     {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
@@ -90,6 +91,8 @@ def _is_personal_ipv4(text: str, start: int, end: int) -> bool:
     try:
         address = IPv4Address(number)  # refuses numbers over 255 and leading zeros
     except AddressValueError:
+        return False
+    if PHONE_WORDS.search(before):  # 66.42.55.24 is written like a phone number too
         return False
     if not address.is_global or address.is_multicast or number in PUBLIC_RESOLVERS or VERSION_WORDS.search(before):
         return False

@@ -53,7 +53,8 @@ NAME_WIDTH = 64
 PEM_BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 PEM_END = re.compile(r"-----END (?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 PEM_BODY = re.compile(
-    r"(?:\\[nr]|[\s>|#*\"'+,]|[A-Z][A-Za-z\-]{2,30}:[^\n]{0,200}\n|[A-Za-z0-9+/=]{4,4096})*(?:\.\.\.|\u2026)?\s*"
+    r"(?:\\[nr]|[\s>|#*\"'+,]|[A-Z][A-Za-z\-]{2,30}:[^\n]{0,200}\n|[A-Za-z0-9+/=]{16,4096}"
+    r"|[A-Za-z0-9+/=]{1,15}(?=(?:\\[nr]|[\s\"'+>|#*]){0,40}(?:-----END|=[A-Za-z0-9+/]{4}\s)))*(?:\.\.\.|\u2026)?\s*"
 )
 PEM_DATA = re.compile(r"[A-Za-z0-9+/=]{16}")
 

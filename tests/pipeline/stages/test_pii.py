@@ -15,6 +15,11 @@ from pipeline.stages.pii import PII_KINDS, PiiSpan, find_pii, mask, placeholder
 
 SAMPLES = Path(__file__).parents[3] / "bench" / "pii_samples.py"
 KEY_BODY = "MIIEpAIBAAKCAQEA7bq98dj2kd8fj3kd9fk3jd8fk3jd8fj3kd8fj3kd8fjW3kd8\nfj3kd8Q1fj3kd8fj3kd8fj3k=="
+PRIVATE_KEY_HEAD = "-----BEGIN PRIVATE KEY-----\n" + KEY_BODY.split("\n")[0]
+ENCRYPTED_KEY = f"-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\n{KEY_BODY}\n-----END EC PRIVATE KEY-----"
+PGP_KEY = (
+    f"-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 2\n\n{KEY_BODY}\n=aB3d\n-----END PGP PRIVATE KEY BLOCK-----"
+)
 JSON_WEB_TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmN"
 GITHUB_TOKEN = "ghp_" + "a1B2c3D4e5F6" * 3
 
@@ -28,6 +33,7 @@ FOUND = [
     ("phone", "Ann Lee, 0044 20 8366 1177", "0044 20 8366 1177"),
     ("phone", "Ann Lee, 1.201.555.0123", "1.201.555.0123"),
     ("phone", "Boston, MA 02115 (201) 555-0123 (9 to 5)", "(201) 555-0123"),
+    ("phone", "Phone: 19.22.97.52 (ask for Ann)", "19.22.97.52"),
     ("phone", "Tel: 450 0840", "450 0840"),
     ("phone", "Berlin, 030 / 901820, Haus 3", "030 / 901820"),
     ("phone", "Jean, 01 42 68 53 00", "01 42 68 53 00"),
@@ -72,7 +78,10 @@ FOUND = [
     ("api_key", 'api_key = "9f86d081884c7d659a2feaa0c55ad015"', "9f86d081884c7d659a2feaa0c55ad015"),
     ("password", "postgresql://ann:s3cr3t!x@db.acme.io/app", "s3cr3t!x"),
     ("private_key", f"-----BEGIN RSA PRIVATE KEY-----\n{KEY_BODY}\n-----END RSA PRIVATE KEY-----", None),
-    ("private_key", f"-----BEGIN PRIVATE KEY-----\n{KEY_BODY}", None),
+    ("private_key", f"{PRIVATE_KEY_HEAD}\nThen comes text.", PRIVATE_KEY_HEAD),
+    ("private_key", f"-----BEGIN PRIVATE KEY-----\\n{KEY_BODY}\\n-----END PRIVATE KEY-----", None),
+    ("private_key", ENCRYPTED_KEY, None),
+    ("private_key", PGP_KEY, None),
 ]  # fmt: skip
 
 LEFT_ALONE = [

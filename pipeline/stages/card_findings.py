@@ -45,6 +45,8 @@ def _of_the_sources(tables: Tables) -> Iterator[str]:
             f"**No licence is declared for {documents(n)}** ({percent(n, n_documents)}), of"
             f" {listed([plain(row['source']) for row in without])}. They were kept."
         )
+    if nothing := sorted({row["source"] for row in tables["funnel"]} - {row["source"] for row in sources}):
+        yield f"Nothing is left of {listed([plain(source) for source in nothing])}."
     largest = max(sources, key=lambda row: (row["words"], row["source"]))
     if len(sources) > 1 and share(largest["words"], words) > MUCH_OF_CORPUS:
         yield f"{percent(largest['words'], words)} of all words come from {plain(largest['source'])}."

@@ -349,6 +349,11 @@ def test_report_card_flags_a_missing_licence_and_keeps_the_documents(example):
     assert example.results["share_without_licence"] == 0.7
 
 
+def test_report_card_names_sources_of_which_nothing_is_left(store):
+    pages = [Page(source="web", name="a"), Page(source="gone", name="b", fate="clean no_text")]
+    assert "- Nothing is left of gone." in said(store, pages).card
+
+
 def test_report_card_has_every_section_and_shows_every_figure(built):
     card = (built.handle.directory / "data_card.md").read_text()
     assert built.handle.rows == 10

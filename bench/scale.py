@@ -115,7 +115,7 @@ def write_samples(manuals: dict[str, Path], sizes: list[int], folder: Path) -> N
                 (folder / str(size)).mkdir(parents=True, exist_ok=True)
                 compressed = stack.enter_context(lzma.open(folder / str(size) / f"{package}.tar.xz", "wb", preset=0))
                 archives[size] = stack.enter_context(tarfile.open(fileobj=compressed, mode="w"))
-            for rank, name, content in pages_of(package, path):
+            for rank, name, content in pages_of(package, path, max(limits[package].values())):
                 for size, archive in archives.items():
                     if rank <= limits[package][size]:
                         info = tarfile.TarInfo(f"./{name}")
@@ -150,11 +150,12 @@ def rank_of(package: str, name: str) -> int:
     return xxhash.xxh3_64_intdigest(f"{package} {name}".encode())
 
 
-def pages_of(package: str, path: Path) -> Iterator[tuple[int, str, bytes]]:
+def pages_of(package: str, path: Path, limit: int) -> Iterator[tuple[int, str, bytes]]:
+    """Rank, name and content of the pages up to a rank."""
     for member in members_of(path):
-        if is_page(member):
+        if is_page(member) and (rank := rank_of(package, member.name)) <= limit:
             with member.open() as file:
-                yield rank_of(package, member.name), member.name, file.read()
+                yield rank, member.name, file.read()
 
 
 def write_deb(folder: Path, package: str) -> list[str]:

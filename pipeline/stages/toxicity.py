@@ -27,8 +27,8 @@ WORD = re.compile(r"[^\W_]+")
 ONE_WORD_RULE = re.compile(r"\(?([a-z0-9]+\*?(?:\|[a-z0-9]+\*?)*)\)?")  # alternatives; '*' = any ending
 MIN_PREFIX = 3  # characters
 STARRED = re.compile(
-    r"(?<!\w)(?:(?:f\*ck|f\*\*k|b\*tch|motherf\*+ck)(?:ing|ed|ers?|s)?|f\*{3,4}(?:ing|ed|er)?"
-    r"|s(?:h\*|\*i|\*\*)t|c\*nt)(?!\w)"
+    r"(?<![\w*])(?:(?:f\*ck|f\*\*k|b\*tch|motherf\*+ck)(?:ing|ed|ers?|s)?|f\*{3,4}(?:ing|ed|er)?"
+    r"|s(?:h\*|\*i|\*\*)t|c\*nt)(?![\w*])"
 )
 
 NOT_COUNTED_WORDS = """

@@ -38,7 +38,7 @@ def test_toxicity_signals_are_shares_of_the_words(text, language, profane, adult
         "An ass, a cock and two blue tits; Dick escorts the queen; butt joints, hardcore parking, Scunthorpe, Essex.",
         "Damn, that sucks. What the hell, crap.",
         "girl on the hill, tied up at work, how to kill a process, xxx, summa cum laude, classic assassin shitake",
-        "def f(*args, **kwargs): return of**kwargs, f**kw, 2*f*g, *s*, s*t",
+        "def f(*args, **kwargs): return of**kwargs, f**kw, t*f**f***, 2*f*g, *s*, s*t",
         "a Wankel engine after the Slutsky equation",
     ],
 )

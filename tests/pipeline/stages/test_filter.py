@@ -135,11 +135,13 @@ def test_filter_changed_document_filters_its_own_shard_only(store, cleaned, monk
     assert len(set((store.root / "filter" / "parts").iterdir()) - parts) == 1
 
 
-def test_filter_document_that_could_not_be_measured_is_dropped_with_the_failure(tmp_path, cleaned):
+def test_filter_other_signals_of_equal_documents_are_judged_anew(tmp_path, cleaned):
     store = Store(root=tmp_path, engine=LocalProcesses(n_workers=1))
     documents = cleaned(store, {"a": GOOD * 5_000}, n_shards=1)
+    chosen = recipe(rules=(), languages=())
+    assert filtered(store, documents, chosen).counts.kept == 1
     measured = store.build(MEASURE, SignalsConfig(document_seconds=0.001), documents)
-    built = store.build(FILTER, recipe(rules=(), languages=()), documents, measured.handle)
+    built = store.build(FILTER, chosen, documents, measured.handle)
     assert built.counts.dropped == {"timeout": 1} and rows_of(built, "dropped")["a"]["score"] is None
 
 

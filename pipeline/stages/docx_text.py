@@ -3,7 +3,7 @@
 In: the bytes of the file. Out: `Extracted`: paragraphs, headings by their style ('#', by outline level), lists
 ('- ' or numbers), tables as rows `| a | b |`, code by its style, footnotes and endnotes after the text as
 `[^1]: ...`. The title is that of the properties, or else the first paragraph of style Title or the first heading.
-Not kept: pictures, headers and footers, comments, deleted text of tracked changes, field codes.
+Not kept: tables of contents, pictures, headers and footers, comments, deleted text of tracked changes, field codes.
 
 The parts are read here and not by python-docx, which has no bound on what a part unpacks to and no footnotes.
 Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (numbering), 17.11 (footnotes).
@@ -44,6 +44,7 @@ SKIPPED = frozenset(
 )
 HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
 CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
+CONTENTS_STYLE = "toc "  # lines of a table of contents, which say headings and page numbers once more
 COUNTED = frozenset(
     {
         "decimal",
@@ -221,6 +222,8 @@ def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
     properties = _child(element, "pPr")
     style = reader.styles.get((None if properties is None else _value(properties, "pStyle")) or "")
     raw = "".join(pieces)
+    if style is not None and style.name.lower().startswith(CONTENTS_STYLE):
+        return
     is_code = style is not None and CODE_STYLE.search(style.name) is not None
     text = raw.rstrip() if is_code else raw.strip()
     if is_code:

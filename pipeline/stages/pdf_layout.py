@@ -3,7 +3,7 @@
 In: the lines of every page with their places and sizes, and the file's own outline. Out: (text, first heading).
 Steps:
 1. running heads and feet go: a line at the top or the foot of a page that stands there on three pages or more, with
-   digits set equal, or that begins or ends with the number of the page;
+   digits set equal, or that begins or ends with the number of the page; so do lines of a table of contents;
 2. headings: lines that the outline names, and lines higher than the body by HEADING_RATIO, ranked by size;
 3. lines of a font of fixed pitch stay as they are, with their indentation; items of lists get '- ';
 4. other lines are joined to paragraphs, which end at a gap, at an indented line, or after a short line that ends a
@@ -31,6 +31,8 @@ BULLET = re.compile(
 )
 ITEM = re.compile(r"(?:[-\u2013*] |\(?(?:\d{1,3}|[a-zA-Z]|[ivx]{1,5})[.)] )\S")
 ROMAN = re.compile(r"[ivxlc]{1,7}", re.IGNORECASE)
+NUMBER_SIGNS = " 0123456789ivxlcIVXLC"
+LEADERS = (".....", ". . . . .")  # of a table of contents, before the number of the page
 DIGITS = re.compile(r"\d+")
 OUTER_NUMBERS = re.compile(r"\A\W{0,5}(\d{1,6})\b|\b(\d{1,6})\W{0,5}\Z")
 SENTENCE_END = re.compile("[.!?:;][\"')\\]\u2019\u201d]?$")
@@ -92,7 +94,7 @@ def _without_running_heads(pages: list[list[Line]], heading_size: float) -> list
             runs = key is not None and (
                 counts[key] >= REPEATS or ROMAN.fullmatch(key[1]) or not numbering.isdisjoint(_offsets(line))
             )
-            if not runs:
+            if not runs and not line.text.rstrip(NUMBER_SIGNS).endswith(LEADERS):
                 kept.append(line)
     return kept
 

@@ -165,7 +165,7 @@ def _record(line: bytes, url: str, source: Source, max_bytes: int) -> Found | Re
         record = json.loads(line)
     except (ValueError, RecursionError):
         return Refused(url, "unreadable", line[:PREVIEW_BYTES])
-    return page_of_record(record, url, source, line, max_bytes)
+    return page_of_record(record, url, source, max_bytes)
 
 
 def _messages(stream: BinaryIO, url: str, max_bytes: int) -> Iterator[Found | Refused]:

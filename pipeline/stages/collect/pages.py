@@ -47,11 +47,11 @@ class Rewound(io.RawIOBase):
         return len(block)
 
 
-def page_of_record(record: Any, url: str, source: Source, preview: bytes, max_bytes: int) -> Found | Refused:
+def page_of_record(record: Any, url: str, source: Source, max_bytes: int) -> Found | Refused:
     """The text under the source's text_key, with the title and the address under its other keys."""
     text = record.get(source.text_key) if isinstance(record, Mapping) else None
     if not isinstance(text, str):
-        return Refused(url, "no_text_key", preview[:PREVIEW_BYTES])
+        return Refused(url, "no_text_key", repr(record)[:PREVIEW_BYTES].encode(errors="replace"))
     title, own_url = (record.get(key) if key else None for key in (source.title_key, source.url_key))
     url = as_text(own_url) if isinstance(own_url, str) and own_url else url
     content = text.encode(errors="replace")  # JSON may hold lone surrogates, which are no text

@@ -32,7 +32,7 @@ MAX_EXPANSION = 1000  # of a parquet file to the texts of its rows, beyond FREE_
 FREE_BYTES = 100_000_000
 ROW_BYTES = 100  # what a row counts for beside its text
 BATCH_ROWS = 64
-BATCH_BYTES = 4_000_000  # what the rows of one batch are meant to hold
+BATCH_BYTES = 500_000_000  # at most, of the rows of one batch
 SPOOL_BYTES = 16_000_000  # of a parquet file inside an archive: a larger one is copied to a temporary file
 MAX_COPIED = 16  # times the limit of a page: a larger parquet file inside an archive is refused
 BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
@@ -53,12 +53,11 @@ def table_pages(
         return
     names, lines = headers[delimiter], _Lines(rest, encoding, max_bytes)
     for number, cells in enumerate(records(lines, delimiter)):
-        preview = delimiter.join(cells)[:PREVIEW_BYTES].encode(errors="replace")
         if lines.was_cut:
-            yield Refused(f"{url}#row={number}", "too_large", preview, max_bytes)
+            yield Refused(f"{url}#row={number}", "too_large", b"", max_bytes)
         elif number and any(cell.strip() for cell in cells):
             values = dict(zip(names, (*cells, *[""] * (len(names) - len(cells))), strict=False))
-            yield page_of_record(values, f"{url}#row={number}", source, preview, max_bytes)
+            yield page_of_record(values, f"{url}#row={number}", source, max_bytes)
         lines.was_cut = False
 
 
@@ -144,13 +143,12 @@ def json_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> It
         yield Refused(url, "unreadable", content[:PREVIEW_BYTES])
         return
     if not isinstance(value, list):
-        yield page_of_record(value, url, source, content, max_bytes)
+        yield page_of_record(value, url, source, max_bytes)
         return
     if not value:
         yield Refused(url, "empty")
     for number, record in enumerate(value, 1):
-        preview = json.dumps(record)[:PREVIEW_BYTES].encode(errors="replace")
-        yield page_of_record(record, f"{url}#record={number}", source, preview, max_bytes)
+        yield page_of_record(record, f"{url}#record={number}", source, max_bytes)
 
 
 def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
@@ -200,14 +198,14 @@ def _parquet_rows(
         columns = [name for name in dict.fromkeys(keys) if name in names]
         number = 0
         for batch in file.iter_batches(batch_size=_batch_rows(file), columns=columns, use_threads=False):
-            for row in batch.to_pylist():
+            for row in _rows(batch):
                 number += 1
-                most -= ROW_BYTES + len(str(row.get(source.text_key) or ""))
+                item = page_of_record(_texts(row), f"{url}#row={number}", source, max_bytes)
+                most -= ROW_BYTES + (len(item.content) if isinstance(item, Found) else 0)
                 if most < 0:
                     yield Refused(url, "too_large", f"expands more than {MAX_EXPANSION} times".encode())
                     return
-                preview = repr(row)[:PREVIEW_BYTES].encode(errors="replace")
-                yield page_of_record(_texts(row), f"{url}#row={number}", source, preview, max_bytes)
+                yield item
     elif source.text_key != DEFAULT_TEXT_KEY:
         yield Refused(url, "no_text_key", ", ".join(names).encode(errors="replace")[:PREVIEW_BYTES])
     else:
@@ -215,10 +213,16 @@ def _parquet_rows(
 
 
 def _batch_rows(file: pq.ParquetFile) -> int:
-    """Fewer rows at once where they are large."""
-    n_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-    row_bytes = max(1, n_bytes // file.metadata.num_rows)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes))
+    """How many rows fit in memory, even when each is as large as its whole group: a dictionary can do that."""
+    largest = max(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    """One row after the other, so that a batch of equal texts is not held once more for each."""
+    columns = list(zip(batch.schema.names, batch.columns, strict=True))
+    for i in range(batch.num_rows):
+        yield {name: column[i].as_py() for name, column in columns}
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
@@ -234,7 +238,7 @@ def _parquet_table(file: pq.ParquetFile, url: str, max_bytes: int) -> Found | Re
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(file.schema_arrow.names)
     for batch in file.iter_batches(batch_size=_batch_rows(file), use_threads=False):
-        for row in batch.to_pylist():
+        for row in _rows(batch):
             writer.writerow([as_text(str(value)) for value in _texts(row).values()])
             if out.tell() > max_bytes:
                 return Refused(url, "too_large", out.getvalue()[:PREVIEW_BYTES].encode(), max_bytes)

@@ -174,10 +174,11 @@ def test_formats_parquet_rows_above_the_limit_are_refused_and_the_rest_goes_on(w
     assert reasons(read("a.parquet", content, max_bytes=4000)) == ["found", "too_large", "found"]
 
 
-def test_formats_parquet_of_equal_rows_that_expands_too_much_ends_as_too_large(writers):
-    equal = writers.parquet({"text": ["x" * 500_000] * 300})
-    nothing = writers.parquet({"text": pa.nulls(1_100_000, pa.string())})
-    assert len(equal) < 100_000 and len(nothing) < 20_000
+def test_formats_parquet_of_equal_rows_that_expands_too_much_ends_as_too_large(writers, monkeypatch):
+    monkeypatch.setattr("pipeline.stages.collect.tables.FREE_BYTES", 1_000_000)
+    equal = writers.parquet({"text": ["x" * 500_000] * 120})
+    nothing = writers.parquet({"text": pa.nulls(50_000, pa.string())})
+    assert len(equal) < 50_000 and len(nothing) < 2000
     for content, reason in ((equal, "found"), (nothing, "empty")):
         (*rows, last) = reasons(read("a.parquet", content))
         assert set(rows) == {reason} and last == "too_large"

@@ -56,6 +56,13 @@ def test_docx_text_box_comes_once_and_tables_inside_cells_stay_in_their_cell(wri
     assert docx_text(content).text == "A mill\n\nboxed\n\n| rye | \\| inner \\| |"
 
 
+def test_docx_table_of_contents_is_left_out(writers):
+    style = '<w:style w:styleId="T1"><w:name w:val="toc 1"/></w:style>'
+    parts = {"word/styles.xml": f'<w:styles xmlns:w="{writers.WORD}">{style}</w:styles>'}
+    contents = writers.docx_paragraph("The mill 3", '<w:pStyle w:val="T1"/>')
+    assert docx_text(writers.docx(contents + writers.docx_paragraph("It grinds."), parts=parts)).text == "It grinds."
+
+
 def test_docx_of_a_heading_only_takes_it_for_its_title(writers):
     content = writers.docx(writers.docx_paragraph("The mill", '<w:outlineLvl w:val="1"/>'))
     extracted = docx_text(content)

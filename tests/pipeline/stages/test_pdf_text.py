@@ -67,6 +67,11 @@ def test_pdf_running_heads_and_page_numbers_are_taken_out_and_text_at_the_edge_s
     ]
 
 
+def test_pdf_lines_of_a_table_of_contents_are_taken_out(writers):
+    page = writers.pdf_page(["1 The wheel . . . . . . . . . . 3", "2 The stone ............. iv", "It ends in 3..."])
+    assert pdf_text(writers.pdf([page])).text == "It ends in 3..."
+
+
 def test_pdf_words_divided_at_a_line_end_are_whole_again_and_real_hyphens_stay(writers):
     lines = [
         "A water-wheel turns. The mil-",
@@ -125,6 +130,11 @@ def test_pdf_without_pages_is_unreadable_whatever_was_read_before(writers):
     """pdfium's last error is that of the last file that failed: an empty one after a locked one looked locked."""
     pdf_text(writers.pdf([writers.pdf_page(["A mill."])], encrypt=True))
     assert pdf_text(writers.pdf([])).reason == "unreadable"
+
+
+def test_pdf_with_more_text_than_its_bound_is_too_large(writers, monkeypatch):
+    monkeypatch.setattr("pipeline.stages.pdf_text.MAX_CHARACTERS", 100)
+    assert pdf_text(writers.pdf([writers.pdf_page(body(writers))])).reason == "too_large"
 
 
 def test_pdf_outline_that_goes_in_a_circle_ends(writers):

@@ -5,7 +5,8 @@ In: manuals from the Debian archive (kind `package`, registry `debian`; the newe
 
 Every size has the same mix, because its pages are those with the smallest hashes over all manuals: the smaller sizes
 lie within the larger ones. Each manual becomes a smaller .deb with the chosen pages, which `collect` reads as it
-reads any other. Every stage of every size runs in a process of its own, so that its peak of memory is its own.
+reads any other. Every stage of every size runs in a process of its own, so that its peak of memory is its own. A
+shard has a fixed cost, too (its files are synced to disk), which weighs more where it holds few pages.
 
     .venv/bin/python bench/scale.py [--sizes 300 3000 30000] [--cache data/cache] [--folder DIR] [--workers N]
 """
@@ -189,10 +190,15 @@ def cost_of(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
         seconds = time.perf_counter() - started
     (folder / f"{stage}.json").write_text(json.dumps([str(handle.directory) for handle in handles]))
     read, column = ("collect", "content") if stage in ("collect", "clean") else ("clean", "text")
-    shards = (path for handle in made(folder, read) for path in shard_paths(handle.directory))
-    n_bytes = sum(read_table(path, columns=[column]).nbytes for path in shards)
-    measures = {"rows": counts.rows_in, "kept": counts.kept, "seconds": seconds, "input_mb": n_bytes / MB}
-    return {**measures, **memory.measures()}
+    shards = [path for handle in made(folder, read) for path in shard_paths(handle.directory)]
+    return {
+        "rows": counts.rows_in,
+        "kept": counts.kept,
+        "shards": len(shards),
+        "input_mb": sum(read_table(path, columns=[column]).nbytes for path in shards) / MB,
+        "seconds": seconds,
+        **memory.measures(),
+    }
 
 
 def run(stage: str, store: Store, folder: Path) -> tuple[list[Any], Counts]:
@@ -256,9 +262,9 @@ class Memory:
 
 def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
     lines = [
-        "| stage | pages in | kept | MB in | seconds | ms a page | times the first size | s/MB |"
+        "| stage | pages in | kept | shards | MB in | seconds | ms a page | times the first size | s/MB |"
         " peak parent MB | peak worker MB | peak of all MB | MB a page above the start |",
-        "|---" * 12 + "|",
+        "|---" * 13 + "|",
     ]
     first = min(costs)
     for stage in STAGES:
@@ -267,7 +273,8 @@ def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
             a_page, base_page = cost["seconds"] / cost["rows"], base["seconds"] / base["rows"]
             above = (cost["total_mb"] - cost["start_mb"]) / cost["rows"]
             lines.append(
-                f"| {stage} | {cost['rows']:,} | {cost['kept']:,} | {cost['input_mb']:.0f} | {cost['seconds']:.1f} |"
+                f"| {stage} | {cost['rows']:,} | {cost['kept']:,} | {cost['shards']} | {cost['input_mb']:.1f} |"
+                f" {cost['seconds']:.1f} |"
                 f" {1000 * a_page:.2f} | {a_page / base_page:.2f} | {cost['seconds'] / cost['input_mb']:.3f} |"
                 f" {cost['parent_mb']:.0f} | {cost['worker_mb']:.0f} | {cost['total_mb']:.0f} | {above:.3f} |"
             )

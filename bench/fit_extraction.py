@@ -174,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--max-share", type=float, default=0.3, help="of pages that trafilatura is asked for")
+    parser.add_argument("--max-share", type=float, default=0.1, help="of pages that trafilatura is asked for")
     parser.add_argument("--write", action="store_true", help="write pipeline/stages/html_weights.py")
     arguments = parser.parse_args()
     every = gold_pages(arguments.data)

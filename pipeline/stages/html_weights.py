@@ -1,7 +1,7 @@
 """Weights of html_choice.py. Written by `python -m bench.fit_extraction --write`; not to be edited."""
 
 CAUTION = 1.3
-SURE = 0.8
+SURE = 0.65
 RESILIPARSE = {
     "bias": 0.1222,
     "log_words": 0.0188,

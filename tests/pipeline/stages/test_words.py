@@ -33,6 +33,7 @@ from pipeline.stages.words import ALPHABETIC, END, PUNCTUATION, SIGN, STOP, word
         ("anna@mill.example", "anna@mill.example"),
         ("U.S.", "U.S."),
         ("USA.", "USA ."),
+        ("z.B.", "z. B."),
         ("e.g.", "e.g."),
         ("Mr.", "Mr."),
         ("10km", "10 km"),

@@ -179,6 +179,7 @@ def test_collect_larger_than_its_spool_gives_the_same_pages(mill, folder, monkey
     monkeypatch.setattr("pipeline.stages.collect.collect.ROW_GROUP_BYTES", 3)
     spooled = Mill(tmp_path / "other").build(folder)
     assert spooled.handle.digest == plain.handle.digest
+    assert mill.dropped(spooled) == mill.dropped(plain) and len(mill.dropped(plain)) == 3
     assert [p["content"] for p in mill.pages(spooled)] == [p["content"] for p in mill.pages(plain)]
     assert not list(spooled.handle.directory.rglob(".*"))
 

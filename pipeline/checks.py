@@ -129,7 +129,7 @@ def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[
     for name, table in tables.items():
         if name not in evaluations:
             raise ValueError(
-                f"{file.path}: [{TABLE}.{name}] names no evaluation or report; there are: {', '.join(evaluations)}"
+                f"{file.path}: [{TABLE}.{name}] names no evaluation; there are: {', '.join(evaluations)}"
             )
         if not isinstance(table, Mapping) or not all(type(limit) in (int, float) for limit in table.values()):
             raise ValueError(f"{file.path}: [{TABLE}.{name}] is {table!r}, expected lines `metric = number`")

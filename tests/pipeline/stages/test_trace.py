@@ -59,7 +59,7 @@ def handles(store):
     pages = store.build(Stage(name="collect", version=1, function=write_pages, handle=Shards), CleanConfig()).handle
     clean = store.build(CLEAN, CleanConfig(), pages).handle
     signals = store.build(MEASURE, SignalsConfig(), clean).handle
-    recipe = FilterRecipe(config=FilterConfig(min_language_confidence=0.0))
+    recipe = FilterRecipe(config=FilterConfig(rules=("gopher_quality",), min_language_confidence=0.0))
     documents = store.build(FILTER, recipe, clean, signals).handle
     corpus = store.build(SPLIT, SplitConfig(), store.build(DEDUP, DedupConfig(), documents).handle).handle
     tokenizer = store.build(TOKENIZER, TokenizerConfig(vocab_size=300), corpus).handle

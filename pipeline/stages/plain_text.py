@@ -1,8 +1,8 @@
 """Text files: licence boilerplate of Project Gutenberg, and the markup of reStructuredText and Markdown.
 
 In: text. Out: text. Plain text stays as it is save for the boilerplate. Of reStructuredText go comments, targets,
-tables of contents and the wrapping of roles and code; of Markdown the front matter and HTML comments: both are read
-by people as they are, so that the rest stays.
+tables of contents and the wrapping of roles and code, and headings get the '#' of their level; of Markdown go the
+front matter and HTML comments. Both are read by people as they are, so that the rest stays.
 """
 
 import re
@@ -68,9 +68,25 @@ def rst_text(text: str) -> str:
     text = RST_LINK.sub(lambda match: match[1].rstrip(), text)
     for link in (RST_REFERENCE, RST_ANONYMOUS):
         text = link.sub(r"\1", text)
-    text = RST_DIRECTIVE.sub(_directive_line, text)
+    text = RST_DIRECTIVE.sub(_directive_line, _with_marked_headings(text))
     text = RST_ADORNMENT.sub("", text).replace("``", "`")
     return re.sub(r"::$", ":", text, flags=re.MULTILINE)
+
+
+def _with_marked_headings(text: str) -> str:
+    """Underlined lines get a '#' for their level, which is the place of their adornment in the order of the file."""
+    lines = text.split("\n")
+    levels: dict[tuple[str, bool], int] = {}
+    for i in range(1, len(lines)):
+        title, under = lines[i - 1], lines[i].rstrip()
+        if not under or not RST_ADORNMENT.fullmatch(under) or title != title.lstrip() or not title.strip():
+            continue
+        above = lines[i - 2].rstrip() if i > 1 else ""
+        is_title = len(under) >= len(title.rstrip()) and not RST_ADORNMENT.fullmatch(title)
+        if is_title and above in ("", under):
+            level = levels.setdefault((under[0], above == under), len(levels) + 1)
+            lines[i - 1] = "#" * min(level, 6) + " " + title.rstrip()
+    return "\n".join(lines)
 
 
 def _role_text(inside: str) -> str:

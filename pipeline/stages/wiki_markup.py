@@ -65,7 +65,7 @@ def _shown(node: Any) -> Iterator[str]:
         case nodes.HTMLEntity():
             yield node.normalize()
         case nodes.Heading():
-            yield f"\n{''.join(_inside(node.title)).strip()}\n"
+            yield f"\n{'#' * node.level} {''.join(_inside(node.title)).strip()}\n"
         case nodes.Wikilink() if not DROPPED_LINKS.match(str(node.title)):
             yield from _inside(node.title if node.text is None else node.text)
         case nodes.ExternalLink() if node.title is not None:

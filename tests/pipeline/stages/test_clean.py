@@ -125,13 +125,13 @@ def test_clean_html_keeps_text_code_lists_and_tables_without_menus():
 def test_clean_wiki_keeps_prose_headings_and_lists_only():
     assert clean_page(item(WIKI.encode(), "text/x-wiki")).text == (
         "The Old mill (Alte M\u00fchle) is a mill in Corn."
-        "\n\nHistory\n\nIt grinds 5 kg of grain \u2013 daily.\n- first\n- second"
+        "\n\n## History\n\nIt grinds 5 kg of grain \u2013 daily.\n- first\n- second"
     )
 
 
 def test_clean_rst_reads_like_the_text_it_stands_for():
     assert clean_page(item(RST.encode(), "text/x-rst")).text == (
-        "Setting\n\nSee the guide, Wheel and our site."
+        "# Setting\n\nSee the guide, Wheel and our site."
         "\n\nversionadded 1.2\n\n    grind(x)\n\nFor example:\n\n    turn()"
     )
 

@@ -54,7 +54,7 @@ See :ref:`the guide <guide>` and `our site <https://example.org>`_. {0}
 """
 MARKDOWN = "---\ntitle: x\n---\n# Mill\n\n<!-- hidden -->\n\n{0}\n\n```python\ngrind()\n```\n\n| a | b |\n"
 WIKI = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><page><title>Mill</title><ns>0</ns><id>1</id><revision>
-<text>{{{{Infobox|a=b}}}}The '''mill'''<ref>x</ref> [[grinds|grind]] {{{{lang|de|Korn}}}}. {0}
+<text>{{{{Infobox|a=b}}}}The '''mill'''&lt;ref&gt;x&lt;/ref&gt; [[grinds|grind]] {{{{lang|de|Korn}}}}. {0}
 == History ==
 * first
 {{| class="wikitable"

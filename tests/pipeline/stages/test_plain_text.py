@@ -33,6 +33,13 @@ def test_rst_links_and_roles_show_their_text(text, expected):
     assert rst_text(text).strip() == expected
 
 
+def test_rst_headings_get_the_level_of_their_adornment():
+    text = "====\nMill\n====\n\nPart\n====\n\n|x| y\n\nWheel\n-----\n\n"
+    text += "long text\n----\n\nStone\n-----\n\n==  ==\na   b\n==  ==\n"
+    lines = [line for line in rst_text(text).split("\n") if line.startswith("#")]
+    assert lines == ["# Mill", "## Part", "### Wheel", "### Stone"]
+
+
 @pytest.mark.parametrize("function", [plain_text, markdown_text, rst_text])
 @pytest.mark.parametrize(
     "piece",

@@ -15,7 +15,8 @@ def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
         key=["pages", source.name],
         group_name="corpus",
         kinds={"parquet", "python"},
-        description=f"{source.note or source.name}: pages as collected. {source.kind}, licence {source.licence or 'not declared'}.",
+        description=f"{source.note or source.name}: pages as collected. {source.kind},"
+        f" licence {source.licence or 'not declared'}.",
         config_schema=asset_config(f"pages/{source.name}", CollectConfig, file),
         code_version=code_version(COLLECT),
     )

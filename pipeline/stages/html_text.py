@@ -12,6 +12,7 @@ Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; 
 """
 
 import re
+from itertools import islice
 from typing import Any
 
 from pipeline.stages.extraction import Extracted
@@ -20,7 +21,8 @@ from pipeline.stages.html_choice import choice, expected_f1, lengths, scores, un
 from pipeline.stages.html_structure import structured
 from pipeline.stages.html_weights import BOTH, CAUTION, RESILIPARSE, SURE
 
-MAX_TITLE_CHARACTERS = 1_000
+MAX_TITLE_CHARACTERS, MAX_HEADINGS = 1_000, 50
+WORD = re.compile(r"\w+")
 MIN_CHARACTERS = 500  # of a page; what has less is looked for in <noscript> too
 MAX_BLOCKS = 200_000  # the rest of a larger page is not read
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
@@ -86,13 +88,21 @@ def by_trafilatura(tree: Any) -> str:
 
 
 def title_of(tree: Any) -> str | None:
-    """What the page tells others to call it, else the title of its window, else its first heading."""
+    """The heading that the page's name repeats, mostly without the name of the site; else that name; else a heading.
+
+    The name is og:title, else the title of the window.
+    """
     head = tree.find("head")
-    found = None
+    name = ""
     if head is not None:
-        found = next((m.get("content") for m in head.iter("meta") if m.get("property") == "og:title"), None)
-        found = found or head.findtext("title")
-    if not (found or "").strip():
-        heading = next(tree.iter("h1"), None)
-        found = "" if heading is None else "".join(heading.itertext())
-    return " ".join((found or "")[:MAX_TITLE_CHARACTERS].split()).rstrip("\u00b6# ") or None
+        shared = next((m.get("content") for m in head.iter("meta") if m.get("property") == "og:title"), None)
+        name = _one_line(shared or "") or _one_line(head.findtext("title") or "")
+    headings = [_one_line("".join(islice(h1.itertext(), 50))) for h1 in islice(tree.iter("h1"), MAX_HEADINGS)]
+    headings = [heading for heading in headings if WORD.search(heading)]
+    said = set(WORD.findall(name.lower()))
+    repeated = next((heading for heading in headings if said.issuperset(WORD.findall(heading.lower()))), None)
+    return repeated or name or next(iter(headings), None)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text[:MAX_TITLE_CHARACTERS].split()).rstrip("\u00b6# ")

@@ -128,6 +128,7 @@ def test_html_text_link_called_anchor_with_words_stays():
         ("<title> The \n mill </title>", "", "The mill"),
         ('<title>The mill | Site</title><meta property="og:title" content="The mill">', "", "The mill"),
         ("", "<h1>The <b>mill</b></h1>", "The mill"),
+        ("<title>The mill - our pages</title>", "<h1>Welcome</h1><h1>The mill<a>\u00b6</a></h1>", "The mill"),
         ("<title> </title>", "<h1>The mill</h1>", "The mill"),
         ("", "<svg><title>Arrow</title></svg>", None),
     ],

@@ -25,17 +25,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.stages.filter import FilterConfig, FilterRecipe, filter_shard
-from pipeline.stages.html_text import html_text
-from pipeline.stages.language import language_of
-from pipeline.stages.pii import find_pii
-from pipeline.stages.quality import quality_signals
+from pipeline.stages.formats.html_text import html_text
+from pipeline.stages.measures.language import language_of
+from pipeline.stages.measures.pii import find_pii
+from pipeline.stages.measures.quality import quality_signals
+from pipeline.stages.measures.toxicity import toxicity_signals
+from pipeline.stages.measures.word_splitting import split_chunk
 from pipeline.stages.records import DOCUMENT, SIGNALS
 from pipeline.stages.rules import RULE_SETS, as_datatrove, judge
 from pipeline.stages.shards import text_digest, write_table
 from pipeline.stages.signals import signals_of
 from pipeline.stages.text_repair import repair
-from pipeline.stages.toxicity import toxicity_signals
-from pipeline.stages.word_splitting import split_chunk
 
 PIECE = 6_000  # characters, about a web page
 LONG = 60_000  # what is longer is cut

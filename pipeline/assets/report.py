@@ -5,8 +5,8 @@ import dagster as dg
 from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
-from pipeline.stages.corpus_report import CORPUS_REPORT, CorpusReportConfig, corpus_report_recipe
 from pipeline.stages.records import Report, Shards
+from pipeline.stages.report.corpus_report import CORPUS_REPORT, CorpusReportConfig, corpus_report_recipe
 
 
 def corpus_report(file: ConfigFile) -> dg.AssetsDefinition:

@@ -14,22 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.stages.boilerplate import without_boilerplate
-from pipeline.stages.code_text import code_text, notebook_text
-from pipeline.stages.docx_text import docx_text
 from pipeline.stages.engine import Done, Failed
-from pipeline.stages.epub_text import epub_text
-from pipeline.stages.extraction import Extracted
-from pipeline.stages.html_text import html_text
-from pipeline.stages.mail_text import mail_text
-from pipeline.stages.pdf_text import pdf_text
-from pipeline.stages.plain_text import markdown_text, plain_text, rst_text
+from pipeline.stages.formats.boilerplate import without_boilerplate
+from pipeline.stages.formats.code_text import code_text, notebook_text
+from pipeline.stages.formats.docx_text import docx_text
+from pipeline.stages.formats.epub_text import epub_text
+from pipeline.stages.formats.extraction import Extracted
+from pipeline.stages.formats.html_text import html_text
+from pipeline.stages.formats.mail_text import mail_text
+from pipeline.stages.formats.pdf_text import pdf_text
+from pipeline.stages.formats.plain_text import markdown_text, plain_text, rst_text
+from pipeline.stages.formats.table_text import table_text
+from pipeline.stages.formats.wiki_markup import wiki_text
 from pipeline.stages.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Work, map_shards
-from pipeline.stages.table_text import table_text
 from pipeline.stages.text_repair import decode, normalised, repair, repaired
-from pipeline.stages.wiki_markup import wiki_text
 
 MB = 1_000_000
 HTML = "text/html"

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.stages.errors import CorruptShard
-from pipeline.stages.pii import PII_KINDS, placeholder
+from pipeline.stages.measures.c4 import CITATION, LINE, UNTERMINATED_LINE
+from pipeline.stages.measures.pii import PII_KINDS, placeholder
 from pipeline.stages.records import (
     DOCUMENT,
     DROPPED,

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pipeline.stages.pii import PII_KINDS
+from pipeline.stages.measures.pii import PII_KINDS
 
 RULE_SETS = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")

@@ -14,13 +14,13 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from pipeline.stages.engine import Done, Engine, Failed
-from pipeline.stages.language import UNDETERMINED, language_of
-from pipeline.stages.pii import find_pii
-from pipeline.stages.quality import quality_signals
+from pipeline.stages.measures.language import UNDETERMINED, language_of
+from pipeline.stages.measures.pii import find_pii
+from pipeline.stages.measures.quality import quality_signals
+from pipeline.stages.measures.toxicity import toxicity_signals
 from pipeline.stages.records import MEASURES, SIGNALS, Columns, Counts, Shards
 from pipeline.stages.shards import read_table, shard_paths, write_rows
 from pipeline.stages.store import Outcome, Stage, Work, map_shards
-from pipeline.stages.toxicity import toxicity_signals
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 256

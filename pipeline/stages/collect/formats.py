@@ -17,13 +17,13 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
-from pipeline.stages.code_text import LANGUAGE_OF_NAME, language_of_first_line, language_of_name
 from pipeline.stages.collect.mbox import FROM_LINE, messages
 from pipeline.stages.collect.members import UNREADABLE, Member
 from pipeline.stages.collect.pages import PREVIEW_BYTES, TABLE_TYPES, Found, Refused, Rewound, page_of_record
 from pipeline.stages.collect.sources import Source
 from pipeline.stages.collect.tables import json_pages, parquet_pages, table_pages
 from pipeline.stages.collect.wiki_dump import Article, read_articles
+from pipeline.stages.formats.code_text import LANGUAGE_OF_NAME, language_of_first_line, language_of_name
 
 PDF = "application/pdf"
 EPUB = "application/epub+zip"

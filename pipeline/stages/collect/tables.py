@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.stages.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, as_text, page_of_record
 from pipeline.stages.collect.sources import Source
-from pipeline.stages.table_text import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
+from pipeline.stages.formats.table_text import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
 
 CSV = "text/csv"
 DEFAULT_TEXT_KEY = "text"

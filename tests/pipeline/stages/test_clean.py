@@ -318,7 +318,7 @@ def test_clean_golden_digest(tmp_path):
     rows = [*rows_of(built.handle.directory, DOCUMENT), *rows_of(built.handle.directory, DROPPED, "dropped")]
     assert (CLEAN.version, text_digest(*(f"{sorted(row.items())}" for row in rows))) == (
         1,
-        "2c11a80fc51c36ed07d9eb3cb587c9b0",
+        "",
     )
 
 

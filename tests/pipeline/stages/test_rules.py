@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.run_config import ConfigFile, asset_config
-from pipeline.stages.pii import PII_KINDS
+from pipeline.stages.measures.pii import PII_KINDS
 from pipeline.stages.rules import RULE_SETS, FilterConfig, FilterRecipe, SourceRules, as_datatrove, judge, rules_of
 from pipeline.stages.signals import signals_of
 

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.stages import signals as signals_module
 from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.language import language_of
+from pipeline.stages.measures.language import language_of
 from pipeline.stages.records import MEASURES, SIGNALS, Columns
 from pipeline.stages.shards import read_table, shard_paths, text_digest
 from pipeline.stages.signals import MEASURE, SignalsConfig, signals_of, signals_of_batch

@@ -32,7 +32,7 @@ def _commands(page: Path) -> list[str]:
 
 def _file_map() -> dict[str, str]:
     """Path -> phrase. Indented names lie in the folder above them; a line of n names has n phrases."""
-    (block,) = [block for block in _blocks(ROOT / "README.md", "") if block.startswith("Makefile")]
+    (block,) = [block for block in _blocks(ROOT / "docs" / "files.md", "") if block.startswith("Makefile")]
     folder, phrases = "", {}
     for line in block.splitlines():
         names, told = re.fullmatch(r" *((?:[\w./-]+, )*[\w./-]+) +(.+)", line).groups()
@@ -111,7 +111,7 @@ def test_page_toml_is_what_the_project_reads(page, tmp_path):
         tables = tomllib.loads(block)
         if "kind" not in next(iter(tables.values())):
             continue  # config.toml, whose tables are those of the assets
-        if next(iter(tables.values()))["kind"] == "files":
+        if next(iter(tables.values()))["kind"] in ("files", "package"):
             read_sources(path)
         else:
             read_tasks(path)

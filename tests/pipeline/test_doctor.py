@@ -129,7 +129,7 @@ def test_doctor_settings_mistake_names_file_and_table(layout):
     write_text(layout.sources_toml, '[rye]\nkind = "files"\npath = "rye"\nlicence = "mine"\n')
     write_text(layout.tasks_toml, "")
     (finding,) = check_settings(Visit(layout=layout, mend=True))
-    assert (finding.state, finding.detail) == (OK, "a graph of 7 assets")
+    assert (finding.state, finding.detail) == (OK, "a graph of 8 assets")
     write_text(layout.tasks_toml, '[tickets]\nkind = "clasification"\n')
     (finding,) = check_settings(Visit(layout=layout, mend=True))
     assert finding.state == BAD

@@ -70,6 +70,12 @@ def neutral_row(schema: pa.Schema) -> dict[str, Any]:
     return {field.name: None if field.nullable else _neutral(field.type) for field in schema}
 
 
+@pytest.fixture
+def neutral_document() -> dict[str, Any]:
+    """A row of a corpus, see `neutral_row`."""
+    return neutral_row(SPLIT_CORPUS)
+
+
 def _neutral(kind: pa.DataType) -> Any:
     if pa.types.is_nested(kind):
         return []

@@ -195,18 +195,18 @@ def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, b
     assert "McNemar" not in (report.directory / "report.md").read_text()
 
 
-def test_classification_test_examples_in_the_pretraining_text_are_counted(tmp_path, byte_tokenizer, examples):
+def test_classification_test_examples_in_the_pretraining_text_are_counted(
+    tmp_path, byte_tokenizer, examples, neutral_document
+):
     rows = [row for split in ("train", "test") for row in read_examples(examples.directory, split).to_pylist()]
     tests = [row for row in rows if row["split"] == "test"]
     for row, text in zip(tests, ("fine tea with the cat", "awful tea without a dog"), strict=False):
         row["text"] = text
     write_rows(examples.directory / "examples.parquet", rows, EXAMPLE)
     documents = [("train", "she had Fine Tea with the cat, and left"), ("test", "awful tea without a dog")]
-    values = {pa.string(): "x", pa.large_string(): "x", pa.int64(): 1, pa.float32(): 1.0}
-    columns = {field.name: [values[field.type]] * 2 for field in SPLIT_CORPUS}
-    columns |= {"text": [text for _, text in documents], "split": [split for split, _ in documents]}
+    columns = [neutral_document | {"text": text, "split": split} for split, text in documents]
     (tmp_path / "corpus").mkdir()
-    write_table(tmp_path / "corpus" / "x.parquet", pa.table(columns, schema=SPLIT_CORPUS))
+    write_rows(tmp_path / "corpus" / "x.parquet", columns, SPLIT_CORPUS)
     corpus = handle(Shards, tmp_path / "corpus", "split")
     model = write_classifier(byte_tokenizer, tmp_path / "model", 0)
     n_seen = evaluate(tmp_path, model, examples, corpus).record["measures"][SEEN]

@@ -192,13 +192,14 @@ def chain_of(error: Any) -> tuple[list[str], str]:
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
-    """The record of what `asset` holds, then those of the stages before it that are no asset of their own."""
+    """The record of what `asset` holds, then those of the stages before it that are no asset of their own, each once."""
     assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
-    waiting, records = [load_current(layout, asset).directory], []
+    waiting, records = [load_current(layout, asset).directory], {}
     while waiting:
-        record = read_record(waiting.pop())
+        folder = waiting.pop()
+        record = read_record(folder) if folder not in records else None
         if record is not None:
-            records.append(record)
+            records[folder] = record
             inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
             waiting += [folder for folder in inputs if folder not in assets]
-    return records
+    return list(records.values())

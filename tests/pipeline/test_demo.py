@@ -4,6 +4,7 @@ import dagster as dg
 import pytest
 
 from pipeline.cli import main
+from pipeline.demo import asset_records
 
 
 def test_demo_nothing_changed_says_so_and_shows_the_results(toy_graph, monkeypatch, capsys):
@@ -40,3 +41,12 @@ def test_demo_wrong_setting_is_refused_before_anything_runs(toy_layout, setting,
     (line,) = capsys.readouterr().err.splitlines()
     assert str(toy_layout.config_toml) in line
     assert not toy_layout.store.exists()
+
+
+def test_asset_records_hold_each_stage_of_an_asset_once(toy_graph):
+    """`clean` counted twice, because both `signals` and `filter` read it."""
+    assert [record["stage"] for record in asset_records(toy_graph.layout, "documents")] == [
+        "filter",
+        "signals",
+        "clean",
+    ]

@@ -192,7 +192,7 @@ def chain_of(error: Any) -> tuple[list[str], str]:
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
-    """The record of what `asset` holds, then those of the stages before it that are no asset of their own, each once."""
+    """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
     assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
     waiting, records = [load_current(layout, asset).directory], {}
     while waiting:

@@ -1,6 +1,6 @@
-"""The pictures of the README, taken from the data at hand: docs/dagster-graph.png and docs/mlflow-curve.png.
+"""The pictures of the docs, taken from the data at hand: dagster-graph.png, corpus-report.png and mlflow-curve.png.
 
-In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: two PNG files. Starts
+In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: three PNG files. Starts
 `gristmill ui` on ports 3900 and 5900 and drives Debian's chromium through Playwright.
 
     .venv/bin/python bench/screenshots.py [--out docs]
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from pipeline.layout import Layout, layout_from_environment, load_current
 from pipeline.tracking import run_url
@@ -35,6 +35,7 @@ def main() -> None:
     with servers(), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         show_graph(browser.new_page(viewport={"width": 2600, "height": 1700}), args.out / "dagster-graph.png")
+        show_report(browser.new_page(viewport={"width": 1700, "height": 1400}), args.out / "corpus-report.png")
         show_curve(browser.new_page(viewport={"width": 1600, "height": 900}), layout, args.out / "mlflow-curve.png")
         browser.close()
 
@@ -61,8 +62,17 @@ def show_graph(page: Page, path: Path) -> None:
     page.get_by_text("Hide navigation").click()
     page.get_by_text("foundation_model").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
-    page.wait_for_function("!document.body.innerText.includes('Loading...')", timeout=LOADED_MS)
+    expect(page.get_by_text("Loading...")).to_have_count(0, timeout=LOADED_MS)
     page.screenshot(path=path, clip={"x": 369, "y": 240, "width": 2231, "height": 1230})  # the graph alone
+    print(path)
+
+
+def show_report(page: Page, path: Path) -> None:
+    page.goto(f"http://127.0.0.1:{DAGSTER_PORT}/assets/corpus_report?view=overview")
+    page.locator("tr", has_text="data_card").get_by_text("Show Markdown").click()
+    page.get_by_role("heading", name="4. Processing").evaluate("heading => heading.scrollIntoView()")
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path)
     print(path)
 
 

@@ -22,7 +22,7 @@ def corpus_results(tables: Tables) -> list[dict[str, Any]]:
     values: list[tuple[str, float, bool]] = [  # name, value, whether higher is better
         ("documents", documents, True),
         ("words", words, True),
-        ("bytes", total(sources, "bytes"), True),
+        ("text_bytes", total(sources, "bytes"), True),
         ("unaccounted_documents", unaccounted(tables), False),
         *((f"dropped_share_{stage}", value, False) for stage, value in dropped_shares(tables).items()),
         ("share_without_licence", share(total(sources, "without_licence"), documents), False),

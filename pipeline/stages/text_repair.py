@@ -29,6 +29,7 @@ SIGNATURES = (
 )
 DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
 HEAD_BYTES = 4096  # where a page declares its charset
+MAX_NUL_SHARE = 0.001  # of the bytes of a text; a page of the web may hold one by mistake
 LONGEST_PIECE = 1_000_000  # characters given to ftfy at once
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
 # Browsers read these labels as windows-1252 (WHATWG Encoding Standard, section 4.2).
@@ -56,7 +57,7 @@ def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
         return None, "binary"
     if (encoding := _utf16_without_mark(content)) is not None:
         return _judged(content.decode(encoding, "replace"))
-    if b"\0" in content:
+    if content.count(0) > MAX_NUL_SHARE * len(content):
         return None, "binary"
     try:
         return _judged(content.decode("utf-8"))

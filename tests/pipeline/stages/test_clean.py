@@ -184,6 +184,15 @@ def test_decode_finds_the_encoding(content, media_type, expected):
     assert decode(content, media_type) == (expected, "")
 
 
+def test_decode_one_nul_in_a_long_text_does_not_make_it_binary():
+    page = f"{SENTENCE} {SENTENCE}\x00 {SENTENCE}\n" * 5
+    assert decode((SENTENCE * 20 + "\x00" + SENTENCE).encode(), "text/plain") == (
+        SENTENCE * 20 + "\x00" + SENTENCE,
+        "",
+    )
+    assert decode(page.encode(), "text/plain") == (None, "binary")
+
+
 def test_decode_guesses_a_western_text_without_a_declared_charset():
     text = "Die M\u00fchle geh\u00f6rt dem M\u00fcller, der sie f\u00fcr viel Geld verkaufen m\u00f6chte. " * 5
     assert decode(text.encode("latin-1"), "text/plain") == (text, "")

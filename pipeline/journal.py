@@ -39,7 +39,8 @@ class Journal:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock.acquire(timeout=60)  # store.build lets one process build; doctor may look for a moment
         self._cut_torn_line()
-        self.update(start=dict(start), status=RUNNING, **this_process())
+        begun_at = self.state().get("begun_at") or now_ms()
+        self.update(start=dict(start), begun_at=begun_at, status=RUNNING, **this_process())
 
     def close(self, status: str) -> None:
         """End the run; for the process that has it open, and for whoever found it abandoned."""

@@ -218,11 +218,12 @@ class Delivery:
 
     def _attach(self) -> None:
         """Find or make the run, log what is not there yet, and learn how far its curves have come."""
-        client, start = new_client(self.layout), self.journal.state()["start"]
+        client, state = new_client(self.layout), self.journal.state()
+        start = state["start"]
         experiment_id = _experiment(client, self.layout, start["experiment"])
         run = self._find_run(client, experiment_id)
         if run is None:
-            run = client.create_run(experiment_id, run_name=start["name"], tags=start["tags"])
+            run = client.create_run(experiment_id, state["begun_at"], start["tags"], start["name"])
             log.info("MLflow run %s for %s", run.info.run_id, start["name"])
         self.run_id = run.info.run_id
         self._log_start(client, run, start)

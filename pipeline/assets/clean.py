@@ -45,8 +45,4 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
 
 def _own_rules(sources: Mapping[str, Source]) -> dict[str, SourceRules]:
     """Of the sources that say something for themselves."""
-    rules = {
-        name: SourceRules(languages=source.languages, rules=source.rules, pii=source.pii)
-        for name, source in sources.items()
-    }
-    return {name: own for name, own in rules.items() if own != SourceRules()}
+    return {name: own for name, source in sources.items() if (own := source.own_rules()) != SourceRules()}

@@ -26,7 +26,7 @@ class Folder:
 
 
 def lineage(handles: Iterable[Handle]) -> dict[Folder, Record | None]:
-    """Folders in the order in which the records name them, outputs before what they were made from."""
+    """Folders in the order in which the records name them, beginning with those of `handles`."""
     found: dict[Folder, Record | None] = {}
     waiting = [Folder(handle.stage, handle.fingerprint, handle.directory) for handle in handles]
     while waiting:

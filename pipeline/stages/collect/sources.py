@@ -75,7 +75,7 @@ class Source:
             raise ValueError("the name of a source holds a to z, 0 to 9 and single hyphens between them only")
         if self.media_type is not None and self.media_type not in MEDIA_TYPES:
             raise ValueError(f"media_type is {self.media_type!r}, expected one of {', '.join(MEDIA_TYPES)}")
-        SourceRules(languages=self.languages, rules=self.rules, pii=self.pii)  # which checks them
+        self.own_rules()  # which checks them
         members: tuple[str, ...] = getattr(self, "members", ())
         if not any(not glob.startswith("!") for glob in members):
             raise ValueError(
@@ -83,6 +83,10 @@ class Source:
             )
         if bad := [glob for glob in members if glob.startswith(("/", "!/")) or ".." in glob.split("/") or not glob]:
             raise ValueError(f"members {bad} lead outside; globs are relative to the folder or archive")
+
+    def own_rules(self) -> SourceRules:
+        """What this source says for itself."""
+        return SourceRules(languages=self.languages, rules=self.rules, pii=self.pii)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

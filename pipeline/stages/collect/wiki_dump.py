@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pipeline.stages.formats.zip_parts import local_name
+
 
 @dataclass(frozen=True, slots=True)
 class Article:
@@ -54,7 +56,7 @@ def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken
             bounded, events=("start", "end"), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
         )
         for event, element in elements:
-            name = _local_name(element)
+            name = local_name(element)
             if event == "start":
                 path.append(name)
                 if path == [name] and name != "mediawiki":
@@ -90,10 +92,6 @@ def _forget(element: Any, *, itself: bool) -> None:
     if itself:
         element.clear()
     while (previous := element.getprevious()) is not None:
-        if not itself and _local_name(previous) != "revision":
+        if not itself and local_name(previous) != "revision":
             break
         element.getparent().remove(previous)
-
-
-def _local_name(element: Any) -> str:
-    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""

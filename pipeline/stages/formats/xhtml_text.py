@@ -12,45 +12,14 @@ import html
 import re
 from typing import Any
 
+from pipeline.stages.formats.html_blocks import BLOCK_LEVEL
 from pipeline.stages.formats.zip_parts import local_name, xml_tree
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 DROPPED = frozenset({"head", "script", "style", "template", "noscript", "svg", "iframe", "object", "audio", "video"})
-BLOCKS = frozenset(
-    {
-        "address",
-        "article",
-        "aside",
-        "blockquote",
-        "body",
-        "center",
-        "dd",
-        "details",
-        "div",
-        "dl",
-        "dt",
-        "fieldset",
-        "figcaption",
-        "figure",
-        "footer",
-        "form",
-        "header",
-        "hr",
-        "html",
-        "main",
-        "nav",
-        "p",
-        "section",
-        "summary",
-        "ul",
-        "ol",
-        "table",
-        "caption",
-        "pre",
-        "li",
-        "tr",
-    }
-)
+NO_BLOCKS = frozenset({"dialog", "dir", "frame", "frameset", "hgroup", "legend", "menu"})  # not in books and mail
+ROW_PARTS = frozenset({"tbody", "td", "tfoot", "th", "thead"})  # of a table that only lays out a page
+BLOCKS = BLOCK_LEVEL - NO_BLOCKS - ROW_PARTS
 NAMED_ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,31});")
 XML_ENTITIES = frozenset({"amp", "lt", "gt", "quot", "apos"})
 XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
@@ -142,7 +111,7 @@ class _Renderer:
         return "\n".join(self.blocks)
 
     def _enter(self, element: Any, name: str) -> None:
-        if name in BLOCKS or name in HEADINGS:
+        if name in BLOCKS:
             self._finish()
         if name in HEADINGS:
             self.prefix = "#" * HEADINGS[name] + " "
@@ -158,7 +127,7 @@ class _Renderer:
             self.pieces.append(WHITE.sub(" ", element.text))
 
     def _leave(self, name: str) -> None:
-        if name in BLOCKS or name in HEADINGS:
+        if name in BLOCKS:
             self._finish()
         if name in ("ul", "ol") and self.lists:
             self.lists.pop()

@@ -3,7 +3,7 @@
 In: filtered document shards. Out: shards of the same names with cluster_id, cluster_size and family_id as columns;
 dropped/ with the reasons exact_duplicate and near_duplicate; evidence/ with the kept counterpart of each dropped
 document; signatures/ (shingles.py), which are remembered a shard. Steps: signatures in worker processes, candidates
-and clusters in DuckDB, verification on the text (near_duplicates.py), shards written again without the dropped rows.
+and clusters in DuckDB, verification on the text (verification.py), shards written again without the dropped rows.
 Best is the most words, then bytes, then source_priority, then page id.
 """
 
@@ -25,7 +25,6 @@ from pipeline.stages.near_duplicates import (
     load_signatures,
     open_database,
     settle,
-    verify,
 )
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import (
@@ -39,6 +38,7 @@ from pipeline.stages.shards import (
 )
 from pipeline.stages.shingles import SIGNATURES, Shingler, signature_columns
 from pipeline.stages.store import Outcome, Stage, Work, map_shards
+from pipeline.stages.verification import verify
 
 SIGNATURES_FOLDER = "signatures"
 SIGNATURES_VERSION = 1  # raise with any change to shingles.py that changes a hash

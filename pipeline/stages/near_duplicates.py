@@ -1,33 +1,29 @@
-"""Which documents repeat which: candidates from signatures in DuckDB, each verified on its text.
+"""Which documents may repeat which: candidates from signatures in DuckDB, and what became of every document.
 
-In: signature shards (shingles.py). Out: the table `outcomes` of the database: of each document the one it is kept as
-(itself, where it is kept), similarity, cluster size and family. Steps: rank all documents, best first; equal
-ids are exact copies; texts that share a band, or enough of the sample, are candidate pairs; in the order of rank a
-text is dropped only when it is verified against one that is kept, never by a chain of others. Kept texts that still
-overlap, by their samples, become one family, which a split must not cut.
+In: signature shards (shingles.py). Out: the table `candidates`; once those are verified (verification.py) the table
+`outcomes`: of each document the one it is kept as (itself, where it is kept), similarity, cluster size and family.
+Steps: rank all documents, best first; equal ids are exact copies; texts that share a band, or enough of the sample,
+are candidate pairs.
 
 Tables hold ranks and hashes, never text. Buckets cost what they hold: a text is paired with the first and the nearest
 ones of its bucket only.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.shingles import SIGNATURES
+from pipeline.stages.verification import FAMILY, VERDICT, Limits, Verified
 
 BAND_NEIGHBOURS = 8  # a text is paired with so many at the top of its bucket, and so many before itself
 SAMPLE_NEIGHBOURS = 4  # as above, for the hashes of the sample, of which there are many more
 COMMON = 50  # a shingle in more texts than this is boilerplate and makes no candidates
 MAX_CANDIDATES = 32  # pairs a text is verified with, those that share most
 SAMPLE_MARGIN = 0.7  # a pair is verified from this part of the limits on: a sample of a few hashes is off by as much
-FETCH_ROWS = 10_000
 INSERT_BYTES = 64_000_000  # signatures that enter the database in one go
 
 RANKED = """
@@ -84,51 +80,6 @@ CREATE TABLE outcomes AS
     LEFT JOIN families ON families.rank = k.rank
     LEFT JOIN documents AS f ON f.rank = families.family;
 """
-VERDICT = pa.schema(
-    [
-        ("rank", pa.int64()),
-        ("kept", pa.int64()),
-        ("similarity", pa.float64()),
-        ("containment", pa.float64()),
-        ("bands_shared", pa.int32()),
-    ]
-)
-FAMILY = pa.schema([("rank", pa.int64()), ("family", pa.int64())])
-
-
-class Limits(Protocol):
-    """The fields of dedup.DedupConfig that decide what counts as a repetition."""
-
-    @property
-    def min_similarity(self) -> float: ...
-    @property
-    def min_containment(self) -> float: ...
-    @property
-    def family_overlap(self) -> float: ...
-    @property
-    def source_priority(self) -> tuple[str, ...]: ...
-
-
-@dataclass(slots=True)
-class Verified:
-    """What the verification found: rows of VERDICT and FAMILY, and how many pairs were compared."""
-
-    verdicts: dict[int, dict[str, Any]] = field(default_factory=dict)  # by the rank of the text that goes
-    parents: dict[int, int] = field(default_factory=dict)  # of kept ranks that overlap; a root is its own parent
-    n_compared: int = 0
-
-    def root(self, rank: int) -> int:
-        while (parent := self.parents.setdefault(rank, rank)) != rank:
-            self.parents[rank] = self.parents[parent]
-            rank = parent
-        return rank
-
-    def join(self, one: int, other: int) -> None:
-        low, high = sorted((self.root(one), self.root(other)))
-        self.parents[high] = low
-
-    def families(self) -> list[dict[str, int]]:
-        return [{"rank": rank, "family": self.root(rank)} for rank in sorted(self.parents)]
 
 
 def open_database(folder: Path, *, n_threads: int, memory_mb: int) -> Any:
@@ -171,45 +122,6 @@ def find_candidates(database: Any, limits: Limits) -> int:
     return database.execute("SELECT count(*) FROM candidates").fetchone()[0]
 
 
-def verify(
-    database: Any, shingles: Mapping[int, np.ndarray], limits: Limits, done: Callable[[int], None]
-) -> Verified:
-    """Judge every text that has candidates, best rank first, by its shingles and those of texts that are kept."""
-    found = Verified()
-    for rank, pairs in groupby(_rows(database, "rank, kept, bands_shared", "candidates"), key=lambda pair: pair[0]):
-        best, related = None, []
-        for _, kept, bands_shared in pairs:
-            if kept in found.verdicts:
-                continue
-            similarity, containment, repeats = compare(shingles[kept], shingles[rank], limits)
-            found.n_compared += 1
-            if repeats and (best is None or (similarity, containment) > best[:2]):
-                best = (similarity, containment, kept, bands_shared)
-            if containment >= limits.family_overlap:
-                related.append(kept)
-        if best is None:
-            for kept in related:
-                found.join(rank, kept)
-        else:
-            verdict = (rank, best[2], best[0], best[1], best[3])
-            found.verdicts[rank] = dict(zip(VERDICT.names, verdict, strict=True))
-        done(rank)
-    for rank, kept in _rows(database, "rank, kept", "relatives"):
-        if rank not in found.verdicts and kept not in found.verdicts:
-            found.join(rank, kept)
-    return found
-
-
-def compare(kept: np.ndarray, other: np.ndarray, limits: Limits) -> tuple[float, float, bool]:
-    """Jaccard index, containment of the smaller set in the larger, and whether `other` may go for `kept`."""
-    shared = len(np.intersect1d(kept, other, assume_unique=True))
-    similarity = shared / (len(kept) + len(other) - shared)
-    containment = shared / min(len(kept), len(other))
-    # a larger set is never dropped as contained: what it says beside would be lost
-    contained = len(other) <= len(kept) and containment >= limits.min_containment
-    return similarity, containment, similarity >= limits.min_similarity or contained
-
-
 def settle(database: Any, found: Verified) -> None:
     """Fill the table `outcomes` from the verdicts."""
     insert_rows(database, "verdicts", pa.Table.from_pylist(list(found.verdicts.values()), schema=VERDICT))
@@ -223,12 +135,6 @@ def insert_rows(database: Any, name: str, table: pa.Table) -> None:
     database.execute(f"CREATE TABLE IF NOT EXISTS {name} AS SELECT * FROM incoming LIMIT 0")
     database.execute(f"INSERT INTO {name} SELECT * FROM incoming")
     database.unregister("incoming")
-
-
-def _rows(database: Any, columns: str, table: str) -> Iterator[tuple[int, ...]]:
-    reader = database.cursor().execute(f"SELECT {columns} FROM {table} ORDER BY rank, kept")
-    while rows := reader.fetchmany(FETCH_ROWS):
-        yield from rows
 
 
 def _numbered(table: pa.Table, shard: int) -> pa.Table:

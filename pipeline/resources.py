@@ -23,6 +23,7 @@ from pipeline.io_manager import HandleFiles, asset_name
 from pipeline.journal import FAILED, FINISHED, KILLED
 from pipeline.keepsakes import keep_results
 from pipeline.layout import Layout
+from pipeline.metadata import materialised
 from pipeline.progress import current_show
 from pipeline.registry import Candidate
 from pipeline.stages.errors import Terminated
@@ -65,6 +66,10 @@ class Mill:
             built = replace(self.store(context), observer=tracker).build(stage, cfg, *inputs)
             keep_results(tracker, built, inputs, candidate)
         return built
+
+    def materialised(self, *builds: Built) -> dg.MaterializeResult[Any]:
+        """The result of an asset that went through `builds`, the last of which is its output."""
+        return materialised(self.layout, *builds)
 
     @contextmanager
     def tracked(self, context: dg.AssetExecutionContext, stage: Stage, run_name: str) -> Iterator[Tracker]:

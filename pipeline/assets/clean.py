@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.clean import CLEAN, CleanConfig
@@ -38,7 +37,7 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
         recipe = FilterRecipe(config=cfg["filter"], sources=_own_rules(sources))
         filtered = mill.build(context, FILTER, recipe, cleaned.handle, measured.handle)
-        return materialised(mill.layout, cleaned, measured, filtered)
+        return mill.materialised(cleaned, measured, filtered)
 
     return documents
 

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.collect.collect import COLLECT, CollectConfig, collect
@@ -24,6 +23,6 @@ def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
     ) -> dg.MaterializeResult[Shards]:
         built = collect(mill.store(context), source, mill.layout.cache, settings(context))
-        return materialised(mill.layout, built)
+        return mill.materialised(built)
 
     return pages_of_source

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_fields
 from pipeline.stages.dedup import DEDUP, DedupConfig
@@ -36,6 +35,6 @@ def corpus(file: ConfigFile) -> dg.AssetsDefinition:
         cfg = settings(context)
         unique = mill.build(context, DEDUP, cfg["dedup"], documents)
         divided = mill.build(context, SPLIT, cfg["split"], unique.handle)
-        return materialised(mill.layout, unique, divided)
+        return mill.materialised(unique, divided)
 
     return corpus

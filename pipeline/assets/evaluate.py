@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.registry import Candidate
 from pipeline.resources import CORES, Mill, code_version, made_with, settings
 from pipeline.run_config import ConfigFile, asset_config
@@ -35,7 +34,7 @@ def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
         """Bits per byte and perplexity on held-out documents, beside n-gram models, and samples of text."""
         inputs = (foundation_model, token_shards, corpus)
         built = mill.build(context, EVALUATE_FOUNDATION, settings(context), *inputs)
-        return materialised(mill.layout, built)
+        return mill.materialised(built)
 
     return foundation_evaluation
 
@@ -74,6 +73,6 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         candidate = Candidate(task=task.name, model=model, examples=examples)
         inputs = (model, random.handle, examples, corpus)
         built = mill.build(context, EVALUATE_CLASSIFICATION, settings(context), *inputs, candidate=candidate)
-        return materialised(mill.layout, random, built)
+        return mill.materialised(random, built)
 
     return evaluation_of_task

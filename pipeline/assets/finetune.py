@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.examples import VERSION, ExamplesConfig, build_examples
@@ -28,7 +27,7 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Shards]:
         """Labelled texts, split into train, validation and test so that near duplicates stay on one side."""
         built = build_examples(mill.store(context), task.data, settings(context), mill.layout.cache)
-        return materialised(mill.layout, built)
+        return mill.materialised(built)
 
     return examples_of_task
 
@@ -49,6 +48,6 @@ def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], base: Checkpoint, examples: Shards
     ) -> dg.MaterializeResult[Checkpoint]:
         """The foundation model with a head for the labels of the task, all of its weights trained on the examples."""
-        return materialised(mill.layout, mill.build(context, FINETUNE, settings(context), base, examples))
+        return mill.materialised(mill.build(context, FINETUNE, settings(context), base, examples))
 
     return model_of_task

@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
@@ -25,6 +24,6 @@ def foundation_model(file: ConfigFile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Checkpoint]:
         """A Transformer decoder pretrained on the train split. Stopped at any moment, it goes on where it was."""
         recipe = pretrain_recipe(settings(context))
-        return materialised(mill.layout, mill.build(context, PRETRAIN, recipe, token_shards, tokenizer))
+        return mill.materialised(mill.build(context, PRETRAIN, recipe, token_shards, tokenizer))
 
     return foundation_model

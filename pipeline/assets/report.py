@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.records import Report, Shards
@@ -22,6 +21,6 @@ def corpus_report(file: ConfigFile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Report]:
         """The data card: what is in the corpus, where it came from, what was left out and why, and what it lacks."""
         recipe = corpus_report_recipe(settings(context), documents, corpus)
-        return materialised(mill.layout, mill.build(context, CORPUS_REPORT, recipe, documents, corpus))
+        return mill.materialised(mill.build(context, CORPUS_REPORT, recipe, documents, corpus))
 
     return corpus_report

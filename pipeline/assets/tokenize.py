@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from pipeline.metadata import materialised
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.records import Shards, TokenizerFile
@@ -22,7 +21,7 @@ def tokenizer(file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], corpus: Shards
     ) -> dg.MaterializeResult[TokenizerFile]:
         """Byte-pair encoding learned from the train split; lossless on any text."""
-        return materialised(mill.layout, mill.build(context, TOKENIZER, settings(context), corpus))
+        return mill.materialised(mill.build(context, TOKENIZER, settings(context), corpus))
 
     return tokenizer
 
@@ -39,6 +38,6 @@ def token_shards(file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], corpus: Shards, tokenizer: TokenizerFile
     ) -> dg.MaterializeResult[Shards]:
         """All documents as token ids, shuffled once, in Arrow files that training maps into memory."""
-        return materialised(mill.layout, mill.build(context, TOKENIZE, settings(context), corpus, tokenizer))
+        return mill.materialised(mill.build(context, TOKENIZE, settings(context), corpus, tokenizer))
 
     return token_shards

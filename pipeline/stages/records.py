@@ -154,6 +154,25 @@ EVIDENCE = pa.schema(
     ]
 )
 
+# What `dedup_lines` took out, in the order of page and position. A row of kind `document` says instead that what was
+# left of a document is the text of another one, which stays.
+REPEATED = pa.schema(
+    [
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),  # of the document before lines went
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),  # host of the URL; the source where it has none
+        pa.field("kind", pa.string(), nullable=False),  # line, paragraph or document
+        pa.field("position", pa.int64(), nullable=False),  # characters of the text before
+        pa.field("characters", pa.int64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),  # of the site that hold it
+        pa.field("site_documents", pa.int64(), nullable=False),
+        pa.field("kept_id", pa.string()),  # of kind document: the one that stays
+        pa.field("kept_page_id", pa.string()),
+        pa.field("preview", pa.string(), nullable=False),
+    ]
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handle:

@@ -72,6 +72,8 @@ def _add_graph_commands(command: Adder) -> None:
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.graph:run_trace", "Tell what became of a page, stage by stage")
     trace.add_argument("what", metavar="URL_OR_ID", help="URL, page id or document id")
+    plan = command("plan", "pipeline.commands.plan:run_plan", "Tell what a materialisation would rebuild, and why")
+    plan.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
     report.add_argument("--out", metavar="DIR", help="write the card and its figures there instead")
 

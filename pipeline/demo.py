@@ -17,9 +17,8 @@ from typing import Any
 
 from pipeline.commands.tables import table_lines
 from pipeline.disk import size_text
-from pipeline.layout import Layout, all_entries, layout_from_environment, load_current
+from pipeline.layout import Layout, asset_records, layout_from_environment
 from pipeline.progress import Display, clock_text, displayed
-from pipeline.stages.store import read_record
 from pipeline.ui import prepare_dagster_home
 
 JOB = "demo"
@@ -189,17 +188,3 @@ def chain_of(error: Any) -> tuple[list[str], str]:
         names.append(error.cls_name)
     text = " ".join(error.message.split())
     return names, text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
-
-
-def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
-    """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
-    assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
-    waiting, records = [load_current(layout, asset).directory], {}
-    while waiting:
-        folder = waiting.pop()
-        record = read_record(folder) if folder not in records else None
-        if record is not None:
-            records[folder] = record
-            inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
-            waiting += [folder for folder in inputs if folder not in assets]
-    return list(records.values())

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.stages.records import Handle
 from pipeline.stages.shards import write_text
-from pipeline.stages.store import read_handle
+from pipeline.stages.store import read_handle, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,10 @@ class Layout:
     @property
     def config_toml(self) -> Path:
         return self.data / "config.toml"  # launchpad defaults of this project, a table an asset
+
+    @property
+    def denied(self) -> Path:
+        return self.data / "denied.jsonl"  # what must not be in the corpus again; see stages/deny_list.py
 
     @property
     def store(self) -> Path:
@@ -105,6 +109,20 @@ def all_current(layout: Layout) -> dict[str, Any]:
 def all_entries(layout: Layout) -> list[dict[str, Any]]:
     """Of every asset its name, its folder in the store, and the folders it held earlier, newest first."""
     return [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
+
+
+def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
+    """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
+    assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
+    waiting, records = [load_current(layout, asset).directory], {}
+    while waiting:
+        folder = waiting.pop()
+        record = read_record(folder) if folder not in records else None
+        if record is not None:
+            records[folder] = record
+            inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
+            waiting += [folder for folder in inputs if folder not in assets]
+    return list(records.values())
 
 
 def _entry_path(layout: Layout, asset: str) -> Path:

@@ -129,6 +129,7 @@ CLEAN = Stage(
         "resiliparse",
         "trafilatura",
     ),
+    by_shard=True,
 )
 
 

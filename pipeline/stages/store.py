@@ -106,6 +106,7 @@ class Stage:
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
     libraries: tuple[str, ...] = ()  # distributions whose version decides the output
+    by_shard: bool = False  # all of its work is remembered a shard, so that it costs what changed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,8 +138,7 @@ class Store:
         `directory` puts it there instead of below the root (command line: --out).
         Raises DiskFull when no room is left, CorruptShard when a finished output lost bytes.
         """
-        recipe = recipe_of(stage, cfg)
-        fingerprint = text_digest(recipe, *(handle.digest for handle in inputs))
+        recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
         where = directory or self.root / stage.name / fingerprint
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
@@ -160,10 +160,19 @@ class Store:
         return Built(handle=handle_of(where, record), unchanged=False, record=record)
 
 
+def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
+    """Hash of everything that decides a stage's output."""
+    return text_digest(recipe_of(stage, cfg), *(handle.digest for handle in inputs))
+
+
 def recipe_of(stage: Stage, cfg: Config) -> str:
     """Canonical text of everything that decides a stage's output, save its inputs."""
-    libraries = {name: importlib.metadata.version(name) for name in sorted(stage.libraries)}
-    return json.dumps([stage.name, stage.version, libraries, literals(cfg)], sort_keys=True)
+    return json.dumps([stage.name, stage.version, libraries_of(stage), literals(cfg)], sort_keys=True)
+
+
+def libraries_of(stage: Stage) -> dict[str, str]:
+    """Distribution -> version of those that decide the stage's output."""
+    return {name: importlib.metadata.version(name) for name in sorted(stage.libraries)}
 
 
 def literals(value: Any, where: str = "config") -> Any:
@@ -267,7 +276,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "fingerprint": work.fingerprint,
         "digest": text_digest(*(part for item in sorted(identity.items()) for part in item)),
         "config": literals(cfg),
-        "libraries": {name: importlib.metadata.version(name) for name in stage.libraries},
+        "libraries": libraries_of(stage),
         "inputs": [{"stage": i.stage, "fingerprint": i.fingerprint, "digest": i.digest} for i in inputs],
         "rows": outcome.rows,
         "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,

@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from pipeline.cli import main
-from pipeline.demo import asset_records
+from pipeline.layout import asset_records
 
 
 def test_demo_nothing_changed_says_so_and_shows_the_results(toy_graph, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import TokenBatches, permuted
+from model.batches import TokenBatches, permuted, places_in_permutation
 from model.token_shards import TokenShard, read_token_shard, write_token_shard
 
 
@@ -36,6 +36,13 @@ def shards(tmp_path) -> list[TokenShard]:
 @settings(max_examples=60, deadline=None)
 def test_permuted_is_a_permutation(n, seed, epoch):
     assert sorted(permuted(np.arange(n), n, seed, epoch)) == list(range(n))
+
+
+@given(n=st.integers(1, 3000), seed=st.integers(0, 5), epoch=st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_places_in_permutation_turn_permuted_round(n, seed, epoch):
+    indices = np.arange(n)
+    assert np.array_equal(places_in_permutation(permuted(indices, n, seed, epoch), n, seed, epoch), indices)
 
 
 def test_permuted_differs_by_seed_and_epoch_and_is_far_from_the_identity():
@@ -99,6 +106,35 @@ def test_documents_of_batch_are_those_whose_tokens_lie_in_it(shards):
         rows = batches.batch(k)
         tokens = torch.cat([rows["ids_BT"], rows["targets_BT"]], dim=1).flatten().numpy()
         assert sorted(batches.documents_of_batch(k)) == sorted(set(owner[tokens]))
+
+
+@pytest.mark.parametrize(
+    ("rows", "seq_len", "n_steps"), [(2, 10, 3), (3, 7, 40), (25, 10, 2), (1, 108, 5), (4, 1, 9)]
+)
+def test_steps_of_tokens_are_those_that_reading_every_batch_finds(shards, rows, seq_len, n_steps):
+    batches = TokenBatches(shards, rows=rows, seq_len=seq_len, seed=4)
+    owner = np.repeat(np.arange(9), [5, 1, 30, 17, 2, 2, 9, 40, 3])
+    borders = np.concatenate([[0], np.cumsum(np.bincount(owner))])
+    for document in range(9):
+        seen = []
+        for step in range(1, n_steps + 1):
+            batch = batches.batch(step - 1)
+            tokens = torch.cat([batch["ids_BT"], batch["targets_BT"]], dim=1).flatten().numpy()
+            if document in owner[tokens]:
+                seen.append(step)
+        start, end = borders[document : document + 2].tolist()
+        assert batches.steps_of_tokens(start, end, n_steps).tolist() == seen
+
+
+def test_steps_of_tokens_of_nothing_are_none(shards):
+    assert TokenBatches(shards, rows=2, seq_len=10, seed=0).steps_of_tokens(10, 10, 50).tolist() == []
+
+
+def test_steps_of_tokens_behind_the_last_window_are_none(shards):
+    """109 tokens hold 7 windows of 15 and the target of the last: tokens 106 to 108 are never read."""
+    batches = TokenBatches(shards, rows=2, seq_len=15, seed=0)
+    assert batches.steps_of_tokens(106, 109, 50).tolist() == []
+    assert batches.steps_of_tokens(105, 109, 50).tolist() != []
 
 
 def test_empty_document_belongs_to_no_batch(tmp_path):

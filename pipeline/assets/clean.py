@@ -8,6 +8,7 @@ from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.clean import CLEAN, CleanConfig
 from pipeline.stages.collect.sources import Source
+from pipeline.stages.deny_list import deny_list
 from pipeline.stages.filter import FILTER
 from pipeline.stages.records import Shards
 from pipeline.stages.rules import FilterConfig, FilterRecipe, SourceRules
@@ -36,7 +37,8 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         cleaned = mill.build(context, CLEAN, cfg["clean"], *pages.values())
         measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
         recipe = FilterRecipe(config=cfg["filter"], sources=_own_rules(sources))
-        filtered = mill.build(context, FILTER, recipe, cleaned.handle, measured.handle)
+        denied = deny_list(mill.store(context), mill.layout.denied)
+        filtered = mill.build(context, FILTER, recipe, cleaned.handle, measured.handle, *denied)
         return mill.materialised(cleaned, measured, filtered)
 
     return documents

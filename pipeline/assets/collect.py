@@ -22,7 +22,8 @@ def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
     def pages_of_source(
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
     ) -> dg.MaterializeResult[Shards]:
-        built = collect(mill.store(context), source, mill.layout.cache, settings(context))
+        layout = mill.layout
+        built = collect(mill.store(context), source, layout.cache, settings(context), denied=layout.denied)
         return mill.materialised(built)
 
     return pages_of_source

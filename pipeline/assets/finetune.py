@@ -26,7 +26,8 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill]
     ) -> dg.MaterializeResult[Shards]:
         """Labelled texts, split into train, validation and test so that near duplicates stay on one side."""
-        built = build_examples(mill.store(context), task.data, settings(context), mill.layout.cache)
+        layout = mill.layout
+        built = build_examples(mill.store(context), task.data, settings(context), layout.cache, denied=layout.denied)
         return mill.materialised(built)
 
     return examples_of_task

@@ -4,8 +4,8 @@ In: a labelled file, on this machine or inside a pinned package, which is fetche
 (id, text, label, split, group_id), and the dropped rows, each with its reason.
 
 Steps: read the rows; take text and label by their paths; repair the text (Unicode NFC, no lone surrogates, no outer
-white space); drop what is unreadable, empty, unlabelled, of an undeclared label, labelled in two ways, or there
-already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no other.
+white space); drop what is denied (deny_list.py), unreadable, empty, unlabelled, of an undeclared label, labelled in two
+ways, or there already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no other.
 """
 
 import codecs
@@ -24,11 +24,13 @@ from typing import Annotated, Any
 import pyarrow as pa
 import xxhash
 
+from pipeline.stages import text_repair
 from pipeline.stages.collect.members import members_of, selected
 from pipeline.stages.collect.package import fetch_package
 from pipeline.stages.collect.sources import PackageSource
+from pipeline.stages.deny_list import DENIED, NOTHING, Keys, deny_list, read_keys
 from pipeline.stages.leaks import SIMILARITY, duplicate_groups, normalised
-from pipeline.stages.records import DROPPED, PREVIEW_CHARACTERS, SPLITS, Counts, Shards
+from pipeline.stages.records import DROPPED, PREVIEW_CHARACTERS, SPLITS, Counts, DenyList, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.store import Built, Outcome, Stage, Store, Work
 
@@ -111,8 +113,15 @@ class Row:
         return text_digest(normalised(self.text))
 
 
-def build_examples(store: Store, data: PackageSource | LabelledFile, cfg: ExamplesConfig, cache: Path) -> Built:
-    """The examples of a task; `cache` is where fetched packages lie.
+def build_examples(
+    store: Store,
+    data: PackageSource | LabelledFile,
+    cfg: ExamplesConfig,
+    cache: Path,
+    *,
+    denied: Path | None = None,
+) -> Built:
+    """The examples of a task; `cache` is where fetched packages lie, `denied` the deny list, which need not exist.
 
     Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
     """
@@ -120,13 +129,17 @@ def build_examples(store: Store, data: PackageSource | LabelledFile, cfg: Exampl
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
     stage = Stage(name="examples", version=VERSION, function=partial(_make_examples, data, cache), handle=Shards)
-    return store.build(stage, replace(cfg, sha256=sha256))
+    return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
 
 
 def _make_examples(
-    data: PackageSource | LabelledFile, cache: Path, cfg: ExamplesConfig, inputs: tuple[()], work: Work
+    data: PackageSource | LabelledFile,
+    cache: Path,
+    cfg: ExamplesConfig,
+    inputs: tuple[()] | tuple[DenyList],
+    work: Work,
 ) -> Outcome:
-    return make_examples(cfg, _name_of(data), _content(data, cache, work), work)
+    return make_examples(cfg, _name_of(data), _content(data, cache, work), work, read_keys(inputs))
 
 
 def _name_of(data: PackageSource | LabelledFile) -> str:
@@ -156,13 +169,16 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work) -> Outcome:
+def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work, denials: Keys = NOTHING) -> Outcome:
     """Examples out of the labelled file `name`, whose suffix tells its format.
 
     Raises ValueError when the file has another form than its suffix says, no row has a text and a label, or a split
     or a label has no examples.
     """
     rows = list(labelled_rows(name, content, cfg))
+    for row in rows:
+        if denials.document_id and document_id(row.text) in denials.document_id:
+            row.reason = DENIED
     _drop_repeated(rows)
     kept = [row for row in rows if row.reason is None]
     groups = duplicate_groups([row.text for row in kept], cfg.similarity)
@@ -235,6 +251,11 @@ def labelled_rows(name: str, content: bytes, cfg: ExamplesConfig) -> Iterator[Ro
         if not found[key]:
             known = ", ".join(sorted(fields)[:20]) or "no row that can be read"
             raise ValueError(f"{name}: no row has a {key} at {path!r}; the rows have: {known}")
+
+
+def document_id(text: str) -> str:
+    """The id that a document of this text has, which the deny list knows it by."""
+    return text_digest(text_repair.normalised(text))
 
 
 def repaired(text: str) -> str:
@@ -339,5 +360,5 @@ def _dropped(row: Row, name: str, stage: str) -> dict[str, object]:
         "stage": stage,
         "reason": row.reason,
         "score": None,
-        "preview": repaired(row.text)[:PREVIEW_CHARACTERS],
+        "preview": "" if row.reason == DENIED else repaired(row.text)[:PREVIEW_CHARACTERS],
     }

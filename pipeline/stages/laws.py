@@ -64,7 +64,8 @@ def _lost_rows(directory: Path, record: Mapping[str, Any]) -> int:
     """Rows that a stage cannot account for: of its inputs, of its shards, of its dropped rows."""
     counts, root = record["counts"], directory.parents[1]
     inputs = [read_record(root / one["stage"] / one["fingerprint"]) or {} for one in record["inputs"]]
-    given = sum(one["rows"] for one in inputs if one["handle"] == Shards.__name__) if inputs else counts["rows_in"]
+    shards = [one["rows"] for one in inputs if one.get("handle") == Shards.__name__]
+    given = sum(shards) if shards else counts["rows_in"]  # a stage may begin with files, and a deny list beside
     dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
     if paths := shard_paths(directory):
         kept = sum(pq.read_metadata(path).num_rows for path in paths)

@@ -206,12 +206,17 @@ class Checkpoint(Handle):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class DenyList(Handle):
+    """denied.parquet: what must not be in the corpus; rows = number of keys."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report(Handle):
     """results.json (a list of results), figures and tables; rows = number of evaluated items."""
 
 
 HANDLES: dict[str, type[Handle]] = {
-    kind.__name__: kind for kind in (Shards, Columns, TokenizerFile, Checkpoint, Report)
+    kind.__name__: kind for kind in (Shards, Columns, DenyList, TokenizerFile, Checkpoint, Report)
 }
 
 

@@ -4,6 +4,8 @@ In: a Source. Out: page shards `<source>-00000.parquet` ..., sorted by address, 
 their reasons. A page lies in the shard that the hash of its address names, so that one changed file changes one
 shard.
 
+What the deny list names is left out as `denied`, whatever else is wrong with it, and without its content.
+
 The identity of the output is its content without `collected_at`: a source that was collected again and had not
 changed makes nothing downstream run again. Where the files lie in the cache is no part of the recipe; the path of a
 `files` source is, because the addresses of its pages hold it.
@@ -26,6 +28,7 @@ from pipeline.stages.collect.formats import Found, Refused, read_member
 from pipeline.stages.collect.members import Member, is_archive, members_of, selected
 from pipeline.stages.collect.package import fetch_package
 from pipeline.stages.collect.sources import FilesSource, PackageSource, Source
+from pipeline.stages.deny_list import DENIED, NOTHING, Keys, keys_of_source, read_denials
 from pipeline.stages.errors import SourceUnavailable
 from pipeline.stages.records import DROPPED, PAGE, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import (
@@ -68,19 +71,32 @@ class CollectRecipe:
     content: str  # digest of the bytes that are read
     cache: Path = field(metadata=NOT_IDENTITY)  # where fetched packages lie
     snapshot: str = field(metadata=NOT_IDENTITY)  # state of the files when `content` was made
+    denied: str = ""  # digest of the denials that concern this source; "" = there are none
+    denials: Keys = field(default=NOTHING, metadata=NOT_IDENTITY)
 
 
 def collect(
-    store: Store, source: Source, cache: Path, cfg: CollectConfig | None = None, directory: Path | None = None
+    store: Store,
+    source: Source,
+    cache: Path,
+    cfg: CollectConfig | None = None,
+    directory: Path | None = None,
+    *,
+    denied: Path | None = None,
 ) -> Built:
     """The pages of `source`, made now or found finished; packages and file digests are kept below `cache`.
 
-    `directory` as in Store.build.
+    `directory` as in Store.build; `denied` is the deny list (deny_list.py), which need not exist.
     """
-    snapshot = snapshot_digest(source)
-    content = _content_digest(source, cache)
+    denials = keys_of_source(read_denials(denied), source.name) if denied else NOTHING
     recipe = CollectRecipe(
-        source=source, config=cfg or CollectConfig(), content=content, cache=cache, snapshot=snapshot
+        source=source,
+        config=cfg or CollectConfig(),
+        snapshot=snapshot_digest(source),
+        content=_content_digest(source, cache),
+        cache=cache,
+        denied=denials.digest(),
+        denials=denials,
     )
     return store.build(COLLECT, recipe, directory=directory)
 
@@ -111,7 +127,10 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
             for item in read_member(member, _address(base, member.name), source, max_bytes):
                 counts.rows_in += 1
                 shard = shard_name(source.name, item.url, cfg.config.n_shards)
-                if isinstance(item, Found):
+                if _is_denied(item, cfg.denials):
+                    counts.drop(DENIED)
+                    refused.add(shard, _denied_row(item, source))
+                elif isinstance(item, Found):
                     spool.add(shard, _page_row(item, source, collected_at))
                 else:
                     counts.drop(item.reason)
@@ -238,6 +257,20 @@ def _dropped_row(item: Refused, source: Source) -> dict[str, Any]:
         "score": item.score,
         "preview": item.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS],
     }
+
+
+def _is_denied(item: Found | Refused, denials: Keys) -> bool:
+    return item.url in denials.url or (
+        bool(denials.page_id) and isinstance(item, Found) and text_digest(item.url, item.content) in denials.page_id
+    )
+
+
+def _denied_row(item: Found | Refused, source: Source) -> dict[str, Any]:
+    """Under the id that the page would have, so that it is found by it; nothing of what it says is kept."""
+    row = _dropped_row(Refused(item.url, DENIED), source)
+    if isinstance(item, Found):
+        row["id"] = row["page_id"] = text_digest(item.url, item.content)
+    return row
 
 
 class _Spool:

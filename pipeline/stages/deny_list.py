@@ -63,7 +63,7 @@ class Denial:
         except ValueError as error:
             raise ValueError(f"date is {self.date!r}, expected YYYY-MM-DD") from error
 
-    def keys(self) -> Iterator[tuple[str, str]]:
+    def denies(self) -> Iterator[tuple[str, str]]:
         """(kind, value) of everything that the row denies."""
         for kind in KINDS:
             if (value := getattr(self, kind)) is not None:
@@ -124,7 +124,7 @@ def read_denials(path: Path) -> list[Denial]:
 def keys_of(denials: Iterable[Denial]) -> Keys:
     values: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for denial in denials:
-        for kind, value in denial.keys():
+        for kind, value in denial.denies():
             values[kind].add(value)
     return Keys(*(frozenset(values[kind]) for kind in KINDS))
 

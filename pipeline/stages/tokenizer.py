@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow.compute as pc
 
 from pipeline.stages.engine import n_usable_cores
@@ -41,8 +42,9 @@ PATTERNS = {
 }
 # tiktoken panics on a run of a million spaces, with an exception that `except Exception` does not catch, and takes
 # quadratic time in a long word: both are cut. Python's \s covers all that \s matches there.
-LONG_RUN = re.compile(r"\s{4096}|\S{65536}")
 SHORTEST_LONG_RUN = 4096
+LONGEST_WORD = 65_536
+LONG_RUN = re.compile(rf"\s{{{SHORTEST_LONG_RUN}}}|\S{{{LONGEST_WORD}}}")
 BUFFER_DOCUMENTS = 256  # that rustbpe holds at once
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,11 @@ class Tokenizer:
             n_threads = n_threads or n_usable_cores()
             encoded = iter(self._encoding.encode_ordinary_batch(flat, num_threads=n_threads))
         return [next(encoded) if len(own) == 1 else [token for _ in own for token in next(encoded)] for own in pieces]
+
+    def encode_array(self, text: str) -> np.ndarray:
+        """Ids of ordinary text, uint32: as `encode`, without a Python number a token."""
+        parts = [self._encoding.encode_to_numpy(piece, disallowed_special=()) for piece in _encodable_pieces(text)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; a part of a character becomes U+FFFD."""
@@ -191,16 +198,30 @@ def _description(pattern_name: Any, raw: bytes, ranks: dict[bytes, int]) -> dict
 
 def _encodable_pieces(text: str) -> list[str]:
     """`text`, cut inside runs that are too long for tiktoken; one piece for nearly any text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"the text has no UTF-8 form: character {error.start} is the lone surrogate {text[error.start]!r}"
-        ) from error
-    if len(text) < SHORTEST_LONG_RUN:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the text has no UTF-8 form: character {error.start} is the lone surrogate {text[error.start]!r}"
+            ) from error
+    if len(text) < SHORTEST_LONG_RUN or not _may_hold_long_run(text):
         return [text]
     ends = [match.end() for match in LONG_RUN.finditer(text)]
     return [text[start:end] for start, end in itertools.pairwise([0, *ends, len(text)])]
+
+
+def _may_hold_long_run(text: str) -> bool:
+    """False where LONG_RUN cannot match: any run that it wants fills a block of half its length from end to end.
+
+    The pattern itself takes as long as half of the encoding, because it is tried at every character.
+    """
+    half = SHORTEST_LONG_RUN // 2
+    if any(text[i].isspace() and text[i : i + half].isspace() for i in range(0, len(text) - half + 1, half)):
+        return True
+    half = LONGEST_WORD // 2
+    blocks = (text[i : i + half] for i in range(0, len(text) - half + 1, half))
+    return any(block.split(maxsplit=1) == [block] for block in blocks)
 
 
 def _sample(cfg: TokenizerConfig, paths: Sequence[Path]) -> dict[Path, list[tuple[int, int]]]:

@@ -51,6 +51,7 @@ class PlannedBuild:
     reasons: tuple[str, ...] = ()
     last: Record | None = None  # record of the output that is there
     share: float = 1.0  # of the work of the last time, about
+    fingerprint: str | None = None  # of what will lie there, where that is known before
     resumes: bool = False  # an unfinished build lies there
 
     @property
@@ -122,6 +123,7 @@ class PlanningStore(Store):
             reasons=tuple(_reasons(stage, cfg, inputs, last, self.changes)),
             last=last,
             share=_share(stage, cfg, inputs, last, self.changes),
+            fingerprint=where.name if is_known else None,
             resumes=is_known and (where / BEGUN).exists(),
         )
         self.plan.append(planned)

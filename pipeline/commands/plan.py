@@ -87,6 +87,7 @@ def _as_json(asset: PlannedAsset) -> dict[str, object]:
             {
                 "stage": build.stage,
                 "reasons": list(build.reasons),
+                "fingerprint": build.fingerprint,
                 "resumes": build.resumes,
                 "seconds": build.seconds if build.reasons else 0.0,
                 "bytes": build.n_bytes if build.reasons else 0,

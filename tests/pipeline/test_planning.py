@@ -12,6 +12,7 @@ from pipeline.cli import main
 from pipeline.definitions import definitions
 from pipeline.layout import Layout, asset_records
 from pipeline.planning import plan
+from pipeline.stages.store import BEGUN
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DOWNSTREAM_OF_TOKENIZER = {
@@ -58,14 +59,15 @@ def rebuilt(assets) -> dict[str, str]:
     }
 
 
-def files_below(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+def outputs(layout: Layout) -> dict[Path, int]:
+    folders = (layout.store, layout.current, layout.tracking)
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
 def test_plan_nothing_changed_rebuilds_nothing_and_writes_nothing(toy_graph, monkeypatch, capsys):
-    before = files_below(toy_graph.layout.data)
+    before = outputs(toy_graph.layout)
     assert rebuilt(plan(toy_graph.layout)) == {}
-    assert files_below(toy_graph.layout.data) == before
+    assert outputs(toy_graph.layout) == before
     monkeypatch.setenv("GRISTMILL_DATA", str(toy_graph.layout.data))
     assert main(["plan"]) == 0
     assert "all 10 assets are up to date" in capsys.readouterr().out
@@ -87,6 +89,25 @@ def test_plan_of_a_longer_training_takes_longer(other_settings):
     (build,) = model.rebuilt
     assert build.reasons == ("train.n_steps 30 -> 300",)
     assert build.seconds == pytest.approx(10 * build.last["seconds"])
+
+
+def test_plan_of_a_build_that_was_killed_goes_on_with_it(other_settings):
+    text = other_settings.config_toml.read_text()
+    other_settings.config_toml.write_text(text.replace("vocab_size = 300", "vocab_size = 320"))
+    (build,) = tokenizer_of(plan(other_settings)).rebuilt
+    assert not build.resumes
+    folder = other_settings.store / "tokenizer" / build.fingerprint
+    folder.mkdir()
+    try:
+        (folder / BEGUN).write_text(build.fingerprint)
+        (build,) = tokenizer_of(plan(other_settings)).rebuilt
+    finally:
+        shutil.rmtree(folder)
+    assert build.resumes
+
+
+def tokenizer_of(assets):
+    return next(one for one in assets if one.asset == "tokenizer")
 
 
 def test_plan_new_source_was_never_built(other_settings):

@@ -148,6 +148,7 @@ EVIDENCE = pa.schema(
         pa.field("dropped_id", pa.string(), nullable=False),
         pa.field("kept_page_id", pa.string(), nullable=False),
         pa.field("dropped_page_id", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),  # exact, similarity or containment
         pa.field("similarity", pa.float64(), nullable=False),  # Jaccard of word 5-grams, 0 to 1
         pa.field("containment", pa.float64(), nullable=False),  # of the shorter in the longer, 0 to 1
         pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = exact, or found by the sample
@@ -170,6 +171,32 @@ REPEATED = pa.schema(
         pa.field("kept_id", pa.string()),  # of kind document: the one that stays
         pa.field("kept_page_id", pa.string()),
         pa.field("preview", pa.string(), nullable=False),
+    ]
+)
+
+
+# What `decontaminate` found in a document: a row for every example that it holds too much of.
+PIECE = pa.struct(
+    [
+        pa.field("start", pa.int64(), nullable=False),  # characters of the text
+        pa.field("end", pa.int64(), nullable=False),
+    ]
+)
+CONTAMINATION = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # of the document before it was cut
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("new_id", pa.string()),  # of what is left of it; null = dropped
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("example_split", pa.string(), nullable=False),
+        pa.field("n_shared", pa.int64(), nullable=False),  # different runs of words
+        pa.field("example_share", pa.float64(), nullable=False),  # of the example's runs, 0 to 1
+        pa.field("document_share", pa.float64(), nullable=False),  # of the document's words, 0 to 1
+        pa.field("start", pa.int64(), nullable=False),  # characters of the text before the cut, first run found
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("preview", pa.string(), nullable=False),  # what stands there
+        pa.field("left", pa.list_(PIECE), nullable=False),  # what stays of the document; none = dropped
     ]
 )
 

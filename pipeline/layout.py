@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.stages.lineage import lineage
 from pipeline.stages.records import Handle
 from pipeline.stages.shards import write_text
-from pipeline.stages.store import read_handle, read_record
+from pipeline.stages.store import read_handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +115,7 @@ def all_entries(layout: Layout) -> list[dict[str, Any]]:
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
     """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
     assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
-    waiting, records = [load_current(layout, asset).directory], {}
-    while waiting:
-        folder = waiting.pop()
-        record = read_record(folder) if folder not in records else None
-        if record is not None:
-            records[folder] = record
-            inputs = [layout.store / entry["stage"] / entry["fingerprint"] for entry in record["inputs"]]
-            waiting += [folder for folder in inputs if folder not in assets]
-    return list(records.values())
+    return [record for record in lineage([load_current(layout, asset)], until=assets).values() if record]
 
 
 def _entry_path(layout: Layout, asset: str) -> Path:

@@ -5,7 +5,7 @@ was removed since. A record names the stage and the fingerprint of every input, 
 by side, so the chain is followed without a look at anything else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,24 @@ class Folder:
     directory: Path
 
 
-def lineage(handles: Iterable[Handle]) -> dict[Folder, Record | None]:
-    """Folders in the order in which the records name them, beginning with those of `handles`."""
-    found: dict[Folder, Record | None] = {}
-    waiting = [Folder(handle.stage, handle.fingerprint, handle.directory) for handle in handles]
-    while waiting:
-        folder = waiting.pop(0)
+def lineage(handles: Iterable[Handle], until: Collection[Path] = ()) -> dict[Folder, Record | None]:
+    """Every folder before those that it was made from.
+
+    Inputs that lie in one of the directories `until` are left out, and with them what they were made from.
+    """
+    found: dict[Folder, Record | None] = {}  # what it was made from, before every folder
+
+    def visit(folder: Folder) -> None:
         if folder in found:
-            continue
-        found[folder] = record = read_record(folder.directory)
+            return
+        record = read_record(folder.directory)
         root = folder.directory.parents[1]
         for one in record["inputs"] if record else ():
-            waiting.append(Folder(one["stage"], one["fingerprint"], root / one["stage"] / one["fingerprint"]))
-    return found
+            directory = root / one["stage"] / one["fingerprint"]
+            if directory not in until:
+                visit(Folder(one["stage"], one["fingerprint"], directory))
+        found[folder] = record
+
+    for handle in handles:
+        visit(Folder(handle.stage, handle.fingerprint, handle.directory))
+    return dict(reversed(found.items()))

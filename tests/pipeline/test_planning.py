@@ -70,7 +70,7 @@ def test_plan_nothing_changed_rebuilds_nothing_and_writes_nothing(toy_graph, mon
     assert outputs(toy_graph.layout) == before
     monkeypatch.setenv("GRISTMILL_DATA", str(toy_graph.layout.data))
     assert main(["plan"]) == 0
-    assert "all 10 assets are up to date" in capsys.readouterr().out
+    assert "assets are up to date" in capsys.readouterr().out
 
 
 def test_plan_changed_setting_names_it_and_rebuilds_what_is_made_from_it(other_settings):

@@ -1,0 +1,308 @@
+"""What `gristmill forget` has to deny, and what else knows it: pages, their copies, what holds a part of them.
+
+In: the handles that the assets hold now, and addresses or ids. Out: `Findings`: the pages that were asked for, those
+that repeat them, and those that hold a part of them beside other things.
+
+A page goes with the ones that were asked for when
+- its text is the same (document id), in whatever source;
+- it is a near copy by the limits of `dedup`, or stands nearly whole in a forgotten text;
+- `dedup` dropped it for one of these: it would come back in their place (its evidence says which).
+A longer document that holds the text, or a part of it, is told and stays, because most of it is something else.
+"""
+
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.stages.copies import Copy, CopyLimits, find_copies
+from pipeline.stages.deny_list import Denial
+from pipeline.stages.engine import Engine
+from pipeline.stages.examples import document_id
+from pipeline.stages.lineage import Folder, Record, lineage
+from pipeline.stages.records import Handle
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, read_table, shard_paths
+
+PARTS = ("", DROPPED_FOLDER)
+SHOWN_PAGES = 3  # of an address that means many
+FIND = """
+SELECT DISTINCT {page_id} AS page_id, id, source, url
+FROM read_parquet($files, hive_partitioning = false) WHERE {where}
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A page that some output knows. `document_id` and `n_words` are None where no text came out of it."""
+
+    page_id: str
+    source: str
+    url: str
+    document_id: str | None = None
+    n_words: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relative:
+    """A page that repeats another one, wholly or in part."""
+
+    page: Page
+    of: str  # page id of the other one
+    why: str  # for people
+    held: float  # share of the other one's text that it holds, 0 to 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """`copies` are denied with `asked`; `holders` are told, those that hold most first."""
+
+    asked: tuple[Page, ...]
+    copies: tuple[Relative, ...]
+    holders: tuple[Relative, ...]
+    examples: Mapping[str, Sequence[str]] = field(default_factory=dict)  # asset -> ids of rows with a forgotten text
+    near_examples: Mapping[str, int] = field(default_factory=dict)  # asset -> rows that repeat a part of it
+
+    @property
+    def pages(self) -> tuple[Page, ...]:
+        """All that is denied."""
+        return (*self.asked, *(copy.page for copy in self.copies))
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Everything that the current outputs were made from and that is still there."""
+
+    handles: Mapping[str, Handle]  # asset -> handle
+    folders: Mapping[Folder, Record]
+
+    def of_stage(self, stage: str) -> list[Folder]:
+        return [folder for folder in self.folders if folder.stage == stage]
+
+
+def known(handles: Mapping[str, Handle]) -> Known:
+    there = {folder: record for folder, record in lineage(handles.values()).items() if record is not None}
+    return Known(handles, there)
+
+
+def find_pages(outputs: Known, query: str) -> list[Page]:
+    """The pages that `query` means: a URL, a page id, a document id of any stage, or else the end of a URL."""
+    exact: set[Page] = set()
+    endings: set[Page] = set()
+    for folder in outputs.folders:
+        for row in _found(folder, "id = $query OR {page_id} = $query OR ends_with(url, $query)", query=query):
+            page = Page(page_id=row["page_id"], source=row["source"], url=row["url"])
+            (exact if query in (row["id"], row["page_id"], row["url"]) else endings).add(page)
+    return _described(outputs, exact or endings)
+
+
+def findings(
+    outputs: Known,
+    asked: Sequence[Page],
+    limits: CopyLimits,
+    *,
+    containing: float | None,
+    engine: Engine,
+) -> Findings:
+    """What goes with `asked`. `containing`: share of a forgotten text from which a longer document goes as well."""
+    texts = texts_of(outputs, asked)
+    own = {page.page_id for page in asked}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        found = find_copies(texts, _document_shards(outputs), limits, engine=engine, scratch=scratch)
+        examples, near = _examples(outputs, asked, texts, limits, engine, scratch)
+    closest = sorted(found, key=lambda copy: (-copy.is_copy, -copy.held, copy.page_id, copy.of))
+    copies = [*_same_texts(outputs, asked), *(_relative(copy) for copy in closest if copy.is_copy)]
+    copies += _dropped_for(outputs, own | {one.page.page_id for one in copies})
+    holders = [_relative(copy) for copy in closest if not copy.is_copy]
+    copies += [one for one in holders if containing is not None and one.held >= containing]
+    named_copies = _named(outputs, copies, besides=own)
+    denied = own | {one.page.page_id for one in named_copies}
+    return Findings(
+        asked=tuple(asked),
+        copies=tuple(named_copies),
+        holders=tuple(sorted(_named(outputs, holders, besides=denied), key=lambda one: -one.held)),
+        examples=examples,
+        near_examples=near,
+    )
+
+
+def denials_of(outputs: Known, found: Findings, *, date: str, reason: str, asked_by: str | None) -> list[Denial]:
+    """Rows of the deny list. An address that other pages have too, which nobody wants to forget, is not denied."""
+    shared = _shared_urls(outputs, found.pages)
+    of = {relative.page.page_id: relative for relative in found.copies}
+    return [
+        Denial(
+            url=None if page.url in shared else page.url,
+            address=page.url if page.url in shared else None,
+            page_id=page.page_id,
+            document_id=page.document_id,
+            source=page.source,
+            date=date,
+            reason=of[page.page_id].why if page.page_id in of else reason,
+            asked_by=asked_by,
+            duplicate_of=of[page.page_id].of if page.page_id in of else None,
+        )
+        for page in found.pages
+    ]
+
+
+def texts_of(outputs: Known, pages: Iterable[Page]) -> dict[str, str]:
+    """Page id -> text, as `filter` left it, else as `clean` did; a page that gave no text is not in it."""
+    texts: dict[str, str] = {}
+    wanted = sorted({page.page_id for page in pages})
+    for stage in ("clean", "filter"):
+        for folder in outputs.of_stage(stage):
+            for page_id, text in _select(folder, "", "page_id, text", "page_id IN (SELECT unnest($ids))", ids=wanted):
+                texts[page_id] = text
+    return texts
+
+
+def holding_shards(directory: Path, pages: Collection[str]) -> tuple[int, int]:
+    """How many shards of a finished folder hold one of `pages` (page ids), and how many there are."""
+    paths = shard_paths(directory)
+    if not paths:
+        return 0, 0
+    column = "page_id" if "page_id" in pq.read_schema(paths[0]).names else "id"
+    held = [set(read_table(path, columns=[column])[column].to_pylist()) & set(pages) for path in paths]
+    return sum(map(bool, held)), len(paths)
+
+
+def _relative(copy: Copy) -> Relative:
+    if copy.similarity == 1.0:
+        why = "the same words"
+    elif copy.is_copy:
+        why = f"near copy: {copy.similarity:.0%} alike"
+        why = why if copy.part <= copy.held else f"excerpt: {copy.part:.0%} of it is forgotten text"
+    else:
+        why = f"holds {copy.held:.0%} of the forgotten text"
+    return Relative(page=Page(page_id=copy.page_id, source="", url=""), of=copy.of, why=why, held=copy.held)
+
+
+def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
+    """Pages of any source that gave the same text."""
+    of = {page.document_id: page.page_id for page in reversed(pages) if page.document_id}
+    for folder in outputs.of_stage("clean") if of else ():
+        for row in _found(folder, "id IN (SELECT unnest($ids))", ids=list(of)):
+            page = Page(page_id=row["page_id"], source=row["source"], url=row["url"], document_id=row["id"])
+            yield Relative(page=page, of=of[row["id"]], why="the same text", held=1.0)
+
+
+def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
+    """What `dedup` dropped for one of the pages, by its evidence."""
+    columns = "dropped_page_id, kept_page_id, similarity, containment"
+    for folder in outputs.of_stage("dedup"):
+        where = "kept_page_id IN (SELECT unnest($ids)) ORDER BY ALL"
+        for dropped, kept, similarity, containment in _select(
+            folder, EVIDENCE_FOLDER, columns, where, ids=sorted(page_ids)
+        ):
+            page = Page(page_id=dropped, source="", url="")
+            why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
+            yield Relative(page=page, of=kept, why=why, held=containment)
+
+
+def _examples(
+    outputs: Known,
+    asked: Sequence[Page],
+    texts: Mapping[str, str],
+    limits: CopyLimits,
+    engine: Engine,
+    scratch: Path,
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+    """Of each asset of labelled examples the rows with a forgotten text, and how many others repeat a part of it."""
+    ids = {page.document_id for page in asked if page.document_id}
+    same: dict[str, list[str]] = {}
+    near: dict[str, int] = {}
+    for asset, handle in sorted(outputs.handles.items()):
+        if handle.stage != "examples":
+            continue
+        paths = shard_paths(handle.directory)
+        for path in paths:
+            table = read_table(path, columns=["id", "text"])
+            for row, text in zip(table["id"].to_pylist(), table["text"], strict=True):
+                if document_id(text.as_py()) in ids:
+                    same.setdefault(asset, []).append(row)
+        found = find_copies(texts, paths, limits, engine=engine, scratch=scratch, key="id")
+        if others := {copy.page_id for copy in found} - set(same.get(asset, ())):
+            near[asset] = len(others)
+    return same, near
+
+
+def _named(outputs: Known, relatives: Iterable[Relative], *, besides: Collection[str]) -> list[Relative]:
+    """Each page once, by the first that is said of it, with everything that is known of it."""
+    first: dict[str, Relative] = {}
+    for one in relatives:
+        if one.page.page_id not in besides:
+            first.setdefault(one.page.page_id, one)
+    return [replace(first[page.page_id], page=page) for page in pages_by_id(outputs, list(first))]
+
+
+def pages_by_id(outputs: Known, page_ids: Sequence[str]) -> list[Page]:
+    found: set[Page] = set()
+    for folder in outputs.folders:
+        for row in _found(folder, "{page_id} IN (SELECT unnest($ids))", ids=list(page_ids)):
+            found.add(Page(page_id=row["page_id"], source=row["source"], url=row["url"]))
+    return _described(outputs, found)
+
+
+def _described(outputs: Known, pages: Collection[Page]) -> list[Page]:
+    """With document id and number of words, in the order of their addresses."""
+    wanted = sorted({page.page_id for page in pages})
+    where = "page_id IN (SELECT unnest($ids))"
+    ids: dict[str, str] = {}
+    words: dict[str, int] = {}
+    for folder in outputs.of_stage("clean"):
+        ids.update(_select(folder, "", "page_id, id", where, ids=wanted))
+    for folder in outputs.of_stage("filter"):
+        words.update(_select(folder, "", "page_id, n_words", where, ids=wanted))
+    described = [replace(p, document_id=ids.get(p.page_id), n_words=words.get(p.page_id)) for p in pages]
+    return sorted(described, key=lambda page: (page.url, page.source, page.page_id))
+
+
+def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
+    """Addresses of `pages` that a page has today which is not one of them."""
+    own = {page.page_id for page in pages}
+    shared = set()
+    for handle in outputs.handles.values():
+        if handle.stage == "collect":
+            folder = Folder(handle.stage, handle.fingerprint, handle.directory)
+            where = "url IN (SELECT unnest($urls))"
+            rows = _select(folder, "", "id, url", where, urls=sorted({page.url for page in pages}))
+            shared |= {url for page_id, url in rows if page_id not in own}
+    return shared
+
+
+def _document_shards(outputs: Known) -> list[Path]:
+    """Of the documents as they are now; before there are any, of what they will be made from."""
+    current = [handle for handle in outputs.handles.values() if handle.stage == "filter"]
+    folders = current or outputs.of_stage("clean")
+    return [path for folder in folders for path in shard_paths(folder.directory)]
+
+
+def _found(folder: Folder, where: str, **values: Any) -> list[dict[str, Any]]:
+    """page_id, id, source and url of the rows that were kept or dropped."""
+    rows = []
+    for part in PARTS:
+        paths = shard_paths(folder.directory, part)
+        names = pq.read_schema(paths[0]).names if paths else []
+        if {"id", "source", "url"} <= set(names):
+            page_id = "page_id" if "page_id" in names else "id"
+            query = FIND.format(page_id=page_id, where=where.format(page_id=page_id))
+            columns = ("page_id", "id", "source", "url")
+            rows += [dict(zip(columns, row, strict=True)) for row in _rows(query, paths, **values)]
+    return rows
+
+
+def _select(folder: Folder, part: str, columns: str, where: str, **values: Any) -> list[Any]:
+    paths = shard_paths(folder.directory, part)
+    query = f"SELECT {columns} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
+    return _rows(query, paths, **values) if paths else []
+
+
+def _rows(query: str, paths: Sequence[Path], **values: Any) -> list[Any]:
+    import duckdb
+
+    with duckdb.connect() as database:
+        return database.execute(query, {"files": duckdb_files(paths), **values}).fetchall()

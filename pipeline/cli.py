@@ -13,7 +13,18 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-DATA_STAGES = ("collect", "clean", "signals", "filter", "dedup", "split", "tokenizer", "tokenize")
+DATA_STAGES = (
+    "collect",
+    "clean",
+    "signals",
+    "filter",
+    "dedup",
+    "dedup_lines",
+    "decontaminate",
+    "split",
+    "tokenizer",
+    "tokenize",
+)
 EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
 
 
@@ -70,8 +81,9 @@ def _add_graph_commands(command: Adder) -> None:
     ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
     results = command("results", "pipeline.commands.graph:run_results", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
-    trace = command("trace", "pipeline.commands.graph:run_trace", "Tell what became of a page, stage by stage")
-    trace.add_argument("what", metavar="URL_OR_ID", help="URL, page id or document id")
+    trace = command("trace", "pipeline.commands.trace:run_trace", "Tell what became of a page, stage by stage")
+    trace.add_argument("what", metavar="URL_OR_ID", help="URL, the end of one, page id or document id")
+    trace.add_argument("--json", action="store_true", help="as objects, with all evidence and every training step")
     plan = command("plan", "pipeline.commands.plan:run_plan", "Tell what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
@@ -132,6 +144,7 @@ def _add_model_commands(command: Adder) -> None:
 
 
 def _add_upkeep_commands(command: Adder) -> None:
+    _add_forget(command)
     doctor = command(
         "doctor",
         "pipeline.commands.upkeep:run_doctor",
@@ -145,6 +158,29 @@ def _add_upkeep_commands(command: Adder) -> None:
     )
     gc.add_argument("--unfinished", action="store_true", help="also builds that were never finished")
     gc.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_forget(command: Adder) -> None:
+    forget = command(
+        "forget",
+        "pipeline.commands.forget:run_forget",
+        "Keep pages and their copies out of the corpus from the next run on, and name the models that saw them",
+    )
+    forget.add_argument("what", metavar="URL_OR_ID", nargs="*", help="URL or its end, page id or document id")
+    forget.add_argument("--list", action="store_true", help="only show what is denied")
+    forget.add_argument("--undo", action="store_true", help="take rows back, and what was denied because of them")
+    forget.add_argument("--reason", metavar="TEXT", default="asked for", help="kept in the list; default: asked for")
+    forget.add_argument("--by", metavar="NAME", help="who wants it; kept in the list")
+    forget.add_argument("--all", action="store_true", help="every page whose address ends in URL_OR_ID")
+    forget.add_argument(
+        "--containing",
+        metavar="SHARE",
+        type=float,
+        help="also longer documents that hold at least this share of a forgotten text, above 0 to 1",
+    )
+    forget.add_argument("--new-tokenizer", action="store_true", help="train the tokenizer again without the texts")
+    forget.add_argument("--dry-run", action="store_true", help="only tell what would be denied")
+    forget.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:

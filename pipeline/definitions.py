@@ -26,10 +26,10 @@ def definitions(layout: Layout) -> dg.Definitions:
     assets = [
         *(collect.pages(source, file) for source in sources.values()),
         clean.documents(sources, file),
-        dedup.corpus(file),
+        dedup.corpus(tasks, file),
         report.corpus_report(file),
         tokenize.tokenizer(file),
-        tokenize.token_shards(file),
+        tokenize.token_shards(sources, file),
         pretrain.foundation_model(file),
         evaluate.foundation_evaluation(file),
         *(

@@ -6,6 +6,7 @@ import dagster as dg
 
 Job = Any  # what dg.define_asset_job returns has no public name
 ALL = dg.AssetSelection.all()
+CORPUS = dg.AssetSelection.groups("corpus").upstream()  # with the examples, which the corpus must not hold
 EVALUATED = dg.AssetSelection.groups("pretraining") | dg.AssetSelection.assets("foundation_evaluation")
 
 
@@ -13,7 +14,7 @@ def jobs() -> dict[str, Job]:
     """By name. `pretrain` and `finetune` start from what the assets before them hold at the moment."""
     selections = {
         "demo": (ALL, "Everything: from the sources to the evaluated models."),
-        "corpus": (dg.AssetSelection.groups("corpus"), "Collect the sources anew, up to the token shards."),
+        "corpus": (CORPUS, "Collect the sources anew, up to the token shards."),
         "pretrain": (EVALUATED, "The foundation model and its evaluation, from the token shards as they are."),
         "finetune": (
             ALL - EVALUATED - dg.AssetSelection.groups("corpus"),

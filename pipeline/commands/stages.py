@@ -20,37 +20,71 @@ from pipeline.stages.records import Handle
 from pipeline.stages.store import RECORD, Built, Store, read_handle
 
 
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """An input: outputs of one of these stages, `least` to `most` of them (None = any number)."""
+
+    stages: tuple[str, ...]
+    least: int = 1
+    most: int | None = 1
+
+    def __str__(self) -> str:
+        stages = " or ".join(f"`{stage}`" for stage in self.stages)
+        return stages if self.least == self.most else f"{stages} (if wanted)"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runnable:
-    """Where a stage lies, and the stages whose outputs it reads, in the order of its inputs."""
+    """Where a stage lies, and what it reads, in the order of its inputs."""
 
     module: str
     stage: str
     config: str
-    reads: tuple[str, ...] = ()
+    reads: tuple[Reads, ...] = ()
     recipe: str = ""  # class that wraps the config, where the stage wants more than that
 
     def load(self) -> tuple[Any, Any]:
         module = importlib.import_module(f"pipeline.stages.{self.module}")
         return getattr(module, self.stage), getattr(module, self.config)
 
-    def settings(self, cfg: Any) -> Any:
+    def settings(self, cfg: Any, **more: Any) -> Any:
         """What the stage is built with."""
         module = importlib.import_module(f"pipeline.stages.{self.module}")
-        return getattr(module, self.recipe)(config=cfg) if self.recipe else cfg
+        return getattr(module, self.recipe)(config=cfg, **more) if self.recipe else cfg
 
 
+PAGES, DOCUMENTS, SIGNALS = Reads(("collect",), most=None), Reads(("clean",)), Reads(("signals",))
+FILTERED, ACCEPTED = Reads(("filter",)), Reads(("dedup",), least=0)
+UNIQUE, CORPUS = Reads(("dedup", "dedup_lines")), Reads(("dedup", "dedup_lines", "decontaminate"))
+EXAMPLES = Reads(("examples",), least=0, most=None)
+DIVIDED, TOKENIZER, TOKENS = Reads(("split",)), Reads(("tokenizer",)), Reads(("tokenize",))
 RUNNABLE = {
-    "clean": Runnable(module="clean", stage="CLEAN", config="CleanConfig", reads=("collect",)),
-    "signals": Runnable(module="signals", stage="MEASURE", config="SignalsConfig", reads=("clean",)),
+    "clean": Runnable(module="clean", stage="CLEAN", config="CleanConfig", reads=(PAGES,)),
+    "signals": Runnable(module="signals", stage="MEASURE", config="SignalsConfig", reads=(DOCUMENTS,)),
     "filter": Runnable(
-        module="filter", stage="FILTER", config="FilterConfig", reads=("clean", "signals"), recipe="FilterRecipe"
+        module="filter", stage="FILTER", config="FilterConfig", reads=(DOCUMENTS, SIGNALS), recipe="FilterRecipe"
     ),
-    "dedup": Runnable(module="dedup", stage="DEDUP", config="DedupConfig", reads=("filter",)),
-    "split": Runnable(module="split", stage="SPLIT", config="SplitConfig", reads=("dedup",)),
-    "tokenizer": Runnable(module="tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=("split",)),
-    "tokenize": Runnable(module="tokenize", stage="TOKENIZE", config="TokenizeConfig", reads=("split", "tokenizer")),
-    "train": Runnable(module="pretrain", stage="PRETRAIN", config="PretrainConfig", reads=("tokenize", "tokenizer")),
+    "dedup": Runnable(module="dedup", stage="DEDUP", config="DedupConfig", reads=(FILTERED, ACCEPTED)),
+    "dedup_lines": Runnable(
+        module="dedup_lines", stage="DEDUP_LINES", config="DedupLinesConfig", reads=(Reads(("dedup",)),)
+    ),
+    "decontaminate": Runnable(
+        module="decontaminate",
+        stage="DECONTAMINATE",
+        config="DecontaminateConfig",
+        reads=(UNIQUE, EXAMPLES),
+        recipe="DecontaminateRecipe",
+    ),
+    "split": Runnable(module="split", stage="SPLIT", config="SplitConfig", reads=(CORPUS,)),
+    "tokenizer": Runnable(module="tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=(DIVIDED,)),
+    "tokenize": Runnable(
+        module="tokenize",
+        stage="TOKENIZE",
+        config="TokenizeConfig",
+        reads=(DIVIDED, TOKENIZER),
+        recipe="TokenizeRecipe",
+    ),
+    "train": Runnable(module="pretrain", stage="PRETRAIN", config="PretrainConfig", reads=(TOKENS, TOKENIZER)),
 }
 EVALUATIONS = {  # by the stages that made the model and the data
     ("pretrain", "tokenize"): Runnable(
@@ -72,10 +106,12 @@ def run_stage(args: Namespace) -> int:
         else:
             runnable = RUNNABLE[args.name]
             stage, config = runnable.load()
-            cfg = runnable.settings(parse_settings(config, args.set))
+            cfg = parse_settings(config, args.set)
             display.begin(args.name)
-            handles = _handles(layout, args.name, args.inputs, args)
-            built = _store(layout, args).build(stage, cfg, *handles, directory=out)
+            given = _handles(layout, args.name, args.inputs, args)
+            more = {"tasks": _task_names(given)} if args.name == "decontaminate" else {}
+            handles = [handle for _, handle in given]
+            built = _store(layout, args).build(stage, runnable.settings(cfg, **more), *handles, directory=out)
         display.end(_summary(built))
     return 0
 
@@ -86,7 +122,7 @@ def run_train(args: Namespace) -> int:
     layout = layout_from_environment()
     stage, config = RUNNABLE["train"].load()
     recipe = pretrain_recipe(parse_settings(config, args.set))
-    handles = _handles(layout, "train", [args.tokens, args.tokenizer], args)
+    handles = [handle for _, handle in _handles(layout, "train", [args.tokens, args.tokenizer], args)]
     with displayed() as display:
         display.begin("train")
         built = _store(layout, args).build(stage, recipe, *handles, directory=Path(args.out).absolute())
@@ -117,27 +153,38 @@ def _store(layout: Layout, args: Namespace) -> Store:
     return Store(root=layout.store, engine=LocalProcesses(n_workers=args.workers), show=current_show())
 
 
-def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[Handle]:
-    """The inputs of stage `name` in the order in which it takes them. Raw pages are collected first."""
+def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[tuple[str, Handle]]:
+    """What was given and the output it means, in the order in which stage `name` takes them.
+
+    Raw pages are collected first.
+    """
     reads = RUNNABLE[name].reads
-    handles: list[Handle] = []
+    given: list[tuple[str, Handle]] = []
     for text in inputs:
         path = Path(text).absolute()
-        if "collect" in reads and path.exists() and not (path / RECORD).exists():
-            handles.append(_collected(layout, args, path, _collect_config()(), None).handle)
+        if PAGES in reads and path.exists() and not (path / RECORD).exists():
+            given.append((text, _collected(layout, args, path, _collect_config()(), None).handle))
         else:
-            handles.append(read_handle(folder_or_current(layout, text)))
-    for handle in handles:
-        if handle.stage not in reads:
+            given.append((text, read_handle(folder_or_current(layout, text))))
+    for _, handle in given:
+        if not any(handle.stage in read.stages for read in reads):
             raise ValueError(
                 f"{handle.directory} is an output of `{handle.stage}`; `{name}` reads the output of"
-                f" {' and '.join(f'`{read}`' for read in reads)}"
+                f" {' and '.join(map(str, reads))}"
             )
-    given = [handle.stage for handle in handles]
+    ordered = []
     for read in reads:
-        if given.count(read) != 1 and not (read == "collect" and handles):
-            raise ValueError(f"`{name}` needs one output of `{read}`, got {given.count(read)}")
-    return sorted(handles, key=lambda handle: reads.index(handle.stage))
+        own = [one for one in given if one[1].stage in read.stages]
+        if not read.least <= len(own) <= (len(own) if read.most is None else read.most):
+            raise ValueError(f"`{name}` needs one output of {read}, got {len(own)}")
+        ordered += own
+    return ordered
+
+
+def _task_names(given: list[tuple[str, Handle]]) -> tuple[str, ...]:
+    """Of examples: the name of the asset `<task>_examples`, or of the folder."""
+    names = (Path(text).name.removesuffix("_examples") for text, handle in given if handle.stage == "examples")
+    return tuple(names)
 
 
 def _raw_path(inputs: list[str]) -> Path:

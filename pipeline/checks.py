@@ -33,7 +33,7 @@ from pipeline.stages.records import Handle
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.split import leaked_documents
 from pipeline.stages.store import read_record
-from pipeline.stages.tokenizer import load_tokenizer
+from pipeline.stages.tokenizer_files import load_tokenizer
 
 TABLE = "checks"  # of config.toml
 SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts
@@ -62,7 +62,7 @@ def asset_checks(
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
         check_step(["documents"], [_conserved(2), not_empty]),
-        check_step(["corpus"], [_conserved(2), no_leak, not_empty]),
+        check_step(["corpus"], [_conserved(4), no_leak, not_empty]),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [_conserved(1), in_range]),

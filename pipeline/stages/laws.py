@@ -5,7 +5,7 @@ what to look at when it is not. Nothing here trusts a count that it can count ag
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from pipeline.stages.shards import DROPPED_FOLDER, shard_paths
 from pipeline.stages.store import read_record
 
 EXAMPLES = "examples"  # stage whose rows others compare theirs with
+REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of the law source_loss
+ROUNDING = 9  # digits: 1 - (1 - 0.3) is not 0.3 in floating point
 # What a tokenizer gets wrong when it gets anything wrong.
 HARD_TEXTS = (
     "",
@@ -160,4 +162,45 @@ def beats(result: Mapping[str, Any], limit: float) -> Verdict:
         observed=result["value"],
         limit=limit,
         details={"low": result["low"], "high": result["high"], **result["baselines"]},
+    )
+
+
+def source_loss(
+    records: Iterable[Mapping[str, Any]],
+    limits: Mapping[str, float],
+    examples: Callable[[str], Sequence[str]] = lambda source: (),
+) -> Verdict:
+    """No source loses more than its share to the stages of a corpus.
+
+    `records` are those of the stages that remove, each with measures removed_fraction_<source>, a share of what came
+    into that stage. `limits` holds `removed_fraction` for all sources, removed_fraction_<source> for one of them.
+    `examples` says of a source that loses too much what went, and for what. Observed and limit are those of the
+    source that is furthest above its own limit, or nearest to it.
+    """
+    lost: dict[str, dict[str, float]] = {}
+    for record in records:
+        for name, share in record["measures"].items():
+            if name.startswith(f"{REMOVED}_"):
+                lost.setdefault(name.removeprefix(f"{REMOVED}_"), {})[record["stage"]] = share
+    totals = {
+        source: round(1 - math.prod(1 - share for share in shares.values()), ROUNDING)
+        for source, shares in lost.items()
+    }
+    own = {source: limits.get(f"{REMOVED}_{source}", limits[REMOVED]) for source in totals}
+    above = {source: total - own[source] for source, total in totals.items()}
+    worst = max(sorted(above), key=above.__getitem__, default=None)
+    details = {
+        source: f"lost {totals[source]:.1%} of itself ("
+        + ", ".join(f"{stage} {share:.1%}" for stage, share in lost[source].items() if share)
+        + f"), may lose {own[source]:.1%}"
+        + "".join(f"; {example}" for example in examples(source))
+        for source in sorted(above)
+        if above[source] > 0
+    }
+    return Verdict(
+        passed=not details,
+        rule="share of a source that is removed <= limit",
+        observed=totals[worst] if worst else 0.0,
+        limit=own[worst] if worst else limits[REMOVED],
+        details=details,
     )

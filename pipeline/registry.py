@@ -20,7 +20,7 @@ from pipeline.stages.examples import labels_of, read_examples
 from pipeline.stages.metrics import confusion_matrix, macro_f1_of
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
-from pipeline.tracking import chosen_server
+from pipeline.tracking import chosen_server, new_client, tracking_uri
 
 CHAMPION = "champion"
 METRIC = "macro_f1"
@@ -63,6 +63,20 @@ def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any])
     champion = _champion(client, name)
     if champion is None or event["metrics"][METRIC] >= _score(layout, champion, event):
         client.set_registered_model_alias(name, CHAMPION, new.version)
+
+
+def registered_names(layout: Layout) -> dict[str, list[str]]:
+    """Fingerprint of a model -> its names in the registry, for instance "gristmill-sarcasm 3 (champion)"."""
+    if tracking_uri(layout).startswith("sqlite:") and not (layout.mlflow / "mlflow.db").exists():
+        return {}
+    client = new_client(layout)
+    names: dict[str, list[str]] = {}
+    for model in client.search_registered_models():
+        for one in client.search_model_versions(f"name='{model.name}'"):
+            aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(one.version))
+            name = f"{model.name} {one.version}" + (f" ({', '.join(aliases)})" if aliases else "")
+            names.setdefault(one.tags.get(FINGERPRINT, ""), []).append(name)
+    return names
 
 
 def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:

@@ -84,7 +84,8 @@ class Known:
 
 def known(handles: Mapping[str, Handle]) -> Known:
     there = {folder: record for folder, record in lineage(handles.values()).items() if record is not None}
-    return Known(handles, there)
+    # dropped examples have ids and addresses too, which are those of rows and not of pages
+    return Known(handles, {folder: record for folder, record in there.items() if folder.stage != "examples"})
 
 
 def find_pages(outputs: Known, query: str) -> list[Page]:
@@ -281,7 +282,7 @@ def _document_shards(outputs: Known) -> list[Path]:
     return [path for folder in folders for path in shard_paths(folder.directory)]
 
 
-def _found(folder: Folder, where: str, **values: Any) -> list[dict[str, Any]]:
+def _found(folder: Folder, where: str, /, **values: Any) -> list[dict[str, Any]]:
     """page_id, id, source and url of the rows that were kept or dropped."""
     rows = []
     for part in PARTS:
@@ -295,13 +296,13 @@ def _found(folder: Folder, where: str, **values: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _select(folder: Folder, part: str, columns: str, where: str, **values: Any) -> list[Any]:
+def _select(folder: Folder, part: str, columns: str, where: str, /, **values: Any) -> list[Any]:
     paths = shard_paths(folder.directory, part)
     query = f"SELECT {columns} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
     return _rows(query, paths, **values) if paths else []
 
 
-def _rows(query: str, paths: Sequence[Path], **values: Any) -> list[Any]:
+def _rows(query: str, paths: Sequence[Path], /, **values: Any) -> list[Any]:
     import duckdb
 
     with duckdb.connect() as database:

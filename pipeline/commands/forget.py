@@ -1,0 +1,283 @@
+"""`gristmill forget`: deny pages and what repeats them, and tell what that means for corpus and models.
+
+In: parsed arguments. Out: text on stdout, the deny list (data/denied.jsonl) with new rows, and exit code 0; 1 where
+nothing was denied because nobody agreed. The next materialisation builds without what is denied.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+
+from pipeline.commands.tables import table_lines
+from pipeline.layout import Layout, all_current, all_entries, layout_from_environment, load_current
+from pipeline.stages.copies import CopyLimits
+from pipeline.stages.deny_list import Denial, change_denials, read_denials
+from pipeline.stages.engine import LocalProcesses
+from pipeline.stages.forget import (
+    Findings,
+    Known,
+    Page,
+    Relative,
+    denials_of,
+    find_pages,
+    findings,
+    holding_shards,
+    known,
+)
+
+REASON = "asked for"
+MOST_HOLDERS = 10  # that are shown
+MOST_PAGES = 3  # of an address that means many, in an error
+MOST_STEPS = 5  # that are told one by one
+
+
+def run_forget(args: Namespace) -> int:
+    layout = layout_from_environment()
+    if args.list:
+        print("\n".join(_list_lines(layout, read_denials(layout.denied))))
+        return 0
+    if not args.what and args.new_tokenizer:
+        print(_tokenizer_line(layout, new=True))
+        return 0
+    if not args.what:
+        raise ValueError("nothing to forget: give a URL, a page id or a document id; --list shows what is denied")
+    return _undo(layout, args) if args.undo else _forget(layout, args)
+
+
+def _forget(layout: Layout, args: Namespace) -> int:
+    denied = read_denials(layout.denied)
+    outputs = known(all_current(layout))
+    asked = _asked(outputs, denied, args)
+    found = findings(outputs, asked, _limits(outputs), containing=args.containing, engine=LocalProcesses())
+    rows = denials_of(
+        outputs, found, date=time.strftime("%Y-%m-%d", time.gmtime()), reason=args.reason, asked_by=args.by
+    )
+    new = _new_rows(denied, rows)
+    print("\n".join(_findings_lines(found, {row.page_id for row in new if row.page_id})))
+    print("\n".join(_model_lines(layout, found)))
+    if not new:
+        print(f"\nAll of it is denied already, in {layout.denied}; nothing was changed.")
+        if args.new_tokenizer and not args.dry_run:
+            print(_tokenizer_line(layout, new=True))
+        return 0
+    print("\n".join(_next_run_lines(layout, outputs, found, args.new_tokenizer)))
+    if args.dry_run:
+        print(f"\nNothing was changed; without --dry-run {_pages(len(new))} would be denied in {layout.denied}.")
+        return 0
+    if not (args.yes or _agreed(f"\nDeny {_pages(len(new))}? [y/N] ")):
+        print("\nNothing was changed; --yes denies without asking.")
+        return 1
+    told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: killed in between, a rerun finds rows to add
+    change_denials(layout.denied, lambda rows: ([], _new_rows(rows, new)))
+    print(f"\nDenied in {layout.denied}. {told}")
+    print("The next materialisation builds without them; `gristmill plan` shows what that costs.")
+    return 0
+
+
+def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Page]:
+    """The pages that the arguments mean. ValueError where one means none, or many that were not agreed to."""
+    if not outputs.folders:
+        raise ValueError(
+            "nothing has been collected yet, so there is nothing to forget; materialise `pages/<source>`"
+        )
+    asked: dict[Page, None] = {}
+    for query in args.what:
+        pages = find_pages(outputs, query)
+        if not pages:
+            raise ValueError(_unknown(query, denied))
+        by_ending = not any(query in (page.url, page.page_id, page.document_id) for page in pages)
+        if by_ending and len(pages) > 1 and not args.all:
+            first = ", ".join(page.url for page in pages[:MOST_PAGES])
+            question = f"{query!r} is the end of {len(pages)} addresses, such as {first}"
+            if args.yes or args.dry_run or not _agreed(f"{question}. Forget all of them? [y/N] "):
+                raise ValueError(f"{question}; give more of it, or --all for all of them")
+        asked.update(dict.fromkeys(pages))
+    return list(asked)
+
+
+def _unknown(query: str, denied: Sequence[Denial]) -> str:
+    told = f"{query!r} is neither a URL, nor the end of one, nor a page id or document id of the data"
+    rows = [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
+    if rows:
+        return f"{told}; it is denied already ({rows[0].told()})"
+    return f"{told}; to deny an address before it is collected, add a row to denied.jsonl (docs/your-data.md)"
+
+
+def _limits(outputs: Known) -> CopyLimits:
+    """Those of the corpus that there is; of the code where there is none."""
+    from pipeline.stages.dedup import DedupConfig
+
+    for folder in outputs.of_stage("dedup"):
+        config = outputs.folders[folder]["config"]
+        return CopyLimits(
+            n_words=config["shingle_words"],
+            min_similarity=config["min_similarity"],
+            min_containment=config["min_containment"],
+            min_held=config["family_overlap"],
+        )
+    cfg = DedupConfig()
+    return CopyLimits(
+        n_words=cfg.shingle_words,
+        min_similarity=cfg.min_similarity,
+        min_containment=cfg.min_containment,
+        min_held=cfg.family_overlap,
+    )
+
+
+def _new_rows(denied: Iterable[Denial], rows: Iterable[Denial]) -> list[Denial]:
+    """Those of `rows` that deny something which nothing denies yet."""
+    there = {key for row in denied for key in _keys(row)}
+    return [row for row in rows if not _keys(row) <= there]
+
+
+def _keys(row: Denial) -> set[tuple[str | None, str, str]]:
+    return {(row.source, kind, value) for kind, value in row.denies()}
+
+
+def _findings_lines(found: Findings, new: set[str]) -> Iterator[str]:
+    yield f"{_pages(len(found.pages))} to be forgotten:"
+    yield ""
+    why = {page.page_id: "asked for" for page in found.asked}
+    why |= {copy.page.page_id: copy.why for copy in found.copies}
+    rows = [
+        [
+            page.url,
+            page.source,
+            "no text" if page.document_id is None else f"{page.n_words or 0:,}",
+            why[page.page_id] + ("" if page.page_id in new else " (denied already)"),
+        ]
+        for page in found.pages
+    ]
+    yield from table_lines(["page", "source", "words", "why"], rows, right=(2,))
+    yield from _holder_lines(found.holders)
+    for asset, ids in found.examples.items():
+        yield f"\n{asset}: {len(ids)} labelled rows are such a text; the next run drops them as `denied`."
+    for asset, n_rows in found.near_examples.items():
+        yield f"\n{asset}: {n_rows} labelled rows repeat a part of these texts; they stay."
+
+
+def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
+    if not holders:
+        return
+    yield f"\n{_pages(len(holders))} beside them hold a part, and stay (`--containing SHARE` denies more):"
+    yield ""
+    rows = [[f"{one.held:.0%}", one.page.url, one.page.source] for one in holders[:MOST_HOLDERS]]
+    yield from table_lines(["held", "page", "source"], rows, right=(0,))
+    if len(holders) > MOST_HOLDERS:
+        yield f"and {len(holders) - MOST_HOLDERS:,} more"
+
+
+def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
+    """Every finished model that was trained on one of the pages, by the names that people know."""
+    from pipeline.stages.exposure import models_of
+
+    models = [
+        model
+        for model in models_of(layout.store, page_ids=[page.page_id for page in found.pages])
+        if model.was_trained_on
+    ]
+    if not models:
+        yield "\nNo model that is there was trained on them."
+        return
+    assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
+    registered = _registered_names(layout)
+    yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
+    yield ""
+    rows = []
+    for model in models:
+        steps = sorted({int(step) for document in model.documents for step in document.steps})
+        names = [assets.get(model.directory, f"{model.stage}/{model.fingerprint[:8]}")]
+        names += registered.get(model.fingerprint, [])
+        told = f"{len(steps):,} of {model.n_steps:,}: {_steps_text(steps)}"
+        rows.append([", ".join(names), told + (" (of its base)" if model.base else "")])
+    yield from table_lines(["model", "training steps with a token of them"], rows)
+
+
+def _steps_text(steps: Sequence[int]) -> str:
+    shown = ", ".join(f"{step:,}" for step in steps[:MOST_STEPS])
+    return shown + (", ..." if len(steps) > MOST_STEPS else "")
+
+
+def _registered_names(layout: Layout) -> dict[str, list[str]]:
+    """Fingerprint of a model -> its names in MLflow's registry, with versions and aliases."""
+    from pipeline.registry import registered_names
+
+    return registered_names(layout)
+
+
+def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
+    page_ids = [page.page_id for page in found.pages]
+    rows = []
+    for asset, handle in outputs.handles.items():
+        n_shards, n_all = (
+            holding_shards(handle.directory, page_ids) if handle.stage in ("collect", "filter") else (0, 0)
+        )
+        if n_shards:
+            rows.append([asset, f"{n_shards} of {n_all} shards; the others are remembered"])
+    corpus = outputs.handles.get("corpus")
+    if corpus is not None and holding_shards(corpus.directory, page_ids)[0]:
+        rows.append(["corpus", "compared again, from what is remembered of the other documents"])
+        kept = "trained again" if new_tokenizer else "kept; it knows the texts as counts of merges only"
+        rows.append(["tokenizer", kept])
+        rows.append(["token_shards", "shuffled again" if not new_tokenizer else "encoded again"])
+        rows.append(["models", "trained again, as their data changed"])
+    if rows:
+        yield "\nThe next run rebuilds:"
+        yield ""
+        yield from table_lines(["asset", "what"], rows)
+
+
+def _tokenizer_line(layout: Layout, *, new: bool) -> str:
+    """Keep the tokenizer that there is, or let the next run train a new one; what was done."""
+    from pipeline.stages.kept_tokenizer import keep_tokenizer, release_tokenizer
+
+    if new:
+        release_tokenizer(layout.kept_tokenizer)
+        return "The next run trains a new tokenizer."
+    if not any(entry["asset"] == "tokenizer" for entry in all_entries(layout)):
+        return ""
+    keep_tokenizer(layout.kept_tokenizer, layout.store, load_current(layout, "tokenizer"))
+    return "The tokenizer is kept; `gristmill forget --new-tokenizer` lets the next run train a new one."
+
+
+def _undo(layout: Layout, args: Namespace) -> int:
+    """Take back rows by address or id, with those that were denied because of them."""
+    denied = read_denials(layout.denied)
+    back: list[Denial] = []
+    for query in args.what:
+        named = [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
+        if not named:
+            raise ValueError(f"no row of {layout.denied} has the address or id {query!r}; --list shows them")
+        ids = {row.page_id for row in named if row.page_id}
+        back += [row for row in denied if row in named or row.duplicate_of in ids]
+    print("\n".join(_list_lines(layout, [row for row in denied if row in back])))
+    if args.dry_run or not (args.yes or _agreed(f"\nTake back {len(set(back))} of {len(denied)} rows? [y/N] ")):
+        print("\nNothing was changed" + ("." if args.dry_run else "; --yes takes them back without asking."))
+        return 0 if args.dry_run else 1
+    change_denials(layout.denied, lambda rows: ([row for row in rows if row in back], []))
+    print("\nTaken back; the next materialisation collects them again where they still are.")
+    return 0
+
+
+def _list_lines(layout: Layout, denied: Sequence[Denial]) -> list[str]:
+    if not denied:
+        return [f"Nothing is denied; {layout.denied} is the list."]
+    rows = [
+        [
+            row.date,
+            row.url or row.address or row.page_id or f"text {row.document_id}",
+            row.source or "every",
+            row.reason,
+        ]
+        for row in denied
+    ]
+    return table_lines(["denied on", "page", "source", "why"], rows)
+
+
+def _pages(number: int) -> str:
+    return f"{number:,} page" + ("" if number == 1 else "s")
+
+
+def _agreed(question: str) -> bool:
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")

@@ -1,4 +1,4 @@
-"""`gristmill ui`, `results` and `trace`: what the whole graph has come to.
+"""`gristmill ui` and `results`: what the whole graph has come to.
 
 In: parsed arguments. Out: text on stdout, and an exit code.
 """
@@ -6,7 +6,7 @@ In: parsed arguments. Out: text on stdout, and an exit code.
 import json
 from argparse import Namespace
 
-from pipeline.layout import all_current, layout_from_environment
+from pipeline.layout import layout_from_environment
 
 
 def run_ui(args: Namespace) -> int:
@@ -20,12 +20,4 @@ def run_results(args: Namespace) -> int:
 
     results = newest_results(layout_from_environment())
     print(json.dumps(results, indent=1) if args.json else "\n".join(result_lines(results)))
-    return 0
-
-
-def run_trace(args: Namespace) -> int:
-    from pipeline.stages.trace import trace, trace_lines
-
-    for line in trace_lines(trace(all_current(layout_from_environment()), args.what)):
-        print(line)
     return 0

@@ -1,28 +1,34 @@
 """trace: what became of a page, over a tiny chain of the real stages."""
 
+import multiprocessing
 import random
 import shutil
-import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow.ipc as ipc
+import pyarrow.parquet as pq
 import pytest
 
-from model.token_shards import read_token_shards
 from pipeline.stages.clean import CLEAN, CleanConfig
 from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.engine import Done
 from pipeline.stages.filter import FILTER
-from pipeline.stages.records import PAGE, Shards
+from pipeline.stages.pretrain import PretrainConfig, documents_of_step, pretrain_recipe
+from pipeline.stages.records import PAGE, SPLITS, Checkpoint, Shards
 from pipeline.stages.rules import FilterConfig, FilterRecipe
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.signals import MEASURE, SignalsConfig
 from pipeline.stages.split import SPLIT, SplitConfig
-from pipeline.stages.store import Outcome, Stage, Work, read_handle
-from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig
+from pipeline.stages.store import Outcome, Stage, Store, Work, read_handle
+from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
-from pipeline.stages.trace import trace, trace_lines
+from pipeline.stages.trace import trace
 
 PEOPLE = ["miller", "baker", "farmer", "teacher", "sailor", "weaver", "shepherd", "doctor"]
 THINGS = ["the grain", "the flour of the village", "some bread", "the wheel and the stone", "her candle", "a letter"]
+TRAIN = pretrain_recipe(PretrainConfig(rows=2, seq_len=64, seed=3, n_steps=20)).train
+HELD_OUT = SplitConfig(validation_fraction=0.1, test_fraction=0.1, max_overlap=1.0)
 KEPT = ["collect", "clean", "filter", "dedup", "split", "tokenize"]
 
 
@@ -54,122 +60,266 @@ def write_pages(cfg: CleanConfig, inputs: tuple, work: Work) -> Outcome:
     return Outcome(rows=len(rows))
 
 
-@pytest.fixture
-def handles(store):
+class InThisProcess:
+    def map(self, function, items, **limits):
+        return (Done(function(item)) for item in items)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The outputs of every stage, as the assets hold them, and the store that they lie in."""
+
+    store: Store
+    handles: dict
+
+    def trace(self, query, handles=None):
+        return trace(self.store.root, self.handles if handles is None else handles, query)
+
+    def one(self, query):
+        (page,) = self.trace(query)
+        return page
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory) -> Chain:
+    store = Store(root=tmp_path_factory.mktemp("chain") / "store", engine=InThisProcess())
     pages = store.build(Stage(name="collect", version=1, function=write_pages, handle=Shards), CleanConfig()).handle
     clean = store.build(CLEAN, CleanConfig(), pages).handle
     signals = store.build(MEASURE, SignalsConfig(), clean).handle
     recipe = FilterRecipe(config=FilterConfig(rules=("gopher_quality",), min_language_confidence=0.0))
     documents = store.build(FILTER, recipe, clean, signals).handle
-    corpus = store.build(SPLIT, SplitConfig(), store.build(DEDUP, DedupConfig(), documents).handle).handle
+    corpus = store.build(
+        SPLIT, HELD_OUT, store.build(DEDUP, DedupConfig(family_overlap=1.0), documents).handle
+    ).handle
     tokenizer = store.build(TOKENIZER, TokenizerConfig(vocab_size=300), corpus).handle
-    tokens = store.build(TOKENIZE, TokenizeConfig(), corpus, tokenizer).handle
-    return {
-        "pages/stories": pages,
-        "documents": documents,
-        "corpus": corpus,
-        "tokenizer": tokenizer,
-        "token_shards": tokens,
-    }
+    tokens = store.build(TOKENIZE, TokenizeRecipe(config=TokenizeConfig()), corpus, tokenizer).handle
+    model = store.build(MODEL, {"train": {"rows": 2, "seq_len": 64, "seed": 3, "n_steps": 20}}, tokens, tokenizer)
+    handles = {"pages/stories": pages, "documents": documents, "corpus": corpus, "tokenizer": tokenizer}
+    return Chain(store, handles | {"token_shards": tokens, "foundation_model": model.handle})
 
 
-def told(steps):
-    return [(step.stage, step.outcome, step.reason) for step in steps]
+@pytest.fixture
+def copied(chain, tmp_path) -> Chain:
+    """The chain in another place, to be changed; without an index."""
+    shutil.copytree(chain.store.root, tmp_path / "copy", ignore=shutil.ignore_patterns("trace"))
+    store = Store(root=tmp_path / "copy")
+    return Chain(store, {n: read_handle(moved(chain, store, h)) for n, h in chain.handles.items()})
 
 
-def test_trace_kept_page_leads_to_its_tokens(handles):
-    steps = trace(handles, "file:///pages/story01.txt")
-    assert [step.stage for step in steps] == KEPT
-    assert len({step.page_id for step in steps}) == 1
-    last = steps[-1]
-    assert steps[-2].outcome == last.outcome == last.where.split("/")[0]
-    (shard,) = read_token_shards(handles["token_shards"].directory, last.outcome)
-    assert shard.document_ids[last.row].as_py() == last.document_id
-    assert shard.offsets[last.row + 1] - shard.offsets[last.row] == last.n_tokens > 100
+def moved(chain, store, handle):
+    return store.root / handle.directory.relative_to(chain.store.root)
 
 
-def test_trace_by_end_of_url_page_id_and_document_id_is_the_same(handles):
-    steps = trace(handles, "pages/story01.txt")
-    assert trace(handles, steps[0].page_id) == trace(handles, steps[-1].document_id) == steps
-    assert trace(handles, "file:///pages/story01.txt") == steps
+def write_model(cfg: dict, inputs: tuple, work: Work) -> Outcome:
+    (work.directory / "model.safetensors").write_bytes(b"weights")
+    return Outcome(rows=cfg["train"]["n_steps"])
+
+
+MODEL = Stage(name="pretrain", version=1, function=write_model, handle=Checkpoint)
+
+
+def told(page):
+    return [(step.stage, step.outcome, step.reason) for step in page.steps]
+
+
+def read_whole(chain):
+    """Stage -> page id -> (outcome, reason, file, row, URL, id), by reading all rows of all shards."""
+    verdicts = {}
+    for stage in KEPT[:-1]:
+        (folder,) = [path.parent for path in chain.store.root.glob(f"{stage}/*/record.json")]
+        own = verdicts.setdefault(stage, {})
+        for part in ("", "dropped"):
+            for path in sorted((folder / part).glob("*.parquet")):
+                for row, values in enumerate(pq.read_table(path).to_pylist()):
+                    outcome = "dropped" if part else values.get("split", "kept")
+                    page = values["page_id"] if "page_id" in values else values["id"]
+                    where = f"{part}/{path.name}".lstrip("/")
+                    own[page] = (outcome, values.get("reason"), where, row, values["url"], values["id"])
+    return verdicts
+
+
+def test_trace_of_every_page_says_what_reading_all_shards_says(chain):
+    verdicts = read_whole(chain)
+    assert len(verdicts["collect"]) == 34
+    for page_id, (*_, url, _) in verdicts["collect"].items():
+        page = chain.one(page_id)
+        expected = [(stage, *verdicts[stage][page_id][:4]) for stage in KEPT[:-1] if page_id in verdicts[stage]]
+        steps = [s for s in page.steps if s.stage != "tokenize"]
+        assert [(s.stage, s.outcome, s.reason, s.where, s.row) for s in steps] == expected
+        assert page.url == url
+        assert [s.document_id or page_id for s in steps] == [verdicts[s.stage][page_id][5] for s in steps]
+
+
+def test_trace_token_rows_are_those_that_hold_the_document(chain):
+    directory = chain.handles["token_shards"].directory
+    stored = {}
+    for path in (path for side in SPLITS for path in directory.glob(f"{side}/*.arrow")):
+        for row, values in enumerate(ipc.open_file(path).read_all().to_pylist()):
+            stored[values["document_id"]] = (f"{path.parent.name}/{path.name}", row, len(values["tokens"]))
+    for page_id in read_whole(chain)["split"]:
+        page = chain.one(page_id)
+        step = page.steps[-1]
+        assert step.stage == "tokenize" and page.steps[-2].outcome == step.outcome
+        assert (step.where, step.row, step.n_tokens) == stored[step.document_id]
+
+
+def test_trace_by_end_of_url_page_id_and_document_id_is_the_same(chain):
+    page = chain.one("pages/story01.txt")
+    assert [step.stage for step in page.steps] == KEPT
+    assert [s.page_id for s in chain.one(page.page_id).steps] == [page.page_id] * 6
+    for query in (page.page_id, page.document_ids[-1], "file:///pages/story01.txt"):
+        assert told(chain.one(query)) == told(page)
 
 
 @pytest.mark.parametrize(
     ("query", "stage", "reason"),
     [("picture.txt", "clean", "binary"), ("short.txt", "filter", "too_few_words")],
 )
-def test_trace_dropped_page_ends_where_it_went_with_the_reason(handles, query, stage, reason):
-    steps = trace(handles, query)
-    assert [step.stage for step in steps] == KEPT[: KEPT.index(stage) + 1]
-    assert told(steps)[-1] == (stage, "dropped", reason)
-    assert steps[-1].where.startswith("dropped/stories-")
+def test_trace_dropped_page_ends_where_it_went_with_the_reason(chain, query, stage, reason):
+    page = chain.one(query)
+    assert [step.stage for step in page.steps] == KEPT[: KEPT.index(stage) + 1]
+    assert told(page)[-1] == (stage, "dropped", reason)
+    assert page.models == ()
+
+
+def test_trace_filtered_page_shows_value_and_limit(chain):
+    step = chain.one("short.txt").steps[-1]
+    assert step.score == 4
+    assert step.evidence["rule"] == {"signal": "n_words", "value": 4, "at_least": 50}
 
 
 @pytest.mark.parametrize(
     ("query", "reason", "kept"),
     [("story03.txt", "exact_duplicate", "story03.txt"), ("near.txt", "near_duplicate", "story05.txt")],
 )
-def test_trace_duplicate_names_the_one_it_went_for(handles, query, reason, kept):
-    (step,) = [step for step in trace(handles, query) if step.outcome == "dropped"]
+def test_trace_duplicate_names_the_one_it_went_for(chain, query, reason, kept):
+    (step,) = [step for page in chain.trace(query) for step in page.steps if step.outcome == "dropped"]
+    (row,) = step.evidence["evidence"]
     assert step.reason == reason
-    assert step.kept_url is not None and step.kept_url.endswith(kept) and step.kept_url != step.url
-    assert step.similarity is not None and step.score is not None and min(step.similarity, step.score) > 0.8
+    assert row["kept_url"].endswith(kept) and row["kept_url"] != step.url
+    assert min(row["similarity"], step.score) > 0.8
+    assert ("rule" in step.evidence) == (reason == "near_duplicate")
 
 
-def test_trace_document_id_of_copies_tells_of_each(handles):
-    steps = trace(handles, "pages/story03.txt")
-    steps = trace(handles, steps[-1].document_id)
-    assert sorted({step.url for step in steps}) == ["file:///pages/copy/story03.txt", "file:///pages/story03.txt"]
-    lines = list(trace_lines(steps))
-    assert sum(not line.startswith(" ") for line in lines) == 2
-    assert any("exact_duplicate" in line and "story03.txt" in line for line in lines)
+def test_trace_kept_copy_says_how_many_it_stands_for(chain):
+    page = chain.one("file:///pages/story05.txt")
+    assert [step.evidence["cluster_size"] for step in page.steps if step.stage == "dedup"] == [2]
 
 
-def test_trace_page_that_was_collected_since_is_told_too(store, handles):
+def test_trace_document_id_of_copies_tells_of_each(chain):
+    document = chain.trace("pages/story03.txt")[0].document_ids[-1]
+    pages = chain.trace(document)
+    assert sorted(page.url for page in pages) == ["file:///pages/copy/story03.txt", "file:///pages/story03.txt"]
+
+
+def test_trace_page_that_was_collected_since_is_told_too(copied):
     """The token shards were made from an older collection; the page is in none of their stages."""
-    older = {name: handle for name, handle in handles.items() if name != "pages/stories"}
     newer = Stage(name="collect", version=2, function=write_newer_page, handle=Shards)
-    steps = trace({**older, "pages/stories": store.build(newer, CleanConfig()).handle}, "newer.txt")
-    assert told(steps) == [("collect", "kept", None)]
+    handles = {**copied.handles, "pages/stories": copied.store.build(newer, CleanConfig()).handle}
+    (page,) = copied.trace("newer.txt", handles)
+    assert told(page) == [("collect", "kept", None)]
 
 
 def write_newer_page(cfg: CleanConfig, inputs: tuple, work: Work) -> Outcome:
-    row = {field.name: None for field in PAGE} | {"content": b"x", "collected_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    row: dict[str, object] = {field.name: None for field in PAGE} | {
+        "content": b"x",
+        "collected_at": datetime(2026, 1, 1, tzinfo=UTC),
+    }
     row |= {"id": "f" * 32, "source": "stories", "url": "file:///pages/newer.txt", "media_type": "text/plain"}
     write_rows(work.directory / "stories-9.parquet", [row], PAGE)
     return Outcome(rows=1)
 
 
-def test_trace_is_quick(handles):
-    trace(handles, "story01.txt")  # imports duckdb
-    started = time.perf_counter()
-    trace(handles, "story02.txt")
-    assert time.perf_counter() - started < 1
+def test_trace_models_name_the_steps_that_read_the_page(chain):
+    pages = {
+        step.document_id: page for page in map(chain.one, read_whole(chain)["split"]) for step in page.steps[-1:]
+    }
+    seen = {document: page.models[0].documents[0].steps.tolist() for document, page in pages.items()}
+    model = chain.handles["foundation_model"]
+    assert {page.models[0].directory for page in pages.values()} == {model.directory}
+    for step in range(1, 21):
+        documents = documents_of_step(chain.handles["token_shards"].directory, TRAIN, step)
+        assert sorted(documents) == sorted(document for document, steps in seen.items() if step in steps)
+    held_out = [page for page in pages.values() if page.steps[-1].outcome != "train"]
+    assert held_out and not any(page.models[0].was_trained_on for page in held_out)
 
 
-def test_trace_unknown_page_is_an_error_that_says_what_is_expected(handles):
-    with pytest.raises(ValueError, match=r"'nowhere\.txt' is neither a URL"):
-        trace(handles, "nowhere.txt")
+@pytest.mark.parametrize(
+    "query",
+    ["nowhere.txt", "'; DROP TABLE x; --", "%", "*.txt", "[s]tory01.txt", "\0", "\udcff", "x" * 1_000_000, ""],
+)
+def test_trace_of_what_names_nothing_says_what_is_expected(chain, query):
+    with pytest.raises(ValueError, match="is neither a URL"):
+        chain.trace(query)
 
 
-def test_trace_end_of_many_urls_asks_for_more(handles):
+def test_trace_end_of_many_urls_asks_for_more(chain):
     with pytest.raises(ValueError, match=r"'\.txt' is the end of 34 URLs"):
-        trace(handles, ".txt")
+        chain.trace(".txt")
 
 
-def test_trace_quotes_in_a_query_are_just_text(handles):
-    with pytest.raises(ValueError, match="neither"):
-        trace(handles, "'; DROP TABLE x; --")
-
-
-def test_trace_before_anything_was_collected_says_so():
+def test_trace_before_anything_was_collected_says_so(tmp_path):
     with pytest.raises(ValueError, match="nothing has been collected"):
-        trace({}, "x")
+        trace(tmp_path, {}, "x")
 
 
-def test_trace_folder_with_signs_of_a_glob_is_not_mistaken_for_another(tmp_path, store, handles):
+def test_trace_folder_with_signs_of_a_glob_is_not_mistaken_for_another(chain, tmp_path):
     """As a pattern the name of the copy means the original."""
-    copy = tmp_path / "sto[r]e"
-    shutil.copytree(store.root, copy)
-    tokens = read_handle(copy / handles["token_shards"].directory.relative_to(store.root))
-    assert [step.stage for step in trace({"token_shards": tokens}, "story01.txt")] == KEPT
+    copy = Store(root=tmp_path / "sto[r]e")
+    shutil.copytree(chain.store.root, copy.root)
+    tokens = read_handle(moved(chain, copy, chain.handles["token_shards"]))
+    (page,) = trace(copy.root, {"token_shards": tokens}, "story01.txt")
+    assert [step.stage for step in page.steps] == KEPT
+
+
+@pytest.mark.parametrize("stage", ["collect", "clean", "filter", "dedup", "split"])
+def test_trace_says_which_outputs_were_removed(copied, stage):
+    page = copied.one("pages/story01.txt")
+    (folder,) = [path.parent for path in copied.store.root.glob(f"{stage}/*/record.json")]
+    shutil.rmtree(folder)
+    handles = {name: handle for name, handle in copied.handles.items() if handle.directory != folder}
+    (after,) = copied.trace("pages/story01.txt", handles)
+    assert (stage, "removed", None) in told(after)
+    left = [step for step in told(page) if KEPT.index(step[0]) > KEPT.index(stage)]
+    assert [step for step in told(after) if KEPT.index(step[0]) > KEPT.index(stage)] == left
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "other", "gone"])
+def test_trace_damaged_index_is_made_again(copied, damage):
+    page = told(copied.one("pages/story01.txt"))
+    for path in (copied.store.root / "trace").glob("*/*.arrow"):
+        content = path.read_bytes()
+        if damage == "cut":
+            path.write_bytes(content[:-100])
+        elif damage == "garbage":
+            path.write_bytes(bytes(len(content)))
+        elif damage == "other":  # of the right size and form, with other numbers in it
+            path.write_bytes(content[:300] + bytes(len(content) - 1200) + content[-900:])
+        else:
+            path.unlink()
+    assert told(copied.one("pages/story01.txt")) == page
+
+
+def ask(root, queries, answers):
+    store = Store(root=root)
+    handles = {str(path): read_handle(path.parent) for path in sorted(root.glob("*/*/record.json"))}
+    answers.put([told(trace(store.root, handles, query)[0]) for query in queries])
+
+
+def test_trace_by_several_processes_at_once_builds_one_index(copied):
+    context = multiprocessing.get_context("fork")
+    answers = context.Queue()
+    runs = [context.Process(target=ask, args=(copied.store.root, ["pages/story01.txt"], answers)) for _ in range(4)]
+    for run in runs:
+        run.start()
+    told_by_each = [answers.get(timeout=60) for _ in runs]
+    for run in runs:
+        run.join()
+    assert told_by_each == [[told(copied.one("pages/story01.txt"))]] * 4
+
+
+def test_trace_while_a_build_is_unfinished_tells_of_what_is_finished(copied):
+    unfinished = copied.store.root / "dedup" / ("0" * 32)
+    unfinished.mkdir()
+    (unfinished / "stories-0.parquet").write_bytes(b"half")
+    assert [step.stage for step in copied.one("pages/story01.txt").steps] == KEPT

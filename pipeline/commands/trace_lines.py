@@ -1,0 +1,115 @@
+"""What `gristmill trace` says, for people and for machines.
+
+In: the traces of pages, steps and texts. Out: lines for a terminal of 100 columns (a heading a page, a line a stage,
+what speaks for it indented below), and objects for --json, where nothing is cut.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.stages.exposure import ModelExposure
+from pipeline.stages.trace import DROPPED, REMOVED, PageTrace, TraceStep
+from pipeline.stages.trace_evidence import evidence_lines
+
+Names = Mapping[Path, str]  # folder of a checkpoint -> what people call it
+INDENT = " " * 27  # below the place of a stage
+MOST_STEPS = 12  # of a model that are listed
+
+
+def page_lines(page: PageTrace, names: Names) -> Iterator[str]:
+    yield page.url or "(URL unknown: the outputs that knew it were removed)"
+    yield f"  page {page.page_id}" + "".join(f", document {one}" for one in page.document_ids)
+    for step in page.steps:
+        yield from step_lines(step)
+    yield from model_lines(page, names)
+
+
+def step_lines(step: TraceStep) -> Iterator[str]:
+    head = f"  {step.stage:<14} {step.outcome:<10}"
+    if step.outcome == REMOVED:
+        yield f"{head}its output was removed, and what it knew of the page with it"
+        return
+    tokens = "" if step.n_tokens is None else f": {step.n_tokens:,} tokens"
+    reason = (
+        "" if step.reason is None else f": {step.reason}" + ("" if step.score is None else f" ({step.score:.4g})")
+    )
+    yield f"{head}{step.where} row {step.row:,}{tokens}{reason}"
+    for line in evidence_lines(step.stage, step.evidence):
+        yield f"{INDENT}{line}"
+
+
+def model_lines(page: PageTrace, names: Names) -> Iterator[str]:
+    if not page.models and page.steps and page.steps[-1].outcome != DROPPED:
+        yield f"  {'models':<14} none      no finished model was trained on token shards that hold it"
+    for i, model in enumerate(page.models):
+        steps = seen_steps(model)
+        outcome = "trained" if len(steps) else "not seen"
+        name = names.get(model.directory, f"{model.stage} {model.fingerprint[:8]}")
+        yield f"  {'models' if i == 0 else '':<14} {outcome:<10}{name}: {steps_text(model, steps)}"
+        if model.base is not None:
+            base = names.get(model.directory.parents[1] / "pretrain" / model.base, model.base[:8])
+            yield f"{INDENT}through {base}, from which it was made"
+
+
+def seen_steps(model: ModelExposure) -> np.ndarray:
+    return np.unique(np.concatenate([seen.steps for seen in model.documents]))
+
+
+def steps_text(model: ModelExposure, steps: np.ndarray) -> str:
+    """For instance "3 of 30 steps: 4, 17, 28"."""
+    if not len(steps):
+        sides = sorted({seen.side for seen in model.documents})
+        held = sides != ["train"]
+        return f"held out ({', '.join(sides)})" if held else f"in its shards, not reached in {model.n_steps:,} steps"
+    listed = ", ".join(f"{step:,}" for step in steps.tolist())
+    if len(steps) > MOST_STEPS:
+        listed = f"first {steps[0]:,}, last {steps[-1]:,} (--json lists them)"
+    return f"{len(steps):,} of {model.n_steps:,} steps: {listed}"
+
+
+def page_object(page: PageTrace, names: Names) -> dict[str, Any]:
+    return {
+        "page_id": page.page_id,
+        "url": page.url,
+        "document_ids": page.document_ids,
+        "stages": [plain(step) for step in page.steps],
+        "models": [model_object(model, names) for model in page.models],
+    }
+
+
+def model_object(model: ModelExposure, names: Names) -> dict[str, Any]:
+    steps = seen_steps(model).tolist()
+    return {
+        "name": names.get(model.directory),
+        **{name: plain(getattr(model, name)) for name in ("stage", "fingerprint", "directory", "n_steps", "base")},
+        "tokens": str(model.tokens),
+        "n_steps_seen": len(steps),
+        "first_step": steps[0] if steps else None,
+        "last_step": steps[-1] if steps else None,
+        "documents": [plain(seen) for seen in model.documents],
+    }
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else value
+
+
+def joined(blocks: Iterable[Iterable[str]]) -> Iterator[str]:
+    """The lines of all blocks with an empty line between two."""
+    for i, block in enumerate(blocks):
+        if i:
+            yield ""
+        yield from block

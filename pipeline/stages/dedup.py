@@ -1,51 +1,43 @@
 """Stage `dedup`: every text once, the best version of it, with evidence for each one that went.
 
-In: filtered document shards. Out: shards of the same names with cluster_id, cluster_size and family_id as columns;
+In: filtered document shards; then, if there are any, earlier outputs of `dedup`: an accepted corpus, which new
+documents must not repeat. Out: shards of the same names with cluster_id, cluster_size and family_id as columns;
 dropped/ with the reasons exact_duplicate and near_duplicate; evidence/ with the kept counterpart of each dropped
-document; signatures/ (shingles.py), which are remembered a shard. Steps: signatures in worker processes, candidates
-and clusters in DuckDB, verification on the text (verification.py), shards written again without the dropped rows.
-Best is the most words, then bytes, then source_priority, then page id.
+document; signatures/ (signatures.py), which are remembered a shard, and index/ (accepted.py), with which this output
+is an accepted corpus to later ones. Steps: signatures in worker processes, candidates and clusters in DuckDB,
+verification on the text (verification.py), shards written again without the dropped rows.
+Best is the highest quality (survivors.py), then the most words, bytes, source_priority, page id.
 """
 
-import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.engine import Done, Failed, n_usable_cores
-from pipeline.stages.near_duplicates import (
-    find_candidates,
-    load_signatures,
-    open_database,
-    settle,
-)
+from pipeline.stages.accepted import view_accepted, write_index, write_recipe
+from pipeline.stages.engine import n_usable_cores
+from pipeline.stages.near_duplicates import explained, find_candidates, load_signatures, open_database, settle
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
-from pipeline.stages.shards import (
-    DROPPED_FOLDER,
-    EVIDENCE_FOLDER,
-    read_table,
-    replacing,
-    shard_paths,
-    write_rows,
-    write_table,
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
+from pipeline.stages.signatures import (
+    SIGNATURES,
+    SIGNATURES_FOLDER,
+    Layout,
+    checked,
+    layout_of,
+    make_signatures,
+    signature_recipe,
 )
-from pipeline.stages.shingles import SIGNATURES, Shingler, signature_columns
-from pipeline.stages.store import Outcome, Stage, Work, map_shards
+from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.stages.verification import verify
+from pipeline.stages.windows import wanted_rows, write_windows
 
-SIGNATURES_FOLDER = "signatures"
-SIGNATURES_VERSION = 1  # raise with any change to shingles.py that changes a hash
-SCRATCH = ".scratch"  # the database and the shingles of candidates, gone when the stage ends
-MEMORY_MB = 2048  # of DuckDB, beyond which it spills
-
-OUTCOME_COLUMNS = "row, rank = kept_rank AS is_kept, near, kept_id, kept_page_id, family_id, similarity,"
+SCRATCH = ".scratch"  # the database and the windows of candidates, gone when the stage ends
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,207 +46,206 @@ class DedupConfig:
     bands: Annotated[int, "MinHash bands, 1 or more; FineWeb 14"] = 14
     rows: Annotated[int, "MinHash values a band, 1 or more; FineWeb 8"] = 8
     sample_one_in: Annotated[int, "one shingle in so many is compared for containment, 1 or more"] = 4
-    min_similarity: Annotated[float, "Jaccard index of shingles from which a document goes, above 0 to 1"] = 0.8
+    min_similarity: Annotated[float, "Jaccard index of shingles from which a document goes, above 0 to 1"] = 0.7
     min_containment: Annotated[
         float, "share of its shingles in a longer document from which it goes, above 0 to 1"
     ] = 0.9
+    min_own_words: Annotated[int, "so many words in a row that the kept one lacks are a passage, 1 or more"] = 15
+    max_own_share: Annotated[
+        float, "of a document's words, as one such passage, from which on it stays, above 0 to 1"
+    ] = 0.05
     family_overlap: Annotated[
         float, "shared part of the smaller document that keeps both on one side of a split, above 0 to 1"
     ] = 0.2  # editions of a play in old and new spelling share a quarter of their 5-grams
-    source_priority: Annotated[tuple[str, ...], "of equally long copies that of the first source here stays"] = ()
+    source_priority: Annotated[
+        tuple[str, ...], "of equally good and long copies that of the first source here stays"
+    ] = ()
     seed: Annotated[int, "of the MinHash functions, 0 or more"] = 1
+    memory_mb: Annotated[int, "MB that DuckDB takes before it spills to disk, 64 or more; decides no result"] = field(
+        default=768, metadata=NOT_IDENTITY
+    )
+    threads: Annotated[int, "of DuckDB, 0 or more; 0 = as many as cores; decides no result"] = field(
+        default=0, metadata=NOT_IDENTITY
+    )
 
     def __post_init__(self) -> None:
-        for name in ("shingle_words", "bands", "rows", "sample_one_in"):
+        for name in ("shingle_words", "bands", "rows", "sample_one_in", "min_own_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is below 1")
-        for name in ("min_similarity", "min_containment", "family_overlap"):
+        for name in ("min_similarity", "min_containment", "max_own_share", "family_overlap"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0 (not included) to 1")
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} is below 0")
+        for name, least in (("seed", 0), ("threads", 0), ("memory_mb", 64)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} is below {least}")
 
 
 @dataclass(frozen=True, slots=True)
-class SignatureItem:
-    path: Path
-    settings: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ShingleItem:
-    """Rows of a shard whose shingles are written to `target`, one set after the other."""
+class ShardItem:
+    """A shard to write, and what becomes of its rows, in their order."""
 
     path: Path
-    rows: tuple[int, ...]
-    n_words: int
-    target: Path
+    outcomes: pa.Table
+    directory: Path
 
 
-def dedup(cfg: DedupConfig, inputs: tuple[Shards], work: Work) -> Outcome:
+def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
+    """`inputs`: the documents, then any number of earlier outputs whose documents stay as they are."""
     scratch = work.directory / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
-    make_signatures(cfg, inputs, work)
-    database = open_database(scratch, n_threads=n_usable_cores(), memory_mb=MEMORY_MB)
+    settings = _signature_settings(cfg)
+    recipe = signature_recipe(settings, json.loads(work.recipe)[2])
+    make_signatures(inputs[:1], work, settings, recipe)
+    paths = shard_paths(inputs[0].directory)
+    scratch.mkdir(exist_ok=True)
     try:
-        paths = shard_paths(inputs[0].directory)
-        n_candidates, n_compared = judge(cfg, database, work, paths)
-        counts = Counts()
-        for shard, path in enumerate(paths):
-            counts.add(_write_shard(cfg, database, shard, path, work.directory))
-            work.progress(shard + 1, len(paths), "shards")
-        measures = {"candidate_pairs": n_candidates, "compared_pairs": n_compared, **_measures(database)}
+        with explained(scratch, cfg.memory_mb):
+            threads = cfg.threads or n_usable_cores()
+            with open_database(scratch, n_threads=threads, memory_mb=cfg.memory_mb) as database:
+                layout = _load(database, work.directory, scratch)
+                accepted = view_accepted(database, inputs[1:], recipe)
+                measures = judge(cfg, database, work, paths, layout, accepted)
+                counts = _write_shards(database, work, paths, layout)
     finally:
-        database.close()
         shutil.rmtree(scratch)
+    write_recipe(work.directory, recipe)
     kept = tuple(path.name for path in paths)
     return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
 
 
-DEDUP = Stage(name="dedup", version=1, function=dedup, handle=Shards, libraries=("rensa",))
+DEDUP = Stage(name="dedup", version=2, function=dedup, handle=Shards, libraries=("rensa",))
 
 
-def make_signatures(cfg: DedupConfig, inputs: tuple[Shards], work: Work) -> None:
-    """signatures/ below the output; thresholds are no part of what a shard is remembered by."""
-    settings = {
+def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:
+    """What decides a signature; thresholds do not."""
+    return {
         "n_words": cfg.shingle_words,
         "n_bands": cfg.bands,
         "n_rows": cfg.rows,
         "one_in": cfg.sample_one_in,
         "seed": cfg.seed,
     }
-    libraries = json.loads(work.recipe)[2]
-    recipe = json.dumps(["signatures", SIGNATURES_VERSION, libraries, settings], sort_keys=True)
-    map_shards(
-        dataclasses.replace(work, directory=work.directory / SIGNATURES_FOLDER, recipe=recipe),
-        inputs,
-        read=lambda path: [SignatureItem(path, settings)],
-        function=signatures_of_shard,
-        write=_write_signatures,
-        unit="documents",
+
+
+def _load(database: Any, directory: Path, scratch: Path) -> Layout:
+    signatures = shard_paths(directory, SIGNATURES_FOLDER)
+    if not signatures:  # DuckDB reads no list without files
+        signatures = [scratch / "none.parquet"]
+        write_table(signatures[0], SIGNATURES.empty_table())
+    layout = layout_of(signatures)
+    load_signatures(database, layout)
+    return layout
+
+
+def judge(
+    cfg: DedupConfig, database: Any, work: Work, paths: list[Path], layout: Layout, accepted: Layout
+) -> dict[str, float]:
+    """Fill the table `outcomes`; what is worth a plot over time."""
+    n_candidates = find_candidates(
+        database, cfg, memory_mb=cfg.memory_mb, done=lambda query, queries: work.progress(query, queries, "queries")
     )
-
-
-def signatures_of_shard(item: SignatureItem) -> pa.Table:
-    """Runs in a worker process."""
-    table = read_table(item.path, columns=["id", "page_id", "source", "n_words", "text"])
-    texts = (text.as_py() for text in table["text"])
-    columns = {
-        **{name: table[name] for name in ("id", "page_id", "source", "n_words")},
-        "n_bytes": pc.call_function("binary_length", [table["text"]]).cast(pa.int64()),
-        **signature_columns(texts, **item.settings),
-    }
-    return pa.table(columns, schema=SIGNATURES)
-
-
-def judge(cfg: DedupConfig, database: Any, work: Work, paths: list[Path]) -> tuple[int, int]:
-    """Fill the table `outcomes`; the numbers of candidate pairs and of verified ones."""
-    n_documents = load_signatures(database, work.directory / SIGNATURES_FOLDER)
-    n_candidates = find_candidates(database, cfg)
-    shingles = _shingles_of_candidates(cfg, database, work, paths)
-    found = verify(database, shingles, cfg, lambda rank: work.progress(rank, n_documents, "ranks"))
-    settle(database, found)
-    return n_candidates, found.n_compared
-
-
-def shingles_of_rows(item: ShingleItem) -> None:
-    """Runs in a worker process."""
-    texts = read_table(item.path, columns=["text"])["text"]
-    shingler = Shingler(item.n_words)
-    with replacing(item.target) as part, part.open("wb") as file:
-        for row in item.rows:
-            shingler.shingles(texts[row].as_py()).tofile(file)
-
-
-def _shingles_of_candidates(
-    cfg: DedupConfig, database: Any, work: Work, paths: list[Path]
-) -> Mapping[int, np.ndarray]:
-    """Rank -> sorted shingles, mapped from files: only texts that have a candidate are read."""
-    wanted = database.execute("SELECT shard, row, rank, n_shingles FROM wanted ORDER BY shard, row").fetchall()
-    by_shard: dict[int, list[tuple[int, int, int]]] = {}
-    for shard, row, rank, n_shingles in wanted:
-        by_shard.setdefault(shard, []).append((row, rank, n_shingles))
-    folder = work.directory / SCRATCH
-    items = [
-        ShingleItem(paths[shard], tuple(row for row, _, _ in rows), cfg.shingle_words, folder / f"{shard}.u64")
-        for shard, rows in by_shard.items()
+    own = database.sql("SELECT position, rank, n_windows FROM wanted WHERE rank > 0 ORDER BY position")
+    others = database.sql(
+        "SELECT a.position, rank, n_windows FROM wanted JOIN accepted_named AS a USING (rank) ORDER BY a.position"
+    )
+    wanted = [
+        *wanted_rows(own.to_arrow_table(), layout.starts[: len(paths)], paths),
+        *wanted_rows(others.to_arrow_table(), accepted.starts, accepted.paths),
     ]
-    for item, answer in zip(items, work.engine.map(shingles_of_rows, items) if items else (), strict=True):
-        _checked(answer, item.path)
-    shingles = {}
-    for item, rows in zip(items, by_shard.values(), strict=True):
-        flat = np.memmap(item.target, np.uint64, "r")
-        ends = np.cumsum([n_shingles for _, _, n_shingles in rows])
-        for (_, rank, n_shingles), end in zip(rows, ends.tolist(), strict=True):
-            shingles[rank] = flat[end - n_shingles : end]
-    return shingles
+    windows = write_windows(
+        wanted,
+        cfg.shingle_words,
+        work.directory / SCRATCH,
+        work.engine,
+        lambda shard: work.progress(shard, len(wanted), "texts"),
+    )
+    try:
+        found = verify(database, windows, cfg, lambda rank: work.progress(rank, layout.n_rows, "ranks"))
+    finally:
+        windows.close()
+    settle(database, found)
+    return {"candidate_pairs": n_candidates, "compared_pairs": found.n_compared, **_measures(database)}
 
 
-def _write_signatures(part: Path, items: list[SignatureItem], answers: list[Done | Failed]) -> Counts:
-    table = _checked(answers[0], items[0].path)
-    write_table(part / "kept.parquet", table)
-    return Counts(rows_in=table.num_rows, kept=table.num_rows)
+def _write_shards(database: Any, work: Work, paths: list[Path], layout: Layout) -> Counts:
+    def items() -> Any:
+        for shard, path in enumerate(paths):
+            low, high = layout.rows(shard)
+            query = (
+                "SELECT * EXCLUDE (position) FROM outcomes WHERE position BETWEEN $low AND $high ORDER BY position"
+            )
+            outcomes = database.sql(query, params={"low": low, "high": high - 1}).to_arrow_table()
+            yield ShardItem(path, outcomes, work.directory)
+
+    counts = Counts()
+    work.progress(0, len(paths), "shards")
+    for shard, answer in enumerate(work.engine.map(written_shard, items()) if paths else ()):
+        counts.add(checked(answer, paths[shard]))
+        work.progress(shard + 1, len(paths), "shards")
+    return counts
 
 
-def _checked(answer: Done | Failed, path: Path) -> Any:
-    if isinstance(answer, Failed):  # a document cannot be at fault here: it is text that earlier stages passed
-        raise RuntimeError(f"{path}: {answer.reason} while its documents were compared: {answer.detail}")
-    return answer.value
-
-
-def _write_shard(cfg: DedupConfig, database: Any, shard: int, path: Path, directory: Path) -> Counts:
-    query = f"SELECT {OUTCOME_COLUMNS} containment, bands_shared, cluster_size FROM outcomes WHERE shard = $shard"
-    outcomes = database.sql(f"{query} ORDER BY row", params={"shard": shard}).to_arrow_table()
-    table = read_table(path, FILTERED).select(FILTERED.names)
+def written_shard(item: ShardItem) -> Counts:
+    """Runs in a worker process."""
+    table, outcomes = read_table(item.path, FILTERED).select(FILTERED.names), item.outcomes
     is_kept = outcomes["is_kept"]
     kept = table.filter(is_kept)
     columns = {"cluster_id": "kept_page_id", "cluster_size": "cluster_size", "family_id": "family_id"}
     for name, column in columns.items():
         kept = kept.append_column(CORPUS.field(name), outcomes[column].filter(is_kept).cast(CORPUS.field(name).type))
-    write_table(directory / path.name, kept.cast(CORPUS))
+    write_table(item.directory / item.path.name, kept.cast(CORPUS))
+    write_index(item.directory, item.path.name, is_kept.to_numpy())
     counts = Counts(rows_in=table.num_rows, kept=kept.num_rows)
     is_dropped = pc.call_function("invert", [is_kept])
-    pairs = list(_dropped_pairs(cfg, table.filter(is_dropped), outcomes.filter(is_dropped).to_pylist()))
-    for dropped, _ in pairs:
-        counts.drop(dropped["reason"])
-    if pairs:
-        write_rows(directory / DROPPED_FOLDER / path.name, [dropped for dropped, _ in pairs], DROPPED)
-        write_rows(directory / EVIDENCE_FOLDER / path.name, [evidence for _, evidence in pairs], EVIDENCE)
+    outcomes = outcomes.filter(is_dropped)
+    if outcomes.num_rows:
+        dropped = _dropped(table.filter(is_dropped), outcomes)
+        for one in dropped["reason"].value_counts().to_pylist():
+            counts.drop(one["values"], one["counts"])
+        write_table(item.directory / DROPPED_FOLDER / item.path.name, dropped)
+        evidence = _evidence(dropped, outcomes)
+        write_table(item.directory / EVIDENCE_FOLDER / item.path.name, evidence)
     return counts
 
 
-def _dropped_pairs(
-    cfg: DedupConfig, table: pa.Table, outcomes: list[dict[str, Any]]
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """A row of DROPPED and one of EVIDENCE for each dropped document."""
-    for document, outcome in zip(table.to_pylist(), outcomes, strict=True):
-        measured = {name: outcome[name] for name in ("similarity", "containment", "bands_shared")}
-        rule = "similarity" if outcome["similarity"] >= cfg.min_similarity else "containment"
-        yield (
-            {
-                **{name: document[name] for name in ("id", "page_id", "source", "url")},
-                "stage": DEDUP.name,
-                "reason": "near_duplicate" if outcome["near"] else "exact_duplicate",
-                "score": outcome[rule],
-                "preview": document["text"][:PREVIEW_CHARACTERS],
-            },
-            {
-                "kept_id": outcome["kept_id"],
-                "dropped_id": document["id"],
-                "kept_page_id": outcome["kept_page_id"],
-                "dropped_page_id": document["page_id"],
-                **measured,
-            },
-        )
+def _dropped(table: pa.Table, outcomes: pa.Table) -> pa.Table:
+    """A row of DROPPED for each dropped document."""
+    is_exact = pc.call_function("equal", [outcomes["rule"], pa.scalar("exact")])
+    is_contained = pc.call_function("equal", [outcomes["rule"], pa.scalar("containment")])
+    columns = {
+        **{name: table[name] for name in ("id", "page_id", "source", "url")},
+        "stage": pa.array([DEDUP.name] * table.num_rows),
+        "reason": _either(is_exact, pa.scalar("exact_duplicate"), pa.scalar("near_duplicate")),
+        "score": _either(is_contained, outcomes["containment"], outcomes["similarity"]),
+        "preview": pc.call_function(
+            "utf8_slice_codeunits", [table["text"]], pc.SliceOptions(0, PREVIEW_CHARACTERS)
+        ).cast(pa.string()),
+    }
+    return pa.table(columns, schema=DROPPED)
+
+
+def _evidence(dropped: pa.Table, outcomes: pa.Table) -> pa.Table:
+    """A row of EVIDENCE for each dropped document, in the order of `dropped`."""
+    columns = {
+        **{name: outcomes[name] for name in ("kept_id", "kept_page_id", "rule", "similarity", "containment")},
+        "bands_shared": outcomes["bands_shared"].cast(pa.int32()),
+        "dropped_id": dropped["id"],
+        "dropped_page_id": dropped["page_id"],
+    }
+    return pa.table({name: columns[name] for name in EVIDENCE.names}, schema=EVIDENCE)
+
+
+def _either(condition: pa.ChunkedArray, one: Any, other: Any) -> pa.ChunkedArray:
+    return pc.call_function("if_else", [condition, one, other])
 
 
 def _measures(database: Any) -> dict[str, float]:
-    largest, n_families = database.execute(
+    ((largest, n_families),) = database.execute(
         "SELECT coalesce(max(cluster_size), 0), count(DISTINCT family_id) FROM outcomes"
-    ).fetchone()
+    ).fetchall()
     measures = {"largest_cluster": largest, "families": n_families}
     removed = database.execute(
-        "SELECT source, avg((rank <> kept_rank)::INT) FROM outcomes JOIN signatures USING (shard, row)"
+        "SELECT source, avg((NOT is_kept)::INT) FROM outcomes JOIN documents USING (position)"
         " GROUP BY source ORDER BY source"
     ).fetchall()
     return measures | {f"removed_fraction_{source}": fraction for source, fraction in removed}

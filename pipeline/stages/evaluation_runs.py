@@ -28,6 +28,7 @@ INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 ASCII_WORDS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's MMIX generator; odd, so that no word is lost
 BLOCK = 1 << 20  # characters of a text that are looked at together
+LINE = 4096  # characters in which the place of a word is looked for
 CHUNK = re.compile(r"\S+")
 
 
@@ -219,16 +220,23 @@ def spans_of_words(text: str, first: np.ndarray, last: np.ndarray) -> list[tuple
     wanted = np.unique(np.concatenate((first, last)))
     bounds: dict[int, tuple[int, int]] = {}
     n_before = 0
-    for start, end in blocks(text):
+    for start, end in _small_blocks(text):
         n_words = len(folded_words(text[start:end]))
         low, high = np.searchsorted(wanted, [n_before, n_before + n_words])
         if high > low:
-            places = dict.fromkeys(wanted[low:high].tolist())
-            for number, span in enumerate(_word_spans(text, start, end), n_before):
-                if number in places:
-                    bounds[number] = span
+            places = set(wanted[low:high].tolist())
+            bounds |= {n: span for n, span in enumerate(_word_spans(text, start, end), n_before) if n in places}
         n_before += n_words
     return [(bounds[one][0], bounds[other][1]) for one, other in zip(first.tolist(), last.tolist(), strict=True)]
+
+
+def _small_blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Those of `blocks`, cut up further at white space alone, because words are located one by one."""
+    for start, end in blocks(text):
+        while end - start > LINE and (space := text.rfind(" ", start, start + LINE)) > start:
+            yield start, space + 1
+            start = space + 1
+        yield start, end
 
 
 def _word_spans(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -82,7 +82,13 @@ def _add_graph_commands(command: Adder) -> None:
     results = command("results", "pipeline.commands.graph:run_results", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Tell what became of a page, stage by stage")
-    trace.add_argument("what", metavar="URL_OR_ID", help="URL, the end of one, page id or document id")
+    trace.add_argument("what", metavar="URL_OR_ID", nargs="?", help="URL, the end of one, page id or document id")
+    trace.add_argument(
+        "--step",
+        metavar=("MODEL", "STEP"),
+        nargs=2,
+        help="instead: what was in a training step (1234, or 1200-1234) of an asset, folder or registered model",
+    )
     trace.add_argument("--json", action="store_true", help="as objects, with all evidence and every training step")
     plan = command("plan", "pipeline.commands.plan:run_plan", "Tell what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
@@ -179,6 +185,11 @@ def _add_forget(command: Adder) -> None:
         help="also longer documents that hold at least this share of a forgotten text, above 0 to 1",
     )
     forget.add_argument("--new-tokenizer", action="store_true", help="train the tokenizer again without the texts")
+    forget.add_argument(
+        "--purge",
+        action="store_true",
+        help="after a materialisation: remove the older outputs that hold denied texts",
+    )
     forget.add_argument("--dry-run", action="store_true", help="only tell what would be denied")
     forget.add_argument("--yes", action="store_true", help="do not ask")
 

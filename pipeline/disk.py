@@ -97,7 +97,7 @@ def find_garbage(layout: Layout, *, keep: int, registered: Collection[str], unfi
         outputs=tuple(old),
         unfinished=tuple(abandoned),
         parts=tuple(parts),
-        n_bytes=_bytes_freed([*old, *abandoned, *parts]),
+        n_bytes=bytes_freed([*old, *abandoned, *parts]),
     )
 
 
@@ -178,7 +178,7 @@ def _place(name: str, folders: Iterable[Path], seen: set[tuple[int, int]], note:
     return Place(name=name, n_files=len(files), n_bytes=sum(sizes.values()), note=note)
 
 
-def _bytes_freed(folders: Iterable[Path]) -> int:
+def bytes_freed(folders: Iterable[Path]) -> int:
     """Bytes of the files of which every link lies in `folders`."""
     links: dict[tuple[int, int], int] = {}
     status = {}

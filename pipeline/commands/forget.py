@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pipeline.commands.tables import table_lines
 from pipeline.layout import Layout, all_current, all_entries, layout_from_environment, load_current
 from pipeline.stages.copies import CopyLimits
-from pipeline.stages.deny_list import Denial, change_denials, read_denials
+from pipeline.stages.deny_list import Denial, change_denials, keys_of, read_denials
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.forget import (
     Findings,
@@ -37,6 +37,8 @@ def run_forget(args: Namespace) -> int:
     if args.list:
         print("\n".join(_list_lines(layout, read_denials(layout.denied))))
         return 0
+    if args.purge:
+        return _purge(layout, args)
     if not args.what and args.new_tokenizer:
         print(_tokenizer_line(layout, new=True))
         return 0
@@ -71,7 +73,8 @@ def _forget(layout: Layout, args: Namespace) -> int:
     told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: killed in between, a rerun finds rows to add
     change_denials(layout.denied, lambda rows: ([], _new_rows(rows, new)))
     print(f"\nDenied in {layout.denied}. {told}")
-    print("The next materialisation builds without them; `gristmill plan` shows what that costs.")
+    print("The next materialisation builds without them; `gristmill plan` shows what that costs. After it,")
+    print("`gristmill forget --purge` removes the older outputs, which still hold the texts.")
     return 0
 
 
@@ -239,6 +242,31 @@ def _tokenizer_line(layout: Layout, *, new: bool) -> str:
         return ""
     keep_tokenizer(layout.kept_tokenizer, layout.store, load_current(layout, "tokenizer"))
     return "The tokenizer is kept; `gristmill forget --new-tokenizer` lets the next run train a new one."
+
+
+def _purge(layout: Layout, args: Namespace) -> int:
+    """Remove what still holds texts of the whole deny list."""
+    from pipeline.disk import remove_garbage, size_text
+    from pipeline.purge import find_holders
+
+    if args.what:
+        raise ValueError("--purge removes what holds any denied text; run it alone, after a materialisation")
+    holders = find_holders(layout, keys_of(read_denials(layout.denied)))
+    for folder, asset in holders.current.items():
+        print(f"stays  {folder.relative_to(layout.data)}: {asset} holds it until it is materialised again")
+    for folder in (*holders.garbage.outputs, *holders.garbage.unfinished):
+        print(f"remove {folder.relative_to(layout.data)}")
+    if not holders.garbage.folders:
+        print("Nothing to remove" + ("; materialise the assets above first." if holders.current else "."))
+        return int(bool(holders.current))
+    n_parts = len(holders.garbage.parts)
+    print(f"and {n_parts:,} remembered shards; {size_text(holders.garbage.n_bytes)} in all")
+    if args.dry_run or not (args.yes or _agreed("\nRemove them? [y/N] ")):
+        print("\nNothing was removed" + ("." if args.dry_run else "; --yes removes without asking."))
+        return 0 if args.dry_run else 1
+    remove_garbage(layout, holders.garbage)
+    print("\nRemoved. Your own files, fetched packages and trained models are as they were.")
+    return int(bool(holders.current))
 
 
 def _undo(layout: Layout, args: Namespace) -> int:

@@ -6,7 +6,7 @@ that repeat them, and those that hold a part of them beside other things.
 A page goes with the ones that were asked for when
 - its text is the same (document id), in whatever source;
 - it is a near copy by the limits of `dedup`, or stands nearly whole in a forgotten text;
-- `dedup` dropped it for one of these: it would come back in their place (its evidence says which).
+- `dedup` or `dedup_lines` dropped it for one of these: it would come back in their place (evidence says which).
 A longer document that holds the text, or a part of it, is told and stays, because most of it is something else.
 """
 
@@ -27,7 +27,10 @@ from pipeline.stages.records import Handle
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, read_table, shard_paths
 
 PARTS = ("", DROPPED_FOLDER)
-SHOWN_PAGES = 3  # of an address that means many
+EVIDENCE_COLUMNS = {  # dropped page, kept page, similarity, containment
+    "dedup": "dropped_page_id, kept_page_id, similarity, containment",
+    "dedup_lines": "page_id, kept_page_id, 1.0, 1.0",  # equal once the lines of their site are taken out
+}
 FIND = """
 SELECT DISTINCT {page_id} AS page_id, id, source, url
 FROM read_parquet($files, hive_partitioning = false) WHERE {where}
@@ -192,16 +195,15 @@ def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
 
 
 def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
-    """What `dedup` dropped for one of the pages, by its evidence."""
-    columns = "dropped_page_id, kept_page_id, similarity, containment"
-    for folder in outputs.of_stage("dedup"):
-        where = "kept_page_id IN (SELECT unnest($ids)) ORDER BY ALL"
-        for dropped, kept, similarity, containment in _select(
-            folder, EVIDENCE_FOLDER, columns, where, ids=sorted(page_ids)
-        ):
-            page = Page(page_id=dropped, source="", url="")
-            why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
-            yield Relative(page=page, of=kept, why=why, held=containment)
+    """What `dedup` and `dedup_lines` dropped for one of the pages, by their evidence."""
+    where = "kept_page_id IN (SELECT unnest($ids)) ORDER BY ALL"
+    for stage, columns in EVIDENCE_COLUMNS.items():
+        for folder in outputs.of_stage(stage):
+            rows = _select(folder, EVIDENCE_FOLDER, columns, where, ids=sorted(page_ids))
+            for dropped, kept, similarity, containment in rows:
+                why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
+                page = Page(page_id=dropped, source="", url="")
+                yield Relative(page=page, of=kept, why=why, held=containment)
 
 
 def _examples(

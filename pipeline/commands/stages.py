@@ -54,7 +54,7 @@ class Runnable:
 
 
 PAGES, DOCUMENTS, SIGNALS = Reads(("collect",), most=None), Reads(("clean",)), Reads(("signals",))
-FILTERED, ACCEPTED = Reads(("filter",)), Reads(("dedup",), least=0)
+FILTERED, ACCEPTED = Reads(("filter",)), Reads(("dedup",), least=0, most=None)
 UNIQUE, CORPUS = Reads(("dedup", "dedup_lines")), Reads(("dedup", "dedup_lines", "decontaminate"))
 EXAMPLES = Reads(("examples",), least=0, most=None)
 DIVIDED, TOKENIZER, TOKENS = Reads(("split",)), Reads(("tokenizer",)), Reads(("tokenize",))

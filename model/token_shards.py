@@ -6,6 +6,7 @@ with no copy: the flat values of the list column are the token stream, its offse
 A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json:
 vocab_size, end_of_text (the id that opens every document), tokenizer (digest), and per split documents, tokens
 and bytes of text. Every document starts with the end-of-text token, so that its first word is predicted too.
+In train/ a document may stand several times, as the weights of the sources want it; tokens.json counts it as often.
 """
 
 import json
@@ -39,16 +40,32 @@ def write_token_shard(
     documents: Sequence[np.ndarray],
     vocab_size: int,
 ) -> None:
-    """Write one shard to `path`; the caller makes it appear whole by a rename."""
+    """Write one shard to `path`; the caller makes it appear whole by a rename.
+
+    Raises ValueError for a token id that is not one of the vocabulary.
+    """
+    lengths = np.array([len(document) for document in documents], np.int64)
+    flat = np.concatenate(documents) if documents else np.zeros(0, np.uint16)
+    write_token_stream(
+        path, pa.array(document_ids, pa.string()), np.array(n_bytes, np.int64), flat, lengths, vocab_size
+    )
+
+
+def write_token_stream(
+    path: Path, document_ids: pa.Array, n_bytes: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, vocab_size: int
+) -> None:
+    """As `write_token_shard`, of documents of `lengths` (int64) that lie one after another in `tokens`."""
     schema = token_schema(vocab_size)
-    dtype = np.uint16 if vocab_size <= 1 << 16 else np.uint32
-    offsets = np.zeros(len(documents) + 1, dtype=np.int64)
-    np.cumsum([len(document) for document in documents], out=offsets[1:])
-    flat = np.concatenate(documents).astype(dtype, copy=False) if documents else np.zeros(0, dtype)
-    tokens = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat), type=schema.field("tokens").type)
-    columns = [pa.array(document_ids, pa.string()), pa.array(n_bytes, pa.int64()), tokens]
+    if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
+        wrong = int(tokens[(tokens < 0) | (tokens >= vocab_size)][0])
+        raise ValueError(f"{path.name}: token id {wrong} is outside 0 to {vocab_size - 1}, the ids of the vocabulary")
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    kind = schema.field("tokens").type
+    flat = pa.array(tokens.astype(kind.value_type.to_pandas_dtype(), copy=False))
+    column = pa.LargeListArray.from_arrays(pa.array(offsets), flat, type=kind)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        writer.write_batch(pa.RecordBatch.from_arrays([document_ids, pa.array(n_bytes), column], schema=schema))
 
 
 @dataclass(frozen=True, slots=True)

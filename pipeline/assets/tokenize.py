@@ -1,12 +1,16 @@
 """Assets `tokenizer` and `token_shards`: from text to numbers."""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
+from pipeline.stages.collect.sources import Source
+from pipeline.stages.kept_tokenizer import kept_tokenizer
 from pipeline.stages.records import Shards, TokenizerFile
-from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig
-from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
+from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
+from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig, tokenizer_stage
 
 
 def tokenizer(file: ConfigFile) -> dg.AssetsDefinition:
@@ -20,13 +24,17 @@ def tokenizer(file: ConfigFile) -> dg.AssetsDefinition:
     def tokenizer(
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], corpus: Shards
     ) -> dg.MaterializeResult[TokenizerFile]:
-        """Byte-pair encoding learned from the train split; lossless on any text."""
-        return mill.materialised(mill.build(context, TOKENIZER, settings(context), corpus))
+        """Byte-pair encoding learned from the train split, or a published one; lossless on any text."""
+        cfg, stage, layout = settings(context), tokenizer_stage(mill.layout.cache), mill.layout
+        kept = kept_tokenizer(layout.kept_tokenizer, layout.store, stage, cfg)
+        return mill.materialised(kept or mill.build(context, stage, cfg, corpus))
 
     return tokenizer
 
 
-def token_shards(file: ConfigFile) -> dg.AssetsDefinition:
+def token_shards(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefinition:
+    weights = {name: source.weight for name, source in sources.items() if source.weight != 1}
+
     @dg.asset(
         group_name="corpus",
         kinds={"arrow"},
@@ -37,7 +45,8 @@ def token_shards(file: ConfigFile) -> dg.AssetsDefinition:
     def token_shards(
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], corpus: Shards, tokenizer: TokenizerFile
     ) -> dg.MaterializeResult[Shards]:
-        """All documents as token ids, shuffled once, in Arrow files that training maps into memory."""
-        return mill.materialised(mill.build(context, TOKENIZE, settings(context), corpus, tokenizer))
+        """All documents as token ids, each as often as its source's weight says, shuffled once, in Arrow files."""
+        recipe = TokenizeRecipe(config=settings(context), weights=weights)
+        return mill.materialised(mill.build(context, TOKENIZE, recipe, corpus, tokenizer))
 
     return token_shards

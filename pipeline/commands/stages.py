@@ -17,7 +17,7 @@ from pipeline.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.progress import current_show, displayed
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
-from pipeline.stages.store import RECORD, Built, Store, read_handle
+from pipeline.stages.store import RECORD, Built, Stage, Store, read_handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,8 @@ def run_stage(args: Namespace) -> int:
         else:
             runnable = RUNNABLE[args.name]
             stage, config = runnable.load()
+            if args.name == "tokenizer":
+                stage = _with_packages(stage, layout)
             cfg = parse_settings(config, args.set)
             display.begin(args.name)
             given = _handles(layout, args.name, args.inputs, args)
@@ -185,6 +187,13 @@ def _task_names(given: list[tuple[str, Handle]]) -> tuple[str, ...]:
     """Of examples: the name of the asset `<task>_examples`, or of the folder."""
     names = (Path(text).name.removesuffix("_examples") for text, handle in given if handle.stage == "examples")
     return tuple(names)
+
+
+def _with_packages(stage: Stage, layout: Layout) -> Stage:
+    """The stage `tokenizer` with the folder that published vocabularies are fetched into."""
+    from pipeline.stages.tokenizer import tokenizer_stage
+
+    return tokenizer_stage(layout.cache)
 
 
 def _raw_path(inputs: list[str]) -> Path:

@@ -1,212 +1,165 @@
-"""Stage `tokenize`: documents to token shards, shuffled once, out of core.
+"""Stage `tokenize`: documents to token shards: a mixture of the sources, shuffled once, out of core.
 
 In: split's shards and a tokenizer. Out: train/, validation/ and test/ with NNNNN.arrow files and tokens.json, as
-model/token_shards.py says, and encoded/: the tokens of each input shard, which are remembered by shard and tokenizer.
-Steps: encode shard by shard in worker processes; sort the documents of a split by hash(seed, page_id); gather them
-from the memory-mapped encoded shards into files of at most shard_tokens tokens.
+model/token_shards.py says; dropped/ with the documents that a weight below 1 leaves out of train; encoded/: the
+tokens of each input shard, which are remembered by shard and tokenizer.
+Steps: encode shard by shard in worker processes (encode.py); find how often each document stands in the train stream
+(mixture.py); bring the documents of each split into the order of hash(seed, copy, page_id) and write them into files
+of at most shard_tokens tokens (shuffle.py).
 """
 
-import dataclasses
-import functools
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 
-from model.token_shards import DESCRIPTION, SPLITS, TokenShard, read_token_shard, token_schema, write_token_shard
-from pipeline.stages.engine import Done, Failed
-from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
-from pipeline.stages.shards import read_table, replacing, shard_paths, write_text
-from pipeline.stages.store import Outcome, Stage, Work, map_shards
-from pipeline.stages.tokenizer import Tokenizer, load_tokenizer
+from model.token_shards import DESCRIPTION, SPLITS
+from pipeline.stages.encode import ENCODED_FOLDER, encode_shards, offsets_of, read_encoded
+from pipeline.stages.mixture import LEFT_OUT, REHYDRATIONS, Mixture, described, write_left_out
+from pipeline.stages.records import Counts, Shards, TokenizerFile
+from pipeline.stages.shards import DROPPED_FOLDER, shard_paths, write_text
+from pipeline.stages.shuffle import DOCUMENT_BYTES, Documents, TokenFiles, in_order, order_keys
+from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.stages.tokenizer_files import Tokenizer, load_tokenizer
 
-ENCODED_FOLDER = "encoded"
-ENCODING_VERSION = 1  # raise with any change that gives other tokens for equal text and tokenizer
-BATCH_DOCUMENTS = 64
-OPEN_SHARDS = 256  # memory-mapped at once: below the usual limit of open files
+SCRATCH = ".shuffle"
+TRAIN = SPLITS[0]
+SMALLEST_MEMORY_MB = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeConfig:
     shard_tokens: Annotated[int, "tokens a file; a longer document has a file of its own; above 0"] = 50_000_000
-    seed: Annotated[int, "of the order of documents"] = 1
+    seed: Annotated[int, "of the order of documents, and of the choice among them where a weight has a fraction"] = 1
+    rehydration: Annotated[
+        Literal["none", "fineweb2"], "whether what had many near duplicates is repeated in train, as in FineWeb2"
+    ] = "none"
+    shuffle_memory_mb: Annotated[
+        int, "that the shuffle may hold at once, beside the output file it writes; 16 or more; decides no byte"
+    ] = field(default=256, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if self.shard_tokens < 1:
             raise ValueError(f"shard_tokens={self.shard_tokens} is not above 0")
+        if self.rehydration not in REHYDRATIONS:
+            raise ValueError(f"rehydration={self.rehydration!r}, expected one of {', '.join(REHYDRATIONS)}")
+        if self.shuffle_memory_mb < SMALLEST_MEMORY_MB:
+            raise ValueError(f"shuffle_memory_mb={self.shuffle_memory_mb} is below {SMALLEST_MEMORY_MB}")
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeItem:
-    """A shard to encode; `digest` tells apart tokenizers that lay in one folder."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizeRecipe:
+    """All that decides what `tokenize` does; `weights` holds those of sources whose weight is not 1."""
 
-    path: Path
-    tokenizer: Path
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A shard's documents; those of row i are tokens[ends[i - 1]:ends[i]]."""
-
-    document_ids: list[str]
-    n_bytes: list[int]
-    tokens: np.ndarray  # uint16 or uint32
-    ends: np.ndarray  # int64
-    vocab_size: int
+    config: TokenizeConfig
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The documents of one split, shuffled: row `rows[i]` of encoded shard `shards[i]`."""
-
-    shards: np.ndarray  # int32
-    rows: np.ndarray  # int32
-    n_tokens: np.ndarray  # int64
-
-
-def tokenize(cfg: TokenizeConfig, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
+def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     corpus, file = inputs
-    counts = encode_shards(corpus, file, work)
-    if not counts.kept:
+    cfg = recipe.config
+    tokenizer = load_tokenizer(file.directory)  # first, so that a wrong file is told before the work
+    n_documents = encode_shards(corpus, file, work).kept
+    if not n_documents:
         raise ValueError(
             f"{corpus.directory} holds no document, so there is nothing to tokenise; see `dedup`, `filter`"
         )
-    tokenizer = load_tokenizer(file.directory)
+    for folder in (*SPLITS, DROPPED_FOLDER, SCRATCH):
+        shutil.rmtree(work.directory / folder, ignore_errors=True)  # of a build that was killed
+    paths = shard_paths(corpus.directory)
+    encoded = [(work.directory / ENCODED_FOLDER / path.name).with_suffix(".arrow") for path in paths]
+    mixture = Mixture(weights=recipe.weights, rehydration=cfg.rehydration, seed=cfg.seed)
+    mixture.fit(encoded)
+    counts = Counts(rows_in=n_documents, kept=n_documents)
+    if n_left_out := write_left_out(mixture, paths, encoded, work.directory / DROPPED_FOLDER):
+        counts.kept -= n_left_out
+        counts.drop(LEFT_OUT, n_left_out)
+    totals = write_splits(cfg, mixture, encoded, tokenizer, work)
+    _refuse_empty_train(mixture, totals)
+    n_train = sum(share.documents for share in mixture.sources.values()) - n_left_out
+    totals[TRAIN]["repeats"] = totals[TRAIN]["documents"] - n_train
+    sources = described(mixture, totals[TRAIN]["tokens"])
     description = {
         "vocab_size": tokenizer.vocab_size,
         "end_of_text": tokenizer.end_of_text,
         "tokenizer": file.digest,
-        "splits": {},
+        "splits": totals,
+        "sources": sources,
     }
-    paths = shard_paths(corpus.directory)
-    encoded = [(work.directory / ENCODED_FOLDER / path.name).with_suffix(".arrow") for path in paths]
-    opened = functools.lru_cache(OPEN_SHARDS)(read_token_shard)
-    done = 0
-    for side in SPLITS:
-        order = shuffled(paths, encoded, side, cfg.seed)
-        shutil.rmtree(work.directory / side, ignore_errors=True)  # of a build that was killed
-        totals = {"documents": len(order.rows), "tokens": int(order.n_tokens.sum()), "bytes": 0}
-        for i, (first, last) in enumerate(file_ranges(order.n_tokens, cfg.shard_tokens)):
-            path = work.directory / side / f"{i:05d}.arrow"
-            totals["bytes"] += write_gathered(path, encoded, opened, order, slice(first, last), tokenizer.vocab_size)
-            done += last - first
-            work.progress(done, counts.kept, "documents")
-        description["splits"][side] = totals
     write_text(work.directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     return Outcome(
         rows=counts.kept,
         counts=counts,
-        measures=_measures(description["splits"]),
+        measures=_measures(totals, sources),
         content=(DESCRIPTION, *(f"{side}/*.arrow" for side in SPLITS)),
     )
 
 
-TOKENIZE = Stage(name="tokenize", version=1, function=tokenize, handle=Shards, libraries=("tiktoken",))
+TOKENIZE = Stage(name="tokenize", version=2, function=tokenize, handle=Shards, libraries=("tiktoken",))
 
 
-def encode_shards(corpus: Shards, file: TokenizerFile, work: Work) -> Counts:
-    """encoded/<shard>.arrow for every shard; seed and shard_tokens are no part of what a shard is remembered by."""
-    libraries = json.loads(work.recipe)[2]
-    recipe = json.dumps(["encoded", ENCODING_VERSION, libraries, file.digest])
-    return map_shards(
-        dataclasses.replace(work, directory=work.directory / ENCODED_FOLDER, recipe=recipe),
-        (corpus,),
-        read=lambda path: [EncodeItem(path, file.directory, file.digest)],
-        function=encode_shard,
-        write=_write_encoded,
-        unit="documents",
-    )
+def write_splits(
+    cfg: TokenizeConfig, mixture: Mixture, encoded: Sequence[Path], tokenizer: Tokenizer, work: Work
+) -> dict[str, dict[str, int]]:
+    """Split -> documents, tokens and bytes of its files."""
+    limit = cfg.shuffle_memory_mb * 1_000_000
+    n_documents, done, totals = sum(mixture.n_documents.values()), 0, {}
+    for side in SPLITS:
+        files = TokenFiles(work.directory / side, cfg.shard_tokens, tokenizer.vocab_size)
+        n_bytes = mixture.n_bytes[side] + DOCUMENT_BYTES * mixture.n_documents[side]
+        stream = in_order(_stream(mixture, encoded, side, cfg.seed), n_bytes, limit, work.directory / SCRATCH)
+        for documents in stream:
+            files.write(documents)
+            done += len(documents.tokens)
+            work.progress(done, max(done, n_documents), "documents")
+        files.close()
+        totals[side] = files.totals
+    return totals
 
 
-def encode_shard(item: EncodeItem) -> Encoded:
-    """Runs in a worker process."""
-    tokenizer = _tokenizer(item.tokenizer, item.digest)
-    dtype = token_schema(tokenizer.vocab_size).field("tokens").type.value_type.to_pandas_dtype()
-    table = read_table(item.path, SPLIT_CORPUS)
-    documents, n_bytes = [np.zeros(0, dtype)], []
-    for start in range(0, table.num_rows, BATCH_DOCUMENTS):
-        texts = table["text"].slice(start, BATCH_DOCUMENTS).to_pylist()
-        for text, ids in zip(texts, tokenizer.encode_batch(texts, n_threads=1), strict=True):
-            documents.append(np.array([tokenizer.end_of_text, *ids], dtype))
-            n_bytes.append(len(text.encode()))
-    ends = np.cumsum([len(document) for document in documents[1:]], dtype=np.int64)
-    return Encoded(table["id"].to_pylist(), n_bytes, np.concatenate(documents), ends, tokenizer.vocab_size)
+def _stream(mixture: Mixture, encoded: Sequence[Path], side: str, seed: int) -> Iterator[Documents]:
+    """The documents of a split as they lie in the encoded shards, each as often as the mixture wants it."""
+    few = side != TRAIN  # of the documents: the others are not read
+    for path in encoded:
+        for batch in read_encoded(path, mapped=few):
+            split = batch.column("split").to_numpy(zero_copy_only=False)
+            copies = np.where(split == side, mixture.copies(batch), 0)
+            rows = np.repeat(np.arange(batch.num_rows), copies)
+            if not len(rows):
+                continue
+            first = np.repeat(np.cumsum(copies) - copies, copies)
+            page_ids = batch.column("page_id").take(pa.array(rows)).to_pylist()
+            flat, offsets = offsets_of(batch.column("tokens"))
+            spans = zip(offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
+            tokens = [flat[start:end].copy() if few else flat[start:end] for start, end in spans]
+            keys = order_keys(page_ids, (np.arange(len(rows)) - first).tolist(), seed)
+            n_bytes = batch.column("n_bytes").to_numpy()[rows]
+            yield Documents(keys, batch.column("id").take(pa.array(rows)), n_bytes, tokens)
 
 
-def shuffled(paths: list[Path], encoded: list[Path], side: str, seed: int) -> Order:
-    """A pure function of the seed and of the page ids of the split."""
-    keys, shards, rows, n_tokens = ([] for _ in range(4))
-    for i, (path, tokens) in enumerate(zip(paths, encoded, strict=True)):
-        table = read_table(path, columns=["page_id", "split"])
-        own = np.flatnonzero(np.array(table["split"].to_pylist(), object) == side)
-        page_ids = table["page_id"].take(pa.array(own, pa.int64())).to_pylist()
-        keys.append(np.array([_key(page_id, seed) for page_id in page_ids], np.uint64))
-        shards.append(np.full(len(own), i, np.int32))
-        rows.append(own.astype(np.int32))
-        n_tokens.append(np.diff(read_token_shard(tokens).offsets)[own])
-    if not keys:
-        return Order(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int64)))
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return Order(np.concatenate(shards)[order], np.concatenate(rows)[order], np.concatenate(n_tokens)[order])
+def _refuse_empty_train(mixture: Mixture, totals: Mapping[str, Mapping[str, int]]) -> None:
+    if mixture.sources and not totals[TRAIN]["documents"]:
+        weights = ", ".join(f"{source} {weight:g}" for source, weight in sorted(mixture.weights.items()))
+        raise ValueError(
+            f"the weights of the sources ({weights}) leave no document in the train stream; give one of"
+            f" {', '.join(sorted(mixture.sources))} a weight above 0"
+        )
 
 
-def file_ranges(n_tokens: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
-    """Runs of documents that hold at most `most` tokens each, or one document that is longer."""
-    ends = np.cumsum(n_tokens)
-    first = 0
-    while first < len(ends):
-        before = int(ends[first - 1]) if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + most, side="right")))
-        yield first, last
-        first = last
-
-
-def write_gathered(
-    path: Path, encoded: list[Path], opened: Callable[[Path], TokenShard], order: Order, part: slice, vocab_size: int
-) -> int:
-    """One token shard with the documents of `order[part]`; the bytes of their texts."""
-    ids, n_bytes, documents = [], [], []
-    for i, row in zip(order.shards[part].tolist(), order.rows[part].tolist(), strict=True):
-        shard = opened(encoded[i])
-        ids.append(shard.document_ids[row].as_py())
-        n_bytes.append(int(shard.n_bytes[row]))
-        documents.append(shard.tokens[shard.offsets[row] : shard.offsets[row + 1]])
-    with replacing(path) as file:
-        write_token_shard(file, ids, n_bytes, documents, vocab_size)
-    return sum(n_bytes)
-
-
-@functools.lru_cache(maxsize=1)
-def _tokenizer(directory: Path, digest: str) -> Tokenizer:
-    return load_tokenizer(directory)
-
-
-def _key(page_id: str, seed: int) -> int:
-    return xxhash.xxh3_64_intdigest(f"{seed} {page_id}".encode())
-
-
-def _write_encoded(part: Path, items: list[EncodeItem], answers: list[Done | Failed]) -> Counts:
-    answer = answers[0]
-    if isinstance(answer, Failed):  # a document cannot be at fault: any text has tokens
-        raise RuntimeError(f"{items[0].path}: {answer.reason} while it was encoded: {answer.detail}")
-    shard: Encoded = answer.value
-    documents = np.split(shard.tokens, shard.ends[:-1]) if len(shard.ends) else []
-    with replacing(part / "kept.arrow") as file:
-        write_token_shard(file, shard.document_ids, shard.n_bytes, documents, shard.vocab_size)
-    return Counts(rows_in=len(documents), kept=len(documents))
-
-
-def _measures(splits: dict[str, dict[str, int]]) -> dict[str, float]:
-    totals = {f"{side}_tokens": splits[side]["tokens"] for side in SPLITS}
+def _measures(
+    totals: Mapping[str, Mapping[str, int]], sources: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
     n_bytes, n_tokens, n_documents = (
-        sum(splits[side][name] for side in SPLITS) for name in ("bytes", "tokens", "documents")
+        sum(totals[side][name] for side in SPLITS) for name in ("bytes", "tokens", "documents")
     )
-    # without the end-of-text tokens, of which a document has one and which stand for no bytes
-    return {**totals, "bytes_per_token": n_bytes / max(1, n_tokens - n_documents)}
+    return {
+        **{f"{side}_tokens": totals[side]["tokens"] for side in SPLITS},
+        # without the end-of-text tokens, of which a document has one and which stand for no bytes
+        "bytes_per_token": n_bytes / max(1, n_tokens - n_documents),
+        **{f"{name}_{source}": value for source, share in sources.items() for name, value in share.items()},
+    }

@@ -8,7 +8,7 @@ In: the path of sources.toml. Out: `Source` by table name. Two kinds:
 
 `members` are globs relative to the folder or the archive (the top folder of an sdist or of an npm package does not
 count): `*` stays within one folder, `**/` spans any number of them, and a glob that begins with `!` takes files out
-again. `languages`, `rules` and `pii` say what `filter` does to this source.
+again. `languages`, `rules` and `pii` say what `filter` does to this source, `weight` how often `tokenize` repeats it.
 """
 
 import difflib
@@ -35,6 +35,7 @@ PACKAGE_VERSIONS = {
     "npm": re.compile(r"[0-9]+\.[0-9]+\.[0-9]+([-+][0-9A-Za-z.+-]+)?"),
     "debian": re.compile(r"([0-9]+:)?[0-9][0-9A-Za-z.+~-]*"),
 }
+MOST_WEIGHT = 1000  # beyond that it is a mistake
 MEDIA_TYPES = (
     "text/html",
     "text/plain",
@@ -69,6 +70,8 @@ class Source:
     languages: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
     rules: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
     pii: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
+    # for `tokenize`: how often the documents stand in the train stream; 0 = not at all
+    weight: float = field(default=1.0, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
@@ -76,6 +79,10 @@ class Source:
         if self.media_type is not None and self.media_type not in MEDIA_TYPES:
             raise ValueError(f"media_type is {self.media_type!r}, expected one of {', '.join(MEDIA_TYPES)}")
         self.own_rules()  # which checks them
+        if not 0 <= self.weight <= MOST_WEIGHT:
+            raise ValueError(
+                f"weight is {self.weight}, expected a number from 0 (leave out of train) to {MOST_WEIGHT}"
+            )
         members: tuple[str, ...] = getattr(self, "members", ())
         if not any(not glob.startswith("!") for glob in members):
             raise ValueError(
@@ -202,6 +209,10 @@ def _checked(key: str, value: Any, expected: Any) -> Any:
             example = '["docs/**/*.html"]' if key == "members" else '[] or ["one", "two"]'
             raise ValueError(f"{key} is {value!r}, expected a list of texts such as {example}")
         return tuple(value)
+    if expected is float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"{key} is {value!r}, expected a number")
+        return float(value)
     if not isinstance(value, expected) or value == "":
         raise ValueError(f"{key} is {value!r}, expected a text")
     return value

@@ -1,8 +1,5 @@
 """tokenize: token shards that decode to the corpus, in an order that only the seed decides."""
 
-import base64
-import hashlib
-import json
 import random
 import subprocess
 import sys
@@ -13,20 +10,13 @@ import pytest
 from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.records import SPLIT_CORPUS, TokenizerFile
-from pipeline.stages.shards import read_table, shard_paths, write_bytes, write_text
+from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
+from pipeline.stages.shards import read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.split import SPLIT, SplitConfig
 from pipeline.stages.store import Outcome, Stage, Store, Work
-from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, file_ranges
-from pipeline.stages.tokenizer import (
-    DESCRIPTION_FILE,
-    END_OF_TEXT,
-    PATTERNS,
-    RANKS_FILE,
-    TOKENIZER,
-    TokenizerConfig,
-    load_tokenizer,
-)
+from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
+from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig, load_tokenizer
+from pipeline.stages.tokenizer_files import write_tokenizer
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 
@@ -55,6 +45,42 @@ def build_inputs(store, written_documents):
     return build
 
 
+def row(page_id, text, *, source="s", split="train", cluster_size=1):
+    return {
+        "page_id": page_id,
+        "id": text_digest(text),
+        "url": f"file:///{page_id}",
+        "text": text,
+        "source": source,
+        "split": split,
+        "cluster_size": cluster_size,
+    }
+
+
+@pytest.fixture
+def corpus_of(store, neutral_document):
+    """A split corpus of rows, each in the shard of its source unless `n_shards` says how many there are."""
+
+    def write(rows, n_shards=None):
+        def divided(cfg, inputs, work):
+            shards = {}
+            for i, one in enumerate(rows):
+                shards.setdefault(one["source"] if n_shards is None else f"x{i % n_shards}", []).append(one)
+            for name, own in shards.items():
+                write_rows(work.directory / f"{name}.parquet", [neutral_document | one for one in own], SPLIT_CORPUS)
+            return Outcome(rows=len(rows), counts=Counts(rows_in=len(rows), kept=len(rows)))
+
+        stage = Stage(name="split", version=1, function=divided, handle=Shards)
+        key = text_digest(str(n_shards), *(str(sorted(one.items())) for one in rows))
+        return store.build(stage, {"key": key}).handle
+
+    return write
+
+
+def recipe(weights=None, **settings):
+    return TokenizeRecipe(config=TokenizeConfig(**settings), weights=weights or {})
+
+
 def token_files(handle):
     paths = [*handle.directory.rglob("*.arrow"), handle.directory / "tokens.json"]
     return {str(path.relative_to(handle.directory)): path.read_bytes() for path in paths}
@@ -66,7 +92,7 @@ def order_of(handle, split="train"):
 
 def test_tokenize_shards_decode_to_the_corpus(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    built = store.build(TOKENIZE, TokenizeConfig(shard_tokens=2000), corpus, file)
+    built = store.build(TOKENIZE, recipe(shard_tokens=2000), corpus, file)
     tokenizer = load_tokenizer(file.directory)
     rows = [row for path in shard_paths(corpus.directory) for row in read_table(path, SPLIT_CORPUS).to_pylist()]
     for split in SPLITS:
@@ -83,7 +109,7 @@ def test_tokenize_shards_decode_to_the_corpus(store, build_inputs, documents):
 
 def test_tokenize_description_counts_what_lies_there(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    built = store.build(TOKENIZE, TokenizeConfig(), corpus, file)
+    built = store.build(TOKENIZE, recipe(), corpus, file)
     description = read_description(built.handle.directory)
     assert description["tokenizer"] == file.digest
     assert (description["vocab_size"], description["end_of_text"]) == (300, 299)
@@ -93,53 +119,48 @@ def test_tokenize_description_counts_what_lies_there(store, build_inputs, docume
             "documents": sum(len(shard.document_ids) for shard in shards),
             "tokens": sum(len(shard.tokens) for shard in shards),
             "bytes": sum(int(shard.n_bytes.sum()) for shard in shards),
+            **({"repeats": 0} if split == "train" else {}),
         }
     assert built.counts.rows_in == built.counts.kept == built.handle.rows == len(documents)
 
 
 def test_tokenize_files_hold_at_most_shard_tokens_or_one_document(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    built = store.build(TOKENIZE, TokenizeConfig(shard_tokens=300), corpus, file)
+    built = store.build(TOKENIZE, recipe(shard_tokens=300), corpus, file)
     shards = read_token_shards(built.handle.directory, "train")
     assert len(shards) > 10
     assert all(len(shard.tokens) <= 300 or len(shard.document_ids) == 1 for shard in shards)
-    whole = store.build(TOKENIZE, TokenizeConfig(), corpus, file).handle
+    whole = store.build(TOKENIZE, recipe(), corpus, file).handle
     assert order_of(whole) == order_of(built.handle)
     assert len(read_token_shards(whole.directory, "train")) == 1
 
 
-def test_file_ranges_cover_all_documents_once():
-    ranges = list(file_ranges(np.array([5, 5, 20, 1, 1, 9, 1]), 10))
-    assert ranges == [(0, 2), (2, 3), (3, 5), (5, 7)]
-    assert list(file_ranges(np.zeros(0, np.int64), 10)) == []
-
-
 def test_tokenize_order_is_decided_by_the_seed_alone(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    first = order_of(store.build(TOKENIZE, TokenizeConfig(), corpus, file).handle)
-    assert first != order_of(store.build(TOKENIZE, TokenizeConfig(seed=2), corpus, file).handle)
+    first = order_of(store.build(TOKENIZE, recipe(), corpus, file).handle)
+    assert first != order_of(store.build(TOKENIZE, recipe(seed=2), corpus, file).handle)
     moved, same_file = build_inputs([("other", *row[1:]) for row in reversed(documents)])
-    assert order_of(store.build(TOKENIZE, TokenizeConfig(), moved, same_file).handle) == first
+    assert order_of(store.build(TOKENIZE, recipe(), moved, same_file).handle) == first
 
 
 def test_tokenize_a_new_document_moves_no_other(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    before = order_of(store.build(TOKENIZE, TokenizeConfig(), corpus, file).handle)
+    before = order_of(store.build(TOKENIZE, recipe(), corpus, file).handle)
     more, _ = build_inputs([*documents, ("s0", "x", "new", text_of(random.Random(99)))])
-    after = order_of(store.build(TOKENIZE, TokenizeConfig(), more, file).handle)
+    after = order_of(store.build(TOKENIZE, recipe(), more, file).handle)
     common = set(before) & set(after)
     assert [name for name in before if name in common] == [name for name in after if name in common]
 
 
 def test_tokenize_bytes_do_not_depend_on_workers(tmp_path, store, build_inputs, documents):
     inputs = build_inputs(documents)
-    serial = store.build(TOKENIZE, TokenizeConfig(), *inputs).handle
+    serial = store.build(TOKENIZE, recipe(), *inputs).handle
     parallel = Store(root=tmp_path / "other", engine=LocalProcesses(n_workers=2))
-    assert token_files(parallel.build(TOKENIZE, TokenizeConfig(), *inputs).handle) == token_files(serial)
+    assert token_files(parallel.build(TOKENIZE, recipe(), *inputs).handle) == token_files(serial)
 
 
 def test_tokenize_arrays_are_views_of_the_mapped_file(store, build_inputs, documents):
-    built = store.build(TOKENIZE, TokenizeConfig(), *build_inputs(documents))
+    built = store.build(TOKENIZE, recipe(), *build_inputs(documents))
     (shard,) = read_token_shards(built.handle.directory, "train")
     assert shard.tokens.dtype == np.uint16
     assert not shard.tokens.flags.owndata and not shard.tokens.flags.writeable
@@ -147,21 +168,21 @@ def test_tokenize_arrays_are_views_of_the_mapped_file(store, build_inputs, docum
 
 def test_tokenize_one_changed_shard_is_encoded_again_and_no_other(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    store.build(TOKENIZE, TokenizeConfig(), corpus, file)
+    store.build(TOKENIZE, recipe(), corpus, file)
     folder = store.root / "tokenize" / "parts"
     parts = set(folder.iterdir())
     changed, _ = build_inputs([*documents[:-1], (*documents[-1][:3], "quite another text")])
-    store.build(TOKENIZE, TokenizeConfig(seed=5), corpus, file)  # another order of the same tokens
+    store.build(TOKENIZE, recipe(seed=5), corpus, file)  # another order of the same tokens
     assert set(folder.iterdir()) == parts
-    store.build(TOKENIZE, TokenizeConfig(), changed, file)
+    store.build(TOKENIZE, recipe(), changed, file)
     assert len(set(folder.iterdir()) - parts) <= 2  # the changed shard, and the one whose document changed sides
 
 
 def test_tokenize_another_tokenizer_encodes_everything_again(store, build_inputs, documents):
     corpus, file = build_inputs(documents)
-    first = store.build(TOKENIZE, TokenizeConfig(), corpus, file).record["measures"]
+    first = store.build(TOKENIZE, recipe(), corpus, file).record["measures"]
     larger = store.build(TOKENIZER, TokenizerConfig(vocab_size=400), corpus).handle
-    second = store.build(TOKENIZE, TokenizeConfig(), corpus, larger).record["measures"]
+    second = store.build(TOKENIZE, recipe(), corpus, larger).record["measures"]
     assert second["train_tokens"] < first["train_tokens"]
 
 
@@ -170,7 +191,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.store import Store, read_handle
-from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig
+from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 
 calls = 0
 def show(stage, done, total, unit):
@@ -181,7 +202,7 @@ def show(stage, done, total, unit):
 
 store = Store(root=Path(sys.argv[3]), engine=LocalProcesses(n_workers=1), show=show)
 inputs = [read_handle(Path(path)) for path in sys.argv[1:3]]
-store.build(TOKENIZE, TokenizeConfig(shard_tokens=2000), *inputs)
+store.build(TOKENIZE, TokenizeRecipe(config=TokenizeConfig(shard_tokens=2000)), *inputs)
 """
 
 
@@ -193,7 +214,7 @@ def test_tokenize_killed_and_run_again_gives_the_same_bytes(tmp_path, store, bui
     command = [sys.executable, "-c", BUILD_AND_DIE, *folders, str(root), str(call)]
     assert subprocess.run(command, check=False, timeout=120).returncode == -9
     assert not list((root / "tokenize").glob("*/record.json"))
-    cfg = TokenizeConfig(shard_tokens=2000)
+    cfg = recipe(shard_tokens=2000)
     again = Store(root=root, engine=store.engine).build(TOKENIZE, cfg, *inputs).handle
     assert token_files(again) == token_files(store.build(TOKENIZE, cfg, *inputs).handle)
 
@@ -203,30 +224,26 @@ def test_tokenize_nothing_to_encode_is_refused(store, build_inputs, documents, w
     deduplicated = store.build(DEDUP, DedupConfig(), written_documents([])).handle
     empty = store.build(SPLIT, SplitConfig(), deduplicated).handle
     with pytest.raises(ValueError, match="holds no document"):
-        store.build(TOKENIZE, TokenizeConfig(), empty, file)
+        store.build(TOKENIZE, recipe(), empty, file)
 
 
 def test_tokenize_one_document_and_empty_shards_work(store, build_inputs):
     inputs = build_inputs([("b", "x", "one", "a text")], 257, shards=("a", "c"))
-    built = store.build(TOKENIZE, TokenizeConfig(), *inputs)
+    built = store.build(TOKENIZE, recipe(), *inputs)
     assert built.handle.rows == 1
-    assert read_description(built.handle.directory)["splits"]["train"] == {"documents": 1, "tokens": 7, "bytes": 6}
+    assert read_description(built.handle.directory)["splits"]["train"] == {
+        "documents": 1,
+        "tokens": 7,
+        "bytes": 6,
+        "repeats": 0,
+    }
     assert read_token_shards(built.handle.directory, "test") == []
 
 
 def write_wide_tokenizer(cfg: TokenizerConfig, inputs: tuple, work: Work) -> Outcome:
     """A token for every byte and every pair of bytes: more than 16 bits count."""
     tokens = [bytes([a]) for a in range(256)] + [bytes([a, b]) for a in range(256) for b in range(256)]
-    raw = b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(tokens))
-    write_bytes(work.directory / RANKS_FILE, raw)
-    description = {
-        "pattern_name": "gpt-2",
-        "pattern": PATTERNS["gpt-2"],
-        "special_tokens": {END_OF_TEXT: len(tokens)},
-        "vocab_size": len(tokens) + 1,
-        "ranks_sha256": hashlib.sha256(raw).hexdigest(),
-    }
-    write_text(work.directory / DESCRIPTION_FILE, json.dumps(description))
+    write_tokenizer(work.directory, {token: rank for rank, token in enumerate(tokens)}, "gpt-2")
     return Outcome(rows=len(tokens) + 1)
 
 
@@ -234,15 +251,19 @@ def test_tokenize_vocabulary_beyond_16_bits_has_wide_tokens(store, build_inputs,
     stage = Stage(name="tokenizer", version=1, function=write_wide_tokenizer, handle=TokenizerFile)
     corpus, _ = build_inputs(documents)
     file = store.build(stage, TokenizerConfig()).handle
-    (shard,) = read_token_shards(store.build(TOKENIZE, TokenizeConfig(), corpus, file).handle.directory, "train")
+    (shard,) = read_token_shards(store.build(TOKENIZE, recipe(), corpus, file).handle.directory, "train")
     assert shard.tokens.dtype == np.uint32 and shard.tokens.max() == 65_792
     assert len(shard.tokens) < 0.7 * shard.n_bytes.sum()
 
 
-def test_tokenize_output_for_fixed_documents_has_not_changed(store, build_inputs, documents):
+def test_tokenize_output_for_fixed_documents_has_not_changed(store, corpus_of, byte_tokenizer):
     """Raise the version of the stage when this digest changes on purpose."""
-    built = store.build(TOKENIZE, TokenizeConfig(), *build_inputs(documents))
-    assert (built.handle.digest, TOKENIZE.version) == ("9194177924bb0e5451be893515868d18", 1)
+    rows = [row(f"p{i:03d}", "a text " * (i % 9 + 1), source=f"s{i % 3}", cluster_size=i % 6 + 1) for i in range(60)]
+    built = store.build(
+        TOKENIZE, recipe({"s1": 0.4, "s2": 1.5}, rehydration="fineweb2"), corpus_of(rows), byte_tokenizer
+    )
+    files = {name: entry["digest"] for name, entry in built.record["files"].items() if name.startswith("train/")}
+    assert (files, TOKENIZE.version) == ({"train/00000.arrow": "d56479b42663f288ae62049c3730082a"}, 2)
 
 
 def test_tokenize_config_out_of_range_is_refused():

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.stages.dedup import DEDUP, SIGNATURES_FOLDER, SIGNATURES_VERSION, DedupConfig
+from pipeline.stages.accepted import view_accepted
+from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.near_duplicates import find_candidates, load_signatures, open_database
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
-from pipeline.stages.shingles import SIGNATURES
+from pipeline.stages.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
 from pipeline.stages.store import Store
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
@@ -85,7 +86,7 @@ def test_dedup_planted_copies_are_found_and_nothing_else(store, written_document
     for row in evidence:
         similarity = jaccard(texts[row["kept_page_id"]], texts[row["dropped_page_id"]])
         assert row["similarity"] == pytest.approx(similarity, abs=0.02)  # a word may stand there twice
-        assert similarity >= 0.78 or row["containment"] >= 0.9
+        assert similarity >= 0.68 or row["containment"] >= 0.9
     gone = {row["dropped_page_id"] for row in evidence}
     certain = [(one, copy) for one, copy, similarity in pairs if similarity >= 0.82]
     found = sum(one in gone or copy in gone for one, copy in certain)
@@ -136,7 +137,8 @@ def test_dedup_chain_drops_only_what_is_verified_against_a_kept_one(store, writt
     texts = {name: text for *_, name, text in rows}
     assert jaccard(texts["a"], texts["b"]) > 0.8 < jaccard(texts["b"], texts["c"])
     assert jaccard(texts["a"], texts["c"]) < 0.8
-    built = store.build(DEDUP, DedupConfig(min_containment=0.99), written_documents(rows))
+    config = DedupConfig(min_similarity=0.8, min_containment=0.99, min_own_words=100)
+    built = store.build(DEDUP, config, written_documents(rows))
     assert [row["page_id"] for row in kept_rows(built.handle)] == ["a", "c"]
 
 
@@ -147,15 +149,16 @@ def test_dedup_excerpt_goes_for_the_longer_text_and_never_the_other_way(store, w
     rows = [
         ("s", "x", "book", " ".join(book)),
         ("s", "x", "excerpt", " ".join(book[1000:1200])),
-        # more words, but fewer different ones: dropping `varied` for it would lose text
+        # more words, but nothing that `varied` has not; dropping `varied` for it would lose text
         ("s", "x", "repeated", " ".join(repeated * 9)),
         ("s", "x", "varied", " ".join(repeated * 2 + words(rng, 400))),
     ]
     built = store.build(DEDUP, DedupConfig(), written_documents(rows))
-    assert [row["page_id"] for row in kept_rows(built.handle)] == ["book", "repeated", "varied"]
-    (evidence,) = rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)
-    assert (evidence["kept_page_id"], evidence["dropped_page_id"]) == ("book", "excerpt")
-    assert evidence["containment"] == 1.0 and evidence["similarity"] < 0.1
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["book", "varied"]
+    evidence = rows_in(built.handle, EVIDENCE_FOLDER, EVIDENCE)
+    pairs = [(row["kept_page_id"], row["dropped_page_id"], row["rule"]) for row in evidence]
+    assert pairs == [("book", "excerpt", "containment"), ("varied", "repeated", "containment")]
+    assert evidence[0]["containment"] == 1.0 and evidence[0]["similarity"] < 0.1
 
 
 def test_dedup_overlapping_texts_become_one_family(store, written_documents):
@@ -247,8 +250,9 @@ def test_dedup_candidates_do_not_depend_on_threads_or_memory(
 
     def candidates(folder, **limits):
         with open_database(folder, **limits) as database:
-            load_signatures(database, handle.directory / "signatures")
-            find_candidates(database, DedupConfig())
+            load_signatures(database, layout_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
+            view_accepted(database, (), "")
+            find_candidates(database, DedupConfig(), memory_mb=limits["memory_mb"])
             return database.execute("SELECT * FROM candidates ORDER BY ALL").fetchall()
 
     expected = candidates(tmp_path / "two", n_threads=2, memory_mb=1024)
@@ -270,7 +274,7 @@ def test_dedup_one_changed_shard_costs_one_signature_part(store, written_documen
 BUILD_AND_DIE = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.stages.dedup import DEDUP, SIGNATURES_FOLDER, SIGNATURES_VERSION, DedupConfig
+from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.store import Store, read_handle
 

@@ -57,12 +57,16 @@ class TokenBatches:
 
     def windows_of_batch(self, k: int) -> np.ndarray:
         """Numbers of the windows in global batch `k`, in the order of its rows."""
-        positions = range(k * self.rows, (k + 1) * self.rows)
-        epochs = sorted({position // self.n_windows for position in positions})
-        parts = []
-        for epoch in epochs:
-            inside = [p - epoch * self.n_windows for p in positions if p // self.n_windows == epoch]
-            parts.append(permuted(np.asarray(inside), self.n_windows, self.seed, epoch))
+        return self.windows_of_batches(k, k + 1)
+
+    def windows_of_batches(self, first: int, last: int) -> np.ndarray:
+        """Numbers of the windows in the batches `first` to `last` (exclusive), in the order of their rows."""
+        start, end = first * self.rows, last * self.rows
+        parts = [np.zeros(0, np.int64)]
+        for epoch in range(start // self.n_windows, -(-end // self.n_windows)):
+            before = epoch * self.n_windows
+            inside = np.arange(max(start - before, 0), min(end - before, self.n_windows))
+            parts.append(permuted(inside, self.n_windows, self.seed, epoch))
         return np.concatenate(parts)
 
     def tokens(self, start: int, end: int) -> np.ndarray:

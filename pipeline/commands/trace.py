@@ -6,26 +6,75 @@ loaded for it.
 """
 
 import json
+import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.commands.trace_lines import joined, page_lines, page_object
-from pipeline.layout import Layout, all_current, all_entries, layout_from_environment
+from pipeline.commands.trace_lines import (
+    joined,
+    page_lines,
+    page_object,
+    step_content_lines,
+    step_content_object,
+)
+from pipeline.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
+from pipeline.stages.trace import trace
+from pipeline.stages.training_steps import content_of_steps
+
+STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
 
 def run_trace(args: Namespace) -> int:
-    from pipeline.stages.trace import trace
-
     layout = layout_from_environment()
-    pages = trace(layout.store, all_current(layout), args.what, say)
+    if args.step is not None:
+        if args.what is not None:
+            raise ValueError(f"--step MODEL STEP asks for what was in a step; {args.what!r} asks for something else")
+        return _run_steps(layout, *args.step, as_json=args.json)
+    if args.what is None:
+        raise ValueError(
+            "nothing to trace: give a URL, the end of one, a page id, a document id or a text; or --step"
+        )
+    pages = trace(layout.store, all_current(layout), args.what, teller())
     names = model_names(layout)
     if args.json:
         print(json.dumps([page_object(page, names) for page in pages], indent=1))
     else:
         write(joined(page_lines(page, names) for page in pages))
     return 0
+
+
+def _run_steps(layout: Layout, model: str, steps: str, *, as_json: bool) -> int:
+    if (match := STEPS.fullmatch(steps.replace(",", ""))) is None:
+        raise ValueError(f"--step {model} {steps}: expected a step such as 1234, or a range such as 1200-1234")
+    first, last = int(match[1]), int(match[2] or match[1])
+    folder = _model_folder(layout, model)
+    content = content_of_steps(layout.store, folder, first, last, teller())
+    if as_json:
+        print(json.dumps(step_content_object(content, folder), indent=1))
+    else:
+        write(step_content_lines(content, model))
+    return 0
+
+
+def _model_folder(layout: Layout, model: str) -> Path:
+    """A folder, the asset that holds it, or, asked last because MLflow takes seconds to load, a registered model."""
+    try:
+        return folder_or_current(layout, model)
+    except ValueError as error:
+        from pipeline.registry import registered_names
+
+        named = [
+            ("champion" not in name, folder)
+            for fingerprint, names in registered_names(layout).items()
+            for name in names
+            for folder in layout.store.glob(f"*/{fingerprint}")
+            if model in (name, *name.split(" (")[:1], name.partition(" ")[0])
+        ]
+        if not named:
+            raise error
+        return min(named)[1]  # of a name without a version the champion
 
 
 def model_names(layout: Layout) -> dict[Path, str]:
@@ -38,8 +87,16 @@ def model_names(layout: Layout) -> dict[Path, str]:
     return names
 
 
-def say(text: str) -> None:
-    print(f"gristmill: {text}", file=sys.stderr)
+def teller() -> Callable[[str], None]:
+    """Says on stderr, once, that an index is made, which takes seconds where outputs are large."""
+    told = []
+
+    def say(text: str) -> None:
+        if not told:
+            print("gristmill: indexing what was built since the last trace, once", file=sys.stderr)
+        told.append(text)
+
+    return say
 
 
 def write(lines: Iterable[str]) -> None:

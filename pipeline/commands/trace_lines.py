@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.commands.tables import table_lines
 from pipeline.stages.exposure import ModelExposure
 from pipeline.stages.trace import DROPPED, REMOVED, PageTrace, TraceStep
 from pipeline.stages.trace_evidence import evidence_lines
+from pipeline.stages.training_steps import StepContent, StepDocument
 
 Names = Mapping[Path, str]  # folder of a checkpoint -> what people call it
 INDENT = " " * 27  # below the place of a stage
 MOST_STEPS = 12  # of a model that are listed
+MOST_DOCUMENTS = 40  # of a training step
+PREVIEW = 60  # characters of an example
 
 
 def page_lines(page: PageTrace, names: Names) -> Iterator[str]:
@@ -113,3 +117,42 @@ def joined(blocks: Iterable[Iterable[str]]) -> Iterator[str]:
         if i:
             yield ""
         yield from block
+
+
+def step_content_lines(content: StepContent, model: str) -> Iterator[str]:
+    """Sums first, then the documents, most tokens first."""
+    steps = (
+        f"step {content.first:,}" if content.first == content.last else f"steps {content.first:,}-{content.last:,}"
+    )
+    n_documents = len(content.documents)
+    yield f"{model}, {steps} of {content.n_steps:,}: {n_documents:,} {content.kind}, {content.n_tokens:,} tokens"
+    if content.note:
+        yield f"  {content.note}"
+    for field in ("source", "licence") if content.kind == "documents" else ("label",):
+        yield ""
+        rows = [[value, f"{n:,}", f"{tokens:,}"] for value, n, tokens in content.sums(field)]
+        yield from (f"  {line}" for line in table_lines([field, content.kind, "tokens"], rows, right=(1, 2)))
+    yield ""
+    ordered = sorted(content.documents, key=lambda one: -one.n_tokens)
+    rows = [
+        [f"{one.n_tokens:,}", one.licence or one.label or "not known", _name(one)] for one in ordered[:MOST_DOCUMENTS]
+    ]
+    second = "licence" if content.kind == "documents" else "label"
+    yield from (f"  {line}" for line in table_lines(["tokens", second, content.kind], rows, right=(0,)))
+    if n_documents > MOST_DOCUMENTS:
+        yield f"  and {n_documents - MOST_DOCUMENTS:,} more (--json lists them)"
+
+
+def step_content_object(content: StepContent, model: Path) -> dict[str, Any]:
+    fields = ("source", "licence") if content.kind == "documents" else ("label",)
+    sums = {
+        f"by_{field}": [{field: value, "documents": n, "tokens": tokens} for value, n, tokens in content.sums(field)]
+        for field in fields
+    }
+    return {"model": str(model), "tokens": content.n_tokens, **sums, **plain(content)}
+
+
+def _name(document: StepDocument) -> str:
+    if document.preview is not None:
+        return " ".join(document.preview.split())[:PREVIEW]
+    return document.url or f"document {document.document_id}"

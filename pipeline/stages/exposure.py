@@ -98,7 +98,7 @@ def models_of(
     places: dict[Folder, list[tuple[str | None, str, str, int]]] = {}
     exposures = []
     for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
-        training = training_of(folder, checkpoints)
+        training = training_of(store, folder, checkpoints)
         if training is None or not (training.tokens.directory / RECORD).exists():
             continue
         if training.tokens not in places:
@@ -123,7 +123,7 @@ def unexplained_models(store: Path) -> list[tuple[Path, str]]:
     checkpoints = finished_checkpoints(store)
     found = []
     for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
-        training = training_of(folder, checkpoints)
+        training = training_of(store, folder, checkpoints)
         if training is None:
             found.append(
                 (folder.directory, "the checkpoint that it was made from was removed, or came from elsewhere")
@@ -143,11 +143,11 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
     return found
 
 
-def training_of(folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
+def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
     """The training on token shards that a checkpoint comes from, its own or that of its base. None = not known."""
     while True:
         record = checkpoints[folder]
-        inputs = [_neighbour(folder, one) for one in record["inputs"]]
+        inputs = [in_store(store, one) for one in record["inputs"]]
         if tokens := [one for one in inputs if one.stage == "tokenize"]:
             return Training(folder, record, tokens[0])
         bases = [one for one in inputs if one in checkpoints]
@@ -156,11 +156,11 @@ def training_of(folder: Folder, checkpoints: Mapping[Folder, Record]) -> Trainin
         folder = bases[0]
 
 
-def corpus_of(tokens: Folder) -> Folder | None:
+def corpus_of(store: Path, tokens: Folder) -> Folder | None:
     """The corpus that token shards were made from, None where it was removed."""
     record = read_record(tokens.directory)
     for one in record["inputs"] if record else ():
-        folder = _neighbour(tokens, one)
+        folder = in_store(store, one)
         if folder.stage != "tokenizer" and (folder.directory / RECORD).exists():
             return folder
     return None
@@ -174,7 +174,7 @@ def token_places(
     A file in dropped/ has what the weights of the sources left out.
     """
     wanted: dict[str, str | None] = {}  # document id -> page id
-    if (corpus := corpus_of(tokens)) is not None:
+    if (corpus := corpus_of(store, tokens)) is not None:
         keys = open_index(store, corpus, KEYS, say)
         for column, values in (("page_id", page_ids), ("id", document_ids)):
             for value in values:
@@ -208,6 +208,6 @@ def _seen(training: Training, page_id: str | None, document_id: str, where: str,
     )
 
 
-def _neighbour(folder: Folder, one: Mapping[str, Any]) -> Folder:
-    """An input, which lies beside in the same store."""
-    return Folder(one["stage"], one["fingerprint"], folder.directory.parents[1] / one["stage"] / one["fingerprint"])
+def in_store(store: Path, one: Mapping[str, Any]) -> Folder:
+    """Where an input that a record names lies, or lay."""
+    return Folder(one["stage"], one["fingerprint"], store / one["stage"] / one["fingerprint"])

@@ -47,6 +47,10 @@ class Layout:
         return self.data / "cache"  # fetched packages by sha256
 
     @property
+    def kept_tokenizer(self) -> Path:
+        return self.data / "kept_tokenizer.json"  # see stages/kept_tokenizer.py
+
+    @property
     def current(self) -> Path:
         return self.data / "current"  # asset -> folder in the store
 

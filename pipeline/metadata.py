@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pipeline.keepsakes import read_curve, read_results, result_metrics
 from pipeline.layout import Layout
 from pipeline.pictures import as_markdown, curve_png, data_url, histogram_png
-from pipeline.stages.records import Checkpoint, Handle, Report, Shards
+from pipeline.stages.records import Checkpoint, Handle, Report, Shards, TokenizerFile
 from pipeline.stages.shards import shard_paths
 from pipeline.stages.store import Built
 from pipeline.tracking import run_url
@@ -70,6 +70,7 @@ def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
         metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
     if isinstance(handle, Report):
         metadata |= dict(result_metrics(read_results(handle.directory)))
+    if isinstance(handle, Report | TokenizerFile):
         metadata |= dict(_texts_and_figures(handle))
     if isinstance(handle, Checkpoint | Report):
         url = run_url(layout, handle.fingerprint)
@@ -77,7 +78,7 @@ def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
     return metadata
 
 
-def _texts_and_figures(handle: Report) -> Iterator[tuple[str, Any]]:
+def _texts_and_figures(handle: Handle) -> Iterator[tuple[str, Any]]:
     """The texts of a report with the figures that they show inside, then the figures that none shows."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):

@@ -127,6 +127,7 @@ test_fraction = 0.1
 
 [tokenizer]
 vocab_size = 300
+compared_with = []
 
 [foundation_model]
 n_layers = 2

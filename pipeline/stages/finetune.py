@@ -20,10 +20,11 @@ import numpy as np
 from model.config import TrainConfig
 from pipeline.stages.errors import Terminated
 from pipeline.stages.examples import labels_of, read_examples
-from pipeline.stages.pretrain import TOKENIZER_FILES, training_device
+from pipeline.stages.pretrain import training_device
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
+from pipeline.stages.tokenizer_files import TOKENIZER_FILES, load_model_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -180,15 +181,10 @@ def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work)
     from model.loss import classification_loss
     from model.run import Job, run
     from model.train import Interrupted
-    from pipeline.stages.tokenizer import load_tokenizer
 
     base, examples = inputs
-    decoder, tokenizer = load_decoder(base.directory), load_tokenizer(base.directory / "tokenizer")
-    if tokenizer.vocab_size != decoder.cfg.vocab_size:
-        raise ValueError(
-            f"{base.directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model {decoder.cfg.vocab_size};"
-            " they do not belong together"
-        )
+    decoder = load_decoder(base.directory)
+    tokenizer = load_model_tokenizer(base.directory, decoder.cfg.vocab_size)
     labels = labels_of(examples.directory)
     max_tokens = min(cfg.max_tokens or decoder.cfg.max_seq_len, decoder.cfg.max_seq_len)
     training = encode_examples(examples, "train", tokenizer, max_tokens)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.stages.finetune import EncodedExamples, class_probabilities, encode_texts
+from pipeline.stages.tokenizer_files import load_model_tokenizer
 
 MODELS_REMEMBERED = 4
 
@@ -72,15 +73,15 @@ def _written_at(directory: Path) -> int | None:
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     from model.checkpoint import load_decoder
-    from pipeline.stages.tokenizer import load_tokenizer
 
-    return load_decoder(directory), load_tokenizer(directory / "tokenizer")
+    decoder = load_decoder(directory)
+    return decoder, load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _classifier(directory: Path, written_at: int | None) -> tuple[Any, tuple[str, ...], int, Any]:
     from model.checkpoint import CONFIG, load_classifier, read_json
-    from pipeline.stages.tokenizer import load_tokenizer
 
     model, labels = load_classifier(directory)
-    return model, labels, read_json(directory / CONFIG)["max_tokens"], load_tokenizer(directory / "tokenizer")
+    tokenizer = load_model_tokenizer(directory, model.cfg.vocab_size)
+    return model, labels, read_json(directory / CONFIG)["max_tokens"], tokenizer

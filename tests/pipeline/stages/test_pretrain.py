@@ -24,6 +24,7 @@ from pipeline.stages.pretrain import (
 )
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.store import Store
+from pipeline.stages.tokenizer_files import TOKENIZER_FILES
 
 TINY = PretrainConfig(
     n_layers=1, d_model=16, n_heads=2, seq_len=8, n_steps=24, rows=4, checkpoint_every=5, validate_every=10
@@ -64,7 +65,7 @@ def write_inputs(directory: Path, n_validation: int = 6) -> tuple[Shards, Tokeni
     description = {"vocab_size": 50, "end_of_text": 0, "tokenizer": "tokenizer-digest"}
     (directory / "tokens" / "tokens.json").write_text(json.dumps(description))
     (directory / "tokenizer").mkdir()
-    for name in ("tokenizer.tiktoken", "tokenizer.json"):
+    for name in TOKENIZER_FILES:
         (directory / "tokenizer" / name).write_text(name)
     return inputs(directory)
 
@@ -116,7 +117,7 @@ def test_pretrain_identity_is_weights_config_and_tokenizer(directory):
     first, again = build(directory), build(directory, root="elsewhere")
     assert first.handle.digest == again.handle.digest
     digests = {name for name, entry in first.record["files"].items() if entry["digest"]}
-    assert digests == {"model.safetensors", "config.json", "tokenizer/tokenizer.json", "tokenizer/tokenizer.tiktoken"}
+    assert digests == {"model.safetensors", "config.json", *(f"tokenizer/{name}" for name in TOKENIZER_FILES)}
 
 
 def test_pretrain_validation_is_the_mean_over_windows_by_bytes_a_token(directory):

@@ -12,18 +12,21 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import xxhash
 
 SIMILARITY = 0.8  # Jaccard index of word sets from which two texts are near duplicates
 OVERLAP_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in GPT-3: too long for a headline)
+TRAIN = "train"
+KINDS = ("texts", "clusters", "families", "sections")  # groups that a split must not part
 SHORTEST_WORDS = 4  # a shorter text occurs anywhere by chance
 ROWS_AT_ONCE = 512  # of the sparse products: bounds their memory
 ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
 _LETTERS = re.compile(r"[^\W\d_]+")
 _WORDS = re.compile(r"\w+")
+_DIRECTORY = re.compile(r"([^?#]*)/[^/?#]+/*(?:[?#].*)?", re.DOTALL)  # of a URL: what precedes the last name
 
 
 def normalised(text: str) -> str:
@@ -147,3 +150,44 @@ def _run_hashes(ids: np.ndarray, n_words: int) -> np.ndarray:
         hashes ^= hashes >> np.uint64(29)
         known &= part != 0
     return hashes[known]
+
+
+def torn_groups(
+    documents: Callable[[], Iterable[tuple[str, str, int, str, str, str, str]]], max_section_fraction: float
+) -> dict[str, set[str]]:
+    """Names of the groups of documents that lie on more than one side of a split, by kind; should all be empty.
+
+    Each call of `documents` gives all of them: (source, URL, words, id, cluster id, family id, side). A section is
+    the documents of one directory, unless it holds more than `max_section_fraction` of the words of a source.
+    """
+    held_out: dict[tuple[str, str], set[str]] = defaultdict(set)  # kind and name -> sides; few, unlike those of train
+    words: dict[str, Counter[str]] = defaultdict(Counter)  # source -> directory -> words
+    totals: Counter[str] = Counter()
+    for source, url, n_words, *ids, side in documents():
+        groups = list(_groups(url, *ids))
+        totals[source] += n_words
+        words[source].update({name: n_words for kind, name in groups if kind == "sections"})
+        if side != TRAIN:
+            for group in groups:
+                held_out[group].add(side)
+    for _, url, _, *ids, side in documents():
+        for group in _groups(url, *ids):
+            if side == TRAIN and group in held_out:
+                held_out[group].add(side)
+    too_large = {
+        name
+        for source, of_source in words.items()
+        for name, n_words in of_source.items()
+        if not max_section_fraction or n_words > max_section_fraction * totals[source]
+    }
+    torn = {group for group, sides in held_out.items() if len(sides) > 1}
+    torn -= {("sections", name) for name in too_large}
+    return {kind: {name for of_kind, name in torn if of_kind == kind} for kind in KINDS}
+
+
+def _groups(url: str, text_id: str, cluster_id: str, family_id: str) -> Iterator[tuple[str, str]]:
+    """Kind and name of the groups that a document belongs to."""
+    yield from zip(KINDS, (text_id, cluster_id, family_id), strict=False)
+    match = _DIRECTORY.fullmatch(url)
+    if match and match[1] and not match[1].endswith(":/"):
+        yield "sections", match[1]

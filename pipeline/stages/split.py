@@ -1,16 +1,18 @@
 """Stage `split`: train, validation and test, so that nothing held out is known from training.
 
-In: dedup's shards. Out: shards of the same names with the column `split`. A family (all documents that overlap) lies
-on one side. Each source with enough families gives its share of words, families in the order of hash(seed, family),
-test first, so that a larger validation part moves nothing of test; families so large that a source would lose much
-of itself are passed over. Then every 5-gram is counted (overlap.py), and what still leaks goes to train.
+In: deduplicated shards. Out: shards of the same names with the column `split`. A family (all documents that overlap,
+or are of one section of a site: families.py) lies on one side. Each source with enough families gives its share of
+words, families in the order of hash(seed, family), test first, so that a larger validation part moves nothing of
+test; families so large that a source would lose much of itself are passed over. Then every 5-gram is counted
+(overlap.py), and what still leaks goes to train.
 
-`leaked_documents` is the same count on a finished corpus, for the asset check.
+`leaked_documents` is the same count on a finished corpus, for the asset check, together with one of the clusters,
+families and sections that lie on two sides, which leaks.py makes in a way of its own.
 """
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +20,9 @@ from typing import Annotated, Any
 import pyarrow as pa
 
 from pipeline.stages.engine import Engine, LocalProcesses
+from pipeline.stages.families import Family, read_families
 from pipeline.stages.laws import Verdict
+from pipeline.stages.leaks import torn_groups
 from pipeline.stages.overlap import Overlap, find_overlaps
 from pipeline.stages.records import CORPUS, SPLIT_CORPUS, SPLITS, Counts, Handle, Shards
 from pipeline.stages.shards import read_table, shard_paths, text_digest, write_table
@@ -29,6 +33,8 @@ SCRATCH = ".scratch"
 REFILLS = 3  # rounds in which a family that leaked is replaced by another one
 FEWEST_FAMILIES = 3  # of a whole corpus that has anything held out: one for each side
 SHOWN_LEAKS = 10
+FRACTIONS = ("validation_fraction", "test_fraction", "max_family_fraction", "max_section_fraction", "max_overlap")
+GROUPED = ("source", "url", "n_words", "id", "cluster_id", "family_id", "split")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +45,16 @@ class SplitConfig:
     max_family_fraction: Annotated[
         float, "of the words of its source; larger families stay in train; above 0 to 1"
     ] = 0.03
+    max_section_fraction: Annotated[
+        float, "of the words of its source; a larger directory of URLs is no section; 0 = no sections; 0 to 1"
+    ] = 0.05  # with 0.1 half of the words of the default manuals could be held out, with 0.5 a fiftieth
     max_overlap: Annotated[float, "share of a held-out document that one other side's document may hold, 0 to 1"] = (
         0.2
     )
     seed: Annotated[int, "of the order in which families are held out"] = 1
 
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction", "max_family_fraction", "max_overlap"):
+        for name in FRACTIONS:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1")
         if self.max_family_fraction == 0:
@@ -59,17 +68,9 @@ class SplitConfig:
             raise ValueError(f"min_families={self.min_families} is below {FEWEST_FAMILIES}")
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    id: str
-    source: str  # that of most of its words
-    n_words: int
-    page_ids: tuple[str, ...]
-
-
 def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     paths = shard_paths(inputs[0].directory)
-    families = read_families(paths)
+    families = read_families(paths, cfg.max_section_fraction)
     scratch = work.directory / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     sides, n_leaked = _sides_without_leaks(cfg, families, paths, work)
@@ -89,16 +90,17 @@ def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     measures = {
         **{f"{side}_documents": rows[side] for side in SPLITS},
         **{f"{side}_words": words[side] for side in SPLITS},
+        "families": len(families),
         "leaking_families_moved_to_train": n_leaked,
     }
     return Outcome(rows=total, counts=Counts(rows_in=total, kept=total), measures=measures)
 
 
-SPLIT = Stage(name="split", version=1, function=split, handle=Shards)
+SPLIT = Stage(name="split", version=2, function=split, handle=Shards)
 
 
 def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
-    """How many held-out documents another side's document repeats too much of; should be 0."""
+    """How many held-out documents another side's document repeats too much of, and how many groups are torn apart."""
     record = read_record(corpus.directory)
     assert record is not None
     limit = record["config"]["max_overlap"]
@@ -116,32 +118,20 @@ def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
         f" {urls[leak.other_page_id]} ({sides[leak.other_page_id]})"
         for i, leak in enumerate(leaks[:SHOWN_LEAKS], 1)
     }
+    torn = torn_groups(lambda: _all_rows(paths, *GROUPED), record["config"]["max_section_fraction"])
+    first = {f"first_torn_{kind}": sorted(names)[0] for kind, names in torn.items() if names}
     return Verdict(
-        passed=not leaks,
-        rule=f"held-out documents of which another side holds {limit:g} = 0",
-        observed=len({leak.page_id for leak in leaks}),
+        passed=not leaks and not first,
+        rule=f"held-out documents of which another side holds {limit:g}, and groups on two sides = 0",
+        observed=len({leak.page_id for leak in leaks}) + sum(map(len, torn.values())),
         limit=0,
-        details={"held_out_documents": sum(side != TRAIN for side in sides.values()), **shown},
+        details={
+            "held_out_documents": sum(side != TRAIN for side in sides.values()),
+            **{f"torn_{kind}": len(names) for kind, names in torn.items()},
+            **first,
+            **shown,
+        },
     )
-
-
-def read_families(paths: Iterable[Path]) -> list[Family]:
-    members: dict[str, list[str]] = {}
-    words: dict[str, dict[str, int]] = {}  # family -> source -> words
-    for path in paths:
-        for page_id, source, family, n_words in _rows(path, "page_id", "source", "family_id", "n_words"):
-            members.setdefault(family, []).append(page_id)
-            of_family = words.setdefault(family, {})
-            of_family[source] = of_family.get(source, 0) + n_words
-    return [
-        Family(
-            family,
-            min(words[family], key=lambda source: (-words[family][source], source)),
-            sum(words[family].values()),
-            tuple(page_ids),
-        )
-        for family, page_ids in members.items()
-    ]
 
 
 def held_out_families(cfg: SplitConfig, families: Sequence[Family], passed_over: frozenset[str]) -> dict[str, str]:
@@ -206,6 +196,11 @@ def _leaks(
     held_out = [page_id for page_id, side in sides.items() if side != TRAIN]
     found = find_overlaps(paths, held_out, min_share=limit, engine=engine, scratch=scratch)
     return [one for one in found if sides[one.page_id] != sides.get(one.other_page_id, TRAIN)]
+
+
+def _all_rows(paths: Iterable[Path], *columns: str) -> Iterator[tuple[Any, ...]]:
+    for path in paths:
+        yield from _rows(path, *columns)
 
 
 def _rows(path: Path, *columns: str) -> Iterable[tuple[Any, ...]]:

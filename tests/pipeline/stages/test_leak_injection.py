@@ -1,6 +1,7 @@
 """leak injection: sound on a sound stage, and it sees a stage that is blind or sees what is not there."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_leak_injection_nothing_to_plant_passes(documents, task, store):
 
 
 class Blind:
-    """Looks at no text of more than one line."""
+    """Says of every shard that nothing of an example stands in it."""
 
     def __init__(self, engine):
         self.engine = engine
@@ -100,7 +101,8 @@ class Blind:
 
 
 def test_leak_injection_sees_a_stage_that_finds_nothing(documents, headlines, store):
-    recall, precision = leak_injection(documents, [headlines], RECIPE, n_planted=16, engine=Blind(store.engine))
+    blind: Any = Blind(store.engine)
+    recall, precision = leak_injection(documents, [headlines], RECIPE, n_planted=16, engine=blind)
     assert not recall.passed and recall.observed == 0.0 and recall.details["missed"] == 16
     assert precision.passed
 

@@ -4,12 +4,16 @@ import random
 from collections import Counter, defaultdict
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.families import Family, directory_of, read_families
+from pipeline.stages.leaks import torn_groups
 from pipeline.stages.overlap import find_overlaps
-from pipeline.stages.records import SPLIT_CORPUS, Shards
+from pipeline.stages.records import CORPUS, SPLIT_CORPUS, Shards
 from pipeline.stages.shards import read_table, shard_paths, write_rows
-from pipeline.stages.split import SPLIT, Family, SplitConfig, held_out_families, leaked_documents
+from pipeline.stages.split import SPLIT, SplitConfig, held_out_families, leaked_documents
 from pipeline.stages.store import Outcome, Stage, Work
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
@@ -199,6 +203,147 @@ def test_split_no_documents_give_none(build_split):
     assert build_split([]).handle.rows == 0
 
 
+@pytest.fixture
+def divided(store, neutral_document):
+    """The split of documents from {url: words}, texts that have nothing in common, with other columns as given."""
+
+    def build(sizes, cfg=None, **columns):
+        def written(of_stage, inputs, work):
+            rng = random.Random(5)
+            for shard in range(2):
+                rows = [
+                    {name: neutral_document[name] for name in CORPUS.names}
+                    | {"id": url, "page_id": f"p{i}", "source": "site", "url": url, "text": text_of(rng, n_words)}
+                    | {"n_words": n_words, "cluster_id": url, "family_id": url}
+                    | {name: of_url[url] for name, of_url in columns.items() if url in of_url}
+                    for i, (url, n_words) in enumerate(sizes.items())
+                    if i % 2 == shard
+                ]
+                write_rows(work.directory / f"{shard}.parquet", rows, CORPUS)
+            return Outcome(rows=len(sizes))
+
+        stage = Stage(name="dedup", version=1, function=written, handle=Shards)
+        key = [[*sizes.items()], [[name, *of_url.items()] for name, of_url in columns.items()]]
+        return store.build(SPLIT, cfg or SplitConfig(), store.build(stage, {"key": key}).handle)
+
+    return build
+
+
+def sides_by(built, name):
+    sides = defaultdict(set)
+    for row in rows_of(built.handle):
+        sides[name(row)].add(row["split"])
+    return sides
+
+
+def test_split_keeps_sections_of_a_site_on_one_side(divided):
+    sizes = {f"https://site.org/s{i:02d}/page-{j}.html?x=/{j}#part/{j}": 50 for i in range(40) for j in range(5)}
+    cfg = SplitConfig(validation_fraction=0.1, test_fraction=0.1)
+    sections = sides_by(divided(sizes, cfg), lambda row: row["url"].split("/")[3])
+    assert Counter(side for (side,) in sections.values()) == {"train": 32, "validation": 4, "test": 4}
+    apart = divided(sizes, SplitConfig(validation_fraction=0.1, test_fraction=0.1, max_section_fraction=0.0))
+    assert max(len(of_section) for of_section in sides_by(apart, lambda row: row["url"].split("/")[3]).values()) > 1
+
+
+@pytest.mark.parametrize("folder", ["wiki/", "", "dump.bz2#"])
+def test_split_one_directory_of_all_is_no_section(divided, folder):
+    sizes = {f"https://site.org/{folder}Title_{i}": 50 for i in range(200)}
+    built = divided(sizes)
+    assert sides_by(built, lambda row: 0)[0] == {"train", "validation", "test"}
+    assert built.record["measures"]["families"] == 200
+
+
+def test_split_a_few_large_sections_leave_the_share_as_wanted(divided):
+    """Each of the four directories is a quarter of the site: none of them could be held out."""
+    sizes = {f"https://site.org/{i % 4}/{i}": 50 for i in range(400)}
+    measures = divided(sizes).record["measures"]
+    assert (measures["test_documents"], measures["validation_documents"]) == (4, 4)
+
+
+def test_split_larger_sections_can_be_asked_for(divided):
+    sizes = {f"https://site.org/{i % 10}/{i}": 50 for i in range(400)}
+    cfg = SplitConfig(max_section_fraction=0.1, max_family_fraction=0.1)
+    sides = sides_by(divided(sizes, cfg), lambda row: row["url"].split("/")[3])
+    assert Counter(side for (side,) in sides.values()) == {"train": 8, "validation": 1, "test": 1}
+
+
+def test_families_are_linked_through_each_other_in_any_order(divided):
+    """1 and 2 overlap, 2 and 3 are of one section, 3 and 4 have one text, 4 and 5 are of one cluster."""
+    urls = ["x://s/a/1", "x://s/b/2", "x://s/b/3", "x://s/c/4", "x://s/d/5"]
+    sizes = dict.fromkeys(urls, 10) | {f"x://s/other/{i}": 10 for i in range(200)}
+    built = divided(
+        sizes,
+        family_id={urls[0]: "F", urls[1]: "F"},
+        id={urls[2]: "T", urls[3]: "T"},
+        cluster_id={urls[3]: "C", urls[4]: "C"},
+    )
+    paths = shard_paths(built.handle.directory)
+    for order in (paths, paths[::-1]):
+        families = read_families(order, 0.2)
+        (linked,) = [family for family in families if len(family.page_ids) > 1]
+        assert linked == Family("F", "site", 50, ("p0", "p1", "p2", "p3", "p4"))
+        assert len(families) == 201
+
+
+def test_families_none_where_there_are_no_documents(divided):
+    assert read_families([], 0.1) == []
+    assert divided({}).handle.rows == 0
+
+
+URLS = st.text(st.sampled_from("ab/:?#.-"), max_size=14).map(lambda rest: f"http://{rest}") | st.text(max_size=20)
+
+
+@settings(max_examples=300, deadline=None)
+@given(url=URLS)
+def test_directory_of_a_url_is_the_one_that_the_check_sees(url):
+    rows = [("s", url, 1, f"{i}", f"{i}", f"{i}", side) for i, side in enumerate(("train", "test"))]
+    sections = torn_groups(lambda: rows, 1.0)["sections"]
+    assert sections == ({directory_of(url)} if directory_of(url) else set())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    documents=st.lists(
+        st.tuples(*(st.sampled_from("abc") for _ in range(4)), st.sampled_from(["train", "test"])), max_size=12
+    )
+)
+def test_torn_groups_are_those_of_plain_comparison(documents):
+    rows = [("s", f"x://{section}/1", 1, *ids, side) for section, *ids, side in documents]
+    torn = torn_groups(lambda: rows, 0.6)
+    for kind, place in (("texts", 3), ("clusters", 4), ("families", 5), ("sections", 1)):
+        names = {row[place] for row in rows}
+        expected = {name for name in names if len({row[6] for row in rows if row[place] == name}) > 1}
+        if kind == "sections":
+            expected = {
+                str(name).rpartition("/")[0]
+                for name in expected
+                if sum(row[1] == name for row in rows) <= 0.6 * len(rows)
+            }
+        assert torn[kind] == expected
+
+
+def test_leaked_documents_counts_groups_on_two_sides(divided, store):
+    sizes = {f"x://s/{i // 4}/{i}": 50 for i in range(200)}
+    cfg = SplitConfig(validation_fraction=0.1, test_fraction=0.1)
+    sound = divided(sizes, cfg).handle
+    verdict = leaked_documents(sound, store.engine)
+    assert verdict.passed and verdict.details["torn_sections"] == 0
+
+    def tear(of_stage, inputs, work):
+        for path in shard_paths(sound.directory):
+            table = read_table(path).to_pylist()
+            held_out = next(row for row in table if row["split"] == "test")
+            held_out["split"] = "train"
+            write_rows(work.directory / path.name, table, SPLIT_CORPUS)
+        return Outcome(rows=len(sizes))
+
+    torn = store.build(Stage(name="split", version=9, function=tear, handle=Shards), cfg, sound).handle
+    verdict = leaked_documents(torn, store.engine)
+    assert not verdict.passed
+    assert verdict.observed == verdict.details["torn_sections"] > 0
+    assert verdict.details["first_torn_sections"].startswith("x://s/")
+
+
 def test_split_of_fixed_documents_has_not_changed(build_split, editions):
     """Raise the version of the stage when this changes on purpose."""
     built = build_split(editions)
@@ -207,7 +352,7 @@ def test_split_of_fixed_documents_has_not_changed(build_split, editions):
         **dict.fromkeys(("old00", "new00", "a149"), "validation"),
         **dict.fromkeys(("old01", "new01", "a053", "a098"), "test"),
     }
-    assert (held_out, SPLIT.version) == (expected, 1)
+    assert (held_out, SPLIT.version) == (expected, 2)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +362,7 @@ def test_split_of_fixed_documents_has_not_changed(build_split, editions):
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "nothing to train on"),
         ({"max_family_fraction": 0.0}, "max_family_fraction"),
         ({"min_families": 2}, "min_families=2"),
+        ({"max_section_fraction": 1.5}, "max_section_fraction"),
     ],
 )
 def test_split_config_out_of_range_is_refused(fields, message):

@@ -86,7 +86,7 @@ def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Pa
         )
     asked: dict[Page, None] = {}
     for query in args.what:
-        pages = find_pages(outputs, query)
+        pages = find_pages(outputs, query) if query.strip() else []
         if not pages:
             raise ValueError(_unknown(query, denied))
         by_ending = not any(query in (page.url, page.page_id, page.document_id) for page in pages)

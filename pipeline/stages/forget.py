@@ -11,11 +11,13 @@ A longer document that holds the text, or a part of it, is told and stays, becau
 """
 
 import tempfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.stages.copies import Copy, CopyLimits, find_copies
@@ -24,17 +26,13 @@ from pipeline.stages.engine import Engine
 from pipeline.stages.examples import document_id
 from pipeline.stages.lineage import Folder, Record, lineage
 from pipeline.stages.records import Handle
-from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, read_table, shard_paths
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 
 PARTS = ("", DROPPED_FOLDER)
-EVIDENCE_COLUMNS = {  # dropped page, kept page, similarity, containment
-    "dedup": "dropped_page_id, kept_page_id, similarity, containment",
-    "dedup_lines": "page_id, kept_page_id, 1.0, 1.0",  # equal once the lines of their site are taken out
+EVIDENCE_COLUMNS = {
+    "dedup": ("dropped_page_id", "kept_page_id", "similarity", "containment"),
+    "dedup_lines": ("page_id", "kept_page_id"),  # equal once the lines of their site are taken out
 }
-FIND = """
-SELECT DISTINCT {page_id} AS page_id, id, source, url
-FROM read_parquet($files, hive_partitioning = false) WHERE {where}
-"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,7 +94,7 @@ def find_pages(outputs: Known, query: str) -> list[Page]:
     exact: set[Page] = set()
     endings: set[Page] = set()
     for folder in outputs.folders:
-        for row in _found(folder, "id = $query OR {page_id} = $query OR ends_with(url, $query)", query=query):
+        for row in _found(folder, lambda table: _is_named(table, query)):
             page = Page(page_id=row["page_id"], source=row["source"], url=row["url"])
             (exact if query in (row["id"], row["page_id"], row["url"]) else endings).add(page)
     return _described(outputs, exact or endings)
@@ -159,8 +157,7 @@ def texts_of(outputs: Known, pages: Iterable[Page]) -> dict[str, str]:
     wanted = sorted({page.page_id for page in pages})
     for stage in ("clean", "filter"):
         for folder in outputs.of_stage(stage):
-            for page_id, text in _select(folder, "", "page_id, text", "page_id IN (SELECT unnest($ids))", ids=wanted):
-                texts[page_id] = text
+            texts.update(_select(folder, "", ("page_id", "text"), wanted))
     return texts
 
 
@@ -189,18 +186,17 @@ def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
     """Pages of any source that gave the same text."""
     of = {page.document_id: page.page_id for page in reversed(pages) if page.document_id}
     for folder in outputs.of_stage("clean") if of else ():
-        for row in _found(folder, "id IN (SELECT unnest($ids))", ids=list(of)):
+        for row in _found(folder, lambda table: _is_among(table["id"], of)):
             page = Page(page_id=row["page_id"], source=row["source"], url=row["url"], document_id=row["id"])
             yield Relative(page=page, of=of[row["id"]], why="the same text", held=1.0)
 
 
 def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
     """What `dedup` and `dedup_lines` dropped for one of the pages, by their evidence."""
-    where = "kept_page_id IN (SELECT unnest($ids)) ORDER BY ALL"
     for stage, columns in EVIDENCE_COLUMNS.items():
         for folder in outputs.of_stage(stage):
-            rows = _select(folder, EVIDENCE_FOLDER, columns, where, ids=sorted(page_ids))
-            for dropped, kept, similarity, containment in rows:
+            for dropped, kept, *measured in _select(folder, EVIDENCE_FOLDER, columns, page_ids, key="kept_page_id"):
+                similarity, containment = measured or (1.0, 1.0)
                 why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
                 page = Page(page_id=dropped, source="", url="")
                 yield Relative(page=page, of=kept, why=why, held=containment)
@@ -245,7 +241,7 @@ def _named(outputs: Known, relatives: Iterable[Relative], *, besides: Collection
 def pages_by_id(outputs: Known, page_ids: Sequence[str]) -> list[Page]:
     found: set[Page] = set()
     for folder in outputs.folders:
-        for row in _found(folder, "{page_id} IN (SELECT unnest($ids))", ids=list(page_ids)):
+        for row in _found(folder, lambda table: _is_among(table["page_id"], page_ids)):
             found.add(Page(page_id=row["page_id"], source=row["source"], url=row["url"]))
     return _described(outputs, found)
 
@@ -253,13 +249,12 @@ def pages_by_id(outputs: Known, page_ids: Sequence[str]) -> list[Page]:
 def _described(outputs: Known, pages: Collection[Page]) -> list[Page]:
     """With document id and number of words, in the order of their addresses."""
     wanted = sorted({page.page_id for page in pages})
-    where = "page_id IN (SELECT unnest($ids))"
     ids: dict[str, str] = {}
     words: dict[str, int] = {}
     for folder in outputs.of_stage("clean"):
-        ids.update(_select(folder, "", "page_id, id", where, ids=wanted))
+        ids.update(_select(folder, "", ("page_id", "id"), wanted))
     for folder in outputs.of_stage("filter"):
-        words.update(_select(folder, "", "page_id, n_words", where, ids=wanted))
+        words.update(_select(folder, "", ("page_id", "n_words"), wanted))
     described = [replace(p, document_id=ids.get(p.page_id), n_words=words.get(p.page_id)) for p in pages]
     return sorted(described, key=lambda page: (page.url, page.source, page.page_id))
 
@@ -271,8 +266,7 @@ def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
     for handle in outputs.handles.values():
         if handle.stage == "collect":
             folder = Folder(handle.stage, handle.fingerprint, handle.directory)
-            where = "url IN (SELECT unnest($urls))"
-            rows = _select(folder, "", "id, url", where, urls=sorted({page.url for page in pages}))
+            rows = _select(folder, "", ("id", "url"), {page.url for page in pages}, key="url")
             shared |= {url for page_id, url in rows if page_id not in own}
     return shared
 
@@ -284,28 +278,37 @@ def _document_shards(outputs: Known) -> list[Path]:
     return [path for folder in folders for path in shard_paths(folder.directory)]
 
 
-def _found(folder: Folder, where: str, /, **values: Any) -> list[dict[str, Any]]:
-    """page_id, id, source and url of the rows that were kept or dropped."""
-    rows = []
+def _found(folder: Folder, is_wanted: Callable[[pa.Table], pa.ChunkedArray]) -> Iterator[dict[str, Any]]:
+    """page_id, id, source and url of the wanted rows, kept or dropped. A page has its page id for an id."""
     for part in PARTS:
-        paths = shard_paths(folder.directory, part)
-        names = pq.read_schema(paths[0]).names if paths else []
-        if {"id", "source", "url"} <= set(names):
-            page_id = "page_id" if "page_id" in names else "id"
-            query = FIND.format(page_id=page_id, where=where.format(page_id=page_id))
-            columns = ("page_id", "id", "source", "url")
-            rows += [dict(zip(columns, row, strict=True)) for row in _rows(query, paths, **values)]
-    return rows
+        for path in shard_paths(folder.directory, part):
+            names = pq.read_schema(path).names
+            if not {"id", "source", "url"} <= set(names):
+                return
+            table = read_table(path, columns=[name for name in ("page_id", "id", "source", "url") if name in names])
+            if "page_id" not in names:
+                table = table.append_column("page_id", table["id"])
+            yield from table.filter(is_wanted(table)).to_pylist()
 
 
-def _select(folder: Folder, part: str, columns: str, where: str, /, **values: Any) -> list[Any]:
-    paths = shard_paths(folder.directory, part)
-    query = f"SELECT {columns} FROM read_parquet($files, hive_partitioning = false) WHERE {where}"
-    return _rows(query, paths, **values) if paths else []
+def _is_named(table: pa.Table, query: str) -> pa.ChunkedArray:
+    """Rows of that id, page or address, and those whose address ends so."""
+    named = pc.call_function("ends_with", [table["url"]], pc.MatchSubstringOptions(query))
+    for column in ("id", "page_id"):
+        named = pc.call_function("or", [named, pc.call_function("equal", [table[column], query])])
+    return named
 
 
-def _rows(query: str, paths: Sequence[Path], /, **values: Any) -> list[Any]:
-    import duckdb
+def _is_among(column: pa.ChunkedArray, values: Collection[str]) -> pa.ChunkedArray:
+    return pc.call_function("is_in", [column], pc.SetLookupOptions(pa.array(sorted(values), pa.string())))
 
-    with duckdb.connect() as database:
-        return database.execute(query, {"files": duckdb_files(paths), **values}).fetchall()
+
+def _select(
+    folder: Folder, part: str, columns: Sequence[str], values: Collection[str], key: str = "page_id"
+) -> Iterator[tuple[Any, ...]]:
+    """`columns` of the rows whose `key` is one of `values`."""
+    for path in shard_paths(folder.directory, part):
+        keys = read_table(path, columns=[key])[key]
+        if pc.call_function("any", [among := _is_among(keys, values)]).as_py():
+            table = read_table(path, columns=list(columns)).filter(among)
+            yield from zip(*(table[name].to_pylist() for name in columns), strict=True)

@@ -14,6 +14,7 @@ from pipeline.stages.report.corpus_tables import Tables
 MUCH_OF_CORPUS = 0.5  # of the words in one source
 MUCH_DROPPED = 0.3  # of a source by one stage
 MUCH_MENDED = 0.05  # of the documents of a source
+MUCH_REPEATED = 0.1  # of the text of a source
 FEW_SHE = 0.35  # of the pronouns he and she
 FEWEST_PRONOUNS = 100
 
@@ -56,6 +57,9 @@ def _of_the_sources(tables: Tables) -> Iterator[str]:
                 f"`{row['stage']}` dropped {count(row['dropped'])} of {count(row['rows_in'])}"
                 f" ({percent(row['dropped'], row['rows_in'])}) of {plain(row['source'])}: {_reasons(tables, row)}."
             )
+    for row in tables["repeated_sources"]:
+        if row["share"] > MUCH_REPEATED:
+            yield f"`dedup_lines` took {percent(row['share'], 1)} of the text of {plain(row['source'])}."
     if words == words_in(tables, "train"):
         yield "Nothing is held out: there are no documents for validation or test."
 

@@ -1,7 +1,7 @@
 """The section of a data card that says what was done to the texts, and what it cost.
 
 In: the chain of builds and the tables of a report. Out: Markdown paragraphs: funnel, reasons, repair, signals, what
-each rule set would drop, duplicates.
+each rule set would drop, duplicates, repeated lines, texts of evaluations.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ DOES = {
     "clean": "takes the text out of each page and repairs it",
     "filter": "keeps wanted languages and what the rule sets let pass; masks personal data",
     "dedup": "removes exact and near duplicates, each verified on its text",
+    "dedup_lines": "takes out lines that many documents of a site repeat",
+    "decontaminate": "cuts out texts that models are judged on",
     "split": "divides into train, validation and test; drops nothing",
 }
 ALWAYS_SHOWN = {"language_confidence", "profane_word_fraction", "adult_word_fraction"}
@@ -43,6 +45,12 @@ def processing(chain: Chain, tables: Tables) -> Iterator[str]:
     yield from _signals(tables)
     yield "### Duplicates\n"
     yield from _duplicates(tables)
+    if chain.folders.get("dedup_lines"):
+        yield "### Lines that repeat across a site\n"
+        yield from _repeated_lines(tables)
+    if chain.folders.get("decontaminate"):
+        yield "### Texts that models are judged on\n"
+        yield from _contamination(chain, tables)
 
 
 def _stages(tables: Tables, stages: list[str]) -> str:
@@ -184,3 +192,52 @@ def _duplicates(tables: Tables) -> Iterator[str]:
             "Documents that overlap without being duplicates form families, which no split divides. Families:"
             f" {families['families']:,}; documents in the largest: {families['largest']:,}.\n"
         )
+
+
+def _repeated_lines(tables: Tables) -> Iterator[str]:
+    sources = tables["repeated_sources"]
+    if not sources:
+        yield "No line was taken out.\n"
+        return
+    yield (
+        "Menus, footers and notices that extraction missed: lines that a large part of a site's documents hold. Each"
+        " one that went is listed in evidence/ of `dedup_lines`.\n"
+    )
+    lines = [
+        [plain(row["source"]), count(row["documents"]), count(row["lines"]), percent(row["share"], 1)]
+        for row in sources
+    ]
+    yield table(["source", "documents that lost lines", "lines", "of its text, dropped documents too"], lines)
+    yield "The commonest of each site:\n"
+    shown = {row["site"]: row for row in tables["repeated_sites"]}
+    order = sorted(tables["repeated_lines"], key=lambda row: (list(shown).index(row["site"]), -row["removed"]))
+    lines = [
+        [
+            address(row["site"]),
+            plain(row["preview"]),
+            count(row["removed"]),
+            count(row["documents"]),
+            count(shown[row["site"]]["site_documents"]),
+        ]
+        for row in order[:MOST_REASONS]
+    ]
+    yield table(["site", "line", "times removed", "documents that hold it", "documents of the site"], lines)
+
+
+def _contamination(chain: Chain, tables: Tables) -> Iterator[str]:
+    (folder,) = chain.folders["decontaminate"]
+    tasks = chain.records[folder]["config"]["tasks"]
+    if not tasks:
+        yield "There are no tasks, so that nothing was looked for.\n"
+        return
+    found = tables["contamination"]
+    looked_for = listed([code(task) for task in tasks], most=10)
+    if not found:
+        yield f"No text of the evaluations of {looked_for} was found in the corpus.\n"
+        return
+    yield f"Texts of the evaluations of {looked_for} that stood in documents, cut out or dropped with them:\n"
+    lines = [
+        [code(row["task"]), plain(row["source"]), *map(count, (row["documents"], row["dropped"], row["examples"]))]
+        for row in found
+    ]
+    yield table(["task", "source", "documents", "dropped of them", "examples found"], lines)

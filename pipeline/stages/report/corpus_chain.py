@@ -1,9 +1,9 @@
 """The stages that made a corpus, opened as tables of a DuckDB database.
 
 In: the handles that `filter` and `split` left. Out: a `Chain` with the folder of every stage from the sources on, and
-a database with the views collect, clean, signals, filter, dedup, split of those that are still there, and `dropped`
-(stage, source, reason, url) of all of them. The database reads columns as it needs them and spills to disk, so that a
-corpus may be larger than memory.
+a database with a view of each stage (STAGES) that is still there, `dropped` (stage, source, reason, page_id, url) of
+all of them, and the evidence `repeated` (of dedup_lines) and `contamination` (of decontaminate). The database reads
+columns as it needs them and spills to disk, so that a corpus may be larger than memory.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.stages.lineage import Folder, Record, lineage
-from pipeline.stages.records import CORPUS, DOCUMENT, FILTERED, PAGE, SIGNALS, SPLIT_CORPUS, Handle
-from pipeline.stages.shards import DROPPED_FOLDER, duckdb_files, shard_paths
+from pipeline.stages.records import (
+    CONTAMINATION,
+    CORPUS,
+    DOCUMENT,
+    FILTERED,
+    PAGE,
+    REPEATED,
+    SIGNALS,
+    SPLIT_CORPUS,
+    Handle,
+)
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, shard_paths
 
 SCHEMAS = {
     "collect": PAGE,
@@ -22,12 +32,18 @@ SCHEMAS = {
     "signals": SIGNALS,
     "filter": FILTERED,
     "dedup": CORPUS,
+    "dedup_lines": CORPUS,
+    "decontaminate": CORPUS,
     "split": SPLIT_CORPUS,
 }
 STAGES = tuple(SCHEMAS)
 UP_TO_FILTER, AFTER_FILTER = STAGES[:4], STAGES[4:]
 MEMORY_MB = 2048  # of DuckDB, beyond which it spills
-NO_DROPPED = "CREATE VIEW dropped AS SELECT '' AS stage, '' AS source, '' AS reason, '' AS url WHERE false"
+EVIDENCE_OF = {"dedup_lines": ("repeated", REPEATED), "decontaminate": ("contamination", CONTAMINATION)}
+DROPPED_COLUMNS = "source, reason, page_id, url"
+NO_DROPPED = (
+    "CREATE VIEW dropped AS SELECT '' AS stage, '' AS source, '' AS reason, '' AS page_id, '' AS url WHERE false"
+)
 
 Row = dict[str, Any]
 
@@ -43,6 +59,10 @@ class Chain:
     def there(self, stage: str) -> bool:
         """Whether everything that a stage made for this corpus can still be read."""
         return bool(self.folders.get(stage)) and not any(folder.stage == stage for folder in self.missing)
+
+    def without(self, stage: str) -> bool:
+        """Whether this corpus was made without that stage. Of a chain with gaps nobody knows."""
+        return not self.folders.get(stage) and not self.missing
 
     def identity(self) -> tuple[str, ...]:
         """What a report depends on beside the content of its inputs: a drop leaves no trace in what was kept."""
@@ -99,8 +119,15 @@ def opened(chain: Chain, scratch: Path, n_threads: int) -> Iterator[Any]:
                 database.register(stage, SCHEMAS[stage].empty_table())
             paths = [path for folder in folders for path in shard_paths(folder.directory, DROPPED_FOLDER)]
             if paths:
-                dropped.append(f"SELECT '{stage}' AS stage, source, reason, url FROM {_shards(paths)}")
+                dropped.append(f"SELECT '{stage}' AS stage, {DROPPED_COLUMNS} FROM {_shards(paths)}")
         database.execute(f"CREATE VIEW dropped AS {' UNION ALL '.join(dropped)}" if dropped else NO_DROPPED)
+        for stage, (view, schema) in EVIDENCE_OF.items():
+            folders = chain.folders.get(stage, ())
+            paths = [path for folder in folders for path in shard_paths(folder.directory, EVIDENCE_FOLDER)]
+            if paths:
+                database.execute(f"CREATE VIEW {view} AS SELECT * FROM {_shards(paths)}")
+            else:
+                database.register(view, schema.empty_table())
         yield database
 
 

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#BBBBBB"
 OF_STAGE = {"collect": GREY, "clean": PURPLE, "filter": ORANGE, "dedup": SKY, "split": YELLOW}
+OF_STAGE |= {"dedup_lines": BLUE, "decontaminate": VERMILION}
 OF_SIDE = (BLUE, ORANGE, GREEN, PURPLE)
 DPI = 100
 MOST_SOURCES = 20  # that a picture shows, those with most documents
 MOST_REASONS = 15
 SIGNAL_COLUMNS = 5
+LEGEND_COLUMNS = 4
 FEW = 20  # below so many matches a share says nothing
 
 
@@ -95,7 +97,7 @@ def funnel_figure(tables: Tables) -> "Figure | None":
     axes.set_xlim(0, 122)
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("% of the pages that were seen")
-    figure.legend(loc="outside lower center", ncols=len(parts), frameon=False)
+    figure.legend(loc="outside lower center", ncols=min(len(parts), LEGEND_COLUMNS), frameon=False)
     return figure
 
 

@@ -89,7 +89,7 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
     return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
 
 
-CORPUS_REPORT = Stage(name="corpus_report", version=1, function=corpus_report, handle=Report, libraries=("duckdb",))
+CORPUS_REPORT = Stage(name="corpus_report", version=2, function=corpus_report, handle=Report, libraries=("duckdb",))
 
 
 def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progress: Callable[[int], None]) -> Tables:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.stages.laws import REMOVED
 from pipeline.stages.records import MEASURES
 from pipeline.stages.report.corpus_chain import STAGES, Chain, Row, rows
 from pipeline.stages.report.corpus_terms import (
@@ -98,6 +99,29 @@ SELECT count(*) AS families, coalesce(max(documents), 0) AS largest FROM (
     SELECT count(*) AS documents FROM split GROUP BY family_id
 )
 """
+REPEATED_SOURCES = """
+SELECT source, count(DISTINCT page_id) AS documents, count(*) AS lines, CAST(sum(characters) AS BIGINT) AS characters
+FROM repeated WHERE kind != 'document' GROUP BY source ORDER BY source
+"""
+REPEATED_SITES = """
+SELECT site, max(site_documents) AS site_documents, count(DISTINCT page_id) AS documents, count(*) AS lines
+FROM repeated WHERE kind != 'document' GROUP BY site ORDER BY lines DESC, site LIMIT 20
+"""
+REPEATED_LINES = """
+SELECT site, preview, count(*) AS removed, max(documents) AS documents
+FROM repeated WHERE kind != 'document' GROUP BY site, preview
+QUALIFY row_number() OVER (PARTITION BY site ORDER BY count(*) DESC, preview) <= 3
+ORDER BY site, removed DESC, preview
+"""
+CONTAMINATED = """
+SELECT task, source, count(DISTINCT page_id) AS documents, count(DISTINCT example_id) AS examples,
+    count(DISTINCT page_id) FILTER (new_id IS NULL) AS dropped
+FROM contamination JOIN ({pages}) USING (page_id) GROUP BY ALL ORDER BY ALL
+"""
+PAGES_JUDGED = """
+SELECT page_id, source FROM decontaminate UNION ALL
+SELECT page_id, source FROM dropped WHERE stage = 'decontaminate'
+"""
 SIDES = [{"axis": axis.name, "side": side.name} for axis in AXES for side in axis.sides]
 TYPOGRAPHIC_APOSTROPHE = "\u2019"
 MATCHED = """
@@ -166,6 +190,26 @@ def count_all(database: Any, chain: Chain, top_domains: int) -> Tables:
         "cluster_sizes": rows(database, CLUSTER_SIZES),
         "largest_clusters": rows(database, LARGEST_CLUSTERS),
         "families": rows(database, FAMILIES),
+        **removals(database, chain),
+    }
+
+
+def removals(database: Any, chain: Chain) -> Tables:
+    """What dedup_lines took out, with its `share` of the text of a source, and what decontaminate found."""
+    measures = {
+        name: value
+        for folder in chain.folders.get("dedup_lines", ())
+        for name, value in chain.records[folder]["measures"].items()
+    }
+    sites = rows(database, REPEATED_SITES)
+    shown = {row["site"] for row in sites}
+    of_sources = rows(database, REPEATED_SOURCES)
+    judged = chain.there("decontaminate")
+    return {
+        "repeated_sources": [row | {"share": _rounded(measures[f"{REMOVED}_{row['source']}"])} for row in of_sources],
+        "repeated_sites": sites,
+        "repeated_lines": [row for row in rows(database, REPEATED_LINES) if row["site"] in shown],
+        "contamination": rows(database, CONTAMINATED.format(pages=PAGES_JUDGED)) if judged else [],
     }
 
 
@@ -174,8 +218,10 @@ def funnel(database: Any, chain: Chain) -> Iterator[Row]:
 
     `unaccounted` is None where the stage before is no longer there to compare with.
     """
-    before: Mapping[str, int] | None = _collected(chain)
+    before: Mapping[str, int] | None = _collected(chain) if chain.there("collect") else None
     for stage in COUNTED_STAGES:
+        if chain.without(stage):
+            continue
         if not chain.there(stage):
             before = None
             continue

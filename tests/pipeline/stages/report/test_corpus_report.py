@@ -36,7 +36,7 @@ from pipeline.stages.rules import FilterConfig, FilterRecipe, SourceRules
 from pipeline.stages.shards import DROPPED_FOLDER, text_digest, write_rows
 from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Store, recipe_of
 
-DIGEST = "bc958faef466e5e1c7ee241e2a75e87a"
+DIGEST = "ab25be0743d31cbda83a7e367bb4e3c3"
 PII = ("email", "ip_address")
 OF_THE_RULES = ("signals", "histograms", "rule_sets")
 

@@ -49,11 +49,10 @@ HOSTILE = {
     "escaped_surrogates": "a\ud800b\udfff \U0001f600".encode("utf-8", "backslashreplace").decode(),
     "emoji": "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f4\u200d\u2620\ufe0f\U0001f1e9\U0001f1ea" * 50,
     "scripts": (
-        "W\xf6rld \u043c\u0438\u0440 \u4e16\u754c \u0e44\u0e17\u0e22 \u05e2\u05d5\u05dc\u05dd \u0939\u093f\u0928\u094d\u0926\u0940"
-        " \uabc3\uabe4\uabc7\uabe9 \U0001d518\U0001d52b\U0001d526"
-        " \xbd\xb2\u2167 \u02bcn \u017f'\u017f 'S 'LL \u013"
+        "W\xf6rld \u043c\u0438\u0440 \u4e16\u754c \u0e44\u0e17\u0e22 \u05e2\u05d5\u05dc"
+        " \u0939\u093f\u0928\u094d\u0926\u0940 \uabc3\uabe4\uabc7\uabe9 \U0001d518\U0001d52b\U0001d526"
+        " \xbd\xb2\u2167 \u02bcn \u017f'\u017f 'S 'LL \u0130 \xdf"
     )
-    * 20,
     * 20,
     "controls": "".join(map(chr, range(0x20))) * 3 + "\x7f\x85\xa0\u200b\ufeff\ufffe\uffff\U0010ffff",
     "special": f"a{END_OF_TEXT}b <|fim_prefix|> {END_OF_TEXT}",

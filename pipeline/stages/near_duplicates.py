@@ -30,6 +30,7 @@ SAMPLE_NEIGHBOURS = 4  # as above, for the hashes of the sample, of which there 
 COMMON = 50  # a shingle in more texts than this is boilerplate and makes no candidates
 MAX_CANDIDATES = 32  # pairs a text is verified with, those that share most
 SAMPLE_MARGIN = 0.7  # a pair is verified from this part of the limits on: a sample of a few hashes is off by as much
+NO_SPACE = ("max_temp_directory_size", "No space left", "Disk quota exceeded")  # in DuckDB's messages
 KEY_BYTES = 120  # of memory that a hash costs while it is looked for in other texts
 
 DOCUMENTS = """
@@ -145,15 +146,15 @@ def explained(folder: Path, memory_mb: int) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        message = str(error).split("\n")[0]
-        if "max_temp_directory_size" in message or "No space left" in message or "not enough space" in message:
+        message = str(error)
+        if any(sign in message for sign in NO_SPACE):
             raise DiskFull(
                 f"no room for what `dedup` spills in {folder} ({shutil.disk_usage(folder).free / 1e6:.0f} MB free);"
                 " free some, or run `gristmill gc`, and run again: what was finished is kept"
             ) from error
         if isinstance(error, duckdb.OutOfMemoryException):
             raise ValueError(
-                f"memory_mb={memory_mb} of `dedup` is too little for this corpus ({message}); set a larger one"
+                f"memory_mb={memory_mb} of `dedup` is too little for this corpus ({message.splitlines()[0]}); set a larger one"
             ) from error
         raise
 

@@ -121,7 +121,7 @@ def read_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.Table]:
 
 
 def _signatures(table: pa.Table, settings: Mapping[str, int]) -> pa.Table:
-    parts: list[dict[str, Any]] = [_of_texts(texts, **settings) for texts in _batches(table["text"])]
+    parts: list[dict[str, Any]] = [_of_texts(texts, **settings) for texts in text_batches(table["text"])]
     columns = {
         **{name: table[name] for name in COPIED},
         "n_bytes": pc.call_function("binary_length", [table["text"]]).cast(pa.int64()),
@@ -131,7 +131,8 @@ def _signatures(table: pa.Table, settings: Mapping[str, int]) -> pa.Table:
     return pa.table(columns, schema=SIGNATURES) if parts else SIGNATURES.empty_table()
 
 
-def _batches(column: pa.ChunkedArray) -> Iterator[list[str]]:
+def text_batches(column: pa.ChunkedArray) -> Iterator[list[str]]:
+    """The texts of a column, so many at a time as are worked on together."""
     texts: list[str] = []
     n_characters = 0
     for text in column:

@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.stages.engine import Engine
 from pipeline.stages.shards import replacing
 from pipeline.stages.shingles import Shingler
-from pipeline.stages.signatures import checked, read_batches
+from pipeline.stages.signatures import checked, read_batches, text_batches
 
 HASH_BYTES = 8
 
@@ -95,8 +95,9 @@ def windows_of_rows(item: WindowsItem) -> None:
         start = 0
         for table in read_batches(item.path, ("text",)):
             low, high = np.searchsorted(item.rows, [start, start + table.num_rows])
-            for row in item.rows[low:high].tolist():
-                shingler.windows(table["text"][row - start].as_py()).tofile(file)
+            for texts in text_batches(table["text"].take(item.rows[low:high] - start)):
+                for windows in shingler.windows_of(texts):
+                    windows.tofile(file)
             start += table.num_rows
 
 

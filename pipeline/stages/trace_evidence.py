@@ -8,8 +8,6 @@ narrow columns, and the rows of evidence/ of the same shard; never a text.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-
 from pipeline.stages.lineage import Folder, Record
 from pipeline.stages.shards import EVIDENCE_FOLDER, read_table
 from pipeline.stages.trace_chain import Chain, Place, read_row
@@ -33,9 +31,7 @@ def kept_facts(places: Sequence[Place]) -> dict[str, dict[str, Any]]:
     kept = [place for place in places if place.is_kept]
     for place in kept[:1]:
         if place.folder.stage == "collect":
-            row = read_row(place.path, place.row, COLLECTED_COLUMNS)
-            row["collected_at"] = row["collected_at"].isoformat()
-            facts["collect"] = row
+            facts["collect"] = read_row(place.path, place.row, COLLECTED_COLUMNS)
     if kept and kept[-1].folder.stage != "collect":
         names = [name for columns in KEPT_COLUMNS.values() for name in columns]
         row = read_row(kept[-1].path, kept[-1].row, names)
@@ -69,24 +65,20 @@ def _evidence_rows(chain: Chain, place: Place) -> Iterator[dict[str, Any]]:
     column = next((name for name in PAGE_OF_EVIDENCE if name in table.column_names), None)
     if column is None:
         return
-    for row in table.filter(pc.call_function("equal", [table[column], place.page_id])).to_pylist():
+    for i in (i for i, page_id in enumerate(table[column].to_pylist()) if page_id == place.page_id):
+        row = table.slice(i, 1).to_pylist()[0]
         if row.get("kept_page_id"):
             row["kept_url"] = chain.url_of(row["kept_page_id"])
         yield row
 
 
 def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Which of the two limits of `dedup` the pair passed. Equal texts pass none: they are equal."""
-    limits = {name: record["config"].get(f"min_{name}") for name in ("similarity", "containment")}
+    """The limit of `dedup` that the pair passed. Equal texts pass none: they are equal."""
     for row in rows:
-        for name, limit in limits.items():
-            if limit is not None and row[name] >= limit and not _is_exact(row):
-                return {"rule": {"signal": name, "value": row[name], "at_least": limit}}
+        if row["rule"] in ("similarity", "containment"):
+            limit = record["config"][f"min_{row['rule']}"]
+            return {"rule": {"signal": row["rule"], "value": row[row["rule"]], "at_least": limit}}
     return {}
-
-
-def _is_exact(row: Mapping[str, Any]) -> bool:
-    return row["kept_id"] == row["dropped_id"]
 
 
 def _broken_rule(record: Record, places: Sequence[Place], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,7 +133,7 @@ def evidence_lines(stage: str, told: Mapping[str, Any]) -> Iterator[str]:
     if stage == "dedup":
         for row in rows[:MOST_LINES]:
             yield f"kept instead: {row['kept_url'] or row['kept_page_id']}"
-            if not _is_exact(row):
+            if row["rule"] != "exact":
                 measured = f"similarity {row['similarity']:.3f}, containment {row['containment']:.3f}"
                 yield f"{measured}, {row['bands_shared']} MinHash bands shared"
         if told.get("cluster_size", 1) > 1:
@@ -199,13 +191,12 @@ def _repeated_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _contaminated_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows[:MOST_LINES]:
-        yield ", ".join(f"{name} {_value(value)}" for name, value in row.items() if value is not None)
+        verb = "dropped" if row["new_id"] is None else "cut"
+        share = f"{row['example_share']:.0%} of its runs of words, {row['document_share']:.1%} of the document"
+        yield f"{verb} for example {row['example_id']} of {row['task']} ({row['example_split']})"
+        yield f"{share}: {_shortened(row['preview'])}"
     if len(rows) > MOST_LINES:
         yield f"and {len(rows) - MOST_LINES:,} more (--json lists them)"
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else _shortened(str(value))
 
 
 def _shortened(text: str) -> str:

@@ -5,7 +5,8 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
 
     pages/<source>         conservation (blocks), not_empty
     documents              conservation (blocks), not_empty (blocks)
-    corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks)
+    corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
+                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>)
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), ids_in_range (blocks)
@@ -31,6 +32,7 @@ from pipeline.stages.examples import read_examples
 from pipeline.stages.laws import Verdict
 from pipeline.stages.records import Handle
 from pipeline.stages.shards import read_table, shard_paths
+from pipeline.stages.source_loss import lost_sources
 from pipeline.stages.split import leaked_documents
 from pipeline.stages.store import read_record
 from pipeline.stages.tokenizer_files import load_tokenizer
@@ -52,6 +54,7 @@ class Law:
 def asset_checks(
     sources: Iterable[str], tasks: Iterable[str], limits: Mapping[str, Mapping[str, float]]
 ) -> list[dg.AssetChecksDefinition]:
+    sources = list(sources)
     kept = [_conserved(1), Law(name="not_empty", judge=_has_rows, blocks=False)]
     checks = [check_step(["pages", source], kept) for source in sources]
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
@@ -62,7 +65,7 @@ def asset_checks(
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
         check_step(["documents"], [_conserved(2), not_empty]),
-        check_step(["corpus"], [_conserved(4), no_leak, not_empty]),
+        check_step(["corpus"], [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)]),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [_conserved(1), in_range]),
@@ -158,6 +161,18 @@ def _has_rows(handle: Handle) -> Verdict:
 def _corpus_leak(corpus: Handle) -> Verdict:
     """No document of validation or test has a near duplicate in train."""
     return leaked_documents(corpus)
+
+
+def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
+    allowed = [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)]
+    if unknown := [name for name in limits if name not in allowed]:
+        raise ValueError(f"config.toml: [{TABLE}.corpus] has {unknown[0]}; there are: {', '.join(allowed)}")
+
+    def judge(corpus: Handle) -> Verdict:
+        """No source loses more than a set share of itself to copies, repeated lines and texts of evaluations."""
+        return lost_sources(corpus, limits)
+
+    return Law(name="source_loss", judge=judge, blocks=True)
 
 
 def _examples_leak(examples: Handle) -> Verdict:

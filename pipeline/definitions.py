@@ -39,7 +39,9 @@ def definitions(layout: Layout) -> dg.Definitions:
         ),
     ]
     file.refuse_unknown_tables([TABLE, *(asset_name(asset.key) for asset in assets)])
-    limits = read_limits(file, ["corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in tasks)])
+    limits = read_limits(
+        file, ["corpus", "corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in tasks)]
+    )
     by_name = jobs()
     return dg.Definitions(
         assets=assets,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.token_shards import write_token_shard
-from pipeline.checks import Law, check_step, read_limits
+from pipeline.checks import Law, asset_checks, check_step, read_limits
 from pipeline.layout import load_current
 from pipeline.run_config import ConfigFile
 from pipeline.stages import laws
@@ -128,3 +128,10 @@ def test_check_that_fails_stops_what_would_train_on_it_only_if_it_blocks(blocks)
 def test_read_limits_mistake_names_its_place(tmp_path, tables, message):
     with pytest.raises(ValueError, match=message):
         read_limits(ConfigFile(tmp_path / "config.toml", {"checks": tables}), ["moods_evaluation"])
+
+
+def test_source_loss_limit_of_an_unknown_source_is_refused():
+    limits = {"corpus": {"removed_fraction": 0.4, "removed_fraction_bookz": 0.9}}
+    message = r"\[checks.corpus\] has removed_fraction_bookz; there are: removed_fraction, removed_fraction_books"
+    with pytest.raises(ValueError, match=message):
+        asset_checks(["books"], [], limits)

@@ -154,7 +154,8 @@ def explained(folder: Path, memory_mb: int) -> Iterator[None]:
             ) from error
         if isinstance(error, duckdb.OutOfMemoryException):
             raise ValueError(
-                f"memory_mb={memory_mb} of `dedup` is too little for this corpus ({message.splitlines()[0]}); set a larger one"
+                f"memory_mb={memory_mb} of `dedup` is too little for this corpus; set a larger one"
+                f" ({message.splitlines()[0]})"
             ) from error
         raise
 

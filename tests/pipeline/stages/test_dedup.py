@@ -3,20 +3,23 @@
 import random
 import subprocess
 import sys
+import time
 from collections import Counter
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 
 from pipeline.stages.accepted import view_accepted
-from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.dedup import DEDUP, SCRATCH, DedupConfig
 from pipeline.stages.engine import LocalProcesses
+from pipeline.stages.errors import CorruptShard
 from pipeline.stages.near_duplicates import find_candidates, load_signatures, open_database
-from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE
-from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
+from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, Counts, Shards
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_table
 from pipeline.stages.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
-from pipeline.stages.store import Store
+from pipeline.stages.store import Outcome, Stage, Store
 
 VOCABULARY = [f"w{i}" for i in range(5000)]
 FOX = (
@@ -58,6 +61,27 @@ def file_bytes(handle):
     return {
         str(path.relative_to(handle.directory)): path.read_bytes() for path in handle.directory.rglob("*.parquet")
     }
+
+
+@pytest.fixture
+def written_texts(store, written_documents):
+    """One shard of documents (id, page id, text), made fast: all else is alike."""
+    row = read_table(shard_paths(written_documents([("s", "x", "one", FOX)]).directory)[0], FILTERED)
+
+    def write(documents):
+        table = row.take([0] * len(documents))
+        for name, values in zip(("id", "page_id", "text"), zip(*documents, strict=True), strict=True):
+            field = FILTERED.field(name)
+            table = table.set_column(table.column_names.index(name), field, pa.array(values, field.type))
+
+        def shard(cfg, inputs, work):
+            write_table(work.directory / "s.parquet", table)
+            return Outcome(rows=len(documents), counts=Counts(rows_in=len(documents), kept=len(documents)))
+
+        stage = Stage(name="filter", version=1, function=shard, handle=Shards)
+        return store.build(stage, {"key": text_digest(*(part for one in documents for part in one))}).handle
+
+    return write
 
 
 @pytest.fixture
@@ -311,7 +335,7 @@ def test_dedup_output_for_fixed_texts_has_not_changed(store, written_documents, 
     signatures = rows_in(handle, SIGNATURES_FOLDER, SIGNATURES)
     facts += [(row["n_shingles"], row["bands"], row["sample"]) for row in signatures]
     digest = xxhash.xxh3_128_hexdigest(repr(facts).encode())
-    assert (digest, DEDUP.version, SIGNATURES_VERSION) == ("b168d8527369863cac8337fcd7b70a40", 1, 1)
+    assert (digest, DEDUP.version, SIGNATURES_VERSION) == ("1f4134ced6bbce65f9f42f91eda2a1dd", 2, 2)
 
 
 def test_dedup_unreadable_shard_is_named(store, written_documents):
@@ -337,3 +361,125 @@ def test_dedup_leaves_the_columns_and_names_of_its_input(store, written_document
     assert [path.name for path in shard_paths(built.handle.directory)] == ["a.parquet", "b.parquet"]
     schema = pq.read_schema(built.handle.directory / "a.parquet")
     assert schema.equals(CORPUS)
+
+
+DIE_AFTER = """
+import os, signal, sys, threading
+from pathlib import Path
+from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.engine import LocalProcesses
+from pipeline.stages.store import Store, read_handle
+
+store = Store(root=Path(sys.argv[2]), engine=LocalProcesses(n_workers=2))
+threading.Timer(float(sys.argv[3]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+store.build(DEDUP, DedupConfig(), read_handle(Path(sys.argv[1])))
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_dedup_killed_at_twenty_random_moments_gives_the_same_bytes(tmp_path, store, written_documents, planted):
+    """Each run goes on from what the killed one before it left, or begins anew where that one had finished."""
+    rng = random.Random(12)
+    rows, _ = planted
+    rows += [(f"k{i % 9}", "many", f"k{i:05d}", " ".join(words(rng, 60))) for i in range(4000)]
+    handle = written_documents(rows)
+    started = time.perf_counter()
+    expected = file_bytes(Store(root=tmp_path / "whole").build(DEDUP, DedupConfig(), handle).handle)
+    seconds = time.perf_counter() - started
+    n_killed = n_runs = 0
+    root = tmp_path / "killed0"
+    while n_killed < 20:
+        moment = 0.5 + rng.random() * 1.2 * seconds
+        command = [sys.executable, "-c", DIE_AFTER, str(handle.directory), str(root), str(moment)]
+        n_runs += 1
+        assert n_runs < 100
+        if subprocess.run(command, check=False, timeout=300).returncode == -9:
+            n_killed += 1
+        else:
+            again = Store(root=root).build(DEDUP, DedupConfig(), handle)
+            assert again.unchanged and file_bytes(again.handle) == expected
+            root = tmp_path / f"killed{n_runs}"
+    again = Store(root=root).build(DEDUP, DedupConfig(), handle).handle
+    assert file_bytes(again) == expected
+    assert not (again.directory / SCRATCH).exists()
+
+
+@pytest.mark.slow
+def test_dedup_hundred_thousand_equal_documents_leave_one(store, written_texts):
+    built = store.build(DEDUP, DedupConfig(), written_texts([("same", f"p{i:06d}", FOX) for i in range(100_000)]))
+    assert built.handle.rows == 1 and built.counts.dropped == {"exact_duplicate": 99_999}
+    assert built.record["measures"]["candidate_pairs"] == 0
+    assert built.record["measures"]["largest_cluster"] == 100_000
+
+
+@pytest.mark.slow
+def test_dedup_hundred_thousand_nearly_equal_documents_cost_pairs_in_proportion(store, written_texts):
+    own = " ".join(words(random.Random(9), 60))
+    rows = [(f"{i:032x}", f"p{i:06d}", f"{own} only{i}") for i in range(100_000)]
+    built = store.build(DEDUP, DedupConfig(), written_texts(rows))
+    assert built.handle.rows == 1
+    assert built.record["measures"]["candidate_pairs"] <= 100_000 * 64
+
+
+@pytest.mark.slow
+def test_dedup_document_of_hundred_megabytes_is_compared(store, written_documents):
+    """In workers whose memory is limited to 2.5 GB; an excerpt of it goes."""
+    rng = random.Random(10)
+    block = " ".join(words(rng, 40_000)) + " "
+    text = "".join(f"{block}part {i} " for i in range(100_000_000 // len(block) + 1))
+    excerpt = " ".join(block.split()[1000:3000])
+    rows = [("s", "x", "huge", text), ("s", "x", "excerpt", excerpt), ("t", "x", "other", " ".join(words(rng, 500)))]
+    limited = Store(root=store.root, engine=LocalProcesses(n_workers=1, memory_mb=2500))
+    built = limited.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert len(text) > 100_000_000
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["huge", "other"]
+
+
+def test_dedup_different_texts_of_one_id_both_stay(store, written_texts):
+    """A hash may collide, by chance or because somebody made it so."""
+    rng = random.Random(13)
+    one, other = (" ".join(words(rng, 100)) for _ in range(2))
+    rows = [("0" * 32, "a", one), ("0" * 32, "b", other), ("0" * 32, "c", one)]
+    built = store.build(DEDUP, DedupConfig(), written_texts(rows))
+    assert [row["page_id"] for row in kept_rows(built.handle)] == ["a", "b"]
+    assert built.counts.dropped == {"exact_duplicate": 1}
+
+
+def test_dedup_documents_of_one_page_id_are_told_apart(store, written_documents):
+    rng = random.Random(14)
+    one, other = (" ".join(words(rng, 100)) for _ in range(2))
+    rows = [("s", "x", "same", one), ("s", "x", "same", other), ("t", "x", "same", one)]
+    built = store.build(DEDUP, DedupConfig(), written_documents(rows))
+    assert sorted(row["text"] for row in kept_rows(built.handle)) == sorted([one, other])
+    assert built.counts.is_conserved() and built.counts.dropped == {"exact_duplicate": 1}
+
+
+def test_dedup_one_document_stays(store, written_documents):
+    built = store.build(DEDUP, DedupConfig(), written_documents([("s", "x", "one", FOX)]))
+    assert built.handle.rows == 1 and built.record["measures"]["largest_cluster"] == 1
+
+
+def test_dedup_shard_that_lost_its_tail_is_named(store, written_documents):
+    handle = written_documents([(f"s{i % 2}", "x", f"p{i}", f"{FOX} {i}") for i in range(50)])
+    path = handle.directory / "s1.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorruptShard, match=r"s1\.parquet.*delete"):
+        store.build(DEDUP, DedupConfig(), handle)
+
+
+def test_dedup_shard_that_changes_after_its_signatures_is_named(store, written_documents):
+    """Its signatures are remembered, so that only the writing reads it."""
+    handle = written_documents([(f"s{i % 2}", "x", f"p{i}", f"{FOX} {i}") for i in range(50)])
+    workers = Store(root=store.root, engine=LocalProcesses(n_workers=1))
+    workers.build(DEDUP, DedupConfig(), handle)
+    path = handle.directory / "s1.parquet"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(CorruptShard, match=r"s1\.parquet.*not a readable"):
+        workers.build(DEDUP, DedupConfig(min_similarity=0.6), handle)
+
+
+def test_dedup_memory_and_threads_are_no_part_of_its_identity(store, written_documents):
+    handle = written_documents([("s", "x", "one", FOX)])
+    store.build(DEDUP, DedupConfig(), handle)
+    assert store.build(DEDUP, DedupConfig(memory_mb=64, threads=1), handle).unchanged

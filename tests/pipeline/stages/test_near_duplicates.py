@@ -106,7 +106,7 @@ def test_dedup_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, store, w
     expected = file_bytes(store.build(DEDUP, DedupConfig(), handle).handle)
     with mounted(tmp_path / "small", kilobytes) as root:
         small = Store(root=root, engine=store.engine)
-        with pytest.raises(DiskFull, match="no room .*MB free.*free some.*what was finished is kept") as stopped:
+        with pytest.raises(DiskFull, match=r"no room .*MB free.*free some.*what was finished is kept") as stopped:
             small.build(DEDUP, DedupConfig(), handle)
         assert "\n" not in str(stopped.value) and str(root) in str(stopped.value)
         assert not list(root.glob(f"dedup/*/{SCRATCH}"))
@@ -117,9 +117,10 @@ def test_dedup_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, store, w
 
 
 def test_explained_too_little_memory_names_the_setting(tmp_path):
-    with open_database(tmp_path, n_threads=1, memory_mb=64) as database:
-        with pytest.raises(ValueError, match="memory_mb=64 .* is too little"), explained(tmp_path, 64):
-            database.execute("SELECT list(i) FROM range(100000000) AS t(i)").fetchall()
+    database = open_database(tmp_path, n_threads=1, memory_mb=64)
+    with pytest.raises(ValueError, match=r"memory_mb=64 .* is too little"), explained(tmp_path, 64):
+        database.execute("SELECT list(i) FROM range(100000000) AS t(i)").fetchall()
+    database.close()
 
 
 def test_explained_spill_over_its_limit_is_a_full_disk(tmp_path):

@@ -96,15 +96,20 @@ def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _last_merge(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes] | None:
-    parts = [token[i : i + 1] for i in range(len(token))]
     none = len(ranks)
+    parts = [token[i : i + 1] for i in range(len(token))]
+    pairs = [ranks.get(token[i : i + 2], none) for i in range(len(token) - 1)]  # rank of part i and the next one
     while len(parts) > 2:
-        found = [ranks.get(parts[i] + parts[i + 1], none) for i in range(len(parts) - 1)]
-        lowest = min(found)
+        lowest = min(pairs)
         if lowest == none:
             return None
-        i = found.index(lowest)
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        i = pairs.index(lowest)
+        parts[i] += parts.pop(i + 1)
+        del pairs[i]
+        if i:
+            pairs[i - 1] = ranks.get(parts[i - 1] + parts[i], none)
+        if i < len(pairs):
+            pairs[i] = ranks.get(parts[i] + parts[i + 1], none)
     return parts[0], parts[1]
 
 

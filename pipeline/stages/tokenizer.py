@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 import pyarrow.compute as pc
 
 from pipeline.stages.errors import SourceUnavailable
-from pipeline.stages.records import SPLIT_CORPUS, Shards, TokenizerFile
+from pipeline.stages.records import Shards, TokenizerFile
 from pipeline.stages.shards import read_table, shard_paths, text_digest, write_text
 from pipeline.stages.store import Outcome, Stage, Work
 from pipeline.stages.tokenizer_files import (
@@ -167,7 +167,7 @@ def _sampled(cfg: TokenizerConfig, paths: Sequence[Path]) -> tuple[Sample, dict[
     to_learn = Sample(limit=cfg.sample_bytes)
     of_source: dict[str, Sample] = {}
     for path in paths:
-        table = read_table(path, SPLIT_CORPUS).select(["page_id", "source", "split", "text"])
+        table = read_table(path, columns=["page_id", "source", "split", "text"])
         sizes = pc.call_function("binary_length", [table["text"]]).to_pylist()
         columns = (table[name].to_pylist() for name in ("page_id", "source", "split"))
         for row, (page_id, source, side, size) in enumerate(zip(*columns, sizes, strict=True)):

@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline.stages.tokenizer_files import Tokenizer
 
+SPACE = "\u2423"
 SHOWN = 30  # longest tokens, and unused ones
 PLOTTED_SOURCES = 20  # whose bytes a token are a measure of their own
 KINDS: tuple[str, ...] = (
@@ -85,7 +86,14 @@ def report_markdown(numbers: Mapping[str, Any], missing: Mapping[str, str]) -> s
         "Tokens of the vocabulary, and their share of the tokens of these documents.",
         "",
     ]
-    lines += [*_kinds_table(numbers["vocabularies"]), "", f"## Longest tokens of {names[0]}", ""]
+    lines += [
+        *_kinds_table(numbers["vocabularies"]),
+        "",
+        f"## Longest tokens of {names[0]}",
+        "",
+        f"{SPACE} is a space.",
+        "",
+    ]
     lines += [*_table(["token", "bytes", "uses"], [list(map(str, row)) for row in judged["longest"]]), ""]
     lines += [f"## Unused tokens of {names[0]}", "", _unused_text(judged), ""]
     return "\n".join(lines)
@@ -124,10 +132,10 @@ def kind_of(token: bytes) -> str:
 
 
 def shown(token: bytes) -> str:
-    """`token` for a table: what is not a visible character or a space is escaped."""
+    """`token` for a table: a space is an open box, and what is not a visible character is escaped."""
     text = token.decode("utf-8", "backslashreplace")
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return "`" + re.sub(r"[`|]", lambda match: f"\\x{ord(match.group()):02x}", escaped) + "`"
+    return "`" + re.sub(r"[`|]", lambda match: f"\\x{ord(match.group()):02x}", escaped).replace(" ", SPACE) + "`"
 
 
 def _grouped(

@@ -6,6 +6,7 @@ installed or run. Sources: tiktoken 0.14 (tiktoken_ext/openai_public.py) for pat
 """
 
 import base64
+import binascii
 import gzip
 import hashlib
 import io
@@ -144,13 +145,16 @@ def ranks_file(ranks: Mapping[bytes, int]) -> bytes:
 def parsed_ranks(content: bytes) -> dict[bytes, int]:
     """Of a file in tiktoken's format that is known to be well formed."""
     fields = content.split()
-    return dict(zip(map(base64.b64decode, fields[::2]), map(int, fields[1::2]), strict=True))
+    return dict(zip(map(binascii.a2b_base64, fields[::2]), map(int, fields[1::2]), strict=True))
 
 
 def _member(archive: Path, package: PackageSource) -> bytes:
-    (member,) = selected(members_of(archive), package.members, archive.name)
-    with member.open() as file:
-        return file.read(MOST_BYTES)
+    contents = []
+    for member in selected(members_of(archive), package.members, archive.name):
+        with member.open() as file:
+            contents.append(file.read(MOST_BYTES))
+    (content,) = contents  # the package is pinned, so that it holds what it held when this was written
+    return content
 
 
 def _ranks_of_merges(content: bytes) -> dict[bytes, int]:

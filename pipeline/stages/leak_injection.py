@@ -31,7 +31,7 @@ from pipeline.stages.store import Outcome, Stage, Store, Work, read_handle
 
 MIN_RECALL = 0.95
 MIN_PRECISION = 1.0
-N_PLANTED = 320  # 40 examples a form
+N_PLANTED = 160  # 20 examples a form
 N_DOCUMENTS = 200  # of the corpus, as they are and as what stands around an example
 N_SHARDS = 8  # of the corpus at most, where they hold so many documents
 MOST_CHARACTERS = 100_000  # of each

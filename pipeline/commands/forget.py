@@ -25,8 +25,9 @@ from pipeline.stages.forget import (
     holding_shards,
     known,
 )
+from pipeline.stages.records import Checkpoint
 
-REASON = "asked for"
+SHARDED = ("collect", "filter")  # stages of which the shards that change are told
 MOST_HOLDERS = 10  # that are shown
 MOST_PAGES = 3  # of an address that means many, in an error
 MOST_STEPS = 5  # that are told one by one
@@ -39,6 +40,8 @@ def run_forget(args: Namespace) -> int:
         return 0
     if args.purge:
         return _purge(layout, args)
+    if args.containing is not None and not 0 < args.containing <= 1:
+        raise ValueError(f"--containing is {args.containing:g}, expected a share above 0 to 1")
     if not args.what and args.new_tokenizer:
         print(_tokenizer_line(layout, new=True))
         return 0
@@ -74,7 +77,10 @@ def _forget(layout: Layout, args: Namespace) -> int:
     change_denials(layout.denied, lambda rows: ([], _new_rows(rows, new)))
     print(f"\nDenied in {layout.denied}. {told}")
     print("The next materialisation builds without them; `gristmill plan` shows what that costs. After it,")
-    print("`gristmill forget --purge` removes the older outputs, which still hold the texts.")
+    print(
+        "`gristmill forget --purge` removes the older outputs, which still hold the texts. Your own files and fetched"
+    )
+    print("packages are not touched.")
     return 0
 
 
@@ -163,7 +169,8 @@ def _findings_lines(found: Findings, new: set[str]) -> Iterator[str]:
 def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
     if not holders:
         return
-    yield f"\n{_pages(len(holders))} beside them hold a part, and stay (`--containing SHARE` denies more):"
+    told = "1 other page holds" if len(holders) == 1 else f"{len(holders):,} other pages hold"
+    yield f"\n{told} a part of the texts and will stay, unless `--containing SHARE` takes it along:"
     yield ""
     rows = [[f"{one.held:.0%}", one.page.url, one.page.source] for one in holders[:MOST_HOLDERS]]
     yield from table_lines(["held", "page", "source"], rows, right=(0,))
@@ -212,23 +219,25 @@ def _registered_names(layout: Layout) -> dict[str, list[str]]:
 def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
     page_ids = [page.page_id for page in found.pages]
     rows = []
-    for asset, handle in outputs.handles.items():
-        n_shards, n_all = (
-            holding_shards(handle.directory, page_ids) if handle.stage in ("collect", "filter") else (0, 0)
-        )
-        if n_shards:
-            rows.append([asset, f"{n_shards} of {n_all} shards; the others are remembered"])
-    corpus = outputs.handles.get("corpus")
-    if corpus is not None and holding_shards(corpus.directory, page_ids)[0]:
-        rows.append(["corpus", "compared again, from what is remembered of the other documents"])
-        kept = "trained again" if new_tokenizer else "kept; it knows the texts as counts of merges only"
-        rows.append(["tokenizer", kept])
-        rows.append(["token_shards", "shuffled again" if not new_tokenizer else "encoded again"])
-        rows.append(["models", "trained again, as their data changed"])
+    for stage in SHARDED:
+        for asset, handle in outputs.handles.items():
+            n_shards, n_all = holding_shards(handle.directory, page_ids) if handle.stage == stage else (0, 0)
+            if n_shards:
+                rows.append([asset, f"{n_shards} of {n_all} shards; the others are remembered"])
+    rows += [[asset, text] for asset, text in _later_assets(new_tokenizer) if rows and asset in outputs.handles]
+    models = [asset for asset, handle in outputs.handles.items() if isinstance(handle, Checkpoint)]
+    if rows and models:
+        rows.append([", ".join(models), "if the corpus came out otherwise"])
     if rows:
         yield "\nThe next run rebuilds:"
         yield ""
         yield from table_lines(["asset", "what"], rows)
+
+
+def _later_assets(new_tokenizer: bool) -> Iterator[tuple[str, str]]:
+    yield "corpus", "compared again, from what is remembered of the other documents"
+    yield "tokenizer", "trained again" if new_tokenizer else "kept; it knows the texts as counts of pairs only"
+    yield "token_shards", "encoded again" if new_tokenizer else "shuffled again"
 
 
 def _tokenizer_line(layout: Layout, *, new: bool) -> str:

@@ -12,8 +12,8 @@ its own would be lost. Edits of a copy are scattered; what a page says of its ow
 - two fillings of a form are two texts: what they share stands in a third text too, and what they do not share, on
   both sides, nowhere else.
 Of two that may go for each other the worse rank goes. A text that is only contained goes whatever its rank, and then
-those that had gone for it are judged again. A longer text goes with a passage of its own only where the other one is
-alike and clearly better made (survivors.py).
+those that had gone for it are judged again. A longer text goes with more than scattered words of its own only where
+its quality says that these spoil it (survivors.py).
 """
 
 from collections import OrderedDict
@@ -25,8 +25,6 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stages.survivors import CLEARLY, STEP
-
 FETCH_ROWS = 10_000
 REMEMBERED_BYTES = 64_000_000  # of texts that were read last
 FRAME_TEXTS = 5  # a passage that stands in so many texts is a frame, not content
@@ -34,6 +32,8 @@ FRAME_SHARE = 0.8  # of the sampled shingles of such a passage
 FORM_TEXTS = 3  # what two fillings of a form share stands in so many texts
 FORM_SHARE = 0.95  # of the sampled shingles that two fillings share, and of those that they do not
 FORM_FEWEST = 3  # sampled shingles on each side that the other lacks; fewer decide nothing
+EXCERPT = 10  # a text that lacks so many times what the other lacks is the whole of which the other is a part
+SPOILED = 0.75  # of what a text has beyond another one is no content, where its quality is lower by as much
 ROUNDS = 4  # of judging again; in the last one nobody is sent away, because three texts may each beat the next
 SIMILARITY, CONTAINMENT = "similarity", "containment"
 
@@ -153,27 +153,28 @@ class Judge:
         rule = SIMILARITY if is_similar else CONTAINMENT
         small_goes = large_goes = False
         if is_similar or containment >= self.limits.min_containment:
-            small_goes, large_goes = self._losses(
-                few, many, is_shared, is_similar, self._is_clearly_better(small, large)
-            )
+            small_goes, large_goes = self._losses(few, many, is_shared, is_similar, self._advantage(small, large))
         goes = (small_goes, large_goes) if small == one else (large_goes, small_goes)
         return Compared(similarity, containment, *goes, rule)
 
     def _losses(
-        self, few: Text, many: Text, is_shared: np.ndarray, is_similar: bool, few_is_better: bool
+        self, few: Text, many: Text, is_shared: np.ndarray, is_similar: bool, advantage: float
     ) -> tuple[bool, bool]:
-        """Whether each text, the smaller one first, may go."""
+        """Whether each text, the smaller one first, may go; `advantage` is the quality that the smaller has more."""
         missing_few, missing_many = ~is_in(few.windows, many.shingles), ~is_in(many.windows, few.shingles)
         passages_few = self._passages(few.windows, missing_few)
         passages_many = self._passages(many.windows, missing_many)
         is_framed = is_similar and _is_framed(passages_few, few) and _is_framed(passages_many, many)
         if self._has_own(passages_few, few, is_framed):
             return False, False
-        if is_similar and self._is_form(few, many, is_shared):
+        if not is_similar:
+            return True, False
+        if self._is_form(few, many, is_shared):
             return False, False
-        # of the larger text only what makes it worse may be lost
-        large_goes = is_similar and (few_is_better or not self._has_own(passages_many, many, is_framed))
-        return True, large_goes
+        n_few, n_many = np.count_nonzero(missing_few), np.count_nonzero(missing_many)
+        loses_content = EXCERPT * n_few <= n_many or self._has_own(passages_many, many, is_framed)
+        loses_what_spoils = advantage >= SPOILED * n_many / len(many.windows)
+        return True, not loses_content or loses_what_spoils
 
     def _passages(self, windows: np.ndarray, missing: np.ndarray) -> np.ndarray:
         """Rows (first window, end, words) of runs that the other text lacks, of min_own_words or more."""
@@ -211,12 +212,12 @@ class Judge:
         counts = self.repeated.counts_of(few.shingles[is_shared])
         return len(counts) > 0 and bool(np.mean(counts >= FORM_TEXTS) >= FORM_SHARE)
 
-    def _is_clearly_better(self, one: int, other: int) -> bool:
-        """By quality; of an accepted corpus none is known."""
+    def _advantage(self, one: int, other: int) -> float:
+        """How much better `one` is made, -1 when it is not; of an accepted corpus no quality is known."""
         if min(one, other) <= 0:
-            return False
+            return -1.0
         qualities = self.qualities[np.searchsorted(self.borders, (one, other))]
-        return bool(qualities[0] - qualities[1] > CLEARLY - STEP / 2)
+        return float(qualities[0] - qualities[1]) if qualities[0] > qualities[1] else -1.0
 
 
 def _is_framed(passages: np.ndarray, text: Text) -> bool:

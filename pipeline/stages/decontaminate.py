@@ -27,6 +27,7 @@ from pipeline.stages.evaluation_runs import (
     Item,
     RunIndex,
     Scanner,
+    blocks,
     evaluation_items,
     run_index,
     spans_of_words,
@@ -297,7 +298,7 @@ class Judge:
         new = None
         # words on both sides of a cut could make an example; nobody would write such a text
         if pieces and self.found(shorter)[0] is None:
-            new = document | {"id": text_digest(normalised(shorter)), "text": shorter, "n_words": _n_words(shorter)}
+            new = document | {"id": _id(shorter), "text": shorter, "n_words": _n_words(shorter)}
             tally.n_cut += 1
             tally.n_characters += len(text) - len(shorter)
         names = {name: document[name] for name in ("id", "page_id")}
@@ -340,8 +341,15 @@ class Judge:
         return Found(evidence=evidence, spans=sorted(set(spans)), score=float(share.max())), set(items.tolist())
 
 
+def _id(text: str) -> str:
+    """As of all documents, and block by block: a list of the words of a long text is ten times as large as it."""
+    parts = (normalised(text[start:end]) for start, end in blocks(text))
+    return text_digest(" ".join(part for part in parts if part))
+
+
 def _n_words(text: str) -> int:
-    return int(np.count_nonzero((words_of(text.split()).kinds & SIGN) == 0))
+    of_blocks = (words_of(text[start:end].split()).kinds & SIGN for start, end in blocks(text))
+    return sum(int(np.count_nonzero(kinds == 0)) for kinds in of_blocks)
 
 
 def _with_rows(table: pa.Table, new: dict[int, dict[str, Any]], without: set[int]) -> pa.Table:

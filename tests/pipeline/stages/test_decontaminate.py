@@ -17,6 +17,7 @@ from pipeline.stages.laws import conservation
 from pipeline.stages.records import CONTAMINATION, CORPUS, DROPPED, Counts, Shards
 from pipeline.stages.shards import EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage, Store
+from pipeline.stages.text_repair import normalised
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rt", "lk", "st", "mble")]
 
@@ -401,3 +402,12 @@ def test_decontaminate_bytes_do_not_depend_on_workers(tmp_path, corpus, examples
 def test_decontaminate_config_out_of_range_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         DecontaminateConfig(**fields)
+
+
+def test_decontaminate_id_of_a_text_of_several_blocks_is_that_of_the_whole(run):
+    rng = random.Random(20)
+    item = prose(rng, 10)
+    (document,) = rows_of(run({"a": [f"{prose(rng, 250_000)}  \n {item} {prose(rng, 250_000)}"]}, [("test", item)]))
+    assert len(document["text"]) > 2 * 2**20
+    assert document["id"] == text_digest(normalised(document["text"]))
+    assert document["n_words"] == len(document["text"].split())

@@ -34,7 +34,8 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         What the rules dropped lies beside, each with its reason.
         """
         cfg = settings(context)
-        cleaned = mill.build(context, CLEAN, cfg["clean"], *pages.values())
+        by_name = [pages[name] for name in sorted(pages)]  # so that their order in sources.toml does not count
+        cleaned = mill.build(context, CLEAN, cfg["clean"], *by_name)
         measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
         recipe = FilterRecipe(config=cfg["filter"], sources=_own_rules(sources))
         denied = deny_list(mill.store(context), mill.layout.denied)

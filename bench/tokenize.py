@@ -65,22 +65,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--documents", type=int, help="at most so many of the data")
     parser.add_argument("--characters", type=int, help="cut the documents into pieces of so many")
-    parser.add_argument("--mb", type=float, default=200, help="MB of text that speed is measured on")
+    parser.add_argument("--mb", type=float, default=200, help="MB of text that speed is measured on; 0 = not")
     parser.add_argument("--peer-mb", type=float, default=20, help="MB of it that the peers are measured on")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--vocab-size", type=int, default=4096)
     parser.add_argument("--sizes", type=float, nargs="*", default=[50, 200, 800], help="MB of text, for memory")
+    parser.add_argument("--shuffle-mb", type=int, default=TokenizeConfig().shuffle_memory_mb, help="its setting")
     parser.add_argument("--datatrove", type=Path, help="a Python that has datatrove")
     parser.add_argument("--folder", type=Path, help="where the corpora lie; default: a temporary folder")
     parser.add_argument("--memory-of", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of:
-        print(json.dumps(memory_of(args.memory_of)))
+        print(json.dumps(memory_of(args.memory_of, args.shuffle_mb)))
         return
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-", dir=args.folder) as temporary:
         folder, texts = Path(temporary), read_texts(args)
         print(machine(0), end="\n\n")
-        print(speed_table(folder, texts, args), end="\n\n")
+        if args.mb:
+            print(speed_table(folder, texts, args), end="\n\n")
         if args.sizes:
             print(memory_table(folder, texts, args))
 
@@ -165,7 +167,7 @@ def speed_table(folder: Path, texts: list[str], args: argparse.Namespace) -> str
     n_bytes, n_few = (sum(len(text.encode()) for text in own) for own in (documents, few))
     runners: dict[str, tuple[int, Callable[[], float]]] = {
         RAW: (n_bytes, lambda: raw_seconds(file.directory, documents)),
-        "stage tokenize": (n_bytes, lambda: stage_seconds(folder, corpus, file)),
+        "stage tokenize": (n_bytes, lambda: stage_seconds(folder, corpus, file, args.shuffle_mb)),
         "tokenizers encode_batch_fast": (n_few, lambda: hugging_face_seconds(file.directory, few)),
     }
     if args.datatrove:
@@ -235,12 +237,11 @@ def datatrove_seconds(python: Path, folder: Path, corpus: Shards, file: Any) -> 
     return float(answer.stdout.split()[-1])
 
 
-def stage_seconds(folder: Path, corpus: Shards, file: Any) -> float:
+def stage_seconds(folder: Path, corpus: Shards, file: Any, shuffle_mb: int) -> float:
     shutil.rmtree(folder / "run", ignore_errors=True)
+    recipe = TokenizeRecipe(config=TokenizeConfig(shuffle_memory_mb=shuffle_mb))
     start = time.perf_counter()
-    Store(root=folder / "run", engine=LocalProcesses()).build(
-        TOKENIZE, TokenizeRecipe(config=TokenizeConfig()), corpus, file
-    )
+    Store(root=folder / "run", engine=LocalProcesses()).build(TOKENIZE, recipe, corpus, file)
     return time.perf_counter() - start
 
 
@@ -256,6 +257,7 @@ def memory_table(folder: Path, texts: list[str], args: argparse.Namespace) -> st
         file = store.build(TOKENIZER, TokenizerConfig(vocab_size=args.vocab_size), corpus).handle
         (own / "inputs.json").write_text(json.dumps([str(corpus.directory), str(file.directory)]))
         command = [sys.executable, "-m", "bench.tokenize", "--memory-of", str(own)]
+        command += ["--shuffle-mb", str(args.shuffle_mb)]
         answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
         shutil.rmtree(own)
         cost = json.loads(answer.stdout)
@@ -265,10 +267,10 @@ def memory_table(folder: Path, texts: list[str], args: argparse.Namespace) -> st
     return "\n".join(lines)
 
 
-def memory_of(folder: Path) -> dict[str, float]:
+def memory_of(folder: Path, shuffle_mb: int) -> dict[str, float]:
     corpus, file = (read_handle(Path(path)) for path in json.loads((folder / "inputs.json").read_text()))
     with Memory() as memory:
-        seconds = stage_seconds(folder, corpus, file)
+        seconds = stage_seconds(folder, corpus, file, shuffle_mb)
     record = next((folder / "run" / "tokenize").glob("*/record.json"))
     tokens = json.loads(record.read_text())["measures"]["train_tokens"]
     return {"tokens": tokens, "seconds": seconds, **memory.measures()}

@@ -29,7 +29,6 @@ from pipeline.stages.tokenizer_files import Tokenizer, load_tokenizer
 
 SCRATCH = ".shuffle"
 TRAIN = SPLITS[0]
-SMALLEST_MEMORY_MB = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,16 +39,16 @@ class TokenizeConfig:
         Literal["none", "fineweb2"], "whether what had many near duplicates is repeated in train, as in FineWeb2"
     ] = "none"
     shuffle_memory_mb: Annotated[
-        int, "that the shuffle may hold at once, beside the output file it writes; 16 or more; decides no byte"
-    ] = field(default=256, metadata=NOT_IDENTITY)
+        int, "that the shuffle may hold at once, beside the output file it writes; above 0; decides no byte"
+    ] = field(default=128, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if self.shard_tokens < 1:
             raise ValueError(f"shard_tokens={self.shard_tokens} is not above 0")
         if self.rehydration not in REHYDRATIONS:
             raise ValueError(f"rehydration={self.rehydration!r}, expected one of {', '.join(REHYDRATIONS)}")
-        if self.shuffle_memory_mb < SMALLEST_MEMORY_MB:
-            raise ValueError(f"shuffle_memory_mb={self.shuffle_memory_mb} is below {SMALLEST_MEMORY_MB}")
+        if self.shuffle_memory_mb < 1:
+            raise ValueError(f"shuffle_memory_mb={self.shuffle_memory_mb} is not above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -127,3 +127,24 @@ def cleaned() -> Callable[..., Shards]:
         return store.build(stage, {"key": text_digest(source, *texts, *texts.values())}).handle
 
     return write
+
+
+@pytest.fixture
+def split_corpus(store: Store) -> Callable[..., Shards]:
+    """A finished output of `split` from rows that need not be whole; a shard a source, or `n_shards` of them."""
+
+    def write(rows: list[dict[str, Any]], n_shards: int | None = None) -> Shards:
+        def divided(cfg: Any, inputs: tuple, work: Any) -> Outcome:
+            shards: dict[str, list[dict[str, Any]]] = {}
+            for i, row in enumerate(rows):
+                shard = row["source"] if n_shards is None else f"{row['source']}-{i % n_shards}"
+                shards.setdefault(shard, []).append(neutral_row(SPLIT_CORPUS) | row)
+            for shard, own in shards.items():
+                write_rows(work.directory / f"{shard}.parquet", own, SPLIT_CORPUS)
+            return Outcome(rows=len(rows), counts=Counts(rows_in=len(rows), kept=len(rows)))
+
+        stage = Stage(name="split", version=1, function=divided, handle=Shards)
+        key = text_digest(str(n_shards), *(str(sorted(row.items())) for row in rows))
+        return store.build(stage, {"key": key}).handle
+
+    return write

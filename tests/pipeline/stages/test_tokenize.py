@@ -10,8 +10,8 @@ import pytest
 from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
-from pipeline.stages.shards import read_table, shard_paths, text_digest, write_rows
+from pipeline.stages.records import SPLIT_CORPUS, TokenizerFile
+from pipeline.stages.shards import read_table, shard_paths, text_digest
 from pipeline.stages.split import SPLIT, SplitConfig
 from pipeline.stages.store import Outcome, Stage, Store, Work
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
@@ -55,26 +55,6 @@ def row(page_id, text, *, source="s", split="train", cluster_size=1):
         "split": split,
         "cluster_size": cluster_size,
     }
-
-
-@pytest.fixture
-def corpus_of(store, neutral_document):
-    """A split corpus of rows, each in the shard of its source unless `n_shards` says how many there are."""
-
-    def write(rows, n_shards=None):
-        def divided(cfg, inputs, work):
-            shards = {}
-            for i, one in enumerate(rows):
-                shards.setdefault(one["source"] if n_shards is None else f"x{i % n_shards}", []).append(one)
-            for name, own in shards.items():
-                write_rows(work.directory / f"{name}.parquet", [neutral_document | one for one in own], SPLIT_CORPUS)
-            return Outcome(rows=len(rows), counts=Counts(rows_in=len(rows), kept=len(rows)))
-
-        stage = Stage(name="split", version=1, function=divided, handle=Shards)
-        key = text_digest(str(n_shards), *(str(sorted(one.items())) for one in rows))
-        return store.build(stage, {"key": key}).handle
-
-    return write
 
 
 def recipe(weights=None, **settings):
@@ -256,11 +236,11 @@ def test_tokenize_vocabulary_beyond_16_bits_has_wide_tokens(store, build_inputs,
     assert len(shard.tokens) < 0.7 * shard.n_bytes.sum()
 
 
-def test_tokenize_output_for_fixed_documents_has_not_changed(store, corpus_of, byte_tokenizer):
+def test_tokenize_output_for_fixed_documents_has_not_changed(store, split_corpus, byte_tokenizer):
     """Raise the version of the stage when this digest changes on purpose."""
     rows = [row(f"p{i:03d}", "a text " * (i % 9 + 1), source=f"s{i % 3}", cluster_size=i % 6 + 1) for i in range(60)]
     built = store.build(
-        TOKENIZE, recipe({"s1": 0.4, "s2": 1.5}, rehydration="fineweb2"), corpus_of(rows), byte_tokenizer
+        TOKENIZE, recipe({"s1": 0.4, "s2": 1.5}, rehydration="fineweb2"), split_corpus(rows), byte_tokenizer
     )
     files = {name: entry["digest"] for name, entry in built.record["files"].items() if name.startswith("train/")}
     assert (files, TOKENIZE.version) == ({"train/00000.arrow": "d56479b42663f288ae62049c3730082a"}, 2)

@@ -29,7 +29,7 @@ from pipeline.stages.store import Outcome, Stage, Work
 
 SCRATCH = ".scratch"  # the database and what workers tell it, gone when the stage ends
 LEFT_FOLDER = "left"  # below it
-MEMORY_MB = 1024  # of DuckDB, beyond which it spills
+MEMORY_MB = 768  # of DuckDB, beyond which it spills
 # Of equal texts the one that lost nothing stays, then the one that stands for most, then the first page.
 EQUAL = """
 SELECT shard, row, place, size, n_equal, kept_page_id, site_documents FROM (

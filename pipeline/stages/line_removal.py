@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.stages.line_frequency import REPEATED_LINES, key_of_site
 from pipeline.stages.measures.words import SIGN, words_of
@@ -255,7 +256,7 @@ def _write_beside(directory: Path, name: str, dropped: list[dict[str, Any]], evi
 def _tally(table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], short: set[int], counts: Counts) -> Tally:
     characters: dict[str, int] = {}
     gone: dict[str, int] = {}
-    lengths = [len(text.as_py()) for text in table["text"]]
+    lengths = pc.call_function("utf8_length", [table["text"]]).to_pylist()
     for source, length in zip(sources, lengths, strict=True):
         characters[source] = characters.get(source, 0) + length
     for edit in edits:

@@ -31,7 +31,7 @@ OWN_LINES = frozenset(  # media types whose text has a line a paragraph or an it
 UNTOUCHED = frozenset({"text/x-source", "text/csv", "text/tab-separated-values"})
 FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 HEADING = re.compile(r"\s*(?:[-*] )?#{1,6} ")
-TABLE = re.compile(r"\s*(?:\||[+=-]{2,}[\s+=-]*$)")  # a row, or the rule of a table in plain text
+TABLE = re.compile(r"\s*(?:\||[+=-]{2}[\s+=-]*$)")  # a row, or the rule of a table in plain text
 INDENTED = re.compile(r"(?: {4}|\t)\s*(?![-*] |\d)\S")  # a listing, not an item within a list
 CODE = re.compile(r"[{}=\\]")
 MIN_RUN = 3  # repeated lines at the edge of a document that go however short they are
@@ -94,8 +94,14 @@ def key_of(line: str) -> int:
 
 def going(text: str, units: Sequence[Unit], repeated: Repeated, layout: Layout, cfg: Limits) -> list[int]:
     """Places in `units` of those that go; `repeated` holds the lines that may go at an edge, or everywhere."""
-    everywhere = {key for key, (documents, of) in repeated.items() if documents >= cfg.min_fraction * of}
-    found = {place for place, unit in enumerate(units) if unit.key in everywhere and _is_prose(text, unit, cfg)}
+    found = {
+        place
+        for place, unit in enumerate(units)
+        if unit.key is not None
+        and unit.key in repeated
+        and _is_common(repeated[unit.key], cfg)
+        and _is_prose(text, unit, cfg)
+    }
     if layout == "lines":
         found |= _run(units, repeated, cfg, from_the_end=False)
         found |= _run(units, repeated, cfg, from_the_end=True)
@@ -131,7 +137,8 @@ def _lines(text: str) -> Iterator[Unit]:
         mark = FENCE.match(line)
         if fence:
             fence = "" if mark and line.strip() == fence else fence
-            yield Unit(start, end, None, False)
+            if line:
+                yield Unit(start, end, None, False)
         elif mark:
             fence = mark[1]
             yield Unit(start, end, None, False)
@@ -175,6 +182,11 @@ def _paragraph(text: str, block: Sequence[Unit]) -> Unit:
         unit.key is not None for unit in block
     )
     return Unit(start, end, key_of(text[start:end]) if is_prose else None, False)
+
+
+def _is_common(counts: tuple[int, int], cfg: Limits) -> bool:
+    documents, site_documents = counts
+    return documents >= cfg.min_fraction * site_documents
 
 
 def _is_prose(text: str, unit: Unit, cfg: Limits) -> bool:

@@ -544,6 +544,19 @@ def test_dedup_lines_output_for_fixed_texts_has_not_changed(build):
     assert (digest, DEDUP_LINES.version, LINES_VERSION) == ("5409b246c1f36c7decd6f4a97fbc3527", 1, 1)
 
 
+@pytest.mark.slow
+def test_dedup_lines_document_of_a_hundred_megabytes_is_one_of_many(build):
+    rng = random.Random(6)
+    block = "\n\n".join(article(rng, 200))
+    rows = site(12)
+    long = "\n\n".join(
+        ["\n".join(MENU), *[f"{i} {block}" for i in range(100_000_000 // len(block))], "\n".join(FOOTER)]
+    )
+    built = build([*rows, corpus_row("https://shop.example/long", long)], n_shards=1)
+    text = texts_of(built)["https://shop.example/long"]
+    assert len(text) == len(long) - len("\n".join(MENU)) - len("\n".join(FOOTER)) - 4 > 99_000_000
+
+
 def test_dedup_lines_shards_that_lose_nothing_are_as_they_were(build):
     rows = pages(CODE)
     built = build(rows)

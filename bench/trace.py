@@ -9,7 +9,7 @@ shingles, token shards, and the records of a pretrained and a fine-tuned checkpo
 at `filter`, another one at `dedup`. With --cold the pages of the store are dropped from the memory of the system
 before each call (posix_fadvise), as far as the system does that.
 
-    .venv/bin/python bench/trace.py [--documents 1000000] [--folder DIR] [--runs 9] [--cold] [--out bench/trace.md]
+    .venv/bin/python -m bench.trace [--documents 1000000] [--folder DIR] [--runs 9] [--cold] [--out bench/trace.md]
 """
 
 import argparse
@@ -58,7 +58,7 @@ LOST_AT_FILTER, LOST_AT_DEDUP = 7, 11  # of 20 documents, by their number
 TOKENS_A_DOCUMENT, TOKENS_A_FILE = 250, 50_000_000
 PIPELINE = (("clean", DOCUMENT), ("filter", FILTERED), ("dedup", CORPUS), ("dedup_lines", CORPUS))
 PIPELINE += (("decontaminate", CORPUS), ("split", SPLIT_CORPUS))
-CONFIGS = {"dedup": {"min_similarity": 0.8, "min_containment": 0.9}}
+CONFIGS = {"dedup": {"min_similarity": 0.8, "min_containment": 0.9, "shingle_words": 5, "sample_one_in": ONE_IN}}
 MODEL = pretrain_recipe(PretrainConfig(preset="small", n_steps=20_000))
 STEP = "1234"
 
@@ -156,9 +156,11 @@ def url_of(source: str, number: int) -> str:
 
 
 def texts_of(block: Block) -> pa.Array:
-    rng = np.random.default_rng(int(block.numbers[0]) if len(block.numbers) else 0)
+    """A document has the same text in every stage, whatever went around it."""
+    places, first = block.numbers // (len(SOURCES) * SHARDS), int(block.numbers[0]) % (len(SOURCES) * SHARDS)
     words = pa.array([f"w{i:x}" for i in range(50_000)])
-    chosen = words.take(pa.array(rng.integers(0, len(words), len(block.numbers) * WORDS_A_DOCUMENT)))
+    numbers = np.random.default_rng(first).integers(0, len(words), (int(places[-1]) + 1, WORDS_A_DOCUMENT))[places]
+    chosen = words.take(pa.array(numbers.reshape(-1)))
     offsets = pa.array(np.arange(0, len(chosen) + 1, WORDS_A_DOCUMENT, dtype=np.int32))
     lists = pa.ListArray.from_arrays(offsets, chosen)
     return pc.call_function("binary_join", [lists, pa.scalar(" ")]).cast(pa.large_string())
@@ -259,11 +261,9 @@ def write_weights(work: Work) -> int:
 
 
 def table(layout: Layout, runs: int, cold: bool) -> list[str]:
-    number = 123_460 if (layout.store / "split").exists() else 0
-    number = min(number, 20 * 3)
-    block = next(b for b in blocks_of(2000) if number in b.numbers.tolist())
-    lost = next(n for n in range(2000) if n % 20 == LOST_AT_DEDUP)
-    lost_block = next(b for b in blocks_of(2000) if lost in b.numbers.tolist())
+    number, lost = 60, LOST_AT_DEDUP
+    block, lost_block = (next(b for b in blocks_of(2000) if n in b.numbers.tolist()) for n in (number, lost))
+    text = texts_of(Block(block.name, block.source, np.array([number]))).to_pylist()[0]
     url = url_of(block.source, number)
     queries = {
         "URL": [url],
@@ -272,6 +272,7 @@ def table(layout: Layout, runs: int, cold: bool) -> list[str]:
         "document id": [id_of("text", number)],
         "URL of a duplicate": [url_of(lost_block.source, lost)],
         "a URL that is not there": ["https://nowhere.example.org/"],
+        "a passage of 50 words": [" ".join(text.split()[40:90])],
         "a training step": ["--step", "foundation_model", STEP],
         "100 training steps": ["--step", "foundation_model", "1200-1299"],
     }

@@ -82,7 +82,12 @@ def _add_graph_commands(command: Adder) -> None:
     results = command("results", "pipeline.commands.graph:run_results", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Tell what became of a page, stage by stage")
-    trace.add_argument("what", metavar="URL_OR_ID", nargs="?", help="URL, the end of one, page id or document id")
+    trace.add_argument(
+        "what",
+        metavar="URL_OR_ID_OR_TEXT",
+        nargs="?",
+        help="URL, the end of one, page id, document id, a file with a text, or a text of several words; - reads one",
+    )
     trace.add_argument(
         "--step",
         metavar=("MODEL", "STEP"),
@@ -90,6 +95,9 @@ def _add_graph_commands(command: Adder) -> None:
         help="instead: what was in a training step (1234, or 1200-1234) of an asset, folder or registered model",
     )
     trace.add_argument("--json", action="store_true", help="as objects, with all evidence and every training step")
+    trace.add_argument(
+        "--seconds", metavar="S", type=float, default=20, help="to read all texts where no index helps; default: 20"
+    )
     plan = command("plan", "pipeline.commands.plan:run_plan", "Tell what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.commands.trace_lines import (
+    example_lines,
+    example_object,
     joined,
     page_lines,
     page_object,
@@ -20,9 +22,10 @@ from pipeline.commands.trace_lines import (
     step_content_object,
 )
 from pipeline.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
-from pipeline.stages.trace import trace
+from pipeline.stages.trace import trace, trace_text
 from pipeline.stages.training_steps import content_of_steps
 
+MOST_BYTES = 80_000_000  # of a text from stdin
 STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
 
@@ -36,12 +39,21 @@ def run_trace(args: Namespace) -> int:
         raise ValueError(
             "nothing to trace: give a URL, the end of one, a page id, a document id or a text; or --step"
         )
-    pages = trace(layout.store, all_current(layout), args.what, teller())
-    names = model_names(layout)
-    if args.json:
-        print(json.dumps([page_object(page, names) for page in pages], indent=1))
+    handles, names = all_current(layout), model_names(layout)
+    if args.what == "-":
+        text = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
+        pages, examples = trace_text(layout.store, handles, text, teller(), args.seconds)
     else:
-        write(joined(page_lines(page, names) for page in pages))
+        pages, examples = trace(layout.store, handles, args.what, teller(), args.seconds)
+    if args.json:
+        found = {
+            "pages": [page_object(page, names) for page in pages],
+            "examples": [example_object(one, names) for one in examples],
+        }
+        print(json.dumps(found, indent=1))
+    else:
+        blocks = [page_lines(page, names) for page in pages]
+        write(joined([*blocks, *(example_lines(one, names) for one in examples)]))
     return 0
 
 
@@ -88,13 +100,14 @@ def model_names(layout: Layout) -> dict[Path, str]:
 
 
 def teller() -> Callable[[str], None]:
-    """Says on stderr, once, that an index is made, which takes seconds where outputs are large."""
-    told = []
+    """Says on stderr what takes seconds; of the indexes, of which there is one an output, only that they are made."""
+    told = set()
 
     def say(text: str) -> None:
-        if not told:
-            print("gristmill: indexing what was built since the last trace, once", file=sys.stderr)
-        told.append(text)
+        shown = "indexing what was built since the last trace, once" if text.startswith("indexing") else text
+        if shown not in told:
+            print(f"gristmill: {shown}", file=sys.stderr)
+        told.add(shown)
 
     return say
 

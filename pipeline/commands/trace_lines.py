@@ -15,6 +15,7 @@ from pipeline.commands.tables import table_lines
 from pipeline.stages.exposure import ModelExposure
 from pipeline.stages.trace import DROPPED, REMOVED, PageTrace, TraceStep
 from pipeline.stages.trace_evidence import evidence_lines
+from pipeline.stages.trace_text import ExampleTrace, TextMatch
 from pipeline.stages.training_steps import StepContent, StepDocument
 
 Names = Mapping[Path, str]  # folder of a checkpoint -> what people call it
@@ -25,11 +26,36 @@ PREVIEW = 60  # characters of an example
 
 
 def page_lines(page: PageTrace, names: Names) -> Iterator[str]:
+    if page.match is not None:
+        yield match_line(page.match)
     yield page.url or "(URL unknown: the outputs that knew it were removed)"
     yield f"  page {page.page_id}" + "".join(f", document {one}" for one in page.document_ids)
     for step in page.steps:
         yield from step_lines(step)
     yield from model_lines(page, names)
+
+
+def match_line(match: TextMatch) -> str:
+    if match.how == "equal":
+        return "The text is the whole of this document:"
+    if match.how == "search":
+        return "The text stands in this document:"
+    return f"{match.containment:.0%} of the text's runs of words stand in this document:"
+
+
+def example_lines(example: ExampleTrace, names: Names) -> Iterator[str]:
+    yield f"labelled example {example.example_id} of {example.asset}"
+    outcome = "dropped" if example.split is None else example.split
+    detail = f": {example.reason}" if example.reason else f", label {example.label}"
+    yield f"  {'examples':<14} {outcome:<10}{example.where} row {example.row:,}{detail}"
+    for i, model in enumerate(example.models):
+        use = "trained" if example.split == "train" else "not seen"
+        name = names.get(model, f"{model.parent.name} {model.name[:8]}")
+        yield f"  {'models' if i == 0 else '':<14} {use:<10}{name}"
+
+
+def example_object(example: ExampleTrace, names: Names) -> dict[str, Any]:
+    return plain(example) | {"models": [{"name": names.get(one), "directory": str(one)} for one in example.models]}
 
 
 def step_lines(step: TraceStep) -> Iterator[str]:
@@ -80,6 +106,7 @@ def page_object(page: PageTrace, names: Names) -> dict[str, Any]:
         "page_id": page.page_id,
         "url": page.url,
         "document_ids": page.document_ids,
+        "match": plain(page.match),
         "stages": [plain(step) for step in page.steps],
         "models": [model_object(model, names) for model in page.models],
     }

@@ -17,8 +17,11 @@ from pipeline.stages.exposure import ModelExposure, Say, models_of, n_tokens_of,
 from pipeline.stages.records import Handle
 from pipeline.stages.trace_chain import STAGES, Chain, Place, chain_of, read_row
 from pipeline.stages.trace_evidence import DROPPED_COLUMNS, evidence_of, kept_facts
+from pipeline.stages.trace_text import ExampleTrace, TextMatch, find_examples, find_text, is_text, text_file
 
 MOST_PAGES = 20  # that a query may mean
+MOST_SHOWN = 60  # characters of a query in a message
+SEARCH_SECONDS = 20.0  # for which all texts are read for one that no index finds
 KEPT, DROPPED, REMOVED = "kept", "dropped", "removed"
 
 
@@ -47,6 +50,8 @@ class PageTrace:
     steps: tuple[TraceStep, ...]
     models: tuple[ModelExposure, ...] = ()
 
+    match: TextMatch | None = None  # how it was found by a text
+
     @property
     def document_ids(self) -> list[str]:
         """Of all stages, each once, in their order."""
@@ -56,11 +61,46 @@ class PageTrace:
 def say_nothing(text: str) -> None: ...
 
 
-def trace(store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing) -> list[PageTrace]:
-    """Every stage's word on the pages that `query` means. ValueError when it means none, or too many."""
+def trace(
+    store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
+) -> tuple[list[PageTrace], list[ExampleTrace]]:
+    """Every stage's word on the pages that `query` means, and the labelled examples that it means.
+
+    `query` is the first of these that it can be: an id, a URL or the end of one; the path of a file with a text; a
+    text of several words. ValueError when it means nothing, or too many pages.
+    """
     if pages := find_pages(store, handles, query, say):
-        return pages
-    raise ValueError(f"{query!r} is neither a URL, nor the end of one, nor a page id or document id of the data")
+        return pages, find_examples(store, handles, query, say)
+    text = text_file(query)
+    if text is None and not is_text(query):
+        if examples := find_examples(store, handles, query, say):
+            return [], examples
+        raise ValueError(
+            f"{_shown(query)} is neither a URL, nor the end of one, nor a page id or document id of the data; a text"
+            " to look for has several words, or comes from a file or through `-`"
+        )
+    return trace_text(store, handles, query if text is None else text, say, seconds)
+
+
+def trace_text(
+    store: Path, handles: Mapping[str, Handle], text: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
+) -> tuple[list[PageTrace], list[ExampleTrace]]:
+    """The pages and examples that hold `text`, best first. ValueError when there is none."""
+    text = text.encode(errors="replace").decode()  # a lone surrogate stands in no document
+    examples = find_examples(store, handles, text, say)
+    for chain in chains_of(store, handles, say):
+        if matches := find_text(chain, text, say, seconds if not examples else 0.0):
+            pages = traced(chain, {match.page_id: match.url for match in matches})
+            by_page = {match.page_id: match for match in matches}
+            found = [replace(page, match=by_page[page.page_id]) for page in pages]
+            return sorted(found, key=lambda page: -by_page[page.page_id].containment), examples
+    if examples:
+        return [], examples
+    raise ValueError(f"no document holds the text {_shown(text)}")
+
+
+def _shown(query: str) -> str:
+    return repr(query if len(query) <= MOST_SHOWN else f"{query[:MOST_SHOWN]}...")
 
 
 def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing) -> list[PageTrace]:
@@ -80,7 +120,8 @@ def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> list[Chai
     if not data:
         raise ValueError("nothing has been collected yet, so there is nothing to trace; materialise `pages/<source>`")
     newest = max(data, key=lambda handle: STAGES.index(handle.stage))
-    return [chain_of(store, [newest], say), chain_of(store, data, say)]
+    of_newest, of_all = chain_of(store, [newest], say), chain_of(store, data, say)
+    return [of_newest] if of_all.folders.keys() == of_newest.folders.keys() else [of_newest, of_all]
 
 
 def traced(chain: Chain, pages: Mapping[str, str]) -> list[PageTrace]:

@@ -75,7 +75,7 @@ def _evidence_rows(chain: Chain, place: Place) -> Iterator[dict[str, Any]]:
 def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The limit of `dedup` that the pair passed. Equal texts pass none: they are equal."""
     for row in rows:
-        if row["rule"] in ("similarity", "containment"):
+        if row.get("rule") in ("similarity", "containment"):
             limit = record["config"][f"min_{row['rule']}"]
             return {"rule": {"signal": row["rule"], "value": row[row["rule"]], "at_least": limit}}
     return {}
@@ -133,7 +133,7 @@ def evidence_lines(stage: str, told: Mapping[str, Any]) -> Iterator[str]:
     if stage == "dedup":
         for row in rows[:MOST_LINES]:
             yield f"kept instead: {row['kept_url'] or row['kept_page_id']}"
-            if row["rule"] != "exact":
+            if row.get("rule") != "exact":
                 measured = f"similarity {row['similarity']:.3f}, containment {row['containment']:.3f}"
                 yield f"{measured}, {row['bands_shared']} MinHash bands shared"
         if told.get("cluster_size", 1) > 1:

@@ -194,14 +194,15 @@ def _is_tokens(path: Path) -> bool:
 
 
 def _key_columns(folder: Folder, paths: list[Path]) -> dict[str, Any]:
-    """Token shards know document ids only."""
-    parts: dict[str, list[pa.Array]] = {"id": []} if folder.stage == "tokenize" else {"id": [], "page_id": []}
+    """Token shards and examples have no pages."""
+    has_pages = folder.stage not in ("tokenize", "examples")
+    parts: dict[str, list[pa.Array]] = {"id": [], "page_id": []} if has_pages else {"id": []}
     for path in paths:
         if _is_tokens(path):
             parts["id"].append(read_token_shard(path).document_ids)
             continue
         is_page = folder.stage == "collect" and path.parent == folder.directory
-        table = read_table(path, columns=["id"] if is_page else ["id", "page_id"])
+        table = read_table(path, columns=["id"] if is_page else list(parts))
         for name, chunks in parts.items():
             chunks += table["id" if is_page else name].chunks
     columns: dict[str, Any] = {}

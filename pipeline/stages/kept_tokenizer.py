@@ -46,7 +46,8 @@ def kept_tokenizer(path: Path, store: Path, stage: Stage, cfg: Config) -> Built 
     if made_by != recipe_of(stage, cfg):
         log.warning("%s keeps a tokenizer that was made with other settings or versions; a new one is built", path)
         return None
-    return Built(handle=handle_of(directory, record), unchanged=True, record=record)
+    measures = record["measures"] | {"kept": 1}  # so that its materialisation says why the corpus did not matter
+    return Built(handle=handle_of(directory, record), unchanged=True, record=record | {"measures": measures})
 
 
 def _folder(path: Path, store: Path) -> Path:

@@ -43,7 +43,7 @@ def documents_by_source(documents):
 
 
 def test_tokenizer_called_twice_says_unchanged(toy_graph):
-    asset = tokenize.tokenizer(ConfigFile("config.toml", {"tokenizer": {"vocab_size": 290}}))
+    asset = tokenize.tokenizer(ConfigFile("config.toml", {"tokenizer": {"vocab_size": 290, "compared_with": []}}))
     corpus = load_current(toy_graph.layout, "corpus")
     first, second = (
         asset(dg.build_asset_context(), mill=Mill(layout=toy_graph.layout), corpus=corpus) for _ in range(2)

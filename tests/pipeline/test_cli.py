@@ -124,7 +124,7 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
         "stage filter documents signals --out filtered --workers 1",
         "stage dedup filtered --out unique --workers 1",
         "stage split unique --out split --set test_fraction=0.1",
-        "stage tokenizer split --out tokenizer --set vocab_size=300",
+        "stage tokenizer split --out tokenizer --set vocab_size=300 --set compared_with=",
         "stage tokenize tokenizer split --out tokens --workers 1",
         "train tokens tokenizer --out model " + " ".join(f"--set {setting}" for setting in tiny),
         "evaluate model tokens --out report --set n_samples=1",

@@ -36,7 +36,7 @@ def path(store, built, tmp_path):
 
 def test_kept_tokenizer_is_found_without_its_corpus(store, built, path):
     kept = kept_tokenizer(path, store.root, TOKENIZER, CFG)
-    assert kept is not None and kept.unchanged and kept.handle == built.handle
+    assert kept is not None and kept.unchanged and kept.handle == built.handle and kept.record["measures"]["kept"]
     assert kept_tokenizer(path, store.root, tokenizer_stage(store.root / "cache"), CFG) == kept
 
 

@@ -114,24 +114,16 @@ def _unknown(query: str, denied: Sequence[Denial]) -> str:
 
 
 def _limits(outputs: Known) -> CopyLimits:
-    """Those of the corpus that there is; of the code where there is none."""
-    from pipeline.stages.dedup import DedupConfig
-
+    """As strict as the corpus that there is, or stricter."""
+    limits = CopyLimits()
     for folder in outputs.of_stage("dedup"):
         config = outputs.folders[folder]["config"]
-        return CopyLimits(
+        limits = CopyLimits(
             n_words=config["shingle_words"],
-            min_similarity=config["min_similarity"],
-            min_containment=config["min_containment"],
-            min_held=config["family_overlap"],
+            min_similarity=max(limits.min_similarity, config["min_similarity"]),
+            min_containment=max(limits.min_containment, config["min_containment"]),
         )
-    cfg = DedupConfig()
-    return CopyLimits(
-        n_words=cfg.shingle_words,
-        min_similarity=cfg.min_similarity,
-        min_containment=cfg.min_containment,
-        min_held=cfg.family_overlap,
-    )
+    return limits
 
 
 def _new_rows(denied: Iterable[Denial], rows: Iterable[Denial]) -> list[Denial]:

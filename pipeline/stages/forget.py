@@ -5,9 +5,11 @@ that repeat them, and those that hold a part of them beside other things.
 
 A page goes with the ones that were asked for when
 - its text is the same (document id), in whatever source;
-- it is a near copy by the limits of `dedup`, or stands nearly whole in a forgotten text;
-- `dedup` or `dedup_lines` dropped it for one of these: it would come back in their place (evidence says which).
-A longer document that holds the text, or a part of it, is told and stays, because most of it is something else.
+- `dedup` or `dedup_lines` dropped it for one of these: it would come back in their place (evidence says which); and
+  so does the page for which one of these was dropped as a near copy, with all that was dropped for that one;
+- it is like a forgotten text, or an excerpt of it, and `dedup` has not found it to be a text of its own.
+What `dedup` kept beside a forgotten text, as two pages of one template, or a longer document that holds the text or a
+part of it, is told with its share and stays, because other things stand there too.
 """
 
 import tempfile
@@ -29,6 +31,7 @@ from pipeline.stages.records import Handle
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 
 PARTS = ("", DROPPED_FOLDER)
+CORPUS_STAGES = ("dedup", "split")  # that an asset may hold
 EVIDENCE_COLUMNS = {
     "dedup": ("dropped_page_id", "kept_page_id", "similarity", "containment"),
     "dedup_lines": ("page_id", "kept_page_id"),  # equal once the lines of their site are taken out
@@ -115,7 +118,9 @@ def findings(
         scratch = Path(folder)
         found = find_copies(texts, _document_shards(outputs), limits, engine=engine, scratch=scratch)
         examples, near = _examples(outputs, asked, texts, limits, engine, scratch)
-    closest = sorted(found, key=lambda copy: (-copy.is_copy, -copy.held, copy.page_id, copy.of))
+    closest = sorted(
+        _as_judged(outputs, own, found), key=lambda copy: (-copy.is_copy, -copy.held, copy.page_id, copy.of)
+    )
     copies = [*_same_texts(outputs, asked), *(_relative(copy) for copy in closest if copy.is_copy)]
     copies += _dropped_for(outputs, own | {one.page.page_id for one in copies})
     holders = [_relative(copy) for copy in closest if not copy.is_copy]
@@ -191,10 +196,42 @@ def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
             yield Relative(page=page, of=of[row["id"]], why="the same text", held=1.0)
 
 
+def _as_judged(outputs: Known, own: Collection[str], copies: Sequence[Copy]) -> list[Copy]:
+    """`copies`, with the judgement of `dedup`, which weighs more than shares, where it judged both pages."""
+    others = {copy.page_id for copy in copies}
+    kept: set[str] = set()
+    judged: set[str] = set()
+    pairs: set[tuple[str, str]] = set()  # dropped as a near copy, kept
+    for folder in _of_corpus(outputs, "dedup"):
+        limit = outputs.folders[folder]["config"]["min_similarity"]
+        kept.update(page_id for (page_id,) in _select(folder, "", ("page_id",), others | set(own)))
+        columns = EVIDENCE_COLUMNS["dedup"]
+        for dropped, other, similarity, _ in _select(folder, EVIDENCE_FOLDER, columns, own, key="dropped_page_id"):
+            judged.add(dropped)
+            if similarity >= limit:
+                pairs.add((dropped, other))
+    judged |= kept
+    return [
+        replace(
+            copy,
+            is_copy=(copy.of, copy.page_id) in pairs
+            or copy.similarity == 1.0
+            or (copy.is_copy and not (copy.page_id in kept and copy.of in judged)),
+        )
+        for copy in copies
+    ]
+
+
+def _of_corpus(outputs: Known, stage: str) -> list[Folder]:
+    """Folders of a stage that the corpus of today was made by."""
+    corpus = [handle for handle in outputs.handles.values() if handle.stage in CORPUS_STAGES]
+    return [folder for folder, record in lineage(corpus).items() if record is not None and folder.stage == stage]
+
+
 def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
     """What `dedup` and `dedup_lines` dropped for one of the pages, by their evidence."""
     for stage, columns in EVIDENCE_COLUMNS.items():
-        for folder in outputs.of_stage(stage):
+        for folder in _of_corpus(outputs, stage):
             for dropped, kept, *measured in _select(folder, EVIDENCE_FOLDER, columns, page_ids, key="kept_page_id"):
                 similarity, containment = measured or (1.0, 1.0)
                 why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"

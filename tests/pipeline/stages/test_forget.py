@@ -206,6 +206,21 @@ def test_what_dedup_dropped_for_a_copy_goes_too(mill, folder, tmp_path):
     assert again <= before and "story5.txt" not in again
 
 
+def test_pages_of_one_template_that_dedup_kept_are_told_and_stay(mill, tmp_path):
+    """They are alike, and each says something of its own: who forgets one does not mean the others."""
+    mill, rng = replace(mill, folder=tmp_path), random.Random(4)
+    frame = [story(rng, 12), story(rng, 12)]
+    for name in SOURCES:
+        (tmp_path / name).mkdir()
+        own = " ".join(f"{rng.choice(PEOPLE)}{rng.randrange(10_000)}" for _ in range(25))
+        (tmp_path / name / f"{name}.txt").write_text(f"{frame[0]} {own} {frame[1]}")
+    assert urls(mill.handles()["corpus"]) == {"letters.txt", "mirror.txt"}  # else this test would say nothing
+    found = mill.found("letters.txt")
+    (held,) = found.holders
+    assert held.page.url.endswith("mirror.txt") and held.held > 0.8
+    assert found.copies == ()
+
+
 def test_page_id_of_a_shared_address_denies_this_page_alone(mill):
     outputs = known(mill.handles())
     page = find_pages(outputs, "https://talk.example/1")[1]

@@ -9,7 +9,7 @@ one and one in ten a copy with words edited. Every size runs in a process of its
 twenty times a second together with that of its workers. The ratio to linear is ms a document, over that of the
 smallest size.
 
-    .venv/bin/python bench/dedup_scale.py [--documents 10000 100000 1000000] [--data DIR] [--folder DIR] [--workers N]
+    .venv/bin/python -m bench.dedup_scale [--documents 10000 100000 1000000] [--data DIR] [--folder DIR] [--workers N]
 """
 
 import argparse
@@ -199,7 +199,7 @@ def filler(rng: np.random.Generator, field: pa.Field, n: int) -> Any:
 
 
 def child_cost(corpus: Shards, root: Path, n_workers: int, settings: list[str]) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--corpus", str(corpus.directory), "--folder", str(root)]
+    command = [sys.executable, "-m", "bench.dedup_scale", "--corpus", str(corpus.directory), "--folder", str(root)]
     command += ["--workers", str(n_workers), *(f"--set={setting}" for setting in settings)]
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     cost = json.loads(answer.stdout)

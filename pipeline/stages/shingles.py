@@ -71,6 +71,7 @@ class Shingler:
             pieces += _pieces(text)
             n_pieces.append(len(pieces) - before)
         hashes, n_hashes = _word_hashes(pieces)
+        del pieces
         ends = np.concatenate([[0], np.cumsum(n_hashes)])[np.cumsum([0, *n_pieces])].tolist()
         runs = _run_hashes(hashes, self.n_words)
         windows = []
@@ -86,14 +87,18 @@ class Shingler:
         """Sorted unique hashes of text after text; how many of them each text has, and how many windows."""
         windows = self.windows_of(texts)
         n_windows = np.fromiter(map(len, windows), np.int64, len(windows))
-        flat = np.concatenate(windows) if windows else np.zeros(0, np.uint64)
+        if len(texts) == 1:  # it may be long: no second copy
+            (flat,) = windows
+        else:
+            flat = np.concatenate(windows) if windows else np.zeros(0, np.uint64)
+        del windows
         starts = np.cumsum(n_windows) - n_windows
         for start, n in zip(starts.tolist(), n_windows.tolist(), strict=True):
             flat[start : start + n].sort()
         is_new = np.empty(len(flat), bool)
         np.not_equal(flat[1:], flat[:-1], out=is_new[1:])
         is_new[starts] = True
-        n_unique = np.add.reduceat(is_new, starts, dtype=np.int64) if windows else n_windows
+        n_unique = np.add.reduceat(is_new, starts, dtype=np.int64) if len(texts) else n_windows
         return flat[is_new], n_unique, n_windows
 
 
@@ -188,8 +193,9 @@ def mix(values: np.ndarray) -> None:
 def sample_of(flat: np.ndarray, n_unique: np.ndarray, one_in: int) -> tuple[np.ndarray, np.ndarray]:
     """One in so many of the sorted hashes of each text: the smallest ones; and how many each text has of them."""
     is_sampled = flat <= np.uint64(2**64 // one_in - 1)
-    n_before = np.concatenate([[0], np.cumsum(is_sampled)])
-    return flat[is_sampled], np.diff(n_before[np.concatenate([[0], np.cumsum(n_unique)])])
+    starts = np.cumsum(n_unique) - n_unique
+    n_sampled = np.add.reduceat(is_sampled, starts, dtype=np.int64) if len(n_unique) else n_unique
+    return flat[is_sampled], n_sampled
 
 
 def bands_of(flat: np.ndarray, n_unique: np.ndarray, *, n_bands: int, n_rows: int, seed: int) -> np.ndarray:

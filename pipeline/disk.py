@@ -1,7 +1,7 @@
 """What lies where below the data folder, and what of it nothing needs: `gristmill du` and `gristmill gc`.
 
 In: a layout. Out: sizes a place, and the garbage: outputs that neither a kept result nor a registered model was made
-from, and remembered shards (parts) that no kept output shares.
+from, remembered shards (parts) that no kept output shares, and indexes of `gristmill trace` of what is gone.
 
 Kept are the newest outputs of every asset, those with a registered model, and, through the inputs in their records,
 all that they were made from. Unfinished outputs stay, because a training that was killed resumes from them, and with
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.layout import Layout, all_entries
 from pipeline.stages.store import RECORD
+from pipeline.stages.trace_index import INDEXES
 
 PARTS = "parts"
 
@@ -41,10 +42,11 @@ class Garbage:
     unfinished: tuple[Path, ...]
     parts: tuple[Path, ...]
     n_bytes: int
+    indexes: tuple[Path, ...] = ()  # of `gristmill trace`, of outputs that go or are gone
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        return (*self.outputs, *self.unfinished, *self.parts)
+        return (*self.outputs, *self.unfinished, *self.parts, *self.indexes)
 
 
 def disk_usage(layout: Layout) -> list[Place]:
@@ -63,13 +65,14 @@ def disk_usage(layout: Layout) -> list[Place]:
         if parts := _parts(stage):
             places.append(_place(f"store/{stage.name}/parts", parts, seen, "remembered shards that no output shares"))
     for folder, note in (
+        (layout.store / INDEXES, "indexes of `gristmill trace`; they are made again when missing"),
         (layout.cache, "fetched packages; they are fetched again when missing"),
         (layout.mlflow, "runs, artifacts, registered models"),
         (layout.tracking, "points that wait for MLflow"),
         (layout.dagster_home, "runs and their logs"),
     ):
         if folder.exists():
-            places.append(_place(folder.name, [folder], seen, note))
+            places.append(_place(str(folder.relative_to(layout.data)), [folder], seen, note))
     return places
 
 
@@ -93,11 +96,16 @@ def find_garbage(layout: Layout, *, keep: int, registered: Collection[str], unfi
         for part in _parts(stage)
         if not any(_inode(file) in shared for file in _files([part]))
     ]
+    kept = {output.name for output in needed}
+    indexes = [
+        index for index in sorted((layout.store / INDEXES).glob("*")) if index.is_dir() and index.name not in kept
+    ]
     return Garbage(
         outputs=tuple(old),
         unfinished=tuple(abandoned),
         parts=tuple(parts),
-        n_bytes=bytes_freed([*old, *abandoned, *parts]),
+        indexes=tuple(indexes),
+        n_bytes=bytes_freed([*old, *abandoned, *parts, *indexes]),
     )
 
 
@@ -143,7 +151,7 @@ def _needed(layout: Layout, outputs: dict[str, Path], keep: int, registered: Col
 
 
 def _stages(layout: Layout) -> list[Path]:
-    return sorted(folder for folder in layout.store.glob("*") if folder.is_dir())
+    return sorted(folder for folder in layout.store.glob("*") if folder.is_dir() and folder.name != INDEXES)
 
 
 def _folders(stage: Path) -> list[Path]:

@@ -40,8 +40,9 @@ def run_gc(args: Namespace) -> int:
     for folder in (*garbage.outputs, *garbage.unfinished):
         print(f"remove {folder.relative_to(layout.data)}")
     print(
-        f"{len(garbage.outputs)} outputs, {len(garbage.unfinished)} unfinished builds and"
-        f" {len(garbage.parts)} remembered shards that nothing needs: {size_text(garbage.n_bytes)}"
+        f"{len(garbage.outputs)} outputs, {len(garbage.unfinished)} unfinished builds,"
+        f" {len(garbage.parts)} remembered shards and {len(garbage.indexes)} indexes of `gristmill trace`"
+        f" that nothing needs: {size_text(garbage.n_bytes)}"
     )
     if not (args.yes or _agreed(garbage)):
         print("Nothing was removed; --yes removes without asking.")

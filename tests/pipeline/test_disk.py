@@ -150,3 +150,25 @@ def test_du_counts_shared_bytes_once(layout):
 @pytest.mark.parametrize(("n_bytes", "text"), [(0, "0 B"), (999, "999 B"), (3_200_000, "3.2 MB"), (5e13, "50.0 TB")])
 def test_size_text_examples(n_bytes, text):
     assert size_text(n_bytes) == text
+
+
+def _index(layout: Layout, output: Path) -> Path:
+    """What `gristmill trace` keeps of an output."""
+    index = layout.store / "trace" / output.name
+    write_text(index / "keys.arrow", "x" * KILOBYTE)
+    return index
+
+
+def test_gc_removes_the_trace_indexes_of_what_goes_or_is_gone_and_no_other(layout):
+    old, new = _materialise(layout, "a"), _materialise(layout, "b")
+    gone, kept = [_index(layout, folder) for folder in (*old, Path("f" * 32))], [_index(layout, one) for one in new]
+    garbage = find_garbage(layout, keep=1, registered=(), unfinished=True)
+    assert set(garbage.indexes) == set(gone) and garbage.unfinished == ()
+    remove_garbage(layout, garbage)
+    assert [index.exists() for index in (*gone, *kept)] == [False] * 3 + [True] * 2
+
+
+def test_du_shows_the_trace_indexes_as_a_place_and_not_as_a_stage(layout):
+    _index(layout, _materialise(layout, "a")[0])
+    places = {place.name: place for place in disk_usage(layout)}
+    assert places["store/trace"].n_bytes == KILOBYTE and "made again" in places["store/trace"].note

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
@@ -354,7 +355,7 @@ def test_trace_page_that_was_collected_since_is_told_too(copied):
 
 
 def write_newer_page(cfg: CleanConfig, inputs: tuple, work: Work) -> Outcome:
-    row: dict[str, object] = {field.name: None for field in PAGE} | {
+    row: Any = {field.name: None for field in PAGE} | {
         "content": b"x",
         "collected_at": datetime(2026, 1, 1, tzinfo=UTC),
     }

@@ -6,7 +6,8 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
     pages/<source>         conservation (blocks), not_empty
     documents              conservation (blocks), not_empty (blocks)
     corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
-                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>)
+                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>), leak_recall
+                           and leak_precision (block)
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), ids_in_range (blocks)
@@ -30,6 +31,7 @@ from pipeline.stages import laws
 from pipeline.stages.evaluate import SEEN
 from pipeline.stages.examples import read_examples
 from pipeline.stages.laws import Verdict
+from pipeline.stages.leak_injection import leak_precision, leak_recall
 from pipeline.stages.records import Handle
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.source_loss import lost_sources
@@ -60,12 +62,16 @@ def asset_checks(
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     finite = Law(name="finite_loss", judge=lambda model: laws.finite(read_curve(model.directory)), blocks=True)
     no_leak = Law(name="no_leak", judge=_corpus_leak, blocks=True)
+    injected = [Law(name=judge.__name__, judge=judge, blocks=True) for judge in (leak_recall, leak_precision)]
     lossless = Law(name="lossless", judge=_lossless, blocks=True)
     accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
         check_step(["documents"], [_conserved(2), not_empty]),
-        check_step(["corpus"], [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)]),
+        check_step(
+            ["corpus"],
+            [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources), *injected],
+        ),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [_conserved(1), in_range]),
@@ -159,7 +165,7 @@ def _has_rows(handle: Handle) -> Verdict:
 
 
 def _corpus_leak(corpus: Handle) -> Verdict:
-    """No document of validation or test has a near duplicate in train."""
+    """No document of validation or test has a near duplicate in train; no group of documents lies on two sides."""
     return leaked_documents(corpus)
 
 

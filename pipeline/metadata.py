@@ -70,7 +70,7 @@ def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
         metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
     if isinstance(handle, Report):
         metadata |= dict(result_metrics(read_results(handle.directory)))
-    if isinstance(handle, Report | TokenizerFile):
+    if isinstance(handle, Report | TokenizerFile | Shards):
         metadata |= dict(_texts_and_figures(handle))
     if isinstance(handle, Checkpoint | Report):
         url = run_url(layout, handle.fingerprint)

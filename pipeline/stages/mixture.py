@@ -193,6 +193,18 @@ def described(mixture: Mixture, n_train_tokens: int) -> dict[str, dict[str, floa
     return {source: share.described(n_train_tokens) for source, share in sorted(mixture.sources.items())}
 
 
+def mixture_table(sources: Mapping[str, Mapping[str, float]]) -> str:
+    """What `described` says, as Markdown."""
+    lines = [
+        "| source | documents | tokens | tokens in the train stream | epochs | share of the stream |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for source, share in sources.items():
+        counts = " | ".join(f"{share[name]:,}" for name in ("documents", "tokens", "train_tokens"))
+        lines.append(f"| {source} | {counts} | {share['epochs']:.2f} | {share['share']:.1%} |")
+    return "\n".join([*lines, ""])
+
+
 def _once(sizes: np.ndarray) -> np.ndarray:
     return np.ones(len(sizes), np.int64)
 

@@ -1,8 +1,8 @@
 """Stage `tokenize`: documents to token shards: a mixture of the sources, shuffled once, out of core.
 
 In: split's shards and a tokenizer. Out: train/, validation/ and test/ with NNNNN.arrow files and tokens.json, as
-model/token_shards.py says; dropped/ with the documents that a weight below 1 leaves out of train; encoded/: the
-tokens of each input shard, which are remembered by shard and tokenizer.
+model/token_shards.py says; mixture.md, what each source gives to the train stream; dropped/ with the documents that
+a weight below 1 leaves out of it; encoded/: the tokens of each input shard, remembered by shard and tokenizer.
 Steps: encode shard by shard in worker processes (encode.py); find how often each document stands in the train stream
 (mixture.py); bring the documents of each split into the order of hash(seed, copy, page_id) and write them into files
 of at most shard_tokens tokens (shuffle.py).
@@ -20,13 +20,14 @@ import pyarrow as pa
 
 from model.token_shards import DESCRIPTION, SPLITS
 from pipeline.stages.encode import ENCODED_FOLDER, encode_shards, offsets_of, read_encoded
-from pipeline.stages.mixture import LEFT_OUT, REHYDRATIONS, Mixture, described, write_left_out
+from pipeline.stages.mixture import LEFT_OUT, REHYDRATIONS, Mixture, described, mixture_table, write_left_out
 from pipeline.stages.records import Counts, Shards, TokenizerFile
 from pipeline.stages.shards import DROPPED_FOLDER, shard_paths, write_text
 from pipeline.stages.shuffle import DOCUMENT_BYTES, Documents, TokenFiles, in_order, order_keys
 from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.stages.tokenizer_files import Tokenizer, load_tokenizer
 
+MIXTURE = "mixture.md"
 SCRATCH = ".shuffle"
 TRAIN = SPLITS[0]
 
@@ -90,6 +91,7 @@ def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work:
         "splits": totals,
         "sources": sources,
     }
+    write_text(work.directory / MIXTURE, mixture_table(sources))
     write_text(work.directory / DESCRIPTION, json.dumps(description, indent=1) + "\n")
     return Outcome(
         rows=counts.kept,

@@ -75,6 +75,18 @@ def test_sources_say_nothing_of_licence_and_filter_unless_they_do(tmp_path):
     assert (said.languages, said.rules, said.pii) == (("de", "fr"), ("c4", "fineweb"), ())
 
 
+def test_sources_weight_is_one_unless_said_and_no_part_of_what_is_collected(tmp_path):
+    silent, twice = (read(tmp_path, FILES + text)["letters"] for text in ("", "weight = 2"))
+    assert (silent.weight, twice.weight) == (1.0, 2.0)
+    assert literals(silent) == literals(twice)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1001", "nan", "inf", '"2"', "true"])
+def test_sources_weight_that_is_none_is_refused(tmp_path, value):
+    with pytest.raises(ValueError, match=r"\[letters\]: weight is .*, expected a number"):
+        read(tmp_path, FILES + f"weight = {value}")
+
+
 def test_sources_rules_for_the_filter_are_no_part_of_what_is_collected(tmp_path):
     plain = read(tmp_path, FILES)["letters"]
     judged = read(tmp_path, FILES + 'rules = ["c4"]\nlanguages = ["de"]\npii = ["email"]')["letters"]

@@ -18,7 +18,7 @@ from pipeline.stages.records import DROPPED
 from pipeline.stages.shards import read_table, shard_paths, text_digest
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 
-SOURCES = ("manuals", "books", "mails")
+SOURCES: tuple[str, ...] = ("manuals", "books", "mails")
 
 
 def row(page_id, text, source, *, split="train", cluster_size=1):
@@ -141,6 +141,7 @@ def test_mixture_left_out_documents_are_written_with_their_weight(tokenized):
     }
     texts = {one["id"]: one["text"] for one in rows_of(60)}
     assert all(one["preview"] == texts[one["id"]][:200] for one in rows)
+    assert "| books | 20 |" in (built.handle.directory / "mixture.md").read_text()
     assert built.record["measures"]["epochs_books"] == 0 and built.record["measures"]["tokens_books"] > 0
 
 

@@ -36,6 +36,7 @@ PLANTED_PAGES = 7000
 ROWS_OF_SHARD = 10_000
 MB = 1e6
 VOCABULARY_SIZE = 30_000
+SENTENCES = 20_000
 NEGATIVES = (
     "Exeunt.",
     "[Enter a Messenger.]",
@@ -174,12 +175,13 @@ def write_corpus(folder: Path, n_documents: int, seed: int) -> None:
 
 def scale_pages(words: Words) -> Iterator[dict[str, Any]]:
     rng, site = words.rng, 0
+    sentences = [words.sentence(rng.randrange(6, 16)) for _ in range(SENTENCES)]  # to make one for each page is slow
     while True:
         site += 1
         menu = "\n".join(f"- {words.sentence(2)[:-1]}" for _ in range(6))
         footer = "\n\n".join(words.sentence(9) for _ in range(3))
         for page in range(rng.choice((1, 3, 10, 30, 100, 1000))):
-            parts = words.paragraphs(6)
+            parts = [" ".join(rng.choices(sentences, k=3)) for _ in range(6)]
             parts = [menu, *parts, footer] if site % 3 else parts
             yield document(f"https://site{site}.example/{page}", "\n\n".join(parts))
 

@@ -5,6 +5,7 @@ the sources that lost too much, what each stage took of them, and a few pairs `d
 person can see whether the stage or the source is wrong.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,32 @@ def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
                 f"{folder.directory} was removed, so that nobody knows what sources lost; rebuild the corpus"
             )
         if folder.stage in REMOVING and record is not None:
-            directories[folder.stage], records[folder.stage] = folder.directory, record
+            directories[folder.stage], records[folder.stage] = (
+                folder.directory,
+                _with_shares(folder.directory, record),
+            )
     stages = [stage for stage in REMOVING if stage in records]
 
     def examples(source: str) -> list[str]:
         return [text for stage in stages for text in _pairs(directories[stage], source)]
 
     return source_loss([records[stage] for stage in stages], {**DEFAULT_LIMITS, **limits}, examples)
+
+
+def _with_shares(directory: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record, of a stage that measures no share by source with those of its documents."""
+    if any(name.startswith(f"{REMOVED}_") for name in record["measures"]):
+        return record
+    kept, dropped = (
+        Counter(source for path in shard_paths(directory, folder) for source in _sources(path))
+        for folder in ("", DROPPED_FOLDER)
+    )
+    shares = {f"{REMOVED}_{source}": dropped[source] / n for source, n in sorted((kept + dropped).items())}
+    return {**record, "measures": {**record["measures"], **shares}}
+
+
+def _sources(path: Path) -> list[str]:
+    return read_table(path, columns=["source"])["source"].to_pylist()
 
 
 def _pairs(directory: Path, source: str) -> Iterator[str]:

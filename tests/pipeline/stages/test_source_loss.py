@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from pipeline.stages.dedup import DEDUP, DedupConfig
 from pipeline.stages.dedup_lines import DEDUP_LINES, DedupLinesConfig
 from pipeline.stages.laws import source_loss
+from pipeline.stages.records import CORPUS, DROPPED, Counts, Shards
+from pipeline.stages.shards import DROPPED_FOLDER, read_table, shard_paths, write_rows
 from pipeline.stages.source_loss import lost_sources
+from pipeline.stages.store import Outcome, Stage
 
 
 def record(stage, **removed):
@@ -88,6 +91,29 @@ def test_lost_sources_names_pairs_of_the_source_that_lost_too_much(corpus):
     assert verdict.details.keys() == {"copies"}
     for i in range(3):
         assert f"file:///copies/c{i}.txt -> file:///web/w{i}.txt" in text
+
+
+def test_lost_sources_counts_the_documents_of_a_stage_that_measures_nothing_by_source(store, corpus):
+    """decontaminate drops two of the six documents that are left."""
+
+    def drop_two(cfg, inputs, work):
+        counts = Counts(rows_in=6, kept=4)
+        counts.drop("contaminated", 2)
+        for path in shard_paths(corpus.directory):
+            rows = read_table(path, CORPUS).to_pylist()
+            gone = [row for row in rows if row["page_id"] in ("w3", "c3")]
+            write_rows(work.directory / path.name, [row for row in rows if row not in gone], CORPUS)
+            columns = {"stage": "decontaminate", "reason": "contaminated", "score": 1.0, "preview": ""}
+            dropped = [
+                {**{name: row[name] for name in ("id", "page_id", "source", "url")}, **columns} for row in gone
+            ]
+            write_rows(work.directory / DROPPED_FOLDER / path.name, dropped, DROPPED)
+        return Outcome(rows=4, counts=counts)
+
+    stage = Stage(name="decontaminate", version=1, function=drop_two, handle=Shards)
+    verdict = lost_sources(store.build(stage, {}, corpus).handle, {"removed_fraction": 0.1})
+    assert "decontaminate 20.0%" in verdict.details["web"]
+    assert "decontaminate 100.0%" in verdict.details["copies"] and verdict.observed == 1
 
 
 def test_lost_sources_limits_of_the_user_count(corpus):

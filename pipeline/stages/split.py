@@ -159,10 +159,12 @@ def _taken(families: Sequence[Family], n_words: float, largest: float) -> list[F
     median = sorted(family.n_words for family in families)[(len(families) - 1) // 2]
     largest = max(largest, median)  # of few documents each is a large part
     taken: list[Family] = []
+    n_taken = 0
     for family in families:
         if family.n_words <= largest:
             taken.append(family)
-            if sum(one.n_words for one in taken) >= n_words:
+            n_taken += family.n_words
+            if n_taken >= n_words:
                 break
     return taken
 

@@ -2,9 +2,11 @@
 
 import random
 from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.stages.dedup import DEDUP, DedupConfig
@@ -320,6 +322,44 @@ def test_torn_groups_are_those_of_plain_comparison(documents):
                 if sum(row[1] == name for row in rows) <= 0.6 * len(rows)
             }
         assert torn[kind] == expected
+
+
+LINKED = st.tuples(
+    st.sampled_from(["one", "two"]),  # source
+    st.sampled_from([f"x://s/{directory}" for directory in "abcdefgh"]),
+    *(st.integers(0, 40) for _ in range(4)),  # text, cluster, family, words
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    documents=st.lists(LINKED, max_size=40),
+    section=st.sampled_from([0.0, 0.2, 1.0]),
+    seed=st.integers(0, 3),
+)
+def test_held_out_families_never_tear_a_group(documents, section, seed, neutral_document, tmp_path):
+    """Whatever links documents, in shards of any order, every group lies on one side."""
+    neutral = {name: neutral_document[name] for name in CORPUS.names}
+    rows = [
+        neutral
+        | {"source": source, "url": f"{directory}/{i}", "page_id": f"p{i}", "n_words": n_words}
+        | {"id": f"t{text}", "cluster_id": f"c{cluster}", "family_id": f"f{family}"}
+        for i, (source, directory, text, cluster, family, n_words) in enumerate(documents)
+    ]
+    for shard in range(2):
+        write_rows(tmp_path / f"{shard}.parquet", rows[shard::2], CORPUS)
+    paths = shard_paths(tmp_path)
+    families_ = read_families(paths, section)
+    assert families_ == [
+        replace(family, page_ids=tuple(sorted(family.page_ids))) for family in read_families(paths[::-1], section)
+    ]
+    cfg = SplitConfig(validation_fraction=0.2, test_fraction=0.2, min_families=3, seed=seed)
+    chosen = held_out_families(cfg, families_, frozenset())
+    sides = {page_id: chosen.get(family.id, "train") for family in families_ for page_id in family.page_ids}
+    assert sorted(sides) == sorted(row["page_id"] for row in rows)
+    names = ("source", "url", "n_words", "id", "cluster_id", "family_id")
+    judged: Any = [(*(row[name] for name in names), sides[row["page_id"]]) for row in rows]
+    assert not any(torn_groups(lambda: judged, section).values())
 
 
 def test_leaked_documents_counts_groups_on_two_sides(divided, store):

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-STEP = 0.05
+STEP = 0.02
 
 ENDS = ".?!;:,\"')\u2019\u201d"  # a line with one of them at its end is, or goes on as, a sentence
 SHORT_LINE = 30  # characters; arXiv:2406.17557
@@ -32,7 +32,7 @@ WEIGHTS = {
     "duplicate_5_gram": 0.5,
     "ellipsis_line_fraction": 0.5,
 }
-MISSING_WEIGHTS = {"terminal_line_fraction": 0.1, "alphabetic_word_fraction": 1.0}  # of 1 - the measure
+MISSING_WEIGHTS = {"terminal_line_fraction": 0.05, "alphabetic_word_fraction": 1.0}  # of 1 - the measure
 QUALITY_COLUMNS = (*WEIGHTS, *MISSING_WEIGHTS, "mean_word_length", "n_words", "text")
 
 

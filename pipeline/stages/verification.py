@@ -25,6 +25,8 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from pipeline.stages.survivors import STEP
+
 FETCH_ROWS = 10_000
 REMEMBERED_BYTES = 64_000_000  # of texts that were read last
 FRAME_TEXTS = 5  # a passage that stands in so many texts is a frame, not content
@@ -34,6 +36,7 @@ FORM_SHARE = 0.95  # of the sampled shingles that two fillings share, and of tho
 FORM_FEWEST = 3  # sampled shingles on each side that the other lacks; fewer decide nothing
 EXCERPT = 10  # a text that lacks so many times what the other lacks is the whole of which the other is a part
 SPOILED = 0.75  # of what a text has beyond another one is no content, where its quality is lower by as much
+LEAST_ADVANTAGE = 1.5 * STEP  # one step may be the rounding
 ROUNDS = 4  # of judging again; in the last one nobody is sent away, because three texts may each beat the next
 SIMILARITY, CONTAINMENT = "similarity", "containment"
 
@@ -173,7 +176,7 @@ class Judge:
             return False, False
         n_few, n_many = np.count_nonzero(missing_few), np.count_nonzero(missing_many)
         loses_content = EXCERPT * n_few <= n_many or self._has_own(passages_many, many, is_framed)
-        loses_what_spoils = advantage >= SPOILED * n_many / len(many.windows)
+        loses_what_spoils = advantage >= max(LEAST_ADVANTAGE, SPOILED * n_many / len(many.windows))
         return True, not loses_content or loses_what_spoils
 
     def _passages(self, windows: np.ndarray, missing: np.ndarray) -> np.ndarray:

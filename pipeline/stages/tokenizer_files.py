@@ -243,7 +243,20 @@ def _check_encodable(text: str) -> None:
 
 def _has_long_run(text: str) -> bool:
     """Whether tiktoken would give up on `text`, or need gigabytes for a word of it."""
-    return any(
+    return _may_hold_long_run(text) and any(
         match.end() - match.start() >= (LONGEST_SPACE if text[match.start()].isspace() else LONGEST_WORD)
         for match in LONG_RUN.finditer(text)
     )
+
+
+def _may_hold_long_run(text: str) -> bool:
+    """False where it does not: a run that is too long fills a block of half its length from end to end.
+
+    Without these blocks the pattern costs a fifth of the time of encoding, because it is tried at every character.
+    """
+    size = LONGEST_SPACE // 2
+    if any(text[i].isspace() and text[i : i + size].isspace() for i in range(0, len(text) - size + 1, size)):
+        return True
+    size = LONGEST_WORD // 2
+    blocks = (text[i : i + size] for i in range(0, len(text) - size + 1, size))
+    return any(block.split(maxsplit=1) == [block] for block in blocks)

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.stages import tokenizer as tokenizer_module
 from pipeline.stages.records import SPLIT_CORPUS, Shards
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage
-from pipeline.stages.tokenizer import TOKENIZER, Sample, TokenizerConfig, tokenizer_stage, train_ranks
+from pipeline.stages.tokenizer import REPORT_BYTES, TOKENIZER, Sample, TokenizerConfig, tokenizer_stage, train_ranks
 from pipeline.stages.tokenizer_files import IDENTITY_FILES, load_tokenizer
 from pipeline.stages.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
 
@@ -220,12 +221,17 @@ def test_tokenizer_stage_report_says_what_could_not_be_fetched(store, corpus, ca
     assert "| this tokenizer | cl100k_base |" in report
 
 
-def test_tokenizer_stage_report_measures_validation_before_train(store, corpus):
+@pytest.mark.parametrize(("n_bytes", "documents", "held_out"), [(REPORT_BYTES, 48, 0.25), (3000, 6, 1.0)])
+def test_tokenizer_stage_report_measures_validation_before_train(
+    store, corpus, monkeypatch, n_bytes, documents, held_out
+):
+    """All 48 documents that are not for test, or as many as the sample holds: an equal share a source."""
+    monkeypatch.setattr(tokenizer_module, "REPORT_BYTES", n_bytes)
     built = store.build(TOKENIZER, SMALL, corpus)
     numbers = json.loads((built.handle.directory / "report.json").read_text())
-    assert numbers["documents"] == 48  # of 60, 12 of them for test
     (total,) = numbers["all"]
-    assert 0.2 < total["held_out_bytes"] / total["bytes"] < 0.3
+    assert numbers["documents"] == documents
+    assert total["held_out_bytes"] / total["bytes"] == pytest.approx(held_out, abs=0.05)
     assert [row["name"] for row in numbers["sources"]] == ["s0ource", "s1ource", "s2ource"]
 
 

@@ -340,7 +340,7 @@ LINKED = st.tuples(
 def test_held_out_families_never_tear_a_group(documents, section, seed, neutral_document, tmp_path):
     """Whatever links documents, in shards of any order, every group lies on one side."""
     neutral = {name: neutral_document[name] for name in CORPUS.names}
-    rows = [
+    rows: list[dict[str, Any]] = [
         neutral
         | {"source": source, "url": f"{directory}/{i}", "page_id": f"p{i}", "n_words": n_words}
         | {"id": f"t{text}", "cluster_id": f"c{cluster}", "family_id": f"f{family}"}

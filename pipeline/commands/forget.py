@@ -75,7 +75,7 @@ def _forget(layout: Layout, args: Namespace) -> int:
         return 1
     told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: killed in between, a rerun finds rows to add
     change_denials(layout.denied, lambda rows: ([], _new_rows(rows, new)))
-    print(f"\nDenied in {layout.denied}. {told}")
+    print(f"\nDenied in {layout.denied}. {told}".rstrip())
     print("The next materialisation builds without them; `gristmill plan` shows what that costs. After it,")
     print(
         "`gristmill forget --purge` removes the older outputs, which still hold the texts. Your own files and fetched"

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.commands.settings import parse_settings
 from pipeline.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.progress import current_show, displayed
+from pipeline.stages.deny_list import deny_list
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
 from pipeline.stages.store import RECORD, Built, Stage, Store, read_handle
@@ -112,8 +113,10 @@ def run_stage(args: Namespace) -> int:
             display.begin(args.name)
             given = _handles(layout, args.name, args.inputs, args)
             more = {"tasks": _task_names(given)} if args.name == "decontaminate" else {}
+            store = _store(layout, args)
             handles = [handle for _, handle in given]
-            built = _store(layout, args).build(stage, runnable.settings(cfg, **more), *handles, directory=out)
+            handles += deny_list(store, layout.denied) if args.name == "filter" else ()
+            built = store.build(stage, runnable.settings(cfg, **more), *handles, directory=out)
         display.end(_summary(built))
     return 0
 
@@ -217,7 +220,7 @@ def _collected(layout: Layout, args: Namespace, path: Path, cfg: Any, directory:
         raise ValueError(f"{path} does not exist")
     name = re.sub(r"[^a-z0-9]+", "-", path.name.split(".")[0].lower()).strip("-") or "pages"
     source = FilesSource(name=name, path=str(path))
-    return collect(_store(layout, args), source, layout.cache, cfg, directory=directory)
+    return collect(_store(layout, args), source, layout.cache, cfg, directory=directory, denied=layout.denied)
 
 
 def _summary(built: Built) -> str:

@@ -23,6 +23,7 @@ from pipeline.run_config import ConfigFile
 from pipeline.stages.collect.collect import CollectConfig, collect
 from pipeline.stages.collect.sources import FilesSource
 from pipeline.stages.deny_list import read_denials
+from pipeline.stages.examples import document_id
 from pipeline.stages.laws import conservation
 from pipeline.stages.lineage import lineage
 from pipeline.stages.pretrain import documents_of_step
@@ -312,3 +313,21 @@ def test_forget_with_a_broken_list_names_its_line(collected, capsys):
     assert main(["forget", "two.txt", "--yes"]) == 2
     assert f"{collected.denied}, line 2" in capsys.readouterr().err
     assert collected.denied.read_text().endswith("not a row\n")
+
+
+def test_stages_from_a_shell_keep_to_the_deny_list_too(collected, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
+    assert main(["forget", "two.txt", "--yes"]) == 0
+    raw, out = str(tmp_path / "pages"), {name: str(tmp_path / name) for name in ("clean", "signals", "filter")}
+    (tmp_path / "pages" / "third.txt").write_text((tmp_path / "pages" / "two.txt").read_text())
+    text = {"date": "2026-01-31", "reason": "by hand", "document_id": document_id("The words of the page two.txt.")}
+    with collected.denied.open("a") as file:
+        file.write(json.dumps(text) + "\n")
+    options = ["--set", "rules=", "--set", "languages="]
+    assert main(["stage", "clean", raw, "--out", out["clean"]]) == 0
+    assert main(["stage", "signals", out["clean"], "--out", out["signals"]]) == 0
+    assert main(["stage", "filter", out["clean"], out["signals"], "--out", out["filter"], *options]) == 0
+    dropped = [row for p in shard_paths(Path(out["filter"]), "dropped") for row in read_table(p).to_pylist()]
+    assert [(row["url"].rpartition("/")[2], row["reason"]) for row in dropped] == [("third.txt", "denied")]
+    cleaned = [row for p in shard_paths(Path(out["clean"])) for row in read_table(p).to_pylist()]
+    assert "two.txt" not in {row["url"].rpartition("/")[2] for row in cleaned} and len(cleaned) == 3

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.stages import tokenizer_files
 from pipeline.stages.laws import HARD_TEXTS
 from pipeline.stages.tokenizer import train_ranks
 from pipeline.stages.tokenizer_files import (
     DESCRIPTION_FILE,
     RANKS_FILE,
+    load_model_tokenizer,
     load_tokenizer,
     write_tokenizer,
 )
@@ -74,6 +76,26 @@ def test_tokenizer_patterns_stand_long_runs(tmp_path, pattern):
     text = "ab" + " " * 1_000_000 + "cd" + " " * 4095 + "e"
     loaded = load_tokenizer(tmp_path)
     assert loaded.decode(loaded.encode(text)) == text
+
+
+def test_tokenizer_word_of_many_megabytes_is_cut_and_comes_back(tokenizer, monkeypatch):
+    """The one exception from equal ids: tiktoken needs gigabytes for such a word."""
+    monkeypatch.setattr(tokenizer_files, "LONGEST_WORD", 3000)
+    text = "ab " * 40_000 + "x" * 10_000 + "\n" * 100_000
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert ids[: len(tokenizer.encode("ab " * 39_000))] == tokenizer.encode("ab " * 39_000)
+
+
+@pytest.mark.parametrize("text", [" " * 99_999 + "x", "x" + " " * 100_000, "x" + " " * 100_001 + "\ny" * 9])
+def test_tokenizer_ids_are_the_same_on_both_sides_of_the_limit(tokenizer, text):
+    """Cutting a text into words first, for tiktoken would panic on it, gives the ids that tiktoken gives."""
+    import tiktoken
+
+    plain = tiktoken.Encoding(
+        "plain", pat_str=TRAINED_PATTERNS["qwen2"], mergeable_ranks=tokenizer.ranks, special_tokens={}
+    )
+    assert tokenizer.encode(text) == plain.encode_ordinary(text)
 
 
 def test_tokenizer_end_of_text_in_a_text_is_text(tokenizer):
@@ -167,3 +189,12 @@ def change_description(folder, **changes):
 def change_ranks(folder, change):
     path = folder / RANKS_FILE
     path.write_bytes(b"\n".join(change(path.read_bytes().splitlines())) + b"\n")
+
+
+@pytest.mark.parametrize("vocab_size", [299, 301])
+def test_load_model_tokenizer_of_another_vocabulary_is_refused(tmp_path, vocab_size):
+    texts = ["the cat sat on the mat", prose(random.Random(1), 500)]
+    write_tokenizer(tmp_path / "tokenizer", train_ranks(texts, 299, TRAINED_PATTERNS["qwen2"]), "qwen2")
+    assert load_model_tokenizer(tmp_path, 300).vocab_size == 300
+    with pytest.raises(ValueError, match=f"has 300 tokens, the model {vocab_size}, so that they do not belong"):
+        load_model_tokenizer(tmp_path, vocab_size)

@@ -28,6 +28,8 @@ KNOWN_LIMITS = """\
 - Languages are told by a model that errs on short texts, code and tables, and on languages close to each other.
 - Extraction loses some text of some pages and keeps some menus; bench/results.md says how much on pages with a key.
 - Near duplicates are found by shared runs of words; translations and paraphrases stay.
+- Lines that a site repeats go where they are long, or stand in a row at an end of a document; short ones stay.
+- Texts that models are judged on are found word for word; translations and paraphrases stay.
 - The quality rules were made for English web pages. They judge poems, code and tables by the same numbers.
 - Words of lists are counted without their meaning; a low count of toxic words is no proof of harmless text.
 - Whether anybody agreed to have a text used for training is not known, beyond the licence.
@@ -37,11 +39,12 @@ Contact: {contact}
 
 1. `gristmill trace URL` shows whether a page is in the corpus, under which id, in which file and row, and which
    document stands for it where it was a duplicate.
-2. Take the page out of its source: delete the file, or add a glob that begins with `!` to `members` of its table in
-   data/sources.toml.
-3. Materialise `corpus` again. Only the shards that held the page are worked on anew; what repeated the page and was
-   dropped for it comes back as the one that is kept, so look for its copies too.
-4. `gristmill gc` removes the outputs that still hold it. A model that was trained on it has to be trained again.
+2. `gristmill forget URL` denies the page and what repeats it, which would come back in its place otherwise, and names
+   the outputs that hold it and the models that were trained on it.
+3. Materialise the graph again: what is denied is left out from the sources on. Only the shards that held it are
+   worked on anew.
+4. `gristmill forget --purge` removes the outputs that still hold it. A model that was trained on it has to be trained
+   again.
 """
 
 

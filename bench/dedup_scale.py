@@ -7,7 +7,8 @@ A corpus has sources of 16 shards, as `collect` makes them. Its documents are dr
 runs of the texts' words), with stock sentences in between that many share; one in ten is an exact copy of another
 one and one in ten a copy with words edited. Every size runs in a process of its own, whose memory is looked at
 twenty times a second together with that of its workers. The ratio to linear is ms a document, over that of the
-smallest size.
+smallest size. With --probes, so many new documents are then compared with the output of each size as an accepted
+corpus.
 
     .venv/bin/python -m bench.dedup_scale [--documents 10000 100000 1000000] [--data DIR] [--folder DIR] [--workers N]
 """
@@ -73,22 +74,30 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of .txt files; default: a Zipf vocabulary")
     parser.add_argument("--folder", type=Path, help="where all is made and stays; default: a temporary one")
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 = as many as cores")
+    parser.add_argument("--probes", type=int, help="new documents to compare with what each size leaves")
+    parser.add_argument("--accepted", type=Path, help="with --corpus: output that it must not repeat")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=NUMBER", help="a setting of dedup")
     parser.add_argument("--out", type=Path, help="file for the table")
     parser.add_argument("--corpus", type=Path, help="deduplicate this corpus and print what it cost")
     args = parser.parse_args()
     if args.corpus:
-        print(json.dumps(cost_of(args.corpus, args.folder, args.workers, args.set)))
+        print(json.dumps(cost_of(args.corpus, args.accepted, args.folder, args.workers, args.set)))
         return
-    costs = {}
+    costs: dict[int, dict[str, Any]] = {}
+    probes: dict[int, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as temporary:
         folder = args.folder or Path(temporary)
         for size in sorted(args.documents):
             data = str(args.data) if args.data else None
             store = Store(root=folder / "corpora")
             corpus = store.build(CORPUS_STAGE, CorpusConfig(documents=size, data=data)).handle
-            costs[size] = child_cost(corpus, folder / f"store-{size}-{time.time_ns()}", args.workers, args.set)
-    text = "\n".join([machine(args.workers), "", *table(costs), ""])
+            root = folder / f"store-{size}-{time.time_ns()}"
+            costs[size] = child_cost(corpus, None, root, args.workers, args.set)
+            if args.probes:
+                new = store.build(CORPUS_STAGE, CorpusConfig(documents=args.probes, data=data, seed=5)).handle
+                accepted = Path(costs[size]["directory"])
+                probes[size] = child_cost(new, accepted, folder / f"{root.name}-new", args.workers, args.set)
+    text = "\n".join([machine(args.workers), "", *table(costs), "", *(probe_table(probes) if probes else ()), ""])
     if args.out:
         args.out.write_text(text)
     print(text)
@@ -198,28 +207,32 @@ def filler(rng: np.random.Generator, field: pa.Field, n: int) -> Any:
     return ["" if pa.types.is_string(field.type) else []] * n
 
 
-def child_cost(corpus: Shards, root: Path, n_workers: int, settings: list[str]) -> dict[str, Any]:
+def child_cost(
+    corpus: Shards, accepted: Path | None, root: Path, n_workers: int, settings: list[str]
+) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.dedup_scale", "--corpus", str(corpus.directory), "--folder", str(root)]
     command += ["--workers", str(n_workers), *(f"--set={setting}" for setting in settings)]
+    command += ["--accepted", str(accepted)] if accepted else []
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     cost = json.loads(answer.stdout)
     print(f"{corpus.rows} documents: {cost}", file=sys.stderr)
     return cost
 
 
-def cost_of(corpus: Path, root: Path, n_workers: int, settings: list[str]) -> dict[str, Any]:
+def cost_of(corpus: Path, accepted: Path | None, root: Path, n_workers: int, settings: list[str]) -> dict[str, Any]:
     cfg = parse_settings(DedupConfig, settings)
     clock = Clock()
     store = Store(root=root, engine=LocalProcesses(n_workers=n_workers), show=clock.show)
     with Watch(root) as watch:
         started = time.perf_counter()
-        built = store.build(DEDUP, cfg, read_handle(corpus))
+        built = store.build(DEDUP, cfg, *(read_handle(path) for path in (corpus, accepted) if path))
         seconds = time.perf_counter() - started
     assert built.counts is not None and built.counts.is_conserved()
     return {
         "rows": built.counts.rows_in,
         "dropped": built.counts.dropped,
         "digest": built.handle.digest,
+        "directory": str(built.handle.directory),
         "seconds": seconds,
         "steps": clock.steps(started + seconds),
         **watch.measures(),
@@ -316,6 +329,16 @@ def table(costs: dict[int, dict[str, Any]]) -> list[str]:
         cells = [f"{size:,}", f"{cost['seconds']:.1f}", *(f"{cost['steps'].get(step, 0):.1f}" for step in steps)]
         cells += [f"{ms:.3f}", f"{ms / (1000 * first['seconds'] / first['rows']):.2f}"]
         cells += [f"{cost[name]:.0f}" for name in ("peak_mb", "spilled_mb", "scratch_mb")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def probe_table(costs: dict[int, dict[str, Any]]) -> list[str]:
+    """What new documents cost by the size of the accepted corpus that they are compared with."""
+    lines = ["| accepted | new | seconds | candidates | ms a new document | peak MB |", "|" + "---|" * 6]
+    for size, cost in costs.items():
+        cells = [f"{size:,}", f"{cost['rows']:,}", f"{cost['seconds']:.1f}", f"{cost['steps']['candidates']:.1f}"]
+        cells += [f"{1000 * cost['seconds'] / cost['rows']:.2f}", f"{cost['peak_mb']:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

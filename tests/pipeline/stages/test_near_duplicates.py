@@ -52,7 +52,7 @@ def built(store, written_documents):
     return build
 
 
-@pytest.mark.parametrize("n", [1000, pytest.param(60_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [1000, pytest.param(60_000, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_dedup_bytes_are_equal_for_any_threads_memory_and_order(tmp_path, built, n):
     rows = corpus(1, n)
     expected = file_bytes(built(tmp_path / "one", rows, threads=1, memory_mb=512))

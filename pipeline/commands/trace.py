@@ -22,7 +22,7 @@ from pipeline.commands.trace_lines import (
     step_content_object,
 )
 from pipeline.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
-from pipeline.stages.trace import trace, trace_text
+from pipeline.stages.trace import PageTrace, trace, trace_text
 from pipeline.stages.training_steps import content_of_steps
 
 MOST_BYTES = 80_000_000  # of a text from stdin
@@ -45,16 +45,32 @@ def run_trace(args: Namespace) -> int:
         pages, examples = trace_text(layout.store, handles, text, teller(), args.seconds)
     else:
         pages, examples = trace(layout.store, handles, args.what, teller(), args.seconds)
+    denied = denied_pages(layout, pages)
     if args.json:
         found = {
-            "pages": [page_object(page, names) for page in pages],
+            "pages": [page_object(page, names) | {"denied": denied.get(page.page_id)} for page in pages],
             "examples": [example_object(one, names) for one in examples],
         }
         print(json.dumps(found, indent=1))
     else:
-        blocks = [page_lines(page, names) for page in pages]
+        blocks = [page_lines(page, names, denied.get(page.page_id)) for page in pages]
         write(joined([*blocks, *(example_lines(one, names) for one in examples)]))
     return 0
+
+
+def denied_pages(layout: Layout, pages: Iterable[PageTrace]) -> dict[str, str]:
+    """Page id -> since when and why it is on the deny list, of those that are."""
+    if not layout.denied.exists():
+        return {}
+    from pipeline.stages.deny_list import read_denials
+
+    denials = read_denials(layout.denied)
+    return {
+        page.page_id: denial.told()
+        for page in pages
+        for denial in denials
+        if denial.url == page.url or denial.page_id == page.page_id or denial.document_id in page.document_ids
+    }
 
 
 def _run_steps(layout: Layout, model: str, steps: str, *, as_json: bool) -> int:

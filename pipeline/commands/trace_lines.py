@@ -25,7 +25,8 @@ MOST_DOCUMENTS = 40  # of a training step
 PREVIEW = 60  # characters of an example
 
 
-def page_lines(page: PageTrace, names: Names) -> Iterator[str]:
+def page_lines(page: PageTrace, names: Names, denied: str | None = None) -> Iterator[str]:
+    """`denied`: what the deny list says of the page."""
     if page.match is not None:
         yield match_line(page.match)
     yield page.url or "(URL unknown: the outputs that knew it were removed)"
@@ -33,6 +34,8 @@ def page_lines(page: PageTrace, names: Names) -> Iterator[str]:
     for step in page.steps:
         yield from step_lines(step)
     yield from model_lines(page, names)
+    if denied is not None:
+        yield f"  {'forget':<14} {'denied':<10}{denied}; no later run takes it in"
 
 
 def match_line(match: TextMatch) -> str:

@@ -105,8 +105,9 @@ def _shown(query: str) -> str:
 
 def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing) -> list[PageTrace]:
     """As `trace`, but none where the query means none."""
-    chains = chains_of(store, handles, say)
-    for chain in chains:
+    chains = []
+    for chain in chains_of(store, handles, say):
+        chains.append(chain)
         if pages := chain.pages(query, MOST_PAGES):
             return traced(chain, pages)
     if any(chain.mended() for chain in chains):  # what was not found may have stood in a damaged index
@@ -114,14 +115,16 @@ def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say 
     return []
 
 
-def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> list[Chain]:
+def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> Iterator[Chain]:
     """What the newest output was made from; then also what was built since and is not in it yet."""
     data = [handle for handle in handles.values() if handle.stage in STAGES]
     if not data:
         raise ValueError("nothing has been collected yet, so there is nothing to trace; materialise `pages/<source>`")
     newest = max(data, key=lambda handle: STAGES.index(handle.stage))
-    of_newest, of_all = chain_of(store, [newest], say), chain_of(store, data, say)
-    return [of_newest] if of_all.folders.keys() == of_newest.folders.keys() else [of_newest, of_all]
+    yield (of_newest := chain_of(store, [newest], say))
+    of_all = chain_of(store, data, say)
+    if of_all.folders.keys() != of_newest.folders.keys():
+        yield of_all
 
 
 def traced(chain: Chain, pages: Mapping[str, str]) -> list[PageTrace]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import xxhash
 
 from pipeline.stages.decontaminate import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
@@ -155,7 +156,8 @@ def sampled_documents(corpus: Handle, n_documents: int = N_DOCUMENTS) -> list[Do
             break
         table = read_table(path, CORPUS).select(CORPUS.names)
         order = sorted(range(table.num_rows), key=lambda row: _place(table["page_id"][row].as_py()))
-        rows = table.take(order[: min(most, n_documents - len(chosen))]).to_pylist()
+        own = pa.array(order[: min(most, n_documents - len(chosen))], pa.int64())  # of an empty shard none
+        rows = table.take(own).to_pylist()
         chosen += [row | {"text": row["text"][:MOST_CHARACTERS]} for row in rows]
     return chosen
 

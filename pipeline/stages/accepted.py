@@ -43,13 +43,8 @@ def write_recipe(directory: Path, recipe: str) -> None:
     write_text(directory / INDEX_FOLDER / RECIPE, recipe)
 
 
-def view_accepted(database: Any, accepted: Sequence[Shards], recipe: str) -> Layout:
-    """Make the views `accepted_signed` and `accepted_named`; the layout of the documents, whose positions they name.
-
-    Raises ValueError when the signatures of an accepted corpus were made in another way than `recipe` says.
-    """
-    for handle in accepted:
-        _check(handle, recipe)
+def view_accepted(database: Any, accepted: Sequence[Shards]) -> Layout:
+    """Make the views `accepted_signed` and `accepted_named`; the layout of the documents that they name."""
     documents = layout_of(path for handle in accepted for path in shard_paths(handle.directory))
     if not documents.paths:
         database.execute(NONE)
@@ -68,7 +63,8 @@ def view_accepted(database: Any, accepted: Sequence[Shards], recipe: str) -> Lay
     return documents
 
 
-def _check(handle: Shards, recipe: str) -> None:
+def check_index(handle: Shards, recipe: str) -> None:
+    """Raises ValueError when the signatures of `handle` were made in another way than `recipe` says."""
     path = handle.directory / INDEX_FOLDER / RECIPE
     if not path.exists():
         raise ValueError(f"{handle.directory} has no index/{RECIPE}: an older `dedup` made it; make it again")

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.accepted import view_accepted, write_index, write_recipe
+from pipeline.stages.accepted import check_index, view_accepted, write_index, write_recipe
 from pipeline.stages.engine import n_usable_cores
 from pipeline.stages.near_duplicates import explained, find_candidates, load_signatures, open_database, settle
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
@@ -95,6 +95,8 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     settings = _signature_settings(cfg)
     recipe = signature_recipe(settings, json.loads(work.recipe)[2])
+    for handle in inputs[1:]:
+        check_index(handle, recipe)
     make_signatures(inputs[:1], work, settings, recipe)
     paths = shard_paths(inputs[0].directory)
     scratch.mkdir(exist_ok=True)
@@ -103,7 +105,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
             threads = cfg.threads or n_usable_cores()
             with open_database(scratch, n_threads=threads, memory_mb=cfg.memory_mb) as database:
                 layout = _load(database, work.directory, scratch)
-                accepted = view_accepted(database, inputs[1:], recipe)
+                accepted = view_accepted(database, inputs[1:])
                 measures = judge(cfg, database, work, paths, layout, accepted)
                 counts = _write_shards(database, work, paths, layout)
     finally:

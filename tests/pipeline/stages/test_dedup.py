@@ -275,7 +275,7 @@ def test_dedup_candidates_do_not_depend_on_threads_or_memory(
     def candidates(folder, **limits):
         with open_database(folder, **limits) as database:
             load_signatures(database, layout_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
-            view_accepted(database, (), "")
+            view_accepted(database, ())
             find_candidates(database, DedupConfig(), memory_mb=limits["memory_mb"])
             return database.execute("SELECT * FROM candidates ORDER BY ALL").fetchall()
 

@@ -76,7 +76,7 @@ def test_find_candidates_spills_and_finds_the_same(tmp_path, built):
     def candidates(folder, memory_mb, n_threads, assumed_mb):
         with open_database(folder, n_threads=n_threads, memory_mb=memory_mb) as database:
             load_signatures(database, layout_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
-            view_accepted(database, (), "")
+            view_accepted(database, ())
             find_candidates(database, DedupConfig(), memory_mb=assumed_mb)
             tables = ("candidates", "relatives", "repeated")
             return [database.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall() for name in tables]

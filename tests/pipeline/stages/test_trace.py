@@ -457,3 +457,21 @@ def test_trace_while_a_build_is_unfinished_tells_of_what_is_finished(copied):
     unfinished.mkdir()
     (unfinished / "stories-0.parquet").write_bytes(b"half")
     assert [step.stage for step in copied.one("pages/story01.txt").steps] == KEPT
+
+
+@pytest.mark.parametrize("weight", [2.0, 0.4])
+def test_trace_weights_of_a_source_show_as_places_or_as_a_drop(copied, weight):
+    store = Store(root=copied.store.root, engine=InThisProcess())
+    recipe = TokenizeRecipe(config=TokenizeConfig(), weights={"stories": weight})
+    tokens = store.build(TOKENIZE, recipe, copied.handles["corpus"], copied.handles["tokenizer"]).handle
+    told_of = {"train": [], "validation": [], "test": []}
+    for page_id, (side, *_) in read_whole(copied)["split"].items():
+        (page,) = copied.trace(page_id, {**copied.handles, "token_shards": tokens})
+        told_of[side].append([(s.outcome, s.reason) for s in page.steps if s.stage == "tokenize"])
+    kept, left_out = [("train", None)], [("dropped", "down_weighted")]
+    assert told_of["validation"] and all(one == [("validation", None)] for one in told_of["validation"])
+    if weight > 1:
+        assert all(one == kept * 2 for one in told_of["train"])
+    else:
+        assert all(one in (kept, left_out) for one in told_of["train"])
+        assert 0 < told_of["train"].count(kept) < told_of["train"].count(left_out)

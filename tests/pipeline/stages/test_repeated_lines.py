@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.stages.dedup_lines import DedupLinesConfig
-from pipeline.stages.repeated_lines import going, key_of, kind_of, units_of, without
+from pipeline.stages.repeated_lines import going, key_of, kind_of, layout_of, site_of, units_of, without
 
 LAYOUTS = ("lines", "paragraphs")
 PARTS = (
@@ -111,3 +111,57 @@ def test_units_of_hostile_lines_cost_time_in_proportion(line):
         units = units_of(line, layout)
         going(line, units, {unit.key: (9, 9) for unit in units if unit.key is not None}, layout, CONFIG)
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    ("url", "site"),
+    [
+        ("https://Docs.Example.org:8080/a?b", "docs.example.org"),
+        ("http://user:word@127.0.0.1/", "127.0.0.1"),
+        ("pypi://sqlalchemy/2.1.9/doc/x.html", "manuals"),
+        ("file:///home/me/x.html", "manuals"),
+        ("https://[broken/", "manuals"),
+        ("https:///x", "manuals"),
+    ],
+)
+def test_site_is_the_host_of_a_web_address_else_the_source(url, site):
+    assert site_of(url, "manuals") == site
+
+
+LICENCE = """\
+This text is licensed under terms which you find in the file that came with it, and which
+allow you to use it, to change it and to give it to others, with or without what you changed."""
+STANZA = """\
+Tyger Tyger, burning bright,
+In the forests of the night;
+What immortal hand or eye,
+Could frame thy fearful symmetry?"""
+LISTING = "\n".join(f"    {name} = settings.get({name!r}) or defaults.get({name!r}) or None" for name in "abc")
+GRID = "\n".join(["+------------------+" * 4, "| a | b | c | d | e | f | g | h | i | j | k | l | m |"] * 3)
+
+
+@pytest.mark.parametrize("media_type", ["text/x-rst", "text/plain", "text/markdown", "message/rfc822"])
+@pytest.mark.parametrize(
+    ("common", "goes"),
+    [
+        (LICENCE, True),
+        (STANZA, False),
+        ("You may use this text as you like.", False),
+        (LISTING, False),
+        (GRID, False),
+    ],
+)
+@pytest.mark.parametrize("text", ["{}\n\nOne.\n\nTwo.", "One.\n\n{}\n\nTwo.", "One.\n\nTwo.\n\n{}"])
+def test_going_from_hard_wrapped_texts_are_paragraphs_of_prose_only(media_type, common, goes, text):
+    layout, before = layout_of(media_type, None), text.format(common)
+    units = units_of(before, layout)
+    repeated = {unit.key: (9, 9) for unit in units if unit.key is not None}
+    gone = [units[place] for place in going(before, units, repeated, layout, CONFIG)]
+    assert without(before, gone) == ("One.\n\nTwo." if goes else before)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "code_language"), [("text/x-source", "python"), ("text/csv", None), ("text/html", "html")]
+)
+def test_layout_of_code_and_tables_is_left_alone(media_type, code_language):
+    assert layout_of(media_type, code_language) == "nothing"

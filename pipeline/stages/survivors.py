@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 STEP = 0.02
+LONGEST = 1_000_000  # characters of a text that are looked at
 
 ENDS = ".?!;:,\"')\u2019\u201d"  # a line with one of them at its end is, or goes on as, a sentence
 SHORT_LINE = 30  # characters; arXiv:2406.17557
@@ -39,13 +40,15 @@ QUALITY_COLUMNS = (*WEIGHTS, *MISSING_WEIGHTS, "mean_word_length", "n_words", "t
 def quality_of(table: pa.Table) -> pa.Array:
     """float64 without nulls, a row of `table` (QUALITY_COLUMNS) each."""
     values = {name: np.asarray(table[name], np.float64) for name in QUALITY_COLUMNS if name != "text"}
-    text = table["text"]
+    slices = pc.SliceOptions(0, LONGEST)
+    text = pc.call_function("utf8_slice_codeunits", [table["text"]], slices)
     defects = np.array([_navigation_share(one.as_py()) for one in text], np.float64)
     defects += sum(weight * values[name] for name, weight in WEIGHTS.items())
     defects += sum(weight * (1 - values[name]) for name, weight in MISSING_WEIGHTS.items())
     mean = values["mean_word_length"]
     defects += np.clip((SHORT_MEAN - mean) / 2, 0, 0.5) + np.clip((mean - LONG_MEAN) / 4, 0, 0.5)
-    n_words = np.maximum(values["n_words"], 1)
+    whole = np.asarray(pc.call_function("utf8_length", [table["text"]]), np.float64)
+    n_words = np.maximum(values["n_words"] * np.minimum(1, LONGEST / np.maximum(whole, 1)), 1)
     for pattern, weight in COUNTED.items():
         found = pc.call_function("count_substring_regex", [text], pc.MatchSubstringOptions(pattern))
         counts = np.asarray(found, np.float64)

@@ -147,6 +147,15 @@ def test_quality_does_not_depend_on_the_other_rows():
     assert quality(*texts) == [value for text in texts for value in quality(text)]
 
 
+def test_quality_of_a_very_long_text_is_that_of_its_beginning():
+    text = "".join(f"Sentence number {i} of a long book is short.\n" for i in range(30_000))
+    table = pa.Table.from_pylist([row("a", "The mill.") | {"text": text, "n_words": 240_000}], schema=FILTERED)
+    spoiled = table.set_column(
+        table.column_names.index("text"), "text", pa.array([text + "\ufffd" * 100_000], pa.large_string())
+    )
+    assert quality_of(table) == quality_of(spoiled)
+
+
 def test_quality_in_worker_processes_is_the_same():
     texts = [prose(10), mojibake(prose(10)), NAVIGATION]
     answers = LocalProcesses(n_workers=1).map(

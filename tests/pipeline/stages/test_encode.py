@@ -147,7 +147,7 @@ def test_tokenize_full_disk_stops_with_one_line_and_the_next_run_goes_on(
 
 
 BUILD_AND_DIE = """
-import os, signal, sys
+import faulthandler, os, signal, sys
 from pathlib import Path
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.store import Store
@@ -169,32 +169,35 @@ recipe = TokenizeRecipe(config=TokenizeConfig(shuffle_memory_mb=1, shard_tokens=
 from pipeline.stages.store import read_handle
 inputs = read_handle(corpus), read_handle(tokenizer)
 sys.addaudithook(on_event)
+faulthandler.dump_traceback_later(150, exit=True)  # tells where a build hangs
 Store(root=root, engine=LocalProcesses(n_workers=2)).build(TOKENIZE, recipe, *inputs)
 print(count)
 """
 
 
 @pytest.mark.slow
-def test_tokenize_killed_at_20_points_and_run_again_gives_the_same_bytes(tmp_path, split_corpus, byte_tokenizer):
-    folders = [str(one.directory) for one in (split_corpus(rows_of(400)), byte_tokenizer)]
+@pytest.mark.timeout(900)
+def test_tokenize_killed_at_20_points_and_run_again_gives_the_same_bytes(store, split_corpus, byte_tokenizer):
+    inputs = split_corpus(rows_of(400)), byte_tokenizer
+    recipe = TokenizeRecipe(
+        config=TokenizeConfig(shuffle_memory_mb=1, shard_tokens=200_000), weights={f"s{i}": 7.0 for i in range(4)}
+    )
 
     def run(root, last):
-        command = [sys.executable, "-c", BUILD_AND_DIE, *folders, str(tmp_path / root), str(last)]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        folders = [str(one) for one in (*(one.directory for one in inputs), root)]
+        command = [sys.executable, "-c", BUILD_AND_DIE, *folders, str(last)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    def files(root):
-        (folder,) = (path.parent for path in (tmp_path / root / "tokenize").glob("*/record.json"))
-        paths = [*folder.glob("*/[0-9]*.arrow"), folder / "tokens.json"]
-        return {path.name: path.read_bytes() for path in paths}, [one.name for one in folder.glob(".*")]
-
-    whole = run("whole", 0)
+    whole = run(store.root.parent / "whole", 0)
     assert whole.returncode == 0, whole.stderr
-    n_events, expected = int(whole.stdout), files("whole")
+    n_events = int(whole.stdout)
+    expected = token_files(store.build(TOKENIZE, recipe, *inputs).handle)
     for point in sorted(random.Random(1).sample(range(1, n_events - 20), 20)):
-        assert run(f"killed-{point}", point).returncode == -9
-        again = run(f"killed-{point}", 0)
-        assert again.returncode == 0, again.stderr
-        assert files(f"killed-{point}") == expected
+        root = store.root.parent / f"killed-{point}"
+        assert run(root, point).returncode == -9
+        again = replace(store, root=root).build(TOKENIZE, recipe, *inputs).handle
+        assert token_files(again) == expected
+        assert not list(again.directory.glob(".*"))
 
 
 LONG_DOCUMENT = """

@@ -52,7 +52,7 @@ if __name__ == "__main__":
     corpus, tokenizer, out, n = sys.argv[1:]
     n = int(n)
     tokenize = DocumentTokenizer(out, tokenizer, eos_token="<|endoftext|>", max_tokens_per_file=50_000_000, seed=1)
-    pipeline = [ParquetReader(corpus), tokenize]
+    pipeline = [ParquetReader(corpus, glob_pattern="*.parquet", read_metadata=False), tokenize]
     executor = LocalPipelineExecutor(pipeline, tasks=n, workers=n, skip_completed=False, logging_dir=out + ".log")
     start = time.perf_counter()
     executor.run()

@@ -16,7 +16,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.token_shards import read_token_shard
 from pipeline.disk import PARTS, Garbage, bytes_freed
 from pipeline.layout import Layout, all_entries
 from pipeline.stages.deny_list import DENIED, Keys
@@ -25,6 +24,7 @@ from pipeline.stages.shards import read_table
 from pipeline.stages.store import RECORD
 from pipeline.stages.trace_index import INDEXES
 
+ARROW_IDS = ("document_id", "id", "page_id")
 OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
 
 
@@ -75,7 +75,8 @@ def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
             found = True
             if "text" in names:
                 ids.add(row["id"])
-    return found or any(not ids.isdisjoint(_document_ids(path)) for path in sorted(folder.rglob("*.arrow")))
+    arrow = sorted(folder.rglob("*.arrow"))
+    return found or any(not _arrow_ids(path).isdisjoint(ids | keys.page_id) for path in arrow)
 
 
 def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[str, str]]:
@@ -87,8 +88,11 @@ def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[st
             yield row
 
 
-def _document_ids(path: Path) -> list[str]:
-    return read_token_shard(path).document_ids.to_pylist()
+def _arrow_ids(path: Path) -> set[str]:
+    """Ids of documents and pages in a token shard, or in what `tokenize` keeps of one."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+        return {value for name in ARROW_IDS if name in table.column_names for value in table[name].to_pylist()}
 
 
 def _quotes(folder: Path, holding: Collection[Path], records: dict[str, dict]) -> bool:

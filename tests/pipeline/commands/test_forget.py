@@ -19,7 +19,7 @@ from pipeline.cli import main
 from pipeline.definitions import definitions
 from pipeline.layout import Layout, all_current, load_current, save_current
 from pipeline.resources import Mill
-from pipeline.run_config import ConfigFile
+from pipeline.run_config import read_config_file
 from pipeline.stages.collect.collect import CollectConfig, collect
 from pipeline.stages.collect.sources import FilesSource
 from pipeline.stages.deny_list import read_denials
@@ -199,7 +199,7 @@ def test_forgotten_text_at_a_new_address_is_denied_too(forgotten):
 def test_forget_keeps_the_tokenizer_unless_told_otherwise(forgotten):
     assert forgotten.after["tokenizer"] == forgotten.before["tokenizer"]
     assert forgotten.after["token_shards"].digest != forgotten.before["token_shards"].digest
-    asset = tokenize.tokenizer(ConfigFile(Path("config.toml"), {"tokenizer": {"vocab_size": 300}}))
+    asset = tokenize.tokenizer(read_config_file(forgotten.layout.config_toml))
 
     def tokenizer() -> Handle:
         mill = Mill(layout=forgotten.layout)
@@ -208,29 +208,6 @@ def test_forget_keeps_the_tokenizer_unless_told_otherwise(forgotten):
     assert tokenizer() == forgotten.before["tokenizer"]
     assert "new tokenizer" in output_of(["forget", "--new-tokenizer"])
     assert tokenizer().digest != forgotten.before["tokenizer"].digest
-
-
-def test_purge_leaves_the_text_in_no_data(forgotten, capsys):
-    """Also not in those of the registered model, which `gc` would keep."""
-    assert main(["forget", "--purge", "--dry-run"]) == 0
-    assert "remove store/filter/" in capsys.readouterr().out
-    old = forgotten.before["token_shards"].directory
-    assert old.exists()
-    assert main(["forget", "--purge", "--yes"]) == 1  # the evaluations were made from the old corpus
-    assert "foundation_evaluation holds it until" in capsys.readouterr().out
-    assert not old.exists() and forgotten.after["token_shards"].directory.exists()
-    stages = [folder for folder in forgotten.layout.store.iterdir() if folder.name != "tokenizer"]
-    for name in ("tale-00.txt", forgotten.seen):
-        assert not holders(forgotten.layout, stages, words_of(forgotten.layout, name))
-    assert main(["trace", forgotten.seen]) == 0
-    assert "denied" in capsys.readouterr().out
-
-
-def test_forget_again_changes_nothing(forgotten):
-    before = forgotten.layout.denied.read_bytes()
-    for name in ("tale-00.txt", forgotten.seen):
-        assert "denied already" in output_of(["forget", name, "--yes"])
-    assert forgotten.layout.denied.read_bytes() == before
 
 
 def test_forget_rows_say_who_when_and_because_of_what(forgotten):
@@ -242,6 +219,31 @@ def test_forget_rows_say_who_when_and_because_of_what(forgotten):
     assert asked["reason"] == "asked for" and "duplicate_of" not in asked
     assert all(by_name[name]["duplicate_of"] == asked["page_id"] for name in FORGOTTEN[1:])
     assert "Story" not in forgotten.layout.denied.read_text()
+
+
+def test_forget_again_adds_only_the_copies_that_were_collected_since(forgotten):
+    before = forgotten.layout.denied.read_text()
+    assert "denied already" in output_of(["forget", forgotten.seen, "--yes"])
+    assert forgotten.layout.denied.read_text() == before
+    output_of(["forget", "tale-00.txt", "--yes"])
+    new = forgotten.layout.denied.read_text().removeprefix(before).splitlines()
+    assert [json.loads(row)["url"].rpartition("/")[2] for row in new] == ["tale-again.txt"]
+
+
+def test_purge_leaves_the_text_in_no_data(forgotten, capsys):
+    """Also not in those of the registered model, which `gc` would keep."""
+    assert main(["forget", "--purge", "--dry-run"]) == 0
+    assert "remove store/filter/" in capsys.readouterr().out
+    old = forgotten.before["token_shards"].directory
+    assert old.exists()
+    assert main(["forget", "--purge", "--yes"]) == 1  # a copy was collected since, and the evaluations are older
+    assert "holds it until it is materialised again" in capsys.readouterr().out
+    assert not old.exists() and forgotten.after["token_shards"].directory.exists()
+    stages = [folder for folder in forgotten.layout.store.iterdir() if folder.name != "tokenizer"]
+    for name in ("tale-00.txt", forgotten.seen):
+        assert not holders(forgotten.layout, stages, words_of(forgotten.layout, name))
+    assert main(["trace", forgotten.seen]) == 0
+    assert "denied" in capsys.readouterr().out
 
 
 @pytest.fixture

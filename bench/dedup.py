@@ -245,30 +245,26 @@ def _alike(grams: Mapping[str, Grams]) -> Iterator[tuple[str, str]]:
 
 
 def editions(args: argparse.Namespace, data: Sequence[Named]) -> None:
-    """Files whose first letters name one work: Jaccard and containment of every pair, and what became of each."""
+    """Every pair of one name or with a family's overlap: Jaccard, containment, and what became of it."""
     texts = {one.url: one.text for one in data if args.editions in one.source or args.editions in one.url}
     if not texts:
         print(f"\nno text of a source with `{args.editions}` in --data: no table of editions")
         return
     removed = ours(texts, DedupConfig())
     grams = {name: grams_of(text) for name, text in texts.items()}
-    by_work: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(texts):
-        by_work[_work(name)].append(name)
     rows = []
-    for work, own in sorted(by_work.items()):
-        for i, one in enumerate(own):
-            for other in own[i + 1 :]:
-                small, large = sorted((one, other), key=lambda name: len(grams[name]))
-                held = containment(grams[small], grams[large])
+    names = sorted(texts)
+    for i, one in enumerate(names):
+        for other in names[i + 1 :]:
+            small, large = sorted((one, other), key=lambda name: len(grams[name]))
+            held = containment(grams[small], grams[large])
+            if _work(one) == _work(other) or held >= DedupConfig().family_overlap:
                 found = [f"{_file(name)} removed" for name in (one, other) if name in removed]
                 what = ", ".join(found) or ("one family" if held >= DedupConfig().family_overlap else "unrelated")
                 value = jaccard(grams[one], grams[other])
-                rows.append([work, _file(one), _file(other), f"{value:.3f}", f"{held:.3f}", what])
+                rows.append([_file(one), _file(other), f"{value:.3f}", f"{held:.3f}", what])
     print(f"\n#### editions: {len(texts)} texts, {len(removed)} removed\n")
-    print_table(["work", "one", "other", "Jaccard", "containment", "result"], rows)
-    crossing = [(name, one.kept) for name, one in removed.items() if _work(name) != _work(one.kept)]
-    print(f"\nremoved for another work: {len(crossing)}", *crossing[:10])
+    print_table(["one", "other", "Jaccard", "containment", "result"], rows)
 
 
 def _file(url: str) -> str:
@@ -276,8 +272,8 @@ def _file(url: str) -> str:
 
 
 def _work(url: str) -> str:
-    """`othello_gut.txt`, `othello_f.txt` -> othello: a name up to the mark of the edition."""
-    return re.split(r"[_.]", _file(url))[0]
+    """`othello_gut.txt`, `othello_gut_f.txt` -> othello: the name without the mark of the edition."""
+    return re.sub(r"(_gut)?(_f)?\.\w+$", "", _file(url))
 
 
 def stage_speed(texts: Mapping[str, str], others: Sequence[Peer]) -> None:

@@ -5,7 +5,7 @@ leave them, or of .txt files. Out: tables in Markdown.
 - planted: bench/planted_duplicates.py on texts of --data (or made-up ones), --seeds of them: recall by true Jaccard
   index and by kind, precision, wrong removals by kind of template; the same for every peer that is installed.
 - brute force: --brute documents of --data, every pair's Jaccard index and containment by sets of tuples.
-- editions: what became of the sources whose name holds --editions (default: shakespeare), by file name.
+- editions: every pair of one work, by name or by overlap, of the sources whose name holds --editions (shakespeare).
 - speed: signatures in MB/s of one core, and the whole stage on --documents texts, beside the peers, which run in
   this process (datatrove, from the extra `bench`) or as --text-dedup PYTHON, an interpreter that has text-dedup 0.4.
 A peer that is not there is skipped with a line. Texts that --data has too few of are made up.

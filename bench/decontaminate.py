@@ -29,8 +29,8 @@ from typing import Any
 import psutil
 
 from pipeline.stages.decontaminate import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
+from pipeline.stages.decontamination.evaluation_runs import Scanner, run_index
 from pipeline.stages.engine import LocalProcesses, n_usable_cores
-from pipeline.stages.evaluation_runs import Scanner, run_index
 from pipeline.stages.examples import EXAMPLE
 from pipeline.stages.records import CORPUS, Counts, Shards
 from pipeline.stages.shards import text_digest, write_rows

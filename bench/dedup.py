@@ -41,11 +41,11 @@ from bench.planted_duplicates import (
     score,
 )
 from pipeline.stages.dedup import DEDUP, DedupConfig
+from pipeline.stages.duplicates.signatures import SignatureItem, signatures_of_shard
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.measures.quality import quality_signals
 from pipeline.stages.records import EVIDENCE, FILTERED, Shards
 from pipeline.stages.shards import EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_rows
-from pipeline.stages.signatures import SignatureItem, signatures_of_shard
 from pipeline.stages.store import Outcome, Stage, Store, Work
 
 SHARD_ROWS = 5000

@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 
 from model.token_shards import write_token_shard
 from pipeline.layout import Layout, save_current
+from pipeline.stages.duplicates.shingles import Shingler
 from pipeline.stages.pretrain import PretrainConfig, pretrain_recipe
 from pipeline.stages.records import (
     CORPUS,
@@ -46,7 +47,6 @@ from pipeline.stages.records import (
     Shards,
 )
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, write_table
-from pipeline.stages.shingles import Shingler
 from pipeline.stages.store import Outcome, Stage, Store, Work
 
 ROOT = Path(__file__).resolve().parent.parent

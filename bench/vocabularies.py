@@ -23,8 +23,8 @@ from pathlib import Path
 from bench.scale import machine
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokenizer_files import load_tokenizer, write_tokenizer
-from pipeline.stages.vocabularies import PUBLISHED, TRAINED_PATTERNS, fetch_ranks
+from pipeline.stages.tokens.tokenizer_files import load_tokenizer, write_tokenizer
+from pipeline.stages.tokens.vocabularies import PUBLISHED, TRAINED_PATTERNS, fetch_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERN = "qwen2"

@@ -28,16 +28,16 @@ import dagster as dg
 from pipeline.keepsakes import read_curve, read_results
 from pipeline.run_config import ConfigFile
 from pipeline.stages import laws
+from pipeline.stages.decontamination.leak_injection import leak_precision, leak_recall
 from pipeline.stages.evaluate import SEEN
 from pipeline.stages.examples import read_examples
 from pipeline.stages.laws import Verdict
-from pipeline.stages.leak_injection import leak_precision, leak_recall
 from pipeline.stages.records import Handle
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.source_loss import lost_sources
 from pipeline.stages.split import leaked_documents
 from pipeline.stages.store import read_record
-from pipeline.stages.tokenizer_files import load_tokenizer
+from pipeline.stages.tokens.tokenizer_files import load_tokenizer
 
 TABLE = "checks"  # of config.toml
 SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts

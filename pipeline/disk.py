@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.layout import Layout, all_entries
 from pipeline.stages.store import RECORD
-from pipeline.stages.trace_index import INDEXES
+from pipeline.stages.tracing.trace_index import INDEXES
 
 PARTS = "parts"
 

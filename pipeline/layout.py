@@ -48,7 +48,7 @@ class Layout:
 
     @property
     def kept_tokenizer(self) -> Path:
-        return self.data / "kept_tokenizer.json"  # see stages/kept_tokenizer.py
+        return self.data / "kept_tokenizer.json"  # see stages/tokens/kept_tokenizer.py
 
     @property
     def current(self) -> Path:

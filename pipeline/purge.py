@@ -22,7 +22,7 @@ from pipeline.stages.deny_list import DENIED, Keys
 from pipeline.stages.records import Columns, DenyList, Report, Shards
 from pipeline.stages.shards import read_table
 from pipeline.stages.store import RECORD
-from pipeline.stages.trace_index import INDEXES
+from pipeline.stages.tracing.trace_index import INDEXES
 
 ARROW_IDS = ("document_id", "id", "page_id")
 OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)

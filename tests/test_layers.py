@@ -55,8 +55,7 @@ def test_stages_know_neither_dagster_nor_mlflow_nor_their_callers(path):
     names = set(imports_of(path))
     assert not {top(name) for name in names} & {"dagster", "mlflow"}
     ours = {name for name in names if top(name) == "pipeline"}
-    allowed = ("pipeline.stages", "pipeline.layout") if path.stem == "trace" else ("pipeline.stages",)
-    assert not [name for name in ours if not name.startswith(allowed) and name != "pipeline"]
+    assert not [name for name in ours if not name.startswith("pipeline.stages") and name != "pipeline"]
     if path.stem not in STAGES_THAT_USE_MODEL:
         of_model = {name for name in names if top(name) == "model"}
         assert not [name for name in of_model if not any(name.startswith(light) for light in LIGHT_PARTS_OF_MODEL)]

@@ -7,10 +7,10 @@ import dagster as dg
 from pipeline.resources import CORES, Mill, code_version, settings
 from pipeline.run_config import ConfigFile, asset_config
 from pipeline.stages.collect.sources import Source
-from pipeline.stages.kept_tokenizer import kept_tokenizer
 from pipeline.stages.records import Shards, TokenizerFile
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig, tokenizer_stage
+from pipeline.stages.tokens.kept_tokenizer import kept_tokenizer
 
 
 def tokenizer(file: ConfigFile) -> dg.AssetsDefinition:

@@ -172,7 +172,7 @@ def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
 
 def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     """Every finished model that was trained on one of the pages, by the names that people know."""
-    from pipeline.stages.exposure import models_of
+    from pipeline.stages.tracing.exposure import models_of
 
     models = [
         model
@@ -234,7 +234,7 @@ def _later_assets(new_tokenizer: bool) -> Iterator[tuple[str, str]]:
 
 def _tokenizer_line(layout: Layout, *, new: bool) -> str:
     """Keep the tokenizer that there is, or let the next run train a new one; what was done."""
-    from pipeline.stages.kept_tokenizer import keep_tokenizer, release_tokenizer
+    from pipeline.stages.tokens.kept_tokenizer import keep_tokenizer, release_tokenizer
 
     if new:
         release_tokenizer(layout.kept_tokenizer)

@@ -22,8 +22,8 @@ from pipeline.commands.trace_lines import (
     step_content_object,
 )
 from pipeline.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
-from pipeline.stages.trace import PageTrace, trace, trace_text
-from pipeline.stages.training_steps import content_of_steps
+from pipeline.stages.tracing.trace import PageTrace, trace, trace_text
+from pipeline.stages.tracing.training_steps import content_of_steps
 
 MOST_BYTES = 80_000_000  # of a text from stdin
 STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.stages.duplicates.shingles import Shingler
 from pipeline.stages.engine import Engine, Failed
 from pipeline.stages.shards import read_table
-from pipeline.stages.shingles import Shingler
 
 INDEX = "texts.npz"
 BATCH_CHARACTERS = 1_000_000  # of texts that are looked up in one go

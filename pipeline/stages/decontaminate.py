@@ -21,9 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.stages.cuts import CutLimits, pieces_without
-from pipeline.stages.engine import Done, Failed
-from pipeline.stages.evaluation_runs import (
+from pipeline.stages.decontamination.cuts import CutLimits, pieces_without
+from pipeline.stages.decontamination.evaluation_runs import (
     Item,
     RunIndex,
     Scanner,
@@ -32,6 +31,7 @@ from pipeline.stages.evaluation_runs import (
     run_index,
     spans_of_words,
 )
+from pipeline.stages.engine import Done, Failed
 from pipeline.stages.measures.words import SIGN, words_of
 from pipeline.stages.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import (

@@ -19,12 +19,15 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.stages.accepted import check_index, view_accepted, write_index, write_recipe
-from pipeline.stages.engine import n_usable_cores
-from pipeline.stages.near_duplicates import explained, find_candidates, load_signatures, open_database, settle
-from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
-from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
-from pipeline.stages.signatures import (
+from pipeline.stages.duplicates.accepted import check_index, view_accepted, write_index, write_recipe
+from pipeline.stages.duplicates.near_duplicates import (
+    explained,
+    find_candidates,
+    load_signatures,
+    open_database,
+    settle,
+)
+from pipeline.stages.duplicates.signatures import (
     SIGNATURES,
     SIGNATURES_FOLDER,
     Layout,
@@ -33,9 +36,12 @@ from pipeline.stages.signatures import (
     make_signatures,
     signature_recipe,
 )
+from pipeline.stages.duplicates.verification import verify
+from pipeline.stages.duplicates.windows import wanted_rows, write_windows
+from pipeline.stages.engine import n_usable_cores
+from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
 from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
-from pipeline.stages.verification import verify
-from pipeline.stages.windows import wanted_rows, write_windows
 
 SCRATCH = ".scratch"  # the database and the windows of candidates, gone when the stage ends
 

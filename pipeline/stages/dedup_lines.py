@@ -21,8 +21,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.stages.engine import n_usable_cores
-from pipeline.stages.line_frequency import LINES_FOLDER, checked, count_lines, find_repeated, opened_database
-from pipeline.stages.line_removal import STAGE, Equal, EqualsItem, NoRoom, ShardItem, Tally, rewritten, without_equals
+from pipeline.stages.lines.line_frequency import LINES_FOLDER, checked, count_lines, find_repeated, opened_database
+from pipeline.stages.lines.line_removal import (
+    STAGE,
+    Equal,
+    EqualsItem,
+    NoRoom,
+    ShardItem,
+    Tally,
+    rewritten,
+    without_equals,
+)
 from pipeline.stages.records import Counts, Shards
 from pipeline.stages.shards import duckdb_files, shard_paths
 from pipeline.stages.store import Outcome, Stage, Work

@@ -24,7 +24,7 @@ from pipeline.stages.pretrain import training_device
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
-from pipeline.stages.tokenizer_files import TOKENIZER_FILES, load_model_tokenizer
+from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES, load_model_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.stages.finetune import EncodedExamples, class_probabilities, encode_texts
-from pipeline.stages.tokenizer_files import load_model_tokenizer
+from pipeline.stages.tokens.tokenizer_files import load_model_tokenizer
 
 MODELS_REMEMBERED = 4
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from pipeline.stages.duplicates.shingles import WORD, WordHashes
 from pipeline.stages.engine import Engine, Failed
 from pipeline.stages.shards import read_table
-from pipeline.stages.shingles import WORD, WordHashes
 
 N_WORDS = 5
 COMMON = 50  # a 5-gram in more documents than this is boilerplate

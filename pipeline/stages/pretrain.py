@@ -25,7 +25,7 @@ from pipeline.stages.errors import Terminated
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
-from pipeline.stages.tokenizer_files import TOKENIZER_FILES
+from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from torch import nn

@@ -224,7 +224,7 @@ class Columns(Handle):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerFile(Handle):
-    """The files of stages/tokenizer_files.py and a report; rows = vocabulary size."""
+    """The files of stages/tokens/tokenizer_files.py and a report; rows = vocabulary size."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

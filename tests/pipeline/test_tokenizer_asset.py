@@ -8,10 +8,10 @@ from pipeline.assets import tokenize
 from pipeline.layout import Layout
 from pipeline.resources import Mill
 from pipeline.run_config import ConfigFile
-from pipeline.stages.kept_tokenizer import keep_tokenizer, release_tokenizer
 from pipeline.stages.records import Shards
 from pipeline.stages.shards import write_table
 from pipeline.stages.store import Outcome, Stage, Store
+from pipeline.stages.tokens.kept_tokenizer import keep_tokenizer, release_tokenizer
 
 
 @pytest.fixture

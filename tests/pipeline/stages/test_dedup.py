@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.stages.accepted import view_accepted
 from pipeline.stages.dedup import DEDUP, SCRATCH, DedupConfig
+from pipeline.stages.duplicates.accepted import view_accepted
+from pipeline.stages.duplicates.near_duplicates import find_candidates, load_signatures, open_database
+from pipeline.stages.duplicates.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.errors import CorruptShard
-from pipeline.stages.near_duplicates import find_candidates, load_signatures, open_database
 from pipeline.stages.records import CORPUS, DROPPED, EVIDENCE, FILTERED, Counts, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_table
-from pipeline.stages.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
 from pipeline.stages.store import Outcome, Stage, Store
 
 VOCABULARY = [f"w{i}" for i in range(5000)]

@@ -16,7 +16,7 @@ import xxhash
 from pipeline.stages.dedup_lines import DEDUP_LINES, DedupLinesConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.errors import CorruptShard, DiskFull
-from pipeline.stages.line_frequency import LINES_FOLDER, LINES_VERSION, find_repeated, opened_database
+from pipeline.stages.lines.line_frequency import LINES_FOLDER, LINES_VERSION, find_repeated, opened_database
 from pipeline.stages.records import CORPUS, DROPPED, REPEATED, Counts, Shards
 from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_rows
 from pipeline.stages.store import Outcome, Stage, Store

@@ -24,7 +24,7 @@ from pipeline.stages.pretrain import (
 )
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.store import Store
-from pipeline.stages.tokenizer_files import TOKENIZER_FILES
+from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 TINY = PretrainConfig(
     n_layers=1, d_model=16, n_heads=2, seq_len=8, n_steps=24, rows=4, checkpoint_every=5, validate_every=10

@@ -16,7 +16,7 @@ from pipeline.stages.split import SPLIT, SplitConfig
 from pipeline.stages.store import Outcome, Stage, Store, Work
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig, load_tokenizer
-from pipeline.stages.tokenizer_files import write_tokenizer
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 

@@ -19,8 +19,8 @@ from pipeline.stages.records import SPLIT_CORPUS, Shards
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage
 from pipeline.stages.tokenizer import REPORT_BYTES, TOKENIZER, Sample, TokenizerConfig, tokenizer_stage, train_ranks
-from pipeline.stages.tokenizer_files import IDENTITY_FILES, load_tokenizer
-from pipeline.stages.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
+from pipeline.stages.tokens.tokenizer_files import IDENTITY_FILES, load_tokenizer
+from pipeline.stages.tokens.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 SMALL = TokenizerConfig(vocab_size=300)

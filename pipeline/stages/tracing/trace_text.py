@@ -169,11 +169,11 @@ def _paths_of_stage(folders: Sequence[Folder]) -> list[Path]:
 
 
 def _pattern(text: str) -> str:
-    """The first words of `text`, in any case and with any white space between, as RE2 has it."""
-    words = text[: 10 * SEARCHED_CHARACTERS].split()[:SEARCHED_WORDS]
+    """The first words of `text` as RE2 has it: in any case, with anything between them that is no word."""
+    words = WORD.findall(text[: 10 * SEARCHED_CHARACTERS])[:SEARCHED_WORDS] or text.split()[:SEARCHED_WORDS]
     while len(words) > 1 and sum(map(len, words)) > SEARCHED_CHARACTERS:
         words.pop()
-    return "(?i)" + r"\s+".join(re.escape(word[:SEARCHED_CHARACTERS]) for word in words)
+    return "(?i)" + r"[^\pL\pN_]*".join(re.escape(word[:SEARCHED_CHARACTERS]) for word in words)
 
 
 def _example(store: Path, asset: str, folder: Folder, example_id: str, where: str, row: int) -> ExampleTrace:

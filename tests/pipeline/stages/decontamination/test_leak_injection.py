@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.stages import evaluation_runs
 from pipeline.stages.decontaminate import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
+from pipeline.stages.decontamination import evaluation_runs
 from pipeline.stages.decontamination.leak_injection import (
     FORMS,
     N_PLANTED,

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stages import tokenizer_files
 from pipeline.stages.laws import HARD_TEXTS
 from pipeline.stages.tokenizer import train_ranks
+from pipeline.stages.tokens import tokenizer_files
 from pipeline.stages.tokens.tokenizer_files import (
     DESCRIPTION_FILE,
     RANKS_FILE,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.stages import vocabularies
 from pipeline.stages.collect.package import fetch_package
 from pipeline.stages.errors import SourceUnavailable
 from pipeline.stages.laws import HARD_TEXTS
+from pipeline.stages.tokens import vocabularies
 from pipeline.stages.tokens.tokenizer_files import DESCRIPTION_FILE, RANKS_FILE, load_tokenizer, write_tokenizer
 from pipeline.stages.tokens.vocabularies import PUBLISHED, fetch_ranks, ranks_file
 

@@ -296,9 +296,10 @@ def test_trace_passage_finds_its_document_first_with_what_it_holds_of_it(chain):
     assert [page.match.containment for page in pages] == sorted((p.match.containment for p in pages), reverse=True)
 
 
-def test_trace_short_text_is_searched_in_any_case_and_over_line_ends(chain):
+@pytest.mark.parametrize("between", ["  ", " -- ", ", "])
+def test_trace_short_text_is_searched_in_any_case_and_with_anything_between_its_words(chain, between):
     words = story_text(chain, 11).split()
-    pages, _ = chain.text("  ".join(words[:17]).upper())
+    pages, _ = chain.text(between.join(words[:17]).upper())
     assert [page.url for page in pages] == ["file:///pages/story11.txt"]
 
 

@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -26,8 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import psutil
-
+from bench.machine import Memory
 from pipeline.stages.decontaminate import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
 from pipeline.stages.decontamination.evaluation_runs import Scanner, run_index
 from pipeline.stages.engine import LocalProcesses, n_usable_cores
@@ -42,7 +40,6 @@ A_SHARD = 5000  # documents
 PLANTED_EVERY = 1000
 SEED = 7
 REPEATS = 3
-SAMPLE_SECONDS = 0.05
 MB = 1e6
 PEER = """
 import importlib.util as util, json
@@ -245,35 +242,6 @@ def peer_line(python: Path | None) -> str:
         if found["missing"]
         else f"datatrove {found['version']}: not measured, it indexes tasks of lighteval by name, not texts."
     )
-
-
-class Memory:
-    """Looks at this process and its children from a thread; the peaks of all together and of one worker."""
-
-    def __init__(self) -> None:
-        self.process = psutil.Process()
-        self.total, self.worker = self.process.memory_info().rss, 0
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Memory":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.ended.wait(SAMPLE_SECONDS):
-            workers = []
-            for child in self.process.children(recursive=True):
-                try:
-                    workers.append(child.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
-            self.worker = max(self.worker, *workers, 0)
-            self.total = max(self.total, self.process.memory_info().rss + sum(workers))
 
 
 if __name__ == "__main__":

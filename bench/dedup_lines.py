@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from bench.scale import Memory, machine
+from bench.machine import Memory, machine
 from pipeline.stages.dedup_lines import DEDUP_LINES, DedupLinesConfig
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import CORPUS, REPEATED, Counts, Shards

@@ -15,7 +15,6 @@ corpus.
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +29,10 @@ import numpy as np
 import psutil
 import pyarrow as pa
 
+from bench.machine import machine
 from pipeline.commands.settings import parse_settings
 from pipeline.stages.dedup import DEDUP, DedupConfig
-from pipeline.stages.engine import LocalProcesses, n_usable_cores
+from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import FILTERED, Counts, Shards
 from pipeline.stages.shards import text_digest, write_table
 from pipeline.stages.store import Outcome, Stage, Store, Work, read_handle
@@ -307,16 +306,6 @@ def scratch_sizes(root: Path) -> Iterator[tuple[Path, int]]:
             yield path, path.stat().st_size
         except OSError:  # it was there a moment ago
             continue
-
-
-def machine(n_workers: int) -> str:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return (
-        f"{platform.processor() or platform.machine()}, {n_usable_cores()} cores, {n_workers or n_usable_cores()}"
-        f" workers, Python {platform.python_version()}, commit {commit}, {datetime.now(UTC):%Y-%m-%d}"
-    )
 
 
 def table(costs: dict[int, dict[str, Any]]) -> list[str]:

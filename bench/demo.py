@@ -3,7 +3,7 @@
 In: sources and tasks of data/. Out: a markdown table, printed and written to bench/demo.md, with the machine named.
 Orchestration is everything that is not inside a stage function: the start of Python, Dagster, MLflow, checks.
 
-    .venv/bin/python bench/demo.py [--cache data/cache] [--out bench/demo.md] [--keep DIR]
+    .venv/bin/python -m bench.demo [--cache data/cache] [--out bench/demo.md] [--keep DIR]
 """
 
 import argparse

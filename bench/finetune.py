@@ -3,7 +3,7 @@
 In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: a markdown table, printed.
 What was trained before is found in the store and not trained again.
 
-    .venv/bin/python bench/finetune.py [--task sarcasm] [--seeds 3]
+    .venv/bin/python -m bench.finetune [--task sarcasm] [--seeds 3]
 """
 
 import argparse

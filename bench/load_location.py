@@ -3,7 +3,7 @@
 In: nothing. Out: seconds, median of five child processes each: Python with an empty location, and with ours. The
 difference is what the UI, the daemon and every step process pay for this project.
 
-    .venv/bin/python bench/load_location.py
+    .venv/bin/python -m bench.load_location
 """
 
 import statistics

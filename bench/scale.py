@@ -8,7 +8,7 @@ lie within the larger ones. Each manual becomes a smaller .deb with the chosen p
 reads any other. Every stage of every size runs in a process of its own, so that its peak of memory is its own. A
 shard has a fixed cost, too (its files are synced to disk), which weighs more where it holds few pages.
 
-    .venv/bin/python bench/scale.py [--sizes 300 3000 30000] [--cache data/cache] [--folder DIR] [--workers N]
+    .venv/bin/python -m bench.scale [--sizes 300 3000 30000] [--cache data/cache] [--folder DIR] [--workers N]
 """
 
 import argparse
@@ -16,29 +16,26 @@ import hashlib
 import io
 import json
 import lzma
-import platform
 import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import xxhash
 
+from bench.machine import Memory, machine
 from pipeline.stages.clean import CLEAN, CleanConfig
 from pipeline.stages.collect.collect import collect
 from pipeline.stages.collect.members import members_of
 from pipeline.stages.collect.package import fetch_package
 from pipeline.stages.collect.registry_debian import offers
 from pipeline.stages.collect.sources import PackageSource
-from pipeline.stages.engine import LocalProcesses, n_usable_cores
+from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.filter import FILTER
 from pipeline.stages.records import Counts
 from pipeline.stages.rules import FilterConfig, FilterRecipe
@@ -57,7 +54,6 @@ MANUALS = (  # written by Sphinx, DocBook, Texinfo, Doxygen, javadoc, rustdoc, g
 PAGES = ("**/*.html",)
 MOST_PAGES = 3000  # of one manual, so that no sort of page decides the result
 STAGES = ("collect", "clean", "signals", "filter")
-SAMPLE_SECONDS = 0.05  # between two looks at the memory
 MB = 1e6
 
 
@@ -225,41 +221,6 @@ def made(folder: Path, stage: str) -> list[Any]:
     return [read_handle(Path(path)) for path in json.loads((folder / f"{stage}.json").read_text())]
 
 
-class Memory:
-    """Looks at this process and its children from a thread: resident memory when it began, and the peaks."""
-
-    def __init__(self):
-        self.process = psutil.Process()
-        self.start = self.process.memory_info().rss
-        self.parent, self.worker, self.total = self.start, 0, self.start
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "Memory":
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.ended.wait(SAMPLE_SECONDS):
-            parent, workers = self.process.memory_info().rss, []
-            for child in self.process.children(recursive=True):
-                try:
-                    workers.append(child.memory_info().rss)
-                except psutil.NoSuchProcess:
-                    continue
-            self.parent = max(self.parent, parent)
-            self.worker = max(self.worker, *workers, 0)
-            self.total = max(self.total, parent + sum(workers))
-
-    def measures(self) -> dict[str, float]:
-        names = {"start": self.start, "parent": self.parent, "worker": self.worker, "total": self.total}
-        return {f"{name}_mb": round(value / MB, 1) for name, value in names.items()}
-
-
 def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
     lines = [
         "| stage | pages in | kept | shards | MB in | seconds | ms a page | times the first size | s/MB |"
@@ -279,19 +240,6 @@ def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
                 f" {cost['parent_mb']:.0f} | {cost['worker_mb']:.0f} | {cost['total_mb']:.0f} | {above:.3f} |"
             )
     return lines
-
-
-def machine(n_workers: int) -> str:
-    """Processor, cores, workers, memory, commit and day."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return (
-        f"{models[0] if models else platform.machine()}, {n_usable_cores()} cores, {n_workers or n_usable_cores()}"
-        f" workers, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()},"
-        f" commit {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}."
-    )
 
 
 if __name__ == "__main__":

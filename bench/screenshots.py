@@ -3,7 +3,7 @@
 In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: three PNG files. Starts
 `gristmill ui` on ports 3900 and 5900 and drives Debian's chromium through Playwright.
 
-    .venv/bin/python bench/screenshots.py [--out docs]
+    .venv/bin/python -m bench.screenshots [--out docs]
 """
 
 import argparse

@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.scale import Memory, machine
+from bench.machine import Memory, machine
 from pipeline.stages.engine import LocalProcesses, n_usable_cores
 from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards
 from pipeline.stages.shards import read_table, shard_paths, text_digest, write_rows

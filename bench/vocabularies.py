@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.scale import machine
+from bench.machine import machine
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.tokenizer import train_ranks
 from pipeline.stages.tokens.tokenizer_files import load_tokenizer, write_tokenizer

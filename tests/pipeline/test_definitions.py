@@ -104,7 +104,8 @@ def test_graph_jobs_hold_their_part(toy_graph):
         for name in ("demo", "corpus", "pretrain", "finetune")
     }
     assert parts["demo"] == ASSETS
-    assert parts["corpus"] == {"pages/web", "pages/local-texts", "documents", "corpus", *REPORT_AND_TOKENS}
+    examples = "moods_examples"  # which the corpus must not hold
+    assert parts["corpus"] == {"pages/web", "pages/local-texts", "documents", "corpus", *REPORT_AND_TOKENS, examples}
     assert parts["pretrain"] == {"foundation_model", "foundation_evaluation"}
     assert parts["finetune"] == {"moods_examples", "moods_model", "moods_evaluation"}
 

@@ -51,6 +51,8 @@ class PlannedBuild:
     reasons: tuple[str, ...] = ()
     last: Record | None = None  # record of the output that is there
     share: float = 1.0  # of the work of the last time, about
+    bytes_share: float = 1.0  # of its bytes
+    n_tokens: int | None = None  # to train on
     fingerprint: str | None = None  # of what will lie there, where that is known before
     resumes: bool = False  # an unfinished build lies there
 
@@ -61,7 +63,7 @@ class PlannedBuild:
 
     @property
     def n_bytes(self) -> float | None:
-        return None if self.last is None else self.last["bytes"] * self.share
+        return None if self.last is None else self.last["bytes"] * self.bytes_share
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +86,9 @@ class PlannedAsset:
 
     @property
     def n_tokens(self) -> int | None:
-        """Tokens of its shards, or tokens trained on."""
+        """Tokens of its shards the last time, or tokens to train on."""
+        if planned := [build.n_tokens for build in self.rebuilt if build.n_tokens is not None]:
+            return planned[0]
         measures = {name: value for b in self.builds if b.last for name, value in b.last["measures"].items()}
         if "tokens" in measures:
             return int(measures["tokens"])
@@ -118,11 +122,14 @@ class PlanningStore(Store):
             self.plan.append(PlannedBuild(stage=stage.name, last=record))
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         last = self.before.get(stage.name)
+        share = _share(stage, cfg, inputs, last, self.changes)
         planned = PlannedBuild(
             stage=stage.name,
             reasons=tuple(_reasons(stage, cfg, inputs, last, self.changes)),
             last=last,
-            share=_share(stage, cfg, inputs, last, self.changes),
+            share=share,
+            bytes_share=share if stage.by_shard else 1.0,
+            n_tokens=cfg.train.n_steps * cfg.train.tokens_a_step if isinstance(cfg, ResolvedPretrain) else None,
             fingerprint=where.name if is_known else None,
             resumes=is_known and (where / BEGUN).exists(),
         )

@@ -39,7 +39,7 @@ def plan_lines(assets: Sequence[PlannedAsset]) -> list[str]:
 def _numbers(asset: PlannedAsset) -> list[str]:
     n_bytes = _sum([build.n_bytes for build in asset.rebuilt])
     return [
-        UNKNOWN if asset.n_documents is None else f"{asset.n_documents:,}",
+        "" if asset.n_documents is None else f"{asset.n_documents:,}",
         "" if asset.n_tokens is None else f"{asset.n_tokens:,}",
         _time([build.seconds for build in asset.rebuilt]),
         UNKNOWN if n_bytes is None else size_text(n_bytes),

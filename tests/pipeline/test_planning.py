@@ -89,6 +89,8 @@ def test_plan_of_a_longer_training_takes_longer(other_settings):
     (build,) = model.rebuilt
     assert build.reasons == ("train.n_steps 30 -> 300",)
     assert build.seconds == pytest.approx(10 * build.last["seconds"])
+    assert build.n_bytes == build.last["bytes"]
+    assert model.n_tokens == 300 * 4 * 32
 
 
 def test_plan_of_a_build_that_was_killed_goes_on_with_it(other_settings):

@@ -7,9 +7,10 @@ evidence/ (records.REPEATED) with each line that went, and in how many documents
 lines of every shard, which are remembered a shard.
 
 Steps: hash every line in worker processes; count documents by site and line in DuckDB, which spills; write the shards
-again, in worker processes too. What may go, and where: repeated_lines.py. Llama 3 (arXiv:2407.21783 section 3.1.1)
-takes out lines that stand more than 6 times in a bucket of 30 M documents, and reports that menus and cookie notices
-go, but good frequent text as well; hence the count by site and the share of its documents here.
+again beside the output, in worker processes too; from there into the output, without documents that became equal.
+What may go, and where: lines/repeated_lines.py. Llama 3 (arXiv:2407.21783 section 3.1.1) takes out lines that stand
+more than 6 times in a bucket of 30 M documents, and reports that menus and cookie notices go, but good frequent text
+as well; hence the count by site and the share of its documents here.
 """
 
 import errno
@@ -29,6 +30,7 @@ from pipeline.stages.lines.line_removal import (
     NoRoom,
     ShardItem,
     Tally,
+    place_shard,
     rewritten,
     without_equals,
 )
@@ -37,7 +39,7 @@ from pipeline.stages.shards import duckdb_files, shard_paths
 from pipeline.stages.store import Outcome, Stage, Work
 
 SCRATCH = ".scratch"  # the database and what workers tell it, gone when the stage ends
-LEFT_FOLDER = "left"  # below it
+LEFT_FOLDER, REWRITTEN_FOLDER = "left", "rewritten"  # below it
 MEMORY_MB = 768  # of DuckDB, beyond which it spills
 # Of equal texts the one that lost nothing stays, then the one that stands for most, then the first page.
 EQUAL = """
@@ -104,7 +106,7 @@ DEDUP_LINES = Stage(name=STAGE, version=1, function=dedup_lines, handle=Shards)
 def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[Tally]:
     scratch = work.directory / SCRATCH
     items = [
-        ShardItem(path, scratch / "repeated.parquet", _left(scratch, shard), work.directory, cfg)
+        ShardItem(path, scratch / "repeated.parquet", _left(scratch, shard), scratch / REWRITTEN_FOLDER, cfg)
         for shard, path in enumerate(paths)
     ]
     tallies = []
@@ -115,10 +117,15 @@ def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[T
 
 
 def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[Tally]:
-    """Documents that differed by their menus only are one document now."""
+    """Documents that differed by their menus only are one document now. Writes the output.
+
+    A worker whose build was killed may still be writing: so no file is read here that it could have written in
+    another state.
+    """
     if not paths:
         return []
-    files = [_left(work.directory / SCRATCH, shard) for shard in range(len(paths))]
+    scratch = work.directory / SCRATCH
+    files = [_left(scratch, shard) for shard in range(len(paths))]
     database.execute(DOCUMENTS, {"files": duckdb_files(files)})
     found = database.execute(EQUAL).fetchall()
     equals: dict[int, list[Equal]] = {}
@@ -128,8 +135,15 @@ def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[Tally
             equals.setdefault(shard, []).append(Equal(row, kept_page_id, n_equal, site_documents))
         else:
             sizes.setdefault(shard, {})[row] = size
+    for path in paths:
+        place_shard(scratch / REWRITTEN_FOLDER, path.name, work.directory)
     items = [
-        EqualsItem(work.directory / paths[shard].name, tuple(equals.get(shard, ())), sizes.get(shard, {}))
+        EqualsItem(
+            scratch / REWRITTEN_FOLDER / paths[shard].name,
+            work.directory,
+            tuple(equals.get(shard, ())),
+            sizes.get(shard, {}),
+        )
         for shard in sorted({*equals, *sizes})
     ]
     answers = work.engine.map(without_equals, items) if items else ()

@@ -252,7 +252,7 @@ def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
             + "; choose another folder or delete this one"
         )
     for leftover in directory.rglob(".*.part"):  # of a build that was killed while it wrote
-        leftover.unlink()
+        leftover.unlink(missing_ok=True)  # one of its workers may be at its last file
     write_text(marker, fingerprint)
 
 
@@ -262,7 +262,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
     files = {
         str(path.relative_to(work.directory)): path.stat().st_size
         for path in sorted(work.directory.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(work.directory).parts)
     }
     identity = {
         name: outcome.digests.get(name) or file_digest(work.directory / name)

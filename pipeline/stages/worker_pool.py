@@ -27,7 +27,7 @@ import psutil
 
 R = TypeVar("R")
 BEGUN = b"begun"
-PARENT_SECONDS = 1.0  # between two looks of a worker whether its parent still lives
+PARENT_SECONDS = 0.1  # between two looks of a worker whether its parent still lives: until then it may write
 GRACE_SECONDS = 10.0
 END_SECONDS = 0.5  # for a worker that has nothing to do to end by itself
 DETAIL_CHARACTERS = 1000

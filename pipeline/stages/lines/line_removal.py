@@ -75,9 +75,10 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class EqualsItem:
-    """A written shard from which documents go, or in which others stand for more of them now."""
+    """A shard as `rewritten` left it, from which documents go, or in which others stand for more of them now."""
 
     path: Path
+    directory: Path  # where it goes
     equals: tuple[Equal, ...]
     sizes: Mapping[int, int]  # row -> cluster_size
 
@@ -126,6 +127,15 @@ def _with_room(function: Callable[[T], Tally], item: T) -> Tally | NoRoom:
         if error.errno not in NO_ROOM:
             raise
         return NoRoom(str(error))
+
+
+def place_shard(staged: Path, name: str, directory: Path) -> None:
+    """Puts a shard that `rewritten` left below `staged` into `directory`, with what lies beside it."""
+    for folder in ("", DROPPED_FOLDER, EVIDENCE_FOLDER):
+        if (staged / folder / name).exists():
+            link_or_copy(staged / folder / name, directory / folder / name)
+        else:
+            (directory / folder / name).unlink(missing_ok=True)  # of a build that was killed
 
 
 def _rewrite(item: ShardItem) -> Tally:
@@ -278,18 +288,18 @@ def _drop_equals(item: EqualsItem) -> Tally:
     gone: dict[str, int] = {}
     for document in documents:
         gone[document["source"]] = gone.get(document["source"], 0) + len(document["text"])
-    directory, name = item.path.parent, item.path.name
+    staged, name = item.path.parent, item.path.name
     dropped = [_dropped(document, "exact_duplicate", 1.0) for document in documents]
     evidence = [_equal_evidence(*pair) for pair in zip(item.equals, documents, strict=True)]
     _write_beside(
-        directory,
+        item.directory,
         name,
-        _rows(directory / DROPPED_FOLDER / name, DROPPED) + dropped,
-        _rows(directory / EVIDENCE_FOLDER / name, REPEATED) + evidence,
+        _rows(staged / DROPPED_FOLDER / name, DROPPED) + dropped,
+        _rows(staged / EVIDENCE_FOLDER / name, REPEATED) + evidence,
     )
     is_kept = np.ones(table.num_rows, bool)
     is_kept[rows] = False
-    write_table(item.path, table.filter(pa.array(is_kept)).cast(CORPUS))
+    write_table(item.directory / name, table.filter(pa.array(is_kept)).cast(CORPUS))
     counts = Counts(kept=-len(rows))
     if rows:
         counts.drop("exact_duplicate", len(rows))

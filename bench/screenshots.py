@@ -34,7 +34,7 @@ def main() -> None:
     layout = layout_from_environment()
     with servers(), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        show_graph(browser.new_page(viewport={"width": 2600, "height": 1700}), args.out / "dagster-graph.png")
+        show_graph(browser.new_page(viewport={"width": 2600, "height": 2000}), args.out / "dagster-graph.png")
         show_report(browser.new_page(viewport={"width": 1700, "height": 1400}), args.out / "corpus-report.png")
         show_curve(browser.new_page(viewport={"width": 1600, "height": 900}), layout, args.out / "mlflow-curve.png")
         browser.close()
@@ -63,7 +63,7 @@ def show_graph(page: Page, path: Path) -> None:
     page.get_by_text("foundation_model").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)
     expect(page.get_by_text("Loading...")).to_have_count(0, timeout=LOADED_MS)
-    page.screenshot(path=path, clip={"x": 369, "y": 240, "width": 2231, "height": 1230})  # the graph alone
+    page.screenshot(path=path, clip={"x": 369, "y": 240, "width": 2231, "height": 1640})  # the graph alone
     print(path)
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.stages.duplicates.shingles import Shingler
+from pipeline.stages.duplicates.signatures import text_batches
 from pipeline.stages.engine import Engine, Failed
 from pipeline.stages.shards import read_table
 
 INDEX = "texts.npz"
-BATCH_CHARACTERS = 1_000_000  # of texts that are looked up in one go
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +101,7 @@ def copies_in_shard(item: _Item) -> list[Copy]:
     table = read_table(item.path, columns=[item.key, "text"])
     page_ids = iter(table[item.key].to_pylist())
     shingler, copies = Shingler(item.limits.n_words), []
-    for batch in _batches(text.as_py() for text in table["text"]):
+    for batch in text_batches(table["text"]):
         flat, n_runs, _ = shingler.sets(batch)
         for runs in np.split(flat, np.cumsum(n_runs)[:-1]):
             copies += _copies_of(next(page_ids), runs, index, item.limits)
@@ -138,15 +138,3 @@ def _copies_of(page_id: str, runs: np.ndarray, index: _Index, limits: CopyLimits
                 part=float(part[i]),
                 is_copy=bool(is_copy[i]),
             )
-
-
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch, n_characters = [], 0
-    for text in texts:
-        batch.append(text)
-        n_characters += len(text)
-        if n_characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, n_characters = [], 0
-    if batch:
-        yield batch

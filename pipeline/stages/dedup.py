@@ -19,12 +19,12 @@ from typing import Annotated, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.stages.database import open_database
 from pipeline.stages.duplicates.accepted import check_index, view_accepted, write_index, write_recipe
 from pipeline.stages.duplicates.near_duplicates import (
     explained,
     find_candidates,
     load_signatures,
-    open_database,
     settle,
 )
 from pipeline.stages.duplicates.signatures import (

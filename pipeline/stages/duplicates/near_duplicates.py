@@ -124,20 +124,6 @@ CREATE TABLE outcomes AS
 """
 
 
-def open_database(folder: Path, *, n_threads: int, memory_mb: int) -> Any:
-    """A DuckDB database that spills below `folder`; neither limit changes a result."""
-    import duckdb
-
-    settings = {
-        "threads": n_threads,
-        "memory_limit": f"{memory_mb}MB",
-        "temp_directory": str(folder / "spill"),
-        "preserve_insertion_order": False,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    return duckdb.connect(str(folder / "dedup.duckdb"), config=settings)
-
-
 @contextmanager
 def explained(folder: Path, memory_mb: int) -> Iterator[None]:
     """Turns DuckDB's errors for a full disk and for too little memory into ones that say what to do."""

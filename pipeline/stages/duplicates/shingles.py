@@ -11,13 +11,15 @@ fewer words than a shingle is one shingle; a text without words is one shingle o
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 
+Text = TypeVar("Text", str, bytes)
 SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Chinese characters
@@ -142,7 +144,7 @@ def _hash_of_signs(text: str) -> np.ndarray:
 def _word_hashes(pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the words of all pieces one after the other, and how many each piece has."""
     hashes, n_hashes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for batch in _batches(pieces):
+    for batch in batches_of(pieces, PIECE_CHARACTERS):
         # Arrow splits and numbers words without a Python object for each; it takes what is no UTF-8, too
         words = pc.call_function("ascii_split_whitespace", [pa.array(batch, pa.binary()).view(pa.string())])
         numbered = pc.call_function("dictionary_encode", [words.flatten()])
@@ -155,15 +157,16 @@ def _word_hashes(pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(hashes), np.concatenate(n_hashes)
 
 
-def _batches(pieces: list[bytes]) -> Iterator[list[bytes]]:
-    batch: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece)
-        if size >= PIECE_CHARACTERS:
+def batches_of(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
+    """So many of `texts` at a time as reach `size` together, counted as len counts."""
+    batch: list[Text] = []
+    length = 0
+    for text in texts:
+        batch.append(text)
+        length += len(text)
+        if length >= size:
             yield batch
-            batch, size = [], 0
+            batch, length = [], 0
     if batch:
         yield batch
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from pipeline.stages.duplicates.shingles import Shingler, bands_of, sample_of
+from pipeline.stages.duplicates.shingles import Shingler, bands_of, batches_of, sample_of
 from pipeline.stages.duplicates.survivors import QUALITY_COLUMNS, quality_of
 from pipeline.stages.engine import Done, Failed
 from pipeline.stages.errors import CorruptShard
@@ -133,16 +133,7 @@ def _signatures(table: pa.Table, settings: Mapping[str, int]) -> pa.Table:
 
 def text_batches(column: pa.ChunkedArray) -> Iterator[list[str]]:
     """The texts of a column, so many at a time as are worked on together."""
-    texts: list[str] = []
-    n_characters = 0
-    for text in column:
-        texts.append(text.as_py())
-        n_characters += len(texts[-1])
-        if n_characters >= BATCH_CHARACTERS:
-            yield texts
-            texts, n_characters = [], 0
-    if texts:
-        yield texts
+    return batches_of((text.as_py() for text in column), BATCH_CHARACTERS)
 
 
 def _of_texts(

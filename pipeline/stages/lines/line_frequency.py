@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from pipeline.stages.database import open_database
 from pipeline.stages.engine import Done, Failed
 from pipeline.stages.lines.repeated_lines import layout_of, site_of, units_of
 from pipeline.stages.records import Counts, Shards
@@ -113,17 +114,8 @@ def lines_of_shard(item: LinesItem) -> tuple[pa.Table, pa.Table]:
 
 @contextmanager
 def opened_database(folder: Path, *, n_threads: int, memory_mb: int) -> Iterator[Any]:
-    """A DuckDB database that spills below `folder`; neither limit changes a result."""
-    import duckdb
-
-    settings: dict[str, Any] = {
-        "threads": n_threads,
-        "memory_limit": f"{memory_mb}MB",
-        "temp_directory": str(folder / "spill"),
-        "preserve_insertion_order": False,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with _no_room_as_os_error(), duckdb.connect(str(folder / "lines.duckdb"), config=settings) as database:
+    """As database.open_database; a spill that finds no room is an OSError."""
+    with _no_room_as_os_error(), open_database(folder, n_threads=n_threads, memory_mb=memory_mb) as database:
         yield database
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.stages.database import open_database
 from pipeline.stages.lineage import Folder, Record, lineage
 from pipeline.stages.records import (
     CONTAMINATION,
@@ -98,16 +99,7 @@ def read_chain(documents: Handle, corpus: Handle) -> Chain:
 @contextmanager
 def opened(chain: Chain, scratch: Path, n_threads: int) -> Iterator[Any]:
     """A database with a view a stage."""
-    import duckdb
-
-    scratch.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {
-        "threads": n_threads,
-        "memory_limit": f"{MEMORY_MB}MB",
-        "temp_directory": str(scratch / "spill"),
-        "preserve_insertion_order": False,
-    }
-    with duckdb.connect(str(scratch / "report.duckdb"), config=settings) as database:
+    with open_database(scratch, n_threads=n_threads, memory_mb=MEMORY_MB) as database:
         dropped = []
         for stage, folders in chain.folders.items():
             paths = [path for folder in folders for path in shard_paths(folder.directory)]

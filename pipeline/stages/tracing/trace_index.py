@@ -2,8 +2,8 @@
 
 In: the folder of a finished output. Out: an Index, which finds rows by page id, document id, URL or the end of one,
 or by the shingles of a text. It lies in <store>/trace/<fingerprint>/, one memory-mapped Arrow file a kind, made when
-it is first wanted (or by `make_indexes`), once, whoever asks at the same time. It is no part of an output: it can be
-removed at any time, and one that is missing, damaged or of another version is made again.
+it is first wanted, once, whoever asks at the same time. It is no part of an output: it can be removed at any time,
+and one that is missing, damaged or of another version is made again.
 
 Kinds: keys (ids, exact, and their order), addresses (URL, the order of the URLs read backwards, source, licence) and
 passages (of dedup's signatures: a share of the shingles, and the rows that hold them). Rows are numbered over the
@@ -13,7 +13,7 @@ files in the order of their names, kept ones first.
 import binascii
 import bisect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,6 @@ def open_index(store: Path, folder: Folder, kind: str, say: Say) -> Index:
     if index is None:
         raise ValueError(f"{path} cannot be read after it was written; is the disk full or broken?")
     return index
-
-
-def make_indexes(store: Path, folders: Sequence[tuple[Folder, str]], say: Say) -> None:
-    for folder, kind in folders:
-        open_index(store, folder, kind, say)
 
 
 def drop_damaged(store: Path, folder: Folder) -> bool:

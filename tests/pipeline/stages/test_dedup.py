@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
+from pipeline.stages.database import open_database
 from pipeline.stages.dedup import DEDUP, SCRATCH, DedupConfig
 from pipeline.stages.duplicates.accepted import view_accepted
-from pipeline.stages.duplicates.near_duplicates import find_candidates, load_signatures, open_database
+from pipeline.stages.duplicates.near_duplicates import find_candidates, load_signatures
 from pipeline.stages.duplicates.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.errors import CorruptShard

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from pipeline.stages.database import open_database
 from pipeline.stages.dedup import DEDUP, SCRATCH, DedupConfig
 from pipeline.stages.duplicates.accepted import view_accepted
-from pipeline.stages.duplicates.near_duplicates import explained, find_candidates, load_signatures, open_database
+from pipeline.stages.duplicates.near_duplicates import explained, find_candidates, load_signatures
 from pipeline.stages.duplicates.signatures import SIGNATURES_FOLDER, layout_of
 from pipeline.stages.errors import DiskFull
 from pipeline.stages.shards import shard_paths

@@ -1,0 +1,22 @@
+"""A DuckDB database for work that may be larger than memory.
+
+In: a folder of the stage's own, and limits. Out: an open database whose tables lie in the folder and which spills
+there. duckdb is imported where it is used.
+"""
+
+from pathlib import Path
+from typing import Any
+
+
+def open_database(folder: Path, *, n_threads: int, memory_mb: int) -> Any:
+    """A database that spills below `folder`, which is made; neither limit changes a result."""
+    import duckdb
+
+    settings: dict[str, Any] = {
+        "threads": n_threads,
+        "memory_limit": f"{memory_mb}MB",
+        "temp_directory": str(folder / "spill"),
+        "preserve_insertion_order": False,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return duckdb.connect(str(folder / "work.duckdb"), config=settings)

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.stages.duplicates.shingles import Shingler
 from pipeline.stages.duplicates.signatures import text_batches
-from pipeline.stages.engine import Engine, Failed
+from pipeline.stages.engine import Engine, value_of
 from pipeline.stages.shards import read_table
 
 INDEX = "texts.npz"
@@ -88,9 +88,7 @@ def find_copies(
     items = [_Item(path, index, limits, key) for path in paths]
     copies: list[Copy] = []
     for item, answer in zip(items, engine.map(copies_in_shard, items) if items else (), strict=True):
-        if isinstance(answer, Failed):
-            raise RuntimeError(f"{item.path}: {answer.reason} while copies were looked for: {answer.detail}")
-        copies += answer.value
+        copies += value_of(answer, item.path, "copies were looked for")
     return copies
 
 

@@ -31,7 +31,7 @@ from pipeline.stages.decontamination.evaluation_runs import (
     run_index,
     spans_of_words,
 )
-from pipeline.stages.engine import Done, Failed
+from pipeline.stages.engine import Done, Failed, value_of
 from pipeline.stages.measures.words import SIGN, words_of
 from pipeline.stages.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.stages.shards import (
@@ -54,6 +54,7 @@ ITEMS = "items.parquet"
 COUNTING = "counting.npy"
 ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
 REASON = "contaminated"
+LOOKING = "examples were looked for"  # for people, where a worker fails
 HITS = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("run", pa.int64(), nullable=False)])
 
 
@@ -196,7 +197,7 @@ def hits_of_shard(item: ScanItem) -> tuple[int, pa.Table]:
 
 
 def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed]) -> Counts:
-    n_rows, hits = _checked(answers[0], items[0].path)
+    n_rows, hits = value_of(answers[0], items[0].path, LOOKING)
     write_table(part / "kept.parquet", hits)
     return Counts(rows_in=n_rows, kept=n_rows)
 
@@ -234,7 +235,7 @@ def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -
             total.counts.add(Counts(rows_in=n_rows, kept=n_rows))
     answers = work.engine.map(rewrite_shard, items) if items else ()
     for done, (item, answer) in enumerate(zip(items, answers, strict=True), 1):
-        tally: Tally = _checked(answer, item.path)
+        tally: Tally = value_of(answer, item.path, LOOKING)
         total.counts.add(tally.counts)
         total.n_cut += tally.n_cut
         total.n_characters += tally.n_characters
@@ -368,9 +369,3 @@ def _dropped(document: dict[str, Any], score: float) -> dict[str, Any]:
         "score": score,
         "preview": document["text"][:PREVIEW_CHARACTERS],
     }
-
-
-def _checked(answer: Done | Failed, path: Path) -> Any:
-    if isinstance(answer, Failed):  # a document cannot be at fault here: it is text that earlier stages passed
-        raise RuntimeError(f"{path}: {answer.reason} while examples were looked for: {answer.detail}")
-    return answer.value

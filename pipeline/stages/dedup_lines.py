@@ -13,7 +13,6 @@ more than 6 times in a bucket of 30 M documents, and reports that menus and cook
 as well; hence the count by site and the share of its documents here.
 """
 
-import errno
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -21,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pipeline.stages.engine import n_usable_cores
-from pipeline.stages.lines.line_frequency import LINES_FOLDER, checked, count_lines, find_repeated, opened_database
+from pipeline.stages.engine import n_usable_cores, value_of
+from pipeline.stages.lines.line_frequency import COUNTING, LINES_FOLDER, count_lines, find_repeated, opened_database
 from pipeline.stages.lines.line_removal import (
     STAGE,
     Equal,
     EqualsItem,
-    NoRoom,
     ShardItem,
     Tally,
     place_shard,
@@ -111,7 +109,7 @@ def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[T
     ]
     tallies = []
     for item, answer in zip(items, work.engine.map(rewritten, items) if items else (), strict=True):
-        tallies.append(_tally(checked(answer, item.path)))
+        tallies.append(value_of(answer, item.path, COUNTING))
         work.progress(len(tallies), len(items), "shards")
     return tallies
 
@@ -147,17 +145,11 @@ def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[Tally
         for shard in sorted({*equals, *sizes})
     ]
     answers = work.engine.map(without_equals, items) if items else ()
-    return [_tally(checked(answer, item.path)) for item, answer in zip(items, answers, strict=True)]
+    return [value_of(answer, item.path, COUNTING) for item, answer in zip(items, answers, strict=True)]
 
 
 def _left(scratch: Path, shard: int) -> Path:
     return scratch / LEFT_FOLDER / f"{shard:08d}.parquet"
-
-
-def _tally(answer: Tally | NoRoom) -> Tally:
-    if isinstance(answer, NoRoom):
-        raise OSError(errno.ENOSPC, answer.detail)
-    return answer
 
 
 def _summed(tallies: Sequence[Tally]) -> tuple[Counts, dict[str, float]]:

@@ -9,11 +9,12 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from pipeline.stages.worker_pool import Done, Failed, WorkerPool
 
-__all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores"]
+__all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "value_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +64,18 @@ class LocalProcesses:
             pool.stop()
             raise
         pool.close()
+
+
+def value_of(answer: Done[R] | Failed, path: Path, doing: str) -> R:
+    """What a worker made of the shard `path`, whose documents earlier stages passed, so that none can be at fault.
+
+    Raises its OSError as one, so that a full disk is known, and for the rest RuntimeError with what it was `doing`.
+    """
+    if isinstance(answer, Done):
+        return answer.value
+    if answer.errno is not None:
+        raise OSError(answer.errno, answer.detail)
+    raise RuntimeError(f"{path}: {answer.reason} while {doing}: {answer.detail}")
 
 
 def n_usable_cores() -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from pipeline.stages.duplicates.shingles import WORD, WordHashes
-from pipeline.stages.engine import Engine, Failed
+from pipeline.stages.engine import Engine, value_of
 from pipeline.stages.shards import read_table
 
 N_WORDS = 5
@@ -60,8 +60,7 @@ def find_overlaps(
     np.save(scratch / INDEX, index.grams)
     items = [_Item(path, scratch / INDEX, scratch / f"{i}.npz") for i, path in enumerate(paths)]
     for item, answer in zip(items, engine.map(_write_hits, items) if items else (), strict=True):
-        if isinstance(answer, Failed):
-            raise RuntimeError(f"{item.path}: {answer.reason} while overlaps were counted: {answer.detail}")
+        value_of(answer, item.path, "overlaps were counted")
     n_documents = np.zeros(len(index.grams), np.int64)
     for item in items:
         hits, _ = _read_hits(item)

@@ -48,6 +48,7 @@ class Failed:
 
     reason: str
     detail: str
+    errno: int | None = None  # of an OSError, so that a full disk is known as one
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,8 @@ def _pickled(answer: Done | Failed) -> bytes:
 def _failed(error: BaseException) -> Failed:
     if isinstance(error, MemoryError):
         return Failed("out_of_memory", str(error))
-    return Failed("error", f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS])
+    errno = error.errno if isinstance(error, OSError) else None
+    return Failed("error", f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS], errno)
 
 
 def _end_with_parent(parent_pid: int) -> None:

@@ -6,7 +6,6 @@ costs nothing the next time.
 """
 
 import dataclasses
-import errno
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ import xxhash
 
 from pipeline.stages.duplicates.shingles import Shingler, bands_of, batches_of, sample_of
 from pipeline.stages.duplicates.survivors import QUALITY_COLUMNS, quality_of
-from pipeline.stages.engine import Done, Failed
+from pipeline.stages.engine import Done, Failed, value_of
 from pipeline.stages.errors import CorruptShard
 from pipeline.stages.records import Counts, Shards
 from pipeline.stages.shards import write_bytes
@@ -166,12 +165,7 @@ def _write_signatures(part: Path, items: list[SignatureItem], answers: list[Done
 
 
 def checked(answer: Done | Failed, path: Path) -> Any:
-    """What a worker answered; its failure as the error that it was. No document can be at fault here."""
-    if isinstance(answer, Done):
-        return answer.value
-    if answer.detail.startswith("CorruptShard: "):
+    """As engine.value_of; a shard that a worker found damaged is told as such."""
+    if isinstance(answer, Failed) and answer.detail.startswith("CorruptShard: "):
         raise CorruptShard(answer.detail.removeprefix("CorruptShard: "))
-    for code in (errno.ENOSPC, errno.EDQUOT):
-        if f"[Errno {code}]" in answer.detail:
-            raise OSError(code, answer.detail)
-    raise RuntimeError(f"{path}: {answer.reason} while its documents were compared: {answer.detail}")
+    return value_of(answer, path, "its documents were compared")

@@ -20,7 +20,7 @@ import pyarrow as pa
 import xxhash
 
 from pipeline.stages.database import open_database
-from pipeline.stages.engine import Done, Failed
+from pipeline.stages.engine import Done, Failed, value_of
 from pipeline.stages.lines.repeated_lines import layout_of, site_of, units_of
 from pipeline.stages.records import Counts, Shards
 from pipeline.stages.shards import duckdb_files, read_table, shard_paths, write_table
@@ -28,6 +28,7 @@ from pipeline.stages.store import Work, map_shards
 
 LINES_FOLDER = "lines"
 SITES_FOLDER = "sites"  # below lines/
+COUNTING = "its repeated lines were counted"  # for people, where a worker of dedup_lines fails
 LINES_VERSION = 1  # raise with any change to repeated_lines.py that changes a key
 MOST_PLACES = 2  # a line stands at most so often, on average, in a document that holds it; more is content
 LINES = pa.schema(
@@ -172,13 +173,7 @@ def _sites_table(n_documents: Counter[int]) -> pa.Table:
 
 
 def _write_lines(part: Path, items: list[LinesItem], answers: list[Done | Failed]) -> Counts:
-    lines, sites = checked(answers[0], items[0].path)
+    lines, sites = value_of(answers[0], items[0].path, COUNTING)
     write_table(part / "kept.parquet", lines)
     write_table(part / f"{SITES_FOLDER}.parquet", sites)
     return Counts()
-
-
-def checked(answer: Done | Failed, path: Path) -> Any:
-    if isinstance(answer, Failed):  # a document cannot be at fault here: it is text that earlier stages passed
-        raise RuntimeError(f"{path}: {answer.reason} while its repeated lines were counted: {answer.detail}")
-    return answer.value

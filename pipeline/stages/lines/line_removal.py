@@ -5,11 +5,10 @@ that shard, and what was lost of every source. Both functions run in worker proc
 themselves, so that no text travels. A shard that loses nothing is linked, not copied.
 """
 
-import errno
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,6 @@ from pipeline.stages.shards import (
 from pipeline.stages.text_repair import normalised
 
 STAGE = "dedup_lines"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # What is known of every document that stays; its row is that of the output shard.
 LEFT = pa.schema(
     [
@@ -44,7 +42,6 @@ LEFT = pa.schema(
         pa.field("is_changed", pa.bool_(), nullable=False),
     ]
 )
-T = TypeVar("T")
 
 
 class Limits(LineLimits, Protocol):
@@ -95,11 +92,6 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class NoRoom:
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class _Edit:
     """A document that loses units."""
 
@@ -111,24 +103,6 @@ class _Edit:
     n_words: int
 
 
-def rewritten(item: ShardItem) -> Tally | NoRoom:
-    return _with_room(_rewrite, item)
-
-
-def without_equals(item: EqualsItem) -> Tally | NoRoom:
-    return _with_room(_drop_equals, item)
-
-
-def _with_room(function: Callable[[T], Tally], item: T) -> Tally | NoRoom:
-    """A worker's error comes back as text; that the disk is full has to come back as what it is."""
-    try:
-        return function(item)
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        return NoRoom(str(error))
-
-
 def place_shard(staged: Path, name: str, directory: Path) -> None:
     """Puts a shard that `rewritten` left below `staged` into `directory`, with what lies beside it."""
     for folder in ("", DROPPED_FOLDER, EVIDENCE_FOLDER):
@@ -138,7 +112,7 @@ def place_shard(staged: Path, name: str, directory: Path) -> None:
             (directory / folder / name).unlink(missing_ok=True)  # of a build that was killed
 
 
-def _rewrite(item: ShardItem) -> Tally:
+def rewritten(item: ShardItem) -> Tally:
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     sources = table["source"].to_pylist()
     sites = [site_of(url, source) for url, source in zip(table["url"].to_pylist(), sources, strict=True)]
@@ -276,7 +250,7 @@ def _tally(table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], shor
     return Tally(counts, characters, gone, n_lines, len(edits) - len(short))
 
 
-def _drop_equals(item: EqualsItem) -> Tally:
+def without_equals(item: EqualsItem) -> Tally:
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     sizes = table["cluster_size"].to_pylist()
     for row, size in item.sizes.items():

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.token_shards import token_schema
-from pipeline.stages.engine import Done, Failed
+from pipeline.stages.engine import Done, Failed, value_of
 from pipeline.stages.errors import CorruptShard
 from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
 from pipeline.stages.shards import replacing
@@ -71,20 +71,14 @@ def encode_shards(corpus: Shards, file: TokenizerFile, work: Work) -> Counts:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def encode_shard(item: EncodeItem) -> int | OSError:
-    """Documents written. Runs in a worker process.
-
-    What a worker raises arrives as text, but a full disk has to be known as one: an OSError is returned.
-    """
+def encode_shard(item: EncodeItem) -> int:
+    """Documents written. Runs in a worker process."""
     tokenizer = _tokenizer(item.tokenizer, item.digest)
     schema, n_documents = encoded_schema(tokenizer.vocab_size), 0
-    try:
-        with replacing(item.target) as file, pa.ipc.new_file(str(file), schema) as writer:
-            for batch in _encoded_batches(tokenizer, schema, read_batches(item.path, [*KEPT_COLUMNS, "text"])):
-                writer.write_batch(batch)
-                n_documents += batch.num_rows
-    except OSError as error:
-        return error
+    with replacing(item.target) as file, pa.ipc.new_file(str(file), schema) as writer:
+        for batch in _encoded_batches(tokenizer, schema, read_batches(item.path, [*KEPT_COLUMNS, "text"])):
+            writer.write_batch(batch)
+            n_documents += batch.num_rows
     return n_documents
 
 
@@ -174,10 +168,7 @@ def _tokenizer(directory: Path, digest: str) -> Tokenizer:
 
 
 def _keep_encoded(part: Path, items: Sequence[EncodeItem], answers: Sequence[Done | Failed]) -> Counts:
-    item, answer = items[0], answers[0]
-    if isinstance(answer, Failed):  # a document cannot be at fault: any text has tokens
-        raise RuntimeError(f"{item.path}: {answer.reason} while it was encoded: {answer.detail}")
-    if isinstance(answer.value, OSError):
-        raise answer.value
+    item = items[0]
+    n_documents = value_of(answers[0], item.path, "it was encoded")
     item.target.replace(part / "kept.arrow")
-    return Counts(rows_in=answer.value, kept=answer.value)
+    return Counts(rows_in=n_documents, kept=n_documents)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.config import DecoderConfig, TrainConfig
+from model.config import DecoderConfig, TrainConfig, decoder_config
 from model.decoder import Decoder
 from model.heads import SequenceClassifier
 from model.optim import check_same_shapes
@@ -179,8 +179,8 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
     if description.get("kind") != kind:
         raise ValueError(f"{path}: holds a {description.get('kind')!r}, expected a {kind!r}")
     try:
-        return DecoderConfig(**description["model"]), description
-    except TypeError as error:
+        return decoder_config(description["model"]), description
+    except ValueError as error:
         raise ValueError(f"{path}: not a config of this version ({error})") from error
 
 

@@ -1,12 +1,13 @@
 """Rules of the configs, and sizes of the presets against the real module."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import DecoderConfig, TrainConfig
+from model.config import RopeScaling, TrainConfig, decoder_config
 from model.decoder import Decoder
 from model.presets import PRESETS, d_ff_of
 from model.size import flops_a_token, n_parameters
@@ -93,7 +94,11 @@ def test_train_config_out_of_range_names_field_and_value(field, value):
         dataclasses.replace(good, **{field: value})
 
 
-def test_configs_hold_literals_only():
-    for value in dataclasses.asdict(PRESETS["small"].shape.with_vocab(10)).values():
-        assert isinstance(value, int | float | bool)
-    assert isinstance(PRESETS["demo"].shape.with_vocab(10), DecoderConfig)
+def test_decoder_config_read_back_from_json_is_the_same():
+    cfg = dataclasses.replace(
+        PRESETS["small"].shape,
+        rope_scaling=RopeScaling(kind="llama3", factor=8.0, original_max_seq_len=128),
+        sliding_window=16,
+        sliding_layers=(0, 2),
+    ).with_vocab(10)
+    assert decoder_config(json.loads(json.dumps(dataclasses.asdict(cfg)))) == cfg

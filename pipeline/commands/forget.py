@@ -172,8 +172,12 @@ def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
 
 def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     """Every finished model that was trained on one of the pages, by the names that people know."""
-    from pipeline.stages.tracing.exposure import models_of
+    from pipeline.stages.tracing.exposure import models_of, unexplained_models
 
+    assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
+    for directory, reason in unexplained_models(layout.store):
+        name = assets.get(directory, f"{directory.parent.name}/{directory.name[:8]}")
+        yield f"\nNobody can say whether {name} was trained on them: {reason}."
     models = [
         model
         for model in models_of(layout.store, page_ids=[page.page_id for page in found.pages])
@@ -182,7 +186,6 @@ def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     if not models:
         yield "\nNo model that is there was trained on them."
         return
-    assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
     registered = _registered_names(layout)
     yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
     yield ""

@@ -27,9 +27,9 @@ from pipeline.stages.examples import document_id
 from pipeline.stages.laws import conservation
 from pipeline.stages.lineage import lineage
 from pipeline.stages.pretrain import documents_of_step
-from pipeline.stages.records import Handle
+from pipeline.stages.records import Checkpoint, Handle
 from pipeline.stages.shards import read_table, shard_paths
-from pipeline.stages.store import Store, read_record
+from pipeline.stages.store import Outcome, Stage, Store, read_record
 from pipeline.stages.tokenizer import load_tokenizer
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -266,6 +266,19 @@ def test_forget_asks_and_changes_nothing_where_nobody_agrees(collected, capsys):
     assert main(["forget", "two.txt", "--dry-run"]) == 0
     assert "1 page would be denied" in capsys.readouterr().out
     assert not collected.denied.exists()
+
+
+def test_forget_names_a_model_of_which_nobody_knows_what_it_saw(collected, capsys):
+    stage = Stage(name="finetune", version=1, function=write_nothing, handle=Checkpoint)
+    built = Store(root=collected.store).build(stage, {})
+    assert main(["forget", "two.txt", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert f"Nobody can say whether finetune/{built.handle.fingerprint[:8]} was trained on them" in told
+
+
+def write_nothing(cfg, inputs, work) -> Outcome:
+    (work.directory / "model.safetensors").write_bytes(b"")
+    return Outcome(rows=0, content=("model.safetensors",))
 
 
 def test_forget_end_of_many_addresses_wants_all(collected, capsys):

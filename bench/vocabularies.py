@@ -21,10 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.machine import machine
+from model.tokenizer import load_tokenizer
+from model.vocabularies import PUBLISHED, TRAINED_PATTERNS
 from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokens.tokenizer_files import load_tokenizer, write_tokenizer
-from pipeline.stages.tokens.vocabularies import PUBLISHED, TRAINED_PATTERNS, fetch_ranks
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.stages.tokens.vocabularies import fetch_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERN = "qwen2"

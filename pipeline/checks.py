@@ -25,6 +25,7 @@ from typing import Any
 
 import dagster as dg
 
+from model.tokenizer import load_tokenizer
 from pipeline.keepsakes import read_curve, read_results
 from pipeline.run_config import ConfigFile
 from pipeline.stages import laws
@@ -37,7 +38,6 @@ from pipeline.stages.shards import read_table, shard_paths
 from pipeline.stages.source_loss import lost_sources
 from pipeline.stages.split import leaked_documents
 from pipeline.stages.store import read_record
-from pipeline.stages.tokens.tokenizer_files import load_tokenizer
 
 TABLE = "checks"  # of config.toml
 SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts

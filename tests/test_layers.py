@@ -16,14 +16,16 @@ STAGES = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline" / "s
 MODEL = [path for path in SOURCES if path.is_relative_to(ROOT / "model")]
 ASSETS = [path for path in SOURCES if path.is_relative_to(ROOT / "pipeline" / "assets")]
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
-MODEL_MAY_IMPORT_IN = {"model/tokenizer.py": {"tiktoken"}, "model/hf/gguf.py": {"gguf"}}
+MODEL_MAY_IMPORT_IN = {"model/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
 STAGES_THAT_USE_MODEL = {"pretrain", "finetune", "evaluate", "baselines", "generate"}
 LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.batches",
     "model.config",
+    "model.cores",
     "model.presets",
     "model.token_shards",
     "model.tokenizer",
+    "model.vocabularies",
 }
 MAY_IMPORT_MLFLOW = {"pipeline/tracking.py", "pipeline/registry.py", "pipeline/serving_model.py"}
 HEAVY = ("torch", "mlflow", "trafilatura", "sklearn", "scipy", "matplotlib", "transformers", "duckdb", "pandas")

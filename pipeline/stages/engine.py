@@ -5,13 +5,13 @@ exception, because a page that hangs, crashes or eats memory costs its own worke
 count is no part of any fingerprint, and the order of the results does not depend on it.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from model.cores import n_usable_cores
 from pipeline.stages.worker_pool import Done, Failed, WorkerPool
 
 __all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "value_of"]
@@ -76,8 +76,3 @@ def value_of(answer: Done[R] | Failed, path: Path, doing: str) -> R:
     if answer.errno is not None:
         raise OSError(answer.errno, answer.detail)
     raise RuntimeError(f"{path}: {answer.reason} while {doing}: {answer.detail}")
-
-
-def n_usable_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -206,7 +206,7 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
 
 def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
     """Continuations of the beginnings of held-out documents, spread evenly over them."""
-    from pipeline.stages.tokens.tokenizer_files import load_tokenizer
+    from model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model / "tokenizer")
     documents = [

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 import numpy as np
 
 from model.config import TrainConfig
+from model.tokenizer import load_model_tokenizer
 from pipeline.stages.errors import Terminated
 from pipeline.stages.examples import labels_of, read_examples
 from pipeline.stages.pretrain import training_device
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
-from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES, load_model_tokenizer
+from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

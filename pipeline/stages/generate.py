@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from model.tokenizer import load_model_tokenizer
 from pipeline.stages.finetune import EncodedExamples, class_probabilities, encode_texts
-from pipeline.stages.tokens.tokenizer_files import load_model_tokenizer
 
 MODELS_REMEMBERED = 4
 

@@ -19,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 
 from model.token_shards import DESCRIPTION, SPLITS
+from model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.stages.records import Counts, Shards, TokenizerFile
 from pipeline.stages.shards import DROPPED_FOLDER, shard_paths, write_text
 from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.stages.tokens.encode import ENCODED_FOLDER, encode_shards, offsets_of, read_encoded
 from pipeline.stages.tokens.mixture import LEFT_OUT, REHYDRATIONS, Mixture, described, mixture_table, write_left_out
 from pipeline.stages.tokens.shuffle import DOCUMENT_BYTES, Documents, TokenFiles, in_order, order_keys
-from pipeline.stages.tokens.tokenizer_files import Tokenizer, load_tokenizer
 
 MIXTURE = "mixture.md"
 SCRATCH = ".shuffle"

@@ -20,19 +20,15 @@ from typing import Annotated, Literal
 
 import pyarrow.compute as pc
 
+from model.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
+from model.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
 from pipeline.stages.errors import SourceUnavailable
 from pipeline.stages.records import Shards, TokenizerFile
 from pipeline.stages.shards import read_table, shard_paths, text_digest, write_text
 from pipeline.stages.store import Outcome, Stage, Work
-from pipeline.stages.tokens.tokenizer_files import (
-    IDENTITY_FILES,
-    N_BYTE_VALUES,
-    Tokenizer,
-    load_tokenizer,
-    write_tokenizer,
-)
+from pipeline.stages.tokens.tokenizer_files import IDENTITY_FILES, write_tokenizer
 from pipeline.stages.tokens.tokenizer_report import Sampled, measured, report_markdown, report_measures
-from pipeline.stages.tokens.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS, fetch_ranks
+from pipeline.stages.tokens.vocabularies import fetch_ranks
 
 REPORT, REPORT_NUMBERS = "report.md", "report.json"
 REPORT_BYTES = 2_000_000  # of text that the report measures

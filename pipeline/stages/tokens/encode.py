@@ -22,12 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.token_shards import token_schema
+from model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.stages.engine import Done, Failed, value_of
 from pipeline.stages.errors import CorruptShard
 from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
 from pipeline.stages.shards import replacing
 from pipeline.stages.store import Work, map_shards
-from pipeline.stages.tokens.tokenizer_files import Tokenizer, load_tokenizer
 
 ENCODED_FOLDER = "encoded"
 ENCODING_VERSION = 2  # raise with any change that gives other tokens for equal text and tokenizer, or another file

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.stages.tokens.tokenizer_files import Tokenizer
+from model.tokenizer import Tokenizer
 
 SPACE = "\u2423"
 SHOWN = 30  # longest tokens, and unused ones

@@ -152,9 +152,9 @@ def _described(store: Path, training: Training, tokens: Mapping[str, int], say: 
 
 def _examples_of_steps(model: Folder, record: Record, inputs: list[Folder], first: int, last: int) -> StepContent:
     """Their order depends on their lengths, so that they are encoded once more, as the training did."""
+    from model.tokenizer import load_tokenizer
     from pipeline.stages.examples import read_examples
     from pipeline.stages.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
-    from pipeline.stages.tokens.tokenizer_files import load_tokenizer
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from model.config import TrainConfig
+from model.tokenizer import load_tokenizer
 from pipeline.cli import main
 from pipeline.layout import Layout, load_current
 from pipeline.stages.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
 from pipeline.stages.pretrain import documents_of_step
 from pipeline.stages.store import read_record
-from pipeline.stages.tokens.tokenizer_files import load_tokenizer
 
 HEAVY = ("torch", "mlflow", "dagster", "duckdb", "pandas", "scipy", "trafilatura")
 

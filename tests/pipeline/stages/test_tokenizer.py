@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 
+from model.tokenizer import load_tokenizer
+from model.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
 from pipeline.stages import tokenizer as tokenizer_module
 from pipeline.stages.records import SPLIT_CORPUS, Shards
 from pipeline.stages.shards import text_digest, write_rows
 from pipeline.stages.store import Outcome, Stage
 from pipeline.stages.tokenizer import REPORT_BYTES, TOKENIZER, Sample, TokenizerConfig, tokenizer_stage, train_ranks
-from pipeline.stages.tokens.tokenizer_files import IDENTITY_FILES, load_tokenizer
-from pipeline.stages.tokens.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
+from pipeline.stages.tokens.tokenizer_files import IDENTITY_FILES
+from pipeline.stages.tokens.vocabularies import PACKAGES
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 SMALL = TokenizerConfig(vocab_size=300)
@@ -185,9 +187,9 @@ def cache(tmp_path, monkeypatch):
         special_tokens={END_OF_TEXT: 292},
         vocab_size=295,
         ranks_sha256=hashlib.sha256(ranks_file(ranks)).hexdigest(),
-        package=replace(real.package, sha256=sha256),
     )
     monkeypatch.setitem(PUBLISHED, "cl100k_base", small)
+    monkeypatch.setitem(PACKAGES, "cl100k_base", replace(PACKAGES["cl100k_base"], sha256=sha256))
     return tmp_path / "cache"
 
 

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.token_shards import read_description, read_token_shards
+from model.tokenizer import load_tokenizer
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.errors import CorruptShard, DiskFull
 from pipeline.stages.shards import text_digest
 from pipeline.stages.store import Store
 from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.stages.tokens.encode import encoded_schema, offsets_of, read_encoded
-from pipeline.stages.tokens.tokenizer_files import load_tokenizer
 
 DEFAULT = TokenizeRecipe(config=TokenizeConfig())
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.tokenizer import Tokenizer, load_tokenizer
+from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.stages.laws import HARD_TEXTS
 from pipeline.stages.tokenizer import train_ranks
 from pipeline.stages.tokens.hf_tokenizer import CHARACTERS, LONG_TOKEN, merges, tokenizer_json
-from pipeline.stages.tokens.tokenizer_files import Tokenizer, load_tokenizer, write_tokenizer
-from pipeline.stages.tokens.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
 
 WORDS = [
     "the",

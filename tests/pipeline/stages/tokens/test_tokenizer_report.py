@@ -2,7 +2,8 @@
 
 import pytest
 
-from pipeline.stages.tokens.tokenizer_files import Tokenizer
+from model.tokenizer import Tokenizer
+from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.stages.tokens.tokenizer_report import (
     Sampled,
     kind_of,
@@ -11,7 +12,6 @@ from pipeline.stages.tokens.tokenizer_report import (
     report_measures,
     shown,
 )
-from pipeline.stages.tokens.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 
 
 def of_tokens(*tokens):

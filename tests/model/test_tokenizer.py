@@ -1,4 +1,4 @@
-"""The files of a tokenizer: without loss for any text, equal to what rustbpe itself would give, strict when read."""
+"""A tokenizer: without loss for any text, equal to what rustbpe itself would give, strict when its files are read."""
 
 import json
 import random
@@ -7,17 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, load_model_tokenizer, load_tokenizer
+from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.stages.laws import HARD_TEXTS
 from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokens import tokenizer_files
-from pipeline.stages.tokens.tokenizer_files import (
-    DESCRIPTION_FILE,
-    RANKS_FILE,
-    load_model_tokenizer,
-    load_tokenizer,
-    write_tokenizer,
-)
-from pipeline.stages.tokens.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 
@@ -80,7 +74,7 @@ def test_tokenizer_patterns_stand_long_runs(tmp_path, pattern):
 
 def test_tokenizer_word_of_many_megabytes_is_cut_and_comes_back(tokenizer, monkeypatch):
     """The one exception from equal ids: tiktoken needs gigabytes for such a word."""
-    monkeypatch.setattr(tokenizer_files, "LONGEST_WORD", 3000)
+    monkeypatch.setattr("model.tokenizer.LONGEST_WORD", 3000)
     text = "ab " * 40_000 + "x" * 10_000 + "\n" * 100_000
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

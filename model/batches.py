@@ -1,27 +1,32 @@
 """Token shards to global batches: batch k is a pure function of (shards, seed, k).
 
-In: token shards in the order of their names. Out: ids and targets (B, T). The documents of all shards, one after
-another, are one stream; window w holds tokens w*T to w*T + T, so that every token but the first is a target in
-exactly one window. An epoch passes all windows in an order that depends on (seed, epoch) alone and is computed, not
-stored: memory does not grow with the corpus, and any position is reached at once. A batch at the end of an epoch
-goes on with the next one. The order can be turned round: `steps_of_tokens` says when a stretch of the stream is
-read, without a look at all batches. torch is imported where tensors are made: that look-up does without it.
+In: token shards in the order of their names. Out: ids and targets (B, T), and with a document mask the number of each
+token's document and its position in it. The documents of all shards, one after another, are one stream
+(model/token_stream.py); a plan lays the stream out in rows, as plain windows or as whole pieces of documents
+(model/packing.py); an epoch passes all rows in an order that depends on (seed, epoch) alone and is computed, not
+stored (model/permutation.py). Any position is reached at once, whatever the number of processes. A batch at the
+end of an epoch goes on with the next one. The order can be turned round: `steps_of_tokens` says when a stretch of
+the stream is read, without a look at all batches. torch is imported where tensors are made: that look-up does
+without it.
 
-Legend: B rows of a batch, T position, W window.
+Legend: B rows of a batch, T position.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from model.config import Packing, TrainConfig
+from model.packing import PackedDocuments, Pieces, RowPlan, Windows, documents_between
+from model.permutation import permuted, places_in_permutation
 from model.token_shards import TokenShard
+from model.token_stream import TokenStream
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FEISTEL_ROUNDS = 6
+NO_DOCUMENT = -1  # of a cell that nothing stands in
 
 
 class Batches(Protocol):
@@ -32,71 +37,96 @@ class Batches(Protocol):
 
 
 class TokenBatches:
-    def __init__(self, shards: Sequence[TokenShard], *, rows: int, seq_len: int, seed: int) -> None:
-        """Raises ValueError when the shards do not hold a single window."""
-        self.shards = list(shards)
-        self.rows, self.seq_len, self.seed = rows, seq_len, seed
-        sizes = [len(shard.tokens) for shard in self.shards]
-        self.starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])  # of shards in the stream
-        self.n_tokens = int(self.starts[-1])
-        self.n_windows = max(0, self.n_tokens - 1) // seq_len
-        if self.n_windows == 0:
+    def __init__(
+        self,
+        shards: Sequence[TokenShard],
+        *,
+        rows: int,
+        seq_len: int,
+        seed: int,
+        packing: Packing = "concatenated",
+        document_mask: bool = False,
+        warmup_rows: Sequence[int] = (),
+    ) -> None:
+        """`rows` a batch, after the first ones, which have `warmup_rows`.
+
+        Raises ValueError when the shards do not hold a single row.
+        """
+        self.stream = TokenStream(shards)
+        self.rows, self.seq_len, self.seed, self.document_mask = rows, seq_len, seed, document_mask
+        self.warmup = np.concatenate([[0], np.cumsum(np.array(warmup_rows, np.int64))])
+        n_tokens = self.stream.n_tokens
+        if n_tokens - 1 < seq_len:
             raise ValueError(
-                f"{self.n_tokens} tokens in {len(self.shards)} shards are too few for one window of"
+                f"{n_tokens} tokens in {len(self.stream.shards)} shards are too few for one row of"
                 f" seq_len={seq_len} tokens and a target; collect more text or lower seq_len"
             )
+        plan = {"concatenated": Windows, "documents": PackedDocuments}[packing]
+        self.plan: RowPlan = plan(self.stream, seq_len)
 
-    def batch(self, k: int) -> "dict[str, Tensor]":
-        """ids_BT and targets_BT, int64."""
+    @property
+    def rows_an_epoch(self) -> int:
+        return self.plan.n_rows
+
+    def batch(self, k: int, part: slice = slice(None)) -> "dict[str, Tensor]":
+        """The rows `part` of global batch `k`: ids_BT and targets_BT, int64.
+
+        A target is the token that follows in the stream, or IGNORE_INDEX where the row has no more tokens. With a
+        document mask also documents_BT, the number of the document within the row (-1 where the row has no more
+        tokens): only tokens of equal number may see each other; and positions_BT, which begin at 0 with every
+        document, and where a row begins inside one. All int64.
+        """
         import torch
 
-        starts = self.windows_of_batch(k) * self.seq_len
-        rows = np.stack([self.tokens(start, start + self.seq_len + 1) for start in starts.tolist()])
-        tokens_BT = torch.from_numpy(rows.astype(np.int64))
-        return {"ids_BT": tokens_BT[:, :-1], "targets_BT": tokens_BT[:, 1:]}
+        from model.loss import IGNORE_INDEX
 
-    def windows_of_batch(self, k: int) -> np.ndarray:
-        """Numbers of the windows in global batch `k`, in the order of its rows."""
-        return self.windows_of_batches(k, k + 1)
+        rows = self.rows_of_batches(k, k + 1)[part]
+        pieces = self.plan.pieces(rows)
+        if self.document_mask:
+            pieces = at_borders(pieces, self.stream)
+        shape, n_cells = (len(rows), self.seq_len), len(rows) * self.seq_len
+        ids, targets = np.zeros(n_cells, np.int64), np.full(n_cells, IGNORE_INDEX)
+        documents, positions = np.full(n_cells, NO_DOCUMENT), np.zeros(n_cells, np.int64)
+        count = np.arange(self.seq_len)
+        cells = pieces.rows * self.seq_len + pieces.columns()
+        columns = (cells, pieces.starts, pieces.lengths, pieces.numbers())
+        for cell, start, length, number in zip(*(column.tolist() for column in columns), strict=True):
+            tokens = self.stream.tokens(start, start + length + 1)
+            ids[cell : cell + length], targets[cell : cell + length] = tokens[:-1], tokens[1:]
+            if self.document_mask:
+                documents[cell : cell + length], positions[cell : cell + length] = number, count[:length]
+        named = {"ids_BT": ids, "targets_BT": targets}
+        if self.document_mask:
+            named |= {"documents_BT": documents, "positions_BT": positions}
+        return {name: torch.from_numpy(values).view(shape) for name, values in named.items()}
 
-    def windows_of_batches(self, first: int, last: int) -> np.ndarray:
-        """Numbers of the windows in the batches `first` to `last` (exclusive), in the order of their rows."""
-        start, end = first * self.rows, last * self.rows
+    def first_row(self, k: int) -> int:
+        """Rows read before global batch `k`."""
+        n_warmup = len(self.warmup) - 1
+        return int(self.warmup[min(k, n_warmup)]) + max(0, k - n_warmup) * self.rows
+
+    def rows_of_batches(self, first: int, last: int) -> np.ndarray:
+        """Numbers of the plan's rows in the batches `first` to `last` (exclusive), in their order; int64."""
+        start, end, n_rows = self.first_row(first), self.first_row(last), self.plan.n_rows
         parts = [np.zeros(0, np.int64)]
-        for epoch in range(start // self.n_windows, -(-end // self.n_windows)):
-            before = epoch * self.n_windows
-            inside = np.arange(max(start - before, 0), min(end - before, self.n_windows))
-            parts.append(permuted(inside, self.n_windows, self.seed, epoch))
+        for epoch in range(start // n_rows, -(-end // n_rows)):
+            before = epoch * n_rows
+            inside = np.arange(max(start - before, 0), min(end - before, n_rows))
+            parts.append(permuted(inside, n_rows, self.seed, epoch))
         return np.concatenate(parts)
 
-    def tokens(self, start: int, end: int) -> np.ndarray:
-        """Tokens start to end (exclusive) of the stream."""
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        parts = []
-        while start < end:
-            stop = min(end, int(self.starts[first + 1]))
-            parts.append(self.shards[first].tokens[start - self.starts[first] : stop - self.starts[first]])
-            start, first = stop, first + 1
-        return np.concatenate(parts)
+    def documents_of_batches(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers in the stream of the documents in the batches `first` to `last` (exclusive), once each, in the
+        order in which they are met, and how many targets each has there; a row that is read twice counts twice."""
+        numbers, n_targets = self.plan.documents(self.rows_of_batches(first, last))
+        unique, place, inverse = np.unique(numbers, return_index=True, return_inverse=True)
+        order = np.argsort(place, kind="stable")
+        return unique[order], np.bincount(inverse, n_targets, len(unique)).astype(np.int64)[order]
 
     def documents_of_batch(self, k: int) -> list[str]:
         """Ids of the documents that have a token in global batch `k`, once each, in the order of its rows."""
-        ids: dict[str, None] = {}
-        for start in (self.windows_of_batch(k) * self.seq_len).tolist():
-            ids |= dict.fromkeys(self.documents(start, start + self.seq_len + 1))
-        return list(ids)
-
-    def documents(self, start: int, end: int) -> list[str]:
-        """Ids of the documents that tokens start to end (exclusive) of the stream belong to."""
-        ids = []
-        for shard, first in zip(self.shards, self.starts.tolist(), strict=False):
-            a, b = max(0, start - first), min(len(shard.tokens), end - first)
-            if a < b:
-                i = int(np.searchsorted(shard.offsets, a, side="right")) - 1
-                j = int(np.searchsorted(shard.offsets, b, side="left"))
-                names, lengths = shard.document_ids.slice(i, j - i).to_pylist(), np.diff(shard.offsets[i : j + 1])
-                ids += [name for name, length in zip(names, lengths, strict=True) if length]
-        return ids
+        numbers, _ = self.documents_of_batches(k, k + 1)
+        return list(dict.fromkeys(self.stream.document_ids(numbers)))  # a document may stand in the stream twice
 
     def steps_of_tokens(self, start: int, end: int, n_steps: int) -> np.ndarray:
         """Steps (int64, sorted) from 1 to `n_steps` whose batch holds one of the tokens start to end (exclusive).
@@ -105,67 +135,39 @@ class TokenBatches:
         """
         if start >= end:
             return np.zeros(0, np.int64)
-        first = max(0, -(-start // self.seq_len) - 1)  # window w holds tokens w*T to w*T + T, the last as target only
-        windows = np.arange(first, min(self.n_windows, (end - 1) // self.seq_len + 1))
-        n_positions = n_steps * self.rows
+        rows, n_rows = self.plan.rows_of_tokens(start, end), self.plan.n_rows
+        n_read = self.first_row(n_steps)
         parts = [np.zeros(0, np.int64)]
-        for epoch in range(-(-n_positions // self.n_windows)):
-            positions = epoch * self.n_windows + places_in_permutation(windows, self.n_windows, self.seed, epoch)
-            parts.append(positions[positions < n_positions] // self.rows + 1)
+        for epoch in range(-(-n_read // n_rows)):
+            places = epoch * n_rows + places_in_permutation(rows, n_rows, self.seed, epoch)
+            parts.append(self.steps_of_places(places[places < n_read]))
         return np.unique(np.concatenate(parts))
 
-
-def permuted(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """Where a permutation of 0..n-1, chosen by (seed, epoch), sends `indices`.
-
-    A Feistel network permutes the next power of four; what falls outside n is sent through it again until it
-    falls inside (cycle walking, Black and Rogaway 2002), which keeps it a permutation.
-    """
-    half, keys = _network(n, seed, epoch)
-    values = np.array(indices, dtype=np.uint64)
-    outside = np.ones(len(values), dtype=bool)
-    while outside.any():
-        values[outside] = _feistel(values[outside], half, keys)
-        outside = values >= n
-    return values.astype(np.int64)
+    def steps_of_places(self, places: np.ndarray) -> np.ndarray:
+        """The step, from 1, that reads each place of the order of all rows."""
+        n_warmup = len(self.warmup) - 1
+        later = n_warmup + (places - self.warmup[-1]) // self.rows
+        return 1 + np.where(places < self.warmup[-1], np.searchsorted(self.warmup, places, side="right") - 1, later)
 
 
-def places_in_permutation(values: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """The indices that `permuted` sends to `values`: the walk backwards, through the same network."""
-    half, keys = _network(n, seed, epoch)
-    indices = np.array(values, dtype=np.uint64)
-    outside = np.ones(len(indices), dtype=bool)
-    while outside.any():
-        indices[outside] = _feistel_backwards(indices[outside], half, keys)
-        outside = indices >= n
-    return indices.astype(np.int64)
+def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig) -> TokenBatches:
+    """The batches that a training by `cfg` reads."""
+    return TokenBatches(
+        shards,
+        rows=cfg.rows,
+        seq_len=cfg.seq_len,
+        seed=cfg.seed,
+        packing=cfg.packing,
+        document_mask=cfg.document_mask,
+    )
 
 
-def _network(n: int, seed: int, epoch: int) -> tuple[int, np.ndarray]:
-    """Bits of half a value, and the keys of the rounds."""
-    half = max(1, (max(1, n - 1).bit_length() + 1) // 2)
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * FEISTEL_ROUNDS).digest()
-    return half, np.frombuffer(digest, dtype="<u8")
-
-
-def _feistel(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    mask = np.uint64((1 << half) - 1)
-    left, right = values >> np.uint64(half), values & mask
-    for key in keys:
-        left, right = right, left ^ (_mixed(right, key) & mask)
-    return (left << np.uint64(half)) | right
-
-
-def _feistel_backwards(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
-    mask = np.uint64((1 << half) - 1)
-    left, right = values >> np.uint64(half), values & mask
-    for key in keys[::-1]:
-        left, right = right ^ (_mixed(left, key) & mask), left
-    return (left << np.uint64(half)) | right
-
-
-def _mixed(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    mixed = values + key  # wraps, as do the products: splitmix64's finaliser
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+def at_borders(pieces: Pieces, stream: TokenStream) -> Pieces:
+    """The same stretches, cut where a document ends."""
+    ends = pieces.starts + pieces.lengths
+    documents, n_documents = documents_between(stream, pieces.starts, ends)
+    starts = np.maximum(stream.borders[documents], np.repeat(pieces.starts, n_documents))
+    lengths = np.minimum(stream.borders[documents + 1], np.repeat(ends, n_documents)) - starts
+    is_there = lengths > 0
+    rows = np.repeat(pieces.rows, n_documents)
+    return Pieces(rows[is_there], starts[is_there], lengths[is_there])

@@ -10,7 +10,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 Schedule = Literal["warmup_stable_decay", "cosine", "linear"]
+Packing = Literal["concatenated", "documents"]
+PACKINGS = ("concatenated", "documents")
 SCHEDULES = ("warmup_stable_decay", "cosine", "linear")
+BEST = "validation_bits_per_byte"  # of a pretraining's validation: chooses the best checkpoint
 ALLOWED = {
     "norm": ("rmsnorm", "layernorm"),
     "positions": ("rotary", "learned"),
@@ -157,11 +160,14 @@ class TrainConfig:
     final_lr_fraction: float = 0.0  # of the peak, reached after the last step
     gradient_clip: float | None = 1.0  # L2 norm over all gradients; None = no clipping
     seed: int = 0  # initial weights and order of the data
+    packing: Packing = "concatenated"  # rows are windows of all text, or whole pieces of documents (model/packing.py)
+    document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
     checkpoint_every: int = 250  # steps
     keep_checkpoints: int = 2  # the newest so many, and the best one beside them
     validate_every: int = 250  # steps; the last step is always validated
     n_validation_batches: int = 16  # of `rows` rows each
     log_every: int = 1  # steps between two reads of loss and norm from the device; every step is reported
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each holds all weights, or a shard of each
     n_threads: int | None = None  # CPU threads; None = chosen once and stored in the checkpoint
 
     def __post_init__(self) -> None:
@@ -171,8 +177,12 @@ class TrainConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.rows % self.micro_batch:
             raise ValueError(f"rows={self.rows} is not a multiple of micro_batch={self.micro_batch}")
+        if self.parallel not in ("ddp", "fsdp"):
+            raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
+        if self.packing not in PACKINGS:
+            raise ValueError(f"packing={self.packing!r} must be one of {', '.join(PACKINGS)}")
         for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")

@@ -68,7 +68,7 @@ def write_tokens(path: Path) -> None:
 def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: str = "a") -> None:
     """Train in directory/run on directory/tokens.arrow, telling directory/heard."""
     batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
-    assert TRAIN.n_steps * 4 > 3 * batches.n_windows  # three wraps
+    assert TRAIN.n_steps * 4 > 3 * batches.rows_an_epoch  # three wraps
     job = Job(
         model=new_decoder(DECODER, seed),
         cfg=cfg,

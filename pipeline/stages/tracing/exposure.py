@@ -69,17 +69,23 @@ class Training:
     @cached_property
     def batches(self) -> TokenBatches:
         train = self.record["config"]["train"]
-        shards = read_token_shards(self.tokens.directory, TRAIN)
-        return TokenBatches(shards, rows=train["rows"], seq_len=train["seq_len"], seed=train["seed"])
+        return TokenBatches(
+            read_token_shards(self.tokens.directory, TRAIN),
+            rows=train["rows"],
+            seq_len=train["seq_len"],
+            seed=train["seed"],
+            packing=train.get("packing", "concatenated"),  # all there was when a record does not name it
+        )
 
     def steps(self, where: str, row: int) -> np.ndarray:
         """Steps that read document `row` of the file `where`; none for held-out files."""
         side, _, name = where.partition("/")
         if side != TRAIN:
             return np.zeros(0, np.int64)
-        number = [shard.path.name for shard in self.batches.shards].index(name)
-        first, last = self.batches.shards[number].offsets[row : row + 2].tolist()
-        start = int(self.batches.starts[number])
+        stream = self.batches.stream
+        number = [shard.path.name for shard in stream.shards].index(name)
+        first, last = stream.shards[number].offsets[row : row + 2].tolist()
+        start = stream.starts[number]
         return self.batches.steps_of_tokens(start + first, start + last, self.n_steps)
 
 

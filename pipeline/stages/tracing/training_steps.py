@@ -2,7 +2,7 @@
 
 In: the store, a finished Checkpoint and a range of its steps. Out: the documents of those steps in the order of the
 batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/batches.py), the
-borders of the documents say whose tokens a window holds, the index of the corpus says where those came from. Of a
+borders of the documents say whose tokens a row holds, the index of the corpus says where those came from. Of a
 fine-tuned model the steps are those of its own training, on labelled examples.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model.batches import TokenBatches
 from pipeline.stages.lineage import Folder, Record
 from pipeline.stages.records import PREVIEW_CHARACTERS
 from pipeline.stages.store import RECORD, read_handle, read_record
@@ -27,7 +26,7 @@ class StepDocument:
     """A document, or a labelled example, in a range of steps."""
 
     document_id: str
-    n_tokens: int  # predicted; 0 = its last token opened a window whose targets belong to the next document
+    n_tokens: int  # predicted; 0 = its last token opened a row whose targets belong to the next document
     page_id: str | None = None  # None where the corpus was removed
     url: str | None = None
     source: str | None = None
@@ -80,9 +79,9 @@ def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) 
     if training is None or not (training.tokens.directory / RECORD).exists():
         where = f" ({training.tokens.directory})" if training else ""
         raise ValueError(f"the token shards{where} that {model} was trained on were removed; their steps are lost")
-    numbers, n_tokens = documents_of_batches(training.batches, first - 1, last)
+    numbers, n_tokens = training.batches.documents_of_batches(first - 1, last)
     tokens: dict[str, int] = {}  # a document may stand in the stream several times
-    for document, n in zip(document_ids(training.batches, numbers), n_tokens.tolist(), strict=True):
+    for document, n in zip(training.batches.stream.document_ids(numbers), n_tokens.tolist(), strict=True):
         tokens[document] = tokens.get(document, 0) + n
     return StepContent(
         first=first,
@@ -94,41 +93,6 @@ def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) 
         if corpus_of(store, training.tokens)
         else "the corpus of these tokens was removed, and with it the URLs",
     )
-
-
-def documents_of_batches(batches: TokenBatches, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """Places in the stream of the documents in the batches `first` to `last` (exclusive), in the order in which they
-    are met, and how many of their tokens are targets there; a window that is read twice counts twice."""
-    borders = document_borders(batches)
-    starts = batches.windows_of_batches(first, last) * batches.seq_len
-    ends = starts + batches.seq_len + 1
-    lowest = np.searchsorted(borders, starts, side="right") - 1
-    n_documents = np.searchsorted(borders, ends - 1, side="right") - lowest
-    begin = np.repeat(lowest - np.cumsum(n_documents) + n_documents, n_documents)
-    documents = begin + np.arange(int(n_documents.sum()))
-    low = np.maximum(borders[documents], np.repeat(starts + 1, n_documents))
-    high = np.minimum(borders[documents + 1], np.repeat(ends, n_documents))
-    is_there = borders[documents + 1] > borders[documents]  # one without tokens lies between others for nothing
-    documents, targets = documents[is_there], np.maximum(high - low, 0)[is_there]
-    unique, place, inverse = np.unique(documents, return_index=True, return_inverse=True)
-    order = np.argsort(place, kind="stable")
-    return unique[order], np.bincount(inverse, targets, len(unique)).astype(np.int64)[order]
-
-
-def document_borders(batches: TokenBatches) -> np.ndarray:
-    """Where each document of the stream begins, and where the last one ends; int64."""
-    parts = [
-        shard.offsets[:-1] + start for shard, start in zip(batches.shards, batches.starts.tolist(), strict=False)
-    ]
-    return np.concatenate([*parts, batches.starts[-1:]])
-
-
-def document_ids(batches: TokenBatches, numbers: np.ndarray) -> list[str]:
-    """Ids of the documents at places of the stream."""
-    ends = np.cumsum([len(shard.document_ids) for shard in batches.shards])
-    shards = np.searchsorted(ends, numbers, side="right")
-    rows = numbers - np.concatenate([[0], ends])[shards]
-    return [batches.shards[i].document_ids[j].as_py() for i, j in zip(shards.tolist(), rows.tolist(), strict=True)]
 
 
 def _described(store: Path, training: Training, tokens: Mapping[str, int], say: Say) -> Iterator[StepDocument]:

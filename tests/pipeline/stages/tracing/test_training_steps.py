@@ -80,7 +80,7 @@ def owners(batches) -> list[str]:
     """Of every token of the stream the document that it belongs to."""
     return [
         document
-        for shard in batches.shards
+        for shard in batches.stream.shards
         for document, start, end in zip(
             shard.document_ids.to_pylist(), shard.offsets, shard.offsets[1:], strict=False
         )
@@ -93,7 +93,7 @@ def test_content_of_steps_is_what_counting_token_by_token_gives(store, made, fir
     batches = batches_of(made)
     owner, expected = owners(batches), Counter()
     for step in range(first, last + 1):
-        for window in batches.windows_of_batch(step - 1).tolist():
+        for window in batches.rows_of_batches(step - 1, step).tolist():
             expected[owner[window * 10]] += 0  # read, though not predicted in this window
             expected.update(owner[window * 10 + 1 : window * 10 + 11])
     content = content_of_steps(store.root, made["model"].directory, first, last, quiet)

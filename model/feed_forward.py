@@ -1,18 +1,30 @@
-"""SwiGLU feed-forward layer: down(silu(gate(x)) * up(x)), without biases (arXiv:2002.05202).
+"""Feed-forward layer, position by position: gated, down(silu(gate(x)) * up(x)), or plain, down(f(up(x))).
 
-In and out: (B, T, D). Parameter names are Hugging Face's.
+In and out: (B, T, D). SwiGLU: arXiv:2002.05202 (Llama, Qwen3). GELU in its tanh form: arXiv:1606.08415 (GPT-2).
+Squared ReLU: arXiv:2109.08668 (Hugging Face's Arcee). Parameter names are Hugging Face's.
+
+Legend: B batch, T position, D d_model, F d_ff.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.config import DecoderConfig
+
 
 class FeedForward(nn.Module):
-    def __init__(self, d_model: int, d_ff: int) -> None:
+    def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.up_proj = nn.Linear(d_model, d_ff, bias=False)
-        self.down_proj = nn.Linear(d_ff, d_model, bias=False)
+        self.kind = cfg.mlp
+        if cfg.mlp == "swiglu":
+            self.gate_proj = nn.Linear(cfg.d_model, cfg.d_ff, bias=cfg.mlp_bias)
+        self.up_proj = nn.Linear(cfg.d_model, cfg.d_ff, bias=cfg.mlp_bias)
+        self.down_proj = nn.Linear(cfg.d_ff, cfg.d_model, bias=cfg.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        up_BTF = self.up_proj(x_BTD)
+        if self.kind == "swiglu":
+            return self.down_proj(F.silu(self.gate_proj(x_BTD)) * up_BTF)
+        if self.kind == "relu2":
+            return self.down_proj(F.relu(up_BTF).square())
+        return self.down_proj(F.gelu(up_BTF, approximate="tanh"))

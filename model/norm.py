@@ -1,10 +1,20 @@
-"""RMSNorm: scales a vector to root mean square 1, then by a learned weight (arXiv:1910.07467).
+"""Norms: RMSNorm scales a vector to root mean square 1 (arXiv:1910.07467), LayerNorm also centres it and adds a bias
+(arXiv:1607.06450); then a learned weight an element.
 
-In: (..., D). Out: the same shape and dtype. The mean square is taken in float32 whatever the input is.
+In: (..., D). Out: the same shape and dtype. Mean square and variance are taken in float32 whatever the input is.
 """
 
 import torch
 from torch import Tensor, nn
+
+from model.config import DecoderConfig
+
+
+def new_norm(cfg: DecoderConfig) -> nn.Module:
+    """The norm over d_model that `cfg` names."""
+    if cfg.norm == "layernorm":
+        return nn.LayerNorm(cfg.d_model, eps=cfg.norm_eps)
+    return RMSNorm(cfg.d_model, cfg.norm_eps)
 
 
 class RMSNorm(nn.Module):

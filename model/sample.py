@@ -58,7 +58,7 @@ def generate(
             context_BT = context_BT[:, -max(1, max_seq_len // 2) :]
             if cache is not None:
                 cache.clear()
-        x_BTD = model.trunk(context_BT[:, cache.position if cache is not None else 0 :], cache)
+        x_BTD = model.trunk(context_BT[:, cache.position if cache is not None else 0 :], cache=cache)
         ids_B = draw(model.lm_head(x_BTD[:, -1]).float(), cfg, generator)
         context_BT = torch.cat([context_BT, ids_B.unsqueeze(1)], dim=1)
         for row, token in enumerate(ids_B.tolist()):

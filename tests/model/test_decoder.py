@@ -5,7 +5,6 @@ import torch
 
 from model.config import DecoderConfig
 from model.decoder import Decoder, new_decoder
-from model.sample import SampleConfig, generate, probabilities
 
 CONFIG = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24
@@ -39,13 +38,13 @@ def test_decoder_gradient_of_a_position_reaches_no_later_input(decoder, ids_BT):
 
 def test_decoder_cached_steps_equal_full_pass(decoder, ids_BT):
     cache = decoder.new_cache(n_rows=ids_BT.size(0))
-    steps = [decoder(ids_BT[:, t : t + 1], cache) for t in range(ids_BT.size(1))]
+    steps = [decoder(ids_BT[:, t : t + 1], cache=cache) for t in range(ids_BT.size(1))]
     torch.testing.assert_close(torch.cat(steps, dim=1), decoder(ids_BT), atol=1e-5, rtol=1e-5)
 
 
 def test_decoder_cached_pieces_of_many_tokens_equal_full_pass(decoder, ids_BT):
     cache = decoder.new_cache(n_rows=ids_BT.size(0))
-    pieces = [decoder(piece, cache) for piece in ids_BT.split([6, 1, 5, 8], dim=1)]
+    pieces = [decoder(piece, cache=cache) for piece in ids_BT.split([6, 1, 5, 8], dim=1)]
     torch.testing.assert_close(torch.cat(pieces, dim=1), decoder(ids_BT), atol=1e-5, rtol=1e-5)
 
 
@@ -87,52 +86,3 @@ def test_new_decoder_starts_near_a_uniform_guess(tied):
     logits = new_decoder(cfg, seed=0)(torch.arange(20)[None])
     entropy = torch.distributions.Categorical(logits=logits).entropy().mean()
     assert entropy > 0.99 * torch.log(torch.tensor(61.0))
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_generate_cached_equals_uncached_beyond_the_context(decoder, temperature):
-    cfg = SampleConfig(max_new_tokens=60, temperature=temperature, top_k=20, top_p=0.9, seed=3)
-    prompt = [1, 2, 3, 4, 5]
-    cached = generate(decoder, prompt, cfg, n_samples=2)
-    assert cached == generate(decoder, prompt, cfg, n_samples=2, use_cache=False)
-    assert [len(sample) for sample in cached] == [60, 60]
-
-
-def test_generate_same_seed_repeats_and_another_differs(decoder):
-    cfg = SampleConfig(max_new_tokens=20, temperature=1.0, seed=1)
-    assert generate(decoder, [3], cfg) == generate(decoder, [3], cfg)
-    assert generate(decoder, [3], cfg) != generate(
-        decoder, [3], SampleConfig(max_new_tokens=20, temperature=1.0, seed=2)
-    )
-
-
-def test_generate_ends_before_the_stop_token(decoder):
-    free = generate(decoder, [3], SampleConfig(max_new_tokens=20, temperature=0))[0]
-    stopped = generate(decoder, [3], SampleConfig(max_new_tokens=20, temperature=0, stop_id=free[4]))[0]
-    assert stopped == free[: free.index(free[4])]
-
-
-def test_generate_without_a_prompt_is_refused(decoder):
-    with pytest.raises(ValueError, match="no token"):
-        generate(decoder, [], SampleConfig())
-
-
-def test_probabilities_top_k_and_top_p_keep_the_likeliest():
-    logits_BV = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3]]))
-
-    def cut(**settings):
-        return probabilities(logits_BV, SampleConfig(**({"temperature": 1.0, "top_p": None} | settings)))[0]
-
-    torch.testing.assert_close(cut(), torch.tensor([0.1, 0.4, 0.2, 0.3]))
-    torch.testing.assert_close(cut(top_k=2), torch.tensor([0.0, 4 / 7, 0.0, 3 / 7]))
-    torch.testing.assert_close(cut(top_p=0.5), torch.tensor([0.0, 4 / 7, 0.0, 3 / 7]))
-    torch.testing.assert_close(cut(top_p=0.39), torch.tensor([0.0, 1.0, 0.0, 0.0]))
-    torch.testing.assert_close(cut(temperature=0.5), torch.tensor([0.01, 0.16, 0.04, 0.09]) / 0.3)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"), [("temperature", -1.0), ("top_k", 0), ("top_p", 0.0), ("top_p", 1.5), ("max_new_tokens", 0)]
-)
-def test_sample_config_out_of_range_names_the_field(setting, value):
-    with pytest.raises(ValueError, match=setting):
-        SampleConfig(**{setting: value})

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.config import BEST
 from pipeline.pictures import write_curve
 from pipeline.registry import Candidate
-from pipeline.stages.pretrain import BEST
 from pipeline.stages.records import Checkpoint, Handle
 from pipeline.stages.store import Built
 from pipeline.tracking import Tracker, is_finished

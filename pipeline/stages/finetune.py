@@ -21,7 +21,6 @@ from model.config import TrainConfig
 from model.tokenizer import load_model_tokenizer
 from pipeline.stages.errors import Terminated
 from pipeline.stages.examples import labels_of, read_examples
-from pipeline.stages.pretrain import training_device
 from pipeline.stages.records import Checkpoint, Shards
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
@@ -179,6 +178,7 @@ def as_batch(examples: EncodedExamples, places: np.ndarray) -> "dict[str, Tensor
 def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
     from model.checkpoint import describe, load_decoder, save_model
+    from model.distributed import training_device
     from model.loss import classification_loss
     from model.run import Job, run
     from model.train import Interrupted

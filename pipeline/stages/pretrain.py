@@ -10,27 +10,19 @@ torch is imported where it is used: Dagster loads this module for its config alo
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-import numpy as np
+from typing import Annotated, Any, Literal
 
 from model.config import DecoderConfig, DecoderShape, TrainConfig
 from model.presets import PRESETS, d_ff_of
-from model.token_shards import TokenShard, read_description, read_token_shards
+from model.token_shards import read_description, read_token_shards
 from pipeline.stages.errors import Terminated
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
 from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
-
-if TYPE_CHECKING:
-    from torch import nn
-
-BEST = "validation_bits_per_byte"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,47 +110,28 @@ def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainC
 
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when inputs do not fit or a loss diverges."""
-    from model.batches import TokenBatches
-    from model.checkpoint import describe, save_model
-    from model.decoder import new_decoder
-    from model.run import Job, run
-    from model.size import flops_a_token, n_parameters
+    from model import pretraining
     from model.train import Interrupted
 
     tokens, tokenizer = inputs
     description = checked_description(tokens, tokenizer)
-    decoder_cfg, train = cfg.decoder.with_vocab(description["vocab_size"]), cfg.train
-    batches = TokenBatches(
-        read_token_shards(tokens.directory, "train"), rows=train.rows, seq_len=train.seq_len, seed=train.seed
-    )
-    job = Job(
-        model=new_decoder(decoder_cfg, train.seed).to(training_device()),
-        cfg=train,
-        description=describe(decoder_cfg),
-        batches=batches,
-        validate=validation(read_token_shards(tokens.directory, "validation"), train),
-        best=BEST,
+    plan = pretraining.Pretraining(
+        shards=tokens.directory,
+        out=work.directory,
+        decoder=cfg.decoder.with_vocab(description["vocab_size"]),
+        train=cfg.train,
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
-    params = dataclasses.asdict(decoder_cfg) | dataclasses.asdict(train) | {"parameters": n_parameters(decoder_cfg)}
-    work.observer.started(work.fingerprint, params, inputs)
+    work.observer.started(work.fingerprint, plan.params(), inputs)
     try:
-        run(work.directory, job, work.observer, lambda done, total: work.progress(done, total, "steps"))
+        pretraining.pretrain(plan, work.observer, lambda done, total: work.progress(done, total, "steps"))
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    save_model(work.directory, job.model, job.description)
     for name in TOKENIZER_FILES:
         link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
-    n_tokens = train.n_steps * train.tokens_a_step
-    sizes = {
-        "tokens": n_tokens,
-        "epochs": n_tokens / (batches.n_windows * train.seq_len),
-        "parameters": n_parameters(decoder_cfg),
-        "flops": n_tokens * flops_a_token(decoder_cfg, train.seq_len),
-    }
     return Outcome(
-        rows=train.n_steps,
-        measures=sizes | curve_measures(work.directory),
+        rows=plan.train.n_steps,
+        measures=pretraining.measures(plan),
         content=("model.safetensors", "config.json", "tokenizer/*"),
     )
 
@@ -179,62 +152,10 @@ def checked_description(tokens: Shards, tokenizer: TokenizerFile) -> dict:
     return description
 
 
-def validation(shards: list[TokenShard], train: TrainConfig):
-    """A function of the model that gives validation_loss (nats a token) and validation_bits_per_byte, over the
-    same windows each time; None when the split is too small for one window.
-
-    Bits per byte are an estimate from these windows, by the bytes a token has in the whole split; evaluation
-    (model/evaluate.py) counts whole documents.
-    """
-    from model.batches import TokenBatches
-    from model.evaluate import mean_loss
-    from model.loss import language_model_loss
-
-    n_tokens = sum(len(shard.tokens) for shard in shards)
-    n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
-    n_windows = (n_tokens - 1) // train.seq_len
-    if n_windows < 1:
-        return None
-    rows = min(train.rows, n_windows)
-    batches = TokenBatches(shards, rows=rows, seq_len=train.seq_len, seed=train.seed)
-    n_batches = min(train.n_validation_batches, n_windows // rows)
-
-    def validate(model: "nn.Module") -> dict[str, float]:
-        loss = mean_loss(model, batches, n_batches, language_model_loss, train.micro_batch)
-        return {"validation_loss": loss, BEST: loss / math.log(2) * n_tokens / n_bytes}
-
-    return validate
-
-
-def training_device():
-    """The GPU where there is one, else the CPU."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def curve_measures(directory: Path) -> dict[str, float]:
-    """Numbers of a finished run's curve: mean loss of the last 2 % of the steps, speed, last validation."""
-    from model.run import read_curve
-
-    curve = read_curve(directory)
-    steps = [line for line in curve if "loss" in line]
-    last = steps[-max(1, len(steps) // 50) :]
-    validations = [line for line in curve if BEST in line]
-    measures = {
-        "training_loss": float(np.mean([line["loss"] for line in last])),
-        "tokens_per_second": float(np.median([line["tokens_per_second"] for line in steps])),
-    }
-    return measures | ({name: validations[-1][name] for name in ("validation_loss", BEST)} if validations else {})
-
-
 def documents_of_step(tokens: Path, train: TrainConfig, step: int) -> list[str]:
     """Ids of the documents that were in training step `step`, counted from 1 as the curve counts."""
-    from model.batches import TokenBatches
+    from model.batches import token_batches
 
     if not 1 <= step <= train.n_steps:
         raise ValueError(f"step {step} was never trained; steps go from 1 to {train.n_steps}")
-    batches = TokenBatches(
-        read_token_shards(tokens, "train"), rows=train.rows, seq_len=train.seq_len, seed=train.seed
-    )
-    return batches.documents_of_batch(step - 1)
+    return token_batches(read_token_shards(tokens, "train"), train).documents_of_batch(step - 1)

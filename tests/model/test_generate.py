@@ -23,7 +23,8 @@ GPT2 = dataclasses.replace(
     qkv_bias=True,
     output_bias=True,
     mlp="gelu_tanh",
-    mlp_bias=True,  # its head is not tied here: with such weights it would repeat one token for ever
+    mlp_bias=True,
+    tie_embeddings=True,
 )
 WINDOW = dataclasses.replace(CONFIG, sliding_window=5, sliding_layers=(1,))
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14], [15, 16]]
@@ -36,8 +37,9 @@ def decoder_of(cfg: DecoderConfig) -> Decoder:
     generator = torch.Generator().manual_seed(0)
     model = Decoder(cfg).eval()
     with torch.no_grad():
-        for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3 + (weight.ndim == 1))
+        for name, weight in model.named_parameters():
+            is_scale = weight.ndim == 1 and name.endswith("weight")
+            weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3 + is_scale)
     return model
 
 

@@ -1,45 +1,192 @@
-"""Folders as Hugging Face lays them out: config.json beside model.safetensors, whole or in shards.
+"""Folders as Hugging Face lays them out, both ways.
 
-In: a folder. Out: a Decoder; or the reverse. Pickled weights (pytorch_model.bin) are refused.
+In: a folder with config.json and safetensors, whole or in shards. Out: a Decoder, or a SequenceClassifier with its
+labels. Or the reverse: a folder that transformers, vLLM and the converters of llama.cpp open, with the tokenizer, the
+defaults of generation, a chat template where there is one, and a model card.
+
+A folder is written beside its place and renamed; only an earlier export is replaced. Pickled weights
+(pytorch_model.bin) are refused, and no code of a folder is run.
 """
 
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from model.checkpoint import read_json, read_tensors, write_json, write_tensors
+from model.checkpoint import flush, read_json, read_tensors, write_json, write_tensors
 from model.decoder import Decoder
-from model.hf.convert import config_from_hf, config_to_hf, weights_from_hf, weights_to_hf
+from model.heads import SequenceClassifier
+from model.hf.card import model_card
+from model.hf.config import config_from_hf, config_to_hf
+from model.hf.tokenizer import ExportedTokenizer
+from model.hf.weights import model_to_hf, weights_from_hf
+from model.sampling import SampleConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+MAX_SHARD_BYTES = 5_000_000_000  # as transformers did for years
 
 
 def read_folder(directory: Path) -> Decoder:
-    """The decoder in a folder of Hugging Face's, on the CPU in float32, in evaluation mode."""
-    if not (directory / CONFIG).exists():
-        raise ValueError(f"{directory} is not a Hugging Face folder: it has no {CONFIG}")
-    decoder = Decoder(config_from_hf(read_json(directory / CONFIG)))
-    weights_from_hf(decoder, _read_weights(directory))
+    """The decoder in a folder of Hugging Face's, on the CPU in float32, in evaluation mode.
+
+    Raises ValueError naming what our decoder cannot compute, a weight without a place, or a place without a weight.
+    """
+    config = _read_config(directory)
+    decoder = Decoder(config_from_hf(config))
+    weights_from_hf(decoder, decoder.cfg, _read_weights(directory))
     return decoder.eval()
 
 
-def write_folder(directory: Path, decoder: Decoder) -> None:
-    """config.json and model.safetensors, which transformers, vLLM and llama.cpp read."""
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / CONFIG, config_to_hf(decoder.cfg))
-    write_tensors(directory / WEIGHTS, weights_to_hf(decoder), metadata={"format": "pt"})  # transformers asks for it
+def read_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
+    """The sequence classifier in a folder of Hugging Face's, as in `read_folder`, and its labels by class."""
+    config = _read_config(directory)
+    names = config.get("id2label") or {}
+    if sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
+        raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
+    labels = tuple(str(names[str(i)]) for i in range(len(names)))
+    model = SequenceClassifier(config_from_hf(config), len(labels))
+    weights_from_hf(model, model.cfg, _read_weights(directory))
+    return model.eval(), labels
+
+
+def write_folder(
+    directory: Path,
+    model: Decoder | SequenceClassifier,
+    *,
+    tokenizer: ExportedTokenizer | None = None,
+    labels: tuple[str, ...] | None = None,
+    dtype: str = "float32",
+    notes: Mapping[str, str] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> list[Path]:
+    """Write the folder and return its files, the weights first.
+
+    `labels`: of a classifier's classes. `dtype`: float32, float16 or bfloat16, of the weights. `notes`: lines of the
+    model card. Raises ValueError when no family has the model's switches, when a weight does not fit into `dtype`, or
+    when `directory` holds something else than an earlier export.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
+    config = {**config_to_hf(model.cfg, labels), "torch_dtype": dtype}
+    if tokenizer is not None:
+        config |= {f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()}
+    weights = model_to_hf(model, model.cfg, DTYPES[dtype])
+    with replacing_export(directory) as part:
+        names = _write_weights(part, weights, max_shard_bytes)
+        write_json(part / CONFIG, config)
+        if labels is None:
+            write_json(part / GENERATION, generation_config(tokenizer))
+        for name, content in tokenizer.files.items() if tokenizer is not None else ():
+            (part / name).write_text(content, "utf-8")
+        (part / CARD).write_text(model_card(model, config, tokenizer, notes or {}), "utf-8")
+        others = sorted(path.name for path in part.iterdir() if path.name not in names)
+        write_json(part / EXPORT, {"format": 1, "files": [*names, *others]})
+    return [directory / name for name in (*names, *others, EXPORT)]
+
+
+def generation_config(tokenizer: ExportedTokenizer | None) -> dict[str, Any]:
+    """generation_config.json: our defaults of sampling, and the tokens that begin and end a text."""
+    defaults = SampleConfig()
+    return {
+        "do_sample": True,
+        "temperature": defaults.temperature,
+        "top_k": defaults.top_k or 0,  # 0 = all; where nothing stands transformers takes 50
+        "top_p": 1.0 if defaults.top_p is None else defaults.top_p,
+        **({f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()} if tokenizer else {}),
+    }
+
+
+@contextmanager
+def replacing_export(directory: Path) -> Iterator[Path]:
+    """A folder beside `directory` that takes its place at the end; an error leaves everything as it was.
+
+    Raises ValueError when `directory` is a file, or holds anything that no earlier export wrote.
+    """
+    _check_replaceable(directory)
+    directory = directory.absolute()
+    part, old = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
+    for leftover in (part, old):  # of an export that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        for path in part.iterdir():
+            flush(path)
+        flush(part)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    if directory.exists():
+        os.replace(directory, old)  # noqa: PTH105
+    os.replace(part, directory)  # noqa: PTH105
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_replaceable(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"{directory} is a file; name a folder that is new, empty or an earlier export")
+    found = {path.name for path in directory.iterdir()} if directory.exists() else set()
+    ours = {EXPORT, *read_json(directory / EXPORT)["files"]} if EXPORT in found else set()
+    if foreign := sorted(found - ours):
+        raise ValueError(
+            f"{directory} holds {foreign[0]}, which no export wrote, so that nothing is replaced; remove it, or name"
+            " another folder"
+        )
+
+
+def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: int) -> list[str]:
+    """Names of the files that hold the weights, with the index where there are several."""
+    shards: list[dict[str, Tensor]] = [{}]
+    n_bytes = 0
+    for name, weight in weights.items():
+        if shards[-1] and n_bytes + weight.nbytes > max_shard_bytes:
+            shards.append({})
+            n_bytes = 0
+        shards[-1][name] = weight
+        n_bytes += weight.nbytes
+    metadata = {"format": "pt"}  # transformers asks for it
+    if len(shards) == 1:
+        write_tensors(part / WEIGHTS, shards[0], metadata)
+        return [WEIGHTS]
+    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        write_tensors(part / name, shard, metadata)
+    places = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
+    total = sum(weight.nbytes for weight in weights.values())
+    write_json(part / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    return [*names, INDEX]
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    if not (directory / CONFIG).exists():
+        raise ValueError(f"{directory} is not a Hugging Face folder: it has no {CONFIG}")
+    return read_json(directory / CONFIG)
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
     if (directory / WEIGHTS).exists():
         return read_tensors(directory / WEIGHTS)
     if not (directory / INDEX).exists():
-        raise ValueError(
-            f"{directory} has neither {WEIGHTS} nor {INDEX}; other formats may run code and are not read"
+        pickled = sorted(path.name for path in directory.glob("*.bin")) + sorted(
+            path.name for path in directory.glob("*.pt*")
         )
+        found = f"; {pickled[0]} is pickled, may run code, and is not read" if pickled else ""
+        raise ValueError(f"{directory} has neither {WEIGHTS} nor {INDEX}{found}")
+    places = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise ValueError(f"{directory / INDEX}: weight_map must say in which file each weight lies")
     weights: dict[str, Tensor] = {}
-    for name in sorted(set(read_json(directory / INDEX)["weight_map"].values())):
+    for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise ValueError(f"{directory / INDEX}: {name!r} points outside the folder")
         weights |= read_tensors(directory / name)
+    if missing := sorted(places.keys() - weights.keys()):
+        raise ValueError(f"{directory / INDEX}: {missing[0]} is not in {places[missing[0]]}, where it should be")
     return weights

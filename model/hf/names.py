@@ -1,14 +1,51 @@
-"""Tables of one family: which of our config fields and weights are called what at Hugging Face.
+"""Tables of the families: what Hugging Face calls our config fields, our switches and our weights.
 
-In: nothing. Out: QWEN3_CONFIG (ours -> theirs), QWEN3_FIXED (what a Qwen3 config must say because our decoder has no
-other way) and QWEN3_ARCHITECTURE. Weights need no table: our modules carry Hugging Face's names.
+In: nothing. Out: FAMILIES by model_type; model/hf/config.py and model/hf/weights.py read them both ways. Our modules
+carry the names of Llama and Qwen3, so that only GPT-2 needs a table of weights: its linear layers are stored
+transposed (in, out), and its queries, keys and values lie in one matrix.
+
+Sources: arXiv:2302.13971 and arXiv:2407.21783 (Llama), arXiv:2407.10671 (Qwen2), arXiv:2505.09388 (Qwen3),
+arXiv:2310.06825 (Mistral), arXiv:2109.08668 (the squared ReLU of Arcee); names and defaults: transformers 5.23.
 """
 
-QWEN3_ARCHITECTURE = "Qwen3ForCausalLM"
-QWEN3_MODEL_TYPE = "qwen3"
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-# rope_theta is the one that moved: transformers 5 keeps it in rope_parameters, 4 at the top.
-QWEN3_CONFIG = {
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+HEADS = ("lm_head.", "score.")  # stand beside the trunk, without its prefix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where weights of ours lie in a file of theirs; {} is the number of the layer, endings are .weight and .bias."""
+
+    ours: tuple[str, ...]  # several: they are joined along their outputs
+    theirs: str
+    transposed: bool = False  # (in, out) instead of (out, in)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """One model_type. Where a config names a field of `fixed`, only these values mean what our decoder computes."""
+
+    model_type: str
+    architecture: str  # class in transformers
+    classifier: str  # the same trunk under a head for sequences
+    sizes: Mapping[str, str]  # our field -> theirs
+    switches: Mapping[str, Any]  # our field -> the only value that the family has
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # theirs -> our switches, which agree
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # theirs -> allowed; the first is written
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # theirs -> what transformers takes if it is not named
+    window: Literal["none", "every_layer", "layer_types"] = "none"  # layers that may see a sliding window
+    d_model_is: Literal["any", "multiple_of_heads", "heads"] = "any"  # heads: n_heads * d_head
+    is_grouped: bool = True  # may have fewer heads of keys than of queries
+    prefix: str = "model."  # of the trunk's weights in a file
+    places: tuple[Place, ...] = ()  # none: the names are ours
+    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of what old files hold beside weights
+
+
+LLAMA_SIZES = {
     "vocab_size": "vocab_size",
     "n_layers": "num_hidden_layers",
     "n_heads": "num_attention_heads",
@@ -20,13 +57,119 @@ QWEN3_CONFIG = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-
-# Field -> the only value that our decoder computes; absent means this value too.
-QWEN3_FIXED = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "use_sliding_window": False,
+GPT2_SIZES = {
+    "vocab_size": "vocab_size",
+    "n_layers": "n_layer",
+    "n_heads": "n_head",
+    "d_model": "n_embd",
+    "d_ff": "n_inner",
+    "max_seq_len": "n_positions",
+    "norm_eps": "layer_norm_epsilon",
+    "tie_embeddings": "tie_word_embeddings",
 }
-QWEN3_HEAD_DIM = 128  # Qwen3Config's default for head_dim
-QWEN3_ROPE_THETA = 10_000.0  # transformers' default where a config names none
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+LLAMA_SWITCHES = {"norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
+NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
+LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+SILU = {"hidden_act": ("silu", "swish")}
+LAYER = "model.layers.{}."
+GPT2_LAYER = "transformer.h.{}."
+
+GPT2 = Family(
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    classifier="GPT2ForSequenceClassification",
+    sizes=GPT2_SIZES,
+    switches={
+        "norm": "layernorm",
+        "positions": "learned",
+        "qk_norm": False,
+        "qkv_bias": True,
+        "output_bias": True,
+        "mlp": "gelu_tanh",
+        "mlp_bias": True,
+    },
+    fixed={
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # one formula
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "reorder_and_upcast_attn": (False,),
+        "add_cross_attention": (False,),
+    },
+    defaults={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5, "n_inner": None},
+    d_model_is="heads",
+    is_grouped=False,
+    prefix="transformer.",
+    places=(
+        Place(ours=("model.embed_tokens",), theirs="transformer.wte"),
+        Place(ours=("model.embed_positions",), theirs="transformer.wpe"),
+        Place(ours=(LAYER + "input_layernorm",), theirs=GPT2_LAYER + "ln_1"),
+        Place(
+            ours=tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv"),
+            theirs=GPT2_LAYER + "attn.c_attn",
+            transposed=True,
+        ),
+        Place(ours=(LAYER + "self_attn.o_proj",), theirs=GPT2_LAYER + "attn.c_proj", transposed=True),
+        Place(ours=(LAYER + "post_attention_layernorm",), theirs=GPT2_LAYER + "ln_2"),
+        Place(ours=(LAYER + "mlp.up_proj",), theirs=GPT2_LAYER + "mlp.c_fc", transposed=True),
+        Place(ours=(LAYER + "mlp.down_proj",), theirs=GPT2_LAYER + "mlp.c_proj", transposed=True),
+        Place(ours=("model.norm",), theirs="transformer.ln_f"),
+        Place(ours=("lm_head",), theirs="lm_head"),
+        Place(ours=("score",), theirs="score"),
+    ),
+    buffers=(".attn.bias", ".attn.masked_bias"),  # the causal mask
+)
+LLAMA = Family(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    classifier="LlamaForSequenceClassification",
+    sizes=LLAMA_SIZES,
+    switches=LLAMA_SWITCHES,
+    flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
+    fixed=SILU,
+    defaults=LLAMA_DEFAULTS,
+    d_model_is="multiple_of_heads",
+)
+QWEN3 = Family(
+    model_type="qwen3",
+    architecture="Qwen3ForCausalLM",
+    classifier="Qwen3ForSequenceClassification",
+    sizes=LLAMA_SIZES,
+    switches={**LLAMA_SWITCHES, "qk_norm": True, "mlp_bias": False},
+    flags={"attention_bias": ("qkv_bias", "output_bias")},
+    fixed=SILU,
+    defaults={"head_dim": 128, "num_key_value_heads": 32, **LLAMA_DEFAULTS},
+    window="layer_types",
+)
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    classifier="Qwen2ForSequenceClassification",
+    sizes=LLAMA_SIZES,
+    switches={**LLAMA_SWITCHES, "qkv_bias": True, "output_bias": False, "mlp_bias": False},
+    fixed=SILU,
+    defaults={"num_key_value_heads": 32, **LLAMA_DEFAULTS},
+    window="layer_types",
+)
+MISTRAL = Family(
+    model_type="mistral",
+    architecture="MistralForCausalLM",
+    classifier="MistralForSequenceClassification",
+    sizes=LLAMA_SIZES,
+    switches={**LLAMA_SWITCHES, **NO_BIASES},
+    fixed=SILU,
+    defaults={"num_key_value_heads": 8, "sliding_window": 4096, **LLAMA_DEFAULTS},
+    window="every_layer",
+)
+ARCEE = Family(
+    model_type="arcee",
+    architecture="ArceeForCausalLM",
+    classifier="ArceeForSequenceClassification",
+    sizes=LLAMA_SIZES,
+    switches={**LLAMA_SWITCHES, "mlp": "relu2"},
+    flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
+    fixed={"hidden_act": ("relu2",)},
+    defaults={**LLAMA_DEFAULTS, "rms_norm_eps": 1e-5},
+    d_model_is="multiple_of_heads",
+)
+# In the order in which an export looks for the first one that has a decoder's switches.
+FAMILIES = {family.model_type: family for family in (QWEN3, LLAMA, GPT2, QWEN2, MISTRAL, ARCEE)}

@@ -1,0 +1,205 @@
+"""config.json of Hugging Face and our DecoderConfig, both ways.
+
+In: a config.json as a dict, in the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Out:
+DecoderConfig; or the reverse, in a form that both versions read. What our decoder cannot compute is refused by the
+name of the field; switches that no family has are refused by the names of the switches.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import DecoderConfig, RopeScaling
+from model.hf.names import FAMILIES, Family
+
+ROPE_THETA = 10_000.0  # transformers' default where a config names none
+FULL, SLIDING = "full_attention", "sliding_attention"
+# Ours -> theirs, of rope_scaling; linear has the factor alone.
+LLAMA3_SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_seq_len": "original_max_position_embeddings",
+}
+
+
+def family_of(cfg: DecoderConfig) -> Family:
+    """The family that has this decoder's switches. ValueError names those of the nearest one that differ."""
+    misfits = {family.model_type: _misfits(family, cfg) for family in FAMILIES.values()}
+    for name, found in misfits.items():
+        if not found:
+            return FAMILIES[name]
+    nearest = min(misfits, key=lambda name: len(misfits[name]))
+    raise ValueError(
+        f"no family of Hugging Face has a decoder with these switches; the nearest, {nearest}, differs in"
+        f" {'; '.join(misfits[nearest])} (known: {', '.join(FAMILIES)})"
+    )
+
+
+def _misfits(family: Family, cfg: DecoderConfig) -> list[str]:
+    found = [
+        f"{name}={getattr(cfg, name)!r}, it has {value!r}"
+        for name, value in family.switches.items()
+        if getattr(cfg, name) != value
+    ]
+    for switches in family.flags.values():
+        if len({getattr(cfg, name) for name in switches}) > 1:
+            found.append(" and ".join(f"{name}={getattr(cfg, name)}" for name in switches) + ", it has them equal")
+    if not family.is_grouped and cfg.n_kv_heads != cfg.n_heads:
+        found.append(f"n_kv_heads={cfg.n_kv_heads}, it has n_heads={cfg.n_heads}")
+    if family.d_model_is == "heads" and cfg.d_model != cfg.n_heads * cfg.d_head:
+        found.append(f"d_model={cfg.d_model}, it has n_heads * d_head={cfg.n_heads * cfg.d_head}")
+    if family.d_model_is == "multiple_of_heads" and cfg.d_model % cfg.n_heads:
+        found.append(f"d_model={cfg.d_model}, it has a multiple of n_heads={cfg.n_heads}")
+    if cfg.sliding_window is not None:
+        n_sliding = len(set(cfg.sliding_layers))
+        if family.window == "none" or (family.window == "every_layer" and n_sliding < cfg.n_layers):
+            has = "none" if family.window == "none" else "it in every layer"
+            found.append(f"sliding_window={cfg.sliding_window} in {n_sliding} layers, it has {has}")
+    return found
+
+
+def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """config.json of the family that `cfg` belongs to; with `labels`, of a sequence classifier."""
+    family = family_of(cfg)
+    config: dict[str, Any] = {
+        "architectures": [family.architecture if labels is None else family.classifier],
+        "model_type": family.model_type,
+        **{theirs: getattr(cfg, ours) for ours, theirs in family.sizes.items()},
+        **{theirs: getattr(cfg, switches[0]) for theirs, switches in family.flags.items()},
+        **{theirs: values[0] for theirs, values in family.fixed.items()},
+        "torch_dtype": "float32",  # transformers 5 reads it too
+    }
+    if labels is not None:
+        config["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        config["label2id"] = {label: i for i, label in enumerate(labels)}
+    if cfg.positions == "learned":
+        dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        return config | {"n_ctx": cfg.max_seq_len, **dropouts}  # llama.cpp's own converter reads n_ctx
+    return config | _window_to_hf(cfg, family) | _rope_to_hf(cfg)
+
+
+def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:
+    if family.window == "every_layer":
+        return {"sliding_window": cfg.sliding_window}
+    if family.window == "none":
+        return {}
+    first = min(cfg.sliding_layers, default=cfg.n_layers)
+    return {
+        "use_sliding_window": cfg.sliding_window is not None,
+        "sliding_window": cfg.sliding_window,
+        "max_window_layers": first,  # all that transformers before 4.53 reads
+        "layer_types": [SLIDING if layer in cfg.sliding_layers else FULL for layer in range(cfg.n_layers)],
+    }
+
+
+def _rope_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    if cfg.rope_scaling is not None:
+        names = LLAMA3_SCALING if cfg.rope_scaling.kind == "llama3" else {"factor": "factor"}
+        values = {theirs: getattr(cfg.rope_scaling, ours) for ours, theirs in names.items()}
+        scaling = {"rope_type": cfg.rope_scaling.kind, **values}
+    return {
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": None if cfg.rope_scaling is None else scaling,
+        "rope_parameters": {**scaling, "rope_theta": cfg.rope_theta},
+    }
+
+
+def config_from_hf(config: Mapping[str, Any]) -> DecoderConfig:
+    """ValueError names the family, or the field, that our decoder cannot compute, or that is missing."""
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config.json holds a {type(config).__name__}, expected an object")
+    model_type = config.get("model_type")
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    if family is None:
+        raise ValueError(f"model_type={model_type!r}: only {', '.join(FAMILIES)} can be read")
+    _refuse_what_we_cannot(config, family)
+    values: dict[str, Any] = {**family.switches, **_sizes(config, family)}
+    for theirs, switches in family.flags.items():
+        values |= dict.fromkeys(switches, bool(config.get(theirs, False)))
+    if family.switches["positions"] == "rotary":
+        values |= _window_from_hf(config, family, values["n_layers"]) | _rope_from_hf(config, values["max_seq_len"])
+    return DecoderConfig(**values)
+
+
+def _refuse_what_we_cannot(config: Mapping[str, Any], family: Family) -> None:
+    for name, allowed in family.fixed.items():
+        if name in config and config[name] not in allowed:
+            raise ValueError(f"{name}={config[name]!r} is not supported, only {allowed[0]!r}")
+    if config.get("quantization_config"):
+        raise ValueError("quantization_config: quantised weights are not supported")
+    if config.get("auto_map"):
+        raise ValueError("auto_map: the model is defined by code of its own folder, which is never run")
+    if config.get("partial_rotary_factor", 1.0) not in (None, 1.0):
+        raise ValueError(f"partial_rotary_factor={config['partial_rotary_factor']} is not supported, only 1.0")
+
+
+def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    given = {**family.defaults, **config}
+    sizes = {ours: given[theirs] for ours, theirs in family.sizes.items() if given.get(theirs) is not None}
+    for ours, value in sizes.items():
+        expected = _type_of(ours)
+        if not isinstance(value, int | float) or isinstance(value, bool) != (expected is bool):
+            kind = "true or false" if expected is bool else "a number"
+            raise ValueError(f"{family.sizes[ours]}={value!r} must be {kind}")
+        if expected is int and value != int(value):
+            raise ValueError(f"{family.sizes[ours]}={value!r} must be a whole number")
+    sizes = {ours: _type_of(ours)(value) for ours, value in sizes.items()}
+    if sizes.get("n_heads") and "d_model" in sizes:  # transformers' rules for a null
+        derived = {"n_kv_heads": sizes["n_heads"], "d_head": sizes["d_model"] // sizes["n_heads"]}
+        if "n_inner" in given:
+            derived["d_ff"] = 4 * sizes["d_model"]
+        sizes = derived | sizes
+    if missing := [theirs for ours, theirs in family.sizes.items() if ours not in sizes]:
+        raise ValueError(f"config.json lacks {', '.join(missing)}")
+    return sizes
+
+
+def _type_of(size: str) -> type[int] | type[float] | type[bool]:
+    return {"norm_eps": float, "tie_embeddings": bool}.get(size, int)
+
+
+def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) -> dict[str, Any]:
+    """sliding_window and sliding_layers of our config."""
+    kinds = config.get("layer_types")
+    if kinds is not None:
+        if unknown := sorted(set(kinds) - {FULL, SLIDING}):
+            raise ValueError(f"layer_types holds {unknown[0]!r}, which is not supported, only {FULL!r}, {SLIDING!r}")
+        if len(kinds) != n_layers:
+            raise ValueError(f"layer_types has {len(kinds)} entries, num_hidden_layers is {n_layers}")
+    window = config.get("sliding_window", family.defaults.get("sliding_window"))
+    if family.window == "layer_types":
+        window = window if config.get("use_sliding_window") else None
+        if kinds is None:
+            first = config.get("max_window_layers", n_layers) if window is not None else n_layers
+            kinds = [SLIDING if layer >= first else FULL for layer in range(n_layers)]
+    else:
+        expected = SLIDING if family.window == "every_layer" and window is not None else FULL
+        if kinds is not None and set(kinds) != {expected}:
+            raise ValueError(f"layer_types={kinds!r} is not supported for {family.model_type}, only {expected!r}")
+        kinds = [expected] * n_layers
+    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == SLIDING)
+    if layers and window is None:
+        raise ValueError(f"layer_types holds {SLIDING!r}, but use_sliding_window and sliding_window name no window")
+    return {"sliding_window": window, "sliding_layers": layers} if layers else {}
+
+
+def _rope_from_hf(config: Mapping[str, Any], max_seq_len: int) -> dict[str, Any]:
+    """rope_theta and rope_scaling of our config. transformers 5 reads rope_scaling first, where there are both."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
+        raise ValueError("rope_parameters: one setting a kind of layer is not supported, only one for all")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    theta = rope.get("rope_theta") or config.get("rope_theta") or ROPE_THETA
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"partial_rotary_factor={rope['partial_rotary_factor']} is not supported, only 1.0")
+    if kind == "default":
+        return {"rope_theta": float(theta)}
+    if kind not in ("linear", "llama3"):
+        raise ValueError(f"rope_type={kind!r} is not supported, only 'default', 'linear', 'llama3'")
+    names = LLAMA3_SCALING if kind == "llama3" else {"factor": "factor"}
+    given = {"original_max_position_embeddings": max_seq_len, **rope}  # transformers' default
+    if missing := [theirs for theirs in names.values() if theirs not in given]:
+        raise ValueError(f"rope_parameters lacks {', '.join(missing)}, which rope_type={kind!r} needs")
+    scaling = RopeScaling(kind=kind, **{ours: given[theirs] for ours, theirs in names.items()})
+    return {"rope_theta": float(theta), "rope_scaling": scaling}

@@ -1,0 +1,117 @@
+"""What an exported model takes along of its tokenizer: the files, the special tokens, and the tokens one by one.
+
+In: the folder of a tokenizer of ours (with gristmill_tokenizer.json), or any with tokenizer.json and
+tokenizer_config.json as Hugging Face has them. Out: an ExportedTokenizer.
+
+Our documents open with the end-of-text token, in training and in `gristmill generate`. So does a text that goes
+through an exported tokenizer of ours: tokenizer.json gets the step that puts it there. The files of other people's
+tokenizers are copied as they are.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import read_json
+
+TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, DESCRIPTION = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "gristmill_tokenizer.json",
+)
+CHAT_TEMPLATE = "chat_template.jinja"
+# Copied as they are beside the two files that are rewritten.
+TAKEN_ALONG = ("special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", DESCRIPTION)
+SPECIAL = ("bos_token", "eos_token", "pad_token")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportedTokenizer:
+    files: Mapping[str, str]  # name -> content
+    tokens: Mapping[str, int]  # all of them, in the alphabet of byte-level vocabularies -> id
+    control: frozenset[int]  # ids that stand for no text
+    merges: tuple[str, ...]  # "left right", first one first
+    special_ids: Mapping[str, int]  # bos_token, eos_token and pad_token, those that there are
+    pattern_name: str | None  # of the split pattern, where it is a tokenizer of ours
+    opens_with_bos: bool
+    chat_template: str | None
+
+
+def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | None = None) -> ExportedTokenizer:
+    """The tokenizer in `folder`, for a model of `vocab_size` tokens.
+
+    `chat_template`: Jinja text; without one chat_template.jinja of the folder, or none. Raises ValueError when files
+    are missing or broken, or when the model has fewer tokens (of a tokenizer of ours: or more).
+    """
+    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} holds no tokenizer to export: {name} is missing")
+    tokenizer, config = read_json(folder / TOKENIZER_JSON), read_json(folder / TOKENIZER_CONFIG_JSON)
+    model, added = _checked(folder / TOKENIZER_JSON, tokenizer)
+    tokens = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
+    description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
+    _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=description is not None)
+    special_ids = {name: tokens[text] for name in SPECIAL if (text := _text(config.get(name))) in tokens}
+    if chat_template is None and (folder / CHAT_TEMPLATE).is_file():
+        chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
+    opens_with_bos = description is not None and "bos_token" in special_ids
+    if opens_with_bos:
+        tokenizer["post_processor"] = _opened_with(_text(config["bos_token"]), special_ids["bos_token"])
+    if chat_template is not None:
+        config["split_special_tokens"] = False  # a template spells them out and means them
+    files = {
+        TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False) + "\n",
+        TOKENIZER_CONFIG_JSON: json.dumps(config, indent=1, ensure_ascii=False) + "\n",
+        **{name: (folder / name).read_text("utf-8") for name in TAKEN_ALONG if (folder / name).is_file()},
+        **({} if chat_template is None else {CHAT_TEMPLATE: chat_template}),
+    }
+    return ExportedTokenizer(
+        files=files,
+        tokens=tokens,
+        control=frozenset(entry["id"] for entry in added if entry.get("special")),
+        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
+        special_ids=special_ids,
+        pattern_name=None if description is None else str(description.get("pattern_name")),
+        opens_with_bos=opens_with_bos,
+        chat_template=chat_template,
+    )
+
+
+def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The parts `model` and `added_tokens` of a tokenizer.json."""
+    try:
+        model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
+        ids = [*model["vocab"].values(), *(entry["id"] for entry in added)]
+        if model["type"] != "BPE" or not all(type(token_id) is int and token_id >= 0 for token_id in ids):
+            raise TypeError(f"model type {model['type']!r}, expected 'BPE' with ids from 0")
+        if not all(isinstance(entry["content"], str) for entry in added) or not isinstance(model["merges"], list):
+            raise TypeError("added_tokens without content, or no list of merges")
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: not a tokenizer of byte-pair encoding ({error})") from error
+    return model, added
+
+
+def _check_fits(folder: Path, n_tokens: int, vocab_size: int, is_ours: bool) -> None:
+    if n_tokens > vocab_size or (is_ours and n_tokens < vocab_size):
+        raise ValueError(
+            f"{folder}: the tokenizer has {n_tokens} tokens, the model {vocab_size}, so that they do not belong"
+            " together; put the tokenizer there that the model was trained with"
+        )
+
+
+def _text(token: Any) -> Any:
+    """A special token of tokenizer_config.json, which is a text or an object with `content`."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _opened_with(token: str, token_id: int) -> dict[str, Any]:
+    """The step of tokenizer.json that puts `token` before a text."""
+    opened = {"SpecialToken": {"id": token, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [opened, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [opened, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {token: {"id": token, "ids": [token_id], "tokens": [token]}},
+    }

@@ -25,7 +25,7 @@ from model.hf.card import model_card
 from model.hf.config import config_from_hf, config_to_hf
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
-from model.sampling import SampleConfig
+from model.sample_config import SampleConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"

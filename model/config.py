@@ -14,6 +14,7 @@ Packing = Literal["concatenated", "documents"]
 PACKINGS = ("concatenated", "documents")
 SCHEDULES = ("warmup_stable_decay", "cosine", "linear")
 BEST = "validation_bits_per_byte"  # of a pretraining's validation: chooses the best checkpoint
+VALIDATION_TOKENS = 2**13  # that are judged at once where the micro-batch is left open
 ALLOWED = {
     "norm": ("rmsnorm", "layernorm"),
     "positions": ("rotary", "learned"),
@@ -145,7 +146,9 @@ class TrainConfig:
     n_steps: int
     rows: int  # rows of a global batch
     seq_len: int  # tokens a row
-    micro_batch: int  # rows that pass through the model at once; divides rows
+    micro_batch: int | None = None  # rows that pass through the model at once; divides rows; None = as memory allows
+    activation_checkpointing: bool = False  # keep only inputs of layers for backward: less memory, a third slower
+    compile: bool | None = None  # torch.compile of the layers; None = on CUDA, where it works
     muon_lr: float | None = 0.03  # peak, hidden matrices; None = AdamW for every weight
     adamw_lr: float = 0.008  # peak; embedding, norms, head
     muon_momentum: float = 0.95  # https://kellerjordan.github.io/posts/muon
@@ -158,7 +161,9 @@ class TrainConfig:
     warmup_fraction: float = 0.02  # of n_steps, linear from 0
     decay_fraction: float = 0.5  # of n_steps, at the end; only warmup_stable_decay reads it
     final_lr_fraction: float = 0.0  # of the peak, reached after the last step
+    batch_warmup_fraction: float = 0.0  # of n_steps: batches of an 8th, a 4th, half of the rows (model/schedule.py)
     gradient_clip: float | None = 1.0  # L2 norm over all gradients; None = no clipping
+    skip_spikes: float | None = None  # updates whose loss or gradient lies so many deviations above are left out
     seed: int = 0  # initial weights and order of the data
     packing: Packing = "concatenated"  # rows are windows of all text, or whole pieces of documents (model/packing.py)
     document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
@@ -173,9 +178,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least_one = ("n_steps", "rows", "seq_len", "micro_batch", "checkpoint_every", "keep_checkpoints")
         for name in (*at_least_one, "validate_every", "n_validation_batches", "log_every"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.rows % self.micro_batch:
+        if self.micro_batch is not None and self.rows % self.micro_batch:
             raise ValueError(f"rows={self.rows} is not a multiple of micro_batch={self.micro_batch}")
         if self.parallel not in ("ddp", "fsdp"):
             raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
@@ -183,14 +188,14 @@ class TrainConfig:
             raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
         if self.packing not in PACKINGS:
             raise ValueError(f"packing={self.packing!r} must be one of {', '.join(PACKINGS)}")
-        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction"):
+        for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "batch_warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
         if self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 f"warmup_fraction={self.warmup_fraction} and decay_fraction={self.decay_fraction} exceed 1 together"
             )
-        for name in ("muon_lr", "adamw_lr", "adamw_eps", "gradient_clip"):
+        for name in ("muon_lr", "adamw_lr", "adamw_eps", "gradient_clip", "skip_spikes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         for name in ("muon_momentum", "beta1", "beta2"):
@@ -204,4 +209,10 @@ class TrainConfig:
 
     @property
     def tokens_a_step(self) -> int:
+        """Of a whole batch; with a batch warm-up the first ones are smaller."""
         return self.rows * self.seq_len
+
+    @property
+    def validation_rows(self) -> int:
+        """Rows that are judged at once: without gradients little has to be kept of them."""
+        return self.micro_batch or max(1, min(self.rows, VALIDATION_TOKENS // self.seq_len))

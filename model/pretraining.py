@@ -53,6 +53,11 @@ class Pretraining:
                 f"{self.decoder.vocab_size}; train on shards of its own tokenizer"
             )
 
+        if self.train.seq_len > self.decoder.max_seq_len:
+            raise ValueError(
+                f"seq_len={self.train.seq_len} is longer than the context, max_seq_len={self.decoder.max_seq_len}"
+            )
+
     def to_json(self) -> str:
         paths = {"shards": str(self.shards), "out": str(self.out)}
         configs = {"decoder": dataclasses.asdict(self.decoder), "train": dataclasses.asdict(self.train)}
@@ -124,13 +129,13 @@ def validation(shards: Sequence[TokenShard], train: TrainConfig) -> Callable[[nn
     n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
     if n_tokens - 1 < train.seq_len:
         return None
-    alike = {name: getattr(train, name) for name in ("seq_len", "seed", "packing", "document_mask")}
+    alike = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
     n_rows = TokenBatches(shards, rows=1, **alike).rows_an_epoch
     batches = TokenBatches(shards, rows=min(train.rows, n_rows), **alike)
     n_batches = min(train.n_validation_batches, n_rows // batches.rows)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        loss = mean_loss(model, batches, n_batches, language_model_loss, train.micro_batch)
+        loss = mean_loss(model, batches, n_batches, language_model_loss, train.validation_rows)
         return {"validation_loss": loss, BEST: loss / math.log(2) * n_tokens / n_bytes}
 
     return validate

@@ -31,6 +31,9 @@ def test_decoder_config_out_of_range_names_field_and_value(field, value):
     [
         ("n_steps", 0),
         ("micro_batch", 3),
+        ("micro_batch", 0),
+        ("batch_warmup_fraction", 1.5),
+        ("skip_spikes", 0.0),
         ("muon_lr", 0.0),
         ("adamw_lr", -1.0),
         ("beta2", 1.0),

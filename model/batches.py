@@ -20,6 +20,7 @@ import numpy as np
 from model.config import Packing, TrainConfig
 from model.packing import PackedDocuments, Pieces, RowPlan, Windows, documents_between
 from model.permutation import permuted, places_in_permutation
+from model.schedule import warmup_rows
 from model.token_shards import TokenShard
 from model.token_stream import TokenStream
 
@@ -159,6 +160,7 @@ def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig) -> TokenBatche
         seed=cfg.seed,
         packing=cfg.packing,
         document_mask=cfg.document_mask,
+        warmup_rows=warmup_rows(cfg),
     )
 
 

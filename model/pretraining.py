@@ -11,6 +11,7 @@ import dataclasses
 import fcntl
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +22,17 @@ import numpy as np
 from torch import nn
 
 from model.batches import TokenBatches, token_batches
-from model.checkpoint import describe, save_model
+from model.checkpoint import CONFIG, WEIGHTS, complete_checkpoints, describe, save_model
 from model.config import BEST, DecoderConfig, TrainConfig, decoder_config
 from model.decoder import new_decoder
 from model.distributed import is_main, training_device
 from model.evaluate import mean_loss
 from model.loss import language_model_loss
-from model.run import Job, Observer, read_curve, run
+from model.run import CHECKPOINTS, Job, Observer, read_curve, run
+from model.schedule import n_training_rows
 from model.size import flops_a_token, n_parameters
 from model.token_shards import TokenShard, read_description, read_token_shards
 
-LOCK = ".training.lock"
 LOCK_SECONDS = 60.0  # that processes of a killed training get to save and end
 
 
@@ -77,7 +78,7 @@ class Pretraining:
     @property
     def n_tokens(self) -> int:
         """Positions that pass through the model in the whole training."""
-        return self.train.n_steps * self.train.tokens_a_step
+        return n_training_rows(self.train) * self.train.seq_len
 
     def params(self) -> dict[str, Any]:
         """Every setting by its name, and how many parameters they make."""
@@ -93,6 +94,7 @@ def pretrain(
     Raises Interrupted after a signal, once all that was done is saved; ValueError when shards, settings or an
     earlier training in the folder do not fit, or a loss is not finite.
     """
+    refuse_other_models(plan.out)
     job = job_of(plan)
     with only_training(plan.out):
         run(plan.out, job, observer, progress)
@@ -168,14 +170,32 @@ def only_training(directory: Path) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / LOCK).open("a") as file:
+    with opened_folder(directory) as folder:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ValueError(f"{directory}: another process trains here; wait for it or stop it") from None
                 time.sleep(0.2)
         yield
+
+
+@contextlib.contextmanager
+def opened_folder(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def refuse_other_models(directory: Path) -> None:
+    """ValueError where a model lies that no training in this folder has made: it would be overwritten."""
+    there = [name for name in (WEIGHTS, CONFIG) if (directory / name).exists()]
+    if there and not complete_checkpoints(directory / CHECKPOINTS):
+        raise ValueError(
+            f"{directory} holds {there[0]} and no checkpoint to go on from: choose another folder, or empty this one"
+        )

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from model.config import DecoderConfig, TrainConfig, decoder_config
 from model.decoder import Decoder
+from model.distributed import is_main, local, part_of, whole
 from model.heads import SequenceClassifier
 from model.optim import check_same_shapes
 from model.train import TrainState
@@ -33,7 +34,7 @@ from model.train import TrainState
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 COMPLETE, VALUES = "complete.json", "values.json"
 RNG_PREFIX = "rng."
-FREE_TO_CHANGE = ("n_threads", "log_every", "keep_checkpoints")  # between a run and its resume
+FREE_TO_CHANGE = ("parallel", "n_threads", "log_every", "keep_checkpoints")  # between a run and its resume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +51,22 @@ def save_checkpoint(
 ) -> Path:
     """Write `state` below `root` and return its folder.
 
-    `description` becomes config.json (see `describe`); `notes` are literals that a resume gets back.
+    `description` becomes config.json (see `describe`); `notes` are literals that a resume gets back. Among several
+    processes each must call it: shards are put together, and rank 0 writes the same files as a single process would.
     """
+    target = folder_of(root, state.step)
+    weights, optimizer = named_weights(state.model), state.optimizer.state()
+    if not is_main():
+        return target
     root.mkdir(parents=True, exist_ok=True)
-    target = root / f"step-{state.step:06d}"
     part = root / f".{target.name}.partial"
     for leftover in (part, target):  # of a run that was killed while it saved this very step
         remove_checkpoint(leftover)
     part.mkdir()
     about = {"step": state.step, "train": dataclasses.asdict(cfg), "torch": torch.__version__, "notes": dict(notes)}
     try:
-        write_tensors(part / WEIGHTS, named_weights(state.model))
-        write_tensors(part / OPTIMIZER, state.optimizer.state() | rng_state())
+        write_tensors(part / WEIGHTS, weights)
+        write_tensors(part / OPTIMIZER, optimizer | rng_state())
         write_json(part / CONFIG, dict(description))
         write_json(part / STATE, about)
     except OSError:  # a full disk: leave the room to others
@@ -99,6 +104,14 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig) -> Resume
     restore_rng(tensors)
     state.step = about["step"]
     return Resumed(step=about["step"], train=made_with, notes=about["notes"])
+
+
+def folder_of(root: Path, step: int) -> Path:
+    return root / f"step-{step:06d}"
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
@@ -146,9 +159,12 @@ def describe(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[
 
 
 def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write model.safetensors and config.json, each by a rename."""
+    """Write model.safetensors and config.json, each by a rename. Every process may call it, rank 0 writes."""
+    weights = named_weights(model)
+    if not is_main():
+        return
     part = directory / f".{WEIGHTS}.part"
-    write_tensors(part, named_weights(model))
+    write_tensors(part, weights)
     flush(part)
     os.replace(part, directory / WEIGHTS)  # noqa: PTH105
     replace_json(directory / CONFIG, dict(description))
@@ -185,8 +201,8 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters by name; weights that share memory appear once, under their first name."""
-    return {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    """Whole parameters by name; weights that share memory appear once, under their first name."""
+    return {name: whole(local(weight.detach()), weight).contiguous() for name, weight in model.named_parameters()}
 
 
 @torch.no_grad()
@@ -195,7 +211,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     tensors, weights = read_tensors(path), dict(model.named_parameters())
     check_same_shapes(str(path), weights, tensors)
     for name, weight in weights.items():
-        weight.copy_(tensors[name])
+        local(weight).copy_(part_of(tensors[name], weight))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from model.batches import Batches
 from model.decoder import Decoder
+from model.distributed import share, total
 from model.loss import IGNORE_INDEX, LossFunction
 from model.token_shards import TokenShard
 from model.train import micro_batches, precision
@@ -125,14 +126,15 @@ def _window_losses(model: Decoder, texts: list[np.ndarray], windows: list[Window
 def mean_loss(
     model: nn.Module, batches: Batches, n_batches: int, loss_function: LossFunction, micro_batch: int
 ) -> float:
-    """Loss a target over the first `n_batches` batches, in nats."""
+    """Loss a target over the first `n_batches` batches, in nats; several processes share the rows out."""
     device = next(model.parameters()).device
     loss, n_targets = 0.0, 0
     for k in range(n_batches):
-        for micro in micro_batches(batches.batch(k), micro_batch):
+        for micro in micro_batches(share(batches.batch(k)), micro_batch):
             on_device = {name: tensor.to(device) for name, tensor in micro.items()}
             with precision(device):
                 loss_sum, n = loss_function(model, on_device)
             loss += float(loss_sum)
             n_targets += int(n)
+    loss, n_targets = total(torch.tensor([loss, n_targets], dtype=torch.float64, device=device)).tolist()
     return loss / n_targets

@@ -6,7 +6,10 @@ of float32 tensors by name, so that a checkpoint is safetensors and resumes to t
 Muon (https://kellerjordan.github.io/posts/muon): Nesterov momentum, then the nearest orthogonal matrix by a
 Newton-Schulz iteration. torch.optim.Muon rounds to bfloat16 always, which CPUs without bfloat16 units emulate; ours
 does so on CUDA only. Matrices of one shape are stacked (tall ones lying down), so that a step is a few batched
-products and not a few for every matrix.
+products and not a few for every matrix. Among several processes each orthogonalises its share of the matrices.
+
+Under FSDP the optimiser works on this process' shards as plain tensors: everything but Muon's orthogonalisation is
+elementwise.
 
 Legend: N matrices of one shape, R rows, C columns, R <= C.
 """
@@ -15,25 +18,28 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from model.config import TrainConfig
+from model.distributed import each_its_matrices, in_group, local, part_of, whole
 
 # Quintic a x + b x^3 + c x^5, tuned for slope at 0 and not for convergence: singular values end near 1, between
 # 0.7 and 1.2, after five steps.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
     """`step(factor)` updates every weight with its group's peak learning rate times `factor`."""
 
     def __init__(self, model: nn.Module, cfg: TrainConfig) -> None:
-        hidden, others = parameter_groups(model, use_muon=cfg.muon_lr is not None)
+        hidden, self.others = parameter_groups(model, use_muon=cfg.muon_lr is not None)
         self.cfg = cfg
         self.muon = Muon(hidden, cfg.muon_momentum)
-        self.names = list(others)
-        matrices = [weight for weight in others.values() if weight.ndim > 1]
-        vectors = [weight for weight in others.values() if weight.ndim <= 1]
+        self.parts = {name: part(weight) for name, weight in self.others.items()}
+        matrices = [self.parts[name] for name, weight in self.others.items() if weight.ndim > 1]
+        vectors = [self.parts[name] for name, weight in self.others.items() if weight.ndim <= 1]
         self.adamw = torch.optim.AdamW(
             [
                 {"params": group, "weight_decay": decay}
@@ -45,35 +51,52 @@ class Optimizer:
             eps=cfg.adamw_eps,
             fused=True,
         )
-        self.others = others
 
     def step(self, factor: float) -> None:
         if self.cfg.muon_lr is not None:
             self.muon.step(self.cfg.muon_lr * factor, self.cfg.muon_weight_decay)
         for group in self.adamw.param_groups:
             group["lr"] = self.cfg.adamw_lr * factor
+        for name, weight in self.others.items():
+            if weight.grad is not None:
+                self.parts[name].grad = local(weight.grad)
         self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, by name; tensors may share memory with the optimiser."""
-        state = {f"muon.momentum.{name}": buffer for name, buffer in self.muon.momentum().items()}
+        """Everything that the next step depends on, whole tensors by name, which may share memory with the optimiser.
+        With shards every process must call it."""
+        hidden = self.muon.weights
+        state = {f"muon.momentum.{name}": whole(part, hidden[name]) for name, part in self.muon.momentum().items()}
         for name, weight in self.others.items():
-            state |= {f"adamw.{key}.{name}": value for key, value in self.adamw.state[weight].items()}
+            of_weight = self.adamw.state[self.parts[name]]
+            state |= {f"adamw.{key}.{name}": whole(of_weight[key], weight) for key in MOMENTS if key in of_weight}
+            if "step" in of_weight:
+                state[f"adamw.step.{name}"] = of_weight["step"]
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a `state()`. Raises ValueError when it belongs to another model."""
-        expected = {f"muon.momentum.{name}": buffer for name, buffer in self.muon.momentum().items()}
+        expected: dict[str, Tensor] = {f"muon.momentum.{name}": weight for name, weight in self.muon.weights.items()}
         scalar = torch.zeros(())
         for name, weight in self.others.items():
-            expected |= {f"adamw.{key}.{name}": weight for key in ("exp_avg", "exp_avg_sq")}
+            expected |= {f"adamw.{key}.{name}": weight for key in MOMENTS}
             expected[f"adamw.step.{name}"] = scalar
         check_same_shapes("optimiser state", expected, state)
-        self.muon.load({name: state[f"muon.momentum.{name}"] for name in self.muon.momentum()})
+        for name, momentum in self.muon.momentum().items():
+            momentum.copy_(part_of(state[f"muon.momentum.{name}"], self.muon.weights[name]))
         for name, weight in self.others.items():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                # a copy: tensors of a mapped file are not aligned, and alignment may decide a rounding
-                self.adamw.state[weight][key] = state[f"adamw.{key}.{name}"].to(weight.device, copy=True)
+            # copies: tensors of a mapped file are not aligned, and alignment may decide a rounding
+            own = {key: part_of(state[f"adamw.{key}.{name}"], weight).clone() for key in MOMENTS}
+            self.adamw.state[self.parts[name]] = own | {
+                "step": state[f"adamw.step.{name}"].to(weight.device, copy=True)
+            }
+
+
+def part(weight: nn.Parameter) -> nn.Parameter:
+    """What this process updates of a weight: itself, or the shard as a plain parameter in the same memory."""
+    own = local(weight)
+    return weight if own is weight else nn.Parameter(own)
 
 
 def parameter_groups(model: nn.Module, use_muon: bool) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -86,51 +109,73 @@ def parameter_groups(model: nn.Module, use_muon: bool) -> tuple[dict[str, nn.Par
 class Muon:
     def __init__(self, weights: Mapping[str, nn.Parameter], momentum: float) -> None:
         self.momentum_factor = momentum
-        self.groups: dict[tuple[int, int], dict[str, nn.Parameter]] = {}
+        self.weights = dict(weights)
+        groups: dict[tuple[torch.Size, int | None], dict[str, nn.Parameter]] = {}
         for name, weight in weights.items():
-            shape = (min(weight.shape), max(weight.shape))
-            self.groups.setdefault(shape, {})[name] = weight
-        self.buffers = {
-            shape: torch.zeros(len(group), *shape, device=next(iter(group.values())).device)
-            for shape, group in self.groups.items()
-        }
+            shape = torch.Size(sorted(weight.shape))
+            groups.setdefault((shape, cut_of(weight)), {})[name] = weight
+        self.groups = [Stack(group, shape, cut) for (shape, cut), group in groups.items()]
 
     @torch.no_grad()
     def step(self, lr: float, weight_decay: float) -> None:
-        for shape, group in self.groups.items():
-            gradient_NRC = torch.stack([lying(weight.grad) for weight in group.values() if weight.grad is not None])
-            if gradient_NRC.size(0) != len(group):
-                raise ValueError(f"a weight of {list(group)} has no gradient: it takes no part in the loss")
-            momentum_NRC = self.buffers[shape]
-            momentum_NRC.lerp_(gradient_NRC, 1 - self.momentum_factor)
-            update_NRC = orthogonalised(gradient_NRC.lerp_(momentum_NRC, self.momentum_factor))
-            for weight, update_RC in zip(group.values(), update_NRC.unbind(), strict=True):
+        for stack in self.groups:
+            gradient_NRC = stack.gradients()
+            stack.momentum_NRC.lerp_(gradient_NRC, 1 - self.momentum_factor)
+            update_NRC = stack.orthogonalised(gradient_NRC.lerp_(stack.momentum_NRC, self.momentum_factor))
+            for weight, update_RC in zip(stack.weights.values(), update_NRC.unbind(), strict=True):
                 # a matrix that widens its input gets larger updates, so that its output moves as much
                 scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
+                own = local(weight)
                 if weight_decay:
-                    weight.mul_(1 - lr * weight_decay)
-                weight.add_(update_RC.mT if is_tall(weight) else update_RC, alpha=-lr * scale)
+                    own.mul_(1 - lr * weight_decay)
+                own.add_(lying(weight, update_RC), alpha=-lr * scale)
 
     def momentum(self) -> dict[str, Tensor]:
-        """Momentum of every weight by its name, in the weight's own orientation."""
+        """What this process holds of the momentum of every weight, by its name and in its orientation."""
         return {
-            name: buffer.mT if is_tall(weight) else buffer
-            for shape, group in self.groups.items()
-            for (name, weight), buffer in zip(group.items(), self.buffers[shape].unbind(), strict=True)
+            name: lying(weight, buffer)
+            for stack in self.groups
+            for (name, weight), buffer in zip(stack.weights.items(), stack.momentum_NRC.unbind(), strict=True)
         }
 
-    def load(self, momentum: Mapping[str, Tensor]) -> None:
-        for name, buffer in self.momentum().items():
-            buffer.copy_(momentum[name])
+
+class Stack:
+    """Weights of one lying shape, cut alike among the processes, and their momentum."""
+
+    def __init__(self, weights: dict[str, nn.Parameter], shape: torch.Size, cut: int | None) -> None:
+        self.weights, self.cut = weights, cut
+        self.shape = torch.Size((len(weights), *shape))  # of all matrices, whole
+        first = next(iter(weights.values()))
+        own_RC = lying(first, local(first))
+        self.momentum_NRC = torch.zeros(len(weights), *own_RC.shape, device=own_RC.device)
+
+    def gradients(self) -> Tensor:
+        gradients = [lying(w, local(w.grad)) for w in self.weights.values() if w.grad is not None]
+        if len(gradients) != len(self.weights):
+            raise ValueError(f"a weight of {list(self.weights)} has no gradient: it takes no part in the loss")
+        return torch.stack(gradients)
+
+    def orthogonalised(self, own_NRC: Tensor) -> Tensor:
+        if not in_group():
+            return orthogonalised(own_NRC)
+        return each_its_matrices(orthogonalised, own_NRC, self.shape, self.cut)
+
+
+def cut_of(weight: Tensor) -> int | None:
+    """The dimension of a stack along which FSDP, which cuts rows, cut the matrices; None where they are whole."""
+    if not isinstance(weight, DTensor):
+        return None
+    return 2 if is_tall(weight) else 1
 
 
 def is_tall(matrix: Tensor) -> bool:
     return matrix.size(0) > matrix.size(1)
 
 
-def lying(matrix: Tensor) -> Tensor:
-    """The matrix, transposed if it is tall: Newton-Schulz costs the square of the first side."""
-    return matrix.mT if is_tall(matrix) else matrix
+def lying(weight: Tensor, part: Tensor) -> Tensor:
+    """A part of `weight` or of its gradient, transposed if the weight is tall, and back: Newton-Schulz costs the
+    square of the first side."""
+    return part.mT if is_tall(weight) else part
 
 
 def orthogonalised(gradient_NRC: Tensor, n_steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:

@@ -6,11 +6,17 @@ and the last checkpoints in the folder: curve.jsonl (a line a step, a line a val
 A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
 checkpoint gives weights, optimiser, generators, step, thread count and the length that the curve had; what came after
 is made again. The observer is told no step twice.
+
+Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and tells the observer. A run
+may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
+equal but for the order of sums.
 """
 
+import contextlib
+import io
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -21,13 +27,25 @@ from torch import nn
 from model.batches import Batches
 from model.checkpoint import (
     complete_checkpoints,
+    folder_of,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     save_values,
+    step_of,
     values_of,
 )
 from model.config import TrainConfig
+from model.distributed import (
+    anywhere,
+    from_main,
+    gather_weights,
+    holds_shards,
+    is_main,
+    n_processes,
+    process_group,
+    release_weights,
+)
 from model.loss import LossFunction, language_model_loss
 from model.train import fit, new_state
 
@@ -45,7 +63,7 @@ class Observer(Protocol):
 class Job:
     """What is trained, on what, and how it is judged."""
 
-    model: nn.Module  # on its device, with its initial weights
+    model: nn.Module  # on its device (distributed.training_device), with its initial weights
     cfg: TrainConfig
     description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
     batches: Batches
@@ -60,16 +78,27 @@ def run(
 ) -> None:
     """Train job.model to job.cfg.n_steps, from the last complete checkpoint in `directory` where there is one.
 
-    Raises Interrupted after a signal and Diverged when a loss is not finite (model/train.py), ValueError when the
-    checkpoint belongs to another model, config or data.
+    In every process job.model ends with the trained weights, whole. `directory` must be one folder for all of them.
+    Raises Interrupted after a signal and Diverged when a loss is not finite (model/train.py), in all processes;
+    ValueError when the checkpoint belongs to another model, config or data.
     """
     n_threads = torch.get_num_threads()
-    directory.mkdir(parents=True, exist_ok=True)
     try:
-        with (directory / CURVE).open("ab") as curve:
+        with process_group(), opened_curve(directory) as curve:
             _Run(directory, job, observer, progress, curve).to_end()
     finally:
         torch.set_num_threads(n_threads)
+
+
+@contextlib.contextmanager
+def opened_curve(directory: Path) -> Iterator[BinaryIO]:
+    """curve.jsonl to append to; memory to which nothing is written in a process that is not rank 0."""
+    if not is_main():
+        yield io.BytesIO()
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / CURVE).open("ab") as curve:
+        yield curve
 
 
 class _Run:
@@ -77,18 +106,19 @@ class _Run:
         self.root = directory / CHECKPOINTS
         self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
         self.state = new_state(job.model, job.cfg)
+        if holds_shards(self.state.model):
+            release_weights(job.model)
         self.n_threads = job.cfg.n_threads or torch.get_num_threads()
         self.validates = job.validate is not None
 
     def to_end(self) -> None:
-        checkpoints = complete_checkpoints(self.root)
         torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
-        curve_bytes = self.resume(checkpoints[-1]) if checkpoints else 0
-        self.curve.truncate(curve_bytes)
-        self.curve.seek(curve_bytes)
+        folder = self.last_checkpoint()
+        if folder is not None:
+            self.resume(folder)
         torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
-        if checkpoints and self.validates and self.is_validated(self.state.step):
-            self.validate_again(checkpoints[-1])
+        if folder is not None and self.validates and self.is_validated(self.state.step):
+            self.validate_again(folder)
         self.job.model.train()
         fit(
             self.state,
@@ -100,49 +130,72 @@ class _Run:
             validate=self.validate if self.validates else None,
             last_good=lambda: next(reversed(complete_checkpoints(self.root)), None),
         )
-        self.prune()
+        if is_main():
+            self.prune()
+        if holds_shards(self.state.model):
+            gather_weights(self.state.model, self.job.model)
 
-    def resume(self, folder: Path) -> int:
-        """Load `folder` and return how long the curve was when it was written."""
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, as rank 0 sees it."""
+        found = complete_checkpoints(self.root) if is_main() else []
+        step = from_main(step_of(found[-1]) if found else -1)
+        if step < 0:
+            self.curve.truncate(0)
+            return None
+        return folder_of(self.root, step)
+
+    def resume(self, folder: Path) -> None:
+        """Load `folder` and cut the curve to what it was when that was written."""
         resumed = load_checkpoint(folder, self.state, self.job.cfg)
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:
             raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
-        self.n_threads = resumed.notes["n_threads"]
+        if (
+            resumed.notes["n_processes"] == n_processes()
+        ):  # else roundings differ anyway, and cores are shared out anew
+            self.n_threads = resumed.notes["n_threads"]
+        if not is_main():
+            return
         length, curve_bytes = os.fstat(self.curve.fileno()).st_size, resumed.notes["curve_bytes"]
         if length < curve_bytes:
             raise ValueError(
                 f"{self.curve.name}: {length} bytes, {folder} was written when it had {curve_bytes};"
                 f" put it back, or delete {self.root} to train from the start"
             )
-        return curve_bytes
+        self.curve.truncate(curve_bytes)
+        self.curve.seek(curve_bytes)
 
     def is_validated(self, step: int) -> bool:
         return step == self.job.cfg.n_steps or step % self.job.cfg.validate_every == 0
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        self.write(step, values)
-        self.observer.metrics(step, values)
-        self.progress(step, self.job.cfg.n_steps)
+        if is_main():
+            self.write(step, values)
+            self.observer.metrics(step, values)
+            self.progress(step, self.job.cfg.n_steps)
 
     def save(self) -> Path:
         self.flush()
         notes = {
             "curve_bytes": self.curve.tell(),
             "n_threads": self.n_threads,
+            "n_processes": n_processes(),
             "made_from": dict(self.job.made_from or {}),
         }
         folder = save_checkpoint(self.root, self.state, self.job.cfg, self.job.description, notes)
-        if not (self.validates and self.is_validated(self.state.step)):
-            self.observer.checkpoint(folder, self.state.step, {})
-        self.prune()
+        if is_main():
+            if not (self.validates and self.is_validated(self.state.step)):
+                self.observer.checkpoint(folder, self.state.step, {})
+            self.prune()
         return folder
 
     def validate(self) -> None:
         """Judge the model; the values also go to the checkpoint of this step, where there is one."""
         values = self.judged()
+        if not is_main():
+            return
         step = self.state.step
-        folder = next((f for f in complete_checkpoints(self.root) if f.name == f"step-{step:06d}"), None)
+        folder = next((f for f in complete_checkpoints(self.root) if step_of(f) == step), None)
         if folder is not None:
             save_values(folder, values)  # before anybody is told, so that nobody is told twice
         self.write(step, values)
@@ -152,25 +205,33 @@ class _Run:
 
     def validate_again(self, folder: Path) -> None:
         """After a resume: the curve ends before the validation of the checkpoint's own step."""
-        values = values_of(folder)
-        if values is None:
-            self.validate()
+        values = values_of(folder) if is_main() else None
+        if anywhere(values is not None):
+            self.write(self.state.step, values or {})
         else:
-            self.write(self.state.step, values)
+            self.validate()
 
     def judged(self) -> dict[str, float]:
+        """What every process finds alike: `validate` sees whole weights, and may share its work out (mean_loss)."""
         assert self.job.validate is not None
-        self.job.model.eval()
-        values = dict(self.job.validate(self.job.model))
-        self.job.model.train()
+        model, are_gathered = self.job.model, holds_shards(self.state.model)
+        if are_gathered:
+            gather_weights(self.state.model, model)
+        model.eval()
+        values = dict(self.job.validate(model))
+        model.train()
+        if are_gathered:
+            release_weights(model)
         return values
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self.curve.write(json.dumps({"step": step, **values}).encode() + b"\n")
+        if is_main():
+            self.curve.write(json.dumps({"step": step, **values}).encode() + b"\n")
 
     def flush(self) -> None:
-        self.curve.flush()
-        os.fsync(self.curve.fileno())
+        if is_main():
+            self.curve.flush()
+            os.fsync(self.curve.fileno())
 
     def prune(self) -> None:
         prune_checkpoints(self.root, self.job.cfg.keep_checkpoints, self.job.best)

@@ -5,6 +5,9 @@ decides where that goes. Steps of a step: for each micro-batch the summed loss a
 by the targets of the whole batch and clip it; update. The position in the data is `step`: update s + 1 reads
 global batch s.
 
+Several processes (model/distributed.py) take a share of the rows of a batch each, and every one of them knows the
+loss and the gradient norm of the whole batch, so that all go on, stop or fail at the same step.
+
 The loop saves before it validates, and ends in one of three ways: all steps are done; Interrupted, after SIGTERM or
 SIGINT and a checkpoint; Diverged, when a loss is not a number.
 """
@@ -23,6 +26,18 @@ from torch import Tensor, nn
 
 from model.batches import Batches
 from model.config import TrainConfig
+from model.distributed import (
+    accumulating,
+    anywhere,
+    check_shares,
+    holds_shards,
+    in_group,
+    local,
+    replicated,
+    sharded,
+    share,
+    total,
+)
 from model.loss import Batch, LossFunction, language_model_loss
 from model.optim import Optimizer
 from model.schedule import lr_factor
@@ -45,9 +60,15 @@ class Diverged(ValueError):
 class TrainState:
     """`step` updates are done; the next one reads global batch `step`."""
 
-    model: nn.Module
+    model: nn.Module  # whose weights are trained; under FSDP a copy that holds shards
     optimizer: Optimizer
     step: int = 0
+    parallel: nn.Module | None = None  # the model's loss as DDP or FSDP has it; None in a single process
+
+    def loss(self, loss_function: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
+        if self.parallel is None:
+            return loss_function(self.model, batch)
+        return self.parallel(loss_function, batch)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +91,14 @@ class StepReport:
 
 
 def new_state(model: nn.Module, cfg: TrainConfig) -> TrainState:
-    return TrainState(model, Optimizer(model, cfg))
+    """A state at step 0. Within a process group the model is spread as cfg.parallel says."""
+    if not in_group():
+        return TrainState(model, Optimizer(model, cfg))
+    check_shares(cfg.rows, cfg)
+    if cfg.parallel == "ddp":
+        return TrainState(model, Optimizer(model, cfg), parallel=replicated(model))
+    parallel = sharded(model)
+    return TrainState(parallel.model, Optimizer(parallel.model, cfg), parallel=parallel)
 
 
 def train_step(
@@ -79,28 +107,31 @@ def train_step(
     """One update from one global batch; `batch` may lie on another device than the model."""
     model = state.model
     device = next(model.parameters()).device
-    loss_sums, counts, n_tokens = [], [], 0
-    for micro in micro_batches(batch, cfg.micro_batch):
+    loss_sums, counts = [], []
+    n_rows = batch["ids_BT"].size(0)
+    check_shares(n_rows, cfg)
+    micros = list(micro_batches(share(batch), cfg.micro_batch or n_rows))
+    for i, micro in enumerate(micros):
         on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
-        with precision(device):
-            loss_sum, n_supervised = loss_function(model, on_device)
-        loss_sum.backward()
+        with accumulating(state.parallel, is_last=i == len(micros) - 1):
+            with precision(device):
+                loss_sum, n_supervised = state.loss(loss_function, on_device)
+            loss_sum.backward()
         loss_sums.append(loss_sum.detach())
         counts.append(n_supervised)
-        n_tokens += on_device["ids_BT"].numel()
-    n_supervised = torch.stack(counts).sum()
-    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-    gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip)
+    n_supervised = total(torch.stack(counts).sum())
+    gradients = [local(weight.grad) for weight in model.parameters() if weight.grad is not None]
+    gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip, are_parts=holds_shards(model))
     factor = lr_factor(state.step, cfg)
     state.optimizer.step(factor)
     model.zero_grad(set_to_none=True)
     state.step += 1
     return StepReport(
         step=state.step,
-        loss=torch.stack(loss_sums).sum() / n_supervised,
+        loss=total(torch.stack(loss_sums).sum()) / n_supervised,
         gradient_norm=gradient_norm,
         learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
-        n_tokens=n_tokens,
+        n_tokens=batch["ids_BT"].numel(),
     )
 
 
@@ -119,9 +150,17 @@ def precision(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 @torch.no_grad()
-def scale_and_clip(gradients: list[Tensor], n_supervised: Tensor, clip: float | None) -> Tensor:
-    """Turn gradients of a sum into those of the mean, at most `clip` long. Returns the mean's L2 norm."""
-    norm = torch.nn.utils.get_total_norm(gradients) / n_supervised
+def scale_and_clip(
+    gradients: list[Tensor], n_supervised: Tensor, clip: float | None, are_parts: bool = False
+) -> Tensor:
+    """Turn gradients of a sum into those of the mean, at most `clip` long. Returns the mean's L2 norm.
+
+    `are_parts`: other processes hold the rest of every gradient.
+    """
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if are_parts:
+        norm = total(norm.square()).sqrt()
+    norm = norm / n_supervised
     factor = 1 / n_supervised
     if clip is not None:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
@@ -145,7 +184,7 @@ def fit(
 
     `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second.
     `save()` runs every checkpoint_every steps and after the last; `validate()` every validate_every steps and
-    after the last, always after a save that is due at the same step.
+    after the last, always after a save that is due at the same step. Every process of a group calls all three.
     Raises Interrupted after a signal, Diverged when a loss is not finite.
     """
     pending: list[StepReport] = []  # steps whose numbers were not read from the device yet
@@ -167,13 +206,14 @@ def fit(
         while state.step < cfg.n_steps:
             pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
             is_last = state.step == cfg.n_steps
-            saves = is_last or state.step % cfg.checkpoint_every == 0 or is_stopped()
+            stops = anywhere(is_stopped())  # a signal to one process is one to all, at the same step
+            saves = is_last or state.step % cfg.checkpoint_every == 0 or stops
             validates = is_last or state.step % cfg.validate_every == 0
             if saves or validates or state.step % cfg.log_every == 0:
                 read_pending()
             if saves:
                 checkpoint = save()
-                if is_stopped():
+                if stops:
                     raise Interrupted(state.step, checkpoint)
             if validates and validate is not None:
                 validate()

@@ -20,12 +20,15 @@ def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:
 
     The sign of rotate_half (first half negative) lies in the sine, so that turning needs a roll and no negation.
     """
-    frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
-    if cfg.rope_scaling is not None:
-        frequency = scaled(frequency, cfg.rope_scaling)
-    angle_TK = torch.outer(torch.arange(cfg.max_seq_len, dtype=torch.float32), frequency)
+    angle_TK = torch.outer(torch.arange(cfg.max_seq_len, dtype=torch.float32), frequencies(cfg))
     cos, sin = angle_TK.cos(), angle_TK.sin()
     return torch.cat([cos, cos], dim=-1).unsqueeze(1), torch.cat([-sin, sin], dim=-1).unsqueeze(1)
+
+
+def frequencies(cfg: DecoderShape) -> Tensor:
+    """Radians a token of each pair, (d_head / 2,) float32."""
+    frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
+    return frequency if cfg.rope_scaling is None else scaled(frequency, cfg.rope_scaling)
 
 
 def scaled(frequency: Tensor, scaling: RopeScaling) -> Tensor:

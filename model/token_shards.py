@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -103,9 +104,16 @@ def read_token_shards(directory: Path, split: str) -> list[TokenShard]:
     return [read_token_shard(path) for path in sorted((directory / split).glob("*.arrow"))]
 
 
-def read_description(directory: Path) -> dict:
-    """tokens.json of a folder of token shards. ValueError when there is none."""
+def read_description(directory: Path) -> dict[str, Any]:
+    """tokens.json of a folder of token shards. ValueError when there is none, or what training needs is not in it."""
     path = directory / DESCRIPTION
     if not path.exists():
         raise ValueError(f"{directory} is not a folder of token shards: it has no {DESCRIPTION}")
-    return json.loads(path.read_text())
+    try:
+        description = json.loads(path.read_text("utf-8"))
+        fits = int(description["vocab_size"]) >= 1 and isinstance(description["tokenizer"], str)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a description of token shards ({error!r}); tokenise again") from error
+    if not fits:
+        raise ValueError(f"{path}: vocab_size must be at least 1 and tokenizer a digest; tokenise again")
+    return description

@@ -23,9 +23,11 @@ from typing import Any
 import numpy as np
 
 from model.cores import n_usable_cores
+from model.token_shards import TokenShard
 from model.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
 
 RANKS_FILE, DESCRIPTION_FILE = "tokenizer.tiktoken", "gristmill_tokenizer.json"
+CHECKED_DOCUMENTS = 8  # of a shard: another tokenizer fails at the first
 FORMAT = 2  # of the description; before it, tokenizer.json was ours
 N_BYTE_VALUES = 256
 NO_TOKEN = "\ufffd".encode()  # what an id between ranks and special tokens stands for
@@ -89,6 +91,10 @@ class Tokenizer:
             return self._encoding.decode_bytes(ids)
         return b"".join(NO_TOKEN if token in self._gaps else self._encoding.decode_bytes([token]) for token in ids)
 
+    def n_bytes(self, ids: Iterable[int]) -> int:
+        """UTF-8 bytes of the text of `ids`."""
+        return len(self.decode_bytes(ids))
+
     def _encode_words(self, text: str) -> list[int]:
         import regex
 
@@ -142,6 +148,19 @@ def load_model_tokenizer(model: Path, vocab_size: int) -> Tokenizer:
             " belong together; put the tokenizer there that the model was trained with, or train the model again"
         )
     return tokenizer
+
+
+def check_made_by(tokenizer: Tokenizer, shards: Sequence[TokenShard]) -> None:
+    """ValueError when the first documents of `shards` do not come back from `tokenizer` as texts of their length."""
+    for shard in shards[:1]:
+        for i in range(min(CHECKED_DOCUMENTS, len(shard.n_bytes))):
+            ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
+            inside = all(token < tokenizer.vocab_size for token in ids)
+            if not (inside and ids[:1] == [tokenizer.end_of_text] and tokenizer.n_bytes(ids[1:]) == shard.n_bytes[i]):
+                raise ValueError(
+                    f"{shard.path}: document {shard.document_ids[i]} was not written by this tokenizer of"
+                    f" {tokenizer.vocab_size} tokens; give the one that made the shards, or tokenise again"
+                )
 
 
 def read_ranks(path: Path, raw: bytes) -> dict[bytes, int]:

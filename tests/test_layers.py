@@ -23,6 +23,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.config",
     "model.cores",
     "model.presets",
+    "model.recipe",
     "model.token_shards",
     "model.tokenizer",
     "model.vocabularies",

@@ -5,12 +5,12 @@ or false, lists as a,b,c, no value as none.
 """
 
 import dataclasses
-import types
 import typing
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
+
+from model.recipe import parse_value
 
 C = TypeVar("C")
-BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def parse_settings(config: type[C], settings: list[str]) -> C:
@@ -50,28 +50,3 @@ def field_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
-
-
-def parse_value(hint: Any, text: str) -> Any:
-    """`text` as a value of the type `hint`."""
-    if get_origin(hint) is Annotated:
-        return parse_value(get_args(hint)[0], text)
-    if get_origin(hint) in (Union, types.UnionType):
-        (inner,) = (kind for kind in get_args(hint) if kind is not types.NoneType)
-        return None if text.lower() == "none" else parse_value(inner, text)
-    if get_origin(hint) is Literal:
-        if text not in get_args(hint):
-            raise ValueError(f"expected one of {', '.join(get_args(hint))}")
-        return text
-    if get_origin(hint) is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    if hint is bool:
-        if text.lower() not in BOOLEANS:
-            raise ValueError("expected true or false")
-        return BOOLEANS[text.lower()]
-    if hint is int or hint is float:
-        try:
-            return hint(text)
-        except ValueError:
-            raise ValueError(f"expected {'a whole number' if hint is int else 'a number'}") from None
-    return text

@@ -10,13 +10,13 @@ torch is imported where it is used: Dagster loads this module for its config alo
 """
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from model.config import DecoderConfig, DecoderShape, TrainConfig
-from model.presets import PRESETS, d_ff_of
+from model.presets import PRESETS
+from model.recipe import changed
 from model.token_shards import read_description, read_token_shards
 from pipeline.stages.errors import Terminated
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
@@ -74,33 +74,9 @@ class ResolvedPretrain:
 
 def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     """The preset with what the user changed, and what follows from that. ValueError names what does not fit."""
-    preset = PRESETS[cfg.preset]
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
-    del changes["preset"]
-    if "seq_len" in changes:
-        changes["max_seq_len"] = changes["seq_len"]
-    if "d_model" in changes or "n_heads" in changes:
-        d_model = changes.get("d_model", preset.shape.d_model)
-        n_heads = changes.get("n_heads", preset.shape.n_heads)
-        if n_heads < 1 or d_model < 1 or d_model % n_heads:
-            raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
-        changes["d_head"] = d_model // n_heads
-    if "d_model" in changes:
-        changes.setdefault("d_ff", d_ff_of(changes["d_model"]))
-    if "n_heads" in changes:
-        changes.setdefault("n_kv_heads", changes["n_heads"])
-    if "rows" in changes and changes["rows"] > 0:
-        limit = min(changes["rows"], preset.train.micro_batch)
-        changes.setdefault("micro_batch", max(n for n in range(1, limit + 1) if changes["rows"] % n == 0))
-    return ResolvedPretrain(
-        decoder=dataclasses.replace(preset.shape, **_of_fields(DecoderShape, changes)),
-        train=dataclasses.replace(preset.train, **_of_fields(TrainConfig, changes)),
-    )
-
-
-def _of_fields(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(kind)}
-    return {name: value for name, value in changes.items() if name in names}
+    preset = changed(PRESETS[changes.pop("preset")], changes)
+    return ResolvedPretrain(decoder=preset.shape, train=preset.train)
 
 
 def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:

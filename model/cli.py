@@ -1,0 +1,225 @@
+"""`python -m model.cli`: train, sample and evaluate a decoder on folders, with nothing around it.
+
+    train SHARDS OUT     pretrain on token shards; stopped at any moment, the same call goes on
+    sample DIR PROMPT    continue a text
+    evaluate DIR SHARDS  bits per byte and perplexity on held-out documents
+
+In: folders of token shards (model/token_shards.py) and of models. Out: lines of text, and an exit code: 0, 1 for what
+was given wrong or went wrong, told in one line, 130 where a signal asked to stop. `train` runs in several processes
+by --devices N, or by torchrun around it.
+"""
+
+import argparse
+import hashlib
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from model.config import BEST
+from model.presets import PRESETS, Preset, from_depth
+from model.recipe import changed, parsed_changes
+from model.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
+from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
+
+TOKENIZER = "tokenizer"  # folder of a model
+STOPPED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except KeyboardInterrupt:
+        return _told("stopped", STOPPED)
+    except (ValueError, OSError, RuntimeError) as error:
+        from model.train import Interrupted
+
+        if type(error) is RuntimeError and not in_several_processes():
+            raise  # a mistake of ours
+        return _told(" ".join(str(error).split()), STOPPED if isinstance(error, Interrupted) else 1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.cli", description="Train, sample and evaluate a decoder.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    train = commands.add_parser("train", help="pretrain on token shards, or go on where it was stopped")
+    train.add_argument("shards", metavar="SHARDS", type=Path, help="folder of token shards, with tokens.json in it")
+    train.add_argument("out", metavar="OUT", type=Path, help="folder of the model; made where there is none")
+    size = train.add_mutually_exclusive_group()
+    size.add_argument("--preset", choices=PRESETS, default="demo", help="size and plan by name; default: demo")
+    size.add_argument("--depth", metavar="N", type=int, help="size and plan by the number of layers")
+    train.add_argument(
+        "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field; a wrong one lists them all"
+    )
+    train.add_argument("--tokenizer", metavar="DIR", type=Path, help="the shards' tokenizer, to go along")
+    train.add_argument("--devices", metavar="N", type=int, default=1, help="processes on this machine; default: 1")
+    train.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
+    train.set_defaults(run=run_train)
+    sample = commands.add_parser("sample", help="continue a text")
+    sample.add_argument("model", metavar="DIR", type=Path, help="folder of a model with its tokenizer")
+    sample.add_argument("prompt", metavar="PROMPT", help="how the text begins; may be empty")
+    sample.add_argument("--tokens", metavar="N", type=int, default=100, help="how many to add; default: 100")
+    sample.add_argument("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest")
+    sample.add_argument("--top-k", metavar="K", type=int, help="of the likeliest tokens; default: all")
+    sample.add_argument("--top-p", metavar="P", type=float, default=0.95, help="of the probability; default: 0.95")
+    sample.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
+    sample.set_defaults(run=run_sample)
+    evaluate = commands.add_parser("evaluate", help="bits per byte and perplexity on held-out documents")
+    evaluate.add_argument("model", metavar="DIR", type=Path, help="folder of a model")
+    evaluate.add_argument("shards", metavar="SHARDS", type=Path, help="folder of token shards of its tokenizer")
+    evaluate.add_argument("--split", choices=SPLITS, default="validation", help="default: validation")
+    evaluate.set_defaults(run=run_evaluate)
+    return parser
+
+
+def run_train(args: argparse.Namespace) -> int:
+    if args.devices < 1:
+        raise ValueError(f"--devices {args.devices} must be at least 1")
+    if args.until_input_ends:
+        from model.launch import stop_at_end_of_input
+
+        stop_at_end_of_input()
+    preset = from_depth(args.depth) if args.depth is not None else PRESETS[args.preset]
+    preset = changed(preset, parsed_changes(args.set))
+    description = read_description(args.shards)
+    if args.tokenizer is not None:
+        check_made_by(load_tokenizer(args.tokenizer), read_token_shards(args.shards, "train"))
+    if args.devices > 1:
+        return _train_in_processes(args)
+    return _train_here(args, preset, description)
+
+
+def _train_in_processes(args: argparse.Namespace) -> int:
+    from model.launch import launch
+
+    size = ["--depth", str(args.depth)] if args.depth is not None else ["--preset", args.preset]
+    settings = [part for setting in args.set for part in ("--set", setting)]
+    tokenizer = ["--tokenizer", str(args.tokenizer)] if args.tokenizer is not None else []
+    command = ["train", str(args.shards), str(args.out), *size, *settings, *tokenizer, "--until-input-ends"]
+    ended = launch("model.cli", command, args.devices)
+    return STOPPED if ended.was_stopped and ended.code else min(ended.code, 1)
+
+
+def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) -> int:
+    from model.distributed import is_main
+    from model.pretraining import Pretraining, measures, pretrain
+
+    plan = Pretraining(
+        shards=args.shards,
+        out=args.out,
+        decoder=preset.shape.with_vocab(description["vocab_size"]),
+        train=preset.train,
+        made_from={"tokens": shards_digest(args.shards), "tokenizer": description["tokenizer"]},
+    )
+    if is_main():
+        size = f"{plan.params()['parameters']:,} parameters, {plan.n_tokens:,} tokens in {plan.train.n_steps:,} steps"
+        print(f"{size} from {args.shards} into {args.out}", flush=True)
+    pretrain(plan, Printed(plan.train.n_steps, plan.train.log_every))
+    if not is_main():
+        return 0
+    if args.tokenizer is not None:
+        for file in args.tokenizer.iterdir():
+            (args.out / TOKENIZER).mkdir(exist_ok=True)
+            if file.name in (RANKS_FILE, DESCRIPTION_FILE) or file.name.startswith("tokenizer"):
+                shutil.copyfile(file, args.out / TOKENIZER / file.name)
+    numbers = measures(plan)
+    judged = f"validation bits per byte {numbers[BEST]:.4f}" if BEST in numbers else "no validation split to judge it"
+    print(f"finished: training loss {numbers['training_loss']:.4f}, {judged}")
+    return 0
+
+
+class Printed:
+    """An observer that prints a line for each step whose numbers were read, each validation and each checkpoint."""
+
+    def __init__(self, n_steps: int, log_every: int) -> None:
+        self.n_steps, self.log_every = n_steps, log_every
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if "loss" not in values:
+            text = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in values.items())
+        elif step % self.log_every == 0 or step == self.n_steps:
+            text = (
+                f"loss {values['loss']:.4f}, lr {values['learning_rate']:.3g}, norm {values['gradient_norm']:.3g},"
+                f" {values['tokens_per_second']:,.0f} tokens/s"
+            )
+        else:
+            return
+        print(f"step {step}/{self.n_steps}: {text}", flush=True)
+
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
+        print(f"step {step}/{self.n_steps}: saved {path}", flush=True)
+
+
+def run_sample(args: argparse.Namespace) -> int:
+    from model.checkpoint import load_decoder
+    from model.generate import stream_text
+    from model.sampling import SampleConfig
+
+    decoder = load_decoder(args.model)
+    tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
+    cfg = SampleConfig(
+        max_new_tokens=args.tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        stop_ids=(tokenizer.end_of_text,),
+        seed=args.seed,
+    )
+    prompt = [tokenizer.end_of_text, *tokenizer.encode(args.prompt)]
+    pieces = stream_text(decoder, [prompt], cfg, tokenizer.decode_bytes)
+    print(args.prompt, end="")
+    for _, piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    from model.checkpoint import load_decoder
+    from model.evaluate import document_losses
+
+    description = read_description(args.shards)
+    decoder = load_decoder(args.model)
+    if description["vocab_size"] != decoder.cfg.vocab_size:
+        raise ValueError(
+            f"{args.shards} holds ids of a vocabulary of {description['vocab_size']} tokens, {args.model} has"
+            f" vocab_size={decoder.cfg.vocab_size}; give shards of its own tokenizer"
+        )
+    shards = read_token_shards(args.shards, args.split)
+    if not sum(len(shard.tokens) for shard in shards):
+        raise ValueError(f"{args.shards / args.split} holds no document; choose another --split")
+    if (args.model / TOKENIZER).is_dir():
+        check_made_by(load_model_tokenizer(args.model, decoder.cfg.vocab_size), shards)
+    losses = document_losses(decoder, shards)
+    print(f"{args.split} of {args.shards}: {len(losses.document_ids):,} documents, {losses.n_tokens.sum():,} tokens")
+    print(f"bits per byte {losses.bits_per_byte:.4f}")
+    print(f"perplexity {losses.perplexity:.3f} a token, loss {math.log(losses.perplexity):.4f} nats")
+    return 0
+
+
+def shards_digest(directory: Path) -> str:
+    """What tells one folder of token shards from another: tokens.json, and the name and size of every shard."""
+    digest = hashlib.sha256((directory / DESCRIPTION).read_bytes())
+    for path in sorted(path for split in SPLITS for path in (directory / split).glob("*.arrow")):
+        digest.update(f"{path.relative_to(directory)} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def in_several_processes() -> bool:
+    from model.distributed import n_processes
+
+    return n_processes() > 1
+
+
+def _told(message: str, code: int) -> int:
+    from model.distributed import is_main
+
+    if is_main():
+        print(f"model.cli: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -120,6 +120,8 @@ def test_steps_of_tokens_behind_the_last_window_are_none(shards):
 def test_empty_document_belongs_to_no_batch(tmp_path):
     batches = TokenBatches(write_shards(tmp_path, [[6, 0, 6], [], [4]]), rows=1, seq_len=15, seed=0)
     assert batches.documents_of_batch(0) == ["doc0", "doc2", "doc3"]
+    masked = TokenBatches(batches.stream.shards, rows=1, seq_len=15, seed=0, document_mask=True).batch(0)
+    assert masked["documents_BT"].tolist() == [[0] * 6 + [1] * 6 + [2] * 3]
 
 
 def test_too_few_tokens_for_a_window_are_refused(shards):

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from model.decoder import Decoder
 from model.kv_cache import KVCache
-from model.sampling import SampleConfig, draw, penalised, uniform_numbers
+from model.sample_config import SampleConfig
+from model.sampling import draw, penalised, uniform_numbers
 from model.text_stream import DecodeBytes, TextStream
 
 

@@ -149,12 +149,52 @@ def _add_model_commands(command: Adder) -> None:
     generate.add_argument(
         "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
     )
-    generate.add_argument("--tokens", metavar="N", type=int, default=100, help="how many to add; default: 100")
-    generate.add_argument("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest")
-    generate.add_argument("--seed", metavar="N", type=int, default=0, help="of the random choices; default: 0")
+    _add_sampling_options(generate)
     classify = command("classify", "pipeline.commands.models:run_classify", "Label a text with a fine-tuned model")
     classify.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
     classify.add_argument("text", help="what to label")
+
+
+def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
+    """Defaults are those of SampleConfig, written out so that `--help` imports nothing; a test compares them."""
+    add = generate.add_argument
+    add("--tokens", metavar="N", type=int, default=100, help="how many to add at most; default: 100")
+    add("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest; default: 0.8")
+    add("--top-k", metavar="K", type=_number_or_none(int), default=50, help="draw from the K likeliest; default: 50")
+    add("--top-p", metavar="P", type=_number_or_none(float), help="draw from the likeliest that hold P together")
+    add("--min-p", metavar="P", type=_number_or_none(float), help="leave out what has less than P of the likeliest's")
+    add(
+        "--repetition-penalty",
+        metavar="F",
+        type=_number_or_none(float),
+        help="above 1: what was there before comes less often, for instance 1.2",
+    )
+    add(
+        "--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be given several times"
+    )
+    add("--seed", metavar="N", type=int, default=0, help="of the random choices; default: 0")
+    add("--samples", "-n", metavar="N", type=int, default=1, help="how many texts to write; default: 1")
+    add(
+        "--keep-prompt-end",
+        action="store_true",
+        help="read the end of a text that is longer than the model's context",
+    )
+    add(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="print one text while it is written; default: on a terminal",
+    )
+
+
+def _number_or_none(number: type[int] | type[float]) -> Callable[[str], int | float | None]:
+    """Reads a number, or `none` for no limit."""
+
+    def read(text: str) -> int | float | None:
+        return None if text == "none" else number(text)
+
+    read.__name__ = "number"  # argparse says: invalid number value
+    return read
 
 
 def _add_upkeep_commands(command: Adder) -> None:

@@ -1,18 +1,44 @@
 """`gristmill generate` and `classify`: a trained model at work.
 
-In: a text, and which model. Out: the text and how it goes on, or a label and its probability.
+In: a text, and which model. Out: the text and how it goes on, to a terminal while it is written; or a label and its
+probability.
 """
 
+import sys
 from argparse import Namespace
 
 from pipeline.layout import folder_or_current, layout_from_environment
 
 
 def run_generate(args: Namespace) -> int:
-    folder = folder_or_current(layout_from_environment(), args.model)
-    from pipeline.stages.generate import generate_text
+    from model.sample_config import SampleConfig
 
-    print(args.text + generate_text(folder, args.text, args.tokens, args.temperature, seed=args.seed))
+    cfg = SampleConfig(
+        max_new_tokens=args.tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        min_p=args.min_p,
+        repetition_penalty=args.repetition_penalty,
+        stop=tuple(args.stop),
+        seed=args.seed,
+        keep_prompt_end=args.keep_prompt_end,
+    )
+    folder = folder_or_current(layout_from_environment(), args.model)
+    from pipeline.stages.generate import generate_text, stream_text
+
+    is_streamed = sys.stdout.isatty() if args.stream is None else args.stream
+    if args.samples == 1 and is_streamed:
+        pieces = stream_text(folder, args.text, cfg)  # first, so that a mistake is told instead of the text
+        print(args.text, end="", flush=True)
+        for _, piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        return 0
+    for number, text in enumerate(generate_text(folder, args.text, cfg, args.samples), start=1):
+        if args.samples > 1:
+            print(f"--- {number} of {args.samples}")
+        print(args.text + text)
     return 0
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from model.sample_config import SampleConfig
 from model.token_shards import TokenShard, read_description, read_token_shards
 from pipeline.stages.baselines import fit_ngrams, majority_predictions, tfidf_logistic_predictions
 from pipeline.stages.examples import read_examples
@@ -223,7 +224,14 @@ def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[To
     for number in range(min(cfg.n_samples, len(documents))):
         document_id, tokens = documents[number * len(documents) // cfg.n_samples]
         prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a character cut in half
-        added = generate_text(model, prompt, cfg.sample_tokens, cfg.temperature, cfg.top_k, cfg.seed + number)
+        sampling = SampleConfig(
+            max_new_tokens=cfg.sample_tokens,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            seed=cfg.seed + number,
+            keep_prompt_end=True,
+        )
+        (added,) = generate_text(model, prompt, sampling)
         parts.append(f"## {number + 1}. Document {document_id}, seed {cfg.seed + number}\n")
         parts.append(f"Prompt:\n\n{quoted(prompt)}\n\nModel:\n\n{quoted(added)}\n")
     return "\n".join(parts)
@@ -391,7 +399,7 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 
 EVALUATE_FOUNDATION = Stage(
-    name="evaluate_foundation", version=1, function=evaluate_foundation, handle=Report, libraries=("torch",)
+    name="evaluate_foundation", version=2, function=evaluate_foundation, handle=Report, libraries=("torch",)
 )
 EVALUATE_CLASSIFICATION = Stage(
     name="evaluate_classification",

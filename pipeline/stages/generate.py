@@ -6,40 +6,44 @@ folder, because the command line asks once and a served model asks for ever.
 torch is imported where it is used: Dagster loads this module.
 """
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from model.sample_config import SampleConfig
 from model.tokenizer import load_model_tokenizer
 from pipeline.stages.finetune import EncodedExamples, class_probabilities, encode_texts
 
 MODELS_REMEMBERED = 4
 
 
-def generate_text(
-    directory: Path, prompt: str, n_tokens: int = 100, temperature: float = 0.8, top_k: int | None = 50, seed: int = 0
-) -> str:
-    """What the decoder in `directory` writes after `prompt`, at most `n_tokens` tokens, without the prompt.
+def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> list[str]:
+    """What the decoder in `directory` writes after `prompt`, `n_samples` times, without the prompt.
 
-    The prompt may be empty. Of one that is longer than the model's context, the end is read. Ends early where the
-    model ends the document. Raises ValueError when `directory` holds no decoder or a number breaks its rule.
+    The prompt may be empty. Ends early where the model ends the document, and before a stop string. Sample i depends
+    on prompt, config and i, not on the number of samples. Raises ValueError when `directory` holds no decoder, the
+    prompt is longer than its context (unless cfg.keep_prompt_end), or n_samples is below 1.
     """
-    from model.sample import SampleConfig, generate
+    texts = [""] * n_samples
+    for sample, piece in stream_text(directory, prompt, cfg, n_samples):
+        texts[sample] += piece
+    return texts
 
+
+def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> Iterator[tuple[int, str]]:
+    """As `generate_text`: number of the sample and a piece of its text, as soon as the piece is certain."""
+    from model.generate import stream_text
+
+    if n_samples < 1:
+        raise ValueError(f"n_samples={n_samples} must be at least 1")
     decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
-    cfg = SampleConfig(
-        max_new_tokens=n_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=None,
-        stop_id=tokenizer.end_of_text,
-        seed=seed,
-    )
-    (ids,) = generate(decoder, [tokenizer.end_of_text, *tokenizer.encode(prompt)], cfg)
-    return tokenizer.decode(ids)
+    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
+    cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, tokenizer.end_of_text))
+    return stream_text(decoder, [ids] * n_samples, cfg, tokenizer.decode_bytes)
 
 
 def classify_text(directory: Path, texts: Sequence[str]) -> list[tuple[str, float]]:

@@ -9,7 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from model.config import DecoderConfig
 from model.decoder import Decoder
 from model.generate import generate, generate_text, prompt_mask, stream_text, tokens
-from model.sampling import SampleConfig
+from model.sample_config import SampleConfig
 
 CONFIG = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24
@@ -29,7 +29,7 @@ GPT2 = dataclasses.replace(
 WINDOW = dataclasses.replace(CONFIG, sliding_window=5, sliding_layers=(1,))
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14], [15, 16]]
 GREEDY = SampleConfig(max_new_tokens=12, temperature=0)
-SAMPLED = SampleConfig(max_new_tokens=12, temperature=1.0, top_p=None, seed=3)
+SAMPLED = SampleConfig(max_new_tokens=12, temperature=1.0, top_k=None, seed=3)
 
 
 def decoder_of(cfg: DecoderConfig) -> Decoder:

@@ -13,7 +13,8 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from model.sampling import SampleConfig, draw, penalised, probabilities, uniform_numbers
+from model.sample_config import SampleConfig
+from model.sampling import draw, penalised, probabilities, uniform_numbers
 
 N_ROWS, VOCAB = 5, 700  # more tokens than top_p looks at first
 
@@ -26,7 +27,7 @@ def logits_BV() -> torch.Tensor:
 
 
 def config(**settings) -> SampleConfig:
-    return SampleConfig(**({"temperature": 1.0, "top_p": None} | settings))
+    return SampleConfig(**({"temperature": 1.0, "top_k": None} | settings))
 
 
 def of_transformers(logits_BV: torch.Tensor, cfg: SampleConfig, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -41,7 +42,7 @@ def of_transformers(logits_BV: torch.Tensor, cfg: SampleConfig, ids_BT: torch.Te
         processors.append(TopPLogitsWarper(cfg.top_p))
     if cfg.min_p is not None:
         processors.append(MinPLogitsWarper(cfg.min_p))
-    return processors(ids_BT, logits_BV.clone()).softmax(dim=-1)
+    return processors(torch.LongTensor(ids_BT), torch.FloatTensor(logits_BV)).softmax(dim=-1)
 
 
 @pytest.mark.parametrize(
@@ -111,25 +112,3 @@ def test_uniform_numbers_of_a_row_depend_on_seed_and_its_number_alone():
     assert torch.equal(uniform_numbers(config(max_new_tokens=20, seed=3), [1]), numbers_TB[:20, 1:2])
     assert not torch.equal(uniform_numbers(config(max_new_tokens=50, seed=4), [0, 1, 2]), numbers_TB)
     assert len(numbers_TB.unique()) > 140 and numbers_TB.min() >= 0 and numbers_TB.max() < 1
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("max_new_tokens", 0),
-        ("temperature", -1.0),
-        ("temperature", float("nan")),
-        ("top_k", 0),
-        ("top_p", 0.0),
-        ("top_p", 1.5),
-        ("min_p", -0.1),
-        ("min_p", 1.1),
-        ("repetition_penalty", 0.0),
-        ("stop", ("a", "")),
-        ("stop", "ab"),
-        ("seed", -1),
-    ],
-)
-def test_sample_config_out_of_range_names_the_field(setting, value):
-    with pytest.raises(ValueError, match=f"^{setting}="):
-        SampleConfig(**{setting: value})

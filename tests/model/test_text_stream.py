@@ -1,5 +1,7 @@
 """Tokens to pieces of text: the same text however it is cut, whole characters, nothing of a stop string."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ def pieces_of(tokens: list[bytes], stop: tuple[str, ...] = ()) -> tuple[list[str
 
 def cut(raw: bytes, places: list[int]) -> list[bytes]:
     borders = [0, *sorted(place % (len(raw) + 1) for place in places), len(raw)]
-    return [raw[begin:end] for begin, end in zip(borders, borders[1:], strict=False)]
+    return [raw[begin:end] for begin, end in itertools.pairwise(borders)]
 
 
 @given(text=st.text(ALPHABET, max_size=20), places=st.lists(st.integers(0, 99), max_size=12))

@@ -11,7 +11,8 @@ from model.checkpoint import describe, save_model
 from model.config import DecoderConfig
 from model.decoder import new_decoder
 from model.heads import new_classifier
-from pipeline.stages.generate import classify_text, generate_text, label_probabilities
+from model.sample_config import SampleConfig
+from pipeline.stages.generate import classify_text, generate_text, label_probabilities, stream_text
 from pipeline.stages.records import TokenizerFile
 
 CONTEXT = 16
@@ -56,31 +57,60 @@ def classifier(tmp_path, byte_tokenizer) -> Path:
     return write_classifier(byte_tokenizer, tmp_path / "classifier")
 
 
+def one_text(folder: Path, prompt: str, n_tokens: int, **settings) -> str:
+    (text,) = generate_text(folder, prompt, SampleConfig(max_new_tokens=n_tokens, **settings))
+    return text
+
+
 def test_generate_is_a_function_of_its_seed(decoder):
-    one, again, other = (generate_text(decoder, "abc", 20, temperature=9.0, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (one_text(decoder, "abc", 20, temperature=9.0, seed=seed) for seed in (0, 0, 1))
     assert one == again != other
     assert len(one) == 20 and "abc" not in one[:3]
 
 
+def test_generate_samples_differ_and_each_is_the_same_however_many_there_are(decoder):
+    cfg = SampleConfig(max_new_tokens=10, temperature=9.0)
+    texts = generate_text(decoder, "abc", cfg, n_samples=3)
+    assert len(set(texts)) == 3
+    assert generate_text(decoder, "abc", cfg, n_samples=2) == texts[:2]
+
+
 def test_generate_empty_prompt_starts_a_document(decoder):
-    assert len(generate_text(decoder, "", 10)) == 10
+    assert len(one_text(decoder, "", 10)) == 10
 
 
-def test_generate_of_a_long_prompt_reads_the_end(decoder):
+def test_generate_of_a_long_prompt_is_refused_or_reads_the_end(decoder):
     end = "qrstuvwxyzabcdef"
     assert len(end) == CONTEXT
-    one, other = (generate_text(decoder, before * 30 + end, 12, temperature=0) for before in "ak")
+    with pytest.raises(ValueError, match=r"47 tokens, the model reads at most 16 .*keep_prompt_end"):
+        one_text(decoder, "a" * 30 + end, 12)
+    keep = {"temperature": 0, "keep_prompt_end": True}
+    one, other = (one_text(decoder, before * 30 + end, 12, **keep) for before in "ak")
     assert one == other
-    assert generate_text(decoder, end[:-1] + "m", 12, temperature=0) != one
+    assert one_text(decoder, end[:-1] + "m", 12, **keep) != one
 
 
 def test_generate_zero_temperature_needs_no_seed(decoder):
-    texts = {generate_text(decoder, "hello", 10, temperature=0, seed=seed) for seed in range(3)}
+    texts = {one_text(decoder, "hello", 10, temperature=0, seed=seed) for seed in range(3)}
     assert len(texts) == 1
 
 
 def test_generate_top_k_of_one_is_the_likeliest(decoder):
-    assert generate_text(decoder, "hello", 10, top_k=1) == generate_text(decoder, "hello", 10, temperature=0)
+    assert one_text(decoder, "hello", 10, top_k=1) == one_text(decoder, "hello", 10, temperature=0)
+
+
+def test_generate_ends_before_a_stop_string(decoder):
+    free = one_text(decoder, "hello", 10, temperature=0)
+    stop = free[4:6]
+    assert one_text(decoder, "hello", 10, temperature=0, stop=("#", stop)) == free[: free.index(stop)]
+
+
+def test_stream_text_comes_in_pieces_that_together_are_the_text(decoder):
+    cfg = SampleConfig(max_new_tokens=10, temperature=9.0)
+    pieces = list(stream_text(decoder, "abc", cfg, n_samples=2))
+    assert len(pieces) == 20
+    for sample, text in enumerate(generate_text(decoder, "abc", cfg, n_samples=2)):
+        assert "".join(piece for number, piece in pieces if number == sample) == text
 
 
 def test_generate_stops_where_the_model_ends_the_document(tmp_path, byte_tokenizer):
@@ -88,24 +118,20 @@ def test_generate_stops_where_the_model_ends_the_document(tmp_path, byte_tokeniz
     shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
     model = new_decoder(CFG, seed=0)
     with torch.no_grad():
-        model.model.norm.weight.fill_(1.0)
-        model.lm_head.weight[256] = 100 * model.model(torch.tensor([[256, 97]]))[0, -1]
+        torch.nn.init.ones_(model.get_parameter("model.norm.weight"))
+        model.lm_head.weight[256] = 100 * model.trunk(torch.tensor([[256, 97]]))[0, -1]
     save_model(folder, model, describe(CFG))
-    assert generate_text(folder, "a", 10, temperature=0) == ""
+    assert one_text(folder, "a", 10, temperature=0) == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [({"n_tokens": 0}, "max_new_tokens=0"), ({"temperature": -1.0}, "temperature"), ({"top_k": 0}, "top_k=0")],
-)
-def test_generate_broken_rule_is_named(decoder, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        generate_text(decoder, "a", **arguments)
+def test_generate_no_sample_is_refused(decoder):
+    with pytest.raises(ValueError, match="n_samples=0"):
+        generate_text(decoder, "a", SampleConfig(), n_samples=0)
 
 
 def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tmp_path):
     with pytest.raises(ValueError, match="expected a 'decoder'"):
-        generate_text(classifier, "a")
+        one_text(classifier, "a", 1)
     with pytest.raises(ValueError, match="expected a 'sequence_classifier'"):
         classify_text(decoder, ["a"])
     with pytest.raises(ValueError, match=r"has no config\.json"):
@@ -113,9 +139,9 @@ def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tm
 
 
 def test_generate_model_trained_anew_in_the_same_folder_is_read_anew(tmp_path, byte_tokenizer):
-    before = generate_text(write_decoder(byte_tokenizer, tmp_path / "model"), "abc", 20)
+    before = one_text(write_decoder(byte_tokenizer, tmp_path / "model"), "abc", 20)
     shutil.rmtree(tmp_path / "model")
-    assert generate_text(write_decoder(byte_tokenizer, tmp_path / "model", seed=5), "abc", 20) != before
+    assert one_text(write_decoder(byte_tokenizer, tmp_path / "model", seed=5), "abc", 20) != before
 
 
 def test_classify_labels_are_the_likeliest_in_the_order_of_the_texts(classifier):

@@ -75,8 +75,9 @@ def write_folder(
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
     config = {**config_to_hf(model.cfg, labels), "torch_dtype": dtype}
-    if tokenizer is not None:
-        config |= {f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()}
+    for name, token_id in tokenizer.special_ids.items() if tokenizer is not None else ():
+        if labels is not None or name != "pad_token":  # transformers would not train its row of an embedding
+            config[f"{name}_id"] = token_id
     weights = model_to_hf(model, model.cfg, DTYPES[dtype])
     with replacing_export(directory) as part:
         names = _write_weights(part, weights, max_shard_bytes)
@@ -99,6 +100,8 @@ def generation_config(tokenizer: ExportedTokenizer | None) -> dict[str, Any]:
         "temperature": defaults.temperature,
         "top_k": defaults.top_k or 0,  # 0 = all; where nothing stands transformers takes 50
         "top_p": 1.0 if defaults.top_p is None else defaults.top_p,
+        "min_p": defaults.min_p,
+        "repetition_penalty": defaults.repetition_penalty,
         **({f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()} if tokenizer else {}),
     }
 

@@ -7,7 +7,7 @@ A tied head appears once, under the embedding's name.
 "Theirs" is a name or a layout of Hugging Face's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model.checkpoint import named_weights
 from model.config import DecoderConfig
 from model.hf.config import family_of
-from model.hf.names import EMBEDDING, HEAD, HEADS, Family
+from model.hf.names import EMBEDDING, HEAD, HEADS, Family, Place
 from model.optim import check_same_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -24,10 +24,13 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def weights_to_hf(cfg: DecoderConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of ours by their names and in their layouts; views where the layout allows it."""
     family = family_of(cfg)
-    if not family.places:
-        return dict(weights)
+    return placed(weights, family.places, cfg.n_layers) if family.places else dict(weights)
+
+
+def placed(weights: Mapping[str, Tensor], places: Sequence[Place], n_layers: int) -> dict[str, Tensor]:
+    """Tensors of ours where a table wants them; one without a place is left out."""
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(family, cfg):
+    for theirs, ours, transposed in _pairs(places, n_layers):
         if ours[0] in weights:
             joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
             found[theirs] = joined.T if transposed and joined.ndim == 2 else joined
@@ -76,7 +79,9 @@ def weights_from_hf(model: nn.Module, cfg: DecoderConfig, weights: Mapping[str, 
 
 
 def _drop_tied_head(given: dict[str, Tensor], cfg: DecoderConfig, family: Family) -> None:
-    embedding = next((theirs for theirs, ours, _ in _pairs(family, cfg) if ours == (EMBEDDING,)), EMBEDDING)
+    embedding = next(
+        (theirs for theirs, ours, _ in _pairs(family.places, cfg.n_layers) if ours == (EMBEDDING,)), EMBEDDING
+    )
     if cfg.tie_embeddings and HEAD in given:
         if embedding in given and not torch.equal(given[HEAD], given[embedding]):
             raise ValueError(f"{HEAD} differs from {embedding}, but tie_word_embeddings says they are one")
@@ -88,17 +93,17 @@ def _ours(given: Mapping[str, Tensor], cfg: DecoderConfig, family: Family) -> di
     if not family.places:
         return dict(given)
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(family, cfg):
+    for theirs, ours, transposed in _pairs(family.places, cfg.n_layers):
         if theirs in given:
             joined = given[theirs].T if transposed and given[theirs].ndim == 2 else given[theirs]
             found |= zip(ours, joined.chunk(len(ours)), strict=True)
     return found
 
 
-def _pairs(family: Family, cfg: DecoderConfig) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """(their name, our names, transposed) of every weight that the family's table may place."""
-    for place in family.places:
-        for layer in range(cfg.n_layers) if "{}" in place.theirs else (0,):
+def _pairs(places: Sequence[Place], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """(their name, our names, transposed) of every weight that a table may place."""
+    for place in places:
+        for layer in range(n_layers) if "{}" in place.theirs else (0,):
             for end in (".weight", ".bias"):
                 ours = tuple(name.format(layer) + end for name in place.ours)
                 yield place.theirs.format(layer) + end, ours, place.transposed

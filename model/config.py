@@ -152,6 +152,7 @@ class TrainConfig:
     muon_lr: float | None = 0.03  # peak, hidden matrices; None = AdamW for every weight
     adamw_lr: float = 0.008  # peak; embedding, norms, head
     muon_momentum: float = 0.95  # https://kellerjordan.github.io/posts/muon
+    newton_schulz_steps: int = 5  # of Muon: 5, or 3, a tenth faster where batches are small (model/optim.py)
     muon_weight_decay: float = 0.0  # decoupled, times the learning rate
     adamw_weight_decay: float = 0.0  # decoupled, times the learning rate; never on norms
     beta1: float = 0.9
@@ -184,6 +185,8 @@ class TrainConfig:
             raise ValueError(f"rows={self.rows} is not a multiple of micro_batch={self.micro_batch}")
         if self.parallel not in ("ddp", "fsdp"):
             raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
+        if self.newton_schulz_steps not in (3, 5):
+            raise ValueError(f"newton_schulz_steps={self.newton_schulz_steps} must be 3 or 5")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
         if self.packing not in PACKINGS:

@@ -40,6 +40,7 @@ def test_decoder_config_out_of_range_names_field_and_value(field, value):
         ("decay_fraction", 1.5),
         ("warmup_fraction", 0.6),
         ("muon_weight_decay", -0.1),
+        ("newton_schulz_steps", 4),
         ("schedule", "sqrt"),
         ("packing", "sorted"),
         ("gradient_clip", 0.0),

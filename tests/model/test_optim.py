@@ -1,6 +1,8 @@
 """Muon against an independent polar factor, AdamW's groups, and the state of both."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
@@ -31,7 +33,20 @@ def test_orthogonalised_has_the_singular_vectors_of_the_polar_factor_and_values_
     inside = u_NRR.mT @ result @ vh_NRC.mT
     values = inside.diagonal(dim1=1, dim2=2)
     torch.testing.assert_close(inside, torch.diag_embed(values), atol=1e-4, rtol=0)
-    assert (values > 0.65).all() and (values < 1.25).all()
+    assert (values > 0.86).all() and (values < 1.13).all()
+
+
+@pytest.mark.parametrize(("n_steps", "smallest", "low", "high"), [(3, 0.011, 0.72, 1.28), (5, 0.0011, 0.87, 1.13)])
+def test_orthogonalised_leaves_singular_values_in_the_interval_that_its_steps_promise(n_steps, smallest, low, high):
+    torch.manual_seed(0)
+    values = torch.logspace(0, math.log10(smallest), 40, dtype=torch.float64)
+    values[:1] = (1 - values[1:].square().sum().clamp(max=0.9)).sqrt()  # so that the Frobenius norm is about 1
+    values = values / values.norm()
+    u_RR, _ = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))
+    v_CR, _ = torch.linalg.qr(torch.randn(90, 40, dtype=torch.float64))
+    result = orthogonalised((u_RR * values @ v_CR.mT).float()[None], n_steps)[0].double()
+    reached = (u_RR.mT @ result @ v_CR).diagonal()[values / 1.01 >= (0.01 if n_steps == 3 else 0.001)]
+    assert len(reached) > 20 and low < reached.min() and reached.max() < high
 
 
 def test_orthogonalised_does_not_depend_on_the_scale_of_the_gradient():
@@ -44,17 +59,18 @@ def test_orthogonalised_of_zero_is_zero():
     assert torch.equal(orthogonalised(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
 
 
-def test_muon_stacked_step_equals_the_published_rule_for_each_matrix():
+@pytest.mark.parametrize("n_steps", [3, 5])
+def test_muon_stacked_step_equals_the_published_rule_for_each_matrix(n_steps):
     model = with_gradients(new_decoder(CONFIG, seed=1))
     before = copy.deepcopy(dict(model.named_parameters()))
     gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
-    optimizer = Optimizer(model, TRAIN)
+    optimizer = Optimizer(model, dataclasses.replace(TRAIN, newton_schulz_steps=n_steps))
     optimizer.step(0.5)
     hidden, _ = parameter_groups(model, use_muon=True)
     for name, weight in hidden.items():
         # Nesterov after one step from zero: g (1 - m) + m (1 - m) g, of which only the direction counts
         gradient = gradients[name]
-        update = orthogonalised(gradient[None])[0]
+        update = orthogonalised(gradient[None], n_steps)[0]
         scale = max(1.0, gradient.size(0) / gradient.size(1)) ** 0.5
         torch.testing.assert_close(weight, before[name] - 0.5 * TRAIN.muon_lr * scale * update, atol=1e-4, rtol=1e-3)
 

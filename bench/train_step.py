@@ -25,6 +25,7 @@ class OneByOne:
 
     def __init__(self, state: TrainState) -> None:
         self.optimizer = state.optimizer
+        self.n_steps = state.optimizer.cfg.newton_schulz_steps
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
@@ -34,7 +35,7 @@ class OneByOne:
                 assert weight.grad is not None
                 gradient = weight.grad if weight.size(0) <= weight.size(1) else weight.grad.mT
                 momentum.lerp_(gradient, 0.05)
-                update = orthogonalised(gradient.lerp(momentum, 0.95).unsqueeze(0))[0]
+                update = orthogonalised(gradient.lerp(momentum, 0.95).unsqueeze(0), self.n_steps)[0]
                 scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
                 update = update if weight.size(0) <= weight.size(1) else update.mT
                 weight.add_(update, alpha=-0.03 * factor * scale)

@@ -153,6 +153,28 @@ def _add_model_commands(command: Adder) -> None:
     classify = command("classify", "pipeline.commands.models:run_classify", "Label a text with a fine-tuned model")
     classify.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
     classify.add_argument("text", help="what to label")
+    export = command(
+        "export",
+        "pipeline.commands.export:run_export",
+        "Write a model as others open it: a Hugging Face folder, or a GGUF file for llama.cpp",
+        epilog="For example: gristmill export foundation_model my-model/, or: ... my-model.gguf --format gguf",
+    )
+    export.add_argument("model", metavar="ASSET|DIR", help="for instance foundation_model; or a folder of a model")
+    export.add_argument(
+        "out", metavar="OUT", help="folder (hf) or file (gguf) to write; an earlier export is replaced"
+    )
+    export.add_argument("--format", choices=("hf", "gguf"), default="hf", help="default: hf")
+    export.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of the weights; default: float32",
+    )
+    export.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help="Jinja file that makes a text of messages; default: the model's, or none",
+    )
 
 
 def _add_sampling_options(generate: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import flush, read_json, read_tensors, write_json, write_tensors
+from model.config import DecoderConfig
 from model.decoder import Decoder
 from model.heads import SequenceClassifier
 from model.hf.card import model_card
@@ -83,7 +84,7 @@ def write_folder(
         names = _write_weights(part, weights, max_shard_bytes)
         write_json(part / CONFIG, config)
         if labels is None:
-            write_json(part / GENERATION, generation_config(tokenizer))
+            write_json(part / GENERATION, generation_config(model.cfg, tokenizer))
         for name, content in tokenizer.files.items() if tokenizer is not None else ():
             (part / name).write_text(content, "utf-8")
         (part / CARD).write_text(model_card(model, config, tokenizer, notes or {}), "utf-8")
@@ -92,10 +93,11 @@ def write_folder(
     return [directory / name for name in (*names, *others, EXPORT)]
 
 
-def generation_config(tokenizer: ExportedTokenizer | None) -> dict[str, Any]:
+def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -> dict[str, Any]:
     """generation_config.json: our defaults of sampling, and the tokens that begin and end a text."""
     defaults = SampleConfig()
     return {
+        "max_new_tokens": min(defaults.max_new_tokens, max(1, cfg.max_seq_len // 2)),
         "do_sample": True,
         "temperature": defaults.temperature,
         "top_k": defaults.top_k or 0,  # 0 = all; where nothing stands transformers takes 50

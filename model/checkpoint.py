@@ -34,7 +34,9 @@ from model.train import TrainState
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 COMPLETE, VALUES = "complete.json", "values.json"
 RNG_PREFIX = "rng."
-FREE_TO_CHANGE = ("parallel", "n_threads", "log_every", "keep_checkpoints")  # between a run and its resume
+FREE_TO_CHANGE = (  # between a run and its resume: how it computes, not what
+    "parallel", "micro_batch", "activation_checkpointing", "compile", "n_threads", "log_every", "keep_checkpoints",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,8 +4,8 @@ In: a folder and a Job (model with its initial weights, batches, loss, validatio
 and the last checkpoints in the folder: curve.jsonl (a line a step, a line a validation) and checkpoints/.
 
 A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
-checkpoint gives weights, optimiser, generators, step, thread count and the length that the curve had; what came after
-is made again. The observer is told no step twice.
+checkpoint gives weights, optimiser, generators, step, the length that the curve had, and what was chosen once: thread
+count, micro-batch, whether to compile. What came after is made again. The observer is told no step twice.
 
 Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and tells the observer. A run
 may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
@@ -13,8 +13,10 @@ equal but for the order of sums.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from model.checkpoint import (
     step_of,
     values_of,
 )
+from model.compilation import chosen_compile, compile_layers
 from model.config import TrainConfig
 from model.distributed import (
     anywhere,
@@ -47,6 +50,7 @@ from model.distributed import (
     release_weights,
 )
 from model.loss import LossFunction, language_model_loss
+from model.memory import chosen_micro_batch, explained_out_of_memory
 from model.train import fit, new_state
 
 CURVE, CHECKPOINTS = "curve.jsonl", "checkpoints"
@@ -80,7 +84,8 @@ def run(
 
     In every process job.model ends with the trained weights, whole. `directory` must be one folder for all of them.
     Raises Interrupted after a signal and Diverged when a loss is not finite (model/train.py), in all processes;
-    ValueError when the checkpoint belongs to another model, config or data.
+    OutOfMemory, which says what to change (model/memory.py); ValueError when the checkpoint belongs to another model,
+    config or data.
     """
     n_threads = torch.get_num_threads()
     try:
@@ -105,7 +110,10 @@ class _Run:
     def __init__(self, directory: Path, job: Job, observer: Observer, progress, curve: BinaryIO) -> None:
         self.root = directory / CHECKPOINTS
         self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
+        if job.cfg.activation_checkpointing:
+            job.model.model.checkpoint_layers = True  # type: ignore[union-attr,assignment]
         self.state = new_state(job.model, job.cfg)
+        self.cfg = job.cfg  # with what it left open, once that is chosen
         if holds_shards(self.state.model):
             release_weights(job.model)
         self.n_threads = job.cfg.n_threads or torch.get_num_threads()
@@ -114,26 +122,48 @@ class _Run:
     def to_end(self) -> None:
         torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
         folder = self.last_checkpoint()
-        if folder is not None:
-            self.resume(folder)
+        self.choose(self.resume(folder) if folder is not None else {})
         torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
         if folder is not None and self.validates and self.is_validated(self.state.step):
             self.validate_again(folder)
         self.job.model.train()
-        fit(
-            self.state,
-            self.job.batches,
-            self.job.cfg,
-            loss_function=self.job.loss_function,
-            report=self.report,
-            save=self.save,
-            validate=self.validate if self.validates else None,
-            last_good=lambda: next(reversed(complete_checkpoints(self.root)), None),
-        )
+        assert self.cfg.micro_batch is not None
+        with explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good):
+            fit(
+                self.state,
+                self.job.batches,
+                self.cfg,
+                loss_function=self.job.loss_function,
+                report=self.report,
+                save=self.save,
+                validate=self.validate if self.validates else None,
+                last_good=self.last_good,
+            )
         if is_main():
             self.prune()
         if holds_shards(self.state.model):
             gather_weights(self.state.model, self.job.model)
+
+    def last_good(self) -> Path | None:
+        return next(reversed(complete_checkpoints(self.root)), None)
+
+    def choose(self, notes: Mapping[str, Any]) -> None:
+        """Settle what the config leaves open: as the checkpoint's notes say, at the start as this machine allows.
+
+        Both decide roundings. What the config says wins, so that a run that has no memory left can go on with less.
+        """
+        cfg, model = self.job.cfg, self.state.model
+        device = next(model.parameters()).device
+        micro_batch = cfg.micro_batch or notes.get("micro_batch")
+        if micro_batch is None:
+            n_rows = math.gcd(cfg.rows, max(1, cfg.rows // n_processes()))
+            micro_batch = from_main(chosen_micro_batch(model.cfg, cfg, device, n_rows))  # type: ignore[arg-type]
+        wish = cfg.compile if cfg.compile is not None else notes.get("compile")
+        if wish is None and holds_shards(model):
+            wish = False  # layers that are put together while they run are not worth compiling unasked
+        self.cfg = dataclasses.replace(cfg, micro_batch=micro_batch, compile=chosen_compile(wish, device.type))
+        if self.cfg.compile:
+            compile_layers(model)
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, as rank 0 sees it."""
@@ -144,8 +174,8 @@ class _Run:
             return None
         return folder_of(self.root, step)
 
-    def resume(self, folder: Path) -> None:
-        """Load `folder` and cut the curve to what it was when that was written."""
+    def resume(self, folder: Path) -> dict[str, Any]:
+        """Load `folder`, cut the curve to what it was when that was written, and return the notes."""
         resumed = load_checkpoint(folder, self.state, self.job.cfg)
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:
@@ -154,8 +184,9 @@ class _Run:
             resumed.notes["n_processes"] == n_processes()
         ):  # else roundings differ anyway, and cores are shared out anew
             self.n_threads = resumed.notes["n_threads"]
+        self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
         if not is_main():
-            return
+            return resumed.notes
         length, curve_bytes = os.fstat(self.curve.fileno()).st_size, resumed.notes["curve_bytes"]
         if length < curve_bytes:
             raise ValueError(
@@ -164,6 +195,7 @@ class _Run:
             )
         self.curve.truncate(curve_bytes)
         self.curve.seek(curve_bytes)
+        return resumed.notes
 
     def is_validated(self, step: int) -> bool:
         return step == self.job.cfg.n_steps or step % self.job.cfg.validate_every == 0
@@ -180,6 +212,9 @@ class _Run:
             "curve_bytes": self.curve.tell(),
             "n_threads": self.n_threads,
             "n_processes": n_processes(),
+            "micro_batch": self.cfg.micro_batch,
+            "compile": self.cfg.compile,
+            "history": self.state.history,
             "made_from": dict(self.job.made_from or {}),
         }
         folder = save_checkpoint(self.root, self.state, self.job.cfg, self.job.description, notes)

@@ -13,12 +13,14 @@ SIGINT and a checkpoint; Diverged, when a loss is not a number.
 """
 
 import contextlib
+import gc
+import logging
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -41,6 +43,9 @@ from model.distributed import (
 from model.loss import Batch, LossFunction, language_model_loss
 from model.optim import Optimizer
 from model.schedule import lr_factor
+from model.spikes import SPIKE, History, spike_of, with_step
+
+log = logging.getLogger(__name__)
 
 
 class Interrupted(RuntimeError):
@@ -63,6 +68,7 @@ class TrainState:
     model: nn.Module  # whose weights are trained; under FSDP a copy that holds shards
     optimizer: Optimizer
     step: int = 0
+    history: History = field(default_factory=list)  # of the last steps, which spikes stand out from
     parallel: nn.Module | None = None  # the model's loss as DDP or FSDP has it; None in a single process
 
     def loss(self, loss_function: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -80,6 +86,7 @@ class StepReport:
     gradient_norm: Tensor  # L2, before clipping
     learning_rate: float  # Muon's where there is one, else AdamW's
     n_tokens: int  # positions that passed through the model
+    is_skipped: bool = False  # a spike, whose update was left out
 
     def values(self) -> dict[str, float]:
         """The numbers of the report, read from the device."""
@@ -110,29 +117,44 @@ def train_step(
     loss_sums, counts = [], []
     n_rows = batch["ids_BT"].size(0)
     check_shares(n_rows, cfg)
-    micros = list(micro_batches(share(batch), cfg.micro_batch or n_rows))
+    micros = list(micro_batches(on_device(share(batch), device), cfg.micro_batch or n_rows))
     for i, micro in enumerate(micros):
-        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in micro.items()}
         with accumulating(state.parallel, is_last=i == len(micros) - 1):
             with precision(device):
-                loss_sum, n_supervised = state.loss(loss_function, on_device)
+                loss_sum, n_supervised = state.loss(loss_function, micro)
             loss_sum.backward()
         loss_sums.append(loss_sum.detach())
         counts.append(n_supervised)
     n_supervised = total(torch.stack(counts).sum())
+    loss = total(torch.stack(loss_sums).sum()) / n_supervised
     gradients = [local(weight.grad) for weight in model.parameters() if weight.grad is not None]
     gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip, are_parts=holds_shards(model))
     factor = lr_factor(state.step, cfg)
-    state.optimizer.step(factor)
+    is_skipped = cfg.skip_spikes is not None and is_spike(state.history, loss, gradient_norm, cfg.skip_spikes)
+    if not is_skipped:
+        state.optimizer.step(factor)
     model.zero_grad(set_to_none=True)
     state.step += 1
     return StepReport(
         step=state.step,
-        loss=total(torch.stack(loss_sums).sum()) / n_supervised,
+        loss=loss,
         gradient_norm=gradient_norm,
         learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
         n_tokens=batch["ids_BT"].numel(),
+        is_skipped=is_skipped,
     )
+
+
+def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+    """`batch` there. From pinned memory, because a copy from other memory waits until the GPU has nothing to do."""
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    pinned = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in pinned.items()}
+
+
+def is_spike(history: History, loss: Tensor, gradient_norm: Tensor, limit: float) -> bool:
+    return spike_of(history, float(loss), float(gradient_norm)) > limit  # waits for the device
 
 
 def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
@@ -182,35 +204,23 @@ def fit(
 ) -> None:
     """Train from `state.step` to cfg.n_steps.
 
-    `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second.
+    `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second; of
+    a spike (model/spikes.py) also by how many deviations, and whether its update was left out.
     `save()` runs every checkpoint_every steps and after the last; `validate()` every validate_every steps and
     after the last, always after a save that is due at the same step. Every process of a group calls all three.
     Raises Interrupted after a signal, Diverged when a loss is not finite.
     """
-    pending: list[StepReport] = []  # steps whose numbers were not read from the device yet
-    since = time.perf_counter()
-
-    def read_pending() -> None:
-        nonlocal since
-        values = [step_report.values() for step_report in pending]
-        now = time.perf_counter()
-        rate = sum(step_report.n_tokens for step_report in pending) / max(now - since, 1e-9)
-        for step_report, numbers in zip(pending, values, strict=True):
-            if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])):
-                raise Diverged(_divergence(step_report.step, numbers, batches, last_good()))
-            report(step_report.step, {**numbers, "tokens_per_second": rate})
-        pending.clear()
-        since = time.perf_counter()
-
-    with stop_signals() as is_stopped:
+    reports = _Reports(state, batches, cfg, report, last_good)
+    log_every = cfg.log_every if cfg.skip_spikes is None else 1  # each step is judged by those before it
+    with stop_signals() as is_stopped, frozen_garbage():
         while state.step < cfg.n_steps:
-            pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
+            reports.pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
             is_last = state.step == cfg.n_steps
             stops = anywhere(is_stopped())  # a signal to one process is one to all, at the same step
             saves = is_last or state.step % cfg.checkpoint_every == 0 or stops
             validates = is_last or state.step % cfg.validate_every == 0
-            if saves or validates or state.step % cfg.log_every == 0:
-                read_pending()
+            if saves or validates or state.step % log_every == 0:
+                reports.read()
             if saves:
                 checkpoint = save()
                 if stops:
@@ -218,14 +228,68 @@ def fit(
             if validates and validate is not None:
                 validate()
             if saves or validates:
-                since = time.perf_counter()  # the rate of training alone
+                reports.since = time.perf_counter()  # the rate of training alone
+
+
+class _Reports:
+    """Steps whose numbers were not read from the device yet, and who is told of them when they are."""
+
+    def __init__(self, state: TrainState, batches: Batches, cfg: TrainConfig, report, last_good) -> None:
+        self.state, self.batches, self.cfg = state, batches, cfg
+        self.report, self.last_good = report, last_good
+        self.pending: list[StepReport] = []
+        self.since = time.perf_counter()
+
+    def read(self) -> None:
+        """Read and report all of them, in order. Raises Diverged when a number is not finite."""
+        values = [step_report.values() for step_report in self.pending]
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        rate = sum(step_report.n_tokens for step_report in self.pending) / seconds
+        for step_report, numbers in zip(self.pending, values, strict=True):
+            if not (math.isfinite(numbers["loss"]) and math.isfinite(numbers["gradient_norm"])):
+                raise Diverged(_divergence(step_report.step, numbers, self.batches, self.last_good()))
+            spike = self.spike(step_report, numbers)
+            self.report(step_report.step, {**numbers, **spike, "tokens_per_second": rate})
+        self.pending.clear()
+        self.since = time.perf_counter()
+
+    def spike(self, step_report: StepReport, numbers: Mapping[str, float]) -> dict[str, float]:
+        """`spike`, in deviations, where the step is one; and the step enters the history."""
+        loss, norm = numbers["loss"], numbers["gradient_norm"]
+        deviations = spike_of(self.state.history, loss, norm)
+        self.state.history = with_step(self.state.history, loss, norm)
+        if deviations <= (self.cfg.skip_spikes or SPIKE):
+            return {}
+        documents = self.batches.documents_of_batch(step_report.step - 1)
+        log.warning(
+            "step %d: spike, %.1f deviations above those before: loss %.4f, gradient norm %.4f%s. Its batch holds %s",
+            *(step_report.step, deviations, loss, norm, "; update left out" if step_report.is_skipped else ""),
+            _listed(documents),
+        )
+        return {"spike": deviations, "skipped": float(step_report.is_skipped)}
+
+
+@contextlib.contextmanager
+def frozen_garbage() -> Iterator[None]:
+    """Within the block Python's collector leaves alone what exists at its beginning: modules and weights are many
+    objects, and a look through all of them every few hundred steps is a pause."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _listed(documents: list[str]) -> str:
+    return f"{len(documents)} documents: {', '.join(documents[:20])}{' ...' if len(documents) > 20 else ''}"
 
 
 def _divergence(step: int, numbers: Mapping[str, float], batches: Batches, checkpoint: Path | None) -> str:
     documents = batches.documents_of_batch(step - 1)
     return (
         f"step {step}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}: not finite. Its batch holds"
-        f" {len(documents)} documents: {', '.join(documents[:20])}{' ...' if len(documents) > 20 else ''}."
+        f" {_listed(documents)}."
         f" Last good checkpoint: {checkpoint or 'none yet'}. Lower the learning rates, or look at these documents"
     )
 

@@ -13,14 +13,20 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from model.config import DecoderShape, TrainConfig
+from model.hf.names import FAMILIES, NO_BIASES
 from model.presets import Preset, d_ff_of
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
-    """`preset` with other values of some fields, and what follows from them. ValueError names what does not fit."""
+def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = None) -> Preset:
+    """`preset` with other values of some fields, and what follows from them. ValueError names what does not fit.
+
+    `family` (a name of model/hf/names.py) sets the switches that make it one; `changes` go before them.
+    """
     changes = dict(changes)
+    if family is not None:
+        changes = switches_of(family) | changes
     if "seq_len" in changes:
         changes.setdefault("max_seq_len", changes["seq_len"])
     if "d_model" in changes or "n_heads" in changes:
@@ -30,8 +36,9 @@ def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
             if n_heads < 1 or d_model < 1 or d_model % n_heads:
                 raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
             changes["d_head"] = d_model // n_heads
-    if "d_model" in changes:
-        changes.setdefault("d_ff", d_ff_of(changes["d_model"]))
+    d_model, mlp = (changes.get(name, getattr(preset.shape, name)) for name in ("d_model", "mlp"))
+    if (d_model, mlp) != (preset.shape.d_model, preset.shape.mlp):
+        changes.setdefault("d_ff", d_ff_of(d_model) if mlp == "swiglu" else 4 * d_model)
     if "n_heads" in changes:
         changes.setdefault("n_kv_heads", changes["n_heads"])
     if "rows" in changes and changes["rows"] > 0 and preset.train.micro_batch is not None:
@@ -41,6 +48,15 @@ def changed(preset: Preset, changes: Mapping[str, Any]) -> Preset:
         shape=dataclasses.replace(preset.shape, **_of_fields(DecoderShape, changes)),
         train=dataclasses.replace(preset.train, **_of_fields(TrainConfig, changes)),
     )
+
+
+def switches_of(family: str) -> dict[str, Any]:
+    """What makes a decoder one of `family`. ValueError names the families that there are."""
+    if family not in FAMILIES:
+        raise ValueError(f"family={family!r} must be one of {', '.join(FAMILIES)}")
+    one = FAMILIES[family]
+    eps = one.defaults[one.sizes["norm_eps"]]
+    return {**NO_BIASES, **one.switches, "norm_eps": eps, **({"tie_embeddings": True} if family == "gpt2" else {})}
 
 
 def parsed_changes(settings: Sequence[str]) -> dict[str, Any]:

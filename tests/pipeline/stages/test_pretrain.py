@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from model.checkpoint import load_decoder
+from model.presets import from_depth
 from model.run import read_curve
 from model.token_shards import write_token_shard
 from pipeline.stages.errors import Terminated
@@ -197,11 +198,18 @@ def test_recipe_of_a_preset_follows_the_preset_and_what_the_user_changed():
     recipe = pretrain_recipe(PretrainConfig())
     assert (recipe.decoder.d_model, recipe.train.n_steps) == (128, 2000)
     changed = pretrain_recipe(PretrainConfig(d_model=192, n_heads=6, seq_len=64, rows=12, muon_lr=0.01))
-    assert dataclasses.asdict(changed.decoder) | {"rope_theta": 0, "norm_eps": 0} == {
-        "n_layers": 4, "n_heads": 6, "n_kv_heads": 6, "d_model": 192, "d_head": 32, "d_ff": 512, "max_seq_len": 64,
-        "rope_theta": 0, "norm_eps": 0, "tie_embeddings": False,
-    }  # fmt: skip
+    assert changed.decoder == dataclasses.replace(
+        recipe.decoder, n_heads=6, n_kv_heads=6, d_model=192, d_head=32, d_ff=512, max_seq_len=64
+    )
     assert (changed.train.rows, changed.train.micro_batch, changed.train.muon_lr) == (12, 6, 0.01)
+
+
+def test_recipe_of_a_depth_is_the_dial_and_what_the_user_changed():
+    recipe = pretrain_recipe(PretrainConfig(depth=3, n_steps=7))
+    assert (recipe.decoder, recipe.train.n_steps) == (from_depth(3).shape, 7)
+    assert pretrain_recipe(PretrainConfig(depth=3, family="gpt2")).decoder.positions == "learned"
+    with pytest.raises(ValueError, match="depth=0"):
+        PretrainConfig(depth=0)
 
 
 def test_recipe_is_the_same_however_its_numbers_were_reached():

@@ -14,11 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
 import psutil
 
+from model.launch import Ended, launch
 from pipeline.io_manager import HandleFiles, asset_name
 from pipeline.journal import FAILED, FINISHED, KILLED
 from pipeline.keepsakes import keep_results
@@ -28,7 +30,7 @@ from pipeline.progress import current_show
 from pipeline.registry import Candidate
 from pipeline.stages.errors import Terminated
 from pipeline.stages.records import Checkpoint, Handle, Report
-from pipeline.stages.store import Built, Config, Show, Stage, Store, read_record
+from pipeline.stages.store import Built, Config, Launch, Show, Stage, Store, read_record
 from pipeline.tracking import Tracker
 
 C = TypeVar("C")
@@ -55,15 +57,19 @@ class Mill:
         *inputs: Handle,
         run_name: str = "",
         candidate: Candidate | None = None,
+        devices: int = 1,
     ) -> Built:
         """The output of a stage, made now or found finished. What trains or evaluates becomes an MLflow run.
 
-        `run_name` names that run, else the asset does; `candidate` is the model to register after its evaluation.
+        `run_name` names that run, else the asset does; `candidate` is the model to register after its evaluation;
+        a training on more than one of `devices` gets a process for each, through Dagster Pipes.
         """
         if not issubclass(stage.handle, Checkpoint | Report):
             return self.store(context).build(stage, cfg, *inputs)
         with self.tracked(context, stage, run_name) as tracker:
-            built = replace(self.store(context), observer=tracker).build(stage, cfg, *inputs)
+            launch = launch_with_pipes(context, devices) if devices > 1 else None
+            store = replace(self.store(context), observer=tracker, launch=launch)
+            built = store.build(stage, cfg, *inputs)
             keep_results(tracker, built, inputs, candidate)
         return built
 
@@ -90,6 +96,20 @@ class Mill:
             tracker.close(FAILED)
             raise
         tracker.close(FINISHED)
+
+
+def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch:
+    """Starts the processes of a training in a session of Dagster Pipes, which brings their log lines into the run's.
+
+    Not by PipesSubprocessClient: it interrupts once and gives up after 20 seconds, while a checkpoint is written.
+    """
+
+    def launched(order: Path) -> Ended:
+        injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
+        with dg.open_pipes_session(context, injector, reader) as session:
+            return launch("pipeline.training_process", [str(order)], devices, session.get_bootstrap_env_vars())
+
+    return launched
 
 
 def settings(context: dg.AssetExecutionContext) -> Any:

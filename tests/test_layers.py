@@ -22,6 +22,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.batches",
     "model.config",
     "model.cores",
+    "model.launch",
     "model.presets",
     "model.recipe",
     "model.token_shards",
@@ -85,6 +86,11 @@ def test_assets_hold_bodies_of_ten_lines_and_no_work_of_their_own(path):
 def test_mlflow_is_imported_in_its_three_files_only():
     users = {str(path.relative_to(ROOT)) for path in SOURCES if "mlflow" in {top(name) for name in imports_of(path)}}
     assert users <= MAY_IMPORT_MLFLOW
+
+
+def test_dagster_pipes_is_imported_in_one_file_only():
+    users = [path for path in SOURCES if "dagster_pipes" in {top(name) for name in imports_of(path)}]
+    assert users == [ROOT / "pipeline" / "training_process.py"]
 
 
 def child(program: str, *arguments: str) -> str:

@@ -23,7 +23,8 @@ def foundation_model(file: ConfigFile) -> dg.AssetsDefinition:
         tokenizer: TokenizerFile,
     ) -> dg.MaterializeResult[Checkpoint]:
         """A Transformer decoder pretrained on the train split. Stopped at any moment, it goes on where it was."""
-        recipe = pretrain_recipe(settings(context))
-        return mill.materialised(mill.build(context, PRETRAIN, recipe, token_shards, tokenizer))
+        cfg = settings(context)
+        built = mill.build(context, PRETRAIN, pretrain_recipe(cfg), token_shards, tokenizer, devices=cfg.devices)
+        return mill.materialised(built)
 
     return foundation_model

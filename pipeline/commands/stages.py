@@ -8,17 +8,18 @@ that is run again into the same folder goes on, or says that nothing has changed
 import importlib
 import re
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.launch import launch
 from pipeline.commands.settings import parse_settings
 from pipeline.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.progress import current_show, displayed
 from pipeline.stages.deny_list import deny_list
 from pipeline.stages.engine import LocalProcesses
 from pipeline.stages.records import Handle
-from pipeline.stages.store import RECORD, Built, Stage, Store, read_handle
+from pipeline.stages.store import RECORD, Built, Launch, Stage, Store, read_handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +127,12 @@ def run_train(args: Namespace) -> int:
 
     layout = layout_from_environment()
     stage, config = RUNNABLE["train"].load()
-    recipe = pretrain_recipe(parse_settings(config, args.set))
+    cfg = parse_settings(config, args.set)
     handles = [handle for _, handle in _handles(layout, "train", [args.tokens, args.tokenizer], args)]
     with displayed() as display:
         display.begin("train")
-        built = _store(layout, args).build(stage, recipe, *handles, directory=Path(args.out).absolute())
+        store = replace(_store(layout, args), launch=_launch(cfg.devices) if cfg.devices > 1 else None)
+        built = store.build(stage, pretrain_recipe(cfg), *handles, directory=Path(args.out).absolute())
         display.end(_summary(built))
     print("\n".join(f"{name} {value:.4g}" for name, value in sorted(built.record["measures"].items())))
     return 0
@@ -156,6 +158,11 @@ def run_evaluate(args: Namespace) -> int:
 
 def _store(layout: Layout, args: Namespace) -> Store:
     return Store(root=layout.store, engine=LocalProcesses(n_workers=args.workers), show=current_show())
+
+
+def _launch(devices: int) -> Launch:
+    """A process a device, of torchrun."""
+    return lambda order: launch("pipeline.training_process", [str(order)], devices)
 
 
 def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[tuple[str, Handle]]:

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from model.config import DecoderConfig, DecoderShape, TrainConfig
-from model.presets import PRESETS
+from model.presets import PRESETS, from_depth
 from model.recipe import changed
 from model.token_shards import read_description, read_token_shards
 from pipeline.stages.errors import Terminated
+from pipeline.stages.launched import tell_what_was_left, train_in_processes
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import link_or_copy
 from pipeline.stages.store import Outcome, Stage, Work
@@ -30,10 +31,20 @@ class PretrainConfig:
     """What a user edits: a preset, and what to change in it. None = as the preset has it."""
 
     preset: Annotated[
-        Literal["demo", "small", "gpt2_124m"],
-        "named size: demo (1.4 M parameters, 2 M tokens, minutes on two CPU cores), small (30 M, hours on a GPU),"
-        " gpt2_124m (124 M, 2.5 billion tokens)",
+        Literal["demo", "small", "gpt2_124m", "gpt2_350m"],
+        "named size: demo (minutes on two CPU cores), small (depth 8, hours on a GPU), gpt2_124m (depth 12),"
+        " gpt2_350m (24 layers of 1024); depth overrides it",
     ] = "demo"
+    depth: Annotated[
+        int | None,
+        "the one dial, at least 1: so many layers, 64 times as wide; heads, context, tokens, batch, learning rates"
+        " and weight decay follow by the rules in model/presets.py; None = the preset",
+    ] = None
+    family: Annotated[
+        Literal["qwen3", "llama", "gpt2"] | None,
+        "what the layers are made of: qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU), llama (the same without"
+        " QK-norm), gpt2 (LayerNorm, learned positions, GELU, biases, tied head)",
+    ] = None
     n_layers: Annotated[int | None, "number of layers, at least 1"] = None
     d_model: Annotated[int | None, "width, a multiple of n_heads; d_ff follows it unless set"] = None
     n_heads: Annotated[int | None, "query heads; d_model / n_heads must be even; n_kv_heads follows unless set"] = (
@@ -45,13 +56,36 @@ class PretrainConfig:
     seq_len: Annotated[int | None, "context in tokens, in training and after it"] = None
     n_steps: Annotated[int | None, "number of updates; tokens seen = n_steps x rows x seq_len"] = None
     rows: Annotated[int | None, "sequences a step"] = None
-    micro_batch: Annotated[int | None, "sequences at once, divides rows; lower it when memory runs out"] = None
+    micro_batch: Annotated[
+        int | None, "sequences at once, divides rows; lower it when memory runs out; unset: as memory allows"
+    ] = None
+    packing: Annotated[
+        Literal["concatenated", "documents"] | None,
+        "rows are windows of all text one after another, or whole pieces of documents, best fit",
+    ] = None
+    document_mask: Annotated[bool | None, "whether a token sees its own document only"] = None
+    batch_warmup_fraction: Annotated[
+        float | None, "of the steps, at the start: batches of an 8th, a 4th and half of the rows"
+    ] = None
     muon_lr: Annotated[float | None, "peak learning rate of hidden matrices, above 0 (Muon)"] = None
     adamw_lr: Annotated[float | None, "peak learning rate of embedding, norms and head, above 0 (AdamW)"] = None
     muon_weight_decay: Annotated[float | None, "decoupled, times the learning rate; 0 = none"] = None
     adamw_weight_decay: Annotated[float | None, "decoupled, times the learning rate; 0 = none; never on norms"] = None
+    schedule: Annotated[
+        Literal["warmup_stable_decay", "cosine", "linear"] | None, "how the learning rates rise and fall"
+    ] = None
     warmup_fraction: Annotated[float | None, "of the steps, at the start: linear from 0, between 0 and 1"] = None
     decay_fraction: Annotated[float | None, "of the steps, at the end: linear to 0, between 0 and 1"] = None
+    skip_spikes: Annotated[
+        float | None, "leaves out updates whose loss or gradient lies so many deviations above the recent ones"
+    ] = None
+    activation_checkpointing: Annotated[
+        bool | None, "computes layers a second time in backward: less memory, about a third slower"
+    ] = None
+    devices: Annotated[
+        int,
+        "processes that train together, each with a GPU of this machine or a share of its cores; no identity",
+    ] = 1
     seed: Annotated[int | None, "of initial weights and the order of the data"] = None
     checkpoint_every: Annotated[int | None, "steps between two checkpoints"] = None
     keep_checkpoints: Annotated[int | None, "how many of the newest to keep; the best is kept beside them"] = None
@@ -61,6 +95,8 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise ValueError(f"preset={self.preset!r} must be one of {', '.join(PRESETS)}")
+        if self.devices < 1:
+            raise ValueError(f"devices={self.devices} must be at least 1")
         pretrain_recipe(self)
 
 
@@ -73,9 +109,12 @@ class ResolvedPretrain:
 
 
 def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
-    """The preset with what the user changed, and what follows from that. ValueError names what does not fit."""
+    """The preset or the dial's sizes, with what the user changed and what follows. ValueError names what does not
+    fit."""
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
-    preset = changed(PRESETS[changes.pop("preset")], changes)
+    del changes["devices"]  # who trains decides nothing about what
+    named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
+    preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
     return ResolvedPretrain(decoder=preset.shape, train=preset.train)
 
 
@@ -99,8 +138,12 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
+    tell_what_was_left(work)
     try:
-        pretraining.pretrain(plan, work.observer, lambda done, total: work.progress(done, total, "steps"))
+        if work.launch is not None:
+            train_in_processes(plan.to_json(), work)
+        else:
+            pretraining.pretrain(plan, work.observer, lambda done, total: work.progress(done, total, "steps"))
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
     for name in TOKENIZER_FILES:

@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,12 +39,16 @@ from pipeline.stages.errors import CorruptShard, DiskFull
 from pipeline.stages.records import HANDLES, Counts, Handle, Shards
 from pipeline.stages.shards import file_digest, link_or_copy, text_digest, write_text
 
+if TYPE_CHECKING:
+    from model.launch import Ended
+
 RECORD = "record.json"
 BEGUN = ".begun"  # holds the fingerprint of a build until its record is written
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that decides nothing about the output
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
+Launch = Callable[[Path], "Ended"]  # runs the training that a file describes in other processes, until they end
 Show = Callable[[str, int, int | None, str], None]  # stage, items done, items in all if known, unit
 
 
@@ -92,6 +96,7 @@ class Work:
     engine: Engine
     show: Show
     observer: Observer
+    launch: Launch | None = None  # of a training; None = in this process
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
         self.show(self.stage, done, total, unit)
@@ -131,6 +136,7 @@ class Store:
     engine: Engine = field(default_factory=LocalProcesses)
     show: Show = _show_nothing
     observer: Observer = field(default_factory=Silent)
+    launch: Launch | None = None  # how a training gets processes of its own; None = it happens in this one
 
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
         """The output of `stage` for `cfg` and `inputs`, made now or found finished.
@@ -155,6 +161,7 @@ class Store:
                 engine=self.engine,
                 show=self.show,
                 observer=self.observer,
+                launch=self.launch,
             )
             record = _run(stage, cfg, inputs, work)
         return Built(handle=handle_of(where, record), unchanged=False, record=record)

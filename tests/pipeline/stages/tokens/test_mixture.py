@@ -177,7 +177,7 @@ def test_mixture_batches_of_repeated_documents_name_each_once(tokenized):
     for k in range(5):
         found = batches.documents_of_batch(k)
         assert len(found) == len(set(found)) and set(found) <= set(ids)
-    assert batches.documents(0, batches.n_tokens) == ids
+    assert batches.stream.document_ids(np.arange(len(ids))) == ids
 
 
 def test_tokenize_config_rehydration_that_is_unknown_is_refused():

@@ -130,15 +130,15 @@ def _add_product(sum_VD: Tensor, left_VN: Tensor, right_ND: Tensor) -> None:
 
 def _chunk_loss(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Summed loss of a chunk, and the gradient of its logits: in their memory, where they are float32."""
-    counts_N1 = (targets_N != IGNORE_INDEX).unsqueeze(1)
-    index_N1 = targets_N.clamp(min=0).unsqueeze(1)
+    counts_N = targets_N != IGNORE_INDEX
+    place = torch.arange(len(targets_N), device=targets_N.device), targets_N.clamp(min=0)  # of each target's logit
     shifted_NV = logits_NV.float()  # itself where it is float32 already
     shifted_NV -= shifted_NV.amax(dim=1, keepdim=True)
-    target_N1 = shifted_NV.gather(1, index_N1)
-    sum_N1 = shifted_NV.exp_().sum(dim=1, keepdim=True)
-    loss = ((sum_N1.log() - target_N1) * counts_N1).sum()
-    shifted_NV *= counts_N1 / sum_N1
-    shifted_NV.scatter_add_(1, index_N1, -counts_N1.to(shifted_NV.dtype))
+    target_N = shifted_NV[place]
+    sum_N = shifted_NV.exp_().sum(dim=1)
+    loss = ((sum_N.log() - target_N) * counts_N).sum()
+    shifted_NV *= (counts_N / sum_N).unsqueeze(1)
+    shifted_NV[place] -= counts_N.float()
     return loss, shifted_NV.to(logits_NV.dtype)
 
 

@@ -21,12 +21,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import torch
 from torch import nn
 
-from model.batches import Batches
 from model.checkpoint import (
     complete_checkpoints,
     folder_of,
@@ -53,6 +52,9 @@ from model.loss import LossFunction, language_model_loss
 from model.memory import chosen_micro_batch, explained_out_of_memory
 from model.train import fit, new_state
 
+if TYPE_CHECKING:
+    from model.batches import Batches
+
 CURVE, CHECKPOINTS = "curve.jsonl", "checkpoints"
 
 
@@ -70,7 +72,7 @@ class Job:
     model: nn.Module  # on its device (distributed.training_device), with its initial weights
     cfg: TrainConfig
     description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
-    batches: Batches
+    batches: "Batches"
     loss_function: LossFunction = language_model_loss
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better

@@ -22,11 +22,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from model.batches import Batches
 from model.config import TrainConfig
 from model.distributed import (
     accumulating,
@@ -44,6 +44,9 @@ from model.loss import Batch, LossFunction, language_model_loss
 from model.optim import Optimizer
 from model.schedule import lr_factor
 from model.spikes import SPIKE, History, spike_of, with_step
+
+if TYPE_CHECKING:  # the loop runs on whatever gives batches, also where there are no shards to read and no pyarrow
+    from model.batches import Batches
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +196,7 @@ def scale_and_clip(
 
 def fit(
     state: TrainState,
-    batches: Batches,
+    batches: "Batches",
     cfg: TrainConfig,
     *,
     loss_function: LossFunction = language_model_loss,
@@ -234,7 +237,7 @@ def fit(
 class _Reports:
     """Steps whose numbers were not read from the device yet, and who is told of them when they are."""
 
-    def __init__(self, state: TrainState, batches: Batches, cfg: TrainConfig, report, last_good) -> None:
+    def __init__(self, state: TrainState, batches: "Batches", cfg: TrainConfig, report, last_good) -> None:
         self.state, self.batches, self.cfg = state, batches, cfg
         self.report, self.last_good = report, last_good
         self.pending: list[StepReport] = []
@@ -285,7 +288,7 @@ def _listed(documents: list[str]) -> str:
     return f"{len(documents)} documents: {', '.join(documents[:20])}{' ...' if len(documents) > 20 else ''}"
 
 
-def _divergence(step: int, numbers: Mapping[str, float], batches: Batches, checkpoint: Path | None) -> str:
+def _divergence(step: int, numbers: Mapping[str, float], batches: "Batches", checkpoint: Path | None) -> str:
     documents = batches.documents_of_batch(step - 1)
     return (
         f"step {step}: loss {numbers['loss']}, gradient norm {numbers['gradient_norm']}: not finite. Its batch holds"

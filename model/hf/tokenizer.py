@@ -50,6 +50,8 @@ def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | 
             raise ValueError(f"{folder} holds no tokenizer to export: {name} is missing")
     tokenizer, config = read_json(folder / TOKENIZER_JSON), read_json(folder / TOKENIZER_CONFIG_JSON)
     model, added = _checked(folder / TOKENIZER_JSON, tokenizer)
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} holds a {type(config).__name__}, expected an object")
     tokens = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
     _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=description is not None)
@@ -58,7 +60,7 @@ def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | 
         chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
     opens_with_bos = description is not None and "bos_token" in special_ids
     if opens_with_bos:
-        tokenizer["post_processor"] = _opened_with(_text(config["bos_token"]), special_ids["bos_token"])
+        tokenizer["post_processor"] = _opened_with(str(_text(config["bos_token"])), special_ids["bos_token"])
     if chat_template is not None:
         config["split_special_tokens"] = False  # a template spells them out and means them
     files = {
@@ -101,9 +103,10 @@ def _check_fits(folder: Path, n_tokens: int, vocab_size: int, is_ours: bool) -> 
         )
 
 
-def _text(token: Any) -> Any:
+def _text(token: Any) -> str | None:
     """A special token of tokenizer_config.json, which is a text or an object with `content`."""
-    return token.get("content") if isinstance(token, Mapping) else token
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
 
 
 def _opened_with(token: str, token_id: int) -> dict[str, Any]:

@@ -1,0 +1,278 @@
+"""gristmill export: what it writes opens in transformers with the same tokens, logits, text and labels."""
+
+import json
+from dataclasses import replace
+
+import gguf
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from model.checkpoint import describe, load_decoder, save_model, write_json
+from model.config import DecoderConfig
+from model.decoder import Decoder, new_decoder
+from model.generate import generate
+from model.heads import new_classifier
+from model.sample_config import SampleConfig
+from model.tokenizer import load_tokenizer
+from pipeline.cli import main
+from pipeline.layout import load_current
+from pipeline.stages.generate import label_probabilities
+from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+
+TEXTS = ("The miller and the mill.", "  two  spaces\n\nand 1234 don't", "Grüße 你好 🙂 <|endoftext|>", "")
+MERGES = ("th", "he", " t", "in", "er", " th", " the", "il", "ill", "ll")
+VOCAB_SIZE = 256 + len(MERGES) + 1
+CONFIG = DecoderConfig(
+    vocab_size=VOCAB_SIZE, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=64
+)
+GPT2 = replace(
+    CONFIG,
+    n_kv_heads=4,
+    norm="layernorm",
+    positions="learned",
+    qk_norm=False,
+    qkv_bias=True,
+    output_bias=True,
+    mlp="gelu_tanh",
+    mlp_bias=True,
+    tie_embeddings=True,
+)
+TEMPLATE = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRISTMILL_DATA", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+
+
+def write_model(folder, cfg: DecoderConfig = CONFIG) -> Decoder:
+    folder.mkdir()
+    decoder = new_decoder(cfg, seed=3)
+    with torch.no_grad():
+        for weight in decoder.parameters():
+            weight.add_(torch.empty_like(weight).normal_(std=0.2, generator=torch.Generator().manual_seed(1)))
+    save_model(folder, decoder, describe(cfg))
+    write_tokenizer_of(folder)
+    return decoder.eval()
+
+
+def write_tokenizer_of(folder) -> None:
+    ranks = [bytes([value]) for value in range(256)] + sorted((text.encode() for text in MERGES), key=len)
+    write_tokenizer(folder / "tokenizer", {token: i for i, token in enumerate(ranks)}, "gpt-2")
+
+
+@pytest.fixture
+def model(tmp_path):
+    write_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refusal(capsys, *arguments) -> str:
+    """What `gristmill export` says, in one line, of something that it cannot do; nothing may be left behind."""
+    assert main(["export", *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("gristmill: ") and "unexpected" not in error
+    return error
+
+
+@pytest.mark.parametrize("cfg", [CONFIG, GPT2, replace(CONFIG, qk_norm=False)], ids=["qwen3", "gpt2", "llama"])
+def test_exported_model_opens_in_transformers_with_the_same_tokens_logits_and_greedy_text(cfg, tmp_path, capsys):
+    ours = write_model(tmp_path / "model", cfg)
+    assert main(["export", "model", "out"]) == 0
+    *listed, _, last = capsys.readouterr().out.splitlines()
+    assert sorted(line.split()[-1] for line in listed) == sorted(map(str, (tmp_path / "out").iterdir()))
+    assert last.startswith("open it: python -c 'from transformers")
+    tokenizer, their_tokenizer = (
+        load_tokenizer(tmp_path / "model" / "tokenizer"),
+        AutoTokenizer.from_pretrained("out"),
+    )
+    theirs = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
+    for text in TEXTS:
+        ids = [tokenizer.end_of_text, *tokenizer.encode(text)]  # as documents begin in training
+        given = their_tokenizer(text, return_tensors="pt")
+        assert given.input_ids.tolist() == [ids]
+        with torch.no_grad():
+            expected_BTV = ours(torch.tensor([ids]))
+            torch.testing.assert_close(theirs(**given).logits, expected_BTV, atol=1e-4, rtol=1e-4)
+        greedy = SampleConfig(max_new_tokens=20, temperature=0, top_k=None, stop_ids=(tokenizer.end_of_text,))
+        written = theirs.generate(**given, do_sample=False, max_new_tokens=20)[0, len(ids) :].tolist()
+        assert [i for i in written if i != tokenizer.end_of_text] == generate(ours, [ids], greedy)[0]
+        assert their_tokenizer.decode(given.input_ids[0, 1:]) == text
+
+
+def test_exported_assets_of_a_graph_give_the_logits_and_labels_that_ours_give(toy_graph, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_graph.layout.data))
+    assert main(["export", "foundation_model", "decoder"]) == 0
+    folder = load_current(toy_graph.layout, "foundation_model").directory
+    tokenizer = AutoTokenizer.from_pretrained("decoder")
+    given = tokenizer("The baler of balding", return_tensors="pt")
+    theirs = AutoModelForCausalLM.from_pretrained("decoder", dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(**given).logits, load_decoder(folder)(given.input_ids), atol=1e-4, rtol=1e-4
+        )
+    assert (
+        f"pretrain {load_current(toy_graph.layout, 'foundation_model').fingerprint}"
+        in (tmp_path / "decoder" / "README.md").read_text()
+    )
+
+    assert main(["export", "moods_model", "classifier"]) == 0
+    texts = ["the bright baler", "the gloomy bining of balding and weeping"]
+    theirs = AutoModelForSequenceClassification.from_pretrained("classifier", dtype=torch.float32)
+    given = AutoTokenizer.from_pretrained("classifier")(texts, padding=True, return_tensors="pt")
+    labels, expected_NC = label_probabilities(load_current(toy_graph.layout, "moods_model").directory, texts)
+    assert tuple(theirs.config.id2label.values()) == labels
+    with torch.no_grad():
+        got_NC = theirs(**given).logits.softmax(dim=-1).double()
+    torch.testing.assert_close(got_NC, torch.from_numpy(expected_NC), atol=1e-4, rtol=1e-4)
+
+
+def test_checkpoint_of_a_training_is_exported_with_the_tokenizer_of_its_model(model, tmp_path):
+    step = model / "checkpoints" / "step-000010"
+    step.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (step / name).write_bytes((model / name).read_bytes())
+    assert main(["export", str(step), "out"]) == 0
+    assert (tmp_path / "out" / "tokenizer.json").exists()
+
+
+def test_hugging_face_folder_becomes_a_gguf_file_with_our_tokenizer(model, tmp_path, capsys):
+    assert main(["export", "model", "out"]) == 0
+    assert main(["export", "out", "out.gguf", "--format", "gguf", "--dtype", "bfloat16"]) == 0
+    assert 'open it: llama-cli -m out.gguf -p "' in capsys.readouterr().out
+    fields = gguf.GGUFReader(tmp_path / "out.gguf").fields
+    assert fields["general.architecture"].contents() == "qwen3"
+    assert fields["tokenizer.ggml.pre"].contents() == "gpt-2"
+    tokens, merges = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.merges"].contents()
+    assert len(tokens) == VOCAB_SIZE and tokens[-1] == "<|endoftext|>"
+    assert "Ġth e" in merges and len(merges) == len(MERGES)
+
+
+def test_exported_twice_is_the_same_to_the_byte(model, tmp_path):
+    for _ in range(2):
+        for name in ("one", "two"):
+            assert main(["export", "model", name]) == 0
+            assert main(["export", "model", f"{name}/../{name}.gguf", "--format", "gguf"]) == 0
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_chat_template_is_taken_along_and_its_special_tokens_are_tokens(model, tmp_path):
+    (tmp_path / "chat.jinja").write_text(TEMPLATE)
+    assert main(["export", "model", "out", "--chat-template", "chat.jinja"]) == 0
+    assert main(["export", "model", "out.gguf", "--format", "gguf", "--chat-template", "chat.jinja"]) == 0
+    theirs, tokenizer = AutoTokenizer.from_pretrained("out"), load_tokenizer(model / "tokenizer")
+    messages = [{"role": "user", "content": "mill"}]
+    ids = theirs.apply_chat_template(messages, return_dict=False)
+    assert ids == [tokenizer.end_of_text, *tokenizer.encode("user: mill\n")]
+    assert gguf.GGUFReader("out.gguf").fields["tokenizer.chat_template"].contents() == TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [
+        ("{% for m in messages %}", "TemplateSyntaxError"),
+        ("{{ messages[0].content.__class__.mro() }}", "SecurityError"),
+        ("{{ messages.append(1) }}", "SecurityError"),
+        ("hello", "leaves out what the user says"),
+    ],
+)
+def test_template_that_is_none_or_that_is_not_safe_is_refused(template, named, model, tmp_path, capsys):
+    (tmp_path / "chat.jinja").write_text(template)
+    assert named in refusal(capsys, "model", "out", "--chat-template", "chat.jinja")
+    assert not (tmp_path / "out").exists()
+
+
+# Bad input: one line that says what is wrong, and nothing is written.
+
+
+def damaged_config(model):
+    description = json.loads((model / "config.json").read_text())
+    description["model"]["n_kv_heads"] = 3
+    write_json(model / "config.json", description)
+
+
+def no_family(model):
+    description = json.loads((model / "config.json").read_text())
+    description["model"]["mlp"] = "relu2"
+    write_json(model / "config.json", description)
+    weights = load_file(model / "model.safetensors")
+    save_file({name: w for name, w in weights.items() if "gate_proj" not in name}, model / "model.safetensors")
+
+
+def truncated(model):
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def unknown_weight(model):
+    weights = load_file(model / "model.safetensors")
+    save_file(weights | {"model.extra.weight": torch.zeros(2)}, model / "model.safetensors")
+
+
+def larger_tokenizer(model):
+    ranks = {bytes([value]): value for value in range(256)} | {b"ab": 256}
+    write_tokenizer(model / "tokenizer", ranks, "gpt-2")
+
+
+def no_tokenizer(model):
+    for path in (model / "tokenizer").iterdir():
+        path.unlink()
+
+
+def pickled(model):
+    write_json(model / "config.json", json.loads((model / "config.json").read_text()))
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (damaged_config, "n_heads=4 is not a multiple of n_kv_heads=3"),
+        (no_family, "mlp='relu2', it has 'swiglu'"),
+        (truncated, "not a whole safetensors file"),
+        (unknown_weight, "model.extra.weight"),
+        (larger_tokenizer, f"the tokenizer has 258 tokens, the model {VOCAB_SIZE}"),
+        (no_tokenizer, "holds no tokenizer to export: tokenizer.json is missing"),
+        (pickled, "model.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("out", ["out", "out.gguf"])
+def test_model_that_cannot_be_exported_is_refused_in_one_line(out, damage, named, model, tmp_path, capsys):
+    damage(model)
+    before = sorted(tmp_path.iterdir())
+    assert named in refusal(capsys, "model", out, "--format", "gguf" if out.endswith("gguf") else "hf")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_hugging_face_folder_with_pickled_weights_is_refused(model, tmp_path, capsys):
+    assert main(["export", "model", "theirs"]) == 0
+    (tmp_path / "theirs" / "model.safetensors").rename(tmp_path / "theirs" / "pytorch_model.bin")
+    capsys.readouterr()
+    assert "pytorch_model.bin is pickled, may run code, and is not read" in refusal(capsys, "theirs", "out")
+
+
+def test_target_with_files_of_others_is_refused(model, tmp_path, capsys):
+    assert "holds config.json, which no export wrote" in refusal(capsys, "model", "model")
+    (tmp_path / "out.gguf").write_text("years of work")
+    assert "no earlier export" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
+    assert "ends in .gguf" in refusal(capsys, "model", "out", "--format", "gguf")
+
+
+def test_classifier_as_gguf_is_refused(tmp_path, capsys):
+    (tmp_path / "model").mkdir()
+    save_model(tmp_path / "model", new_classifier(CONFIG, 2, seed=1), describe(CONFIG, ("a", "b")))
+    write_tokenizer_of(tmp_path / "model")
+    assert "holds a classifier" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
+
+
+def test_what_is_no_model_is_refused(tmp_path, capsys):
+    assert "neither a folder nor an asset" in refusal(capsys, "no/such", "out")
+    assert "foundation_model has not been materialised" in refusal(capsys, "foundation_model", "out")
+    (tmp_path / "empty").mkdir()
+    assert "is not the folder of a model: it has no config.json" in refusal(capsys, "empty", "out")
+    (tmp_path / "empty" / "config.json").write_text("[1]")
+    assert "holds no object" in refusal(capsys, "empty", "out")

@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from model.batches import TokenBatches
+from model.batches import TokenBatches, token_batches
+from model.config import TrainConfig
 from model.token_shards import TokenShard, read_token_shard, read_token_shards
 from pipeline.stages.lineage import Folder, Record
 from pipeline.stages.store import RECORD, read_record
 from pipeline.stages.tracing.trace_index import KEYS, Say, open_index
 
 TRAIN = "train"
+# fields of a TrainConfig that the order of the data depends on, as they were when a record does not name them
+ORDER = {"seed": 0, "packing": "concatenated", "batch_warmup_fraction": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,13 +72,9 @@ class Training:
     @cached_property
     def batches(self) -> TokenBatches:
         train = self.record["config"]["train"]
-        return TokenBatches(
-            read_token_shards(self.tokens.directory, TRAIN),
-            rows=train["rows"],
-            seq_len=train["seq_len"],
-            seed=train["seed"],
-            packing=train.get("packing", "concatenated"),  # all there was when a record does not name it
-        )
+        order = {name: train.get(name, default) for name, default in ORDER.items()}
+        cfg = TrainConfig(n_steps=self.n_steps, rows=train["rows"], seq_len=train["seq_len"], **order)
+        return token_batches(read_token_shards(self.tokens.directory, TRAIN), cfg)
 
     def steps(self, where: str, row: int) -> np.ndarray:
         """Steps that read document `row` of the file `where`; none for held-out files."""

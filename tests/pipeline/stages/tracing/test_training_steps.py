@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.batches import TokenBatches
+from model.batches import TokenBatches, token_batches
+from model.config import TrainConfig
 from model.loss import IGNORE_INDEX
 from model.token_shards import read_token_shards, write_token_shard
 from pipeline.stages.records import SPLIT_CORPUS, Checkpoint, Handle, Shards
@@ -65,22 +66,20 @@ def stage(name, function, handle: type[Handle] = Shards) -> Stage:
     return Stage(name=name, version=1, function=function, handle=handle)
 
 
-@pytest.fixture(params=["concatenated", "documents"])
+@pytest.fixture(params=[{}, {"packing": "documents"}, {"batch_warmup_fraction": 0.5}], ids=str)
 def made(store, request):
     """A record that names no order was written when there was only one."""
-    train = TRAIN if request.param == "concatenated" else {**TRAIN, "packing": request.param}
+    train = TRAIN | request.param
     corpus = store.build(stage("split", write_corpus), {}).handle
     tokens = store.build(stage("tokenize", write_tokens), {}, corpus).handle
     model = store.build(stage("pretrain", write_weights, Checkpoint), {"train": train}, tokens).handle
     tuned = store.build(stage("finetune", write_weights, Checkpoint), {"epochs": 1}, model).handle
-    return {"corpus": corpus, "tokens": tokens, "model": model, "tuned": tuned, "packing": request.param}
+    return {"corpus": corpus, "tokens": tokens, "model": model, "tuned": tuned, "train": train}
 
 
 def batches_of(made) -> TokenBatches:
     shards = read_token_shards(made["tokens"].directory, "train")
-    return TokenBatches(
-        shards, rows=TRAIN["rows"], seq_len=TRAIN["seq_len"], seed=TRAIN["seed"], packing=made["packing"]
-    )
+    return token_batches(shards, TrainConfig(**made["train"]))
 
 
 def owners(batches) -> list[str]:
@@ -103,7 +102,7 @@ def test_content_of_steps_is_what_counting_token_by_token_gives(store, made, fir
         batch = batches.batch(step - 1)
         is_cell = batch["targets_BT"] != IGNORE_INDEX
         reads = [owner[i] for i in batch["ids_BT"][is_cell].tolist()]
-        if made["packing"] == "documents":  # the end-of-text behind a document counts as its own
+        if made["train"].get("packing") == "documents":  # the end-of-text behind a document counts as its own
             expected.update(reads)
         else:
             expected.update(dict.fromkeys(reads, 0))  # read, though perhaps not predicted here

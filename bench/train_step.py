@@ -30,8 +30,8 @@ class OneByOne:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         muon = self.optimizer.muon
-        for shape, group in muon.groups.items():
-            for weight, momentum in zip(group.values(), muon.buffers[shape], strict=True):
+        for stack in muon.groups:
+            for weight, momentum in zip(stack.weights.values(), stack.momentum_NRC, strict=True):
                 assert weight.grad is not None
                 gradient = weight.grad if weight.size(0) <= weight.size(1) else weight.grad.mT
                 momentum.lerp_(gradient, 0.05)
@@ -45,7 +45,7 @@ class OneByOne:
 def timed_step(state: TrainState, optimizer, batch, cfg: TrainConfig) -> tuple[float, float]:
     """Seconds of forward and backward, and of clipping and update."""
     start = now(state)
-    for micro in micro_batches(batch, cfg.micro_batch):
+    for micro in micro_batches(batch, cfg.micro_batch or cfg.rows):
         with precision(batch["ids_BT"].device):
             loss, _ = language_model_loss(state.model, micro)
         loss.backward()

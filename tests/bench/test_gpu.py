@@ -1,4 +1,4 @@
-"""The benchmark of the GPU walks its whole path on a CPU, so that it works the first time on a machine that is lent."""
+"""The benchmark of the GPU walks its whole path on a CPU, so that it works the first time where there is one."""
 
 import os
 import subprocess

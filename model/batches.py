@@ -27,6 +27,7 @@ from model.token_stream import TokenStream
 if TYPE_CHECKING:
     from torch import Tensor
 
+READ_AHEAD = 4096  # rows whose order is computed at once: a batch of 12 alone would cost as much
 NO_DOCUMENT = -1  # of a cell that nothing stands in
 
 
@@ -64,6 +65,7 @@ class TokenBatches:
             )
         plan = {"concatenated": Windows, "documents": PackedDocuments}[packing]
         self.plan: RowPlan = plan(self.stream, seq_len)
+        self.ahead_from, self.ahead = 0, np.zeros(0, np.int64)  # rows of the next batches, in their order
 
     @property
     def rows_an_epoch(self) -> int:
@@ -108,8 +110,16 @@ class TokenBatches:
 
     def rows_of_batches(self, first: int, last: int) -> np.ndarray:
         """Numbers of the plan's rows in the batches `first` to `last` (exclusive), in their order; int64."""
-        start, end, n_rows = self.first_row(first), self.first_row(last), self.plan.n_rows
-        parts = [np.zeros(0, np.int64)]
+        start, end = self.first_row(first), self.first_row(last)
+        if end - start >= READ_AHEAD:
+            return self.rows_of_places(start, end)
+        if not self.ahead_from <= start <= end <= self.ahead_from + len(self.ahead):
+            self.ahead_from, self.ahead = start, self.rows_of_places(start, start + READ_AHEAD)
+        return self.ahead[start - self.ahead_from : end - self.ahead_from]
+
+    def rows_of_places(self, start: int, end: int) -> np.ndarray:
+        """Numbers of the plan's rows at the places `start` to `end` (exclusive) of the order of all rows."""
+        n_rows, parts = self.plan.n_rows, [np.zeros(0, np.int64)]
         for epoch in range(start // n_rows, -(-end // n_rows)):
             before = epoch * n_rows
             inside = np.arange(max(start - before, 0), min(end - before, n_rows))

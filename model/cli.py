@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from model.config import BEST
+from model.hf.names import FAMILIES
 from model.presets import PRESETS, Preset, from_depth
 from model.recipe import changed, parsed_changes
 from model.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
@@ -50,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     size = train.add_mutually_exclusive_group()
     size.add_argument("--preset", choices=PRESETS, default="demo", help="size and plan by name; default: demo")
     size.add_argument("--depth", metavar="N", type=int, help="size and plan by the number of layers")
+    train.add_argument("--family", choices=FAMILIES, help="what its layers are made of; default: qwen3")
     train.add_argument(
         "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field; a wrong one lists them all"
     )
@@ -82,7 +84,7 @@ def run_train(args: argparse.Namespace) -> int:
 
         stop_at_end_of_input()
     preset = from_depth(args.depth) if args.depth is not None else PRESETS[args.preset]
-    preset = changed(preset, parsed_changes(args.set))
+    preset = changed(preset, parsed_changes(args.set), args.family)
     description = read_description(args.shards)
     if args.tokenizer is not None:
         check_made_by(load_tokenizer(args.tokenizer), read_token_shards(args.shards, "train"))
@@ -95,6 +97,7 @@ def _train_in_processes(args: argparse.Namespace) -> int:
     from model.launch import launch
 
     size = ["--depth", str(args.depth)] if args.depth is not None else ["--preset", args.preset]
+    size += ["--family", args.family] if args.family is not None else []
     settings = [part for setting in args.set for part in ("--set", setting)]
     tokenizer = ["--tokenizer", str(args.tokenizer)] if args.tokenizer is not None else []
     command = ["train", str(args.shards), str(args.out), *size, *settings, *tokenizer, "--until-input-ends"]

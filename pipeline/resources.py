@@ -98,6 +98,14 @@ class Mill:
         tracker.close(FINISHED)
 
 
+class MessagesOfOneWriter(dg.PipesTempFileMessageReader):
+    """Dagster 1.13 warns whoever leaves it to Dagster how many processes write: the first alone does."""
+
+    @property
+    def expected_writer_count(self) -> int:
+        return 1
+
+
 def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch:
     """Starts the processes of a training in a session of Dagster Pipes, which brings their log lines into the run's.
 
@@ -105,8 +113,8 @@ def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch
     """
 
     def launched(order: Path) -> Ended:
-        injector, reader = dg.PipesTempFileContextInjector(), dg.PipesTempFileMessageReader()
-        with dg.open_pipes_session(context, injector, reader) as session:
+        injector, operation = dg.PipesTempFileContextInjector(), context.op_execution_context
+        with dg.open_pipes_session(operation, injector, MessagesOfOneWriter()) as session:
             return launch("pipeline.training_process", [str(order)], devices, session.get_bootstrap_env_vars())
 
     return launched

@@ -10,7 +10,7 @@ torch is imported where it is used: Dagster loads this module for its config alo
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ from pipeline.stages.errors import Terminated
 from pipeline.stages.launched import tell_what_was_left, train_in_processes
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import link_or_copy
-from pipeline.stages.store import Outcome, Stage, Work
+from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 
@@ -86,6 +86,10 @@ class PretrainConfig:
         int,
         "processes that train together, each with a GPU of this machine or a share of its cores; no identity",
     ] = 1
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        "of several devices: each holds all weights (ddp), or a shard of each (fsdp); no identity",
+    ] = "ddp"
     seed: Annotated[int | None, "of initial weights and the order of the data"] = None
     checkpoint_every: Annotated[int | None, "steps between two checkpoints"] = None
     keep_checkpoints: Annotated[int | None, "how many of the newest to keep; the best is kept beside them"] = None
@@ -97,6 +101,8 @@ class PretrainConfig:
             raise ValueError(f"preset={self.preset!r} must be one of {', '.join(PRESETS)}")
         if self.devices < 1:
             raise ValueError(f"devices={self.devices} must be at least 1")
+        if self.parallel not in ("ddp", "fsdp"):
+            raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
         pretrain_recipe(self)
 
 
@@ -106,6 +112,7 @@ class ResolvedPretrain:
 
     decoder: DecoderShape
     train: TrainConfig
+    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata=NOT_IDENTITY)
 
 
 def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
@@ -113,9 +120,10 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     fit."""
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
     del changes["devices"]  # who trains decides nothing about what
+    parallel = changes.pop("parallel")
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
     preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
-    return ResolvedPretrain(decoder=preset.shape, train=preset.train)
+    return ResolvedPretrain(decoder=preset.shape, train=preset.train, parallel=parallel)
 
 
 def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:
@@ -134,7 +142,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         shards=tokens.directory,
         out=work.directory,
         decoder=cfg.decoder.with_vocab(description["vocab_size"]),
-        train=cfg.train,
+        train=dataclasses.replace(cfg.train, parallel=cfg.parallel),
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
@@ -156,7 +164,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
 
 
 PRETRAIN = Stage(
-    name="pretrain", version=1, function=pretrain, handle=Checkpoint, libraries=("torch",)
+    name="pretrain", version=2, function=pretrain, handle=Checkpoint, libraries=("torch",)
 )  # torch: another version may round otherwise
 
 

@@ -22,7 +22,7 @@ from pipeline.stages.errors import Terminated
 from pipeline.stages.launched import failures_in, write_failure
 from pipeline.stages.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
 from pipeline.stages.records import Shards, TokenizerFile
-from pipeline.stages.store import Silent, Store
+from pipeline.stages.store import Silent, Store, literals
 from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 TINY = PretrainConfig(
@@ -148,3 +148,9 @@ def test_failures_of_several_processes_the_reason_comes_before_its_consequences(
     assert (type(first), str(first)) == (ValueError, "step 7: loss nan")
     assert isinstance(second, OSError) and second.errno == 28
     assert "RuntimeError: process 0 of 3" in str(third)
+
+
+def test_parallel_is_handed_on_and_is_no_part_of_the_identity():
+    sharded = pretrain_recipe(dataclasses.replace(TINY, devices=2, parallel="fsdp"))
+    assert sharded.parallel == "fsdp"
+    assert literals(sharded) == literals(pretrain_recipe(TINY))

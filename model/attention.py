@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from model.config import DecoderConfig
 from model.kv_cache import KVCache
+from model.linear import Linear
 from model.norm import RMSNorm
 from model.rope import rotate
 
@@ -26,10 +27,10 @@ class Attention(nn.Module):
         self.d_head = cfg.d_head
         self.is_grouped = cfg.n_kv_heads != cfg.n_heads
         d_queries, d_keys = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
-        self.q_proj = nn.Linear(cfg.d_model, d_queries, bias=cfg.qkv_bias)
-        self.k_proj = nn.Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
-        self.v_proj = nn.Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
-        self.o_proj = nn.Linear(d_queries, cfg.d_model, bias=cfg.output_bias)
+        self.q_proj = Linear(cfg.d_model, d_queries, bias=cfg.qkv_bias)
+        self.k_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
+        self.v_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
+        self.o_proj = Linear(d_queries, cfg.d_model, bias=cfg.output_bias)
         self.q_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
 

@@ -10,13 +10,13 @@ Legend: B batch, T position, S key position, D d_model, K d_head, V vocab.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from model.attention import RotaryTables, visibility
 from model.block import Block
 from model.config import DecoderConfig
 from model.kv_cache import KVCache
+from model.linear import Linear
 from model.norm import new_norm
 from model.rope import rotary_tables
 
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.model = Trunk(cfg)
-        self.lm_head = nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.lm_head = Linear(cfg.d_model, cfg.vocab_size, bias=False)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """Logits (B, T, V) of the token that follows each of `ids`; arguments and errors as in Trunk.forward."""
         x_BTD = self.trunk(ids_BT, cache=cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
-        return F.linear(x_BTD, self.lm_head.weight)
+        return self.lm_head(x_BTD)
 
     def new_cache(self, n_rows: int, max_len: int | None = None) -> KVCache:
         """An empty cache for `n_rows` rows of at most `max_len` tokens, max_seq_len where that is None."""

@@ -1,0 +1,83 @@
+"""The linear layer, and matrix products by the faster of two libraries on the CPU.
+
+In: (..., I) and a weight (O, I). Out: (..., O) = x W^T + b.
+
+torch multiplies float32 matrices with MKL, which keeps to 256-bit instructions on CPUs that are not Intel's. oneDNN
+lies in the same torch and takes 512-bit ones wherever they are: about twice the speed, forward and backward
+(bench/decoder.py). It computes float32 too, in another order of summation. The choice depends on the CPU and the
+sizes alone, so that a resumed run makes it again.
+
+Legend: N rows (all leading dimensions), I and O width in and out.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+LEAST_MULTIPLICATIONS = 2**20  # below, oneDNN's start (about 10 microseconds) costs more than it saves
+
+
+class Linear(nn.Linear):
+    """nn.Linear, the same weights under the same names."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b with gradients; x (..., I)."""
+    if not is_for_onednn(x_NI, weight_OI):
+        return F.linear(x_NI, weight_OI, bias_O)
+    rows_NI = x_NI.reshape(-1, x_NI.size(-1))
+    return _OneDnnLinear.apply(rows_NI, weight_OI, bias_O).view(*x_NI.shape[:-1], weight_OI.size(0))  # type: ignore[union-attr]
+
+
+def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
+    """a b^T, (N, O), of two matrices without gradients: for use under no_grad or in an autograd.Function."""
+    return _onednn(a_NI, b_OI, None) if is_for_onednn(a_NI, b_OI) else a_NI @ b_OI.mT
+
+
+def is_for_onednn(x_NI: Tensor, weight_OI: Tensor) -> bool:
+    """Whether both are float32 on a CPU with 512-bit instructions, and large enough to gain."""
+    return (
+        x_NI.device.type == "cpu"
+        and x_NI.dtype is weight_OI.dtype is torch.float32
+        and HAS_FAST_ONEDNN
+        and x_NI.numel() * weight_OI.size(0) >= LEAST_MULTIPLICATIONS
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
+def _has_fast_onednn() -> bool:
+    is_there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return is_there and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+HAS_FAST_ONEDNN = _has_fast_onednn()
+
+
+def _onednn(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    # the one float32 product of oneDNN that torch offers; its compiler uses it, and it has no gradient of its own
+    return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, bias_O, "none", [], "")
+
+
+class _OneDnnLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x_NI, weight_OI)
+        return _onednn(x_NI, weight_OI, bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_NO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_NI, weight_OI = ctx.saved_tensors
+        gradient_NO = gradient_NO.contiguous()
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _onednn(gradient_NO, weight_OI.mT, None) if needs_x else None,
+            _onednn(gradient_NO.mT, x_NI.mT, None) if needs_weight else None,
+            gradient_NO.sum(dim=0) if needs_bias else None,
+        )

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.config import DecoderConfig, TrainConfig, decoder_config
+from model.config import HOW, DecoderConfig, TrainConfig, decoder_config
 from model.decoder import Decoder
 from model.distributed import is_main, local, part_of, whole
 from model.heads import SequenceClassifier
@@ -34,9 +34,6 @@ from model.train import TrainState
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 COMPLETE, VALUES = "complete.json", "values.json"
 RNG_PREFIX = "rng."
-FREE_TO_CHANGE = (  # between a run and its resume: how it computes, not what
-    "parallel", "micro_batch", "activation_checkpointing", "compile", "n_threads", "log_every", "keep_checkpoints",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +92,7 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig) -> Resume
     made_with = TrainConfig(**about["train"])
     for field in dataclasses.fields(TrainConfig):
         was, is_now = getattr(made_with, field.name), getattr(cfg, field.name)
-        if field.name not in FREE_TO_CHANGE and was != is_now:
+        if field.metadata != HOW and was != is_now:
             raise ValueError(
                 f"{folder} was made with {field.name}={was}, now it is {is_now}: a run cannot change half-way;"
                 " train in another folder"

@@ -6,7 +6,7 @@ fingerprint can be made of them for nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 Schedule = Literal["warmup_stable_decay", "cosine", "linear"]
@@ -139,16 +139,26 @@ def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
         raise ValueError(f"not the config of a decoder: {error}") from error
 
 
+HOW = {"identity": False}  # metadata of a field that says how a run computes, and not what it is
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """How a model is trained. A step is one global batch of `rows` rows and one update of the weights."""
+    """How a model is trained. A step is one global batch of `rows` rows and one update of the weights.
+
+    Fields with HOW may change between a run and its resume, and do not count when two runs are told apart: a training
+    that ran out of memory goes on with a smaller micro_batch. Only roundings depend on them.
+    """
 
     n_steps: int
     rows: int  # rows of a global batch
     seq_len: int  # tokens a row
-    micro_batch: int | None = None  # rows that pass through the model at once; divides rows; None = as memory allows
-    activation_checkpointing: bool = False  # keep only inputs of layers for backward: less memory, a third slower
-    compile: bool | None = None  # torch.compile of the layers; None = on CUDA, where it works
+    # rows that pass through the model at once; divides rows; None = as memory allows
+    micro_batch: int | None = field(default=None, metadata=HOW)
+    # keep only inputs of layers for backward: less memory, a third slower
+    activation_checkpointing: bool = field(default=False, metadata=HOW)
+    # torch.compile of the layers; None = on CUDA, where it works
+    compile: bool | None = field(default=None, metadata=HOW)
     muon_lr: float | None = 0.03  # peak, hidden matrices; None = AdamW for every weight
     adamw_lr: float = 0.008  # peak; embedding, norms, head
     muon_momentum: float = 0.95  # https://kellerjordan.github.io/posts/muon
@@ -169,12 +179,15 @@ class TrainConfig:
     packing: Packing = "concatenated"  # rows are windows of all text, or whole pieces of documents (model/packing.py)
     document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
     checkpoint_every: int = 250  # steps
-    keep_checkpoints: int = 2  # the newest so many, and the best one beside them
+    keep_checkpoints: int = field(default=2, metadata=HOW)  # the newest so many, and the best one beside them
     validate_every: int = 250  # steps; the last step is always validated
     n_validation_batches: int = 16  # of `rows` rows each
-    log_every: int = 1  # steps between two reads of loss and norm from the device; every step is reported
-    parallel: Literal["ddp", "fsdp"] = "ddp"  # of several processes: each holds all weights, or a shard of each
-    n_threads: int | None = None  # CPU threads; None = chosen once and stored in the checkpoint
+    # steps between two reads of loss and norm from the device; every step is reported
+    log_every: int = field(default=1, metadata=HOW)
+    # of several processes: each holds all weights, or a shard of each
+    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata=HOW)
+    # CPU threads; None = chosen once and stored in the checkpoint
+    n_threads: int | None = field(default=None, metadata=HOW)
 
     def __post_init__(self) -> None:
         at_least_one = ("n_steps", "rows", "seq_len", "micro_batch", "checkpoint_every", "keep_checkpoints")

@@ -217,7 +217,7 @@ def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work)
 
 
 FINETUNE = Stage(
-    name="finetune", version=1, function=finetune, handle=Checkpoint, libraries=("torch",)
+    name="finetune", version=2, function=finetune, handle=Checkpoint, libraries=("torch",)
 )  # torch: another version may round otherwise
 
 

@@ -24,7 +24,7 @@ from pipeline.stages.pretrain import (
     resolve,
 )
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
-from pipeline.stages.store import Store
+from pipeline.stages.store import Store, recipe_of
 from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 TINY = PretrainConfig(
@@ -249,3 +249,11 @@ def test_stage_module_is_cheap_to_import():
     code = "import sys, pipeline.stages.pretrain; print('torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "False"
+
+
+def test_recipe_is_no_other_for_how_it_is_computed():
+    """So that a training that ran out of memory goes on, in the same folder, with what its message says to change."""
+    plain = recipe_of(PRETRAIN, pretrain_recipe(PretrainConfig()))
+    how = PretrainConfig(micro_batch=2, activation_checkpointing=True, parallel="fsdp", devices=2, keep_checkpoints=1)
+    assert recipe_of(PRETRAIN, pretrain_recipe(how)) == plain
+    assert recipe_of(PRETRAIN, pretrain_recipe(PretrainConfig(rows=16))) != plain

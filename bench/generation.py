@@ -1,0 +1,195 @@
+"""Tokens a second of `model.generate` beside transformers' `generate` with the same weights.
+
+In: --model, a folder with a trained decoder (default: random weights only), --prompt, --tokens, --repeats. Out:
+Markdown tables, printed.
+
+- speed: the same prompts, the same number of new tokens, float32, greedy and sampled (temperature 0.8, top 50),
+  with batches of 1 and of 8, in one process. Both take turns; a figure is the median of --repeats turns. Greedy text
+  must be the same, and the run says for how many tokens it is (two roundings may settle a tie differently).
+- padded: the 8 prompts have lengths from a quarter of --prompt up to it.
+- cache: ours with the cache and without it; the same text, or the run ends with an error.
+- first token: seconds until the first token of a row is there, which is the price of reading the prompt.
+
+    python -m bench.generation [--model DIR] [--prompt 64] [--tokens 64] [--repeats 9]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.machine import machine
+from model.checkpoint import load_decoder
+from model.config import DecoderConfig
+from model.decoder import Decoder
+from model.generate import generate, tokens
+from model.sample_config import SampleConfig
+
+BATCHES = (1, 8)
+TARGET = 1.5  # times the tokens a second of transformers
+RANDOM = DecoderConfig(
+    vocab_size=8192, n_layers=8, n_heads=8, n_kv_heads=8, d_model=512, d_head=64, d_ff=1408, max_seq_len=512
+)
+Prompts = list[list[int]]
+
+
+def random_decoder(cfg: DecoderConfig) -> Decoder:
+    """Speed does not depend on the weights, but they should not write one token for ever."""
+    generator = torch.Generator().manual_seed(0)
+    model = Decoder(cfg).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.normal_(std=weight.size(1) ** -0.5, generator=generator)
+    return model
+
+
+def peer_of(model: Decoder) -> Any:
+    """transformers' model with the same weights. Ours carry its names, so that strict loading checks all of them."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    cfg = model.cfg
+    config = Qwen3Config(
+        vocab_size=cfg.vocab_size,
+        num_hidden_layers=cfg.n_layers,
+        num_attention_heads=cfg.n_heads,
+        num_key_value_heads=cfg.n_kv_heads,
+        hidden_size=cfg.d_model,
+        head_dim=cfg.d_head,
+        intermediate_size=cfg.d_ff,
+        max_position_embeddings=cfg.max_seq_len,
+        rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_theta},
+        rms_norm_eps=cfg.norm_eps,
+        tie_word_embeddings=cfg.tie_embeddings,
+    )
+    peer = Qwen3ForCausalLM(config).eval()
+    peer.load_state_dict(model.state_dict())
+    return peer
+
+
+def their_tokens(peer: Any, prompts: Prompts, cfg: SampleConfig) -> Prompts:
+    longest = max(map(len, prompts))
+    ids_BT = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask_BT = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    sampling = {"do_sample": False}
+    if cfg.temperature:
+        sampling = {"do_sample": True, "temperature": cfg.temperature, "top_k": cfg.top_k}
+    out_BT = peer.generate(
+        ids_BT,
+        attention_mask=mask_BT,
+        max_new_tokens=cfg.max_new_tokens,
+        use_cache=True,
+        eos_token_id=None,
+        pad_token_id=0,
+        **sampling,
+    )
+    return out_BT[:, longest:].tolist()
+
+
+def prompts_of(n: int, length: int, vocab_size: int, *, padded: bool = False) -> Prompts:
+    generator = torch.Generator().manual_seed(1)
+    lengths = [max(1, length * (row + n // 3) // (n - 1 + n // 3)) if padded else length for row in range(n)]
+    return [torch.randint(0, vocab_size, (size,), generator=generator).tolist() for size in lengths]
+
+
+def in_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each; one turn of all to warm up is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def n_equal(ours: Prompts, theirs: Prompts) -> int:
+    """Tokens until each row first differs, added up."""
+    total = 0
+    for one, other in zip(ours, theirs, strict=True):
+        total += next(
+            (place for place, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1), len(one)
+        )
+    return total
+
+
+def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
+    peer = peer_of(model)
+    greedy = SampleConfig(max_new_tokens=args.tokens, temperature=0)
+    sampled = SampleConfig(max_new_tokens=args.tokens, temperature=0.8, top_k=50)
+    for batch, padded in [(1, False), (8, False), (8, True)]:
+        prompts = prompts_of(batch, args.prompt, model.cfg.vocab_size, padded=padded)
+        for kind, cfg in (("greedy", greedy), ("sampled", sampled)):
+            seconds = in_turns(
+                {
+                    "ours": lambda prompts=prompts, cfg=cfg: generate(model, prompts, cfg),
+                    "theirs": lambda prompts=prompts, cfg=cfg: their_tokens(peer, prompts, cfg),
+                },
+                args.repeats,
+            )
+            n = batch * args.tokens
+            same = "-"
+            if kind == "greedy":
+                same = f"{n_equal(generate(model, prompts, cfg), their_tokens(peer, prompts, cfg)):,} of {n:,}"
+            print(
+                f"| {name} | {batch}{' padded' if padded else ''} | {kind} | {n / seconds['ours']:,.0f} |"
+                f" {n / seconds['theirs']:,.0f} | {seconds['theirs'] / seconds['ours']:.2f} | {same} |",
+                flush=True,
+            )
+
+
+def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
+    cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
+    for batch in BATCHES:
+        prompts = prompts_of(batch, args.prompt, model.cfg.vocab_size)
+        if generate(model, prompts, cfg) != generate(model, prompts, cfg, use_cache=False):
+            raise SystemExit(f"{name}, batch {batch}: text with the cache differs from text without it")
+        seconds = in_turns(
+            {
+                "with": lambda prompts=prompts: generate(model, prompts, cfg),
+                "without": lambda prompts=prompts: generate(model, prompts, cfg, use_cache=False),
+                "first": lambda prompts=prompts: next(tokens(model, prompts, cfg)),
+            },
+            args.repeats,
+        )
+        n = batch * args.tokens
+        print(
+            f"| {name} | {batch} | {n / seconds['with']:,.0f} | {n / seconds['without']:,.0f} |"
+            f" {seconds['without'] / seconds['with']:.1f} | {seconds['first'] * 1e3:.1f} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, metavar="DIR")
+    parser.add_argument("--prompt", type=int, default=64, metavar="TOKENS")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="new ones a row")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    models = {} if args.model is None else {"trained": load_decoder(args.model)}
+    models["random"] = random_decoder(RANDOM)
+    print(machine(1))
+    print(f"{args.threads} threads, prompts of {args.prompt} tokens, {args.tokens} new ones a row, float32.\n")
+    for name, model in models.items():
+        cfg = model.cfg
+        print(f"{name}: {cfg.n_layers} layers, {cfg.d_model} wide, vocabulary {cfg.vocab_size:,}.")
+    print("\n| model | batch | draw | ours, tokens/s | transformers, tokens/s | ratio | same greedy tokens |")
+    print("|---|---|---|---:|---:|---:|---:|")
+    for name, model in models.items():
+        speed_rows(name, model, args)
+    print("\n| model | batch | with cache, tokens/s | without | ratio | first token after, ms |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, model in models.items():
+        cache_rows(name, model, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -134,9 +134,10 @@ def share(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     return {name: tensor[first:end] for name, tensor in batch.items()}
 
 
-def check_shares(n_rows: int, cfg: TrainConfig) -> None:
-    """ValueError when a global batch of `n_rows` rows cannot be shared out among the processes of the group."""
-    size, micro_batch = (dist.get_world_size() if in_group() else 1), cfg.micro_batch or n_rows
+def check_shares(n_rows: int, cfg: TrainConfig, size: int | None = None) -> None:
+    """ValueError when a global batch of `n_rows` rows cannot be shared out among `size` processes (the group's)."""
+    size = size or (dist.get_world_size() if in_group() else 1)
+    micro_batch = cfg.micro_batch or n_rows
     if n_rows < size:
         raise ValueError(f"rows={n_rows} leave some of {size} processes without a row; start at most {n_rows}")
     most, least = (-(-n // micro_batch) for n in (-(-n_rows // size), n_rows // size))

@@ -2,7 +2,7 @@
 
 The run has a warmup, a stable part, a decay, and passes its data several times. A child process kills itself at an
 exact place: while it tells of a step, at the n-th flush to disk (which lies inside the writing of a checkpoint), or
-right after the n-th rename (which lies between a checkpoint's rename and its record).
+right after the n-th rename (which lies between a checkpoint's rename and its record), or after n milliseconds.
 """
 
 import json
@@ -89,7 +89,7 @@ spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
 killed = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(killed)
 where, n = sys.argv[3].split(":")
-left = int(n)
+left = n_of_place = int(n)
 
 def counted(function, before):
     def call(*args, **kwargs):
@@ -105,6 +105,8 @@ def counted(function, before):
 
 if where == "told":
     killed.Notebook.metrics = counted(killed.Notebook.metrics, before=False)
+elif where == "moment":
+    signal.setitimer(signal.ITIMER_REAL, n_of_place / 1000)  # nobody handles SIGALRM: the process is gone at once
 else:
     setattr(os, where, counted(getattr(os, where), before=where == "fsync"))
 killed.train(Path(sys.argv[2]))
@@ -121,7 +123,7 @@ def kill(directory: Path, where: str) -> None:
         text=True,
         check=False,
     )
-    assert answer.returncode in (-signal.SIGKILL, 0), answer.stderr
+    assert answer.returncode in (-signal.SIGKILL, -signal.SIGALRM, 0), answer.stderr
 
 
 def result(directory: Path) -> dict[str, object]:
@@ -214,15 +216,14 @@ def test_run_killed_between_two_checkpoints_ends_bit_identical(directory_killed,
 
 
 @pytest.mark.slow
-def test_run_killed_twenty_times_at_random_places_ends_bit_identical(directory, uninterrupted):
+@pytest.mark.timeout(1800)  # 21 starts of Python and torch
+def test_run_killed_twenty_times_at_random_places_and_moments_ends_bit_identical(directory, uninterrupted):
     draw = random.Random(1)
     for _ in range(20):
-        kill(
-            directory,
-            draw.choice(
-                [f"told:{draw.randint(1, 15)}", f"fsync:{draw.randint(1, 40)}", f"replace:{draw.randint(1, 9)}"]
-            ),
-        )
+        places = (f"told:{draw.randint(1, 4)}", f"fsync:{draw.randint(1, 14)}", f"replace:{draw.randint(1, 4)}")
+        kill(directory, draw.choice([*places, *[f"moment:{draw.randint(1, 300)}"] * 3]))
+    steps = [int(line.split()[0]) for line in (directory / "heard").read_text().splitlines()]
+    assert len(complete_checkpoints(directory / "run" / "checkpoints")) > 0 and max(steps) < 40  # kills did hit
     train(directory)
     assert_same(directory, uninterrupted)
 

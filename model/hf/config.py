@@ -5,6 +5,7 @@ DecoderConfig; or the reverse, in a form that both versions read. What our decod
 name of the field; switches that no family has are refused by the names of the switches.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,11 +139,9 @@ def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     given = {**family.defaults, **config}
     sizes = {ours: given[theirs] for ours, theirs in family.sizes.items() if given.get(theirs) is not None}
     for ours, value in sizes.items():
-        expected = _type_of(ours)
-        if not isinstance(value, int | float) or isinstance(value, bool) != (expected is bool):
-            kind = "true or false" if expected is bool else "a number"
-            raise ValueError(f"{family.sizes[ours]}={value!r} must be {kind}")
-        if expected is int and value != int(value):
+        if _type_of(ours) is bool and not isinstance(value, bool):
+            raise ValueError(f"{family.sizes[ours]}={value!r} must be true or false")
+        if _type_of(ours) is not bool and _number(family.sizes[ours], value) != value // 1 and _type_of(ours) is int:
             raise ValueError(f"{family.sizes[ours]}={value!r} must be a whole number")
     sizes = {ours: _type_of(ours)(value) for ours, value in sizes.items()}
     if sizes.get("n_heads") and "d_model" in sizes:  # transformers' rules for a null
@@ -163,15 +162,21 @@ def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) ->
     """sliding_window and sliding_layers of our config."""
     kinds = config.get("layer_types")
     if kinds is not None:
+        if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+            raise ValueError(f"layer_types={kinds!r} must be a list of names")
         if unknown := sorted(set(kinds) - {FULL, SLIDING}):
             raise ValueError(f"layer_types holds {unknown[0]!r}, which is not supported, only {FULL!r}, {SLIDING!r}")
         if len(kinds) != n_layers:
             raise ValueError(f"layer_types has {len(kinds)} entries, num_hidden_layers is {n_layers}")
     window = config.get("sliding_window", family.defaults.get("sliding_window"))
+    for name, value in (("sliding_window", window), ("max_window_layers", config.get("max_window_layers"))):
+        if value is not None and type(value) is not int:
+            raise ValueError(f"{name}={value!r} must be a whole number")
     if family.window == "layer_types":
         window = window if config.get("use_sliding_window") else None
         if kinds is None:
-            first = config.get("max_window_layers", n_layers) if window is not None else n_layers
+            first = config.get("max_window_layers", family.defaults["max_window_layers"])
+            first = n_layers if first is None or window is None else first
             kinds = [SLIDING if layer >= first else FULL for layer in range(n_layers)]
     else:
         expected = SLIDING if family.window == "every_layer" and window is not None else FULL
@@ -190,16 +195,24 @@ def _rope_from_hf(config: Mapping[str, Any], max_seq_len: int) -> dict[str, Any]
     if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
         raise ValueError("rope_parameters: one setting a kind of layer is not supported, only one for all")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta") or config.get("rope_theta") or ROPE_THETA
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
+    theta = _number("rope_theta", rope.get("rope_theta") or config.get("rope_theta") or ROPE_THETA)
+    if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):
         raise ValueError(f"partial_rotary_factor={rope['partial_rotary_factor']} is not supported, only 1.0")
     if kind == "default":
-        return {"rope_theta": float(theta)}
+        return {"rope_theta": theta}
     if kind not in ("linear", "llama3"):
         raise ValueError(f"rope_type={kind!r} is not supported, only 'default', 'linear', 'llama3'")
     names = LLAMA3_SCALING if kind == "llama3" else {"factor": "factor"}
     given = {"original_max_position_embeddings": max_seq_len, **rope}  # transformers' default
     if missing := [theirs for theirs in names.values() if theirs not in given]:
         raise ValueError(f"rope_parameters lacks {', '.join(missing)}, which rope_type={kind!r} needs")
-    scaling = RopeScaling(kind=kind, **{ours: given[theirs] for ours, theirs in names.items()})
-    return {"rope_theta": float(theta), "rope_scaling": scaling}
+    values: dict[str, Any] = {ours: _number(theirs, given[theirs]) for ours, theirs in names.items()}
+    if "original_max_seq_len" in values:
+        values["original_max_seq_len"] = int(values["original_max_seq_len"])
+    return {"rope_theta": theta, "rope_scaling": RopeScaling(kind=kind, **values)}
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be a number")
+    return float(value)

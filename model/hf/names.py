@@ -70,6 +70,7 @@ GPT2_SIZES = {
 LLAMA_SWITCHES = {"norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
 NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
 LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+QWEN_DEFAULTS = {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 SILU = {"hidden_act": ("silu", "swish")}
 LAYER = "model.layers.{}."
 GPT2_LAYER = "transformer.h.{}."
@@ -137,7 +138,7 @@ QWEN3 = Family(
     switches={**LLAMA_SWITCHES, "qk_norm": True, "mlp_bias": False},
     flags={"attention_bias": ("qkv_bias", "output_bias")},
     fixed=SILU,
-    defaults={"head_dim": 128, "num_key_value_heads": 32, **LLAMA_DEFAULTS},
+    defaults={**QWEN_DEFAULTS, "head_dim": 128},
     window="layer_types",
 )
 QWEN2 = Family(
@@ -147,7 +148,7 @@ QWEN2 = Family(
     sizes=LLAMA_SIZES,
     switches={**LLAMA_SWITCHES, "qkv_bias": True, "output_bias": False, "mlp_bias": False},
     fixed=SILU,
-    defaults={"num_key_value_heads": 32, **LLAMA_DEFAULTS},
+    defaults=QWEN_DEFAULTS,
     window="layer_types",
 )
 MISTRAL = Family(

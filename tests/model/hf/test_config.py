@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from model.config import DecoderConfig, RopeScaling
@@ -275,3 +277,27 @@ def test_config_of_a_classifier_names_its_labels(decoders):
     config = config_to_hf(decoders["qwen3"], labels=("glad", "sad"))
     assert config["architectures"] == ["Qwen3ForSequenceClassification"]
     assert config["id2label"] == {"0": "glad", "1": "sad"}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 200) | st.floats() | st.sampled_from(["", "24", "llama3", "default"]),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(["rope_type", "factor", "rope_theta", "low_freq_factor", "high_freq_factor", "x"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_config_with_any_value_in_any_field_is_read_or_refused_with_a_value_error(decoders, data):
+    config = config_to_hf(decoders[data.draw(st.sampled_from(sorted(decoders)))])
+    for name in data.draw(st.lists(st.sampled_from(sorted(config)), min_size=1, max_size=3)):
+        config[name] = data.draw(JSON)
+    try:
+        assert isinstance(config_from_hf(config), DecoderConfig)
+    except ValueError as error:
+        assert str(error)

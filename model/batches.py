@@ -49,13 +49,16 @@ class TokenBatches:
         packing: Packing = "concatenated",
         document_mask: bool = False,
         warmup_rows: Sequence[int] = (),
+        vocab_size: int | None = None,
     ) -> None:
         """`rows` a batch, after the first ones, which have `warmup_rows`.
 
-        Raises ValueError when the shards do not hold a single row.
+        With a `vocab_size`, `batch` refuses a token id that is not below it: the model would fail without a word of
+        where it is, or read memory of something else. Raises ValueError when the shards do not hold a single row.
         """
         self.stream = TokenStream(shards)
         self.rows, self.seq_len, self.seed, self.document_mask = rows, seq_len, seed, document_mask
+        self.vocab_size = vocab_size
         self.warmup = np.concatenate([[0], np.cumsum(np.array(warmup_rows, np.int64))])
         n_tokens = self.stream.n_tokens
         if n_tokens - 1 < seq_len:
@@ -98,10 +101,26 @@ class TokenBatches:
             ids[cell : cell + length], targets[cell : cell + length] = tokens[:-1], tokens[1:]
             if self.document_mask:
                 documents[cell : cell + length], positions[cell : cell + length] = number, count[:length]
+        if self.vocab_size is not None and max(ids.max(), targets.max()) >= self.vocab_size:
+            raise ValueError(self.foreign_token(k, pieces, self.vocab_size))
         named = {"ids_BT": ids, "targets_BT": targets}
         if self.document_mask:
             named |= {"documents_BT": documents, "positions_BT": positions}
         return {name: torch.from_numpy(values).view(shape) for name, values in named.items()}
+
+    def foreign_token(self, k: int, pieces: Pieces, vocab_size: int) -> str:
+        """Where the first token of global batch `k` lies that is none of the vocabulary."""
+        bounds = zip(pieces.starts.tolist(), (pieces.starts + pieces.lengths + 1).tolist(), strict=True)
+        stretches = ((start, self.stream.tokens(start, end)) for start, end in bounds)
+        start, tokens = next((start, tokens) for start, tokens in stretches if tokens.max() >= vocab_size)
+        first = int((tokens >= vocab_size).argmax())
+        place, token = start + first, int(tokens[first])
+        (document,) = self.stream.document_ids(self.stream.documents_at(np.array([place])))
+        return (
+            f"{self.stream.shard_of(place).path}: document {document} holds the token id {token} (in"
+            f" global batch {k}), outside 0 to {vocab_size - 1}, the ids of the vocabulary: the shard is damaged,"
+            " or of another tokenizer; tokenise again"
+        )
 
     def first_row(self, k: int) -> int:
         """Rows read before global batch `k`."""
@@ -161,8 +180,8 @@ class TokenBatches:
         return 1 + np.where(places < self.warmup[-1], np.searchsorted(self.warmup, places, side="right") - 1, later)
 
 
-def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig) -> TokenBatches:
-    """The batches that a training by `cfg` reads."""
+def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: int | None = None) -> TokenBatches:
+    """The batches that a training by `cfg` reads; `vocab_size` of the model, to refuse tokens that are none."""
     return TokenBatches(
         shards,
         rows=cfg.rows,
@@ -171,6 +190,7 @@ def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig) -> TokenBatche
         packing=cfg.packing,
         document_mask=cfg.document_mask,
         warmup_rows=warmup_rows(cfg),
+        vocab_size=vocab_size,
     )
 
 

@@ -191,11 +191,12 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
     if not path.exists():
         raise ValueError(f"{directory} is not the folder of a model: it has no {CONFIG}")
     description = read_json(path)
-    if description.get("kind") != kind:
-        raise ValueError(f"{path}: holds a {description.get('kind')!r}, expected a {kind!r}")
+    found = description.get("kind") if isinstance(description, dict) else type(description).__name__
+    if found != kind:
+        raise ValueError(f"{path}: holds a {found!r}, expected a {kind!r}")
     try:
         return decoder_config(description["model"]), description
-    except ValueError as error:
+    except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: not a config of this version ({error})") from error
 
 

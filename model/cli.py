@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest")
     sample.add_argument("--top-k", metavar="K", type=int, help="of the likeliest tokens; default: all")
     sample.add_argument("--top-p", metavar="P", type=float, default=0.95, help="of the probability; default: 0.95")
+    sample.add_argument("--keep-prompt-end", action="store_true", help="read the end of a prompt that is too long")
     sample.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
     sample.set_defaults(run=run_sample)
     evaluate = commands.add_parser("evaluate", help="bits per byte and perplexity on held-out documents")
@@ -158,7 +159,7 @@ class Printed:
 def run_sample(args: argparse.Namespace) -> int:
     from model.checkpoint import load_decoder
     from model.generate import stream_text
-    from model.sampling import SampleConfig
+    from model.sample_config import SampleConfig
 
     decoder = load_decoder(args.model)
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
@@ -169,6 +170,7 @@ def run_sample(args: argparse.Namespace) -> int:
         top_p=args.top_p,
         stop_ids=(tokenizer.end_of_text,),
         seed=args.seed,
+        keep_prompt_end=args.keep_prompt_end,
     )
     prompt = [tokenizer.end_of_text, *tokenizer.encode(args.prompt)]
     pieces = stream_text(decoder, [prompt], cfg, tokenizer.decode_bytes)

@@ -24,7 +24,7 @@ from model.batches import Batches
 from model.decoder import Decoder
 from model.distributed import share, total
 from model.loss import IGNORE_INDEX, LossFunction
-from model.token_shards import TokenShard
+from model.token_shards import TokenShard, check_vocabulary
 from model.train import micro_batches, precision
 
 
@@ -81,6 +81,7 @@ def document_losses(
     stride = max(1, max_seq_len // 2) if stride is None else stride
     if not 1 <= stride <= max_seq_len:
         raise ValueError(f"stride={stride} must lie between 1 and max_seq_len={max_seq_len}")
+    check_vocabulary(shards, model.cfg.vocab_size)
     texts = [shard.tokens[a:b] for shard in shards for a, b in zip(shard.offsets, shard.offsets[1:], strict=False)]
     windows = [w for i, text in enumerate(texts) for w in windows_of_document(i, len(text), max_seq_len, stride)]
     windows.sort(key=lambda window: window.end - window.start)  # rows of like length: little padding

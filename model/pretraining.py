@@ -108,19 +108,21 @@ def job_of(plan: Pretraining) -> Job:
         model=new_decoder(plan.decoder, plan.train.seed).to(training_device()),
         cfg=plan.train,
         description=describe(plan.decoder),
-        batches=training_batches(plan.shards, plan.train),
-        validate=validation(read_token_shards(plan.shards, "validation"), plan.train),
+        batches=training_batches(plan),
+        validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.decoder.vocab_size),
         best=BEST,
         made_from=plan.made_from,
     )
 
 
-def training_batches(shards: Path, train: TrainConfig) -> TokenBatches:
+def training_batches(plan: Pretraining) -> TokenBatches:
     """The batches of the train split. ValueError where it does not hold a row."""
-    return token_batches(read_token_shards(shards, "train"), train)
+    return token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.decoder.vocab_size)
 
 
-def validation(shards: Sequence[TokenShard], train: TrainConfig) -> Callable[[nn.Module], Mapping[str, float]] | None:
+def validation(
+    shards: Sequence[TokenShard], train: TrainConfig, vocab_size: int
+) -> Callable[[nn.Module], Mapping[str, float]] | None:
     """A function of the model that gives validation_loss (nats a token) and validation_bits_per_byte, over the
     same windows each time; None when the split is too small for one window.
 
@@ -131,9 +133,10 @@ def validation(shards: Sequence[TokenShard], train: TrainConfig) -> Callable[[nn
     n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
     if n_tokens - 1 < train.seq_len:
         return None
-    alike = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
-    n_rows = TokenBatches(shards, rows=1, **alike).rows_an_epoch
-    batches = TokenBatches(shards, rows=min(train.rows, n_rows), **alike)
+    same: dict[str, Any] = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
+    same["vocab_size"] = vocab_size
+    n_rows = TokenBatches(shards, rows=1, **same).rows_an_epoch
+    batches = TokenBatches(shards, rows=min(train.rows, n_rows), **same)
     n_batches = min(train.n_validation_batches, n_rows // batches.rows)
 
     def validate(model: nn.Module) -> dict[str, float]:
@@ -151,7 +154,7 @@ def measures(plan: Pretraining) -> dict[str, float]:
     validations = [line for line in curve if BEST in line]
     sizes = {
         "tokens": plan.n_tokens,
-        "epochs": plan.n_tokens / (training_batches(plan.shards, plan.train).rows_an_epoch * plan.train.seq_len),
+        "epochs": plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len),
         "parameters": n_parameters(plan.decoder),
         "flops": plan.n_tokens * flops_a_token(plan.decoder, plan.train.seq_len),
         "training_loss": float(np.mean([line["loss"] for line in last])),

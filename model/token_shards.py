@@ -104,6 +104,16 @@ def read_token_shards(directory: Path, split: str) -> list[TokenShard]:
     return [read_token_shard(path) for path in sorted((directory / split).glob("*.arrow"))]
 
 
+def check_vocabulary(shards: Sequence[TokenShard], vocab_size: int) -> None:
+    """Reads all tokens. ValueError names the first shard with one that is not below `vocab_size`."""
+    for shard in shards:
+        if len(shard.tokens) and int(shard.tokens.max()) >= vocab_size:
+            raise ValueError(
+                f"{shard.path} holds the token id {int(shard.tokens.max())}, outside 0 to {vocab_size - 1}, the"
+                " ids of the vocabulary: the shard is damaged, or of another tokenizer; tokenise again"
+            )
+
+
 def read_description(directory: Path) -> dict[str, Any]:
     """tokens.json of a folder of token shards. ValueError when there is none, or what training needs is not in it."""
     path = directory / DESCRIPTION

@@ -43,6 +43,10 @@ class TokenStream:
             start, number = stop, number + 1
         return np.concatenate(parts)
 
+    def shard_of(self, position: int) -> TokenShard:
+        """The shard that the token at `position` lies in."""
+        return self.shards[bisect_right(self.starts, position) - 1]
+
     def documents_at(self, positions: np.ndarray) -> np.ndarray:
         """Numbers of the documents that the tokens at `positions` belong to, counted through all shards; int64."""
         return np.searchsorted(self.borders, positions, side="right") - 1

@@ -35,6 +35,7 @@ from model.batches import token_batches
 from model.config import DecoderShape, TrainConfig
 from model.decoder import new_decoder
 from model.evaluate import document_losses
+from model.presets import from_depth
 from model.token_shards import TokenShard, read_description, read_token_shard, read_token_shards, write_token_shard
 from model.train import new_state, train_step
 
@@ -140,11 +141,15 @@ def words(folder: Path) -> Text:
 
 
 def ours(text: Text, changes: Mapping[str, Any]) -> Run:
-    """Our decoder and engine, with `changes` to the base's shape and training."""
-    names = {"seed", "duel", "ema"} | {field.name for part in text.base for field in dataclasses.fields(part)}
+    """Our decoder and engine, with `changes` to the base's shape and training; `depth` makes the dial the base."""
+    names = {"seed", "duel", "ema", "depth"} | {
+        field.name for part in text.base for field in dataclasses.fields(part)
+    }
     if unknown := sorted(changes.keys() - names):
-        raise ValueError(f"--trial: {unknown[0]} is not a field of DecoderShape or TrainConfig, nor ema")
-    shape, train = (_replaced(part, changes) for part in text.base)
+        raise ValueError(f"--trial: {unknown[0]} is not a field of DecoderShape or TrainConfig, nor ema or depth")
+    preset = from_depth(changes["depth"]) if "depth" in changes else None
+    base = (preset.shape, preset.train) if preset is not None else text.base
+    shape, train = (_replaced(part, changes) for part in base)
     model = new_decoder(shape.with_vocab(text.vocab_size), train.seed)
     state = new_state(model, train)
     batches = token_batches(text.train, train)
@@ -346,7 +351,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, a run each")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--trial", action="append", help="field=value,field=value of DecoderShape and TrainConfig")
+    parser.add_argument(
+        "--trial", action="append", help="field=value,... of DecoderShape and TrainConfig; depth, ema"
+    )
     parser.add_argument("--peer", default="", help="the same for the peer of a duel, of NANOGPT's names")
     args = parser.parse_args()
     args.trial = args.trial or [""]

@@ -14,15 +14,21 @@ The rules, from n_layers and d_model (`from_depth` takes 64 n_layers as width):
 - batch: a power of the tokens with exponent 0.383 (arXiv:2505.13738, independent of the size of the model) through
   2^19 at 12 layers; but at least MIN_STEPS updates, which is what binds below 12 layers. A power of two.
 - Muon's learning rate is the same for all: an orthogonal update times sqrt(max(1, rows / columns)) changes what a
-  matrix puts out by as much at every width (arXiv:2310.17813).
+  matrix puts out by as much at every width (arXiv:2310.17813). 0.02 at 124 M and 2^19 tokens a step
+  (https://kellerjordan.github.io/posts/muon); 0.009 and 0.015 were best, and alike, at 4 layers of 128 and 2^10.
 - AdamW's falls with 1/sqrt(d_model), from the rate that was found for 128.
+- three steps of Newton-Schulz below a width of 512, where batches are small and they are a fifth of a step; else 5.
+- the head is the embedding, as Qwen3's up to 4 B (arXiv:2505.09388 table 1); better at 4 layers of 128, too.
 - weight decay of Muon's matrices: so much that they forget over a fifth of the training, 1 / (0.2 n_steps learning
   rate). The time over which weights are averaged, as a share of the training, is what keeps between sizes
   (arXiv:2405.13698), and about a fifth at 20 tokens a weight (arXiv:2505.13738).
 - 20 checkpoints and 8 validations a training, of 2^21 tokens at most.
 
-The rates and the decay were measured at 2 to 4 layers on a CPU (docs/log.md); beyond, the rules are what the papers
-say and not what we saw.
+What we measured, on a CPU, is the preset demo and the rates around the rules' at depth 2 and 3 (docs/log.md); beyond,
+the rules are what the papers say and not what we saw.
+
+The preset demo is no point of the dial, which would give its layers 17 M tokens: it is what a search found for two
+CPU cores and a few minutes (bench/convergence.py).
 """
 
 import math
@@ -38,7 +44,7 @@ TOKENS_A_WEIGHT = 20
 ANCHOR_TOKENS, ANCHOR_BATCH = 1.7e9, 2**19  # tokens of 12 layers of 768, and a step's
 BATCH_EXPONENT = 0.383
 MIN_STEPS = 2000
-MUON_LR = 0.03
+MUON_LR = 0.02
 ADAMW_LR_AT_128 = 0.008
 FORGETTING = 0.2  # of the steps
 
@@ -79,9 +85,9 @@ def from_sizes(n_layers: int, d_model: int) -> Preset:
         n_steps=n_steps,
         rows=rows,
         seq_len=seq_len,
-        micro_batch=min(rows, max(1, 2**15 // seq_len)),
         muon_lr=MUON_LR,
         adamw_lr=ADAMW_LR_AT_128 * (128 / d_model) ** 0.5,
+        newton_schulz_steps=3 if d_model < 512 else 5,
         muon_weight_decay=1 / (FORGETTING * n_steps * MUON_LR),
         checkpoint_every=-(-n_steps // 20),
         validate_every=-(-n_steps // 8),
@@ -105,9 +111,24 @@ def tokens_a_step_of(n_tokens: int) -> int:
 PRESETS = {
     "demo": Preset(
         shape=DecoderShape(
-            n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=d_ff_of(128), max_seq_len=128
+            n_layers=4,
+            n_heads=4,
+            n_kv_heads=4,
+            d_model=128,
+            d_head=32,
+            d_ff=d_ff_of(128),
+            max_seq_len=128,
+            tie_embeddings=True,
         ),
-        train=TrainConfig(n_steps=2000, rows=8, seq_len=128, micro_batch=8),
+        train=TrainConfig(
+            n_steps=2000,
+            rows=8,
+            seq_len=128,
+            micro_batch=8,
+            muon_lr=0.015,
+            muon_momentum=0.9,
+            newton_schulz_steps=3,
+        ),
     ),
     "small": from_depth(8),
     "gpt2_124m": from_depth(12),

@@ -10,7 +10,7 @@ torch is imported where it is used: Dagster loads this module for its config alo
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,7 +22,7 @@ from pipeline.stages.errors import Terminated
 from pipeline.stages.launched import tell_what_was_left, train_in_processes
 from pipeline.stages.records import Checkpoint, Shards, TokenizerFile
 from pipeline.stages.shards import link_or_copy
-from pipeline.stages.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.stages.store import Outcome, Stage, Work
 from pipeline.stages.tokens.tokenizer_files import TOKENIZER_FILES
 
 
@@ -101,8 +101,6 @@ class PretrainConfig:
             raise ValueError(f"preset={self.preset!r} must be one of {', '.join(PRESETS)}")
         if self.devices < 1:
             raise ValueError(f"devices={self.devices} must be at least 1")
-        if self.parallel not in ("ddp", "fsdp"):
-            raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
         pretrain_recipe(self)
 
 
@@ -112,7 +110,6 @@ class ResolvedPretrain:
 
     decoder: DecoderShape
     train: TrainConfig
-    parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata=NOT_IDENTITY)
 
 
 def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
@@ -120,10 +117,9 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     fit."""
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
     del changes["devices"]  # who trains decides nothing about what
-    parallel = changes.pop("parallel")
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
     preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
-    return ResolvedPretrain(decoder=preset.shape, train=preset.train, parallel=parallel)
+    return ResolvedPretrain(decoder=preset.shape, train=preset.train)
 
 
 def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:
@@ -142,7 +138,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         shards=tokens.directory,
         out=work.directory,
         decoder=cfg.decoder.with_vocab(description["vocab_size"]),
-        train=dataclasses.replace(cfg.train, parallel=cfg.parallel),
+        train=cfg.train,
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)

@@ -152,5 +152,5 @@ def test_failures_of_several_processes_the_reason_comes_before_its_consequences(
 
 def test_parallel_is_handed_on_and_is_no_part_of_the_identity():
     sharded = pretrain_recipe(dataclasses.replace(TINY, devices=2, parallel="fsdp"))
-    assert sharded.parallel == "fsdp"
+    assert sharded.train.parallel == "fsdp"
     assert literals(sharded) == literals(pretrain_recipe(TINY))

@@ -144,8 +144,8 @@ def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
         if _type_of(ours) is not bool and _number(family.sizes[ours], value) != value // 1 and _type_of(ours) is int:
             raise ValueError(f"{family.sizes[ours]}={value!r} must be a whole number")
     sizes = {ours: _type_of(ours)(value) for ours, value in sizes.items()}
-    if sizes.get("n_heads") and "d_model" in sizes:  # transformers' rules for a null
-        derived = {"n_kv_heads": sizes["n_heads"], "d_head": sizes["d_model"] // sizes["n_heads"]}
+    if "n_heads" in sizes and "d_model" in sizes:  # transformers' rules for a null
+        derived = {"n_kv_heads": sizes["n_heads"], "d_head": sizes["d_model"] // (sizes["n_heads"] or 1)}
         if "n_inner" in given:
             derived["d_ff"] = 4 * sizes["d_model"]
         sizes = derived | sizes

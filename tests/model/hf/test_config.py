@@ -226,6 +226,7 @@ def test_config_without_fields_that_have_a_default_is_read_with_it(decoders):
         ("qwen3", {"hidden_size": None}, "lacks hidden_size"),
         ("qwen3", {"hidden_size": "24"}, "hidden_size='24' must be a number"),
         ("qwen3", {"hidden_size": 24.5}, "hidden_size=24.5 must be a whole number"),
+        ("gpt2", {"n_head": 0}, "n_heads=0 must be at least 1"),
         ("llama", {"num_hidden_layers": 0}, "n_layers=0 must be at least 1"),
         ("qwen3", {"num_key_value_heads": 3}, "not a multiple of n_kv_heads=3"),
         ("qwen3", {"quantization_config": {"bits": 4}}, "quantization_config"),

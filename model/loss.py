@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.compilation import compiled, is_compiled
+from model.linear import linear, product
 
 IGNORE_INDEX = -100  # target without loss; torch's default
 CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 30}  # of float32 logits: small beside a batch, large enough for products
@@ -77,7 +78,7 @@ def linear_cross_entropy(
     if torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad):
         return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, n_rows, fused)  # type: ignore[return-value]
     losses = [
-        F.cross_entropy(F.linear(x, weight_VD).float(), targets, reduction="sum", ignore_index=IGNORE_INDEX)
+        F.cross_entropy(linear(x, weight_VD).float(), targets, reduction="sum", ignore_index=IGNORE_INDEX)
         for x, targets in zip(x_ND.split(n_rows), targets_N.split(n_rows), strict=True)
     ]
     return torch.stack(losses).sum()
@@ -98,16 +99,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
             loss = torch.zeros((), dtype=torch.float32, device=x_ND.device)
-            buffer_NV = x_ND.new_empty(min(n_rows, x_ND.size(0)), weight_VD.size(0))
             x_gradient_ND = torch.empty_like(x_ND)
             weight_gradient_VD = torch.zeros_like(weight_VD, dtype=torch.float32)
             for first in range(0, x_ND.size(0), n_rows):
                 chunk = slice(first, first + n_rows)
-                logits_NV = torch.mm(x_ND[chunk], weight_VD.mT, out=buffer_NV[: x_ND[chunk].size(0)])
-                chunk_loss, gradient_NV = loss_of_chunk(logits_NV, targets_N[chunk])
+                chunk_loss, gradient_NV = loss_of_chunk(product(x_ND[chunk], weight_VD), targets_N[chunk])
                 loss += chunk_loss
-                torch.mm(gradient_NV, weight_VD, out=x_gradient_ND[chunk])
-                _add_product(weight_gradient_VD, gradient_NV.mT, x_ND[chunk])
+                x_gradient_ND[chunk] = product(gradient_NV, weight_VD.mT)
+                weight_gradient_VD += product(gradient_NV.mT, x_ND[chunk].mT)  # in float32, chunk by chunk
+                del gradient_NV  # before the next chunk
         ctx.gradients = (x_gradient_ND.to(dtypes[0]), weight_gradient_VD.to(dtypes[1]))
         return loss
 
@@ -119,13 +119,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
         x_gradient_ND, weight_gradient_VD = ctx.gradients
         ctx.gradients = None  # they are scaled in place: a second copy would be as large as the head
         return x_gradient_ND.mul_(*scale), weight_gradient_VD.mul_(*scale), None, None, None
-
-
-def _add_product(sum_VD: Tensor, left_VN: Tensor, right_ND: Tensor) -> None:
-    if sum_VD.dtype == left_VN.dtype:
-        sum_VD.addmm_(left_VN, right_ND)
-    else:  # products of bfloat16 are added up in float32, chunk by chunk
-        sum_VD.add_(left_VN @ right_ND)
 
 
 def _chunk_loss(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:

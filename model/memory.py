@@ -37,7 +37,7 @@ class MemoryEstimate:
     """Bytes in one process."""
 
     state: int  # weights, gradients, optimiser state; under autocast also bfloat16 copies of the weights
-    logits: int  # one chunk of them, and the gradient of the head that it is added to
+    logits: int  # one chunk of them, and the gradient of the head
     row: int  # activations and mask of one row of a micro-batch
 
     def total(self, micro_batch: int) -> int:
@@ -59,7 +59,8 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstim
     row = train.seq_len * (token + 3 * 4 * cfg.d_model)  # and around the layers: embedding, last norm, its gradient
     if train.document_mask or cfg.sliding_window is not None:
         row += train.seq_len**2 * (1 + (4 if train.activation_checkpointing else 4 * cfg.n_layers))
-    return MemoryEstimate(state=state, logits=logits + 4 * cfg.vocab_size * cfg.d_model, row=math.ceil(row))
+    head = 2 * 4 * cfg.vocab_size * cfg.d_model  # the sum of its gradient, and a chunk's share of that
+    return MemoryEstimate(state=state, logits=logits + head, row=math.ceil(row))
 
 
 def floats_a_token(cfg: DecoderConfig) -> int:

@@ -142,7 +142,8 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
-    tell_what_was_left(work)
+    with pretraining.only_training(work.directory):  # processes of a build that was killed may still save
+        tell_what_was_left(work)
     try:
         if work.launch is not None:
             train_in_processes(plan.to_json(), work)

@@ -9,7 +9,7 @@ import torch
 
 from model.config import DecoderConfig, TrainConfig
 from model.decoder import new_decoder
-from model.optim import Optimizer, orthogonalised, parameter_groups
+from model.optim import NEWTON_SCHULZ, Optimizer, orthogonalised, parameter_groups
 
 CONFIG = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -47,6 +47,19 @@ def test_orthogonalised_leaves_singular_values_in_the_interval_that_its_steps_pr
     result = orthogonalised((u_RR * values @ v_CR.mT).float()[None], n_steps)[0].double()
     reached = (u_RR.mT @ result @ v_CR).diagonal()[values / 1.01 >= (0.01 if n_steps == 3 else 0.001)]
     assert len(reached) > 20 and low < reached.min() and reached.max() < high
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 60), (3, 128, 160)])
+def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape):
+    """By float64 and singular values; the larger ones take another library on some CPUs, a matrix at a time."""
+    torch.manual_seed(0)
+    gradient_NRC = torch.randn(shape)
+    u_NRR, values_NR, v_NRC = torch.linalg.svd(gradient_NRC.double(), full_matrices=False)
+    values_NR = values_NR / (1.01 * gradient_NRC.double().norm(dim=(1, 2))[:, None] + 1e-7)
+    for a, b, c in NEWTON_SCHULZ[5]:
+        values_NR = a * values_NR + b * values_NR**3 + c * values_NR**5
+    expected_NRC = u_NRR * values_NR[:, None, :] @ v_NRC
+    torch.testing.assert_close(orthogonalised(gradient_NRC, 5).double(), expected_NRC, atol=1e-4, rtol=0)
 
 
 def test_orthogonalised_does_not_depend_on_the_scale_of_the_gradient():

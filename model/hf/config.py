@@ -172,6 +172,8 @@ def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) ->
     for name, value in (("sliding_window", window), ("max_window_layers", config.get("max_window_layers"))):
         if value is not None and type(value) is not int:
             raise ValueError(f"{name}={value!r} must be a whole number")
+    if kinds is None and (window is None or family.window == "none"):
+        return {}
     if family.window == "layer_types":
         window = window if config.get("use_sliding_window") else None
         if kinds is None:

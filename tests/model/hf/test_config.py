@@ -281,7 +281,12 @@ def test_config_of_a_classifier_names_its_labels(decoders):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 200) | st.floats() | st.sampled_from(["", "24", "llama3", "default"]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 200)
+    | st.floats(-9.0, 999.0)
+    | st.sampled_from([float("nan"), float("inf")])
+    | st.sampled_from(["", "24", "llama3", "default"]),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(

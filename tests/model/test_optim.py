@@ -88,6 +88,33 @@ def test_muon_stacked_step_equals_the_published_rule_for_each_matrix(n_steps):
         torch.testing.assert_close(weight, before[name] - 0.5 * TRAIN.muon_lr * scale * update, atol=1e-4, rtol=1e-3)
 
 
+def test_muon_moves_as_torchs_with_its_coefficients(monkeypatch):
+    """Momentum, Nesterov's step, decay and scale of a shape are the same; torch rounds to bfloat16 (2^-9 a value)."""
+    coefficients = (3.4445, -4.7750, 2.0315)
+    monkeypatch.setitem(NEWTON_SCHULZ, 5, (coefficients,) * 5)
+    cfg = dataclasses.replace(TRAIN, newton_schulz_steps=5, muon_weight_decay=0.1)
+    model, other = new_decoder(CONFIG, seed=1), new_decoder(CONFIG, seed=1)
+    hidden, _ = parameter_groups(model, use_muon=True)
+    theirs, _ = parameter_groups(other, use_muon=True)
+    before = {name: weight.detach().clone() for name, weight in hidden.items()}
+    optimizer = Optimizer(model, cfg)
+    assert cfg.muon_lr is not None
+    reference = torch.optim.Muon(
+        list(theirs.values()),
+        lr=cfg.muon_lr,
+        weight_decay=0.1,
+        momentum=cfg.muon_momentum,
+        ns_coefficients=coefficients,
+    )
+    for seed in range(3):
+        with_gradients(model, seed), with_gradients(other, seed)
+        optimizer.step(1.0)
+        reference.step()
+    for name, weight in hidden.items():
+        way, torchs_way = weight - before[name], theirs[name] - before[name]
+        assert (way - torchs_way).norm() < 0.05 * torchs_way.norm(), name
+
+
 def test_adamw_weights_equal_torch_and_norms_do_not_decay():
     cfg = TrainConfig(n_steps=10, rows=2, seq_len=8, micro_batch=2, adamw_weight_decay=0.3)
     model = with_gradients(new_decoder(CONFIG, seed=1))

@@ -9,6 +9,7 @@ Markdown tables, printed.
 - padded: the 8 prompts have lengths from a quarter of --prompt up to it.
 - cache: ours with the cache and without it; the same text, or the run ends with an error.
 - first token: seconds until the first token of a row is there, which is the price of reading the prompt.
+- laying out: what a call costs more when it is given a Decoder and not a DecodeStep, which keeps its weights.
 
     python -m bench.generation [--model DIR] [--prompt 64] [--tokens 64] [--repeats 9]
 """
@@ -25,6 +26,7 @@ import torch
 from bench.machine import machine
 from model.checkpoint import load_decoder
 from model.config import DecoderConfig
+from model.decode_step import DecodeStep
 from model.decoder import Decoder
 from model.generate import generate, tokens
 from model.sample_config import SampleConfig
@@ -123,11 +125,12 @@ def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
     greedy = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     sampled = SampleConfig(max_new_tokens=args.tokens, temperature=0.8, top_k=50)
     for batch, padded in [(1, False), (8, False), (8, True)]:
+        step = DecodeStep(model)
         prompts = prompts_of(batch, args.prompt, model.cfg.vocab_size, padded=padded)
         for kind, cfg in (("greedy", greedy), ("sampled", sampled)):
             seconds = in_turns(
                 {
-                    "ours": lambda prompts=prompts, cfg=cfg: generate(model, prompts, cfg),
+                    "ours": lambda prompts=prompts, cfg=cfg, step=step: generate(step, prompts, cfg),
                     "theirs": lambda prompts=prompts, cfg=cfg: their_tokens(peer, prompts, cfg),
                 },
                 args.repeats,
@@ -135,7 +138,7 @@ def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
             n = batch * args.tokens
             same = "-"
             if kind == "greedy":
-                same = f"{n_equal(generate(model, prompts, cfg), their_tokens(peer, prompts, cfg)):,} of {n:,}"
+                same = f"{n_equal(generate(step, prompts, cfg), their_tokens(peer, prompts, cfg)):,} of {n:,}"
             print(
                 f"| {name} | {batch}{' padded' if padded else ''} | {kind} | {n / seconds['ours']:,.0f} |"
                 f" {n / seconds['theirs']:,.0f} | {seconds['theirs'] / seconds['ours']:.2f} | {same} |",
@@ -146,21 +149,23 @@ def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
 def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
     cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     for batch in BATCHES:
-        prompts = prompts_of(batch, args.prompt, model.cfg.vocab_size)
-        if generate(model, prompts, cfg) != generate(model, prompts, cfg, use_cache=False):
+        prompts, step = prompts_of(batch, args.prompt, model.cfg.vocab_size), DecodeStep(model)
+        if generate(step, prompts, cfg) != generate(model, prompts, cfg, use_cache=False):
             raise SystemExit(f"{name}, batch {batch}: text with the cache differs from text without it")
         seconds = in_turns(
             {
-                "with": lambda prompts=prompts: generate(model, prompts, cfg),
+                "with": lambda prompts=prompts, step=step: generate(step, prompts, cfg),
                 "without": lambda prompts=prompts: generate(model, prompts, cfg, use_cache=False),
-                "first": lambda prompts=prompts: next(tokens(model, prompts, cfg)),
+                "first": lambda prompts=prompts, step=step: next(tokens(step, prompts, cfg)),
+                "anew": lambda prompts=prompts: generate(model, prompts, cfg),
             },
             args.repeats,
         )
         n = batch * args.tokens
         print(
             f"| {name} | {batch} | {n / seconds['with']:,.0f} | {n / seconds['without']:,.0f} |"
-            f" {seconds['without'] / seconds['with']:.1f} | {seconds['first'] * 1e3:.1f} |",
+            f" {seconds['without'] / seconds['with']:.1f} | {seconds['first'] * 1e3:.1f} |"
+            f" {(seconds['anew'] - seconds['with']) * 1e3:.1f} |",
             flush=True,
         )
 
@@ -185,8 +190,8 @@ def main() -> None:
     print("|---|---|---|---:|---:|---:|---:|")
     for name, model in models.items():
         speed_rows(name, model, args)
-    print("\n| model | batch | with cache, tokens/s | without | ratio | first token after, ms |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print("\n| model | batch | with cache, tokens/s | without | ratio | first token after, ms | laying out, ms |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
     for name, model in models.items():
         cache_rows(name, model, args)
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from model.decode_step import DecodeStep
 from model.decoder import Decoder
 from model.kv_cache import KVCache
 from model.sample_config import SampleConfig
@@ -27,7 +28,7 @@ from model.text_stream import DecodeBytes, TextStream
 
 
 def generate(
-    model: Decoder,
+    model: Decoder | DecodeStep,
     prompts: Sequence[Sequence[int]],
     cfg: SampleConfig,
     *,
@@ -38,6 +39,8 @@ def generate(
 
     `row_numbers`: what a row draws with beside the seed, None = 0, 1, 2 ...; several samples of one prompt are that
     prompt several times. Without a cache each step reads all tokens again, with the same result, as a check.
+    A Decoder's weights are laid out anew for every call, which takes as long as about 20 tokens; a DecodeStep keeps
+    them, but does not see when the model is trained on.
     Raises ValueError for no prompt, an empty one, an id outside the vocabulary, a prompt longer than the context
     (unless cfg.keep_prompt_end), and stop strings, which only text has.
     """
@@ -50,7 +53,7 @@ def generate(
 
 
 def generate_text(
-    model: Decoder,
+    model: Decoder | DecodeStep,
     prompts: Sequence[Sequence[int]],
     cfg: SampleConfig,
     decode_bytes: DecodeBytes,
@@ -65,7 +68,7 @@ def generate_text(
 
 
 def stream_text(
-    model: Decoder,
+    model: Decoder | DecodeStep,
     prompts: Sequence[Sequence[int]],
     cfg: SampleConfig,
     decode_bytes: DecodeBytes,
@@ -91,7 +94,7 @@ def _pieces(new: Iterator[tuple[int, int]], texts: Sequence[TextStream]) -> Iter
 
 
 def tokens(
-    model: Decoder,
+    model: Decoder | DecodeStep,
     prompts: Sequence[Sequence[int]],
     cfg: SampleConfig,
     *,
@@ -100,11 +103,12 @@ def tokens(
     use_cache: bool = True,
 ) -> Iterator[tuple[int, int]]:
     """Row and new id, row after row and step after step. After each one `is_over` is asked whether the row ends."""
-    contexts = checked_prompts(prompts, cfg, model.cfg.vocab_size, model.cfg.max_seq_len)
+    step = model if isinstance(model, DecodeStep) else DecodeStep(model)
+    contexts = checked_prompts(prompts, cfg, step.model.cfg.vocab_size, step.model.cfg.max_seq_len)
     numbers = range(len(prompts)) if row_numbers is None else row_numbers
     if len(numbers) != len(prompts):
         raise ValueError(f"{len(numbers)} row_numbers for {len(prompts)} prompts: give one for each, or None")
-    return _tokens(Batch(model, contexts, cfg.max_new_tokens, use_cache), cfg, is_over, numbers)
+    return _tokens(Batch(step, contexts, cfg.max_new_tokens, use_cache), cfg, is_over, numbers)
 
 
 @torch.inference_mode()
@@ -169,9 +173,9 @@ def checked_prompts(
 class Batch:
     """The rows that are still written: their tokens, padded at the left, and the cache of what was read of them."""
 
-    def __init__(self, model: Decoder, contexts: list[list[int]], n_new: int, use_cache: bool) -> None:
-        self.model = model
-        self.device = model.model.embed_tokens.weight.device
+    def __init__(self, step: DecodeStep, contexts: list[list[int]], n_new: int, use_cache: bool) -> None:
+        self.step, self.model = step, step.model
+        self.device = self.model.model.embed_tokens.weight.device
         self.contexts = contexts  # what each row's next token is drawn from, at most max_seq_len ids
         self.n_new = n_new  # steps that are still to come, at most
         self.use_cache = use_cache
@@ -180,12 +184,16 @@ class Batch:
     def next_logits(self) -> Tensor:
         """Logits (B, V) float32 of the token that follows each row."""
         start, end = self.n_read, self.n_read + self.unread_BT.size(1)
+        self.n_read = end
         mask_BTS, positions_BT = None, None
         if self.real_BS is not None and self.positions_BS is not None:
             mask_BTS = self.real_BS[:, None, :end] if start else prompt_mask(self.real_BS[:, :end])
             positions_BT = self.positions_BS[:, start:end]
+        if start and self.cache is not None:
+            mask_BS = mask_BTS[:, 0] if mask_BTS is not None else None
+            positions_B = positions_BT[:, 0] if positions_BT is not None else None
+            return self.step(self.unread_BT[:, 0], self.cache, mask_BS, positions_B).float()
         x_BTD = self.model.trunk(self.unread_BT, cache=self.cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
-        self.n_read = end
         return self.model.lm_head(x_BTD[:, -1]).float()
 
     def append(self, ids_B: Tensor, ids: Sequence[int]) -> None:

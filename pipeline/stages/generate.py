@@ -40,10 +40,10 @@ def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int 
 
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples} must be at least 1")
-    decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
+    step, tokenizer = _decoder(directory.resolve(), _written_at(directory))
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, tokenizer.end_of_text))
-    return stream_text(decoder, [ids] * n_samples, cfg, tokenizer.decode_bytes)
+    return stream_text(step, [ids] * n_samples, cfg, tokenizer.decode_bytes)
 
 
 def classify_text(directory: Path, texts: Sequence[str]) -> list[tuple[str, float]]:
@@ -76,10 +76,12 @@ def _written_at(directory: Path) -> int | None:
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
+    """Its DecodeStep, which keeps the weights laid out for generation, and its tokenizer."""
     from model.checkpoint import load_decoder
+    from model.decode_step import DecodeStep
 
     decoder = load_decoder(directory)
-    return decoder, load_model_tokenizer(directory, decoder.cfg.vocab_size)
+    return DecodeStep(decoder), load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)

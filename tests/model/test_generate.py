@@ -71,7 +71,9 @@ def peer(decoder) -> Qwen3ForCausalLM:
 def passes(decoder: Decoder) -> list[tuple[int, int]]:
     """Rows and tokens of every pass that the model makes from now on."""
     seen: list[tuple[int, int]] = []
-    decoder.model.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    decoder.model.embed_tokens.register_forward_pre_hook(
+        lambda module, args: seen.append((args[0].size(0), args[0][0].numel()))
+    )
     return seen
 
 

@@ -32,18 +32,18 @@ log = logging.getLogger("pipeline.training_process")  # not __main__, which it r
 
 def main(order: Path) -> int:
     stop_at_end_of_input()
-    directory = order.parent
+    launch = order.parent
     try:
         with logged_to_dagster():
             plan = Pretraining.from_json(order.read_text())
             log.info("training in %d processes, this one on %s", n_processes(), training_device())
-            events = EventWriter(directory)
+            events = EventWriter(plan.out)
             pretrain(plan, events, events.progress)
             log.info("trained to step %d", plan.train.n_steps)
     except Interrupted as stop:
-        write_failure(directory, rank(), Terminated(str(stop)))
+        write_failure(launch, rank(), Terminated(str(stop)))
     except Exception as error:
-        write_failure(directory, rank(), error)
+        write_failure(launch, rank(), error)
         if not isinstance(error, ValueError | OSError):
             traceback.print_exc()  # a mistake of ours, or of another process
         return 1

@@ -114,11 +114,11 @@ def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_bu
 
     def killed(order: Path) -> Ended:
         with started(order) as process:
-            events = order.parent / ".events.jsonl"
+            events = order.parent.parent / ".events.jsonl"
             while process.poll() is None and events.read_bytes().count(b'"loss"') < 8:
                 threading.Event().wait(0.05)
             process.kill()
-        (order.parent / ".events.told").write_text("0")  # nobody was told
+        (order.parent.parent / ".events.told").write_text("0")  # nobody was told
         heard.steps.clear()
         raise KeyboardInterrupt
 

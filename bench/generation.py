@@ -7,7 +7,7 @@ Markdown tables, printed.
   with batches of 1 and of 8, in one process. Both take turns; a figure is the median of --repeats turns. Greedy text
   must be the same, and the run says for how many tokens it is (two roundings may settle a tie differently).
 - padded: the 8 prompts have lengths from a quarter of --prompt up to it.
-- cache: ours with the cache and without it; the same text, or the run ends with an error.
+- cache: ours with the cache and without it, greedy.
 - first token: seconds until the first token of a row is there, which is the price of reading the prompt.
 - laying out: what a call costs more when it is given a Decoder and not a DecodeStep, which keeps its weights.
 
@@ -150,8 +150,7 @@ def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
     cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     for batch in BATCHES:
         prompts, step = prompts_of(batch, args.prompt, model.cfg.vocab_size), DecodeStep(model)
-        if generate(step, prompts, cfg) != generate(model, prompts, cfg, use_cache=False):
-            raise SystemExit(f"{name}, batch {batch}: text with the cache differs from text without it")
+        same = n_equal(generate(step, prompts, cfg), generate(model, prompts, cfg, use_cache=False))
         seconds = in_turns(
             {
                 "with": lambda prompts=prompts, step=step: generate(step, prompts, cfg),
@@ -165,7 +164,7 @@ def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
         print(
             f"| {name} | {batch} | {n / seconds['with']:,.0f} | {n / seconds['without']:,.0f} |"
             f" {seconds['without'] / seconds['with']:.1f} | {seconds['first'] * 1e3:.1f} |"
-            f" {(seconds['anew'] - seconds['with']) * 1e3:.1f} |",
+            f" {(seconds['anew'] - seconds['with']) * 1e3:.1f} | {same:,} of {n:,} |",
             flush=True,
         )
 
@@ -190,8 +189,8 @@ def main() -> None:
     print("|---|---|---|---:|---:|---:|---:|")
     for name, model in models.items():
         speed_rows(name, model, args)
-    print("\n| model | batch | with cache, tokens/s | without | ratio | first token after, ms | laying out, ms |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("\n| model | batch | with cache, tokens/s | without | ratio | first token, ms | laying out, ms | same |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, model in models.items():
         cache_rows(name, model, args)
 

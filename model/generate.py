@@ -120,6 +120,8 @@ def _tokens(
     seen_BV = batch.tokens_seen() if cfg.repetition_penalty is not None else None
     for step in range(cfg.max_new_tokens):
         logits_BV = batch.next_logits()
+        if step == 0 and not logits_BV.isfinite().all():
+            raise ValueError("the model's logits are not finite: its training diverged, or its weights are damaged")
         if seen_BV is not None and cfg.repetition_penalty is not None:
             logits_BV = penalised(logits_BV, seen_BV, cfg.repetition_penalty)
         ids_B = draw(logits_BV, cfg, uniform_TB[step])

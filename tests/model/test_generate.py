@@ -230,6 +230,13 @@ def test_generate_bad_prompt_is_refused_before_any_pass(decoder, prompts, messag
     assert not seen
 
 
+def test_generate_from_weights_that_are_not_numbers_is_refused(decoder):
+    with torch.no_grad():
+        decoder.lm_head.weight[5, 3] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        generate(decoder, [[1]], SAMPLED)
+
+
 def test_generate_what_does_not_fit_together_is_refused(decoder):
     with pytest.raises(ValueError, match="stop_ids holds 61"):
         generate(decoder, [[1]], dataclasses.replace(GREEDY, stop_ids=(61,)))

@@ -24,8 +24,7 @@ The rules, from n_layers and d_model (`from_depth` takes 64 n_layers as width):
   (arXiv:2405.13698), and about a fifth at 20 tokens a weight (arXiv:2505.13738).
 - 20 checkpoints and 8 validations a training, of 2^21 tokens at most.
 
-What we measured, on a CPU, is the preset demo and the rates around the rules' at depth 2 and 3 (docs/log.md); beyond,
-the rules are what the papers say and not what we saw.
+What we measured is the preset demo, on a CPU (docs/log.md); the rules beyond it are what the papers say.
 
 The preset demo is no point of the dial, which would give its layers 17 M tokens: it is what a search found for two
 CPU cores and a few minutes (bench/convergence.py).

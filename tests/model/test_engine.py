@@ -234,3 +234,23 @@ def test_train_step_with_activation_checkpointing_runs_layers_twice():
         model.model.checkpoint_layers = is_on
         train_step(new_state(model, TRAIN), Repeating().batch(0), TRAIN)
         assert len(calls) == expected
+
+
+@pytest.mark.parametrize("checkpoint_layers", [False, True])
+def test_gradient_under_autocast_is_that_of_float32_but_for_roundings(checkpoint_layers):
+    """What a GPU does, on a CPU: products in bfloat16, everything else in float32."""
+    gradients = []
+    for is_half in (False, True):
+        model = new_decoder(dataclasses.replace(DECODER, d_model=64, d_head=32), 0)
+        model.model.checkpoint_layers = checkpoint_layers
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.empty(weight.shape).normal_(std=0.05, generator=generator))
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_half):
+            loss, _ = language_model_loss(model, Repeating().batch(0))
+        loss.backward()
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.parameters()]))
+    wide, half = gradients
+    assert half.dtype == torch.float32
+    assert 0 < (half - wide).norm() < 0.03 * wide.norm()

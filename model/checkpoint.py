@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from model.config import HOW, DecoderConfig, TrainConfig, decoder_config
 from model.decoder import Decoder
-from model.distributed import is_main, local, part_of, whole
+from model.distributed import is_main, local, part_of, whole_on_main
 from model.heads import SequenceClassifier
 from model.optim import check_same_shapes
 from model.train import TrainState
@@ -89,7 +89,13 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig) -> Resume
     """
     check_files(folder)
     about = read_json(folder / STATE)
-    made_with = TrainConfig(**about["train"])
+    try:
+        made_with = TrainConfig(**about["train"])
+    except TypeError as error:
+        raise ValueError(
+            f"{folder / STATE}: not a training config of this version ({error}); go on with the one that wrote it,"
+            " or train in another folder"
+        ) from error
     for field in dataclasses.fields(TrainConfig):
         was, is_now = getattr(made_with, field.name), getattr(cfg, field.name)
         if field.metadata != HOW and was != is_now:
@@ -201,8 +207,10 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Whole parameters by name; weights that share memory appear once, under their first name."""
-    return {name: whole(local(weight.detach()), weight).contiguous() for name, weight in model.named_parameters()}
+    """Whole parameters by name (of shards: in rank 0 alone); weights that share memory appear once, under their
+    first name."""
+    weights = model.named_parameters()
+    return {name: whole_on_main(local(weight.detach()), weight).contiguous() for name, weight in weights}
 
 
 @torch.no_grad()

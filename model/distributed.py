@@ -254,6 +254,15 @@ def whole(part: Tensor, weight: Tensor) -> Tensor:
     ).full_tensor()
 
 
+def whole_on_main(part: Tensor, weight: Tensor) -> Tensor:
+    """`whole`, in rank 0's main memory; nothing stays elsewhere, so that saving takes no more of a GPU than one
+    tensor. Without shards: `part` itself."""
+    if not isinstance(weight, DTensor):
+        return part
+    tensor = whole(part, weight)
+    return tensor.cpu() if is_main() else tensor.new_empty(0)
+
+
 def part_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """This process' part of a whole tensor, cut as `weight` is and on its device."""
     tensor = tensor.to(weight.device)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from model.config import TrainConfig
-from model.distributed import each_its_matrices, in_group, local, part_of, whole
+from model.distributed import each_its_matrices, in_group, local, part_of, whole_on_main
 from model.linear import is_for_onednn, product
 
 # Quintics a x + b x^3 + c x^5, one a step, each the best for the interval that the one before leaves (Polar Express,
@@ -75,12 +75,16 @@ class Optimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, whole tensors by name, which may share memory with the optimiser.
-        With shards every process must call it."""
-        hidden = self.muon.weights
-        state = {f"muon.momentum.{name}": whole(part, hidden[name]) for name, part in self.muon.momentum().items()}
+        With shards every process must call it, and rank 0 alone gets them."""
+        state = {
+            f"muon.momentum.{name}": whole_on_main(part, self.muon.weights[name])
+            for name, part in self.muon.momentum().items()
+        }
         for name, weight in self.others.items():
             of_weight = self.adamw.state[self.parts[name]]
-            state |= {f"adamw.{key}.{name}": whole(of_weight[key], weight) for key in MOMENTS if key in of_weight}
+            state |= {
+                f"adamw.{key}.{name}": whole_on_main(of_weight[key], weight) for key in MOMENTS if key in of_weight
+            }
             if "step" in of_weight:
                 state[f"adamw.step.{name}"] = of_weight["step"]
         return state

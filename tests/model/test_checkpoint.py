@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import resource
 from pathlib import Path
@@ -101,6 +102,19 @@ def test_checkpoint_with_another_config_names_the_field(tmp_path):
     folder = save(tmp_path, trained())
     with pytest.raises(ValueError, match="n_steps=9, now it is 10"):
         load_checkpoint(folder, trained(), dataclasses.replace(TRAIN, n_steps=10))
+
+
+def test_checkpoint_of_another_version_names_the_field(tmp_path):
+    folder = save(tmp_path, trained())
+    about = json.loads((folder / "state.json").read_text())
+    about["train"]["n_experts"] = 8
+    content = json.dumps(about).encode()
+    (folder / "state.json").write_bytes(content)
+    record = json.loads((folder / "complete.json").read_text())
+    record["files"]["state.json"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "complete.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"state\.json: not a training config of this version .*n_experts"):
+        load_checkpoint(folder, trained(), TRAIN)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])

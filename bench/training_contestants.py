@@ -60,14 +60,42 @@ def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, co
     import model.run
     from model.batches import TokenBatches
     from model.checkpoint import describe
-    from model.config import DecoderConfig, TrainConfig
+    from model.config import TrainConfig
     from model.decoder import new_decoder
-    from model.presets import d_ff_of
     from model.size import n_parameters
     from model.token_shards import read_token_shard
 
+    decoder = our_decoder(shape, gpt2)
+    train = TrainConfig(
+        n_steps=n_steps,
+        rows=shape.rows,
+        seq_len=shape.seq_len,
+        micro_batch=shape.rows,
+        compile=compiled,
+        muon_lr=0.02 if muon else None,
+        adamw_lr=1e-3,
+        checkpoint_every=max(1, n_steps // 2),
+        validate_every=n_steps,
+    )
+    shards = [read_token_shard(folder / "tokens.arrow")]
+    batches = TimedBatches(TokenBatches(shards, rows=shape.rows, seq_len=shape.seq_len, seed=0))
+    job = model.run.Job(model=new_decoder(decoder, 0), cfg=train, description=describe(decoder), batches=batches)
+    clock = Clock()
+    plain_fit, model.run.fit = model.run.fit, clock.fit
+    try:
+        model.run.run(folder / f"run-{os.getpid()}", job, Silent())
+    finally:
+        model.run.fit = plain_fit
+    parts = {"data": batches.seconds, "report": clock.report_seconds, "save": clock.save_seconds}
+    return {"seconds": clock.seconds(), "parameters": n_parameters(decoder), **parts}
+
+
+def our_decoder(shape: Shape, gpt2: bool):
+    from model.config import DecoderConfig
+    from model.presets import d_ff_of
+
     as_gpt2 = {"norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh"} if gpt2 else {}
-    decoder = DecoderConfig(
+    return DecoderConfig(
         vocab_size=VOCAB_SIZE,
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,
@@ -79,31 +107,6 @@ def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, co
         tie_embeddings=True,
         **as_gpt2,
     )
-    train = TrainConfig(
-        n_steps=n_steps,
-        rows=shape.rows,
-        seq_len=shape.seq_len,
-        micro_batch=shape.rows,
-        muon_lr=0.02 if muon else None,
-        adamw_lr=1e-3,
-        checkpoint_every=max(1, n_steps // 2),
-        validate_every=n_steps,
-        **({"compile": True} if compiled else {}),
-    )
-    batches = TokenBatches(
-        [read_token_shard(folder / "tokens.arrow")], rows=shape.rows, seq_len=shape.seq_len, seed=0
-    )
-    job = model.run.Job(
-        model=new_decoder(decoder, 0), cfg=train, description=describe(decoder), batches=TimedBatches(batches)
-    )
-    clock = Clock()
-    plain_fit, model.run.fit = model.run.fit, clock.fit
-    try:
-        model.run.run(folder / f"run-{os.getpid()}", job, Silent())
-    finally:
-        model.run.fit = plain_fit
-    parts = {"data": job.batches.seconds, "report": clock.report_seconds, "save": clock.save_seconds}
-    return {"seconds": clock.seconds(), "parameters": n_parameters(decoder), **parts}
 
 
 class TimedBatches:

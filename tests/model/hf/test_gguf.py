@@ -214,6 +214,7 @@ def test_earlier_export_is_replaced_and_files_of_others_are_not(decoders, large_
     assert fields_of(gguf.GGUFReader(path))["general.architecture"] == "llama"
     assert list(tmp_path.iterdir()) == [path]
     foreign = gguf.GGUFWriter(tmp_path / "foreign.gguf", "llama")
+    foreign.add_quantized_by("somebody else")
     foreign.write_header_to_file()
     foreign.write_kv_data_to_file()
     foreign.write_tensors_to_file()

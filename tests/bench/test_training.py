@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.training_contestants import write_data
-
 ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str) -> str:
     answer = subprocess.run(
-        [sys.executable, "-m", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -28,8 +26,9 @@ def run(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_our_contestant_times_every_step_and_what_lies_beside_the_arithmetic(tmp_path):
-    write_data(tmp_path)
-    out = run("bench.training_contestants", str(tmp_path), "ours-gpt2", "--shape", "tiny", "--steps", "8")
+    data = "import sys, pathlib, bench.training_contestants as c; c.write_data(pathlib.Path(sys.argv[1]))"
+    run("-c", data, str(tmp_path))
+    out = run("-m", "bench.training_contestants", str(tmp_path), "ours-gpt2", "--shape", "tiny", "--steps", "8")
     result = json.loads(out.splitlines()[-1])
     assert len(result["seconds"]) == 7 and min(result["seconds"]) > 0
     assert 0 < result["data"] < sum(result["seconds"]) and result["save"] > 0 < result["report"]
@@ -38,7 +37,18 @@ def test_our_contestant_times_every_step_and_what_lies_beside_the_arithmetic(tmp
 @pytest.mark.slow
 def test_training_benchmark_without_nanogpt_says_so_and_measures_the_rest():
     out = run(
-        "bench.training", "--shapes", "tiny", "--steps", "12", "--rounds", "1", "--threads", "1", "--only", "speed"
+        "-m",
+        "bench.training",
+        "--shapes",
+        "tiny",
+        "--steps",
+        "12",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--only",
+        "speed",
     )
     assert "nanoGPT is left out: give its folder by --nanogpt" in out
     assert "| gristmill, Qwen3, Muon (default) | 0.01 M |" in out

@@ -79,7 +79,7 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
     path, told = directory / EVENTS, directory / TOLD
     if not path.exists():
         return
-    position = int(told.read_text() or 0) if told.exists() else 0
+    before = position = int(told.read_text() or 0) if told.exists() else 0
     with path.open("rb") as file:
         file.seek(position)
         for line in _whole_lines(file):
@@ -91,7 +91,8 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
             else:
                 observer.metrics(event["step"], event["values"])
             position += len(line)
-    told.write_text(str(position))  # a kill that tears it costs a second telling
+    if position > before:
+        told.write_text(str(position))  # a kill that tears it costs a second telling
 
 
 def forget_events(directory: Path) -> None:

@@ -2,7 +2,8 @@
 
 In: the environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), rows of a global
 batch, gradients. Out: this process' rows, sums over all, weights cut into shards and put together again. Without
-torchrun there is one process: no group is made and every function here is the identity.
+torchrun there is one process: no group is made, every function here is the identity, and the half second that
+importing torch's sharded tensors takes is not spent.
 
 Two ways to hold a model (TrainConfig.parallel): "ddp", each process has all weights and gradients are summed while
 backward still runs (arXiv:2006.15704); "fsdp", each has a shard of every weight, gradient and momentum, and a layer
@@ -19,18 +20,19 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from model.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective: the others wait while rank 0 writes a checkpoint
 # Buffers are tables that never change. The option has another name from torch 2.13 on.
@@ -204,6 +206,8 @@ def replicated(model: nn.Module) -> DistributedDataParallel:
 
 def sharded(model: nn.Module) -> Objective:
     """The loss of a copy of `model` that holds this process' shard of every weight. `model` keeps its weights."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
     parallel = Objective(copy.deepcopy(model))
     mesh = whole_mesh(next(model.parameters()).device)
     stacks = [module for module in parallel.modules() if isinstance(module, nn.ModuleList)]
@@ -222,32 +226,43 @@ def whole_mesh(device: torch.device) -> DeviceMesh:
 @contextlib.contextmanager
 def accumulating(parallel: nn.Module | None, is_last: bool) -> Iterator[None]:
     """Around the passes of a micro-batch: gradients are summed over the processes after the last one alone."""
-    if isinstance(parallel, FSDPModule):
-        parallel.set_requires_gradient_sync(is_last)
-    elif isinstance(parallel, DistributedDataParallel) and not is_last:
+    if isinstance(parallel, DistributedDataParallel) and not is_last:
         with parallel.no_sync():
             yield
         return
+    if isinstance(parallel, Objective):
+        parallel.set_requires_gradient_sync(is_last)  # type: ignore[operator]  (fully_shard made it an FSDPModule)
     yield
 
 
 def holds_shards(model: nn.Module) -> bool:
-    return any(isinstance(weight, DTensor) for weight in model.parameters())
+    return any(is_cut(weight) for weight in model.parameters())
 
 
 # Shards. A weight of another module than FSDP's is its own shard and its own whole.
 
 
+def is_cut(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this process holds a shard of the tensor."""
+    if not in_group():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
 @torch.no_grad()
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a weight or gradient, in the same memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_cut(tensor) else tensor
 
 
 def whole(part: Tensor, weight: Tensor) -> Tensor:
     """The tensor whose `part` this process holds, cut as `weight` is. Every process must call it."""
-    if not isinstance(weight, DTensor):
+    if not is_cut(weight):
         return part
+    from torch.distributed.tensor import DTensor
+
     cut = {"shape": weight.shape, "stride": weight.stride()}
     return DTensor.from_local(
         part.contiguous(), weight.device_mesh, weight.placements, run_check=False, **cut
@@ -257,7 +272,7 @@ def whole(part: Tensor, weight: Tensor) -> Tensor:
 def whole_on_main(part: Tensor, weight: Tensor) -> Tensor:
     """`whole`, in rank 0's main memory; nothing stays elsewhere, so that saving takes no more of a GPU than one
     tensor. Without shards: `part` itself."""
-    if not isinstance(weight, DTensor):
+    if not is_cut(weight):
         return part
     tensor = whole(part, weight)
     return tensor.cpu() if is_main() else tensor.new_empty(0)
@@ -266,8 +281,10 @@ def whole_on_main(part: Tensor, weight: Tensor) -> Tensor:
 def part_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """This process' part of a whole tensor, cut as `weight` is and on its device."""
     tensor = tensor.to(weight.device)
-    if not isinstance(weight, DTensor):
+    if not is_cut(weight):
         return tensor
+    from torch.distributed.tensor import distribute_tensor
+
     return local(distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None))
 
 
@@ -293,6 +310,8 @@ def each_its_matrices(
     `part_NRC` is what this process holds of a stack of `shape` that is cut along dimension `cut` (None: all of it),
     and so is the result. What moves is the stack once in each direction; where all have it, once in all.
     """
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
     mesh = whole_mesh(part_NRC.device)
     held = Replicate() if cut is None else Shard(cut)
     about: dict[str, Any] = {"run_check": False, "shape": shape, "stride": torch.empty(shape, device="meta").stride()}

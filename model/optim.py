@@ -19,10 +19,9 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from model.config import TrainConfig
-from model.distributed import each_its_matrices, in_group, local, part_of, whole_on_main
+from model.distributed import each_its_matrices, in_group, is_cut, local, part_of, whole_on_main
 from model.linear import is_for_onednn, product
 
 # Quintics a x + b x^3 + c x^5, one a step, each the best for the interval that the one before leaves (Polar Express,
@@ -178,7 +177,7 @@ class Stack:
 
 def cut_of(weight: Tensor) -> int | None:
     """The dimension of a stack along which FSDP, which cuts rows, cut the matrices; None where they are whole."""
-    if not isinstance(weight, DTensor):
+    if not is_cut(weight):
         return None
     return 2 if is_tall(weight) else 1
 

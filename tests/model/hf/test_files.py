@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from model.checkpoint import named_weights
 from model.decoder import Decoder
-from model.hf.files import read_classifier, read_folder, write_folder
+from model.hf.files import read_classifier, read_folder, replacing_export, write_folder
 from model.hf.weights import weights_from_hf
 from model.sample_config import SampleConfig
 
@@ -134,6 +134,15 @@ def test_export_that_fails_leaves_the_earlier_one(decoder, decoders, tmp_path):
     with pytest.raises(ValueError, match="mlp='relu2'"):
         write_folder(tmp_path / "out", other)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_export_that_fails_while_it_writes_leaves_nothing_beside_the_earlier_one(decoder, tmp_path):
+    write_folder(tmp_path / "out", decoder)
+    before = sorted((tmp_path / "out").iterdir())
+    with pytest.raises(OSError, match="disk is full"), replacing_export(tmp_path / "out") as part:
+        (part / "half").write_text("x")
+        raise OSError("disk is full")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"] and sorted((tmp_path / "out").iterdir()) == before
 
 
 # What is refused.

@@ -60,8 +60,21 @@ HAS_FAST_ONEDNN = _has_fast_onednn()
 
 
 def _onednn(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    # the one float32 product of oneDNN that torch offers; its compiler uses it, and it has no gradient of its own
+    if torch.compiler.is_compiling():
+        return _onednn_uncompiled(a_NI, b_OI, bias_O)
+    # the one float32 product of oneDNN that torch offers; it has no gradient of its own
     return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, bias_O, "none", [], "")
+
+
+@torch.library.custom_op("gristmill::onednn_linear", mutates_args=())
+def _onednn_uncompiled(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """The same, closed to torch.compile, which knows this product for constant weights only and fails otherwise."""
+    return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, bias_O, "none", [], "")
+
+
+@_onednn_uncompiled.register_fake
+def _(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    return a_NI.new_empty(a_NI.size(0), b_OI.size(0))
 
 
 class _OneDnnLinear(torch.autograd.Function):

@@ -17,7 +17,7 @@ from pipeline.layout import Layout, load_current
 from pipeline.stages.store import read_record
 from pipeline.tracking import new_client, run_id_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # with the toy graph, on a busy machine
 N_STEPS = 400
 PROGRAM = """
 import os

@@ -81,3 +81,14 @@ def test_library_is_chosen_by_type_size_and_cpu_alone():
     assert not is_for_onednn(x_NI.double(), weight_OI.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_for_onednn(x_NI, weight_OI)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, while it compiles
+def test_compiled_linear_equals_eager_in_one_graph():
+    """torch's compiler knows oneDNN's product for constant weights only, and failed on ours."""
+    x_BTI, weight_OI, _, gradient_BTO = tensors(SHAPES["large"])
+    compiled = torch.compile(linear, fullgraph=True, dynamic=False)
+    eager = with_gradients(linear, [x_BTI, weight_OI], gradient_BTO)
+    for got, expected in zip(with_gradients(compiled, [x_BTI, weight_OI], gradient_BTO), eager, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from model.cli import build_parser as build_model_parser
+from model.recipe import parsed_changes
 from pipeline.cli import build_parser
 from pipeline.commands.settings import parse_settings
 from pipeline.commands.stages import RUNNABLE
@@ -14,7 +16,11 @@ from pipeline.stages.collect.sources import read_sources
 from pipeline.stages.tasks import read_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "your-data.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model")),
+]
 MAPPED = ("model", "pipeline", "bench")
 
 
@@ -101,6 +107,15 @@ def test_page_examples_parse_with_their_settings(page):
         if getattr(args, "set", None):
             _, config = RUNNABLE[getattr(args, "name", "train")].load()
             parse_settings(config, args.set)
+
+
+def test_page_examples_of_the_model_alone_parse_with_their_settings():
+    start = "python -m model.cli "
+    lines = [line for page in PAGES for block in _blocks(page, "") for line in block.splitlines()]
+    commands = [line.removeprefix(start) for line in lines if line.startswith(start)]
+    assert commands
+    for command in commands:
+        parsed_changes(getattr(build_model_parser().parse_args(shlex.split(command)), "set", []))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -180,7 +180,7 @@ class Peer(nn.Module):
         super().__init__()
         self.gpt = gpt
         self.lm_head = gpt.lm_head
-        self.cfg = argparse.Namespace(max_seq_len=gpt.config.block_size)
+        self.cfg = argparse.Namespace(max_seq_len=gpt.config.block_size, vocab_size=gpt.config.vocab_size)
         self.model = argparse.Namespace(embed_tokens=gpt.transformer.wte)
 
     def trunk(self, ids_BT: Tensor) -> Tensor:

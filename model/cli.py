@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     size.add_argument("--depth", metavar="N", type=int, help="size and plan by the number of layers")
     train.add_argument("--family", choices=FAMILIES, help="what its layers are made of; default: qwen3")
     train.add_argument(
-        "--set", metavar="FIELD=VALUE", action="append", default=[], help="change a field; a wrong one lists them all"
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change a field; a wrong one lists them all"
     )
     train.add_argument("--tokenizer", metavar="DIR", type=Path, help="the shards' tokenizer, to go along")
     train.add_argument("--devices", metavar="N", type=int, default=1, help="processes on this machine; default: 1")

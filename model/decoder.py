@@ -81,9 +81,7 @@ class Trunk(nn.Module):
         x_BTD = self.embed_tokens(ids_BT)
         place = slice(n_seen, n_seen + ids_BT.size(1)) if positions_BT is None else positions_BT
         if self.cfg.positions == "learned":
-            if (
-                positions_BT is None
-            ):  # a look-up, not a slice: FSDP shards the embedding and gathers it for its module
+            if positions_BT is None:  # looked up, not cut: FSDP shards the embedding and gathers it for its module
                 positions_BT = torch.arange(n_seen, n_seen + ids_BT.size(1), device=ids_BT.device)
             return x_BTD + self.embed_positions(positions_BT), None
         return x_BTD, (self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype))

@@ -60,20 +60,26 @@ def switches_of(family: str) -> dict[str, Any]:
 
 
 def parsed_changes(settings: Sequence[str]) -> dict[str, Any]:
-    """`field=value` texts as changes. ValueError names the setting, what was given and what is allowed."""
+    """`field=value` texts as changes of a preset. ValueError as in `parsed_settings`."""
     hints = typing.get_type_hints(DecoderShape) | typing.get_type_hints(TrainConfig)
-    changes = {}
+    return parsed_settings(settings, hints, sorted(hints))
+
+
+def parsed_settings(settings: Sequence[str], hints: Mapping[str, Any], allowed: Sequence[str]) -> dict[str, Any]:
+    """`key=value` texts as values of the types in `hints`. ValueError names the setting, what was given and what is
+    `allowed`."""
+    values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
-            raise ValueError(f"--set {setting}: expected FIELD=VALUE")
+            raise ValueError(f"--set {setting}: expected KEY=VALUE")
         if key not in hints:
-            raise ValueError(f"--set {setting}: no such field; there are {', '.join(sorted(hints))}")
+            raise ValueError(f"--set {setting}: no such setting; there are {', '.join(allowed)}")
         try:
-            changes[key] = parse_value(hints[key], text)
+            values[key] = parse_value(hints[key], text)
         except ValueError as error:
             raise ValueError(f"--set {setting}: {error}") from None
-    return changes
+    return values
 
 
 def parse_value(hint: Any, text: str) -> Any:

@@ -6,9 +6,9 @@ or false, lists as a,b,c, no value as none.
 
 import dataclasses
 import typing
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from model.recipe import parse_value
+from model.recipe import parsed_settings
 
 C = TypeVar("C")
 
@@ -16,17 +16,7 @@ C = TypeVar("C")
 def parse_settings(config: type[C], settings: list[str]) -> C:
     """ValueError names the setting, what was given and what is allowed."""
     hints = typing.get_type_hints(config, include_extras=True)
-    values: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: expected KEY=VALUE")
-        if key not in hints:
-            raise ValueError(f"--set {setting}: no such setting; there are {', '.join(describe_settings(config))}")
-        try:
-            values[key] = parse_value(hints[key], text)
-        except ValueError as error:
-            raise ValueError(f"--set {setting}: {error}") from None
+    values = parsed_settings(settings, hints, describe_settings(config))
     missing = [
         field.name
         for field in dataclasses.fields(config)  # type: ignore[arg-type]

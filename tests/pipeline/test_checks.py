@@ -76,7 +76,7 @@ def test_ids_in_range_a_document_without_its_opening_token_is_seen(toy_graph, tm
     assert laws.ids_in_range(load_current(toy_graph.layout, "token_shards").directory).passed
     (tmp_path / "train").mkdir()
     write_token_shard(tmp_path / "train" / "00000.arrow", ["a"], [2], [np.array([5, 9])], vocab_size=300)
-    (tmp_path / "tokens.json").write_text('{"vocab_size": 8, "end_of_text": 7}')
+    (tmp_path / "tokens.json").write_text('{"vocab_size": 8, "end_of_text": 7, "tokenizer": "t"}')
     verdict = laws.ids_in_range(tmp_path)
     assert not verdict.passed
     assert (verdict.observed, verdict.limit) == (9, 7)

@@ -58,7 +58,7 @@ def write_tokens(folder: Path, splits: dict[str, list[str]]) -> Shards:
         tokens = [np.array([256, *text.encode()]) for text in texts]
         ids = [f"{split}-{i}" for i in range(len(texts))]
         write_token_shard(folder / split / "00000.arrow", ids, [len(t) - 1 for t in tokens], tokens, 257)
-    (folder / "tokens.json").write_text(json.dumps({"vocab_size": 257, "end_of_text": 256}))
+    (folder / "tokens.json").write_text(json.dumps({"vocab_size": 257, "end_of_text": 256, "tokenizer": "t"}))
     return handle(Shards, folder, "tokenize")
 
 
@@ -125,7 +125,9 @@ def test_foundation_without_held_out_text_is_refused(tmp_path, model):
 
 
 def test_foundation_tokens_of_another_vocabulary_are_refused(tmp_path, model, tokens):
-    (tokens.directory / "tokens.json").write_text(json.dumps({"vocab_size": 300, "end_of_text": 299}))
+    (tokens.directory / "tokens.json").write_text(
+        json.dumps({"vocab_size": 300, "end_of_text": 299, "tokenizer": "t"})
+    )
     with pytest.raises(ValueError, match=r"vocabulary of 257, .* one of 300"):
         Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
 

@@ -36,6 +36,12 @@ def spike_of(history: History, loss: float, gradient_norm: float) -> float:
     return max(deviations_above(losses, loss), deviations_above(norms, gradient_norm))
 
 
+def loss_spike_of(history: History, loss: float) -> float:
+    """The deviations of the loss alone: gradients of small batches have outliers every few hundred steps that the
+    clipping takes care of, and that nobody wants to be told of."""
+    return deviations_above([past for past, _ in history], loss)
+
+
 def with_step(history: History, loss: float, gradient_norm: float) -> History:
     """The history after one more step. A spike enters it too: a level that stays becomes the new normal."""
     return [*history[-(WINDOW - 1) :], (loss, gradient_norm)]

@@ -43,7 +43,7 @@ from model.distributed import (
 from model.loss import Batch, LossFunction, language_model_loss
 from model.optim import Optimizer
 from model.schedule import lr_factor
-from model.spikes import SPIKE, History, spike_of, with_step
+from model.spikes import SPIKE, History, loss_spike_of, spike_of, with_step
 
 if TYPE_CHECKING:  # the loop runs on whatever gives batches, also where there are no shards to read and no pyarrow
     from model.batches import Batches
@@ -257,17 +257,18 @@ class _Reports:
         self.since = time.perf_counter()
 
     def spike(self, step_report: StepReport, numbers: Mapping[str, float]) -> dict[str, float]:
-        """`spike`, in deviations, where the step is one; and the step enters the history."""
+        """`spike`, in deviations, where the loss is one or its update was left out; the step enters the history."""
         loss, norm = numbers["loss"], numbers["gradient_norm"]
-        deviations = spike_of(self.state.history, loss, norm)
+        of_loss, of_either = loss_spike_of(self.state.history, loss), spike_of(self.state.history, loss, norm)
         self.state.history = with_step(self.state.history, loss, norm)
-        if deviations <= (self.cfg.skip_spikes or SPIKE):
+        if of_loss <= SPIKE and not step_report.is_skipped:
             return {}
+        deviations = of_either if step_report.is_skipped else of_loss
         documents = self.batches.documents_of_batch(step_report.step - 1)
         log.warning(
             "step %d: spike, %.1f deviations above those before: loss %.4f, gradient norm %.4f%s. Its batch holds %s",
             *(step_report.step, deviations, loss, norm, "; update left out" if step_report.is_skipped else ""),
-            _listed(documents),
+            _listed(documents, most=3),
         )
         return {"spike": deviations, "skipped": float(step_report.is_skipped)}
 
@@ -284,8 +285,8 @@ def frozen_garbage() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _listed(documents: list[str]) -> str:
-    return f"{len(documents)} documents: {', '.join(documents[:20])}{' ...' if len(documents) > 20 else ''}"
+def _listed(documents: list[str], most: int = 20) -> str:
+    return f"{len(documents)} documents: {', '.join(documents[:most])}{' ...' if len(documents) > most else ''}"
 
 
 def _divergence(step: int, numbers: Mapping[str, float], batches: "Batches", checkpoint: Path | None) -> str:

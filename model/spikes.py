@@ -4,7 +4,8 @@ In: loss and gradient norm of the last steps, and of this one. Out: by how many 
 The deviation is robust: median and median absolute deviation, times 1.4826 so that it equals the standard deviation
 where values are normal (Hampel 1974, doi:10.1080/01621459.1974.10482962). Mean and standard deviation would be
 carried off by the very spikes they are to find. Leaving out the update of such a step is OLMo's skip-step
-(arXiv:2501.00656 section 3); the window of 128 steps and six deviations are theirs too.
+(arXiv:2501.00656 section 3); the window of 128 steps is theirs too, and so are six deviations, of loss or gradient
+norm, as the limit for that. Told is a step whose loss lies SPIKE above.
 
 Everything is a pure function of the history, which lies in the checkpoint: a resume finds and skips the same steps.
 """
@@ -14,7 +15,7 @@ from statistics import median
 
 WINDOW = 128  # steps that a step is compared with
 MIN_STEPS = 32  # before so many there is nothing to compare with
-SPIKE = 6.0  # deviations that are reported
+SPIKE = 4.0  # deviations of the loss that are told: of normal ones, 1 in 30,000
 MAD_TO_DEVIATION = 1.4826
 MIN_DEVIATION = 1e-3  # of the median: where values hardly differ at all, a ripple is no spike
 

@@ -53,7 +53,8 @@ def test_train_prints_a_line_a_step_and_what_came_out(corpus, tiny_settings, tmp
     assert lines[-1].endswith(f"validation bits per byte {value:.4f}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow  # model/run.py's own tests are quicker
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_train_stopped_by_a_signal_saves_and_the_same_call_goes_on(corpus, tiny_settings, tmp_path, number):
     call = ["train", corpus / "shards", tmp_path / "model", *tiny_settings, "--set", "n_steps=120"]
     child = start(*call)

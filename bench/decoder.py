@@ -20,6 +20,7 @@ import torch
 
 from model.config import DecoderConfig
 from model.decoder import new_decoder
+from model.hf.config import config_to_hf
 from model.linear import HAS_FAST_ONEDNN
 from model.loss import language_model_loss
 
@@ -93,19 +94,7 @@ def nanogpt_step(folder: Path, size: Size, ids_BT: torch.Tensor, targets_BT: tor
 def transformers_step(cfg: DecoderConfig, ids_BT: torch.Tensor) -> Step:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=cfg.vocab_size,
-            num_hidden_layers=cfg.n_layers,
-            num_attention_heads=cfg.n_heads,
-            num_key_value_heads=cfg.n_kv_heads,
-            hidden_size=cfg.d_model,
-            head_dim=cfg.d_head,
-            intermediate_size=cfg.d_ff,
-            max_position_embeddings=cfg.max_seq_len,
-            tie_word_embeddings=True,
-        )
-    )
+    model = Qwen3ForCausalLM(Qwen3Config(**config_to_hf(replace(cfg, tie_embeddings=True))))
 
     def step() -> None:
         model(input_ids=ids_BT, labels=ids_BT, use_cache=False).loss.backward()

@@ -29,6 +29,7 @@ from model.config import DecoderConfig
 from model.decode_step import DecodeStep
 from model.decoder import Decoder
 from model.generate import generate, tokens
+from model.hf.config import config_to_hf
 from model.sample_config import SampleConfig
 
 BATCHES = (1, 8)
@@ -54,21 +55,7 @@ def peer_of(model: Decoder) -> Any:
     """transformers' model with the same weights. Ours carry its names, so that strict loading checks all of them."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    cfg = model.cfg
-    config = Qwen3Config(
-        vocab_size=cfg.vocab_size,
-        num_hidden_layers=cfg.n_layers,
-        num_attention_heads=cfg.n_heads,
-        num_key_value_heads=cfg.n_kv_heads,
-        hidden_size=cfg.d_model,
-        head_dim=cfg.d_head,
-        intermediate_size=cfg.d_ff,
-        max_position_embeddings=cfg.max_seq_len,
-        rope_parameters={"rope_type": "default", "rope_theta": cfg.rope_theta},
-        rms_norm_eps=cfg.norm_eps,
-        tie_word_embeddings=cfg.tie_embeddings,
-    )
-    peer = Qwen3ForCausalLM(config).eval()
+    peer = Qwen3ForCausalLM(Qwen3Config(**config_to_hf(model.cfg))).eval()
     peer.load_state_dict(model.state_dict())
     return peer
 

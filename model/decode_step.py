@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from model.attention import visibility
 from model.decoder import Decoder
+from model.feed_forward import activated
 from model.kv_cache import KVCache
-from model.linear import HAS_FAST_ONEDNN
+from model.linear import HAS_FAST_ONEDNN, onednn_product
 from model.norm import RMSNorm
+from model.rope import rotate
 
 BLOCKED_FROM = 2**17  # numbers in a matrix from which oneDNN's blocks pay for its start, with more than one row
 
@@ -82,12 +84,10 @@ class _Layer:
     ) -> Tensor:
         x_BD = x_BD + self._attention(_normed(x_BD, self.block.input_layernorm), rotary, mask_B11S, cache)
         up_BF = self.up(_normed(x_BD, self.block.post_attention_layernorm))
+        gate_BF = None
         if self.cfg.mlp == "swiglu":
             gate_BF, up_BF = up_BF.chunk(2, dim=-1)
-            up_BF = F.silu(gate_BF) * up_BF
-        else:
-            up_BF = F.relu(up_BF).square() if self.cfg.mlp == "relu2" else F.gelu(up_BF, approximate="tanh")
-        return x_BD + self.down(up_BF)
+        return x_BD + self.down(activated(self.cfg.mlp, up_BF, gate_BF))
 
     def _attention(
         self, x_BD: Tensor, rotary: tuple[Tensor, Tensor] | None, mask_B11S: Tensor | None, cache: KVCache
@@ -98,8 +98,7 @@ class _Layer:
         if self.scale_JK is not None:
             qk_BJK = F.rms_norm(qk_BJK, (cfg.d_head,), None, cfg.norm_eps) * self.scale_JK
         if rotary is not None:
-            cos, signed_sin = rotary
-            qk_BJK = torch.addcmul(qk_BJK * cos, qk_BJK.roll(cfg.d_head // 2, dims=-1), signed_sin)
+            qk_BJK = rotate(qk_BJK, *rotary)
         q_BH1K, k_BG1K = qk_BJK[:, : cfg.n_heads].unsqueeze(2), qk_BJK[:, cfg.n_heads :].unsqueeze(2)
         k_BGSK, v_BGSK = cache.extend(self.number, k_BG1K, v_BGK.unsqueeze(2))
         out_BH1K = F.scaled_dot_product_attention(
@@ -123,7 +122,7 @@ class _Product:
 
     def __call__(self, x_BI: Tensor) -> Tensor:
         if self.is_blocked:
-            return torch.ops.mkldnn._linear_pointwise(x_BI, self.weight, self.bias_O, "none", [], "")
+            return onednn_product(x_BI, self.weight, self.bias_O)
         if self.bias_O is not None:
             return torch.addmm(self.bias_O, x_BI, self.weight)
         return torch.mm(x_BI, self.weight)

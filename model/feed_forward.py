@@ -23,9 +23,12 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(cfg.d_ff, cfg.d_model, bias=cfg.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        up_BTF = self.up_proj(x_BTD)
-        if self.kind == "swiglu":
-            return self.down_proj(F.silu(self.gate_proj(x_BTD)) * up_BTF)
-        if self.kind == "relu2":
-            return self.down_proj(F.relu(up_BTF).square())
-        return self.down_proj(F.gelu(up_BTF, approximate="tanh"))
+        gate_BTF = self.gate_proj(x_BTD) if self.kind == "swiglu" else None
+        return self.down_proj(activated(self.kind, self.up_proj(x_BTD), gate_BTF))
+
+
+def activated(kind: str, up_BTF: Tensor, gate_BTF: Tensor | None) -> Tensor:
+    """What goes into down_proj; only swiglu has a gate."""
+    if gate_BTF is not None:
+        return F.silu(gate_BTF) * up_BTF
+    return F.relu(up_BTF).square() if kind == "relu2" else F.gelu(up_BTF, approximate="tanh")

@@ -13,7 +13,7 @@ Legend: N rows (all leading dimensions), I and O width in and out.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -62,14 +62,21 @@ HAS_FAST_ONEDNN = _has_fast_onednn()
 def _onednn(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling():
         return _onednn_uncompiled(a_NI, b_OI, bias_O)
-    # the one float32 product of oneDNN that torch offers; it has no gradient of its own
+    return onednn_product(a_NI, b_OI, bias_O)
+
+
+def onednn_product(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    """a b^T + bias, by the one float32 product of oneDNN that torch offers; it has no gradient of its own.
+
+    `b` is a matrix, or one in oneDNN's blocks.
+    """
     return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, bias_O, "none", [], "")
 
 
-@torch.library.custom_op("gristmill::onednn_linear", mutates_args=())
+@library.custom_op("gristmill::onednn_linear", mutates_args=())
 def _onednn_uncompiled(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
     """The same, closed to torch.compile, which knows this product for constant weights only and fails otherwise."""
-    return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, bias_O, "none", [], "")
+    return onednn_product(a_NI, b_OI, bias_O)
 
 
 @_onednn_uncompiled.register_fake

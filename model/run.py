@@ -182,9 +182,8 @@ class _Run:
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:
             raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
-        if (
-            resumed.notes["n_processes"] == n_processes()
-        ):  # else roundings differ anyway, and cores are shared out anew
+        # on another number of processes roundings differ anyway, and cores are shared out anew
+        if resumed.notes["n_processes"] == n_processes():
             self.n_threads = resumed.notes["n_threads"]
         self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
         if not is_main():

@@ -259,11 +259,11 @@ class _Reports:
     def spike(self, step_report: StepReport, numbers: Mapping[str, float]) -> dict[str, float]:
         """`spike`, in deviations, where the loss is one or its update was left out; the step enters the history."""
         loss, norm = numbers["loss"], numbers["gradient_norm"]
-        of_loss, of_either = loss_spike_of(self.state.history, loss), spike_of(self.state.history, loss, norm)
-        self.state.history = with_step(self.state.history, loss, norm)
-        if of_loss <= SPIKE and not step_report.is_skipped:
+        before = self.state.history
+        self.state.history = with_step(before, loss, norm)
+        deviations = spike_of(before, loss, norm) if step_report.is_skipped else loss_spike_of(before, loss)
+        if deviations <= SPIKE and not step_report.is_skipped:
             return {}
-        deviations = of_either if step_report.is_skipped else of_loss
         documents = self.batches.documents_of_batch(step_report.step - 1)
         log.warning(
             "step %d: spike, %.1f deviations above those before: loss %.4f, gradient norm %.4f%s. Its batch holds %s",

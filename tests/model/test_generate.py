@@ -9,6 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from model.config import DecoderConfig
 from model.decoder import Decoder
 from model.generate import generate, generate_text, prompt_mask, stream_text, tokens
+from model.recipe import switches_of
 from model.sample_config import SampleConfig
 
 CONFIG = DecoderConfig(
@@ -17,14 +18,7 @@ CONFIG = DecoderConfig(
 GPT2 = dataclasses.replace(
     CONFIG,
     n_kv_heads=4,
-    norm="layernorm",
-    positions="learned",
-    qk_norm=False,
-    qkv_bias=True,
-    output_bias=True,
-    mlp="gelu_tanh",
-    mlp_bias=True,
-    tie_embeddings=True,
+    **switches_of("gpt2"),
 )
 WINDOW = dataclasses.replace(CONFIG, sliding_window=5, sliding_layers=(1,))
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 10, 11, 12, 13, 14], [15, 16]]

@@ -14,6 +14,7 @@ from model.config import DecoderConfig
 from model.decoder import Decoder, new_decoder
 from model.generate import generate
 from model.heads import new_classifier
+from model.recipe import switches_of
 from model.sample_config import SampleConfig
 from model.tokenizer import load_tokenizer
 from pipeline.cli import main
@@ -30,14 +31,7 @@ CONFIG = DecoderConfig(
 GPT2 = replace(
     CONFIG,
     n_kv_heads=4,
-    norm="layernorm",
-    positions="learned",
-    qk_norm=False,
-    qkv_bias=True,
-    output_bias=True,
-    mlp="gelu_tanh",
-    mlp_bias=True,
-    tie_embeddings=True,
+    **switches_of("gpt2"),
 )
 TEMPLATE = "{% for m in messages %}<|endoftext|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
 

@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.extraction_pages import GoldPage, by_kind, f1, gold_pages, markdown_table, words
-from pipeline.stages.formats.boilerplate import without_boilerplate
-from pipeline.stages.formats.html_text import html_text
-from pipeline.stages.text_repair import decode, repair
+from pipeline.corpus.clean.boilerplate import without_boilerplate
+from pipeline.corpus.clean.html_text import html_text
+from pipeline.corpus.text_repair import decode, repair
 
 BASE = "trafilatura"
 

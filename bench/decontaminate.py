@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import Memory
-from pipeline.stages.decontaminate import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
-from pipeline.stages.decontamination.evaluation_runs import Scanner, run_index
-from pipeline.stages.engine import LocalProcesses, n_usable_cores
-from pipeline.stages.examples import EXAMPLE
-from pipeline.stages.records import CORPUS, Counts, Shards
-from pipeline.stages.shards import text_digest, write_rows
-from pipeline.stages.store import Built, Outcome, Stage, Store, Work
+from pipeline.corpus.decontaminate.evaluation_runs import Scanner, run_index
+from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
+from pipeline.corpus.examples.stage import EXAMPLE
+from pipeline.store.engine import LocalProcesses, n_usable_cores
+from pipeline.store.records import CORPUS, Counts, Shards
+from pipeline.store.shards import text_digest, write_rows
+from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
 VOCABULARY = 50_000  # words
 WORDS = 170  # a document, about 1 kB

@@ -40,13 +40,13 @@ from bench.planted_duplicates import (
     planted_set,
     score,
 )
-from pipeline.stages.dedup import DEDUP, DedupConfig
-from pipeline.stages.duplicates.signatures import SignatureItem, signatures_of_shard
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.measures.quality import quality_signals
-from pipeline.stages.records import EVIDENCE, FILTERED, Shards
-from pipeline.stages.shards import EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_rows
-from pipeline.stages.store import Outcome, Stage, Store, Work
+from pipeline.corpus.dedup.signatures import SignatureItem, signatures_of_shard
+from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
+from pipeline.corpus.signals.quality import quality_signals
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.records import EVIDENCE, FILTERED, Shards
+from pipeline.store.shards import EVIDENCE_FOLDER, read_table, shard_paths, text_digest, write_rows
+from pipeline.store.store import Outcome, Stage, Store, Work
 
 SHARD_ROWS = 5000
 BLOCK = 250  # documents between two changes of side

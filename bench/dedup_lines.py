@@ -24,11 +24,11 @@ from typing import Any
 import pyarrow as pa
 
 from bench.machine import Memory, machine
-from pipeline.stages.dedup_lines import DEDUP_LINES, DedupLinesConfig
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.records import CORPUS, REPEATED, Counts, Shards
-from pipeline.stages.shards import EVIDENCE_FOLDER, read_table, shard_paths, write_table
-from pipeline.stages.store import Outcome, Stage, Store, read_handle
+from pipeline.corpus.dedup_lines.stage import DEDUP_LINES, DedupLinesConfig
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.records import CORPUS, REPEATED, Counts, Shards
+from pipeline.store.shards import EVIDENCE_FOLDER, read_table, shard_paths, write_table
+from pipeline.store.store import Outcome, Stage, Store, read_handle
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARES = (1.0, 0.8, 0.6, 0.4, 0.3, 0.2, 0.1)  # of the pages of a site that carry its boilerplate

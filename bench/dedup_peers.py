@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stages.engine import n_usable_cores
+from pipeline.store.engine import n_usable_cores
 
 # text_dedup.minhash of 0.4 with its defaults, but a Jaccard index of 0.7; prints the names it keeps
 TEXT_DEDUP = """

@@ -31,11 +31,11 @@ import pyarrow as pa
 
 from bench.machine import machine
 from pipeline.commands.settings import parse_settings
-from pipeline.stages.dedup import DEDUP, DedupConfig
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.records import FILTERED, Counts, Shards
-from pipeline.stages.shards import text_digest, write_table
-from pipeline.stages.store import Outcome, Stage, Store, Work, read_handle
+from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.records import FILTERED, Counts, Shards
+from pipeline.store.shards import text_digest, write_table
+from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARDS_A_SOURCE = 16  # as CollectConfig.n_shards

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.demo import asset_records
-from pipeline.layout import Layout, all_entries
-from pipeline.stages.engine import n_usable_cores
+from pipeline.commands.demo import asset_records
+from pipeline.store.engine import n_usable_cores
+from pipeline.store.layout import Layout, all_entries
 
 ROOT = Path(__file__).resolve().parent.parent
 

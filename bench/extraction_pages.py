@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.stages.text_repair import decode
+from pipeline.corpus.text_repair import decode
 
 
 @dataclass(frozen=True, slots=True)

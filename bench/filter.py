@@ -24,18 +24,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.stages.filter import FilterConfig, FilterRecipe, filter_shard
-from pipeline.stages.formats.html_text import html_text
-from pipeline.stages.measures.language import language_of
-from pipeline.stages.measures.pii import find_pii
-from pipeline.stages.measures.quality import quality_signals
-from pipeline.stages.measures.toxicity import toxicity_signals
-from pipeline.stages.measures.word_splitting import split_chunk
-from pipeline.stages.records import DOCUMENT, SIGNALS
-from pipeline.stages.rules import RULE_SETS, as_datatrove, judge
-from pipeline.stages.shards import text_digest, write_table
-from pipeline.stages.signals import signals_of
-from pipeline.stages.text_repair import repair
+from pipeline.corpus.clean.html_text import html_text
+from pipeline.corpus.collect.source_rules import RULE_SETS
+from pipeline.corpus.filter.rules import as_datatrove, judge
+from pipeline.corpus.filter.stage import FilterConfig, FilterRecipe, filter_shard
+from pipeline.corpus.signals.language import language_of
+from pipeline.corpus.signals.pii import find_pii
+from pipeline.corpus.signals.quality import quality_signals
+from pipeline.corpus.signals.stage import signals_of
+from pipeline.corpus.signals.toxicity import toxicity_signals
+from pipeline.corpus.text_repair import repair
+from pipeline.corpus.word_splitting import split_chunk
+from pipeline.store.records import DOCUMENT, SIGNALS
+from pipeline.store.shards import text_digest, write_table
 
 PIECE = 6_000  # characters, about a web page
 LONG = 60_000  # what is longer is cut

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from pipeline.layout import layout_from_environment, load_current
-from pipeline.resources import made_with
-from pipeline.stages.evaluate import EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig
-from pipeline.stages.finetune import FINETUNE, FinetuneConfig, random_baseline
-from pipeline.stages.store import Store
+from pipeline.defs.resources import made_with
+from pipeline.store.layout import layout_from_environment, load_current
+from pipeline.store.store import Store
+from pipeline.tasks.classification import EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig
+from pipeline.training.finetune import FINETUNE, FinetuneConfig, random_baseline
 
 METRICS = ("accuracy", "macro_f1")
 

@@ -2,7 +2,7 @@
 
 In: --data (the folder of bench/extraction_pages.py). Out: word-level F1 by kind of page, cross-validated: weights,
 `CAUTION` and `SURE` are all chosen inside the folds, by a second cross-validation over the training pages; several
-seeds. With --write, pipeline/stages/formats/html_weights.py from all pages.
+seeds. With --write, pipeline/corpus/clean/html_weights.py from all pages.
 
 The target of a block is the share of its text that stands in the gold text; the fit is ridge regression, each page
 counts alike and within it each word.
@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.extraction_pages import GoldPage, by_kind, f1, gold_pages, markdown_table, words
-from pipeline.stages.formats.html_blocks import Block
-from pipeline.stages.formats.html_choice import bounded, choice, expected_f1, features, found_in, lengths, units_of
-from pipeline.stages.formats.html_text import by_resiliparse, by_trafilatura, page_blocks, parsed
+from pipeline.corpus.clean.html_blocks import Block
+from pipeline.corpus.clean.html_choice import bounded, choice, expected_f1, features, found_in, lengths, units_of
+from pipeline.corpus.clean.html_text import by_resiliparse, by_trafilatura, page_blocks, parsed
 
-WEIGHTS = Path(__file__).parents[1] / "pipeline" / "stages" / "formats" / "html_weights.py"
+WEIGHTS = Path(__file__).parents[1] / "pipeline" / "corpus" / "clean" / "html_weights.py"
 RIDGE = 300.0
 MODELS = {"RESILIPARSE": ("resiliparse",), "BOTH": ("resiliparse", "trafilatura")}
 CAUTIONS = (1.0, 1.1, 1.2, 1.3, 1.4)
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-share", type=float, default=0.1, help="of pages that trafilatura is asked for")
-    parser.add_argument("--write", action="store_true", help="write pipeline/stages/formats/html_weights.py")
+    parser.add_argument("--write", action="store_true", help="write pipeline/corpus/clean/html_weights.py")
     arguments = parser.parse_args()
     every = gold_pages(arguments.data)
     prepared = {page.id: prepare(page) for page in every}

@@ -28,7 +28,7 @@ from model.hf.gguf import write_gguf
 from model.hf.tokenizer import ExportedTokenizer, read_exported_tokenizer
 from model.sample_config import SampleConfig
 from model.tokenizer import Tokenizer, load_tokenizer
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 CONTEXT, PROMPT, N_NEW, SEED = 128, 12, 40, 1
 TEXTS = (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.stages.engine import n_usable_cores
+from pipeline.store.engine import n_usable_cores
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1e6

@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from bench.pii_samples import Sample, look_alikes, samples
-from pipeline.stages.measures.pii import FINDERS, PII_KINDS, find_pii
+from pipeline.corpus.signals.pii import FINDERS, PII_KINDS, find_pii
 
 OURS = {
     "CREDIT_CARD": "credit_card",

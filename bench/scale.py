@@ -29,19 +29,19 @@ from typing import Any
 import xxhash
 
 from bench.machine import Memory, machine
-from pipeline.stages.clean import CLEAN, CleanConfig
-from pipeline.stages.collect.collect import collect
-from pipeline.stages.collect.members import members_of
-from pipeline.stages.collect.package import fetch_package
-from pipeline.stages.collect.registry_debian import offers
-from pipeline.stages.collect.sources import PackageSource
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.filter import FILTER
-from pipeline.stages.records import Counts
-from pipeline.stages.rules import FilterConfig, FilterRecipe
-from pipeline.stages.shards import read_table, shard_paths
-from pipeline.stages.signals import MEASURE, SignalsConfig
-from pipeline.stages.store import Store, read_handle
+from pipeline.corpus.clean.stage import CLEAN, CleanConfig
+from pipeline.corpus.collect.members import members_of
+from pipeline.corpus.collect.package import fetch_package
+from pipeline.corpus.collect.registry_debian import offers
+from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.stage import collect
+from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
+from pipeline.corpus.filter.stage import FILTER
+from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.records import Counts
+from pipeline.store.shards import read_table, shard_paths
+from pipeline.store.store import Store, read_handle
 
 ROOT = Path(__file__).resolve().parent.parent
 MANUALS = (  # written by Sphinx, DocBook, Texinfo, Doxygen, javadoc, rustdoc, gi-docgen, Haddock and by hand

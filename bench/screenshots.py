@@ -15,8 +15,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from pipeline.layout import Layout, layout_from_environment, load_current
-from pipeline.tracking import run_url
+from pipeline.store.layout import Layout, layout_from_environment, load_current
+from pipeline.tracking.server import run_url
 
 DAGSTER_PORT, MLFLOW_PORT = 3900, 5900
 CHROMIUM = "/usr/bin/chromium"

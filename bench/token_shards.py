@@ -30,12 +30,12 @@ from typing import Any
 
 from bench.machine import Memory, machine
 from model.tokenizer import load_tokenizer
-from pipeline.stages.engine import LocalProcesses, n_usable_cores
-from pipeline.stages.records import SPLIT_CORPUS, Counts, Shards
-from pipeline.stages.shards import read_table, shard_paths, text_digest, write_rows
-from pipeline.stages.store import Outcome, Stage, Store, Work, read_handle
-from pipeline.stages.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
-from pipeline.stages.tokenizer import TOKENIZER, TokenizerConfig
+from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
+from pipeline.corpus.tokens.tokenizer import TOKENIZER, TokenizerConfig
+from pipeline.store.engine import LocalProcesses, n_usable_cores
+from pipeline.store.records import SPLIT_CORPUS, Counts, Shards
+from pipeline.store.shards import read_table, shard_paths, text_digest, write_rows
+from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
 
 ROOT = Path(__file__).resolve().parent.parent
 N_SHARDS = 64

@@ -32,10 +32,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.token_shards import write_token_shard
-from pipeline.layout import Layout, save_current
-from pipeline.stages.duplicates.shingles import Shingler
-from pipeline.stages.pretrain import PretrainConfig, pretrain_recipe
-from pipeline.stages.records import (
+from pipeline.corpus.dedup.shingles import Shingler
+from pipeline.store.layout import Layout, save_current
+from pipeline.store.records import (
     CORPUS,
     DOCUMENT,
     DROPPED,
@@ -46,8 +45,9 @@ from pipeline.stages.records import (
     Checkpoint,
     Shards,
 )
-from pipeline.stages.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, write_table
-from pipeline.stages.store import Outcome, Stage, Store, Work
+from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, write_table
+from pipeline.store.store import Outcome, Stage, Store, Work
+from pipeline.training.pretrain import PretrainConfig, pretrain_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES, SHARDS = ("manuals", "news", "books", "notes"), 16  # shards a source: the default of `collect`

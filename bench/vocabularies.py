@@ -23,10 +23,10 @@ from pathlib import Path
 from bench.machine import machine
 from model.tokenizer import load_tokenizer
 from model.vocabularies import PUBLISHED, TRAINED_PATTERNS
-from pipeline.stages.shards import read_table, shard_paths
-from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
-from pipeline.stages.tokens.vocabularies import fetch_ranks
+from pipeline.corpus.tokens.tokenizer import train_ranks
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.tokens.vocabularies import fetch_ranks
+from pipeline.store.shards import read_table, shard_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERN = "qwen2"

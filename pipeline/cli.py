@@ -75,7 +75,7 @@ Adder = Callable[..., argparse.ArgumentParser]
 
 
 def _add_graph_commands(command: Adder) -> None:
-    command("demo", "pipeline.demo:run", "Materialise the whole graph and print what came out")
+    command("demo", "pipeline.commands.demo:run", "Materialise the whole graph and print what came out")
     ui = command("ui", "pipeline.commands.graph:run_ui", "Serve Dagster and MLflow until Ctrl-C")
     ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
@@ -270,7 +270,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _one_line(error: Exception) -> str:
-    from pipeline.stages.errors import CorruptShard, SourceUnavailable, Terminated
+    from pipeline.store.errors import CorruptShard, SourceUnavailable, Terminated
 
     expected = (ValueError, OSError, CorruptShard, SourceUnavailable, Terminated)
     text = " ".join(str(error).split())

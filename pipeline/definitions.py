@@ -6,17 +6,24 @@ heavy is imported here, because the UI, the daemon and every step pay for it: se
 
 import dagster as dg
 
-from pipeline.assets import clean, collect, dedup, evaluate, finetune, pretrain, report, tokenize
-from pipeline.checks import TABLE, asset_checks, read_limits
-from pipeline.io_manager import asset_name
-from pipeline.jobs import jobs
-from pipeline.layout import Layout, layout_from_environment
-from pipeline.resources import executor, resources
-from pipeline.run_config import read_config_file
-from pipeline.schedules import schedules
-from pipeline.sensors import sensors
-from pipeline.stages.collect.sources import read_sources
-from pipeline.stages.tasks import read_tasks
+from pipeline.corpus.collect.sources import read_sources
+from pipeline.defs import corpus as dedup
+from pipeline.defs import corpus_report as report
+from pipeline.defs import documents as clean
+from pipeline.defs import evaluations as evaluate
+from pipeline.defs import models as pretrain
+from pipeline.defs import pages as collect
+from pipeline.defs import tasks as finetune
+from pipeline.defs import tokens as tokenize
+from pipeline.defs.checks import TABLE, asset_checks, read_limits
+from pipeline.defs.io_manager import asset_name
+from pipeline.defs.jobs import jobs
+from pipeline.defs.resources import executor, resources
+from pipeline.defs.run_config import read_config_file
+from pipeline.defs.schedules import schedules
+from pipeline.defs.sensors import sensors
+from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.tasks.tasks_toml import read_tasks
 
 
 def definitions(layout: Layout) -> dg.Definitions:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.layout import Layout
+from pipeline.store.layout import Layout
 
 FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",  # MLflow 3.17 under SQLAlchemy 2.1

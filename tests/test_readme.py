@@ -1,6 +1,7 @@
 """README and docs say what is true: files, commands, settings, links and examples are checked against the tree."""
 
 import re
+import runpy
 import shlex
 import tomllib
 from pathlib import Path
@@ -12,8 +13,8 @@ from model.recipe import parsed_changes
 from pipeline.cli import build_parser
 from pipeline.commands.settings import parse_settings
 from pipeline.commands.stages import RUNNABLE
-from pipeline.stages.collect.sources import read_sources
-from pipeline.stages.tasks import read_tasks
+from pipeline.corpus.collect.sources import read_sources
+from pipeline.tasks.tasks_toml import read_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -21,7 +22,6 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model")),
 ]
-MAPPED = ("model", "pipeline", "bench")
 
 
 def _blocks(page: Path, language: str) -> list[str]:
@@ -36,36 +36,9 @@ def _commands(page: Path) -> list[str]:
     ]
 
 
-def _file_map() -> dict[str, str]:
-    """Path -> phrase. Indented names lie in the folder above them; a line of n names has n phrases."""
-    (block,) = [block for block in _blocks(ROOT / "docs" / "files.md", "") if block.startswith("Makefile")]
-    folder, phrases = "", {}
-    for line in block.splitlines():
-        names, told = re.fullmatch(r" *((?:[\w./-]+, )*[\w./-]+) +(.+)", line).groups()
-        if not line.startswith(" "):
-            folder = names if names.endswith("/") else ""
-        listed = names.split(", ")
-        for name, phrase in zip(listed, told.split("; ") if len(listed) > 1 else [told], strict=True):
-            phrases[folder + name if line.startswith(" ") else name] = phrase
-    return phrases
-
-
-def test_file_map_names_every_file():
-    there = {
-        str(path.relative_to(ROOT))
-        for folder in MAPPED
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    listed = {name for name in _file_map() if name.endswith(".py")}
-    assert sorted(there - listed) == []
-    assert sorted(listed - there) == []
-
-
-def test_file_map_entries_exist_and_have_a_phrase():
-    for name, phrase in _file_map().items():
-        assert (ROOT / name).exists(), name
-        assert phrase, name
+def test_file_map_is_what_the_docstrings_say():
+    page = runpy.run_path(str(ROOT / "docs" / "make_files.py"))["page"]()
+    assert (ROOT / "docs" / "files.md").read_text() == page, "run python docs/make_files.py"
 
 
 def test_readme_is_short_and_whole():

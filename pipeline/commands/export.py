@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.disk import size_text
-from pipeline.layout import folder_or_current, layout_from_environment
+from pipeline.store.disk import size_text
+from pipeline.store.layout import folder_or_current, layout_from_environment
 
 if TYPE_CHECKING:
     from model.decoder import Decoder

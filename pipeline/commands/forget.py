@@ -10,11 +10,9 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 
 from pipeline.commands.tables import table_lines
-from pipeline.layout import Layout, all_current, all_entries, layout_from_environment, load_current
-from pipeline.stages.copies import CopyLimits
-from pipeline.stages.deny_list import Denial, change_denials, keys_of, read_denials
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.forget import (
+from pipeline.corpus.deny_list import Denial, change_denials, keys_of, read_denials
+from pipeline.provenance.copies import CopyLimits
+from pipeline.provenance.forget import (
     Findings,
     Known,
     Page,
@@ -25,7 +23,9 @@ from pipeline.stages.forget import (
     holding_shards,
     known,
 )
-from pipeline.stages.records import Checkpoint
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.layout import Layout, all_current, all_entries, layout_from_environment, load_current
+from pipeline.store.records import Checkpoint
 
 SHARDED = ("collect", "filter")  # stages of which the shards that change are told
 MOST_HOLDERS = 10  # that are shown
@@ -172,7 +172,7 @@ def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
 
 def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     """Every finished model that was trained on one of the pages, by the names that people know."""
-    from pipeline.stages.tracing.exposure import models_of, unexplained_models
+    from pipeline.provenance.exposure import models_of, unexplained_models
 
     assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
     for directory, reason in unexplained_models(layout.store):
@@ -206,7 +206,7 @@ def _steps_text(steps: Sequence[int]) -> str:
 
 def _registered_names(layout: Layout) -> dict[str, list[str]]:
     """Fingerprint of a model -> its names in MLflow's registry, with versions and aliases."""
-    from pipeline.registry import registered_names
+    from pipeline.tracking.registry import registered_names
 
     return registered_names(layout)
 
@@ -237,7 +237,7 @@ def _later_assets(new_tokenizer: bool) -> Iterator[tuple[str, str]]:
 
 def _tokenizer_line(layout: Layout, *, new: bool) -> str:
     """Keep the tokenizer that there is, or let the next run train a new one; what was done."""
-    from pipeline.stages.tokens.kept_tokenizer import keep_tokenizer, release_tokenizer
+    from pipeline.corpus.tokens.kept_tokenizer import keep_tokenizer, release_tokenizer
 
     if new:
         release_tokenizer(layout.kept_tokenizer)
@@ -250,8 +250,8 @@ def _tokenizer_line(layout: Layout, *, new: bool) -> str:
 
 def _purge(layout: Layout, args: Namespace) -> int:
     """Remove what still holds texts of the whole deny list."""
-    from pipeline.disk import remove_garbage, size_text
-    from pipeline.purge import find_holders
+    from pipeline.provenance.purge import find_holders
+    from pipeline.store.disk import remove_garbage, size_text
 
     if args.what:
         raise ValueError("--purge removes what holds any denied text; run it alone, after a materialisation")

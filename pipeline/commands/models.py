@@ -7,7 +7,7 @@ probability.
 import sys
 from argparse import Namespace
 
-from pipeline.layout import folder_or_current, layout_from_environment
+from pipeline.store.layout import folder_or_current, layout_from_environment
 
 
 def run_generate(args: Namespace) -> int:
@@ -25,7 +25,7 @@ def run_generate(args: Namespace) -> int:
         keep_prompt_end=args.keep_prompt_end,
     )
     folder = folder_or_current(layout_from_environment(), args.model)
-    from pipeline.stages.generate import generate_text, stream_text
+    from pipeline.serving.generate import generate_text, stream_text
 
     is_streamed = sys.stdout.isatty() if args.stream is None else args.stream
     if args.samples == 1 and is_streamed:
@@ -44,7 +44,7 @@ def run_generate(args: Namespace) -> int:
 
 def run_classify(args: Namespace) -> int:
     folder = folder_or_current(layout_from_environment(), f"{args.task}_model")
-    from pipeline.stages.generate import classify_text
+    from pipeline.serving.generate import classify_text
 
     ((label, probability),) = classify_text(folder, [args.text])
     print(f"{label} {probability:.3f}")

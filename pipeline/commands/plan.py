@@ -7,11 +7,11 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
+from pipeline.commands.planning import PlannedAsset, plan
 from pipeline.commands.tables import table_lines
-from pipeline.disk import size_text
-from pipeline.layout import layout_from_environment
-from pipeline.planning import PlannedAsset, plan
-from pipeline.progress import clock_text
+from pipeline.store.disk import size_text
+from pipeline.store.layout import layout_from_environment
+from pipeline.store.progress import clock_text
 
 UNKNOWN = "?"
 

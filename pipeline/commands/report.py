@@ -7,8 +7,8 @@ figures in a folder, to be handed on with a model or a data set.
 from argparse import Namespace
 from pathlib import Path
 
-from pipeline.layout import layout_from_environment, load_current
-from pipeline.stages.shards import write_bytes
+from pipeline.store.layout import layout_from_environment, load_current
+from pipeline.store.shards import write_bytes
 
 CARD, FIGURES = "data_card.md", "figures"
 

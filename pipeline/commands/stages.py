@@ -14,12 +14,12 @@ from typing import Any
 
 from model.launch import launch
 from pipeline.commands.settings import parse_settings
-from pipeline.layout import Layout, folder_or_current, layout_from_environment
-from pipeline.progress import current_show, displayed
-from pipeline.stages.deny_list import deny_list
-from pipeline.stages.engine import LocalProcesses
-from pipeline.stages.records import Handle
-from pipeline.stages.store import RECORD, Built, Launch, Stage, Store, read_handle
+from pipeline.corpus.deny_list import deny_list
+from pipeline.store.engine import LocalProcesses
+from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
+from pipeline.store.progress import current_show, displayed
+from pipeline.store.records import Handle
+from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class Runnable:
     recipe: str = ""  # class that wraps the config, where the stage wants more than that
 
     def load(self) -> tuple[Any, Any]:
-        module = importlib.import_module(f"pipeline.stages.{self.module}")
+        module = importlib.import_module(f"pipeline.{self.module}")
         return getattr(module, self.stage), getattr(module, self.config)
 
     def settings(self, cfg: Any, **more: Any) -> Any:
         """What the stage is built with."""
-        module = importlib.import_module(f"pipeline.stages.{self.module}")
+        module = importlib.import_module(f"pipeline.{self.module}")
         return getattr(module, self.recipe)(config=cfg, **more) if self.recipe else cfg
 
 
@@ -61,39 +61,47 @@ UNIQUE, CORPUS = Reads(("dedup", "dedup_lines")), Reads(("dedup", "dedup_lines",
 EXAMPLES = Reads(("examples",), least=0, most=None)
 DIVIDED, TOKENIZER, TOKENS = Reads(("split",)), Reads(("tokenizer",)), Reads(("tokenize",))
 RUNNABLE = {
-    "clean": Runnable(module="clean", stage="CLEAN", config="CleanConfig", reads=(PAGES,)),
-    "signals": Runnable(module="signals", stage="MEASURE", config="SignalsConfig", reads=(DOCUMENTS,)),
+    "clean": Runnable(module="corpus.clean.stage", stage="CLEAN", config="CleanConfig", reads=(PAGES,)),
+    "signals": Runnable(module="corpus.signals.stage", stage="MEASURE", config="SignalsConfig", reads=(DOCUMENTS,)),
     "filter": Runnable(
-        module="filter", stage="FILTER", config="FilterConfig", reads=(DOCUMENTS, SIGNALS), recipe="FilterRecipe"
+        module="corpus.filter.stage",
+        stage="FILTER",
+        config="FilterConfig",
+        reads=(DOCUMENTS, SIGNALS),
+        recipe="FilterRecipe",
     ),
-    "dedup": Runnable(module="dedup", stage="DEDUP", config="DedupConfig", reads=(FILTERED, ACCEPTED)),
+    "dedup": Runnable(module="corpus.dedup.stage", stage="DEDUP", config="DedupConfig", reads=(FILTERED, ACCEPTED)),
     "dedup_lines": Runnable(
-        module="dedup_lines", stage="DEDUP_LINES", config="DedupLinesConfig", reads=(Reads(("dedup",)),)
+        module="corpus.dedup_lines.stage", stage="DEDUP_LINES", config="DedupLinesConfig", reads=(Reads(("dedup",)),)
     ),
     "decontaminate": Runnable(
-        module="decontaminate",
+        module="corpus.decontaminate.stage",
         stage="DECONTAMINATE",
         config="DecontaminateConfig",
         reads=(UNIQUE, EXAMPLES),
         recipe="DecontaminateRecipe",
     ),
-    "split": Runnable(module="split", stage="SPLIT", config="SplitConfig", reads=(CORPUS,)),
-    "tokenizer": Runnable(module="tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=(DIVIDED,)),
+    "split": Runnable(module="corpus.split.stage", stage="SPLIT", config="SplitConfig", reads=(CORPUS,)),
+    "tokenizer": Runnable(
+        module="corpus.tokens.tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=(DIVIDED,)
+    ),
     "tokenize": Runnable(
-        module="tokenize",
+        module="corpus.tokens.tokenize",
         stage="TOKENIZE",
         config="TokenizeConfig",
         reads=(DIVIDED, TOKENIZER),
         recipe="TokenizeRecipe",
     ),
-    "train": Runnable(module="pretrain", stage="PRETRAIN", config="PretrainConfig", reads=(TOKENS, TOKENIZER)),
+    "train": Runnable(
+        module="training.pretrain", stage="PRETRAIN", config="PretrainConfig", reads=(TOKENS, TOKENIZER)
+    ),
 }
 EVALUATIONS = {  # by the stages that made the model and the data
     ("pretrain", "tokenize"): Runnable(
-        module="evaluate", stage="EVALUATE_FOUNDATION", config="FoundationEvaluationConfig"
+        module="evaluation.foundation", stage="EVALUATE_FOUNDATION", config="FoundationEvaluationConfig"
     ),
     ("finetune", "examples"): Runnable(
-        module="evaluate", stage="EVALUATE_CLASSIFICATION", config="ClassificationEvaluationConfig"
+        module="evaluation.foundation", stage="EVALUATE_CLASSIFICATION", config="ClassificationEvaluationConfig"
     ),
 }
 
@@ -123,7 +131,7 @@ def run_stage(args: Namespace) -> int:
 
 
 def run_train(args: Namespace) -> int:
-    from pipeline.stages.pretrain import pretrain_recipe
+    from pipeline.training.pretrain import pretrain_recipe
 
     layout = layout_from_environment()
     stage, config = RUNNABLE["train"].load()
@@ -162,7 +170,7 @@ def _store(layout: Layout, args: Namespace) -> Store:
 
 def _launch(devices: int) -> Launch:
     """A process a device, of torchrun."""
-    return lambda order: launch("pipeline.training_process", [str(order)], devices)
+    return lambda order: launch("pipeline.training.process", [str(order)], devices)
 
 
 def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[tuple[str, Handle]]:
@@ -201,7 +209,7 @@ def _task_names(given: list[tuple[str, Handle]]) -> tuple[str, ...]:
 
 def _with_packages(stage: Stage, layout: Layout) -> Stage:
     """The stage `tokenizer` with the folder that published vocabularies are fetched into."""
-    from pipeline.stages.tokenizer import tokenizer_stage
+    from pipeline.corpus.tokens.tokenizer import tokenizer_stage
 
     return tokenizer_stage(layout.cache)
 
@@ -213,15 +221,15 @@ def _raw_path(inputs: list[str]) -> Path:
 
 
 def _collect_config() -> Any:
-    from pipeline.stages.collect.collect import CollectConfig
+    from pipeline.corpus.collect.stage import CollectConfig
 
     return CollectConfig
 
 
 def _collected(layout: Layout, args: Namespace, path: Path, cfg: Any, directory: Path | None) -> Built:
     """The pages of a raw folder, file or archive, as a source of kind `files` that is named after it."""
-    from pipeline.stages.collect.collect import collect
-    from pipeline.stages.collect.sources import FilesSource
+    from pipeline.corpus.collect.sources import FilesSource
+    from pipeline.corpus.collect.stage import collect
 
     if not path.exists():
         raise ValueError(f"{path} does not exist")

@@ -21,9 +21,9 @@ from pipeline.commands.trace_lines import (
     step_content_lines,
     step_content_object,
 )
-from pipeline.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
-from pipeline.stages.tracing.trace import PageTrace, trace, trace_text
-from pipeline.stages.tracing.training_steps import content_of_steps
+from pipeline.provenance.trace import PageTrace, trace, trace_text
+from pipeline.provenance.training_steps import content_of_steps
+from pipeline.store.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
 
 MOST_BYTES = 80_000_000  # of a text from stdin
 STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
@@ -62,7 +62,7 @@ def denied_pages(layout: Layout, pages: Iterable[PageTrace]) -> dict[str, str]:
     """Page id -> since when and why it is on the deny list, of those that are."""
     if not layout.denied.exists():
         return {}
-    from pipeline.stages.deny_list import read_denials
+    from pipeline.corpus.deny_list import read_denials
 
     denials = read_denials(layout.denied)
     return {
@@ -91,7 +91,7 @@ def _model_folder(layout: Layout, model: str) -> Path:
     try:
         return folder_or_current(layout, model)
     except ValueError as error:
-        from pipeline.registry import registered_names
+        from pipeline.tracking.registry import registered_names
 
         named = [
             ("champion" not in name, folder)

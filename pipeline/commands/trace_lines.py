@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.commands.tables import table_lines
-from pipeline.stages.tracing.exposure import ModelExposure
-from pipeline.stages.tracing.trace import DROPPED, REMOVED, PageTrace, TraceStep
-from pipeline.stages.tracing.trace_evidence import evidence_lines
-from pipeline.stages.tracing.trace_text import ExampleTrace, TextMatch
-from pipeline.stages.tracing.training_steps import StepContent, StepDocument
+from pipeline.provenance.exposure import ModelExposure
+from pipeline.provenance.trace import DROPPED, REMOVED, PageTrace, TraceStep
+from pipeline.provenance.trace_evidence import evidence_lines
+from pipeline.provenance.trace_text import ExampleTrace, TextMatch
+from pipeline.provenance.training_steps import StepContent, StepDocument
 
 Names = Mapping[Path, str]  # folder of a checkpoint -> what people call it
 INDENT = " " * 27  # below the place of a stage

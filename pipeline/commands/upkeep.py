@@ -6,12 +6,12 @@ In: parsed arguments. Out: a table, and an exit code.
 import sys
 from argparse import Namespace
 
+from pipeline.commands.doctor import BAD, Visit, examine
 from pipeline.commands.tables import table_lines
-from pipeline.disk import Garbage, disk_usage, find_garbage, remove_garbage, size_text
-from pipeline.doctor import BAD, Visit, examine
-from pipeline.journal import journals
-from pipeline.layout import Layout, layout_from_environment
-from pipeline.tracking import new_client, tracking_uri
+from pipeline.store.disk import Garbage, disk_usage, find_garbage, remove_garbage, size_text
+from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.tracking.journal import journals
+from pipeline.tracking.server import new_client, tracking_uri
 
 
 def run_doctor(args: Namespace) -> int:

@@ -14,8 +14,8 @@ from model.config import DecoderConfig, RopeScaling
 from model.token_shards import DESCRIPTION, write_token_shard
 from model.tokenizer import load_tokenizer
 from model.vocabularies import TRAINED_PATTERNS
-from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.tokens.tokenizer import train_ranks
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 SCALINGS = (
     None,

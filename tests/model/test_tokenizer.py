@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, load_model_tokenizer, load_tokenizer
 from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
-from pipeline.stages.laws import HARD_TEXTS
-from pipeline.stages.tokenizer import train_ranks
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.laws import HARD_TEXTS
+from pipeline.corpus.tokens.tokenizer import train_ranks
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 

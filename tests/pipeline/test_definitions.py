@@ -9,10 +9,10 @@ import dagster as dg
 import pytest
 
 from pipeline.definitions import definitions
-from pipeline.io_manager import asset_name
-from pipeline.layout import all_current
-from pipeline.stages.generate import classify_text
-from pipeline.tracking import new_client, run_id_of
+from pipeline.defs.io_manager import asset_name
+from pipeline.serving.generate import classify_text
+from pipeline.store.layout import all_current
+from pipeline.tracking.server import new_client, run_id_of
 
 ASSETS = {
     "pages/web",

@@ -18,9 +18,9 @@ from model.recipe import switches_of
 from model.sample_config import SampleConfig
 from model.tokenizer import load_tokenizer
 from pipeline.cli import main
-from pipeline.layout import load_current
-from pipeline.stages.generate import label_probabilities
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
+from pipeline.serving.generate import label_probabilities
+from pipeline.store.layout import load_current
 
 TEXTS = ("The miller and the mill.", "  two  spaces\n\nand 1234 don't", "Grüße 你好 🙂 <|endoftext|>", "")
 MERGES = ("th", "he", " t", "in", "er", " th", " the", "il", "ill", "ll")

@@ -14,23 +14,23 @@ import pytest
 
 from model.config import TrainConfig
 from model.token_shards import SPLITS, read_token_shards
-from pipeline.assets import tokenize
 from pipeline.cli import main
+from pipeline.corpus.collect.sources import FilesSource
+from pipeline.corpus.collect.stage import CollectConfig, collect
+from pipeline.corpus.deny_list import read_denials
+from pipeline.corpus.examples.stage import document_id
+from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.definitions import definitions
-from pipeline.layout import Layout, all_current, load_current, save_current
-from pipeline.resources import Mill
-from pipeline.run_config import read_config_file
-from pipeline.stages.collect.collect import CollectConfig, collect
-from pipeline.stages.collect.sources import FilesSource
-from pipeline.stages.deny_list import read_denials
-from pipeline.stages.examples import document_id
-from pipeline.stages.laws import conservation
-from pipeline.stages.lineage import lineage
-from pipeline.stages.pretrain import documents_of_step
-from pipeline.stages.records import Checkpoint, Handle
-from pipeline.stages.shards import read_table, shard_paths
-from pipeline.stages.store import Outcome, Stage, Store, read_record
-from pipeline.stages.tokenizer import load_tokenizer
+from pipeline.defs import tokens as tokenize
+from pipeline.defs.resources import Mill
+from pipeline.defs.run_config import read_config_file
+from pipeline.store.layout import Layout, all_current, load_current, save_current
+from pipeline.store.lineage import lineage
+from pipeline.store.records import Checkpoint, Handle
+from pipeline.store.shards import read_table, shard_paths
+from pipeline.store.store import Outcome, Stage, Store, read_record
+from pipeline.store.verdict import conservation
+from pipeline.training.pretrain import documents_of_step
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DATA_ASSETS = ("pages/web", "pages/local-texts", "documents", "corpus", "token_shards", "corpus_report")

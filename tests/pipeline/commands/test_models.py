@@ -10,8 +10,8 @@ from model.config import DecoderConfig
 from model.decoder import new_decoder
 from model.sample_config import SampleConfig
 from pipeline.cli import build_parser, main
-from pipeline.stages.generate import generate_text
-from pipeline.stages.tokens.tokenizer_files import write_tokenizer
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
+from pipeline.serving.generate import generate_text
 
 CFG = DecoderConfig(
     vocab_size=257, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16

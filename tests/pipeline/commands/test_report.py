@@ -5,7 +5,7 @@ from argparse import Namespace
 import pytest
 
 from pipeline.commands.report import run_report
-from pipeline.layout import load_current
+from pipeline.store.layout import load_current
 
 
 @pytest.fixture

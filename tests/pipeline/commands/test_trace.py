@@ -11,10 +11,10 @@ import pytest
 from model.config import TrainConfig
 from model.tokenizer import load_tokenizer
 from pipeline.cli import main
-from pipeline.layout import Layout, load_current
-from pipeline.stages.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
-from pipeline.stages.pretrain import documents_of_step
-from pipeline.stages.store import read_record
+from pipeline.store.layout import Layout, load_current
+from pipeline.store.store import read_record
+from pipeline.training.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
+from pipeline.training.pretrain import documents_of_step
 
 HEAVY = ("torch", "mlflow", "dagster", "duckdb", "pandas", "scipy", "trafilatura")
 

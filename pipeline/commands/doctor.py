@@ -1,0 +1,236 @@
+"""`gristmill doctor`: finds what a crash or a mistake left behind, and mends what can be mended.
+
+In: a layout. Out: findings, one a row: runs in Dagster and MLflow whose process is gone (mended: closed as failed or
+cancelled, so that the next one starts clean and nothing spins in the UI for ever), runs that wait for a daemon that
+is not there, outputs that lost files, settings that do not read, ports, disk space, versions.
+"""
+
+import importlib.metadata
+import shutil
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.store.disk import size_text
+from pipeline.store.errors import CorruptShard
+from pipeline.store.layout import Layout, all_entries
+from pipeline.store.store import read_record
+
+OK, MENDED, WARNING, BAD = "ok", "mended", "warning", "bad"
+LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an afternoon
+TOO_LITTLE_BYTES = 1e9
+CLOCK_SECONDS = 2.0  # by which two readings of a process's start may differ
+PID_TAG, HOST_TAG, STARTED_TAG = "gristmill/pid", "gristmill/host", "gristmill/process_started"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A row of the table; `state` is one of ok, mended, warning, bad."""
+
+    check: str
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Visit:
+    """What the doctor looks at, and whether it may change anything."""
+
+    layout: Layout
+    mend: bool
+    ports: tuple[int, int] = (3000, 5000)  # of Dagster, of MLflow
+
+
+def examine(visit: Visit) -> Iterator[Finding]:
+    """All findings; each check gives at least one row."""
+    checks: list[Callable[[Visit], Iterator[Finding]]] = [
+        check_python,
+        check_packages,
+        check_disk,
+        check_ports,
+        check_settings,
+        check_outputs,
+        check_dagster_runs,
+        check_mlflow_runs,
+    ]
+    for check in checks:
+        yield from check(visit)
+
+
+def check_python(visit: Visit) -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    wanted = importlib.metadata.metadata("gristmill")["Requires-Python"]
+    version = ".".join(map(str, sys.version_info[:3]))
+    state = OK if SpecifierSet(wanted).contains(version) else BAD
+    yield Finding(check="Python", state=state, detail=f"{version}, wanted {wanted}")
+
+
+def check_packages(visit: Visit) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    requirements = [Requirement(text) for text in _dependencies()]
+    found = 0
+    for requirement in requirements:
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+        if version is not None and requirement.specifier.contains(version, prereleases=True):
+            found += 1
+        else:
+            yield Finding(
+                check=f"package {requirement.name}",
+                state=BAD,
+                detail=f"{version or 'missing'}, wanted {requirement.specifier}; run `make clean` and `make demo`",
+            )
+    if found == len(requirements):
+        yield Finding(check="packages", state=OK, detail=f"{found} as pyproject.toml wants them")
+
+
+def check_disk(visit: Visit) -> Iterator[Finding]:
+    folder = next(path for path in (visit.layout.data, *visit.layout.data.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    state = OK if free >= LITTLE_BYTES else WARNING if free >= TOO_LITTLE_BYTES else BAD
+    advice = "" if state == OK else "; `gristmill du` shows what lies where, `gristmill gc` frees some"
+    yield Finding(check="disk", state=state, detail=f"{size_text(free)} free below {visit.layout.data}{advice}")
+
+
+def check_ports(visit: Visit) -> Iterator[Finding]:
+    from pipeline.commands.ui import require_free_port
+
+    for name, port in zip(("dagster", "mlflow"), visit.ports, strict=True):
+        try:
+            require_free_port(name, port)
+            yield Finding(check=f"port {port}", state=OK, detail=f"free for {name}")
+        except OSError as error:
+            yield Finding(check=f"port {port}", state=WARNING, detail=f"{error}, unless it is `gristmill ui`")
+
+
+def check_settings(visit: Visit) -> Iterator[Finding]:
+    """Whether sources.toml, tasks.toml and config.toml make a graph."""
+    try:
+        from pipeline.definitions import definitions
+
+        graph = definitions(visit.layout)
+    except Exception as error:  # whatever keeps the graph from loading is what the doctor is asked about
+        yield Finding(check="settings", state=BAD, detail=" ".join(str(error).split()))
+        return
+    n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
+    yield Finding(check="settings", state=OK, detail=f"a graph of {n_assets} assets")
+
+
+def check_outputs(visit: Visit) -> Iterator[Finding]:
+    entries = all_entries(visit.layout)
+    n_whole = 0
+    for entry in entries:
+        folder = visit.layout.store / entry["folder"]
+        if complaint := _complaint(folder):
+            yield Finding(check=f"output {entry['asset']}", state=BAD, detail=complaint)
+        else:
+            n_whole += 1
+    if n_whole == len(entries):
+        yield Finding(check="outputs", state=OK, detail=f"{n_whole} current, all whole" if entries else "none yet")
+
+
+def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
+    """Runs that can never end, because the process that would end them is gone."""
+    if not (visit.layout.dagster_home / "dagster.yaml").exists():
+        yield Finding(check="Dagster runs", state=OK, detail="none yet")
+        return
+    from dagster import DagsterInstance
+
+    with DagsterInstance.from_config(str(visit.layout.dagster_home)) as instance:
+        findings = list(_dagster_findings(instance, visit.mend))
+    yield from findings or [Finding(check="Dagster runs", state=OK, detail="none hangs")]
+
+
+def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
+    """Runs whose build died, and what builds could not deliver while the server was away."""
+    from pipeline.tracking.delivery import dead_runs, end_dead_runs, send_pending
+
+    dead = dead_runs(visit.layout)
+    if dead and visit.mend:
+        end_dead_runs(visit.layout)
+    for fingerprint in dead:
+        detail = "its process is gone" + (
+            "; closed as failed" if visit.mend else "; run `gristmill doctor` to close it"
+        )
+        state = MENDED if visit.mend else BAD
+        yield Finding(check=f"MLflow run of {fingerprint[:8]}", state=state, detail=detail)
+    if not dead:
+        yield Finding(check="MLflow runs", state=OK, detail="none hangs")
+    waiting = send_pending(visit.layout) if visit.mend else {}
+    if waiting:
+        detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait; is the server up? They are kept"
+        yield Finding(check="MLflow journal", state=WARNING, detail=detail)
+
+
+def is_same_process(pid: int, started: float) -> bool:
+    """Whether the process `pid` that began at `started` (seconds since 1970) still runs."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
+    from dagster import DagsterRunStatus, RunsFilter
+
+    status = DagsterRunStatus
+    active = [status.STARTING, status.STARTED, status.CANCELING]
+    for run in instance.get_runs(RunsFilter(statuses=active)):
+        tags, check = run.tags, f"Dagster run {run.run_id[:8]}"
+        if PID_TAG not in tags or STARTED_TAG not in tags:
+            detail = f"{run.status.value}, and nobody wrote down its process; if it hangs, terminate it in the UI"
+            yield Finding(check=check, state=WARNING, detail=detail)
+            continue
+        if tags.get(HOST_TAG) != socket.gethostname() or is_same_process(
+            int(tags[PID_TAG]), float(tags[STARTED_TAG])
+        ):
+            continue
+        detail = f"{run.status.value}, but its process {tags[PID_TAG]} is gone"
+        if not mend:
+            yield Finding(check=check, state=BAD, detail=f"{detail}; run `gristmill doctor` to close it")
+        elif run.status == status.CANCELING:
+            instance.report_run_canceled(run, f"gristmill doctor: {detail}")
+            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as cancelled")
+        else:
+            instance.report_run_failed(run, f"gristmill doctor: {detail}")
+            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as failed, start it again")
+    queued = instance.get_runs(RunsFilter(statuses=[status.QUEUED]))
+    if queued and not _daemon_lives(instance):
+        detail = f"{len(queued)} QUEUED, and no daemon to start them; `make ui` starts one, or cancel them there"
+        yield Finding(check="Dagster queue", state=WARNING, detail=detail)
+
+
+def _daemon_lives(instance: Any) -> bool:
+    statuses = instance.get_daemon_statuses(["QUEUED_RUN_COORDINATOR"])
+    return all(status.healthy for status in statuses.values())
+
+
+def _dependencies() -> list[str]:
+    """What pyproject.toml of the checkout asks for, else what the installed package says."""
+    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    if path.exists():
+        return tomllib.loads(path.read_text())["project"]["dependencies"]
+    return [text for text in importlib.metadata.requires("gristmill") or [] if "extra ==" not in text]
+
+
+def _complaint(folder: Path) -> str | None:
+    """What is wrong with the finished output in `folder`, or None."""
+    try:
+        record = read_record(folder)
+    except (CorruptShard, ValueError) as error:
+        return str(error)
+    if record is None:
+        return f"{folder} is missing or not finished; materialise the asset again"
+    return None

@@ -1,0 +1,279 @@
+"""What a materialisation of the whole graph would rebuild, and why, without building anything.
+
+In: a layout. Out: a PlannedAsset an asset, in the order in which Dagster would make them. Steps: the bodies of the
+assets run as they always do, but on a mill whose store compares instead of building: the recipe and the inputs of
+each stage with those of the output that the asset holds now. Settings are those of config.toml; what somebody types
+into the launchpad is not known here.
+
+What a changed stage will write is not known before it ran. Whatever reads it counts as rebuilt, although equal
+content would end the rebuild there, and its earlier output stands in for it: so a plan is the most that can happen.
+Seconds and bytes are those of the last time, in proportion to the shards that changed where a stage works shard by
+shard, and to the work of the settings where it trains.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from pipeline.definitions import definitions
+from pipeline.defs.io_manager import asset_name
+from pipeline.defs.resources import Mill
+from pipeline.store.layout import Layout, all_current, all_entries, asset_records
+from pipeline.store.records import Handle
+from pipeline.store.store import (
+    BEGUN,
+    RECORD,
+    Built,
+    Config,
+    Stage,
+    Store,
+    fingerprint_of,
+    handle_of,
+    libraries_of,
+    literals,
+    read_record,
+)
+from pipeline.training.pretrain import PRETRAIN, ResolvedPretrain
+
+Record = Mapping[str, Any]
+NO_RECORD = {"seconds": 0.0, "bytes": 0, "counts": None, "measures": {}, "finished_at": ""}
+MOST_REASONS = 4  # of one stage that are told one by one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedBuild:
+    """What would happen to the output of one stage. No reasons: it is up to date."""
+
+    stage: str
+    reasons: tuple[str, ...] = ()
+    last: Record | None = None  # record of the output that is there
+    share: float = 1.0  # of the work of the last time, about
+    bytes_share: float = 1.0  # of its bytes
+    n_tokens: int | None = None  # to train on
+    fingerprint: str | None = None  # of what will lie there, where that is known before
+    resumes: bool = False  # an unfinished build lies there
+
+    @property
+    def seconds(self) -> float | None:
+        """None where it was never built, so that nobody knows."""
+        return None if self.last is None else self.last["seconds"] * self.share
+
+    @property
+    def n_bytes(self) -> float | None:
+        return None if self.last is None else self.last["bytes"] * self.bytes_share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlannedAsset:
+    """The stages of one asset in their order. `fault` is what will stop it, for instance a path that is gone."""
+
+    asset: str
+    builds: tuple[PlannedBuild, ...]
+    fault: str | None = None
+
+    @property
+    def rebuilt(self) -> tuple[PlannedBuild, ...]:
+        return tuple(build for build in self.builds if build.reasons)
+
+    @property
+    def n_documents(self) -> int | None:
+        """Rows that went into its first counted stage the last time."""
+        counted = [build.last["counts"] for build in self.builds if build.last and build.last["counts"]]
+        return counted[0]["rows_in"] if counted else None
+
+    @property
+    def n_tokens(self) -> int | None:
+        """Tokens of its shards the last time, or tokens to train on."""
+        if planned := [build.n_tokens for build in self.rebuilt if build.n_tokens is not None]:
+            return planned[0]
+        measures = {name: value for b in self.builds if b.last for name, value in b.last["measures"].items()}
+        if "tokens" in measures:
+            return int(measures["tokens"])
+        sides = [
+            measures[f"{side}_tokens"] for side in ("train", "validation", "test") if f"{side}_tokens" in measures
+        ]
+        return int(sum(sides)) if sides else None
+
+
+@dataclass(kw_only=True, slots=True)
+class Changes:
+    """What is known of outputs that will be rebuilt: their folder -> the share of their shards that changes."""
+
+    shares: dict[Path, float] = field(default_factory=dict)
+    names: dict[Path, str] = field(default_factory=dict)  # folder -> asset that holds it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanningStore(Store):
+    """Compares instead of building. `before` are the records of the asset's stages, `plan` is what it found."""
+
+    before: Mapping[str, Record]
+    changes: Changes
+    plan: list[PlannedBuild]
+
+    def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
+        del directory
+        where = self.root / stage.name / fingerprint_of(stage, cfg, inputs)
+        is_known = not any(one.directory in self.changes.shares for one in inputs)
+        if is_known and (record := read_record(where)) is not None:
+            self.plan.append(PlannedBuild(stage=stage.name, last=record))
+            return Built(handle=handle_of(where, record), unchanged=True, record=record)
+        last = self.before.get(stage.name)
+        share = _share(stage, cfg, inputs, last, self.changes)
+        planned = PlannedBuild(
+            stage=stage.name,
+            reasons=tuple(_reasons(stage, cfg, inputs, last, self.changes)),
+            last=last,
+            share=share,
+            bytes_share=share if stage.by_shard else 1.0,
+            n_tokens=cfg.train.n_steps * cfg.train.tokens_a_step if isinstance(cfg, ResolvedPretrain) else None,
+            fingerprint=where.name if is_known else None,
+            resumes=is_known and (where / BEGUN).exists(),
+        )
+        self.plan.append(planned)
+        handle = self._stand_in(stage, where, last)
+        self.changes.shares[handle.directory] = planned.share if stage.by_shard or last is None else 1.0
+        return Built(handle=handle, unchanged=False, record=dict(last or NO_RECORD))
+
+    def _stand_in(self, stage: Stage, where: Path, last: Record | None) -> Any:
+        """The output of the last time; where there is none, the address of the one that will be."""
+        if last is not None:
+            return handle_of(self.root / last["stage"] / last["fingerprint"], last)
+        return stage.handle(stage=stage.name, directory=where, fingerprint=where.name, digest="", rows=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanningMill(Mill):
+    """The mill of an asset that is only planned."""
+
+    planner: PlanningStore
+
+    def store(self, context: dg.AssetExecutionContext) -> Store:
+        return self.planner
+
+    def build(
+        self, context: dg.AssetExecutionContext, stage: Stage, cfg: Config, *inputs: Handle, **tracking: Any
+    ) -> Built:
+        return self.planner.build(stage, cfg, *inputs)
+
+    def materialised(self, *builds: Built) -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(value=builds[-1].handle)
+
+
+def plan(layout: Layout) -> list[PlannedAsset]:
+    """Every asset of the graph. Raises ValueError when one of the three toml files does not fit."""
+    graph = definitions(layout).resolve_asset_graph()
+    current = all_current(layout)
+    changes = Changes(names={layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)})
+    handles: dict[str, Handle] = {}  # of what was built at least once
+    assets = []
+    for key in graph.toposorted_asset_keys:
+        records = asset_records(layout, asset_name(key)) if asset_name(key) in current else []
+        before = {record["stage"]: record for record in reversed(records)}
+        store = PlanningStore(root=layout.store, before=before, changes=changes, plan=[])
+        asset, handle = _planned_asset(graph.get(key).assets_def, asset_name(key), store, layout, handles)
+        assets.append(asset)
+        if handle is not None and (handle.directory / RECORD).exists():
+            handles[asset.asset] = handle
+            changes.names.setdefault(handle.directory, asset.asset)
+    return assets
+
+
+def _planned_asset(
+    definition: dg.AssetsDefinition, name: str, store: PlanningStore, layout: Layout, handles: Mapping[str, Handle]
+) -> tuple[PlannedAsset, Handle | None]:
+    """The plan of one asset, and the handle that it would return."""
+    inputs = {parameter: asset_name(key) for parameter, key in definition.keys_by_input_name.items()}
+    if missing := sorted({one for one in inputs.values() if one not in handles}):
+        reason = f"made from {', '.join(missing)}, which was never built"  # its body might read what is not there
+        builds = [PlannedBuild(stage=stage, reasons=(reason,), last=last) for stage, last in store.before.items()]
+        return PlannedAsset(asset=name, builds=tuple(builds or [PlannedBuild(stage=name, reasons=(reason,))])), None
+    mill = PlanningMill(layout=layout, planner=store)
+    given: dict[str, Any] = {parameter: handles[one] for parameter, one in inputs.items()}
+    try:
+        result: Any = definition(dg.build_asset_context(), mill=mill, **given)
+    except ValueError as error:
+        return PlannedAsset(asset=name, builds=tuple(store.plan), fault=" ".join(str(error).split())), None
+    return PlannedAsset(asset=name, builds=tuple(store.plan)), result.value
+
+
+def _reasons(
+    stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record | None, changes: Changes
+) -> Iterator[str]:
+    if last is None:
+        yield "never built"
+        return
+    found = list(_differences(stage, cfg, inputs, last, changes))
+    yield from found[:MOST_REASONS]
+    if len(found) > MOST_REASONS:
+        yield f"and {len(found) - MOST_REASONS} more"
+    if not found:
+        yield "its output is gone, or was never finished"
+
+
+def _differences(
+    stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record, changes: Changes
+) -> Iterator[str]:
+    if last["version"] != stage.version:
+        yield f"code of `{stage.name}`: version {last['version']} -> {stage.version}"
+    for library, version in libraries_of(stage).items():
+        if (known := last["libraries"].get(library)) != version:
+            yield f"{library} {known} -> {version}"
+    old, new = _flat(last["config"]), _flat(literals(cfg))
+    for setting in sorted({*old, *new}):
+        if old.get(setting) != new.get(setting):
+            yield f"{setting} {_short(old.get(setting))} -> {_short(new.get(setting))}"
+    before = [one["digest"] for one in last["inputs"]]
+    for i, one in enumerate(inputs):
+        name = changes.names.get(one.directory, f"`{one.stage}`")
+        if (share := changes.shares.get(one.directory)) is not None:
+            yield f"{name} is rebuilt" + (f" ({share:.0%} of it)" if share < 1 else "")
+        elif i >= len(before) or before[i] != one.digest:
+            yield f"{name} has changed"
+    if len(before) > len(inputs):
+        yield f"{len(before) - len(inputs)} of its inputs are gone"
+
+
+def _flat(value: Any, where: str = "") -> dict[str, Any]:
+    """Dotted path -> literal."""
+    if not isinstance(value, Mapping):
+        return {where: value}
+    return {
+        path: leaf
+        for key, item in value.items()
+        for path, leaf in _flat(item, f"{where}.{key}".removeprefix(".")).items()
+    }
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = "nothing" if value in (None, "") else str(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record | None, changes: Changes) -> float:
+    """Of the work of the last time, about."""
+    if last is None:
+        return 1.0
+    if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN:
+        return _training_work(cfg) / _training_work_of(last["config"])
+    is_same_recipe = last["version"] == stage.version and last["config"] == literals(cfg)
+    if not (stage.by_shard and is_same_recipe and last["libraries"] == libraries_of(stage)):
+        return 1.0
+    before = {one["digest"] for one in last["inputs"]}
+    sizes = [(max(one.rows, 1), 0.0 if one.digest in before else 1.0, one.directory) for one in inputs]
+    changed = sum(rows * changes.shares.get(directory, share) for rows, share, directory in sizes)
+    return changed / sum(rows for rows, _, _ in sizes) if sizes else 1.0
+
+
+def _training_work(cfg: ResolvedPretrain) -> float:
+    """Multiplications of the layers over all steps; the head is left out, its size is not known before."""
+    return _training_work_of(literals(cfg))
+
+
+def _training_work_of(config: Record) -> float:
+    shape, train = config["decoder"], config["train"]
+    matrices = shape["d_model"] * (2 * (shape["n_heads"] + shape["n_kv_heads"]) * shape["d_head"] + 3 * shape["d_ff"])
+    return train["n_steps"] * train["rows"] * train["seq_len"] * shape["n_layers"] * matrices

@@ -1,0 +1,64 @@
+"""The newest evaluation of every model: what `gristmill results`, the demo and the documentation show.
+
+In: a layout; what the `*_evaluation` assets hold at the moment. Out: results, a metric each: asset, metric, value,
+95 % interval, which way is better, baselines, fingerprint and MLflow run of the evaluation.
+"""
+
+import json
+from typing import Any
+
+from pipeline.commands.tables import table_lines
+from pipeline.store.layout import Layout, all_current
+from pipeline.tracking.server import run_id_of
+
+Result = dict[str, Any]
+SUFFIX = "_evaluation"
+
+
+def newest_results(layout: Layout) -> list[Result]:
+    """Results in the order of the assets' names. ValueError when nothing was evaluated yet."""
+    reports = {asset: handle for asset, handle in all_current(layout).items() if asset.endswith(SUFFIX)}
+    if not reports:
+        raise ValueError(f"no evaluation has been materialised below {layout.data}; run `make demo`, or use the UI")
+    return [
+        {
+            "asset": asset,
+            "metric": result["metric"],
+            "value": result["value"],
+            "low": result["low"],
+            "high": result["high"],
+            "higher_is_better": result["higher_is_better"],
+            "baselines": result["baselines"],
+            "fingerprint": report.fingerprint,
+            "mlflow_run_id": run_id_of(layout, report.fingerprint),
+        }
+        for asset, report in reports.items()
+        for result in json.loads((report.directory / "results.json").read_text())
+    ]
+
+
+def result_lines(results: list[Result]) -> list[str]:
+    """A table; a baseline that beats the model is marked."""
+    rows = [
+        [
+            result["asset"].removesuffix(SUFFIX),
+            result["metric"],
+            _number(result["value"]),
+            "" if result["low"] is None else f"{_number(result['low'])} to {_number(result['high'])}",
+            "higher" if result["higher_is_better"] else "lower",
+            ", ".join(
+                f"{name} {_number(value)}{'' if _beats(result, value) else ' (better)'}"
+                for name, value in result["baselines"].items()
+            ),
+        ]
+        for result in results
+    ]
+    return table_lines(["model", "metric", "value", "95 % interval", "better is", "baselines"], rows, right=(2,))
+
+
+def _beats(result: Result, baseline: float) -> bool:
+    return result["value"] > baseline if result["higher_is_better"] else result["value"] < baseline
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -1,0 +1,253 @@
+"""`gristmill ui`: the Dagster and MLflow servers, started together, stopped together.
+
+In: two ports. Out: both servers on 127.0.0.1, their addresses printed once both answer. Ctrl-C, SIGTERM, SIGHUP, or
+the end of one of them stops both, with every process below them.
+
+Each server leads a process group of its own, so that a Ctrl-C in the terminal reaches this process alone. The
+supervisor sets handlers for its signals before it starts them: a handler is reset to the default in a child, whereas
+a signal that a shell ignores for its background jobs stays ignored, and Dagster is then deaf to SIGTERM.
+"""
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from pipeline.store.layout import Layout
+
+HOST = "127.0.0.1"
+START_SECONDS = 180.0  # a cold start on a busy machine; the first one also makes MLflow's database
+STOP_SECONDS = 20.0  # a run that trains saves a checkpoint on SIGTERM
+LOG_LINES = 12  # of a server that died
+ROOT = Path(__file__).resolve().parents[2]
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(kw_only=True, slots=True)
+class Server:
+    """A child process that answers HTTP once it is ready."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    port: int
+    ready_path: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def is_dead(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def is_ready(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=2)
+        try:
+            connection.request("GET", self.ready_path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    def obituary(self) -> str:
+        code = self.process.returncode if self.process else None
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([f"{self.name} ended with code {code}; its log is {self.log} and ends:", *lines])
+
+
+def serve(layout: Layout, dagster_port: int, mlflow_port: int) -> int:
+    """Run both servers until a signal comes or one of them ends. Returns the exit code."""
+    if dagster_port == mlflow_port:
+        raise ValueError(f"both servers were given port {mlflow_port}; choose two different ones")
+    for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
+        require_free_port(name, port)
+    servers = [mlflow_server(layout, mlflow_port), dagster_server(layout, dagster_port, mlflow_port)]
+    stopping = threading.Event()
+    former = {number: signal.signal(number, lambda *_: stopping.set()) for number in SIGNALS}
+    try:
+        return _supervise(servers, stopping)
+    finally:  # a second Ctrl-C sets the event again and leaves no orphans
+        stop_all(server.process for server in servers if server.process)
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def require_free_port(name: str, port: int) -> None:
+    """OSError that names the process when something listens on `port`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            who = listener_of(port)
+            raise OSError(
+                f"port {port} for {name} is in use{f' by {who}' if who else ''};"
+                f" stop that, or choose another one: gristmill ui --{name}-port {port + 1}"
+            ) from error
+
+
+def listener_of(port: int) -> str | None:
+    """For instance "python3 (process 4711)", or None where the system does not tell."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            here = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
+            if here and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        return None  # other users' processes are not ours to see
+    return None
+
+
+def mlflow_uri(layout: Layout) -> str:
+    return f"sqlite:///{layout.mlflow / 'mlflow.db'}"
+
+
+def mlflow_server(layout: Layout, port: int) -> Server:
+    layout.mlflow.mkdir(parents=True, exist_ok=True)
+    return Server(
+        name="MLflow",
+        command=[
+            *[sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)],
+            *["--backend-store-uri", mlflow_uri(layout)],
+            *["--artifacts-destination", str(layout.mlflow / "artifacts")],
+        ],
+        environment={
+            **os.environ,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 7 processes and 2 GB that nothing here uses
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
+        port=port,
+        ready_path="/health",
+        log=layout.mlflow / "server.log",
+    )
+
+
+def dagster_server(layout: Layout, port: int, mlflow_port: int) -> Server:
+    prepare_dagster_home(layout)
+    return Server(
+        name="Dagster",
+        command=[
+            *[sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml")],
+            *["-h", HOST, "-p", str(port)],
+        ],
+        environment={
+            **os.environ,
+            "DAGSTER_HOME": str(layout.dagster_home),
+            "GRISTMILL_DATA": str(layout.data),
+            "GRISTMILL_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
+        },
+        port=port,
+        ready_path="/server_info",
+        log=layout.dagster_home / "server.log",
+    )
+
+
+def prepare_dagster_home(layout: Layout) -> None:
+    """DAGSTER_HOME with a dagster.yaml in it, which its owner may edit: it is written once."""
+    settings = layout.dagster_home / "dagster.yaml"
+    if not settings.exists():
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text((ROOT / "pipeline" / "dagster.yaml").read_text())
+
+
+def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """SIGTERM to the process groups, then SIGKILL to whatever is left of them or below them."""
+    processes = list(processes)
+    members = [member for process in processes for member in _family(process.pid)]
+    for process in processes:
+        _signal_group(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(_is_alive(member) for member in members) and time.monotonic() < deadline:
+        for process in processes:
+            process.poll()
+        time.sleep(0.1)
+    for process in processes:
+        _signal_group(process.pid, signal.SIGKILL)
+    for member in members:  # those that left their group
+        if _is_alive(member):
+            member.kill()
+    for process in processes:
+        process.wait()
+
+
+def _supervise(servers: list[Server], stopping: threading.Event) -> int:
+    print("Starting MLflow and Dagster (about 15 seconds)", flush=True)
+    for server in servers:
+        server.start()
+    deadline = time.monotonic() + START_SECONDS
+    waiting = list(servers)
+    while waiting and not stopping.wait(0.2):
+        if _bury(servers):
+            return 1
+        if time.monotonic() > deadline:
+            names = " and ".join(f"{server.name} (log {server.log})" for server in waiting)
+            print(f"{names} did not answer within {START_SECONDS:.0f} seconds", file=sys.stderr)
+            return 1
+        waiting = [server for server in waiting if not server.is_ready()]
+    if not waiting:
+        mlflow, dagster = servers
+        print(f"Dagster  http://{HOST}:{dagster.port}")
+        print(f"MLflow   http://{HOST}:{mlflow.port}/#/experiments?workflowType=machine_learning")
+        print("Ctrl-C stops both.", flush=True)
+    while not stopping.wait(0.5):
+        if _bury(servers):
+            return 1
+    print("Stopping", flush=True)
+    return 0
+
+
+def _bury(servers: list[Server]) -> bool:
+    """Whether a server has ended; says which and why."""
+    dead = [server for server in servers if server.is_dead()]
+    for server in dead:
+        print(server.obituary(), file=sys.stderr)
+    return bool(dead)
+
+
+def _family(leader: int) -> list[psutil.Process]:
+    """The processes of the group that `leader` leads and those below it."""
+    members: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == leader:
+                members[process.pid] = process
+            if process.pid == leader:
+                members.update({child.pid: child for child in process.children(recursive=True)})
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue  # it ended while this looked
+    return list(members.values())
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _signal_group(leader: int, number: int) -> None:
+    try:
+        os.killpg(leader, number)
+    except ProcessLookupError:
+        return  # all of the group has ended

@@ -1,0 +1,245 @@
+"""Source code with the name of its language, and notebooks.
+
+In: a text and the name or address of its file. Out: `Extracted`: the code as it is, indentation, comments and licence
+header included, its file name as title, and `code_language` by suffix, by name (Makefile), by the first line (#!),
+and for suffixes that two languages share by what the text says. Of a notebook: text cells and code cells in their
+order, the latter fenced; outputs are left out.
+"""
+
+import json
+import re
+from typing import Any
+from urllib.parse import unquote
+
+from pipeline.corpus.clean.extraction import Extracted
+
+EXTRACTOR = "code"
+NOTEBOOK_EXTRACTOR = "notebook"
+
+LANGUAGES: dict[str, tuple[str, ...]] = {  # language -> suffixes
+    "Ada": (".adb", ".ads"),
+    "Assembly": (".asm", ".s"),
+    "Awk": (".awk",),
+    "Batch": (".bat", ".cmd"),
+    "C": (".c", ".h"),
+    "C#": (".cs", ".csx"),
+    "C++": (".cc", ".cpp", ".cxx", ".c++", ".hh", ".hpp", ".hxx", ".ipp", ".tpp"),
+    "CMake": (".cmake",),
+    "COBOL": (".cbl", ".cob"),
+    "CSS": (".css",),
+    "CUDA": (".cu", ".cuh"),
+    "Clojure": (".clj", ".cljc", ".cljs", ".edn"),
+    "CoffeeScript": (".coffee",),
+    "Common Lisp": (".lisp", ".lsp", ".cl"),
+    "Crystal": (".cr",),
+    "Cython": (".pyx", ".pxd", ".pxi"),
+    "D": (".d",),
+    "Dart": (".dart",),
+    "Dockerfile": (".dockerfile",),
+    "Elixir": (".ex", ".exs"),
+    "Elm": (".elm",),
+    "Emacs Lisp": (".el",),
+    "Erlang": (".erl", ".hrl"),
+    "F#": (".fs", ".fsi", ".fsx"),
+    "Fortran": (".f", ".for", ".f77", ".f90", ".f95", ".f03", ".f08"),
+    "GLSL": (".glsl", ".vert", ".frag"),
+    "Go": (".go",),
+    "GraphQL": (".graphql", ".gql"),
+    "Groovy": (".groovy", ".gradle", ".gvy"),
+    "HCL": (".tf", ".hcl"),
+    "Haskell": (".hs", ".lhs"),
+    "INI": (".ini", ".cfg"),
+    "Java": (".java",),
+    "JavaScript": (".js", ".mjs", ".cjs", ".jsx"),
+    "Julia": (".jl",),
+    "Kotlin": (".kt", ".kts"),
+    "Less": (".less",),
+    "Lua": (".lua",),
+    "MATLAB": (".m",),
+    "Makefile": (".mk", ".mak"),
+    "Meson": (".meson",),
+    "Nim": (".nim", ".nims"),
+    "Nix": (".nix",),
+    "OCaml": (".ml", ".mli"),
+    "Objective-C": (".mm",),
+    "PHP": (".php", ".phtml"),
+    "Pascal": (".pas", ".pp", ".dpr"),
+    "Perl": (".pl", ".pm", ".t"),
+    "PowerShell": (".ps1", ".psm1", ".psd1"),
+    "Prolog": (".pro", ".prolog"),
+    "Protocol Buffers": (".proto",),
+    "Python": (".py", ".pyi", ".pyw"),
+    "R": (".r",),
+    "Racket": (".rkt",),
+    "Ruby": (".rb", ".rake", ".gemspec"),
+    "Rust": (".rs",),
+    "SCSS": (".scss",),
+    "SQL": (".sql",),
+    "Sass": (".sass",),
+    "Scala": (".scala", ".sc", ".sbt"),
+    "Scheme": (".scm", ".ss"),
+    "Shell": (".sh", ".bash", ".zsh", ".ksh", ".fish"),
+    "Smalltalk": (".st",),
+    "Solidity": (".sol",),
+    "Starlark": (".bzl",),
+    "Svelte": (".svelte",),
+    "Swift": (".swift",),
+    "SystemVerilog": (".sv", ".svh"),
+    "TOML": (".toml",),
+    "Tcl": (".tcl",),
+    "TeX": (".tex", ".sty", ".cls", ".bib"),
+    "TypeScript": (".ts", ".tsx", ".mts", ".cts"),
+    "VHDL": (".vhd", ".vhdl"),
+    "Verilog": (".v", ".vh"),
+    "Vim script": (".vim",),
+    "Visual Basic": (".vb", ".bas", ".vbs"),
+    "Vue": (".vue",),
+    "WebAssembly": (".wat", ".wast"),
+    "YAML": (".yaml", ".yml"),
+    "Zig": (".zig",),
+}
+LANGUAGE_OF_SUFFIX = {suffix: language for language, suffixes in LANGUAGES.items() for suffix in suffixes}
+LANGUAGE_OF_NAME = {  # whole names, in lower case
+    "makefile": "Makefile",
+    "gnumakefile": "Makefile",
+    "cmakelists.txt": "CMake",
+    "dockerfile": "Dockerfile",
+    "containerfile": "Dockerfile",
+    "rakefile": "Ruby",
+    "gemfile": "Ruby",
+    "jenkinsfile": "Groovy",
+    "meson.build": "Meson",
+    "build.bazel": "Starlark",
+    "sconstruct": "Python",
+}
+LANGUAGE_OF_INTERPRETER = {
+    "awk": "Awk",
+    "bash": "Shell",
+    "dash": "Shell",
+    "deno": "TypeScript",
+    "elixir": "Elixir",
+    "escript": "Erlang",
+    "fish": "Shell",
+    "gawk": "Awk",
+    "groovy": "Groovy",
+    "guile": "Scheme",
+    "julia": "Julia",
+    "ksh": "Shell",
+    "lua": "Lua",
+    "make": "Makefile",
+    "node": "JavaScript",
+    "nodejs": "JavaScript",
+    "perl": "Perl",
+    "php": "PHP",
+    "python": "Python",
+    "racket": "Racket",
+    "rscript": "R",
+    "ruby": "Ruby",
+    "runghc": "Haskell",
+    "runhaskell": "Haskell",
+    "scala": "Scala",
+    "sh": "Shell",
+    "swift": "Swift",
+    "tclsh": "Tcl",
+    "wish": "Tcl",
+    "zsh": "Shell",
+}
+SHARED_SUFFIXES = {  # suffix -> (what the other language would say, that language)
+    ".h": (re.compile(r"^\s*(?:class \w|namespace \w|template ?<|public:|private:|using \w)", re.M), "C++"),
+    ".m": (re.compile(r"^\s*(?:@interface|@implementation|@end|@import|#import)", re.M), "Objective-C"),
+    ".pl": (re.compile(r"^(?::- |\w+\([^\n]{0,200}\) ?:-)", re.M), "Prolog"),
+    ".v": (re.compile(r"^\s*(?:Theorem|Lemma|Inductive|Require|Proof|Definition) ?\w*", re.M), "Coq"),
+    ".d": (re.compile(r"^[\w./-]+\.o ?:", re.M), "Makefile"),
+}
+LOOKED_AT = 20_000  # characters, for telling two languages apart
+VERSION = re.compile(r"[\d.]+$")
+
+
+def code_text(text: str, name: str) -> Extracted:
+    """`name` is a path or an address; what stands behind # and the suffixes of compression do not count."""
+    base = _base_name(name)
+    language = language_of_name(base) or language_of_first_line(text)
+    for suffix, (says_other, other) in SHARED_SUFFIXES.items():
+        if base.lower().endswith(suffix) and says_other.search(text[:LOOKED_AT]):
+            language = other
+    reason = None if text.strip() else "no_text"
+    return Extracted(text, title=base or None, extractor=EXTRACTOR, code_language=language, reason=reason)
+
+
+def language_of_name(name: str) -> str | None:
+    """By the whole name of a file or by its suffix; None for what is no source code by its name."""
+    base = name.rpartition("/")[2].lower()
+    if base in LANGUAGE_OF_NAME:
+        return LANGUAGE_OF_NAME[base]
+    return LANGUAGE_OF_SUFFIX.get(f".{base.rpartition('.')[2]}") if "." in base else None
+
+
+def language_of_first_line(text: str) -> str | None:
+    """The language of the interpreter that `#!` names."""
+    first = text[:300].partition("\n")[0]
+    words = [word.rpartition("/")[2].lower() for word in first.removeprefix("#!").split()]
+    if not first.startswith("#!") or not words:
+        return None
+    if words[0] == "env":  # its options and variables may come before the interpreter
+        words = [word for word in words[1:] if not word.startswith("-") and "=" not in word] or words
+    return LANGUAGE_OF_INTERPRETER.get(VERSION.sub("", words[0]))
+
+
+def notebook_text(text: str) -> Extracted:
+    """Never raises for a broken notebook: `reason` is then unreadable or no_text."""
+    try:
+        notebook = json.loads(text)
+    except (ValueError, RecursionError):
+        return Extracted("", extractor=NOTEBOOK_EXTRACTOR, reason="unreadable")
+    cells = _cells(notebook)
+    if cells is None:
+        return Extracted("", extractor=NOTEBOOK_EXTRACTOR, reason="unreadable")
+    language = _kernel_language(notebook)
+    shown = [_cell(cell, language) for cell in cells if isinstance(cell, dict)]
+    joined = "\n\n".join(cell for cell in shown if cell.strip())
+    title = next((line.lstrip("# ").strip() for line in joined.split("\n") if line.startswith("# ")), None)
+    reason = None if joined else "no_text"
+    return Extracted(joined, title=title, extractor=NOTEBOOK_EXTRACTOR, code_language=language, reason=reason)
+
+
+def _base_name(name: str) -> str:
+    base = unquote(name.partition("#")[0]).replace("\\", "/").rpartition("/")[2]
+    for suffix in (".gz", ".bz2", ".xz", ".zst"):
+        base = base[: -len(suffix)] if base.lower().endswith(suffix) else base
+    return base
+
+
+def _cells(notebook: Any) -> list[Any] | None:
+    """Cells of format 4, or of the first work sheet of format 3."""
+    if not isinstance(notebook, dict):
+        return None
+    sheets = notebook.get("worksheets")
+    holder = sheets[0] if isinstance(sheets, list) and sheets and isinstance(sheets[0], dict) else notebook
+    cells = holder.get("cells")
+    return cells if isinstance(cells, list) else None
+
+
+def _kernel_language(notebook: dict[str, Any]) -> str | None:
+    metadata = notebook.get("metadata")
+    if not isinstance(metadata, dict):
+        return None
+    for place, key in (("language_info", "name"), ("kernelspec", "language")):
+        inside = metadata.get(place)
+        name = inside.get(key) if isinstance(inside, dict) else None
+        if isinstance(name, str) and name:
+            known = {language.lower(): language for language in LANGUAGES}
+            return known.get(VERSION.sub("", name.lower()), name[:40])
+    return None
+
+
+def _cell(cell: dict[str, Any], language: str | None) -> str:
+    source = cell.get("source", cell.get("input", ""))
+    if isinstance(source, list):
+        source = "".join(piece for piece in source if isinstance(piece, str))
+    if not isinstance(source, str) or not source.strip():
+        return ""
+    if cell.get("cell_type") == "code":
+        return f"```{(language or '').lower()}\n{source.rstrip()}\n```"
+    level = cell.get("level")
+    is_heading = cell.get("cell_type") == "heading" and isinstance(level, int) and 1 <= level <= 6
+    return f"{'#' * int(level or 0)} {source}" if is_heading else source

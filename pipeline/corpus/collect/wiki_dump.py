@@ -1,0 +1,97 @@
+"""Articles of a MediaWiki XML dump, streamed.
+
+In: the XML as an open file that nobody trusts. Out: `Article` for every page element, with the reason why it is
+none (a redirect, a page of another namespace, an empty one), and one `Broken` where the XML ends too early.
+Entities are never expanded, nothing is fetched, and what one page element may hold is bounded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from pipeline.corpus.clean.zip_parts import local_name
+
+
+@dataclass(frozen=True, slots=True)
+class Article:
+    title: str
+    text: str
+    reason: str | None  # why it is dropped, None to keep it
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    reason: str
+    detail: str
+
+
+class _TooLarge(Exception):
+    """More bytes than allowed went by without the end of a page element."""
+
+
+class _Bounded:
+    """The stream, which refuses to go on when `since_page` bytes were read without the end of a page."""
+
+    def __init__(self, stream: BinaryIO, max_bytes: int):
+        self.stream = stream
+        self.max_bytes = max_bytes
+        self.since_page = 0
+
+    def read(self, size: int = -1) -> bytes:
+        if self.since_page > self.max_bytes:
+            raise _TooLarge
+        block = self.stream.read(size)
+        self.since_page += len(block)
+        return block
+
+
+def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken]:
+    """Every page of the dump in its order; at most one Broken, as the last item."""
+    from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
+
+    bounded = _Bounded(stream, max_bytes)
+    path: list[str] = []
+    try:
+        elements = etree.iterparse(
+            bounded, events=("start", "end"), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+        )
+        for event, element in elements:
+            name = local_name(element)
+            if event == "start":
+                path.append(name)
+                if path == [name] and name != "mediawiki":
+                    yield Broken("unsupported", f"XML that begins with <{name[:100]}>, not with <mediawiki>")
+                    return
+                continue
+            path.pop()
+            if path == ["mediawiki"]:
+                if name == "page":
+                    yield _article(element)
+                bounded.since_page = 0
+            if path == ["mediawiki"] or name == "revision":
+                _forget(element, itself=name != "revision")
+    except _TooLarge:
+        yield Broken("too_large", f"a page of the dump holds more than {max_bytes} bytes")
+    except etree.XMLSyntaxError as error:
+        yield Broken("unreadable", str(error))
+
+
+def _article(page: Any) -> Article:
+    title = page.findtext("{*}title") or ""
+    namespace = page.findtext("{*}ns")
+    text = page.findtext("{*}revision/{*}text") or ""
+    if page.find("{*}redirect") is not None or text[:20].lstrip().upper().startswith("#REDIRECT"):
+        return Article(title, text, "redirect")
+    if namespace not in (None, "0"):
+        return Article(title, text, "other_namespace")
+    return Article(title, text, None if text.strip() else "empty")
+
+
+def _forget(element: Any, *, itself: bool) -> None:
+    """Free what was read: a dump is larger than memory, and so may be the history of one page."""
+    if itself:
+        element.clear()
+    while (previous := element.getprevious()) is not None:
+        if not itself and local_name(previous) != "revision":
+            break
+        element.getparent().remove(previous)

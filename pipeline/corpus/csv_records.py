@@ -1,0 +1,89 @@
+"""Records of comma-separated files, also of files with quotes that are never closed."""
+
+import csv
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+
+DELIMITERS = (",", "\t", ";", "|")
+SNIFFED_RECORDS = 200
+SNIFFED_CHARACTERS = 100_000
+MAX_RECORD_CHARACTERS = 50_000_000
+MAX_TAKEN_BACK = 1000  # records; then quotes mean nothing in the rest of the file, so that reading stays linear
+ROW_END = re.compile("\r\n|\r")
+
+
+def sniffed_delimiter(sample: str) -> str | None:
+    """The sign that cuts most records into the same number of cells, at least two; None where none does."""
+    lines = sample.split("\n")
+    lines = lines[:-1] if len(lines) > 1 and len(sample) >= SNIFFED_CHARACTERS else lines
+    best, best_share = None, 0.5
+    for delimiter in DELIMITERS:
+        widths = Counter(
+            len(cells)
+            for cells, _ in zip(records(lines, delimiter), range(SNIFFED_RECORDS), strict=False)
+            if any(cells)
+        )
+        width, count = max(widths.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+        if width > 1 and count / widths.total() > best_share:
+            best, best_share = delimiter, count / widths.total()
+    return best
+
+
+def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+    """The cells of every record; empty lines are no records. Lines may come with or without their ends."""
+    csv.field_size_limit(MAX_RECORD_CHARACTERS)
+    source = _Lines(lines)
+    reader, quoting = csv.reader(source, delimiter=delimiter, strict=True), csv.QUOTE_MINIMAL
+    n_taken_back, width = 0, 0
+    while True:
+        source.used.clear()
+        source.used_characters = 0
+        try:
+            record = next(reader)
+            is_wrong = len(source.used) > 1 and width > 1 and len(record) != width
+        except StopIteration:
+            return
+        except (csv.Error, _TooLong):
+            record, is_wrong = [], True
+        if is_wrong:
+            n_taken_back += len(source.used) > 1
+            first = source.take_back()
+            record = next(csv.reader([first], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
+            quoting = csv.QUOTE_NONE if n_taken_back > MAX_TAKEN_BACK else quoting
+            reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
+        width = width or len(record)
+        if record:
+            yield record
+
+
+class _TooLong(Exception):
+    """A record that goes on and on."""
+
+
+class _Lines:
+    """Lines for csv.reader, which can be given back."""
+
+    def __init__(self, lines: Iterable[str]):
+        self.lines = iter(lines)
+        self.given_back: deque[str] = deque()
+        self.used: list[str] = []  # since the last record
+        self.used_characters = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self.given_back.popleft() if self.given_back else next(self.lines)
+        line = ROW_END.sub("\n", line.replace("\0", ""))
+        line = line.rstrip("\n").replace("\n", " ") + "\n"  # csv.reader refuses a line end inside a line
+        self.used.append(line)
+        self.used_characters += len(line)
+        if self.used_characters > MAX_RECORD_CHARACTERS:
+            raise _TooLong
+        return line
+
+    def take_back(self) -> str:
+        """The first of the used lines; the others are read again."""
+        self.given_back.extendleft(reversed(self.used[1:]))
+        return self.used[0]

@@ -1,0 +1,371 @@
+"""Stage `decontaminate`: text that models are judged on goes out of the corpus, with evidence.
+
+In: deduplicated document shards, then the examples of every task, of which validation and test count. Out: shards of
+the same names; dropped/ with the reason contaminated; evidence/ (records.CONTAMINATION); hits/, which are remembered
+a shard. Steps: index the runs of words of the examples (evaluation_runs.py); find them in every document; leave out
+runs that many documents hold; cut what is left out of the text (cuts.py), or drop the document.
+
+Runs of 13 words, runs in more than 10 documents as stock phrases, 200 characters cut on both sides, pieces below 200
+characters left out, documents in more than 10 pieces dropped: arXiv:2005.14165, appendix C. That an example counts
+by its share or by a number of runs keeps one that is quoted from mattering, and finds one that is embedded.
+"""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.corpus.decontaminate.cuts import CutLimits, pieces_without
+from pipeline.corpus.decontaminate.evaluation_runs import (
+    Item,
+    RunIndex,
+    Scanner,
+    blocks,
+    evaluation_items,
+    run_index,
+    spans_of_words,
+)
+from pipeline.corpus.text_repair import normalised
+from pipeline.corpus.words import SIGN, words_of
+from pipeline.store.engine import Done, Failed, value_of
+from pipeline.store.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.shards import (
+    DROPPED_FOLDER,
+    EVIDENCE_FOLDER,
+    link_or_copy,
+    read_table,
+    shard_paths,
+    text_digest,
+    write_rows,
+    write_table,
+)
+from pipeline.store.store import Outcome, Stage, Work, map_shards
+
+HITS_FOLDER = "hits"
+HITS_VERSION = 1  # raise with any change to evaluation_runs.py that changes which runs a document holds
+SCRATCH = ".scratch"  # the index, gone when the stage ends
+ITEMS = "items.parquet"
+COUNTING = "counting.npy"
+ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
+REASON = "contaminated"
+LOOKING = "examples were looked for"  # for people, where a worker fails
+HITS = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("run", pa.int64(), nullable=False)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecontaminateConfig:
+    n_words: Annotated[int, "words a run, 1 or more; a shorter example must stand there whole; GPT-3 13"] = 13
+    min_words: Annotated[
+        int, "different words with a letter that a run needs, 1 to n_words; examples of fewer are not looked for"
+    ] = 6  # of random runs of so many words 1 in 1,000 stands in 20 MB of other text, of 5 words 1 in 170
+    min_share: Annotated[float, "of the runs of an example in one document from which it counts, above 0 to 1"] = 0.5
+    min_hits: Annotated[int, "runs of an example in one document from which it counts, 1 or more; Marin 8"] = 8
+    max_documents: Annotated[int, "a run in more documents is a stock phrase, 1 or more; GPT-3 10"] = 10
+    margin: Annotated[int, "characters cut before and after what was found, 0 or more; GPT-3 200"] = 200
+    min_piece: Annotated[int, "characters below which what is left between cuts goes, 1 or more; GPT-3 200"] = 200
+    max_pieces: Annotated[int, "a document in more pieces is dropped, 1 or more; GPT-3 10"] = 10
+
+    def __post_init__(self) -> None:
+        for name in ("n_words", "min_words", "min_hits", "max_documents", "min_piece", "max_pieces"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        if self.min_words > self.n_words:
+            raise ValueError(f"min_words={self.min_words} is above n_words={self.n_words}: no run could have so many")
+        if not 0 < self.min_share <= 1:
+            raise ValueError(f"min_share={self.min_share} is outside 0 (not included) to 1")
+        if self.margin < 0:
+            raise ValueError(f"margin={self.margin} is below 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecontaminateRecipe:
+    """All that decides what `decontaminate` does; `tasks` names the examples that follow the corpus as inputs."""
+
+    config: DecontaminateConfig = field(default_factory=DecontaminateConfig)
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanItem:
+    """A shard whose runs are looked up in the index below `index`."""
+
+    path: Path
+    index: Path
+    config: DecontaminateConfig
+
+
+@dataclass(frozen=True, slots=True)
+class RewriteItem:
+    """A shard that holds runs, the table of them, and where what is made of it goes."""
+
+    path: Path
+    hits: Path
+    index: Path
+    directory: Path
+    config: DecontaminateConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What stands in one text: rows of the evidence without the columns of the document, and the places."""
+
+    evidence: list[dict[str, Any]]
+    spans: list[tuple[int, int]]  # characters, in order
+    score: float  # the largest share of an example
+
+
+@dataclass(kw_only=True, slots=True)
+class Tally:
+    """What happened to the documents of a shard."""
+
+    counts: Counts
+    n_cut: int = 0  # documents
+    n_characters: int = 0  # removed from those that stayed
+    n_common: int = 0  # documents that nothing but stock phrases speaks against
+    items: set[int] = field(default_factory=set)
+
+
+def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work: Work) -> Outcome:
+    corpus, *examples = inputs
+    if len(recipe.tasks) != len(examples):
+        raise ValueError(f"decontaminate has the examples of {len(examples)} tasks and the names {recipe.tasks}")
+    scratch = work.directory / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    cfg, items = recipe.config, evaluation_items(examples, recipe.tasks)
+    index = write_index(cfg, items, scratch)
+    if len(index.runs):
+        find_hits(cfg, index, corpus, work)
+    counting, n_common = _counting(cfg, index, work)
+    np.save(scratch / COUNTING, counting)
+    tally = _write_shards(cfg, shard_paths(corpus.directory), work)
+    shutil.rmtree(scratch)
+    measures = {
+        "evaluation_examples": len(items),
+        "examples_too_short": int(np.count_nonzero(index.n_runs == 0)),
+        "evaluation_runs": len(index.runs),
+        "common_runs": n_common,
+        "contaminating_examples": len(tally.items),
+        "cut_documents": tally.n_cut,
+        "removed_characters": tally.n_characters,
+        "documents_passed_as_common": tally.n_common,
+    }
+    kept = tuple(path.name for path in shard_paths(work.directory))
+    return Outcome(rows=tally.counts.kept, counts=tally.counts, measures=measures, content=kept)
+
+
+DECONTAMINATE = Stage(name="decontaminate", version=1, function=decontaminate, handle=Shards)
+
+
+def write_index(cfg: DecontaminateConfig, items: Sequence[Item], folder: Path) -> RunIndex:
+    index = run_index((item.text for item in items), cfg.n_words, cfg.min_words)
+    folder.mkdir(parents=True, exist_ok=True)
+    index.save(folder)
+    names = {"task": "task", "example_id": "example_id", "example_split": "split"}
+    columns = {
+        column: pa.array([getattr(item, name) for item in items], pa.string()) for column, name in names.items()
+    }
+    write_table(folder / ITEMS, pa.table(columns))
+    return index
+
+
+def find_hits(cfg: DecontaminateConfig, index: RunIndex, corpus: Shards, work: Work) -> None:
+    """hits/ below the output: of every shard the runs of the index that its documents hold."""
+    recipe = json.dumps([HITS_FOLDER, HITS_VERSION, cfg.n_words, cfg.min_words, index.digest()])
+    folder = work.directory / SCRATCH
+    map_shards(
+        dataclasses.replace(work, directory=work.directory / HITS_FOLDER, recipe=recipe),
+        [corpus],
+        read=lambda path: [ScanItem(path, folder, cfg)],
+        function=hits_of_shard,
+        write=_write_hits,
+        unit="documents",
+    )
+
+
+def hits_of_shard(item: ScanItem) -> tuple[int, pa.Table]:
+    """Runs in a worker process. Number of documents and a table of HITS, each run once a document."""
+    scanner = Scanner(RunIndex.load(item.index), item.config.n_words, item.config.min_words)
+    texts = read_table(item.path, columns=["text"])["text"]
+    rows, runs = scanner.runs_of_all(text.as_py() for text in texts)
+    return len(texts), pa.table([rows, runs], schema=HITS)
+
+
+def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed]) -> Counts:
+    n_rows, hits = value_of(answers[0], items[0].path, LOOKING)
+    write_table(part / "kept.parquet", hits)
+    return Counts(rows_in=n_rows, kept=n_rows)
+
+
+def _counting(cfg: DecontaminateConfig, index: RunIndex, work: Work) -> tuple[np.ndarray, int]:
+    """Which runs count, because few documents hold them, and how many do not."""
+    n_documents = np.zeros(len(index.runs), np.int64)
+    for path in shard_paths(work.directory, HITS_FOLDER):
+        runs = read_table(path, HITS)["run"].to_numpy()
+        n_documents += np.bincount(runs, minlength=len(n_documents))
+    counting = n_documents <= cfg.max_documents
+    return counting, int(np.count_nonzero(~counting))
+
+
+def contaminating(
+    cfg: DecontaminateConfig, index: RunIndex, runs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items that a document with `runs` (distinct) holds too much of, the runs shared and the share of each."""
+    items, shared = np.unique(index.owners_of(runs)[1], return_counts=True)
+    share = shared / index.n_runs[items]
+    found = (shared >= cfg.min_hits) | (share >= cfg.min_share - ROUNDING)
+    return items[found], shared[found], share[found]
+
+
+def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -> Tally:
+    """Shards in which nothing was found are those of the input."""
+    total, items = Tally(counts=Counts()), []
+    for path in paths:
+        hits = work.directory / HITS_FOLDER / path.name
+        if hits.exists() and read_table(hits, HITS).num_rows:
+            items.append(RewriteItem(path, hits, work.directory / SCRATCH, work.directory, cfg))
+        else:
+            n_rows = read_table(path, columns=["page_id"]).num_rows
+            link_or_copy(path, work.directory / path.name)
+            total.counts.add(Counts(rows_in=n_rows, kept=n_rows))
+    answers = work.engine.map(rewrite_shard, items) if items else ()
+    for done, (item, answer) in enumerate(zip(items, answers, strict=True), 1):
+        tally: Tally = value_of(answer, item.path, LOOKING)
+        total.counts.add(tally.counts)
+        total.n_cut += tally.n_cut
+        total.n_characters += tally.n_characters
+        total.n_common += tally.n_common
+        total.items |= tally.items
+        work.progress(done, len(items), "shards")
+    return total
+
+
+def rewrite_shard(item: RewriteItem) -> Tally:
+    """Runs in a worker process: writes the shard without what its documents must not hold."""
+    table = read_table(item.path, CORPUS).select(CORPUS.names)
+    hits = read_table(item.hits, HITS)
+    rows, runs = hits["row"].to_numpy(), hits["run"].to_numpy()
+    judge = Judge(item.config, item.index)
+    tally = Tally(counts=Counts(rows_in=table.num_rows))
+    kept, dropped, evidence = {}, [], []
+    found_in, starts = np.unique(rows, return_index=True)
+    for row, own in zip(found_in.tolist(), np.split(runs, starts[1:]), strict=True):
+        if not len(contaminating(item.config, judge.index, own[judge.counting[own]])[0]):
+            tally.n_common += len(contaminating(item.config, judge.index, own)[0]) > 0
+            continue
+        document = table.slice(row, 1).to_pylist()[0]
+        new, of_document = judge.without(document, tally)
+        evidence += of_document
+        if new is None:
+            score = max(one["example_share"] for one in of_document)
+            dropped.append((row, _dropped(document, score)))
+        else:
+            kept[row] = new
+    for _, one in dropped:
+        tally.counts.drop(one["reason"])
+    tally.counts.kept = table.num_rows - len(dropped)
+    if not evidence:
+        link_or_copy(item.path, item.directory / item.path.name)
+        return tally
+    write_table(item.directory / item.path.name, _with_rows(table, kept, {row for row, _ in dropped}))
+    write_rows(item.directory / EVIDENCE_FOLDER / item.path.name, evidence, CONTAMINATION)
+    if dropped:
+        write_rows(item.directory / DROPPED_FOLDER / item.path.name, [one for _, one in dropped], DROPPED)
+    return tally
+
+
+class Judge:
+    """What a document holds of the examples, and the document without it."""
+
+    def __init__(self, cfg: DecontaminateConfig, folder: Path) -> None:
+        self.cfg, self.index, self.counting = cfg, RunIndex.load(folder), np.load(folder / COUNTING, mmap_mode="r")
+        self.items = read_table(folder / ITEMS)
+        self.scanner = Scanner(self.index, cfg.n_words, cfg.min_words)
+
+    def without(self, document: dict[str, Any], tally: Tally) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+        """`document` without what it holds, None where too little would be left, and its evidence."""
+        text = document["text"]
+        found, items = self.found(text)
+        assert found is not None  # its hits said so
+        tally.items |= items
+        limits = CutLimits(self.cfg.margin, self.cfg.min_piece, self.cfg.max_pieces)
+        pieces = pieces_without(text, found.spans, limits)
+        shorter = "\n\n".join(text[start:end] for start, end in pieces)
+        new = None
+        # words on both sides of a cut could make an example; nobody would write such a text
+        if pieces and self.found(shorter)[0] is None:
+            new = document | {"id": _id(shorter), "text": shorter, "n_words": _n_words(shorter)}
+            tally.n_cut += 1
+            tally.n_characters += len(text) - len(shorter)
+        names = {name: document[name] for name in ("id", "page_id")}
+        new_id = new["id"] if new else None
+        left = [{"start": start, "end": end} for start, end in pieces] if new else []
+        return new, [{**names, "new_id": new_id, **one, "left": left} for one in found.evidence]
+
+    def found(self, text: str) -> tuple[Found | None, set[int]]:
+        """What counts in `text`, None where nothing does, and the items."""
+        places, runs, n_words = self.scanner.runs(text)
+        counts = self.counting[runs]
+        places, runs = places[counts], runs[counts]
+        items, shared, share = contaminating(self.cfg, self.index, np.unique(runs))
+        if not len(items):
+            return None, set()
+        hits, owners = self.index.owners_of(runs)
+        own = np.isin(owners, items)
+        hits, owners = hits[own], owners[own]
+        order = np.lexsort((places[hits], owners))
+        first, last = places[hits][order], places[hits][order] + self.index.lengths[runs[hits]][order] - 1
+        bounds = np.searchsorted(owners[order], items)
+        spans = spans_of_words(text, first, last)
+        # runs of an item are equally long, so that a run ends before the next one begins or overlaps it
+        fresh = np.append(True, (first[1:] > last[:-1]) | (np.diff(owners[order]) > 0))
+        covered = last - first + 1
+        covered[~fresh] = (last[1:] - last[:-1])[~fresh[1:]]
+        columns = self.items.take(pa.array(items)).to_pylist()
+        evidence = [
+            {
+                **columns[k],
+                "n_shared": int(shared[k]),
+                "example_share": float(share[k]),
+                "document_share": float(covered[bound:end].sum() / n_words),
+                "start": spans[bound][0],
+                "end": spans[bound][1],
+                "preview": text[slice(*spans[bound])][:PREVIEW_CHARACTERS],
+            }
+            for k, (bound, end) in enumerate(zip(bounds, [*bounds[1:], len(first)], strict=True))
+        ]
+        return Found(evidence=evidence, spans=sorted(set(spans)), score=float(share.max())), set(items.tolist())
+
+
+def _id(text: str) -> str:
+    """As of all documents, and block by block: a list of the words of a long text is ten times as large as it."""
+    parts = (normalised(text[start:end]) for start, end in blocks(text))
+    return text_digest(" ".join(part for part in parts if part))
+
+
+def _n_words(text: str) -> int:
+    of_blocks = (words_of(text[start:end].split()).kinds & SIGN for start, end in blocks(text))
+    return sum(int(np.count_nonzero(kinds == 0)) for kinds in of_blocks)
+
+
+def _with_rows(table: pa.Table, new: dict[int, dict[str, Any]], without: set[int]) -> pa.Table:
+    """`table` with the rows of `new` in their places, and without others."""
+    stays = [row for row in range(table.num_rows) if row not in without]
+    places = {row: table.num_rows + i for i, row in enumerate(new)}
+    rows = pa.concat_tables([table, pa.Table.from_pylist(list(new.values()), schema=CORPUS)])
+    return rows.take(pa.array([places.get(row, row) for row in stays], pa.int64()))
+
+
+def _dropped(document: dict[str, Any], score: float) -> dict[str, Any]:
+    return {
+        **{name: document[name] for name in ("id", "page_id", "source", "url")},
+        "stage": DECONTAMINATE.name,
+        "reason": REASON,
+        "score": score,
+        "preview": document["text"][:PREVIEW_CHARACTERS],
+    }

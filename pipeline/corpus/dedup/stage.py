@@ -1,0 +1,259 @@
+"""Stage `dedup`: every text once, the best version of it, with evidence for each one that went.
+
+In: filtered document shards; then, if there are any, earlier outputs of `dedup`: an accepted corpus, which new
+documents must not repeat. Out: shards of the same names with cluster_id, cluster_size and family_id as columns;
+dropped/ with the reasons exact_duplicate and near_duplicate; evidence/ with the kept counterpart of each dropped
+document; signatures/ (signatures.py), which are remembered a shard, and index/ (accepted.py), with which this output
+is an accepted corpus to later ones. Steps: signatures in worker processes, candidates and clusters in DuckDB,
+verification on the text (verification.py), shards written again without the dropped rows.
+Best is the highest quality (survivors.py), then the most words, bytes, source_priority, page id.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.corpus.dedup.accepted import check_index, view_accepted, write_index, write_recipe
+from pipeline.corpus.dedup.near_duplicates import (
+    explained,
+    find_candidates,
+    load_signatures,
+    settle,
+)
+from pipeline.corpus.dedup.signatures import (
+    SIGNATURES,
+    SIGNATURES_FOLDER,
+    Layout,
+    checked,
+    layout_of,
+    make_signatures,
+    signature_recipe,
+)
+from pipeline.corpus.dedup.verification import verify
+from pipeline.corpus.dedup.windows import wanted_rows, write_windows
+from pipeline.store.database import open_database
+from pipeline.store.engine import n_usable_cores
+from pipeline.store.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
+from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+
+SCRATCH = ".scratch"  # the database and the windows of candidates, gone when the stage ends
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DedupConfig:
+    shingle_words: Annotated[int, "words a shingle, 1 or more; FineWeb 5"] = 5
+    bands: Annotated[int, "MinHash bands, 1 or more; FineWeb 14"] = 14
+    rows: Annotated[int, "MinHash values a band, 1 or more; FineWeb 8"] = 8
+    sample_one_in: Annotated[int, "one shingle in so many is compared for containment, 1 or more"] = 4
+    min_similarity: Annotated[float, "Jaccard index of shingles from which a document goes, above 0 to 1"] = 0.7
+    min_containment: Annotated[
+        float, "share of its shingles in a longer document from which it goes, above 0 to 1"
+    ] = 0.9
+    min_own_words: Annotated[int, "so many words in a row that the kept one lacks are a passage, 1 or more"] = 15
+    max_own_share: Annotated[
+        float, "of a document's words, as one such passage, from which on it stays, above 0 to 1"
+    ] = 0.05
+    family_overlap: Annotated[
+        float, "shared part of the smaller document that keeps both on one side of a split, above 0 to 1"
+    ] = 0.2  # editions of a play in old and new spelling share a quarter of their 5-grams
+    source_priority: Annotated[
+        tuple[str, ...], "of equally good and long copies that of the first source here stays"
+    ] = ()
+    seed: Annotated[int, "of the MinHash functions, 0 or more"] = 1
+    memory_mb: Annotated[int, "MB that DuckDB takes before it spills to disk, 64 or more; decides no result"] = field(
+        default=768, metadata=NOT_IDENTITY
+    )
+    threads: Annotated[int, "of DuckDB, 0 or more; 0 = as many as cores; decides no result"] = field(
+        default=0, metadata=NOT_IDENTITY
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("shingle_words", "bands", "rows", "sample_one_in", "min_own_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        for name in ("min_similarity", "min_containment", "max_own_share", "family_overlap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} is outside 0 (not included) to 1")
+        for name, least in (("seed", 0), ("threads", 0), ("memory_mb", 64)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} is below {least}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardItem:
+    """A shard to write, and what becomes of its rows, in their order."""
+
+    path: Path
+    outcomes: pa.Table
+    directory: Path
+
+
+def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
+    """`inputs`: the documents, then any number of earlier outputs whose documents stay as they are."""
+    scratch = work.directory / SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    settings = _signature_settings(cfg)
+    recipe = signature_recipe(settings, json.loads(work.recipe)[2])
+    for handle in inputs[1:]:
+        check_index(handle, recipe)
+    make_signatures(inputs[:1], work, settings, recipe)
+    paths = shard_paths(inputs[0].directory)
+    scratch.mkdir(exist_ok=True)
+    try:
+        with explained(scratch, cfg.memory_mb):
+            threads = cfg.threads or n_usable_cores()
+            with open_database(scratch, n_threads=threads, memory_mb=cfg.memory_mb) as database:
+                layout = _load(database, work.directory, scratch)
+                accepted = view_accepted(database, inputs[1:])
+                measures = judge(cfg, database, work, paths, layout, accepted)
+                counts = _write_shards(database, work, paths, layout)
+    finally:
+        shutil.rmtree(scratch)
+    write_recipe(work.directory, recipe)
+    kept = tuple(path.name for path in paths)
+    return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
+
+
+DEDUP = Stage(name="dedup", version=2, function=dedup, handle=Shards, libraries=("rensa",))
+
+
+def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:
+    """What decides a signature; thresholds do not."""
+    return {
+        "n_words": cfg.shingle_words,
+        "n_bands": cfg.bands,
+        "n_rows": cfg.rows,
+        "one_in": cfg.sample_one_in,
+        "seed": cfg.seed,
+    }
+
+
+def _load(database: Any, directory: Path, scratch: Path) -> Layout:
+    signatures = shard_paths(directory, SIGNATURES_FOLDER)
+    if not signatures:  # DuckDB reads no list without files
+        signatures = [scratch / "none.parquet"]
+        write_table(signatures[0], SIGNATURES.empty_table())
+    layout = layout_of(signatures)
+    load_signatures(database, layout)
+    return layout
+
+
+def judge(
+    cfg: DedupConfig, database: Any, work: Work, paths: list[Path], layout: Layout, accepted: Layout
+) -> dict[str, float]:
+    """Fill the table `outcomes`; what is worth a plot over time."""
+    n_candidates = find_candidates(
+        database, cfg, memory_mb=cfg.memory_mb, done=lambda query, queries: work.progress(query, queries, "queries")
+    )
+    own = database.sql("SELECT position, rank, n_windows FROM wanted WHERE rank > 0 ORDER BY position")
+    others = database.sql(
+        "SELECT a.position, rank, n_windows FROM wanted JOIN accepted_named AS a USING (rank) ORDER BY a.position"
+    )
+    wanted = [
+        *wanted_rows(own.to_arrow_table(), layout.starts[: len(paths)], paths),
+        *wanted_rows(others.to_arrow_table(), accepted.starts, accepted.paths),
+    ]
+    windows = write_windows(
+        wanted,
+        cfg.shingle_words,
+        work.directory / SCRATCH,
+        work.engine,
+        lambda shard: work.progress(shard, len(wanted), "texts"),
+    )
+    try:
+        found = verify(database, windows, cfg, lambda rank: work.progress(rank, layout.n_rows, "ranks"))
+    finally:
+        windows.close()
+    settle(database, found)
+    return {"candidate_pairs": n_candidates, "compared_pairs": found.n_compared, **_measures(database)}
+
+
+def _write_shards(database: Any, work: Work, paths: list[Path], layout: Layout) -> Counts:
+    def items() -> Any:
+        for shard, path in enumerate(paths):
+            low, high = layout.rows(shard)
+            query = (
+                "SELECT * EXCLUDE (position) FROM outcomes WHERE position BETWEEN $low AND $high ORDER BY position"
+            )
+            outcomes = database.sql(query, params={"low": low, "high": high - 1}).to_arrow_table()
+            yield ShardItem(path, outcomes, work.directory)
+
+    counts = Counts()
+    work.progress(0, len(paths), "shards")
+    for shard, answer in enumerate(work.engine.map(written_shard, items()) if paths else ()):
+        counts.add(checked(answer, paths[shard]))
+        work.progress(shard + 1, len(paths), "shards")
+    return counts
+
+
+def written_shard(item: ShardItem) -> Counts:
+    """Runs in a worker process."""
+    table, outcomes = read_table(item.path, FILTERED).select(FILTERED.names), item.outcomes
+    is_kept = outcomes["is_kept"]
+    kept = table.filter(is_kept)
+    columns = {"cluster_id": "kept_page_id", "cluster_size": "cluster_size", "family_id": "family_id"}
+    for name, column in columns.items():
+        kept = kept.append_column(CORPUS.field(name), outcomes[column].filter(is_kept).cast(CORPUS.field(name).type))
+    write_table(item.directory / item.path.name, kept.cast(CORPUS))
+    write_index(item.directory, item.path.name, is_kept.to_numpy())
+    counts = Counts(rows_in=table.num_rows, kept=kept.num_rows)
+    is_dropped = pc.call_function("invert", [is_kept])
+    outcomes = outcomes.filter(is_dropped)
+    if outcomes.num_rows:
+        dropped = _dropped(table.filter(is_dropped), outcomes)
+        for one in dropped["reason"].value_counts().to_pylist():
+            counts.drop(one["values"], one["counts"])
+        write_table(item.directory / DROPPED_FOLDER / item.path.name, dropped)
+        evidence = _evidence(dropped, outcomes)
+        write_table(item.directory / EVIDENCE_FOLDER / item.path.name, evidence)
+    return counts
+
+
+def _dropped(table: pa.Table, outcomes: pa.Table) -> pa.Table:
+    """A row of DROPPED for each dropped document."""
+    is_exact = pc.call_function("equal", [outcomes["rule"], pa.scalar("exact")])
+    is_contained = pc.call_function("equal", [outcomes["rule"], pa.scalar("containment")])
+    columns = {
+        **{name: table[name] for name in ("id", "page_id", "source", "url")},
+        "stage": pa.array([DEDUP.name] * table.num_rows),
+        "reason": _either(is_exact, pa.scalar("exact_duplicate"), pa.scalar("near_duplicate")),
+        "score": _either(is_contained, outcomes["containment"], outcomes["similarity"]),
+        "preview": pc.call_function(
+            "utf8_slice_codeunits", [table["text"]], pc.SliceOptions(0, PREVIEW_CHARACTERS)
+        ).cast(pa.string()),
+    }
+    return pa.table(columns, schema=DROPPED)
+
+
+def _evidence(dropped: pa.Table, outcomes: pa.Table) -> pa.Table:
+    """A row of EVIDENCE for each dropped document, in the order of `dropped`."""
+    columns = {
+        **{name: outcomes[name] for name in ("kept_id", "kept_page_id", "rule", "similarity", "containment")},
+        "bands_shared": outcomes["bands_shared"].cast(pa.int32()),
+        "dropped_id": dropped["id"],
+        "dropped_page_id": dropped["page_id"],
+    }
+    return pa.table({name: columns[name] for name in EVIDENCE.names}, schema=EVIDENCE)
+
+
+def _either(condition: pa.ChunkedArray, one: Any, other: Any) -> pa.ChunkedArray:
+    return pc.call_function("if_else", [condition, one, other])
+
+
+def _measures(database: Any) -> dict[str, float]:
+    ((largest, n_families),) = database.execute(
+        "SELECT coalesce(max(cluster_size), 0), count(DISTINCT family_id) FROM outcomes"
+    ).fetchall()
+    measures = {"largest_cluster": largest, "families": n_families}
+    removed = database.execute(
+        "SELECT source, avg((NOT is_kept)::INT) FROM outcomes JOIN documents USING (position)"
+        " GROUP BY source ORDER BY source"
+    ).fetchall()
+    return measures | {f"removed_fraction_{source}": fraction for source, fraction in removed}

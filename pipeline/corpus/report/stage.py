@@ -1,0 +1,127 @@
+"""Stage `corpus_report`: what is in a corpus, where it came from, what was left out and why, and what it lacks.
+
+In: the documents that `filter` left and the corpus that `split` left; what they were made from is found through their
+records. Out: a Report folder: tables.json (every number), results.json (those worth a plot over time), data_card.md
+(after arXiv:1803.09010 and arXiv:2204.01075), report.md (its first page), figures/*.png, and provenance.md with the
+times of the builds. Figures and provenance.md are no content: their bytes depend on fonts and clocks.
+
+Steps: views of all stages (corpus_chain.py), counts (corpus_tables.py), text and pictures made of the counts alone
+(data_card.py, corpus_figures.py). Nothing is measured on a text again but the words of corpus_terms.py.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pipeline.corpus.collect.source_rules import SourceRules
+from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
+from pipeline.corpus.report.corpus_chain import Chain, opened, read_chain
+from pipeline.corpus.report.corpus_figures import write_figures
+from pipeline.corpus.report.corpus_results import corpus_results, total
+from pipeline.corpus.report.corpus_tables import (
+    Tables,
+    count_all,
+    histograms,
+    prepare_signals,
+    rule_set_table,
+    signal_table,
+    term_tables,
+)
+from pipeline.corpus.report.data_card import data_card, first_page, provenance
+from pipeline.store.engine import n_usable_cores
+from pipeline.store.records import Handle, Report, Shards
+from pipeline.store.shards import write_text
+from pipeline.store.store import Outcome, Stage, Work
+
+CONTENT = ("tables.json", "results.json", "data_card.md", "report.md")
+SCRATCH = ".scratch"  # the database, gone when the stage ends
+STEPS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusReportConfig:
+    title: Annotated[str, "heading of the data card"] = "Corpus"
+    purpose: Annotated[str | None, "what the corpus is for; nobody can measure that; None = not declared"] = None
+    contact: Annotated[str | None, "whom to ask to have a page removed; None = not declared"] = None
+    histogram_bins: Annotated[int, "bins of the histogram of a signal, 5 to 200"] = 40
+    top_domains: Annotated[int, "so many domains are listed, those with most words; 1 to 1000"] = 20
+    min_occupation_count: Annotated[int, "an occupation that fewer pronouns follow is not listed; 1 or more"] = 10
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("histogram_bins", 5, 200),
+            ("top_domains", 1, 1000),
+            ("min_occupation_count", 1, float("inf")),
+        ):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)} is outside {low} to {high}")
+        if not self.title.strip():
+            raise ValueError(f"title={self.title!r} is blank")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CorpusReportRecipe:
+    """Made by `corpus_report_recipe`: what was dropped leaves no trace in the content of the inputs."""
+
+    config: CorpusReportConfig
+    made_from: tuple[str, ...]
+
+
+def corpus_report_recipe(cfg: CorpusReportConfig, documents: Handle, corpus: Handle) -> CorpusReportRecipe:
+    """ValueError when the corpus was not made from these documents."""
+    return CorpusReportRecipe(config=cfg, made_from=read_chain(documents, corpus).identity())
+
+
+def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], work: Work) -> Outcome:
+    cfg, chain = recipe.config, read_chain(*inputs)
+    tables = measured_tables(cfg, chain, work.directory / SCRATCH, lambda done: work.progress(done, STEPS, "steps"))
+    results = corpus_results(tables)
+    write_text(work.directory / "tables.json", json.dumps(tables, indent=1))
+    write_text(work.directory / "results.json", json.dumps(results, indent=1))
+    write_text(work.directory / "data_card.md", data_card(cfg, chain, tables))
+    write_text(work.directory / "report.md", first_page(cfg, chain, tables))
+    write_text(work.directory / "provenance.md", provenance(chain))
+    write_figures(work.directory / "figures", tables)
+    work.progress(STEPS, STEPS, "steps")
+    n_documents = total(tables["sources"], "documents")
+    return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
+
+
+CORPUS_REPORT = Stage(name="corpus_report", version=2, function=corpus_report, handle=Report, libraries=("duckdb",))
+
+
+def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progress: Callable[[int], None]) -> Tables:
+    """Everything that the card and the figures are made of. `scratch` is a folder that exists meanwhile only."""
+    recipe = filter_recipe(chain)
+    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    with opened(chain, scratch, n_usable_cores()) as database:
+        tables = count_all(database, chain, cfg.top_domains)
+        progress(1)
+        complete = prepare_signals(database, chain)
+        progress(2)
+        tables["signals"] = signal_table(database)
+        tables["histograms"] = histograms(database, cfg.histogram_bins, recipe.config)
+        progress(3)
+        tables["rule_sets"] = rule_set_table(database, recipe.config)
+        progress(4)
+        tables |= term_tables(database, chain)
+        progress(5)
+    shutil.rmtree(scratch)
+    kinds = [{"source": row["source"], "kinds": list(recipe.pii(row["source"]))} for row in tables["sources"]]
+    return tables | {"measured": [{"dropped_too": complete}], "masked_kinds": kinds}
+
+
+def filter_recipe(chain: Chain) -> FilterRecipe:
+    """The settings of the build of `filter` that made the documents."""
+    (folder,) = chain.folders["filter"]
+    config = chain.records[folder]["config"]
+    sources = {name: SourceRules(**_with_tuples(own)) for name, own in config["sources"].items()}
+    return FilterRecipe(config=FilterConfig(**_with_tuples(config["config"])), sources=sources)
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has lists where a config has tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

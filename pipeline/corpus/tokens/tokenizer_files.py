@@ -1,0 +1,35 @@
+"""The files of a tokenizer, written: the two that model/tokenizer.py reads, and the same for Hugging Face.
+
+In: ranks and the name of a split pattern. Out: four files:
+
+    tokenizer.tiktoken, gristmill_tokenizer.json  decide every id, see model/tokenizer.py
+    tokenizer.json, tokenizer_config.json         the same for transformers and `tokenizers`, see hf_tokenizer.py
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, describe
+from model.vocabularies import END_OF_TEXT, ranks_file
+from pipeline.corpus.tokens.hf_tokenizer import (
+    TOKENIZER_CONFIG_JSON,
+    TOKENIZER_JSON,
+    tokenizer_config_json,
+    tokenizer_json,
+)
+from pipeline.store.shards import write_bytes, write_text
+
+IDENTITY_FILES = (RANKS_FILE, DESCRIPTION_FILE)
+TOKENIZER_FILES = (*IDENTITY_FILES, TOKENIZER_JSON, TOKENIZER_CONFIG_JSON)
+
+
+def write_tokenizer(directory: Path, ranks: Mapping[bytes, int], pattern_name: str) -> None:
+    """All files of a tokenizer. `pattern_name` is one of TRAINED_PATTERNS, or the name of a published vocabulary."""
+    raw = ranks_file(ranks)
+    description = describe(pattern_name, raw, len(ranks))
+    hugging_face = tokenizer_json(ranks, description["pattern"], description["special_tokens"])
+    write_bytes(directory / RANKS_FILE, raw)
+    write_text(directory / TOKENIZER_JSON, hugging_face)
+    write_text(directory / TOKENIZER_CONFIG_JSON, tokenizer_config_json(END_OF_TEXT))
+    write_text(directory / DESCRIPTION_FILE, json.dumps(description, indent=1) + "\n")

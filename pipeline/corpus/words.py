@@ -1,0 +1,134 @@
+"""The words of a text, split as the English tokenizer of spaCy 3.8 does, by which datatrove's filters count.
+
+In: the chunks of a text between white space. Out: `Words`: for every word its number, its length and its kind as
+numpy arrays, and the chunk that it lies in. What a chunk is split into (word_splitting.py) is remembered, so that a
+text costs one look-up a chunk. Neither the order nor the size of that memory decides anything.
+"""
+
+import functools
+import string
+import unicodedata
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.corpus.word_splitting import split_chunk
+
+MOST_CHUNKS = 400_000  # remembered before the memory begins anew
+
+
+def _expanded(ranges: str) -> frozenset[str]:
+    """The characters of "ab c-e": single ones, and of three with a hyphen between them all from the first on."""
+    found = set()
+    for part in ranges.split():
+        first, last = part[0], part[-1]
+        is_range = len(part) == 3 and part[1] == "-"
+        found |= set(map(chr, range(ord(first), ord(last) + 1))) if is_range else set(part)
+    return frozenset(found)
+
+
+# Sentence_Terminal of the Unicode character database, of scripts in use: what ends a sentence.
+SENTENCE_ENDS = _expanded(
+    "!.?\u0589 \u061d-\u061f \u06d4 \u0700-\u0702 \u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362"
+    "\u1367\u1368\u166e\u1735\u1736 \u17d4-\u17d6 \u17d9\u17da\u1803\u1809\u1944\u1945 \u1aa8-\u1aab "
+    "\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d\u1b7e\u1c3b\u1c3c\u1c7e\u1c7f\u203c\u203d \u2047-\u2049 \u2e2e\u2e3c\u2e53"
+    "\u2e54\u3002\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9 \uaa5d-\uaa5f "
+    "\uaaf0\uaaf1\uabeb\ufe52\ufe56\ufe57\uff01\uff0e\uff1f\uff61"
+)
+# Signs that make no word when they stand alone.
+SIGNS = (
+    frozenset(string.punctuation)
+    | SENTENCE_ENDS
+    | _expanded("\u2013\u2014\u2019\u201c\u201d\u201e\u00ab\u00bb\u2026\u00b4\u2501\u25ba\u2236\uff05\uff11")
+    | _expanded("\u3001 \u3008-\u300d \u3010\u3011\uff08\uff09\uff0c\uff1a\uff1b\uff5e")
+    | frozenset(chr(code) for code in (*range(32), *range(127, 160)) if code != 9 and code != 10)
+)
+STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})  # of Gopher, arXiv:2112.11446
+
+SIGN, ALPHABETIC, STOP, END, PUNCTUATION = 1, 2, 4, 8, 16  # bits of the kind of a word
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Arrays over the words of one text."""
+
+    ids: np.ndarray  # equal words have equal numbers, within this text only
+    lengths: np.ndarray  # characters
+    kinds: np.ndarray  # bits, see above
+    chunks: np.ndarray  # number of the chunk in the text, from 0
+
+
+class _Memory(dict[str, int]):
+    """Chunk -> its number; a new one is split and remembered when it is looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.firsts = _Column()  # of a chunk, where its words begin in `words`
+        self.counts = _Column()  # of a chunk, how many words
+        self.words = _Column()  # numbers of words, chunk after chunk
+        self.lengths = _Column()  # of a word
+        self.kinds = _Column()
+        self.numbers: dict[str, int] = {}  # word -> number
+
+    def __missing__(self, chunk: str) -> int:
+        number = self[chunk] = len(self.firsts)
+        parts = split_chunk(chunk)
+        self.firsts.append(len(self.words))
+        self.counts.append(len(parts))
+        for part in parts:
+            if (word := self.numbers.get(part)) is None:
+                word = self.numbers[part] = len(self.lengths)
+                self.lengths.append(len(part))
+                self.kinds.append(_kind(part))
+            self.words.append(word)
+        return number
+
+
+class _Column:
+    """A growing array of integers."""
+
+    def __init__(self) -> None:
+        self._values = np.zeros(1024, dtype=np.int64)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, value: int) -> None:
+        if self._size == len(self._values):
+            self._values = np.concatenate((self._values, np.zeros_like(self._values)))
+        self._values[self._size] = value
+        self._size += 1
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        return self._values.take(index)
+
+
+def words_of(chunks: list[str]) -> Words:
+    """The words of a text that was cut at white space into `chunks`."""
+    memory = _memory()
+    if len(memory) > MOST_CHUNKS:
+        _memory.cache_clear()
+        memory = _memory()
+    numbers = np.fromiter(map(memory.__getitem__, chunks), np.int64, len(chunks))
+    counts = memory.counts.take(numbers)
+    ends = np.cumsum(counts)
+    n_words = int(ends[-1]) if len(ends) else 0
+    places = np.repeat(memory.firsts.take(numbers) - ends + counts, counts) + np.arange(n_words)
+    ids = memory.words.take(places)
+    return Words(ids, memory.lengths.take(ids), memory.kinds.take(ids), np.repeat(np.arange(len(chunks)), counts))
+
+
+@functools.cache
+def _memory() -> _Memory:
+    return _Memory()
+
+
+def _kind(word: str) -> int:
+    return (
+        SIGN * all(c in SIGNS for c in word)
+        | ALPHABETIC * any(map(str.isalpha, word))
+        | STOP * (word in STOP_WORDS)
+        | END * (word in SENTENCE_ENDS)
+        | PUNCTUATION * all(unicodedata.category(c)[0] == "P" for c in word)
+    )

@@ -1,0 +1,234 @@
+"""Asset checks: one step an asset, which asks every law that the asset has to keep (pipeline/corpus/laws.py).
+
+In: the handles of the asset and of those that a law needs beside it. Out: a result a law, with what was observed and
+the limit as numbers that the UI plots. A check blocks where a bad result would be trained on:
+
+    pages/<source>         conservation (blocks), not_empty
+    documents              conservation (blocks), not_empty (blocks)
+    corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
+                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>), leak_recall
+                           and leak_precision (block)
+    corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
+    tokenizer              lossless (blocks)
+    token_shards           conservation (blocks), ids_in_range (blocks)
+    foundation_model       finite_loss (blocks)
+    foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
+    <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks)
+    <task>_model           finite_loss (blocks)
+    <task>_evaluation      beats_majority, and the limits of [checks.<task>_evaluation] in config.toml
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import dagster as dg
+
+from model.tokenizer import load_tokenizer
+from pipeline.corpus import laws
+from pipeline.corpus.decontaminate.leak_injection import leak_precision, leak_recall
+from pipeline.corpus.examples.stage import read_examples
+from pipeline.corpus.source_loss import lost_sources
+from pipeline.corpus.split.stage import leaked_documents
+from pipeline.defs.run_config import ConfigFile
+from pipeline.evaluation.laws import beats, finite, unseen
+from pipeline.store.outputs import read_curve, read_results
+from pipeline.store.records import Handle
+from pipeline.store.shards import read_table, shard_paths
+from pipeline.store.store import read_record
+from pipeline.store.verdict import Verdict, conservation, not_empty
+from pipeline.tasks.classification import SEEN
+
+TABLE = "checks"  # of config.toml
+SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts
+Key = Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Law:
+    """`judge` gets the handle of the asset, then those of `others`."""
+
+    name: str
+    judge: Callable[..., Verdict]
+    blocks: bool
+
+
+def asset_checks(
+    sources: Iterable[str], tasks: Iterable[str], limits: Mapping[str, Mapping[str, float]]
+) -> list[dg.AssetChecksDefinition]:
+    sources = list(sources)
+    kept = [_conserved(1), Law(name="not_empty", judge=_has_rows, blocks=False)]
+    checks = [check_step(["pages", source], kept) for source in sources]
+    not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
+    finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
+    no_leak = Law(name="no_leak", judge=_corpus_leak, blocks=True)
+    injected = [Law(name=judge.__name__, judge=judge, blocks=True) for judge in (leak_recall, leak_precision)]
+    lossless = Law(name="lossless", judge=_lossless, blocks=True)
+    accounted = Law(name="accounted", judge=_accounted, blocks=False)
+    in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
+    checks += [
+        check_step(["documents"], [_conserved(2), not_empty]),
+        check_step(
+            ["corpus"],
+            [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources), *injected],
+        ),
+        check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
+        check_step(["tokenizer"], [lossless], others=[["corpus"]]),
+        check_step(["token_shards"], [_conserved(1), in_range]),
+        check_step(["foundation_model"], [finite_loss]),
+        check_step(
+            ["foundation_evaluation"],
+            [_beats_baseline("bits_per_byte", "bigram"), *_limits(limits.get("foundation_evaluation", {}))],
+        ),
+    ]
+    examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
+    unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
+    for task in tasks:
+        beats = _beats_baseline("accuracy", "majority")
+        checks += [
+            check_step([f"{task}_examples"], [_conserved(1), examples_leak, not_empty]),
+            check_step([f"{task}_model"], [finite_loss]),
+            check_step([f"{task}_evaluation"], [beats, unseen, *_limits(limits.get(f"{task}_evaluation", {}))]),
+        ]
+    return checks
+
+
+def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = ()) -> dg.AssetChecksDefinition:
+    """One step for all laws of an asset: a step a check would cost a process each."""
+    asset = dg.AssetKey(key)
+    inputs = {"_".join(one).replace("-", "_"): dg.AssetIn(list(one)) for one in (key, *others)}
+
+    @dg.multi_asset_check(
+        name=f"check_{'_'.join(key).replace('-', '_')}",
+        specs=[
+            dg.AssetCheckSpec(
+                law.name,
+                asset=asset,
+                blocking=law.blocks,
+                description=(law.judge.__doc__ or "").strip() or None,
+                additional_deps=[dg.AssetKey(one) for one in others],
+            )
+            for law in laws_of_asset
+        ],
+        ins=inputs,
+    )
+    def check(context: dg.AssetCheckExecutionContext, **handles: Handle) -> Iterable[dg.AssetCheckResult]:
+        for law in laws_of_asset:
+            yield check_result(asset, law, law.judge(*(handles[name] for name in inputs)))
+
+    return check
+
+
+def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=law.name,
+        passed=verdict.passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=f"{verdict.rule}: observed {verdict.observed:.6g}, limit {verdict.limit:.6g}",
+        metadata={"observed": verdict.observed, "limit": verdict.limit, **verdict.details},
+    )
+
+
+def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
+    """[checks.<evaluation or report>] of config.toml: metric = limit. ValueError names what does not fit."""
+    tables = file.tables.get(TABLE, {})
+    if not isinstance(tables, Mapping):
+        raise ValueError(f"{file.path}: {TABLE} is {tables!r}, expected tables [{TABLE}.<evaluation>]")
+    for name, table in tables.items():
+        if name not in evaluations:
+            raise ValueError(
+                f"{file.path}: [{TABLE}.{name}] names no evaluation; there are: {', '.join(evaluations)}"
+            )
+        if not isinstance(table, Mapping) or not all(type(limit) in (int, float) for limit in table.values()):
+            raise ValueError(f"{file.path}: [{TABLE}.{name}] is {table!r}, expected lines `metric = number`")
+    return {name: {metric: float(limit) for metric, limit in table.items()} for name, table in tables.items()}
+
+
+def _conserved(n_stages: int) -> Law:
+    def judge(handle: Handle) -> Verdict:
+        """Every row that came in was kept, or dropped with a reason."""
+        return conservation(handle, n_stages)
+
+    return Law(name="conservation", judge=judge, blocks=True)
+
+
+def _accounted(report: Handle) -> Verdict:
+    """Of every source, what went into a stage of the corpus was kept there, or dropped with a reason."""
+    lost = _result(report, "unaccounted_documents")["value"]
+    return Verdict(passed=not lost, rule="documents in - kept - dropped = 0", observed=lost, limit=0)
+
+
+def _has_rows(handle: Handle) -> Verdict:
+    """Something is left."""
+    return not_empty(handle.rows)
+
+
+def _corpus_leak(corpus: Handle) -> Verdict:
+    """No document of validation or test has a near duplicate in train; no group of documents lies on two sides."""
+    return leaked_documents(corpus)
+
+
+def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
+    allowed = [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)]
+    if unknown := [name for name in limits if name not in allowed]:
+        raise ValueError(f"config.toml: [{TABLE}.corpus] has {unknown[0]}; there are: {', '.join(allowed)}")
+
+    def judge(corpus: Handle) -> Verdict:
+        """No source loses more than a set share of itself to copies, repeated lines and texts of evaluations."""
+        return lost_sources(corpus, limits)
+
+    return Law(name="source_loss", judge=judge, blocks=True)
+
+
+def _examples_leak(examples: Handle) -> Verdict:
+    """No example of validation or test has a near duplicate in train."""
+    train, *held_out = (
+        read_examples(examples.directory, split)["text"].to_pylist() for split in ("train", "validation", "test")
+    )
+    similarity = (read_record(examples.directory) or {})["config"]["similarity"]
+    return laws.no_leak(train, [text for texts in held_out for text in texts], similarity)
+
+
+def _unseen(report: Handle) -> Verdict:
+    """No judged example stands in the text that the base was pretrained on."""
+    return unseen((read_record(report.directory) or {})["measures"][SEEN])
+
+
+def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:
+    """Hard texts and documents of the corpus come back byte for byte."""
+    texts = (
+        text
+        for path in shard_paths(corpus.directory)
+        for text in read_table(path, columns=["text"])["text"].to_pylist()
+    )
+    return laws.lossless(load_tokenizer(tokenizer.directory), islice(texts, SAMPLE_DOCUMENTS))
+
+
+def _beats_baseline(metric: str, baseline: str) -> Law:
+    def judge(report: Handle) -> Verdict:
+        result = _result(report, metric)
+        return beats(result, result["baselines"][baseline])
+
+    judge.__doc__ = f"{metric} is better than that of the {baseline} baseline."
+    return Law(name=f"beats_{baseline}", judge=judge, blocks=False)
+
+
+def _limits(limits: Mapping[str, float]) -> list[Law]:
+    return [_limit(metric, limit) for metric, limit in limits.items()]
+
+
+def _limit(metric: str, limit: float) -> Law:
+    def judge(report: Handle) -> Verdict:
+        return beats(_result(report, metric), limit)
+
+    judge.__doc__ = f"{metric} is better than {limit:g}, which data/config.toml asks for."
+    return Law(name=f"{metric}_limit", judge=judge, blocks=False)
+
+
+def _result(report: Handle, metric: str) -> dict[str, Any]:
+    results = {result["metric"]: result for result in read_results(report.directory)}
+    if metric not in results:
+        raise ValueError(f"{report.directory}: no metric {metric!r}; there are: {', '.join(results)}")
+    return results[metric]

@@ -1,0 +1,73 @@
+"""Sensors: watch the folders of `files` sources (off until switched on), and close MLflow runs of dead builds (on).
+
+A sensor lets its errors fail, so that the UI shows them; the next tick tries again.
+"""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from pipeline.corpus.collect.sources import FilesSource, Source
+from pipeline.corpus.collect.stage import snapshot_digest
+from pipeline.store.layout import Layout
+from pipeline.tracking.delivery import end_dead_runs
+from pipeline.tracking.journal import FAILED, KILLED
+
+LOOK_SECONDS = 30
+
+
+def sensors(layout: Layout, sources: Iterable[Source]) -> list[dg.SensorDefinition]:
+    watched = [watch(source) for source in sources if isinstance(source, FilesSource)]
+    return [*watched, close_failed(layout), close_cancelled(layout)]
+
+
+def watch(source: Source) -> dg.SensorDefinition:
+    """Asks for `pages/<source>` when files came, went or changed, and have been left alone since the last look.
+
+    Cursor: the digest that was asked for last, and the one that was seen last.
+    """
+
+    @dg.sensor(
+        name=f"watch_{source.name.replace('-', '_')}",
+        target=dg.AssetSelection.assets(dg.AssetKey(["pages", source.name])),
+        minimum_interval_seconds=LOOK_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Materialises pages/{source.name} when its files change.",
+    )
+    def watch_source(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        asked, seen = (context.cursor or " ").split(" ")
+        now = snapshot_digest(source)
+        if now == asked:
+            return dg.SensorResult(skip_reason="nothing changed", cursor=f"{asked} {now}")
+        if now != seen:
+            return dg.SensorResult(skip_reason="files changed; waiting until they settle", cursor=f"{asked} {now}")
+        return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=f"{now} {now}")
+
+    return watch_source
+
+
+def close_failed(layout: Layout) -> dg.SensorDefinition:
+    """A build closes its own MLflow run, unless its process was killed; then this does."""
+
+    @dg.run_failure_sensor(
+        name="close_mlflow_runs_of_failed_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks the MLflow runs of a failed Dagster run FAILED.",
+    )
+    def close(context: dg.RunFailureSensorContext) -> None:
+        end_dead_runs(layout, FAILED, context.dagster_run.run_id)
+
+    return close
+
+
+def close_cancelled(layout: Layout) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.CANCELED,
+        name="close_mlflow_runs_of_cancelled_runs",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Marks the MLflow runs of a cancelled Dagster run KILLED.",
+    )
+    def close(context: dg.RunStatusSensorContext) -> None:
+        end_dead_runs(layout, KILLED, context.dagster_run.run_id)
+
+    return close

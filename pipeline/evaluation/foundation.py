@@ -1,0 +1,232 @@
+"""Judge models on held-out data: the stages `evaluate_foundation` and `evaluate_classification`.
+
+In: checkpoints and the data they never trained on. Out: a Report folder: results.json (a metric each, with 95 %
+bootstrap interval and baselines), report.md (tables), samples.md (what the decoder writes) and figures/*.png.
+
+- A language model predicts every token of every held-out document once; its baselines are n-gram models fitted on
+  all training tokens and judged on the same tokens, over the same bytes.
+- A classifier's baselines are the majority class, TF-IDF + logistic regression, and the same network trained from
+  random weights, where one is given.
+
+Figures are no content: their bytes depend on fonts. torch, scikit-learn and matplotlib are imported where used.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+
+from model.sample_config import SampleConfig
+from model.token_shards import TokenShard, read_description, read_token_shards
+from pipeline.evaluation.baselines import fit_ngrams
+from pipeline.evaluation.metrics import (
+    bits_per_byte,
+    perplexity,
+)
+from pipeline.evaluation.results import CONTENT, Result, markdown_table, quoted, result_of, save_figure
+from pipeline.serving.generate import generate_text
+from pipeline.store.records import Handle, Report, Shards
+from pipeline.store.shards import read_table, shard_paths, write_text
+from pipeline.store.store import Outcome, Stage, Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundationEvaluationConfig:
+    """How a decoder is judged."""
+
+    split: Annotated[Literal["test", "validation"], "documents; validation was looked at in training"] = "test"
+    stride: Annotated[
+        int | None, "tokens between two windows over a document, at least 1; None = half the context"
+    ] = None
+    n_samples: Annotated[int, "texts that the model writes for the report, at least 0"] = 3
+    prompt_tokens: Annotated[int, "tokens of a held-out document that each sample begins with, at least 1"] = 16
+    sample_tokens: Annotated[int, "tokens that the model adds to each, at least 1"] = 80
+    temperature: Annotated[float, "of the samples; 0 = always the likeliest token"] = 0.8
+    top_k: Annotated[int, "of the samples: so many of the likeliest tokens are drawn from"] = 50
+    seed: Annotated[int, "of the resamples and of the samples"] = 0
+
+    def __post_init__(self) -> None:
+        for name in ("stride", "prompt_tokens", "sample_tokens", "top_k"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("n_samples", "temperature", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+# Language models.
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Of every held-out document: nats by model, predicted tokens, bytes, source."""
+
+    nats: dict[str, np.ndarray]  # model first, then the baselines
+    n_tokens: np.ndarray
+    n_bytes: np.ndarray
+    sources: list[str] | None  # None where nobody told
+
+    def of(self, mask: np.ndarray) -> "Losses":
+        return Losses({k: v[mask] for k, v in self.nats.items()}, self.n_tokens[mask], self.n_bytes[mask], None)
+
+
+def evaluate_foundation(cfg: FoundationEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
+    """The stage function. Inputs: Checkpoint, token Shards; a TokenizerFile and the corpus in any order after them.
+
+    The corpus (split Shards) is only needed to tell documents by source.
+    """
+    model, tokens = inputs[0], inputs[1]
+    corpus = next((handle for handle in inputs[2:] if isinstance(handle, Shards)), None)
+    shards = read_token_shards(tokens.directory, cfg.split)
+    losses = document_losses_of(cfg, model.directory, tokens.directory, shards, corpus, work)
+    results = foundation_results(losses, cfg.seed)
+    samples = samples_of(cfg, model.directory, shards)
+    write_text(work.directory / "results.json", json.dumps(results, indent=1))
+    write_text(work.directory / "report.md", foundation_report(losses, results, cfg))
+    write_text(work.directory / "samples.md", samples)
+    save_figure(bits_figure(results[0]), work.directory / "figures" / "bits_per_byte.png")
+    measures = {result["metric"]: result["value"] for result in results}
+    return Outcome(rows=len(losses.n_bytes), measures=measures, content=CONTENT)
+
+
+def document_losses_of(
+    cfg: FoundationEvaluationConfig,
+    model: Path,
+    tokens: Path,
+    shards: Sequence[TokenShard],
+    corpus: Shards | None,
+    work: Work,
+) -> Losses:
+    from model.checkpoint import load_decoder
+    from model.evaluate import document_losses
+
+    description = read_description(tokens)
+    decoder = load_decoder(model)
+    if decoder.cfg.vocab_size != description["vocab_size"]:
+        raise ValueError(
+            f"{model} has a vocabulary of {decoder.cfg.vocab_size}, {tokens} one of {description['vocab_size']}:"
+            " they do not belong together"
+        )
+    if not sum(int(shard.n_bytes.sum()) for shard in shards):
+        raise ValueError(f"{tokens} has no {cfg.split} documents to judge on; add documents to the sources")
+    ngrams = fit_ngrams(read_token_shards(tokens, "train"), decoder.cfg.vocab_size, description["end_of_text"])
+    work.progress(1, 3, "models")
+    baselines = ngrams.document_nats(shards, description["end_of_text"])
+    work.progress(2, 3, "models")
+    ours = document_losses(decoder, shards, stride=cfg.stride)
+    work.progress(3, 3, "models")
+    sources = None
+    if corpus is not None:
+        found: dict[str, str] = {}
+        for path in shard_paths(corpus.directory):
+            table = read_table(path, columns=["id", "source"])
+            found |= dict(zip(table["id"].to_pylist(), table["source"].to_pylist(), strict=True))
+        sources = [found.get(document, "unknown") for document in ours.document_ids]
+    return Losses({"model": ours.nats, **baselines}, ours.n_tokens, ours.n_bytes, sources)
+
+
+def foundation_results(losses: Losses, seed: int) -> list[Result]:
+    """bits_per_byte and perplexity; the resampled unit is the document."""
+    bits = {name: bits_per_byte(nats, losses.n_bytes, seed) for name, nats in losses.nats.items()}
+    per_token = {name: perplexity(nats, losses.n_tokens, seed) for name, nats in losses.nats.items()}
+    return [
+        result_of("bits_per_byte", bits.pop("model"), {name: e.value for name, e in bits.items()}, higher=False),
+        result_of(
+            "perplexity", per_token.pop("model"), {name: e.value for name, e in per_token.items()}, higher=False
+        ),
+    ]
+
+
+def foundation_report(losses: Losses, results: Sequence[Result], cfg: FoundationEvaluationConfig) -> str:
+    """Tables: every model with its interval, and bits per byte by source."""
+    rows = [
+        [name, str(bits_per_byte(nats, losses.n_bytes, cfg.seed)), str(perplexity(nats, losses.n_tokens, cfg.seed))]
+        for name, nats in losses.nats.items()
+    ]
+    parts = [
+        "# Evaluation of the foundation model\n",
+        f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
+        " bytes of text. Every token is predicted once, from its own document alone. In brackets: 95 % percentile"
+        " interval over 1,000 resamples of whole documents.\n",
+        markdown_table(["model", "bits per byte", "perplexity of a token"], rows),
+    ]
+    if losses.sources is not None:
+        names = np.array(losses.sources)
+        by_source = []
+        for source in sorted(set(losses.sources)):
+            part = losses.of(names == source)
+            cells = [f"{nats.sum() / math.log(2) / max(part.n_bytes.sum(), 1):.4f}" for nats in part.nats.values()]
+            by_source.append([source, f"{len(part.n_bytes):,}", f"{part.n_bytes.sum():,}", *cells])
+        parts += [
+            "\nBits per byte by source:\n",
+            markdown_table(["source", "documents", "bytes", *losses.nats], by_source),
+        ]
+    return "\n".join(parts)
+
+
+def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
+    """Continuations of the beginnings of held-out documents, spread evenly over them."""
+    from model.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(model / "tokenizer")
+    documents = [
+        (shard.document_ids[i].as_py(), shard.tokens[shard.offsets[i] + 1 : shard.offsets[i + 1]])
+        for shard in shards
+        for i in range(len(shard.offsets) - 1)
+        if shard.offsets[i + 1] - shard.offsets[i] > cfg.prompt_tokens
+    ]
+    parts = [
+        "# Samples\n",
+        f"What the model writes after the first {cfg.prompt_tokens} tokens of documents that it never saw"
+        f" (temperature {cfg.temperature}, top {cfg.top_k}).\n",
+    ]
+    for number in range(min(cfg.n_samples, len(documents))):
+        document_id, tokens = documents[number * len(documents) // cfg.n_samples]
+        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a character cut in half
+        sampling = SampleConfig(
+            max_new_tokens=cfg.sample_tokens,
+            temperature=cfg.temperature,
+            top_k=cfg.top_k,
+            seed=cfg.seed + number,
+            keep_prompt_end=True,
+        )
+        (added,) = generate_text(model, prompt, sampling)
+        parts.append(f"## {number + 1}. Document {document_id}, seed {cfg.seed + number}\n")
+        parts.append(f"Prompt:\n\n{quoted(prompt)}\n\nModel:\n\n{quoted(added)}\n")
+    return "\n".join(parts)
+
+
+# Classifiers.
+
+
+# Tables and figures.
+
+
+def bits_figure(result: Result) -> "Figure":
+    """Bits per byte of the model and its baselines as bars, the model's with its interval."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    values = {"model": result["value"], **result["baselines"]}
+    axes.barh(list(values), list(values.values()), color=["#1f6f8b"] + ["#c9d6df"] * len(result["baselines"]))
+    below, above = result["value"] - result["low"], result["high"] - result["value"]
+    axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
+    for place, value in enumerate(values.values()):
+        axes.text(value, place, f" {value:.3f}", va="center")
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.15 * max(values.values()))
+    axes.set_xlabel("bits per byte of held-out text (lower is better)")
+    return figure
+
+
+EVALUATE_FOUNDATION = Stage(
+    name="evaluate_foundation", version=2, function=evaluate_foundation, handle=Report, libraries=("torch",)
+)

@@ -1,0 +1,39 @@
+"""The laws that models and evaluations have to keep, each a pure function that returns a Verdict."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.store.verdict import Verdict
+
+
+def unseen(n_seen: float) -> Verdict:
+    """No judged example stands in the text of the pretraining (a run of 8 of its words, of a shorter one all)."""
+    return Verdict(
+        passed=n_seen == 0, rule="judged examples that stand in the pretraining text = 0", observed=n_seen, limit=0
+    )
+
+
+def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
+    """Every value of a training curve is a number, and there is a curve."""
+    wrong = [line["step"] for line in curve if not all(map(math.isfinite, line.values()))]
+    details = {"steps": len(curve)} | ({"first_wrong_step": wrong[0]} if wrong else {})
+    return Verdict(
+        passed=bool(curve) and not wrong,
+        rule="steps without a finite loss = 0",
+        observed=len(wrong),
+        limit=0,
+        details=details,
+    )
+
+
+def beats(result: Mapping[str, Any], limit: float) -> Verdict:
+    """A result of results.json is better than `limit`."""
+    higher = result["higher_is_better"]
+    return Verdict(
+        passed=bool(result["value"] > limit if higher else result["value"] < limit),
+        rule=f"{result['metric']} {'>' if higher else '<'} limit",
+        observed=result["value"],
+        limit=limit,
+        details={"low": result["low"], "high": result["high"], **result["baselines"]},
+    )

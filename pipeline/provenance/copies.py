@@ -1,0 +1,138 @@
+"""Which documents repeat given texts, wholly or in part, by every run of words that they share.
+
+In: texts by page id, and document shards. Out: a `Copy` for each document and each text that share enough. Nothing is
+sampled: the runs of the given texts, which are few, become a sorted index, and one pass over all shards in worker
+processes looks theirs up. A run that many documents hold counts as well, because a text of which there are many
+copies is the very thing that is looked for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.corpus.dedup.shingles import Shingler
+from pipeline.corpus.dedup.signatures import text_batches
+from pipeline.store.engine import Engine, value_of
+from pipeline.store.shards import read_table
+
+INDEX = "texts.npz"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CopyLimits:
+    """What counts; the first two as in dedup.DedupConfig."""
+
+    n_words: int = 5  # a run
+    min_similarity: float = 0.8  # Jaccard index from which a document is a copy
+    min_containment: float = 0.9  # share of a document that stands in the text, from which it is a copy
+    min_held: float = 0.2  # share of the text that a longer document holds, from which it is told
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Copy:
+    """A document that repeats one of the texts."""
+
+    of: str  # page id of the text
+    page_id: str  # of the document, or what else its key is
+    similarity: float  # Jaccard index of their runs, 0 to 1
+    held: float  # share of the text that the document holds, 0 to 1
+    part: float  # share of the document that is the text's, 0 to 1
+    is_copy: bool  # by the limits; otherwise it holds a part of the text beside other things
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    path: Path
+    index: Path
+    limits: CopyLimits
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Sorted distinct runs of the texts; those of run r belong to the texts owners[starts[r]:starts[r + 1]]."""
+
+    page_ids: np.ndarray
+    n_runs: np.ndarray  # a text
+    runs: np.ndarray
+    starts: np.ndarray
+    owners: np.ndarray
+
+    def n_shared(self, runs: np.ndarray) -> np.ndarray:
+        """How many of `runs` each text holds."""
+        places = np.searchsorted(self.runs, runs)
+        places[places == len(self.runs)] = 0
+        places = places[self.runs[places] == runs]
+        n_owners = self.starts[places + 1] - self.starts[places]
+        first = np.repeat(self.starts[places] - np.cumsum(n_owners) + n_owners, n_owners)
+        return np.bincount(self.owners[first + np.arange(len(first))], minlength=len(self.page_ids))
+
+
+def find_copies(
+    texts: Mapping[str, str],
+    paths: Sequence[Path],
+    limits: CopyLimits,
+    *,
+    engine: Engine,
+    scratch: Path,
+    key: str = "page_id",
+) -> list[Copy]:
+    """Copies in the order of the shards; a text is no copy of itself, which is told by the column `key`."""
+    if not texts:
+        return []
+    index = scratch / INDEX
+    scratch.mkdir(parents=True, exist_ok=True)
+    _write_index(index, texts, limits.n_words)
+    items = [_Item(path, index, limits, key) for path in paths]
+    copies: list[Copy] = []
+    for item, answer in zip(items, engine.map(copies_in_shard, items) if items else (), strict=True):
+        copies += value_of(answer, item.path, "copies were looked for")
+    return copies
+
+
+def copies_in_shard(item: _Item) -> list[Copy]:
+    """Runs in a worker process."""
+    with np.load(item.index) as file:
+        index = _Index(**file)
+    table = read_table(item.path, columns=[item.key, "text"])
+    page_ids = iter(table[item.key].to_pylist())
+    shingler, copies = Shingler(item.limits.n_words), []
+    for batch in text_batches(table["text"]):
+        flat, n_runs, _ = shingler.sets(batch)
+        for runs in np.split(flat, np.cumsum(n_runs)[:-1]):
+            copies += _copies_of(next(page_ids), runs, index, item.limits)
+    return copies
+
+
+def _write_index(path: Path, texts: Mapping[str, str], n_words: int) -> None:
+    """The fields of an `_Index`."""
+    flat, n_runs, _ = Shingler(n_words).sets(list(texts.values()))
+    order = np.argsort(flat, kind="stable")
+    runs, starts = np.unique(flat[order], return_index=True)
+    np.savez(
+        path,
+        page_ids=np.array(list(texts)),
+        n_runs=n_runs,
+        runs=runs,
+        starts=np.append(starts, len(flat)),
+        owners=np.repeat(np.arange(len(texts)), n_runs)[order],
+    )
+
+
+def _copies_of(page_id: str, runs: np.ndarray, index: _Index, limits: CopyLimits) -> Iterator[Copy]:
+    n_shared = index.n_shared(runs)
+    similarities = n_shared / (len(runs) + index.n_runs - n_shared)
+    held, part = n_shared / index.n_runs, n_shared / len(runs)
+    is_copy = (similarities >= limits.min_similarity) | (part >= limits.min_containment)
+    for i in np.flatnonzero(is_copy | (held >= limits.min_held)).tolist():
+        if index.page_ids[i] != page_id:
+            yield Copy(
+                of=str(index.page_ids[i]),
+                page_id=page_id,
+                similarity=float(similarities[i]),
+                held=float(held[i]),
+                part=float(part[i]),
+                is_copy=bool(is_copy[i]),
+            )

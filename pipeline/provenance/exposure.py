@@ -1,0 +1,218 @@
+"""Which trained models saw which documents, and in which training steps.
+
+In: the store, and pages or documents. Out: of every finished Checkpoint below the store whose token shards hold one
+of them, where they stand and the steps that read them. Steps: the record of a checkpoint names its token shards, a
+fine-tuned one its base; the corpus that the shards were made from leads from page ids to document ids; the index of
+the shards leads to their rows; the order of the data, turned round, to the steps (model/batches.py).
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.batches import TokenBatches, token_batches
+from model.config import TrainConfig
+from model.token_shards import TokenShard, read_token_shard, read_token_shards
+from pipeline.provenance.trace_index import KEYS, Say, open_index
+from pipeline.store.lineage import Folder, Record
+from pipeline.store.store import RECORD, read_record
+
+TRAIN = "train"
+# fields of a TrainConfig that the order of the data depends on, as they were when a record does not name them
+ORDER = {"seed": 0, "packing": "concatenated", "batch_warmup_fraction": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """One place of a document in token shards; it may stand in several."""
+
+    page_id: str | None  # None where the corpus that the shards were made from is gone
+    document_id: str  # when it was tokenised
+    side: str  # train, validation or test
+    where: str  # file below the folder of the token shards
+    row: int
+    n_tokens: int  # with the end-of-text token that opens it
+    steps: np.ndarray  # int64, sorted, from 1: those with a token of it; empty = it was never reached
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelExposure:
+    """A finished checkpoint, and the documents that stand in the token shards it was trained on."""
+
+    stage: str
+    fingerprint: str
+    directory: Path
+    n_steps: int  # of the training on `tokens`
+    base: str | None  # fingerprint of the checkpoint whose training that was; None = its own
+    tokens: Path
+    documents: tuple[Seen, ...]
+
+    @property
+    def was_trained_on(self) -> bool:
+        return any(len(document.steps) for document in self.documents)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished checkpoint whose own training read token shards."""
+
+    folder: Folder
+    record: Record
+    tokens: Folder
+
+    @property
+    def n_steps(self) -> int:
+        return self.record["config"]["train"]["n_steps"]
+
+    @cached_property
+    def batches(self) -> TokenBatches:
+        train = self.record["config"]["train"]
+        order = {name: train.get(name, default) for name, default in ORDER.items()}
+        cfg = TrainConfig(n_steps=self.n_steps, rows=train["rows"], seq_len=train["seq_len"], **order)
+        return token_batches(read_token_shards(self.tokens.directory, TRAIN), cfg)
+
+    def steps(self, where: str, row: int) -> np.ndarray:
+        """Steps that read document `row` of the file `where`; none for held-out files."""
+        side, _, name = where.partition("/")
+        if side != TRAIN:
+            return np.zeros(0, np.int64)
+        stream = self.batches.stream
+        number = [shard.path.name for shard in stream.shards].index(name)
+        first, last = stream.shards[number].offsets[row : row + 2].tolist()
+        start = stream.starts[number]
+        return self.batches.steps_of_tokens(start + first, start + last, self.n_steps)
+
+
+def _say_nothing(text: str) -> None: ...
+
+
+def models_of(
+    store: Path, *, page_ids: Collection[str] = (), document_ids: Collection[str] = (), say: Say = _say_nothing
+) -> list[ModelExposure]:
+    """Every finished checkpoint below `store` whose token shards hold one of the documents, by stage and fingerprint.
+
+    `page_ids` are looked up in the corpus that each folder of token shards was made from; `document_ids` are ids of
+    the time of tokenising. A fine-tuned checkpoint saw what its base saw.
+    """
+    checkpoints = finished_checkpoints(store)
+    places: dict[Folder, list[tuple[str | None, str, str, int]]] = {}
+    exposures = []
+    for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
+        training = training_of(store, folder, checkpoints)
+        if training is None or not (training.tokens.directory / RECORD).exists():
+            continue
+        if training.tokens not in places:
+            places[training.tokens] = list(token_places(store, training.tokens, page_ids, document_ids, say))
+        if seen := [_seen(training, *place) for place in places[training.tokens] if _is_token_file(place[2])]:
+            exposures.append(
+                ModelExposure(
+                    stage=folder.stage,
+                    fingerprint=folder.fingerprint,
+                    directory=folder.directory,
+                    n_steps=training.n_steps,
+                    base=None if training.folder == folder else training.folder.fingerprint,
+                    tokens=training.tokens.directory,
+                    documents=tuple(seen),
+                )
+            )
+    return exposures
+
+
+def unexplained_models(store: Path) -> list[tuple[Path, str]]:
+    """Finished checkpoints of which nobody can say what they saw, each with the reason."""
+    checkpoints = finished_checkpoints(store)
+    found = []
+    for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
+        training = training_of(store, folder, checkpoints)
+        if training is None:
+            found.append(
+                (folder.directory, "the checkpoint that it was made from was removed, or came from elsewhere")
+            )
+        elif not (training.tokens.directory / RECORD).exists():
+            found.append((folder.directory, f"its token shards {training.tokens.directory} were removed"))
+    return found
+
+
+def finished_checkpoints(store: Path) -> dict[Folder, Record]:
+    """Every finished Checkpoint folder below `store`."""
+    found = {}
+    for path in sorted(store.glob(f"*/*/{RECORD}")):
+        text = path.read_text()
+        if '"Checkpoint"' in text and (record := json.loads(text)).get("handle") == "Checkpoint":
+            found[Folder(record["stage"], record["fingerprint"], path.parent)] = record
+    return found
+
+
+def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
+    """The training on token shards that a checkpoint comes from, its own or that of its base. None = not known."""
+    while True:
+        record = checkpoints[folder]
+        inputs = [in_store(store, one) for one in record["inputs"]]
+        if tokens := [one for one in inputs if one.stage == "tokenize"]:
+            return Training(folder, record, tokens[0])
+        bases = [one for one in inputs if one in checkpoints]
+        if not bases:
+            return None
+        folder = bases[0]
+
+
+def corpus_of(store: Path, tokens: Folder) -> Folder | None:
+    """The corpus that token shards were made from, None where it was removed."""
+    record = read_record(tokens.directory)
+    for one in record["inputs"] if record else ():
+        folder = in_store(store, one)
+        if folder.stage != "tokenizer" and (folder.directory / RECORD).exists():
+            return folder
+    return None
+
+
+def token_places(
+    store: Path, tokens: Folder, page_ids: Iterable[str], document_ids: Iterable[str], say: Say
+) -> Iterator[tuple[str | None, str, str, int]]:
+    """(page id, document id, file, row) of each place of the documents in token shards, pages first.
+
+    A file in dropped/ has what the weights of the sources left out.
+    """
+    wanted: dict[str, str | None] = {}  # document id -> page id
+    if (corpus := corpus_of(store, tokens)) is not None:
+        keys = open_index(store, corpus, KEYS, say)
+        for column, values in (("page_id", page_ids), ("id", document_ids)):
+            for value in values:
+                for row in keys.rows_of(column, value):
+                    wanted.setdefault(keys.value("id", row), keys.value("page_id", row))
+    for document in document_ids:
+        wanted.setdefault(document, None)
+    index = open_index(store, tokens, KEYS, say)
+    for document, page_id in sorted(wanted.items(), key=lambda item: (item[1] is None, item[1] or "", item[0])):
+        for row in index.rows_of("id", document):
+            yield page_id, document, *index.place(row)
+
+
+def _is_token_file(where: str) -> bool:
+    return where.endswith(".arrow")
+
+
+def n_tokens_of(shard: TokenShard, row: int) -> int:
+    return int(shard.offsets[row + 1] - shard.offsets[row])
+
+
+def _seen(training: Training, page_id: str | None, document_id: str, where: str, row: int) -> Seen:
+    return Seen(
+        page_id=page_id,
+        document_id=document_id,
+        side=where.partition("/")[0],
+        where=where,
+        row=row,
+        n_tokens=n_tokens_of(read_token_shard(training.tokens.directory / where), row),
+        steps=training.steps(where, row),
+    )
+
+
+def in_store(store: Path, one: Mapping[str, Any]) -> Folder:
+    """Where an input that a record names lies, or lay."""
+    return Folder(one["stage"], one["fingerprint"], store / one["stage"] / one["fingerprint"])

@@ -1,0 +1,123 @@
+"""What still holds the text of denied pages below the data folder, and its removal: `gristmill forget --purge`.
+
+In: a layout and its deny list. Out: `Holders`: outputs and remembered shards with a row of a denied page, outputs
+that were made from those and quote them, and which of all these an asset holds at the moment.
+
+`gristmill gc` keeps what a registered model was made from. Here that is no reason to stay: the model stays, the text
+it was trained on goes. What assets hold now is left, because the next materialisation makes it anew: purge after it.
+Models and tokenizers are never removed, nor the user's own files and fetched packages.
+"""
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.corpus.deny_list import DENIED, Keys
+from pipeline.store.disk import PARTS, Garbage, bytes_freed
+from pipeline.store.layout import INDEXES, Layout, all_entries
+from pipeline.store.records import Columns, DenyList, Report, Shards
+from pipeline.store.shards import read_table
+from pipeline.store.store import RECORD
+
+ARROW_IDS = ("document_id", "id", "page_id")
+OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holders:
+    """`garbage` can go; `current` are held by the assets named there, which a materialisation makes anew."""
+
+    garbage: Garbage
+    current: dict[Path, str]  # folder -> asset
+
+
+def find_holders(layout: Layout, keys: Keys) -> Holders:
+    """Everything in the store that holds the text of a denied page."""
+    stages = sorted(path for path in layout.store.glob("*") if path.is_dir() and path.name != INDEXES)
+    folders = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir() and path.name != PARTS]
+    ids = set(keys.document_id)
+    holding = [folder for folder in folders if _holds(folder, keys, ids)]
+    records = {folder.name: json.loads((folder / RECORD).read_text()) for folder in folders if _is_finished(folder)}
+    holding += [folder for folder in folders if folder not in holding and _quotes(folder, holding, records)]
+    parts = [part for stage in stages for part in sorted((stage / PARTS).glob("*")) if part.is_dir()]
+    parts = [part for part in parts if _holds(part, keys, ids)]
+    assets = _assets(layout, records)
+    old = [folder for folder in holding if folder not in assets]
+    indexes = [index for folder in old if (index := layout.store / INDEXES / folder.name).is_dir()]
+    return Holders(
+        garbage=Garbage(
+            outputs=tuple(folder for folder in old if _is_finished(folder)),
+            unfinished=(*(folder for folder in old if not _is_finished(folder)), *indexes),
+            parts=tuple(parts),
+            n_bytes=bytes_freed([*old, *indexes, *parts]),
+        ),
+        current={folder: assets[folder] for folder in holding if folder in assets},
+    )
+
+
+def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
+    """Whether a table or token shard of `folder` has a row of a denied page; `ids` learns what its texts are called.
+
+    A text has another id after each stage that changes it, so that only the id leads to it in token shards.
+    """
+    found = False
+    for path in sorted(folder.rglob("*.parquet")):
+        names = pq.read_schema(path).names
+        columns = [name for name in ("page_id", "id", "url", "reason") if name in names]
+        if not {"page_id", "id"} & set(columns):
+            continue
+        for row in _rows(read_table(path, columns=columns), keys, ids):
+            found = True
+            if "text" in names:
+                ids.add(row["id"])
+    arrow = sorted(folder.rglob("*.arrow"))
+    return found or any(not _arrow_ids(path).isdisjoint(ids | keys.page_id) for path in arrow)
+
+
+def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[str, str]]:
+    """Rows of denied pages, but not those that say that one was denied."""
+    for row in table.to_pylist():
+        page_id = row.get("page_id", row.get("id"))
+        is_denied = page_id in keys.page_id or row.get("url") in keys.url or row.get("id") in ids
+        if is_denied and row.get("reason") != DENIED:
+            yield row
+
+
+def _arrow_ids(path: Path) -> set[str]:
+    """Ids of documents and pages in a token shard, or in what `tokenize` keeps of one."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+        return {value for name in ARROW_IDS if name in table.column_names for value in table[name].to_pylist()}
+
+
+def _quotes(folder: Path, holding: Collection[Path], records: dict[str, dict]) -> bool:
+    """Whether a finished report was made from one of the folders that hold the text."""
+    record = records.get(folder.name)
+    if record is None or record["handle"] != Report.__name__:
+        return False
+    names = {path.name for path in holding}
+    return any(one["fingerprint"] in names for one in record["inputs"])
+
+
+def _assets(layout: Layout, records: dict[str, dict]) -> dict[Path, str]:
+    """Folder -> asset that holds it, or holds data that were made from it. The data of models do not count."""
+    assets: dict[Path, str] = {}
+    for entry in all_entries(layout):
+        waiting = [layout.store / entry["folder"]]
+        while waiting:
+            folder = waiting.pop()
+            record = records.get(folder.name)
+            if record is None or folder in assets:
+                continue
+            assets[folder] = entry["asset"]
+            if record["handle"] in OF_DATA:
+                waiting += [layout.store / one["stage"] / one["fingerprint"] for one in record["inputs"]]
+    return assets
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / RECORD).exists()

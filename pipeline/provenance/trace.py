@@ -1,0 +1,222 @@
+"""What became of a page: every stage's verdict with its evidence, and the models that were trained on it.
+
+In: the store, the handles that the assets hold now, and a URL (or its end), page id or document id. Out: a PageTrace
+a page, its TraceSteps in the order of the stages. Steps: the records of the newest token shards (or of what there is)
+lead back to every earlier stage; indexes say where the page lies in each (trace_index.py), the rows there say why
+(trace_evidence.py), the records of the checkpoints who read its tokens and when (exposure.py).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from model.token_shards import read_token_shard
+from pipeline.provenance.exposure import ModelExposure, Say, models_of, n_tokens_of, token_places
+from pipeline.provenance.trace_chain import STAGES, Chain, Place, chain_of, read_row
+from pipeline.provenance.trace_evidence import DROPPED_COLUMNS, evidence_of, kept_facts
+from pipeline.provenance.trace_text import ExampleTrace, TextMatch, find_examples, find_text, is_text, text_file
+from pipeline.store.errors import CorruptShard
+from pipeline.store.records import Handle
+
+MOST_PAGES = 20  # that a query may mean
+MOST_SHOWN = 60  # characters of a query in a message
+SEARCH_SECONDS = 20.0  # for which all texts are read for one that no index finds
+KEPT, DROPPED, REMOVED = "kept", "dropped", "removed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceStep:
+    """What one stage did to one page. `where` is the file, below the stage's folder, that holds it now."""
+
+    stage: str
+    outcome: str  # kept, dropped; train, validation, test once split; removed where the output is gone
+    page_id: str
+    url: str
+    document_id: str | None = None  # None while there is no text
+    directory: Path | None = None  # of the output
+    where: str | None = None
+    row: int | None = None
+    reason: str | None = None
+    score: float | None = None
+    n_tokens: int | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageTrace:
+    page_id: str
+    url: str
+    steps: tuple[TraceStep, ...]
+    models: tuple[ModelExposure, ...] = ()
+
+    match: TextMatch | None = None  # how it was found by a text
+
+    @property
+    def document_ids(self) -> list[str]:
+        """Of all stages, each once, in their order."""
+        return list(dict.fromkeys(step.document_id for step in self.steps if step.document_id))
+
+
+def say_nothing(text: str) -> None: ...
+
+
+def trace(
+    store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
+) -> tuple[list[PageTrace], list[ExampleTrace]]:
+    """Every stage's word on the pages that `query` means, and the labelled examples that it means.
+
+    `query` is the first of these that it can be: an id, a URL or the end of one; the path of a file with a text; a
+    text of several words. ValueError when it means nothing, or too many pages.
+    """
+    if pages := find_pages(store, handles, query, say):
+        return pages, find_examples(store, handles, query, say)
+    text = text_file(query)
+    if text is None and not is_text(query):
+        if examples := find_examples(store, handles, query, say):
+            return [], examples
+        raise ValueError(
+            f"{_shown(query)} is neither a URL, nor the end of one, nor a page id or document id of the data; a text"
+            " to look for has several words, or comes from a file or through `-`"
+        )
+    return trace_text(store, handles, query if text is None else text, say, seconds)
+
+
+def trace_text(
+    store: Path, handles: Mapping[str, Handle], text: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
+) -> tuple[list[PageTrace], list[ExampleTrace]]:
+    """The pages and examples that hold `text`, best first. ValueError when there is none."""
+    text = text.encode(errors="replace").decode()  # a lone surrogate stands in no document
+    examples = find_examples(store, handles, text, say)
+    for chain in chains_of(store, handles, say):
+        if matches := find_text(chain, text, say, seconds if not examples else 0.0):
+            pages = traced(chain, {match.page_id: match.url for match in matches})
+            by_page = {match.page_id: match for match in matches}
+            found = [replace(page, match=by_page[page.page_id]) for page in pages]
+            return sorted(found, key=lambda page: -by_page[page.page_id].containment), examples
+    if examples:
+        return [], examples
+    raise ValueError(f"no document holds the text {_shown(text)}")
+
+
+def _shown(query: str) -> str:
+    return repr(query if len(query) <= MOST_SHOWN else f"{query[:MOST_SHOWN]}...")
+
+
+def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing) -> list[PageTrace]:
+    """As `trace`, but none where the query means none."""
+    chains = []
+    for chain in chains_of(store, handles, say):
+        chains.append(chain)
+        if pages := chain.pages(query, MOST_PAGES):
+            return traced(chain, pages)
+    if any(chain.mended() for chain in chains):  # what was not found may have stood in a damaged index
+        return find_pages(store, handles, query, say)
+    return []
+
+
+def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> Iterator[Chain]:
+    """What the newest output was made from; then also what was built since and is not in it yet."""
+    data = [handle for handle in handles.values() if handle.stage in STAGES]
+    if not data:
+        raise ValueError("nothing has been collected yet, so there is nothing to trace; materialise `pages/<source>`")
+    newest = max(data, key=lambda handle: STAGES.index(handle.stage))
+    yield (of_newest := chain_of(store, [newest], say))
+    of_all = chain_of(store, data, say)
+    if of_all.folders.keys() != of_newest.folders.keys():
+        yield of_all
+
+
+def traced(chain: Chain, pages: Mapping[str, str]) -> list[PageTrace]:
+    """`pages`: page id -> URL."""
+    try:
+        steps = {page_id: tuple(_page_steps(chain, page_id, url)) for page_id, url in pages.items()}
+    except _Lost as lost:
+        if chain.mended():
+            return traced(chain, pages)
+        raise CorruptShard(str(lost)) from None
+    seen = _models(chain, pages)
+    return [
+        PageTrace(page_id=page_id, url=url, steps=steps[page_id], models=tuple(seen.get(page_id, ())))
+        for page_id, url in pages.items()
+    ]
+
+
+class _Lost(Exception):
+    """A page that one stage kept and the next one neither kept nor dropped: an index or an output is damaged."""
+
+
+def _page_steps(chain: Chain, page_id: str, url: str) -> Iterator[TraceStep]:
+    places = list(chain.places(page_id))
+    _check_conserved(chain, places, url)
+    facts = kept_facts(places)
+    told = {place.folder: _step(chain, places, place, url, facts) for place in places}
+    steps = [told[folder] for folder in chain.documents() if folder in told]
+    is_left = bool(steps) and all(step.outcome != DROPPED for step in steps)
+    for folder in chain.gone:
+        if is_left or (steps and STAGES.index(folder.stage) < STAGES.index(steps[-1].stage)):
+            steps.append(TraceStep(stage=folder.stage, outcome=REMOVED, page_id=page_id, url=url))
+    documents = [step.document_id for step in steps if step.document_id and step.outcome != DROPPED]
+    for folder in chain.of("tokenize"):
+        steps += _token_steps(chain, folder, page_id, url, documents[-1:])
+    yield from sorted(steps, key=lambda step: STAGES.index(step.stage))
+
+
+def _check_conserved(chain: Chain, places: Sequence[Place], url: str) -> None:
+    there = {place.folder for place in places}
+    for folder in chain.documents():
+        kept_by = [place for place in places if place.is_kept and place.folder in chain.inputs(folder)]
+        if kept_by and folder not in there:
+            raise _Lost(
+                f"{folder.directory} neither kept nor dropped {url}, which `{kept_by[0].folder.stage}` kept; delete"
+                " that folder and rerun to rebuild it"
+            )
+
+
+def _step(chain: Chain, places: Sequence[Place], place: Place, url: str, facts: Mapping[str, Any]) -> TraceStep:
+    evidence = evidence_of(chain, places, place, facts)
+    outcome = evidence.get("split", KEPT) if place.is_kept else DROPPED
+    return TraceStep(
+        stage=place.folder.stage,
+        outcome=outcome,
+        page_id=place.page_id,
+        url=url,
+        document_id=place.document_id,
+        directory=place.folder.directory,
+        where=place.where,
+        row=place.row,
+        reason=evidence.get("reason"),
+        score=evidence.get("score"),
+        evidence=evidence,
+    )
+
+
+def _token_steps(chain: Chain, folder: Any, page_id: str, url: str, documents: Iterable[str]) -> Iterator[TraceStep]:
+    """`documents`: the last known id, for shards whose corpus is gone."""
+    for _, document, where, row in token_places(chain.store, folder, [page_id], documents, chain.say):
+        path = folder.directory / where
+        dropped = read_row(path, row, DROPPED_COLUMNS) if path.suffix == ".parquet" else {}
+        yield TraceStep(
+            stage=folder.stage,
+            outcome=where.partition("/")[0],
+            page_id=page_id,
+            url=url,
+            document_id=document,
+            directory=folder.directory,
+            where=where,
+            row=row,
+            reason=dropped.get("reason"),
+            score=dropped.get("score"),
+            n_tokens=None if dropped else n_tokens_of(read_token_shard(path), row),
+            evidence=dropped,
+        )
+
+
+def _models(chain: Chain, pages: Iterable[str]) -> dict[str, list[ModelExposure]]:
+    """Page id -> the models whose token shards hold it."""
+    found: dict[str, list[ModelExposure]] = {}
+    for model in models_of(chain.store, page_ids=list(pages), say=chain.say):
+        for page_id in pages:
+            if own := tuple(seen for seen in model.documents if seen.page_id == page_id):
+                found.setdefault(page_id, []).append(replace(model, documents=own))
+    return found

@@ -1,0 +1,143 @@
+"""What was in a training step: the documents, their URLs, sources and licences, and how many of their tokens.
+
+In: the store, a finished Checkpoint and a range of its steps. Out: the documents of those steps in the order of the
+batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/batches.py), the
+borders of the documents say whose tokens a row holds, the index of the corpus says where those came from. Of a
+fine-tuned model the steps are those of its own training, on labelled examples.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.provenance.exposure import Say, Training, corpus_of, finished_checkpoints, in_store, training_of
+from pipeline.provenance.trace_index import ADDRESSES, KEYS, open_index
+from pipeline.store.lineage import Folder, Record
+from pipeline.store.records import PREVIEW_CHARACTERS
+from pipeline.store.store import RECORD, read_handle, read_record
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepDocument:
+    """A document, or a labelled example, in a range of steps."""
+
+    document_id: str
+    n_tokens: int  # predicted; 0 = its last token opened a row whose targets belong to the next document
+    page_id: str | None = None  # None where the corpus was removed
+    url: str | None = None
+    source: str | None = None
+    licence: str | None = None
+    label: str | None = None  # of an example, as the beginning of its text, which has neither page nor URL
+    preview: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepContent:
+    first: int
+    last: int
+    n_steps: int  # of the whole training
+    kind: str  # documents, or examples
+    documents: tuple[StepDocument, ...]
+    note: str = ""  # what is not known, and why
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(document.n_tokens for document in self.documents)
+
+    def sums(self, field: str) -> list[tuple[str, int, int]]:
+        """(value, documents, tokens) of source, licence or label, most tokens first."""
+        tokens: Counter[str] = Counter()
+        documents: Counter[str] = Counter()
+        for document in self.documents:
+            value = getattr(document, field) or "not known"
+            tokens[value] += document.n_tokens
+            documents[value] += 1
+        return [(value, documents[value], n) for value, n in sorted(tokens.items(), key=lambda i: (-i[1], i[0]))]
+
+
+def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) -> StepContent:
+    """What the steps `first` to `last` (both included, from 1) read.
+
+    Raises ValueError for steps that were never trained, a folder that holds no model, and data that was removed.
+    """
+    handle, record = read_handle(model), read_record(model)
+    assert record is not None
+    if record["handle"] != "Checkpoint":
+        raise ValueError(f"{model} is an output of `{handle.stage}`, expected a trained model")
+    if not 1 <= first <= last <= handle.rows:
+        given = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
+        raise ValueError(f"{given}: never trained in {model}; its steps go from 1 to {handle.rows:,}")
+    folder = Folder(handle.stage, handle.fingerprint, model)
+    own = [in_store(store, one) for one in record["inputs"]]
+    if any(one.stage == "examples" for one in own):
+        return _examples_of_steps(folder, record, own, first, last)
+    training = training_of(store, folder, {**finished_checkpoints(store), folder: record})
+    if training is None or not (training.tokens.directory / RECORD).exists():
+        where = f" ({training.tokens.directory})" if training else ""
+        raise ValueError(f"the token shards{where} that {model} was trained on were removed; their steps are lost")
+    numbers, n_tokens = training.batches.documents_of_batches(first - 1, last)
+    tokens: dict[str, int] = {}  # a document may stand in the stream several times
+    for document, n in zip(training.batches.stream.document_ids(numbers), n_tokens.tolist(), strict=True):
+        tokens[document] = tokens.get(document, 0) + n
+    return StepContent(
+        first=first,
+        last=last,
+        n_steps=handle.rows,
+        kind="documents",
+        documents=tuple(_described(store, training, tokens, say)),
+        note=""
+        if corpus_of(store, training.tokens)
+        else "the corpus of these tokens was removed, and with it the URLs",
+    )
+
+
+def _described(store: Path, training: Training, tokens: Mapping[str, int], say: Say) -> Iterator[StepDocument]:
+    corpus = corpus_of(store, training.tokens)
+    keys = open_index(store, corpus, KEYS, say) if corpus else None
+    addresses = open_index(store, corpus, ADDRESSES, say) if corpus else None
+    for document, n in tokens.items():
+        rows = keys.rows_of("id", document) if keys else []
+        if not (keys and addresses and rows):
+            yield StepDocument(document_id=document, n_tokens=n)
+            continue
+        yield StepDocument(
+            document_id=document,
+            n_tokens=n,
+            page_id=keys.value("page_id", rows[0]),
+            url=addresses.value("url", rows[0]),
+            source=addresses.value("source", rows[0]),
+            licence=addresses.value("licence", rows[0]),
+        )
+
+
+def _examples_of_steps(model: Folder, record: Record, inputs: list[Folder], first: int, last: int) -> StepContent:
+    """Their order depends on their lengths, so that they are encoded once more, as the training did."""
+    from model.tokenizer import load_tokenizer
+    from pipeline.corpus.examples.stage import read_examples
+    from pipeline.training.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
+
+    (folder,) = (one for one in inputs if one.stage == "examples")
+    if not (folder.directory / RECORD).exists():
+        raise ValueError(f"the examples {folder.directory} that {model.directory} was trained on were removed")
+    examples = read_handle(folder.directory)
+    max_tokens = json.loads((model.directory / "config.json").read_text())["max_tokens"]
+    tokenizer = load_tokenizer(model.directory / "tokenizer")
+    encoded = encode_examples(examples, "train", tokenizer, max_tokens)
+    cfg = FinetuneConfig(**record["config"])
+    batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
+    places = np.concatenate([batches.places(step - 1) for step in range(first, last + 1)])
+    rows = read_examples(folder.directory, "train")
+    documents = [
+        StepDocument(
+            document_id=encoded.ids[place],
+            n_tokens=len(encoded.tokens[place]) * n_times,
+            label=rows["label"][place].as_py(),
+            preview=rows["text"][place].as_py()[:PREVIEW_CHARACTERS],
+        )
+        for place, n_times in Counter(places.tolist()).items()
+    ]
+    return StepContent(first=first, last=last, n_steps=record["rows"], kind="examples", documents=tuple(documents))

@@ -1,0 +1,128 @@
+"""Where everything lies below the data folder, and which output each asset holds at the moment.
+
+In: the data folder (GRISTMILL_DATA, else ./data). Out: paths, and the current handle of every asset: one small
+JSON file an asset, written when it materialises. Nothing here ever looks for "the newest file in a folder".
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.lineage import lineage
+from pipeline.store.records import Handle
+from pipeline.store.shards import write_text
+from pipeline.store.store import read_handle
+
+INDEXES = "trace"  # folder of the store that holds the indexes of `gristmill trace`
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Paths below one data folder; two folders share nothing."""
+
+    data: Path
+
+    @property
+    def sources_toml(self) -> Path:
+        return self.data / "sources.toml"
+
+    @property
+    def tasks_toml(self) -> Path:
+        return self.data / "tasks.toml"
+
+    @property
+    def config_toml(self) -> Path:
+        return self.data / "config.toml"  # launchpad defaults of this project, a table an asset
+
+    @property
+    def denied(self) -> Path:
+        return self.data / "denied.jsonl"  # what must not be in the corpus again; see corpus/deny_list.py
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"  # outputs, <stage>/<fingerprint>/
+
+    @property
+    def cache(self) -> Path:
+        return self.data / "cache"  # fetched packages by sha256
+
+    @property
+    def kept_tokenizer(self) -> Path:
+        return self.data / "kept_tokenizer.json"  # see corpus/tokens/kept_tokenizer.py
+
+    @property
+    def current(self) -> Path:
+        return self.data / "current"  # asset -> folder in the store
+
+    @property
+    def tracking(self) -> Path:
+        return self.data / "tracking"  # fingerprint -> MLflow run id, metrics that wait for the server
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.data / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.data / "mlflow"  # mlflow.db, artifacts/
+
+
+def layout_from_environment() -> Layout:
+    return Layout(Path(os.environ.get("GRISTMILL_DATA", "data")).resolve())
+
+
+def save_current(layout: Layout, asset: str, handle: Handle) -> None:
+    """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store.
+
+    What it held before stays in the list `earlier`, newest first: `gristmill gc --keep N` counts along it.
+    """
+    folder = str(handle.directory.relative_to(layout.store))
+    path = _entry_path(layout, asset)
+    before = json.loads(path.read_text()) if path.exists() else {"folder": folder, "earlier": []}
+    earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
+    write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
+
+
+def load_current(layout: Layout, asset: str) -> Any:
+    """The handle that `asset` holds. ValueError when it was never materialised."""
+    path = _entry_path(layout, asset)
+    if not path.exists():
+        raise ValueError(
+            f"{asset} has not been materialised below {layout.data}; run `make demo`, or materialise it in the UI"
+        )
+    return read_handle(layout.store / json.loads(path.read_text())["folder"])
+
+
+def folder_or_current(layout: Layout, text: str) -> Path:
+    """The folder that a person means by its path, or by the name of the asset that holds it."""
+    if Path(text).is_dir():
+        return Path(text).absolute()
+    if "/" in text and not _entry_path(layout, text).exists():
+        raise ValueError(f"{text} is neither a folder nor an asset that was materialised below {layout.data}")
+    return load_current(layout, text).directory
+
+
+def all_current(layout: Layout) -> dict[str, Any]:
+    """Asset -> handle, for every asset that was materialised and whose output is still there."""
+    return {
+        entry["asset"]: read_handle(folder)
+        for entry in all_entries(layout)
+        if (folder := layout.store / entry["folder"]).exists()
+    }
+
+
+def all_entries(layout: Layout) -> list[dict[str, Any]]:
+    """Of every asset its name, its folder in the store, and the folders it held earlier, newest first."""
+    return [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
+
+
+def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
+    """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
+    assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
+    return [record for record in lineage([load_current(layout, asset)], until=assets).values() if record]
+
+
+def _entry_path(layout: Layout, asset: str) -> Path:
+    return layout.current / (asset.replace("/", "__") + ".json")

@@ -1,0 +1,39 @@
+"""What lies in the finished folder of a model or a report: its curve, its results, its best checkpoint."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.config import BEST
+
+VALUES = "values.json"
+
+
+def best_checkpoint(directory: Path) -> Path | None:
+    """The kept checkpoint with the lowest validation value, None where none was validated."""
+    valued = [
+        (values[BEST], path.parent)
+        for path in sorted((directory / "checkpoints").glob(f"*/{VALUES}"))
+        if BEST in (values := json.loads(path.read_text()))
+    ]
+    return min(valued)[1] if valued else None
+
+
+def read_curve(directory: Path) -> list[dict[str, float]]:
+    """The lines of curve.jsonl: `step`, and values of that step."""
+    path = directory / "curve.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def read_results(directory: Path) -> list[dict[str, Any]]:
+    """results.json of a Report: metric, value, low, high, higher_is_better, baselines."""
+    return json.loads((directory / "results.json").read_text())
+
+
+def result_metrics(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Each result under its own name, its interval as <name>.low and .high, each baseline as <name>.<baseline>."""
+    for result in results:
+        values = {"": result["value"], ".low": result["low"], ".high": result["high"]}
+        values |= {f".{name}": value for name, value in result["baselines"].items()}
+        yield from ((result["metric"] + suffix, value) for suffix, value in values.items() if value is not None)

@@ -1,0 +1,268 @@
+"""The data contracts between stages: Arrow schemas, and the handles that pass from asset to asset.
+
+In: nothing. Out: PAGE, DOCUMENT, SIGNALS, DROPPED and EVIDENCE (Parquet, zstd), and the frozen handles, which
+name a finished folder and never carry data. The schema of token shards lies in model/token_shards.py, because
+training reads them without this package.
+
+A page is one text as it was collected: a web page, a file, a line of a jsonl file, an article of a wiki dump.
+A page becomes at most one document, so that counts reconcile: in = kept + dropped, at every stage.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+PREVIEW_CHARACTERS = 200  # how much of a dropped text is kept beside its reason
+
+QUALITY_RATIOS = (  # in the order of the rules that judge them
+    "mean_word_length",  # characters
+    "hash_ratio",  # number signs a word
+    "ellipsis_ratio",  # ellipses a word
+    "bullet_line_fraction",
+    "ellipsis_line_fraction",
+    "alphabetic_word_fraction",  # words with a letter among all words, signs included
+    "alphabetic_chunk_fraction",  # the same of what stands between white space
+    "duplicate_paragraph_fraction",
+    "duplicate_paragraph_characters",  # fraction of all characters, as the next ones
+    "duplicate_line_fraction",
+    "duplicate_line_characters",
+    *(f"top_{n}_gram" for n in (2, 3, 4)),
+    *(f"duplicate_{n}_gram" for n in range(5, 11)),
+    # of the text; of what C4 leaves of it; and of what it leaves when lines without terminal punctuation go too
+    *(
+        f"{lines}{name}"
+        for lines in ("", "c4_", "c4_terminated_")
+        for name in ("terminal_line_fraction", "short_line_fraction", "repeated_line_characters", "newline_ratio")
+    ),
+)
+QUALITY_NUMBERS = (
+    "n_stop_words",  # of the eight of Gopher
+    *(
+        f"c4_{lines}{name}"
+        for lines in ("", "terminated_")
+        for name in ("sentences", "lorem_ipsum_lines", "curly_bracket_lines")
+    ),
+)
+
+PAGE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of url and content, 32 hex digits
+        pa.field("source", pa.string(), nullable=False),  # table name in sources.toml
+        pa.field("url", pa.string(), nullable=False),  # file:// for local files, pypi:// for package members
+        pa.field("media_type", pa.string(), nullable=False),  # text/html, text/plain, text/markdown, text/x-wiki
+        pa.field("title", pa.string()),  # where the container knows it (wiki dump, jsonl)
+        pa.field("content", pa.binary(), nullable=False),
+        pa.field("collected_at", pa.timestamp("s", tz="UTC"), nullable=False),
+        pa.field("licence", pa.string()),
+        pa.field("http_status", pa.int32()),
+        pa.field("http_headers", pa.string()),  # JSON object
+    ]
+)
+
+DOCUMENT = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text: equal text, equal id
+        pa.field("page_id", pa.string(), nullable=False),  # unique within a corpus
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("media_type", pa.string(), nullable=False),  # of the page that it comes from
+        pa.field("extractor", pa.string(), nullable=False),  # what took the text out: trafilatura, pdf, ...
+        pa.field("code_language", pa.string()),  # of source code
+        pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was mended
+        pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines taken out as cookie notices and the like
+        pa.field("text", pa.large_string(), nullable=False),
+    ]
+)
+
+# What `signals` measures on every document, so that a threshold can change without reading the text again. Rows lie
+# as those of the document shard of the same name. What is counted how: quality.py.
+MEASURES = pa.schema(
+    [
+        pa.field("language", pa.string(), nullable=False),  # ISO 639-1; und = undetermined
+        pa.field("language_confidence", pa.float64(), nullable=False),  # 0 to 1
+        pa.field("n_words", pa.int64(), nullable=False),  # words that are more than signs
+        *(pa.field(name, pa.float64(), nullable=False) for name in QUALITY_RATIOS),
+        *(pa.field(name, pa.int64(), nullable=False) for name in QUALITY_NUMBERS),
+        pa.field(
+            "profane_word_fraction", pa.float64()
+        ),  # of the words, 0 to 1; null where no list knows the language
+        pa.field("adult_word_fraction", pa.float64()),
+    ]
+)
+EDIT = pa.struct(
+    [
+        pa.field("start", pa.int32(), nullable=False),  # characters of the text
+        pa.field("end", pa.int32(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # of PII_KINDS, or a line that C4 removes (c4.py)
+    ]
+)
+SIGNALS = pa.schema(
+    [
+        pa.field("page_id", pa.string(), nullable=False),
+        *MEASURES,
+        pa.field("edits", pa.list_(EDIT), nullable=False),  # in the order of their starts
+        pa.field("failure", pa.string()),  # timeout, crash, out_of_memory, error: nothing was measured
+    ]
+)
+# What `filter` keeps. Signals are those of the text before it was masked and lost lines.
+FILTERED = pa.schema(
+    [
+        *DOCUMENT,
+        *MEASURES,
+        pa.field("pii", pa.map_(pa.string(), pa.int32()), nullable=False),  # kind -> places found, masked or not
+        pa.field("n_masked", pa.int32(), nullable=False),  # places masked
+    ]
+)
+
+# What dedup and split add.
+CORPUS = pa.schema(
+    [
+        *FILTERED,
+        pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
+        pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = nothing like it was seen
+        pa.field("family_id", pa.string(), nullable=False),  # of all that overlap: they lie on one side of the split
+    ]
+)
+SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])
+SPLITS = ("train", "validation", "test")
+
+DROPPED = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # document id, or page id where no text came out
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("score", pa.float64()),  # the value that broke the rule
+        pa.field("preview", pa.string(), nullable=False),
+    ]
+)
+
+EVIDENCE = pa.schema(
+    [
+        pa.field("kept_id", pa.string(), nullable=False),
+        pa.field("dropped_id", pa.string(), nullable=False),
+        pa.field("kept_page_id", pa.string(), nullable=False),
+        pa.field("dropped_page_id", pa.string(), nullable=False),
+        pa.field("rule", pa.string(), nullable=False),  # exact, similarity or containment
+        pa.field("similarity", pa.float64(), nullable=False),  # Jaccard of word 5-grams, 0 to 1
+        pa.field("containment", pa.float64(), nullable=False),  # of the shorter in the longer, 0 to 1
+        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = exact, or found by the sample
+    ]
+)
+
+# What `dedup_lines` took out, in the order of page and position. A row of kind `document` says instead that what was
+# left of a document is the text of another one, which stays.
+REPEATED = pa.schema(
+    [
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("id", pa.string(), nullable=False),  # of the document before lines went
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("site", pa.string(), nullable=False),  # host of the URL; the source where it has none
+        pa.field("kind", pa.string(), nullable=False),  # line, paragraph or document
+        pa.field("position", pa.int64(), nullable=False),  # characters of the text before
+        pa.field("characters", pa.int64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),  # of the site that hold it
+        pa.field("site_documents", pa.int64(), nullable=False),
+        pa.field("kept_id", pa.string()),  # of kind document: the one that stays
+        pa.field("kept_page_id", pa.string()),
+        pa.field("preview", pa.string(), nullable=False),
+    ]
+)
+
+
+# What `decontaminate` found in a document: a row for every example that it holds too much of.
+PIECE = pa.struct(
+    [
+        pa.field("start", pa.int64(), nullable=False),  # characters of the text
+        pa.field("end", pa.int64(), nullable=False),
+    ]
+)
+CONTAMINATION = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),  # of the document before it was cut
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("new_id", pa.string()),  # of what is left of it; null = dropped
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("example_split", pa.string(), nullable=False),
+        pa.field("n_shared", pa.int64(), nullable=False),  # different runs of words
+        pa.field("example_share", pa.float64(), nullable=False),  # of the example's runs, 0 to 1
+        pa.field("document_share", pa.float64(), nullable=False),  # of the document's words, 0 to 1
+        pa.field("start", pa.int64(), nullable=False),  # characters of the text before the cut, first run found
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("preview", pa.string(), nullable=False),  # what stands there
+        pa.field("left", pa.list_(PIECE), nullable=False),  # what stays of the document; none = dropped
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Handle:
+    """A finished folder of one stage. `digest` says what is in it, `fingerprint` what it was made from."""
+
+    stage: str
+    directory: Path
+    fingerprint: str  # recipe: stage, version, libraries, config, digests of the inputs
+    digest: str  # content: equal bytes, equal digest, on any machine
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards(Handle):
+    """Pages, documents (Parquet) or tokens (Arrow IPC); dropped and evidence rows in sub-folders."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Columns(Handle):
+    """What was measured on documents: shards with the names and, row by row, the documents of another output."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerFile(Handle):
+    """The files of corpus/tokens/tokenizer_files.py and a report; rows = vocabulary size."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint(Handle):
+    """Final weights, config, tokenizer and curve of a trained model; rows = training steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DenyList(Handle):
+    """denied.parquet: what must not be in the corpus; rows = number of keys."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report(Handle):
+    """results.json (a list of results), figures and tables; rows = number of evaluated items."""
+
+
+HANDLES: dict[str, type[Handle]] = {
+    kind.__name__: kind for kind in (Shards, Columns, DenyList, TokenizerFile, Checkpoint, Report)
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class Counts:
+    """What a stage did to its rows. Conservation: rows_in == kept + sum(dropped.values())."""
+
+    rows_in: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+
+    def drop(self, reason: str, rows: int = 1) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + rows
+
+    def add(self, other: "Counts") -> None:
+        self.rows_in += other.rows_in
+        self.kept += other.kept
+        for reason, rows in other.dropped.items():
+            self.drop(reason, rows)
+
+    def is_conserved(self) -> bool:
+        return self.rows_in == self.kept + sum(self.dropped.values())

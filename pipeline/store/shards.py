@@ -1,0 +1,111 @@
+"""Read and write shards: atomic files, Parquet tables, content digests.
+
+In: Arrow tables. Out: files that appear whole or not at all, because each is written beside and renamed.
+`shard_name` spreads pages over a fixed number of shards by hash of their URL, so that one changed file changes
+one shard and an added file moves no other.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from pipeline.store.errors import CorruptShard
+
+DROPPED_FOLDER = "dropped"
+EVIDENCE_FOLDER = "evidence"
+IN_GLOB = re.compile(r"([*?\[])")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends, and vanishes when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    with replacing(path) as part:
+        pq.write_table(table, part, compression="zstd", compression_level=3)
+
+
+def write_rows(path: Path, rows: list[dict[str, object]], schema: pa.Schema) -> None:
+    write_table(path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def read_table(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
+    """The table in `path`; CorruptShard names the file when it does not read or lacks an expected column."""
+    try:
+        with pq.ParquetFile(path) as file:  # read_table would take folders named key=value for columns
+            table = file.read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
+    expected = columns or (schema.names if schema else [])
+    if missing := [name for name in expected if name not in table.column_names]:
+        raise CorruptShard(
+            f"{path}: columns {missing} are missing, got {table.column_names}; delete its folder and rerun"
+        )
+    return table
+
+
+def shard_paths(directory: Path, folder: str = "") -> list[Path]:
+    """Shard files of a finished folder in the order of their names."""
+    return sorted((directory / folder).glob("*.parquet"))
+
+
+def duckdb_files(paths: Iterable[Path]) -> list[str]:
+    """`paths` as read_parquet takes them, which would read signs such as [ and * in them as patterns."""
+    return [IN_GLOB.sub(r"[\1]", str(path)) for path in paths]
+
+
+def shard_name(source: str, url: str, n_shards: int) -> str:
+    return f"{source}-{xxhash.xxh3_64_intdigest(url.encode(errors='surrogatepass')) % n_shards:05d}.parquet"
+
+
+def text_digest(*parts: str | bytes) -> str:
+    """32 hex digits; the parts are kept apart by their lengths, so that ("ab", "c") differs from ("a", "bc")."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        raw = part.encode(errors="surrogatepass") if isinstance(part, str) else part
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """`target` shares the bytes of `source` where the file system can, so that a reused shard costs no disk."""
+    with replacing(target) as part:
+        try:
+            os.link(source, part)
+        except OSError:
+            shutil.copyfile(source, part)

@@ -1,0 +1,449 @@
+"""Identity, memory and safety of outputs: `Store.build` makes each thing once.
+
+In: a stage, its config and the handles it reads. Out: a finished folder `<root>/<stage>/<fingerprint>/` with
+record.json in it, which is written last: present = complete.
+
+- fingerprint = hash(stage name and version, versions of the libraries that decide its output, config literals,
+  digests of the inputs). Paths, machine, worker count and time never count.
+- digest = hash of the content. Inputs count by digest, not by fingerprint, so that a stage that ran again and
+  came out equal ends the rebuild there.
+- `map_shards` keeps the result of every shard under its own key, so that one changed input file costs one shard.
+- Two builds of the same thing at once: one builds, the other waits and reuses.
+"""
+
+import dataclasses
+import errno
+import fnmatch
+import functools
+import importlib.metadata
+import json
+import logging
+import math
+import shutil
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
+from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.records import HANDLES, Counts, Handle, Shards
+from pipeline.store.shards import file_digest, link_or_copy, text_digest, write_text
+
+if TYPE_CHECKING:
+    from model.launch import Ended
+
+RECORD = "record.json"
+BEGUN = ".begun"  # holds the fingerprint of a build until its record is written
+NOT_IDENTITY = {"identity": False}  # metadata of a config field that decides nothing about the output
+log = logging.getLogger(__name__)
+
+Config = Any  # a frozen dataclass of literals
+Launch = Callable[[Path], "Ended"]  # runs the training that a file describes in other processes, until they end
+Show = Callable[[str, int, int | None, str], None]  # stage, items done, items in all if known, unit
+
+
+class Observer(Protocol):
+    """Where a training stage tells how it goes; MLflow is one such place, and stages do not know it."""
+
+    def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None: ...
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
+
+
+class Silent:
+    """An observer that nobody listens to."""
+
+    def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None: ...
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
+
+
+def _show_nothing(stage: str, done: int, total: int | None, unit: str) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a stage function returns beside the files it wrote below `work.directory`."""
+
+    rows: int
+    counts: Counts | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)  # numbers worth a plot over time
+    content: tuple[str, ...] = (
+        "*",
+    )  # patterns (`*` also spans folders) of the files whose bytes are the identity of the output
+    digests: Mapping[str, str] = field(default_factory=dict)  # file -> digest, where bytes hold a time of day
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """Where and with what one build happens; nothing of it counts as identity."""
+
+    stage: str
+    fingerprint: str
+    recipe: str  # fingerprint without the inputs: the key of what is remembered a shard
+    directory: Path
+    parts: Path
+    engine: Engine
+    show: Show
+    observer: Observer
+    launch: Launch | None = None  # of a training; None = in this process
+
+    def progress(self, done: int, total: int | None, unit: str) -> None:
+        self.show(self.stage, done, total, unit)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One step of the pipeline: raise `version` whenever its output changes for equal input and config."""
+
+    name: str
+    version: int
+    function: Callable[[Config, tuple[Any, ...], Work], Outcome]
+    handle: type[Handle]
+    libraries: tuple[str, ...] = ()  # distributions whose version decides the output
+    by_shard: bool = False  # all of its work is remembered a shard, so that it costs what changed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Built:
+    """A finished output, whether this call made it or found it, and its record."""
+
+    handle: Any
+    unchanged: bool
+    record: dict[str, Any]
+
+    @property
+    def counts(self) -> Counts | None:
+        counts = self.record["counts"]
+        return Counts(**counts) if counts else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """All outputs below one folder; `engine`, `show` and `observer` are how work is done and watched."""
+
+    root: Path
+    engine: Engine = field(default_factory=LocalProcesses)
+    show: Show = _show_nothing
+    observer: Observer = field(default_factory=Silent)
+    launch: Launch | None = None  # how a training gets processes of its own; None = it happens in this one
+
+    def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
+        """The output of `stage` for `cfg` and `inputs`, made now or found finished.
+
+        `directory` puts it there instead of below the root (command line: --out).
+        Raises DiskFull when no room is left, CorruptShard when a finished output lost bytes.
+        """
+        recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
+        where = directory or self.root / stage.name / fingerprint
+        if record := read_record(where, fingerprint):
+            return Built(handle=handle_of(where, record), unchanged=True, record=record)
+        with room_for(stage.name, where), _only_builder(where):
+            if record := read_record(where, fingerprint):  # another run finished it while this one waited
+                return Built(handle=handle_of(where, record), unchanged=True, record=record)
+            _begin(where, fingerprint, ours=directory is None)
+            work = Work(
+                stage=stage.name,
+                fingerprint=fingerprint,
+                recipe=recipe,
+                directory=where,
+                parts=self.root / stage.name / "parts",
+                engine=self.engine,
+                show=self.show,
+                observer=self.observer,
+                launch=self.launch,
+            )
+            record = _run(stage, cfg, inputs, work)
+        return Built(handle=handle_of(where, record), unchanged=False, record=record)
+
+
+def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
+    """Hash of everything that decides a stage's output."""
+    return text_digest(recipe_of(stage, cfg), *(handle.digest for handle in inputs))
+
+
+def recipe_of(stage: Stage, cfg: Config) -> str:
+    """Canonical text of everything that decides a stage's output, save its inputs."""
+    return json.dumps([stage.name, stage.version, libraries_of(stage), literals(cfg)], sort_keys=True)
+
+
+def libraries_of(stage: Stage) -> dict[str, str]:
+    """Distribution -> version of those that decide the stage's output."""
+    return {name: importlib.metadata.version(name) for name in sorted(stage.libraries)}
+
+
+def literals(value: Any, where: str = "config") -> Any:
+    """`value` as JSON literals; what is not written alike everywhere is refused with its place."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
+        value = {f.name: getattr(value, f.name) for f in fields}
+    if isinstance(value, Mapping):
+        return {str(key): literals(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [literals(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    raise ValueError(f"{where} is {value!r}: a config holds text, numbers, booleans, lists and tables only")
+
+
+def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
+    """The record of a finished folder, or None where there is none.
+
+    Raises ValueError when the folder holds something else than `fingerprint`, CorruptShard when one of its
+    files is missing or has another size than recorded.
+    """
+    path = directory / RECORD
+    if not path.exists():
+        return None
+    try:
+        record = json.loads(path.read_text())
+        files = {directory / name: entry["bytes"] for name, entry in record["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptShard(f"{path} is no record of a finished output; delete {directory} and rerun") from error
+    if fingerprint is not None and record["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"{directory} holds a finished `{record['stage']}` made from other inputs or settings;"
+            " choose another folder or delete this one"
+        )
+    for file, expected in files.items():
+        size = file.stat().st_size if file.exists() else None
+        if size != expected:
+            raise CorruptShard(
+                f"{file}: {'missing' if size is None else f'{size} bytes'}, expected {expected} bytes;"
+                f" delete {directory} and rerun to rebuild it"
+            )
+    return record
+
+
+def handle_of(directory: Path, record: Mapping[str, Any]) -> Any:
+    return HANDLES[record["handle"]](
+        stage=record["stage"],
+        directory=directory,
+        fingerprint=record["fingerprint"],
+        digest=record["digest"],
+        rows=record["rows"],
+    )
+
+
+def read_handle(directory: Path) -> Any:
+    """The handle of a finished folder. ValueError when `directory` is not one."""
+    record = read_record(directory)
+    if record is None:
+        raise ValueError(f"{directory} is not a finished output: it has no {RECORD}")
+    return handle_of(directory, record)
+
+
+def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
+    """Make `directory` ready: new, or as a killed build of the same thing left it.
+
+    Raises ValueError when something else lies in a folder that is not `ours`, because it would become a part of the
+    output.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    marker = directory / BEGUN
+    begun = marker.read_text() if marker.exists() else None
+    if not ours and begun != fingerprint and any(path.name != BEGUN for path in directory.iterdir()):
+        raise ValueError(
+            f"{directory} is not empty"
+            + (" and holds an unfinished build with other inputs or settings" if begun else "")
+            + "; choose another folder or delete this one"
+        )
+    for leftover in directory.rglob(".*.part"):  # of a build that was killed while it wrote
+        leftover.unlink(missing_ok=True)  # one of its workers may be at its last file
+    write_text(marker, fingerprint)
+
+
+def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> dict[str, Any]:
+    started = time.perf_counter()
+    outcome = stage.function(cfg, inputs, work)
+    files = {
+        str(path.relative_to(work.directory)): path.stat().st_size
+        for path in sorted(work.directory.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(work.directory).parts)
+    }
+    identity = {
+        name: outcome.digests.get(name) or file_digest(work.directory / name)
+        for name in files
+        if any(fnmatch.fnmatch(name, pattern) for pattern in outcome.content)
+    }
+    record = {
+        "stage": stage.name,
+        "version": stage.version,
+        "handle": stage.handle.__name__,
+        "fingerprint": work.fingerprint,
+        "digest": text_digest(*(part for item in sorted(identity.items()) for part in item)),
+        "config": literals(cfg),
+        "libraries": libraries_of(stage),
+        "inputs": [{"stage": i.stage, "fingerprint": i.fingerprint, "digest": i.digest} for i in inputs],
+        "rows": outcome.rows,
+        "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
+        "measures": dict(outcome.measures),
+        "files": {name: {"bytes": size, "digest": identity.get(name)} for name, size in files.items()},
+        "bytes": sum(files.values()),
+        "seconds": round(time.perf_counter() - started, 3),
+        "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+    }
+    write_text(work.directory / RECORD, json.dumps(record, indent=1))
+    (work.directory / BEGUN).unlink()
+    return record
+
+
+@contextmanager
+def room_for(stage: str, directory: Path) -> Iterator[None]:
+    """Turns the system's "no space left" into DiskFull, which says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFull):
+            raise
+        there = next(path for path in (directory, *directory.parents) if path.exists())
+        raise DiskFull(
+            f"no room to write `{stage}` in {directory} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
+            " free some, or run `gristmill gc`, and run again: what was finished is kept"
+        ) from error
+
+
+def map_shards(
+    work: Work,
+    inputs: Sequence[Shards],
+    *,
+    read: Callable[[Path], list[Any]],
+    function: Callable[[Any], Any],
+    write: Callable[[Path, list[Any], list[Done | Failed]], Counts],
+    seconds: float | None = None,
+    memory_mb: int | None = None,
+    unit: str = "items",
+    key: Callable[[str], str] = lambda name: "",
+) -> Counts:
+    """Run `function` over the items of every input shard in worker processes, once a shard content.
+
+    `read` lists the items of a shard; `write` puts their results (in order) below a part folder as files
+    `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
+    `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are. `key` says of a shard name
+    what else decides its result, such as the digest of a second input's shard.
+    """
+    shards = _input_shards(inputs)
+    parts = {name: work.parts / text_digest(work.recipe, digest, key(name)) for name, (_, digest) in shards.items()}
+    pending = [name for name in shards if _read_part(parts[name]) is None]
+    rows = {name: _n_rows(shards[name][0]) for name in pending}
+    opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are with the workers, in order
+
+    def items_of_all() -> Iterator[Any]:
+        for name in pending:
+            opened.append((name, read(shards[name][0])))
+            yield from opened[-1][1]
+
+    results = work.engine.map(function, items_of_all(), seconds=seconds, memory_mb=memory_mb) if pending else iter(())
+    done = 0
+    for name in pending:
+        if not opened:  # a shard without items is opened together with the next one's first item
+            first = next(results, None)
+            results = results if first is None else chain([first], results)
+        _, items = opened.popleft()
+        answers = []
+        for answer in islice(results, len(items)):
+            answers.append(answer)
+            work.progress(done + rows[name] * len(answers) // len(items), sum(rows.values()), unit)
+        done += rows[name]
+        parts[name].mkdir(parents=True, exist_ok=True)
+        counts = write(parts[name], items, answers)
+        _finish_part(parts[name], counts)
+    next(results, None)  # lets the engine close its workers
+    return _link_parts(work.directory, parts)
+
+
+def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
+    """Shard name -> path and content digest. ValueError when two inputs have shards of the same name."""
+    shards: dict[str, tuple[Path, str]] = {}
+    for handle in inputs:
+        record = read_record(handle.directory)
+        assert record is not None  # a handle is made from a record
+        for name, entry in sorted(record["files"].items()):
+            if "/" in name or not name.endswith(".parquet"):
+                continue
+            if name in shards:
+                raise ValueError(
+                    f"{shards[name][0]} and {handle.directory / name} have the same name, so that one would replace"
+                    " the other; rename one of the sources"
+                )
+            shards[name] = (handle.directory / name, entry["digest"])
+    return shards
+
+
+def _n_rows(path: Path) -> int:
+    try:
+        return pq.read_metadata(path).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
+
+
+def _finish_part(part: Path, counts: Counts) -> None:
+    """Write the record of a shard's result, which makes it complete."""
+    files = {path.name: file_digest(path) for path in sorted(part.iterdir()) if _is_result(path)}
+    write_text(part / RECORD, json.dumps({"counts": dataclasses.asdict(counts), "files": files}))
+
+
+def _read_part(part: Path) -> Counts | None:
+    """Counts of a shard's result, None where there is none or it lost bytes: then it is made again."""
+    try:
+        record = json.loads((part / RECORD).read_text())
+        whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
+        return Counts(**record["counts"]) if whole else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _is_result(path: Path) -> bool:
+    return path.name != RECORD and not path.name.startswith(".")
+
+
+def _link_parts(directory: Path, parts: Mapping[str, Path]) -> Counts:
+    counts = Counts()
+    for name, part in parts.items():
+        record = json.loads((part / RECORD).read_text())
+        counts.add(Counts(**record["counts"]))
+        for file in sorted(map(Path, record["files"])):
+            folder = directory if file.stem == "kept" else directory / file.stem
+            link_or_copy(part / file, folder / Path(name).with_suffix(file.suffix).name)
+    return counts
+
+
+@contextmanager
+def _only_builder(directory: Path) -> Iterator[None]:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory.parent / f".{directory.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("%s: another run is building it; waiting for that one", directory)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Commit of the code that runs, None outside a git checkout or without git."""
+    if shutil.which("git") is None:
+        return None
+    answer = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return answer.stdout.strip() or None

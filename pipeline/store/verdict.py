@@ -1,0 +1,65 @@
+"""What a check finds, and the laws that hold for the output of any stage: nothing is lost, something is left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from model.token_shards import SPLITS, read_description, read_token_shards
+from pipeline.store.records import Handle, Shards
+from pipeline.store.shards import DROPPED_FOLDER, shard_paths
+from pipeline.store.store import read_record
+
+EXAMPLES = "examples"  # stage whose rows others compare theirs with
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """`observed` has to reach or stay below `limit`, as `rule` says."""
+
+    passed: bool
+    rule: str
+    observed: float
+    limit: float
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def conservation(handle: Handle, n_stages: int) -> Verdict:
+    """Rows in = kept + dropped, by the rows that lie there, in the last `n_stages` stages that made `handle`."""
+    directory, lost = handle.directory, {}
+    for _ in range(n_stages):
+        record = read_record(directory)
+        assert record is not None
+        lost[record["stage"]] = _lost_rows(directory, record)
+        if record["inputs"]:
+            first = record["inputs"][0]
+            directory = handle.directory.parents[1] / first["stage"] / first["fingerprint"]
+    total = sum(abs(rows) for rows in lost.values())
+    return Verdict(passed=not total, rule="rows in - kept - dropped = 0", observed=total, limit=0, details=lost)
+
+
+def _lost_rows(directory: Path, record: Mapping[str, Any]) -> int:
+    """Rows that a stage cannot account for: of its inputs, of its shards, of its dropped rows."""
+    counts, root = record["counts"], directory.parents[1]
+    inputs = [read_record(root / one["stage"] / one["fingerprint"]) or {} for one in record["inputs"]]
+    shards = [one["rows"] for one in inputs if one.get("handle") == Shards.__name__ and one["stage"] != EXAMPLES]
+    given = sum(shards) if shards else counts["rows_in"]  # a stage may begin with files, and a deny list beside
+    dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
+    if paths := shard_paths(directory):
+        kept = sum(pq.read_metadata(path).num_rows for path in paths)
+    else:  # token shards, in which a document may stand several times
+        rows = sum(len(shard.document_ids) for split in SPLITS for shard in read_token_shards(directory, split))
+        kept = rows - read_description(directory)["splits"]["train"]["repeats"]
+    told = sum(counts["dropped"].values())
+    return (
+        abs(given - kept - dropped)
+        + abs(counts["rows_in"] - given)
+        + abs(counts["kept"] - kept)
+        + abs(told - dropped)
+    )
+
+
+def not_empty(rows: int) -> Verdict:
+    return Verdict(passed=rows > 0, rule="rows >= 1", observed=rows, limit=1)

@@ -1,0 +1,82 @@
+"""Pictures for Dagster's metadata and MLflow's artifacts: the curve of a training, the histogram of a corpus.
+
+In: numbers. Out: PNG. matplotlib is imported where it is used, through its object interface: no global figure, no
+display, safe in any thread.
+"""
+
+import base64
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.store.shards import write_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMOOTHED = 50  # windows: enough to see the trend, few enough to see where it bends
+HISTOGRAM_BINS = 40
+
+
+def curve_png(curve: Sequence[dict[str, float]]) -> bytes:
+    """Loss by step, thin, its running mean, and what validation said."""
+
+    def draw(axes: "Axes") -> None:
+        steps = np.array([line["step"] for line in curve if "loss" in line])
+        losses = np.array([line["loss"] for line in curve if "loss" in line])
+        axes.plot(steps, losses, linewidth=0.6, alpha=0.4, color="tab:blue")
+        window = max(1, len(losses) // SMOOTHED)
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1 :], smooth, color="tab:blue", label="training loss")
+        judged = [(line["step"], line["validation_loss"]) for line in curve if "validation_loss" in line]
+        if judged:
+            axes.plot(*zip(*judged, strict=True), "o-", markersize=3, color="tab:orange", label="validation loss")
+        axes.set_xlabel("step")
+        axes.set_ylabel("nats")
+        axes.legend()
+
+    return _png(draw)
+
+
+def write_curve(path: Path, curve: Sequence[dict[str, float]]) -> Path:
+    write_bytes(path, curve_png(curve))
+    return path
+
+
+def histogram_png(values: np.ndarray, label: str) -> bytes:
+    """How many rows have how much of something; logarithmic, because lengths of texts span four decades."""
+
+    def draw(axes: "Axes") -> None:
+        positive = values[values > 0]
+        edges = np.geomspace(positive.min(), positive.max() + 1, HISTOGRAM_BINS + 1) if len(positive) else [1, 10]
+        axes.hist(positive, bins=edges, color="tab:blue")
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+        axes.set_ylabel("documents")
+
+    return _png(draw)
+
+
+def as_markdown(png: bytes, title: str) -> str:
+    """The picture inside a text, which is how Dagster's metadata can show one."""
+    return f"![{title}]({data_url(png)})"
+
+
+def data_url(png: bytes) -> str:
+    """The address that is the picture."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _png(draw: "Callable[[Axes], None]") -> bytes:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), dpi=90, layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure.add_subplot())
+    content = BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()

@@ -1,0 +1,72 @@
+"""Where MLflow is: the address of the tracking server, a client for it, and links to its runs."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pipeline.store.layout import Layout
+from pipeline.tracking.journal import FINISHED, Journal
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+
+
+def tracking_uri(layout: Layout) -> str:
+    """MLFLOW_TRACKING_URI, else a SQLite file below the data folder."""
+    return os.environ.get(URI_VARIABLE) or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
+
+
+def new_client(layout: Layout) -> Any:
+    """A client that gives up soon: a server that is away must not hold anybody up."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }.items():
+        os.environ.setdefault(name, value)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of 50 migrations
+    layout.mlflow.mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(layout)
+    return mlflow.MlflowClient(uri, uri)
+
+
+@contextmanager
+def chosen_server(layout: Layout) -> Iterator[Any]:
+    """mlflow for the calls that take no client: they ask the server that is set for the whole process."""
+    import mlflow
+
+    before = os.environ.get(URI_VARIABLE)
+    mlflow.set_tracking_uri(tracking_uri(layout))
+    try:
+        yield mlflow
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes the variable away again
+
+
+def run_id_of(layout: Layout, fingerprint: str) -> str | None:
+    """MLflow run of a build, None where none was made or the server has not answered yet."""
+    return Journal(layout, fingerprint).state().get("run_id")
+
+
+def is_finished(layout: Layout, fingerprint: str) -> bool:
+    """Whether the journal of a build is closed as finished; what waits for the server in it goes out by itself."""
+    return Journal(layout, fingerprint).state().get("status") == FINISHED
+
+
+def run_url(layout: Layout, fingerprint: str) -> str | None:
+    """Page of the run in MLflow's view for model training."""
+    state = Journal(layout, fingerprint).state()
+    if not state.get("run_id"):
+        return None
+    uri = tracking_uri(layout)
+    server = uri if uri.startswith("http") else os.environ.get("GRISTMILL_MLFLOW_URL", "http://127.0.0.1:5000")
+    return (
+        f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
+        "?workflowType=machine_learning"
+    )

@@ -1,0 +1,118 @@
+"""What a training in other processes tells, written down by the one that trains and told on by the one that waits.
+
+In: the calls of an Observer and of progress. Out: the same calls in another process, in their order, while the
+training goes on. Between them lies a file in the training's folder, a line an event: what was told before either side
+was killed is still told, at the latest by the next build. The reader notes how far he came, so that nothing is told
+again unless he was killed between telling and noting; whoever hears checkpoints and steps twice must bear that.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pipeline.store.store import Observer
+
+EVENTS, TOLD = ".events.jsonl", ".events.told"  # hidden: no part of a finished output
+LOOK_SECONDS = 0.2
+PROGRESS_SECONDS = 0.5  # between two that are written down
+
+Progress = Callable[[int, int], None]
+
+
+class EventWriter:
+    """An observer and its progress that write events down; for one process at a time."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / EVENTS
+        self.next_progress = 0.0
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._write({"do": "metrics", "step": step, "values": dict(values)})
+
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
+        self._write({"do": "checkpoint", "path": str(path), "step": step, "values": dict(values)})
+
+    def progress(self, done: int, total: int) -> None:
+        if done == total or time.monotonic() >= self.next_progress:
+            self.next_progress = time.monotonic() + PROGRESS_SECONDS
+            self._write({"do": "progress", "done": done, "total": total})
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps(event).encode() + b"\n")
+
+
+@contextmanager
+def told_live(directory: Path, observer: Observer, progress: Progress) -> Iterator[None]:
+    """Within the block a thread tells what is written down; all of it is told when the block ends.
+
+    An error of the observer ends the telling, and is raised when the block ends.
+    """
+    ends, errors = threading.Event(), []
+
+    def tell() -> None:
+        try:
+            while not ends.wait(LOOK_SECONDS):
+                tell_rest(directory, observer, progress)
+        except Exception as error:  # raised below, in the thread that builds
+            errors.append(error)
+
+    (directory / EVENTS).touch()
+    thread = threading.Thread(target=tell, name="training-events", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+    tell_rest(directory, observer, progress)
+
+
+def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda done, total: None) -> None:
+    """Tell the events that nobody was told yet; also those that processes of an earlier build left."""
+    path, told = directory / EVENTS, directory / TOLD
+    if not path.exists():
+        return
+    before = position = int(told.read_text() or 0) if told.exists() else 0
+    with path.open("rb") as file:
+        file.seek(position)
+        for line in _whole_lines(file):
+            event = json.loads(line)
+            if event["do"] == "progress":
+                progress(event["done"], event["total"])
+            elif event["do"] == "checkpoint":
+                _tell_checkpoint(observer, event)
+            else:
+                observer.metrics(event["step"], event["values"])
+            position += len(line)
+    if position > before:
+        told.write_text(str(position))  # a kill that tears it costs a second telling
+
+
+def forget_events(directory: Path) -> None:
+    """Once all is told and nobody writes any more."""
+    for name in (EVENTS, TOLD):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Without one that is still being written, or was torn by a kill."""
+    for line in file:
+        if line.endswith(b"\n"):
+            yield line
+
+
+def _tell_checkpoint(observer: Observer, event: Mapping[str, Any]) -> None:
+    """One that was pruned before it could be told is no checkpoint any more."""
+    path = Path(event["path"])
+    try:
+        observer.checkpoint(path, event["step"], event["values"])
+    except FileNotFoundError:
+        if path.exists():
+            raise

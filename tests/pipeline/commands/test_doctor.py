@@ -1,0 +1,136 @@
+"""The doctor closes what a killed process left open, in Dagster and in MLflow, and leaves the rest alone."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+
+from pipeline.cli import main
+from pipeline.commands.doctor import BAD, MENDED, OK, WARNING, Visit, check_outputs, check_settings, examine
+from pipeline.commands.ui import prepare_dagster_home
+from pipeline.store.layout import Layout, save_current
+from pipeline.store.records import Shards
+from pipeline.store.shards import write_text
+from pipeline.store.store import Outcome, Stage, Store
+from pipeline.tracking.journal import Journal
+from pipeline.tracking.server import new_client, run_id_of
+
+FINGERPRINT = "f" * 32
+GRINDS_FOR_EVER = """
+import sys
+from pathlib import Path
+import dagster as dg
+from pipeline.store.layout import Layout
+from pipeline.defs.resources import resources
+from pipeline.tracking.delivery import Tracker
+
+layout = Layout(Path(sys.argv[1]))
+
+@dg.op(required_resource_keys={"mill"})
+def grind():
+    Tracker(layout=layout, asset="flour", group="pretraining").started("FINGERPRINT", {"stones": 2}, [])
+    print("grinding", flush=True)
+    sys.stdin.read()
+
+@dg.job(resource_defs=resources(layout))
+def grinding():
+    grind()
+
+with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+    grinding.execute_in_process(instance=instance)
+""".replace("FINGERPRINT", FINGERPRINT)
+
+
+@pytest.fixture
+def layout(tmp_path, monkeypatch) -> Layout:
+    monkeypatch.setenv("GRISTMILL_DATA", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Layout(tmp_path)
+
+
+def _states(layout: Layout, *, mend: bool) -> dict[str, str]:
+    """State of every finding about runs, by the first two words of its check."""
+    findings = examine(Visit(layout=layout, mend=mend, ports=(0, 0)))
+    return {" ".join(finding.check.split()[:2]): finding.state for finding in findings if "run" in finding.check}
+
+
+def _dagster_status(layout: Layout) -> dg.DagsterRunStatus:
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        (run,) = instance.get_runs()
+        return run.status
+
+
+def test_doctor_killed_process_closes_its_runs_in_dagster_and_mlflow(layout):
+    prepare_dagster_home(layout)
+    with subprocess.Popen(
+        [sys.executable, "-c", GRINDS_FOR_EVER, str(layout.data)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"grinding\n"
+        alive = _states(layout, mend=True)
+        process.send_signal(signal.SIGKILL)
+    assert alive == {"Dagster runs": OK, "MLflow runs": OK}
+    assert _dagster_status(layout) == dg.DagsterRunStatus.STARTED
+
+    assert _states(layout, mend=False) == {"Dagster run": BAD, "MLflow run": BAD}
+    assert _dagster_status(layout) == dg.DagsterRunStatus.STARTED
+    assert _states(layout, mend=True) == {"Dagster run": MENDED, "MLflow run": MENDED}
+    assert _dagster_status(layout) == dg.DagsterRunStatus.FAILURE
+    assert Journal(layout, FINGERPRINT).state()["status"] == "FAILED"
+    run = new_client(layout).get_run(run_id_of(layout, FINGERPRINT))
+    assert run.info.status == "FAILED"
+    assert _states(layout, mend=True) == {"Dagster runs": OK, "MLflow runs": OK}
+
+
+def test_doctor_queued_run_without_a_daemon_is_told(layout):
+    prepare_dagster_home(layout)
+
+    @dg.job
+    def waiting(): ...
+
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("mill"), "mill").get_job_origin("waiting")
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        instance.create_run_for_job(waiting, status=dg.DagsterRunStatus.QUEUED, remote_job_origin=origin)
+    findings = {finding.check: finding for finding in examine(Visit(layout=layout, mend=True, ports=(0, 0)))}
+    assert findings["Dagster queue"].state == WARNING
+    assert "1 QUEUED" in findings["Dagster queue"].detail
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlourConfig:
+    sacks: int = 1
+
+
+def _write_flour(cfg, inputs, work) -> Outcome:
+    write_text(work.directory / "flour.parquet", "flour" * cfg.sacks)
+    return Outcome(rows=cfg.sacks)
+
+
+FLOUR = Stage(name="grind", version=1, function=_write_flour, handle=Shards)
+
+
+def test_doctor_output_that_lost_bytes_is_named_and_exits_1(layout, capsys):
+    handle = Store(root=layout.store).build(FLOUR, FlourConfig()).handle
+    save_current(layout, "flour", handle)
+    visit = Visit(layout=layout, mend=True)
+    assert [finding.state for finding in check_outputs(visit)] == [OK]
+    (handle.directory / "flour.parquet").write_text("fl")
+    (finding,) = check_outputs(visit)
+    assert (finding.check, finding.state) == ("output flour", BAD)
+    assert "2 bytes, expected 5 bytes" in finding.detail
+    assert main(["doctor", "--no-mend"]) == 1
+    assert "output flour" in capsys.readouterr().out
+
+
+def test_doctor_settings_mistake_names_file_and_table(layout):
+    write_text(layout.sources_toml, '[rye]\nkind = "files"\npath = "rye"\nlicence = "mine"\n')
+    write_text(layout.tasks_toml, "")
+    (finding,) = check_settings(Visit(layout=layout, mend=True))
+    assert (finding.state, finding.detail) == (OK, "a graph of 8 assets")
+    write_text(layout.tasks_toml, '[tickets]\nkind = "clasification"\n')
+    (finding,) = check_settings(Visit(layout=layout, mend=True))
+    assert finding.state == BAD
+    assert f"{layout.tasks_toml}, table [tickets]: kind = 'clasification'" in finding.detail

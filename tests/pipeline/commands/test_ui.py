@@ -1,0 +1,198 @@
+"""`gristmill ui` as a person meets it: two servers that start and stop together, and a graph that one click builds.
+
+The browser test drives Debian's chromium; it is skipped where there is none, but never in CI. GRISTMILL_SCREENSHOTS
+names a folder for what it saw.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.cli import main
+from pipeline.store.layout import Layout, load_current
+from pipeline.tracking.server import run_url
+
+GRISTMILL = Path(sys.executable).parent / "gristmill"
+CHROMIUM = Path("/usr/bin/chromium")
+QUIET_BROWSER = [  # else it looks for Google's hosts all the time
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+RUN_SECONDS = 240
+PAGE_MS = 30_000
+
+
+def free_ports() -> tuple[int, int]:
+    with socket.socket() as first, socket.socket() as second:
+        first.bind(("127.0.0.1", 0))
+        second.bind(("127.0.0.1", 0))
+        return first.getsockname()[1], second.getsockname()[1]
+
+
+@contextmanager
+def servers(layout: Layout) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """The supervisor, once both servers answer, and their addresses; nothing of it is left afterwards."""
+    dagster, mlflow = free_ports()
+    environment = {**os.environ, "GRISTMILL_DATA": str(layout.data), "GRISTMILL_EXECUTOR": "in_process"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    with subprocess.Popen(
+        [GRISTMILL, "ui", "--dagster-port", str(dagster), "--mlflow-port", str(mlflow)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as supervisor:
+        try:
+            lines = []
+            while not any("stops both" in line for line in lines):
+                lines.append(supervisor.stdout.readline())
+                assert lines[-1], f"the supervisor ended: {lines}"
+            yield supervisor, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}"
+        finally:
+            supervisor.terminate()
+            supervisor.wait(timeout=60)
+
+
+def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    """Names of those that still run."""
+    return [p.name() for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_ui_port_in_use_names_port_and_process(toy_layout, monkeypatch, capsys):
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        assert main(["ui", "--dagster-port", str(port), "--mlflow-port", str(free_ports()[0])]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"port {port} for dagster is in use by {psutil.Process().name()} (process {os.getpid()})" in line
+    assert "--dagster-port" in line
+
+
+def test_ui_one_server_dies_stops_the_other(toy_layout):
+    with servers(toy_layout) as (supervisor, _, _):
+        below = family(supervisor)
+        assert len(below) >= 6
+        (mlflow,) = [p for p in below if p.ppid() == supervisor.pid and "mlflow" in " ".join(p.cmdline())]
+        mlflow.send_signal(signal.SIGKILL)
+        assert supervisor.wait(timeout=60) == 1
+        assert "MLflow ended with code -9" in supervisor.stdout.read()
+        assert alive(below) == []
+
+
+RUNS = "{ runsOrError { ... on Runs { results { runId status pipelineName } } } }"
+
+
+def graphql(address: str, query: str) -> dict:
+    request = urllib.request.Request(
+        f"{address}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)["data"]
+
+
+def wait_for_only_run(dagster: str) -> str:
+    """Id of the one run, once it has succeeded."""
+    deadline = time.monotonic() + RUN_SECONDS
+    while time.monotonic() < deadline:
+        runs = graphql(dagster, RUNS)["runsOrError"]["results"]
+        assert len(runs) <= 1
+        if runs and runs[0]["status"] == "SUCCESS":
+            return runs[0]["runId"]
+        assert not runs or runs[0]["status"] not in ("FAILURE", "CANCELED")
+        time.sleep(0.5)
+    raise AssertionError(f"the run did not end within {RUN_SECONDS} s")
+
+
+@pytest.fixture
+def page():
+    if not CHROMIUM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"no {CHROMIUM}; .ci/run installs it")
+        pytest.skip(f"no {CHROMIUM}; apt-get install chromium runs this test")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET_BROWSER)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(PAGE_MS)
+        yield page
+        browser.close()
+
+
+def shot(page, name: str) -> None:
+    if folder := os.environ.get("GRISTMILL_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"{folder}/{name}.png")
+
+
+def results_of(layout: Layout) -> list[dict]:
+    answer = subprocess.run(
+        [GRISTMILL, "results", "--json"],
+        env={**os.environ, "GRISTMILL_DATA": str(layout.data)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(answer.stdout)
+
+
+def as_in_a_browser(value: float) -> str:
+    """JavaScript writes 1.0 as 1."""
+    return str(value).removesuffix(".0")
+
+
+@pytest.mark.timeout(600)
+def test_ui_one_click_builds_everything_and_both_pages_show_it(toy_layout, page):
+    """One click, one run; then Dagster shows what `gristmill results` says, and MLflow the curve; then all ends."""
+    with servers(toy_layout) as (supervisor, dagster, mlflow):
+        page.goto(f"{dagster}/asset-groups/")
+        page.locator("button", has_text="Materialize all").click()
+        wait_for_only_run(dagster)
+        results = results_of(toy_layout)
+        assert {result["asset"] for result in results} == {"foundation_evaluation", "moods_evaluation"}
+        for asset in ("foundation_evaluation", "moods_evaluation"):
+            page.goto(f"{dagster}/assets/{asset}")
+            for result in (result for result in results if result["asset"] == asset):
+                row = page.locator("tr", has=page.get_by_text(result["metric"], exact=True))
+                row.get_by_text(as_in_a_browser(result["value"]), exact=True).wait_for()
+            shot(page, asset)
+        page.locator("button", has_text="Plots").click()
+        page.locator("canvas").first.wait_for()
+        shot(page, "plots")
+        page.goto(f"{dagster}/assets/corpus?view=checks")
+        for check in ("conservation", "no_leak", "not_empty"):
+            page.get_by_text(check, exact=True).first.wait_for()
+        page.get_by_text("Succeeded", exact=True).nth(2).wait_for()
+        shot(page, "checks")
+        run = run_url(toy_layout, load_current(toy_layout, "foundation_model").fingerprint)
+        page.goto(f"{mlflow}{run[run.index('/#/') :].replace('?', '/model-metrics?')}")
+        page.get_by_text("gradient_norm", exact=True).wait_for()
+        page.locator("svg.main-svg path.point").nth(30).wait_for()  # more than charts of a single point have
+        shot(page, "mlflow")
+        below = family(supervisor)
+        supervisor.send_signal(signal.SIGTERM)
+        assert supervisor.wait(timeout=60) == 0
+        assert alive(below) == []

@@ -1,0 +1,137 @@
+import dataclasses
+import json
+import shutil
+
+import dagster as dg
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from model.token_shards import write_token_shard
+from pipeline.corpus import laws
+from pipeline.corpus.tokens.tokenizer import load_tokenizer
+from pipeline.defs.checks import Law, asset_checks, check_step, read_limits
+from pipeline.defs.run_config import ConfigFile
+from pipeline.store.layout import load_current
+from pipeline.store.records import Shards
+from pipeline.store.shards import shard_paths, write_table
+from pipeline.store.verdict import Verdict
+
+
+def copied(handle: Shards, folder) -> Shards:
+    """The handle of a copy of a finished folder, beside links to everything that it was made from."""
+    store = handle.directory.parents[1]
+    for stage in store.iterdir():
+        if stage.name != handle.stage:
+            (folder / stage.name).symlink_to(stage)
+    directory = folder / handle.stage / handle.fingerprint
+    shutil.copytree(handle.directory, directory)
+    return dataclasses.replace(handle, directory=directory)
+
+
+def test_conservation_counts_every_row_of_every_stage(toy_graph):
+    verdict = laws.conservation(load_current(toy_graph.layout, "documents"), n_stages=2)
+    assert verdict.passed
+    assert verdict.details == {"filter": 0, "clean": 0}
+
+
+def test_conservation_a_row_that_vanished_from_a_shard_is_seen(toy_graph, tmp_path):
+    corpus = copied(load_current(toy_graph.layout, "corpus"), tmp_path)
+    path = shard_paths(corpus.directory)[0]
+    table = pq.read_table(path)
+    write_table(path, table.slice(1))
+    record = corpus.directory / "record.json"
+    told = json.loads(record.read_text())
+    told["files"][path.name]["bytes"] = path.stat().st_size
+    record.write_text(json.dumps(told))
+    verdict = laws.conservation(corpus, n_stages=1)
+    assert not verdict.passed
+    assert verdict.observed >= 1
+
+
+def test_no_leak_a_near_duplicate_across_the_split_is_seen():
+    train = ["the miller carried the flour to the village", "a quite different line of text"]
+    verdict = laws.no_leak(train, ["The miller carried the flour to the village!", "nothing of the kind"])
+    assert not verdict.passed
+    assert verdict.observed == 1
+    assert verdict.details["first_leaked"].startswith("The miller")
+
+
+class Lossy:
+    def encode(self, text: str) -> list[int]:
+        return list(text.strip().encode("utf-8", "surrogatepass"))
+
+    def decode_bytes(self, ids: list[int]) -> bytes:
+        return bytes(ids)
+
+
+def test_lossless_a_tokenizer_that_strips_is_seen(toy_graph):
+    assert laws.lossless(load_tokenizer(load_current(toy_graph.layout, "tokenizer").directory), ["x"]).passed
+    verdict = laws.lossless(Lossy(), [" x"])
+    assert not verdict.passed
+    assert verdict.observed > 1
+
+
+def test_ids_in_range_a_document_without_its_opening_token_is_seen(toy_graph, tmp_path):
+    assert laws.ids_in_range(load_current(toy_graph.layout, "token_shards").directory).passed
+    (tmp_path / "train").mkdir()
+    write_token_shard(tmp_path / "train" / "00000.arrow", ["a"], [2], [np.array([5, 9])], vocab_size=300)
+    (tmp_path / "tokens.json").write_text('{"vocab_size": 8, "end_of_text": 7, "tokenizer": "t"}')
+    verdict = laws.ids_in_range(tmp_path)
+    assert not verdict.passed
+    assert (verdict.observed, verdict.limit) == (9, 7)
+    assert verdict.details == {"documents_not_opened": 1}
+
+
+@pytest.mark.parametrize("curve", [[], [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}]])
+def test_finite_an_empty_or_broken_curve_is_seen(curve):
+    assert not laws.finite(curve).passed
+
+
+@pytest.mark.parametrize(("higher", "limit", "passed"), [(True, 0.7, True), (True, 0.8, False), (False, 0.9, True)])
+def test_beats_goes_by_what_is_better(higher, limit, passed):
+    result = {"metric": "m", "value": 0.8, "low": 0.7, "high": 0.9, "higher_is_better": higher, "baselines": {}}
+    assert laws.beats(result, limit).passed is passed
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+def test_check_that_fails_stops_what_would_train_on_it_only_if_it_blocks(blocks):
+    @dg.asset
+    def corpus() -> int:
+        return 1
+
+    @dg.asset
+    def model(corpus: int) -> int:
+        return corpus
+
+    def judge(corpus: int) -> Verdict:
+        return Verdict(passed=False, rule="leaks = 0", observed=3, limit=0)
+
+    check = check_step(["corpus"], [Law(name="no_leak", judge=judge, blocks=blocks)])
+    defs = dg.Definitions(assets=[corpus, model], asset_checks=[check], resources={"io_manager": dg.mem_io_manager})
+    run = defs.resolve_implicit_global_asset_job_def().execute_in_process(raise_on_error=False)
+    built = {event.asset_key.to_user_string() for event in run.get_asset_materialization_events()}
+    assert built == ({"corpus"} if blocks else {"corpus", "model"})
+    (evaluation,) = run.get_asset_check_evaluations()
+    assert not evaluation.passed
+    assert (evaluation.metadata["observed"].value, evaluation.metadata["limit"].value) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"moods": {"accuracy": 0.5}}, r"\[checks.moods\] names no evaluation; there are: moods_evaluation"),
+        ({"moods_evaluation": {"accuracy": "high"}}, "expected lines `metric = number`"),
+        (3, r"expected tables \[checks.<evaluation>\]"),
+    ],
+)
+def test_read_limits_mistake_names_its_place(tmp_path, tables, message):
+    with pytest.raises(ValueError, match=message):
+        read_limits(ConfigFile(tmp_path / "config.toml", {"checks": tables}), ["moods_evaluation"])
+
+
+def test_source_loss_limit_of_an_unknown_source_is_refused():
+    limits = {"corpus": {"removed_fraction": 0.4, "removed_fraction_bookz": 0.9}}
+    message = r"\[checks.corpus\] has removed_fraction_bookz; there are: removed_fraction, removed_fraction_books"
+    with pytest.raises(ValueError, match=message):
+        asset_checks(["books"], [], limits)

@@ -1,0 +1,220 @@
+"""Evaluation: the numbers against other ways to get them, and what is written."""
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from model.checkpoint import describe, load_decoder, save_model
+from model.config import DecoderConfig
+from model.decoder import new_decoder
+from model.evaluate import document_losses
+from model.heads import new_classifier
+from model.token_shards import read_token_shards, write_token_shard
+from pipeline.corpus import laws
+from pipeline.corpus.examples.stage import EXAMPLE, read_examples
+from pipeline.evaluation.baselines import fit_ngrams
+from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
+from pipeline.serving.generate import classify_text
+from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Shards, TokenizerFile
+from pipeline.store.shards import write_rows, write_table
+from pipeline.store.store import Store
+from pipeline.tasks.classification import EVALUATE_CLASSIFICATION, SEEN, ClassificationEvaluationConfig
+
+CFG = DecoderConfig(
+    vocab_size=257, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16
+)
+FOUNDATION = FoundationEvaluationConfig(prompt_tokens=4, sample_tokens=5)
+TEXTS = ["the cat sat on the mat", "a dog ran | to the cat", "caf\u00e9 and tea", "# the mat, the mat, the cat"] * 8
+
+
+def handle(kind, directory: Path, stage: str):
+    return kind(stage=stage, directory=directory, fingerprint=directory.name, digest=directory.name, rows=1)
+
+
+@pytest.fixture
+def model(tmp_path, byte_tokenizer) -> Checkpoint:
+    folder = tmp_path / "model"
+    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
+    save_model(folder, new_decoder(CFG, seed=0), describe(CFG))
+    return handle(Checkpoint, folder, "pretrain")
+
+
+def write_tokens(folder: Path, splits: dict[str, list[str]]) -> Shards:
+    for split, texts in splits.items():
+        (folder / split).mkdir(parents=True)
+        tokens = [np.array([256, *text.encode()]) for text in texts]
+        ids = [f"{split}-{i}" for i in range(len(texts))]
+        write_token_shard(folder / split / "00000.arrow", ids, [len(t) - 1 for t in tokens], tokens, 257)
+    (folder / "tokens.json").write_text(json.dumps({"vocab_size": 257, "end_of_text": 256, "tokenizer": "t"}))
+    return handle(Shards, folder, "tokenize")
+
+
+@pytest.fixture
+def tokens(tmp_path) -> Shards:
+    return write_tokens(
+        tmp_path / "tokens", {"train": TEXTS, "validation": TEXTS[:1], "test": [*TEXTS[:3], "", "tea cat"]}
+    )
+
+
+def results(report) -> dict[str, dict]:
+    return {result["metric"]: result for result in json.loads((report.directory / "results.json").read_text())}
+
+
+def test_foundation_untrained_model_needs_log2_of_the_vocabulary_a_byte(tmp_path, model, tokens):
+    """A model with a zero head is uniform; with one byte a token that is log2(257) bits a byte."""
+    report = Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens).handle
+    found = results(report)
+    assert found["bits_per_byte"]["value"] == pytest.approx(math.log2(257), rel=1e-6)
+    assert found["perplexity"]["value"] == pytest.approx(257, rel=1e-5)
+    assert not found["bits_per_byte"]["higher_is_better"]
+    assert set(found["bits_per_byte"]["baselines"]) == {"unigram", "bigram", "trigram"}
+    assert report.rows == 5
+
+
+def test_foundation_numbers_equal_those_of_the_parts(tmp_path, model, tokens):
+    decoder = load_decoder(model.directory)
+    torch.nn.init.normal_(decoder.lm_head.weight, generator=torch.Generator().manual_seed(0))
+    save_model(model.directory, decoder, describe(CFG))
+    found = results(Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens).handle)
+    train, test = (read_token_shards(tokens.directory, split) for split in ("train", "test"))
+    ours = document_losses(decoder, test)
+    assert found["bits_per_byte"]["value"] == pytest.approx(ours.bits_per_byte)
+    assert found["perplexity"]["value"] == pytest.approx(ours.perplexity)
+    assert found["bits_per_byte"]["low"] <= ours.bits_per_byte <= found["bits_per_byte"]["high"]
+    for name, nats in fit_ngrams(train, 257, 256).document_nats(test, 256).items():
+        expected = nats.sum() / math.log(2) / sum(len(text.encode()) for text in [*TEXTS[:3], "tea cat"])
+        assert found["bits_per_byte"]["baselines"][name] == pytest.approx(expected)
+
+
+def test_foundation_report_has_samples_sources_and_a_figure(tmp_path, model, tokens):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    rows = {"id": [f"test-{i}" for i in range(5)], "source": ["web", "web", "books", "books", "books"]}
+    write_table(corpus / "web.parquet", pa.table(rows))
+    inputs = (model, tokens, handle(Shards, corpus, "split"))
+    report = Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, *inputs).handle
+    text = (report.directory / "report.md").read_text()
+    assert "| web | 2 | 44 |" in text and "| books | 3 | 20 |" in text
+    samples = (report.directory / "samples.md").read_text()
+    assert samples.count("Prompt:\n\n") == 3 and "\n    the \n" in samples and "\n    caf\n" in samples
+    assert (report.directory / "figures" / "bits_per_byte.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_foundation_twice_is_the_same_report(tmp_path, model, tokens):
+    one, two = (Store(root=tmp_path / name).build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens) for name in "ab")
+    assert one.handle.digest == two.handle.digest
+
+
+def test_foundation_without_held_out_text_is_refused(tmp_path, model):
+    tokens = write_tokens(tmp_path / "tokens", {"train": TEXTS, "validation": TEXTS, "test": [""]})
+    with pytest.raises(ValueError, match="has no test documents"):
+        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
+
+
+def test_foundation_tokens_of_another_vocabulary_are_refused(tmp_path, model, tokens):
+    (tokens.directory / "tokens.json").write_text(
+        json.dumps({"vocab_size": 300, "end_of_text": 299, "tokenizer": "t"})
+    )
+    with pytest.raises(ValueError, match=r"vocabulary of 257, .* one of 300"):
+        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
+
+
+@pytest.mark.parametrize("setting", ["stride", "prompt_tokens", "sample_tokens", "top_k"])
+def test_foundation_config_broken_rule_is_named(setting):
+    with pytest.raises(ValueError, match=f"{setting}=0 must be at least 1"):
+        FoundationEvaluationConfig(**{setting: 0})
+
+
+@torch.no_grad()
+def write_classifier(tokenizer: TokenizerFile, folder: Path, seed: int) -> Checkpoint:
+    shutil.copytree(tokenizer.directory, folder / "tokenizer")
+    classifier = new_classifier(CFG, 2, seed=seed)
+    classifier.score.weight.normal_(generator=torch.Generator().manual_seed(seed))
+    save_model(folder, classifier, describe(CFG, ("bad", "good")) | {"max_tokens": 16})
+    return handle(Checkpoint, folder, "finetune")
+
+
+@pytest.fixture
+def examples(tmp_path) -> Shards:
+    rng = random.Random(0)
+    rows = []
+    for i in range(400):
+        label = "good" if rng.random() < 0.6 else "bad"
+        text = f"{'fine' if label == 'good' else 'awful'} {rng.choice(['tea', 'dog', 'cat'])} {i}"
+        split = "train" if i < 240 else "validation" if i < 300 else "test"
+        rows.append({"id": str(i), "text": text, "label": label, "split": split, "group_id": str(i)})
+    (tmp_path / "examples").mkdir()
+    write_rows(tmp_path / "examples" / "examples.parquet", rows, EXAMPLE)
+    return handle(Shards, tmp_path / "examples", "examples")
+
+
+def evaluate(tmp_path, *inputs):
+    return Store(root=tmp_path / "store").build(EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig(), *inputs)
+
+
+def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, examples):
+    models = [write_classifier(byte_tokenizer, tmp_path / f"model{seed}", seed) for seed in (0, 1)]
+    built = evaluate(tmp_path, *models, examples)
+    found = results(built.handle)
+    test = read_examples(examples.directory, "test")
+    texts, truth = test["text"].to_pylist(), test["label"].to_pylist()
+    for where, model in zip((lambda r: r["value"], lambda r: r["baselines"]["random_init"]), models, strict=True):
+        predicted = [label for label, _ in classify_text(model.directory, texts)]
+        assert where(found["accuracy"]) == pytest.approx(accuracy_score(truth, predicted))
+        assert where(found["macro_f1"]) == pytest.approx(f1_score(truth, predicted, average="macro"))
+    assert found["accuracy"]["baselines"]["majority"] == pytest.approx(truth.count("good") / len(truth))
+    assert found["accuracy"]["baselines"]["tfidf_logistic"] == 1
+    assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
+    assert built.handle.rows == 100
+    assert set(built.record["measures"]) == {"accuracy", "macro_f1", "f1_bad", "f1_good"}
+
+
+def test_classification_report_has_tables_figure_and_comparison(tmp_path, byte_tokenizer, examples):
+    models = [write_classifier(byte_tokenizer, tmp_path / f"model{seed}", seed) for seed in (0, 1)]
+    report = evaluate(tmp_path, *models, examples).handle
+    text = (report.directory / "report.md").read_text()
+    for part in ("| tfidf_logistic | 1.0000", "| good |", "Confusion matrix", "McNemar test p = "):
+        assert part in text
+    assert (report.directory / "figures" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, byte_tokenizer, examples):
+    report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
+    assert set(results(report)["accuracy"]["baselines"]) == {"majority", "tfidf_logistic"}
+    assert "McNemar" not in (report.directory / "report.md").read_text()
+
+
+def test_classification_test_examples_in_the_pretraining_text_are_counted(
+    tmp_path, byte_tokenizer, examples, neutral_document
+):
+    rows = [row for split in ("train", "test") for row in read_examples(examples.directory, split).to_pylist()]
+    tests = [row for row in rows if row["split"] == "test"]
+    for row, text in zip(tests, ("fine tea with the cat", "awful tea without a dog"), strict=False):
+        row["text"] = text
+    write_rows(examples.directory / "examples.parquet", rows, EXAMPLE)
+    documents = [("train", "she had Fine Tea with the cat, and left"), ("test", "awful tea without a dog")]
+    columns = [neutral_document | {"text": text, "split": split} for split, text in documents]
+    (tmp_path / "corpus").mkdir()
+    write_rows(tmp_path / "corpus" / "x.parquet", columns, SPLIT_CORPUS)
+    corpus = handle(Shards, tmp_path / "corpus", "split")
+    model = write_classifier(byte_tokenizer, tmp_path / "model", 0)
+    n_seen = evaluate(tmp_path, model, examples, corpus).record["measures"][SEEN]
+    assert n_seen == 1  # the other one stands in a held-out document, which pretraining never read
+    assert not laws.unseen(n_seen).passed
+    assert laws.unseen(0).passed
+
+
+def test_classification_label_that_the_model_never_learned_is_refused(tmp_path, byte_tokenizer, examples):
+    table = [row for split in ("train", "test") for row in read_examples(examples.directory, split).to_pylist()]
+    table[-1]["label"] = "mixed"
+    write_rows(examples.directory / "examples.parquet", table, EXAMPLE)
+    with pytest.raises(ValueError, match=r"knows the labels .* the examples also have \['mixed'\]"):
+        evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples)

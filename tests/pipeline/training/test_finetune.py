@@ -1,0 +1,276 @@
+"""Fine-tuning: what it learns from, that it resumes to the bit, and what it refuses."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoint import describe, load_classifier, save_model
+from model.config import DecoderConfig
+from model.decoder import new_decoder
+from model.run import read_curve
+from pipeline.corpus.examples.stage import EXAMPLE, ExamplesConfig, LabelledFile, build_examples, read_examples
+from pipeline.corpus.tokens.tokenizer import load_tokenizer
+from pipeline.store.errors import Terminated
+from pipeline.store.records import SPLITS, Checkpoint, Shards, TokenizerFile
+from pipeline.store.shards import write_rows
+from pipeline.store.store import Silent, Store
+from pipeline.training.finetune import (
+    FINETUNE,
+    EncodedExamples,
+    ExampleBatches,
+    FinetuneConfig,
+    class_probabilities,
+    encode_texts,
+    random_baseline,
+    validation,
+)
+
+SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 24}
+QUICK = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
+
+
+def write_base(tokenizer: TokenizerFile, folder: Path, vocab_size: int = 257) -> Checkpoint:
+    shutil.copytree(tokenizer.directory, folder / "tokenizer")
+    cfg = DecoderConfig(vocab_size=vocab_size, **SHAPE)
+    save_model(folder, new_decoder(cfg, seed=1), describe(cfg))
+    return Checkpoint(stage="pretrain", directory=folder, fingerprint="b", digest="base", rows=1)
+
+
+def rows_of(n_rows: int = 240) -> list[dict[str, str]]:
+    """The first letter tells the label."""
+    rng = random.Random(0)
+    rows = []
+    for i in range(n_rows):
+        words = ["".join(rng.choices("defghijk", k=rng.randint(2, 4))) for _ in range(rng.randint(1, 4))]
+        rows.append({"text": f"{'ab'[i % 2]}{' '.join(words)}", "label": ["good", "bad"][i % 2]})
+    return rows
+
+
+def write_examples(folder: Path) -> Shards:
+    folder.mkdir()
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows_of())))
+    cfg = ExamplesConfig(text="text", label="label")
+    return build_examples(Store(root=folder / "store"), LabelledFile(path), cfg, folder).handle
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # threads on cores that others use cost seconds
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def base(tmp_path, byte_tokenizer) -> Checkpoint:
+    return write_base(byte_tokenizer, tmp_path / "base")
+
+
+@pytest.fixture
+def examples(tmp_path) -> Shards:
+    return write_examples(tmp_path / "examples")
+
+
+def weights(checkpoint: Checkpoint) -> bytes:
+    return (checkpoint.directory / "model.safetensors").read_bytes()
+
+
+def test_finetune_learns_what_the_labels_depend_on(tmp_path, base, examples):
+    cfg = FinetuneConfig(epochs=12, rows=8, muon_lr=0.02, adamw_lr=0.01)
+    built = Store(root=tmp_path / "store").build(FINETUNE, cfg, base, examples)
+    assert built.record["measures"]["validation_accuracy"] > 0.95
+    model, labels = load_classifier(built.handle.directory)
+    assert labels == ("bad", "good")
+    assert model.cfg == DecoderConfig(vocab_size=257, **SHAPE)
+    assert load_tokenizer(built.handle.directory / "tokenizer").encode("x") == [120]
+
+
+def test_finetune_starts_from_the_base_or_from_random_weights(tmp_path, base, examples):
+    still = FinetuneConfig(epochs=1, rows=240, muon_lr=1e-12, adamw_lr=1e-12)
+    store = Store(root=tmp_path / "store")
+    pretrained, untrained = (
+        load_classifier(store.build(FINETUNE, cfg, base, examples).handle.directory)[0]
+        for cfg in (still, random_baseline(still))
+    )
+    trunk = new_decoder(DecoderConfig(vocab_size=257, **SHAPE), seed=1).model
+    for name, weight in trunk.named_parameters():
+        torch.testing.assert_close(pretrained.model.get_parameter(name), weight)
+    embeddings = [model.model.embed_tokens.weight for model in (pretrained, untrained)]
+    assert not torch.allclose(*embeddings)
+
+
+def test_finetune_again_is_the_same_and_costs_nothing(tmp_path, base, examples):
+    one, two = (Store(root=tmp_path / name).build(FINETUNE, QUICK, base, examples) for name in ("one", "two"))
+    assert weights(one.handle) == weights(two.handle)
+    assert one.handle.digest == two.handle.digest
+    assert Store(root=tmp_path / "one").build(FINETUNE, QUICK, base, examples).unchanged
+
+
+def test_finetune_validation_and_test_rows_change_no_weight(tmp_path, base, examples):
+    rows = [row for split in SPLITS for row in read_examples(examples.directory, split).to_pylist()]
+    for row in rows:
+        if row["split"] != "train":
+            row["text"], row["label"] = "wholly different", "good" if row["label"] == "bad" else "bad"
+    (tmp_path / "other").mkdir()
+    write_rows(tmp_path / "other" / "examples.parquet", rows, EXAMPLE)
+    other = Shards(stage="examples", directory=tmp_path / "other", fingerprint="o", digest="other", rows=len(rows))
+    stores = {"one": examples, "two": other}
+    same = [Store(root=tmp_path / name).build(FINETUNE, QUICK, base, e).handle for name, e in stores.items()]
+    assert weights(same[0]) == weights(same[1])
+
+
+class Listener(Silent):
+    def __init__(self) -> None:
+        self.begun: list[dict] = []
+        self.steps: list[int] = []
+
+    def started(self, fingerprint, params, inputs) -> None:
+        self.begun.append(dict(params))
+
+    def metrics(self, step, values) -> None:
+        if "loss" in values:
+            self.steps.append(step)
+
+
+def test_finetune_observer_hears_of_every_step_once(tmp_path, base, examples):
+    listener = Listener()
+    built = Store(root=tmp_path / "store", observer=listener).build(FINETUNE, QUICK, base, examples)
+    assert listener.steps == list(range(1, built.handle.rows + 1))
+    assert listener.begun[0]["epochs"] == 2 and listener.begun[0]["labels"] == 2
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from pipeline.training.finetune import FINETUNE, FinetuneConfig
+from pipeline.store.records import Checkpoint, Shards
+from pipeline.store.store import Silent, Store, read_handle
+
+class Killer(Silent):
+    def metrics(self, step, values):
+        if step == int(sys.argv[4]):
+            os.kill(os.getpid(), signal.Signals[sys.argv[5]])
+
+root, base, examples = map(Path, sys.argv[1:4])
+base = Checkpoint(stage="pretrain", directory=base, fingerprint="b", digest="base", rows=1)
+cfg = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
+Store(root=root, observer=Killer()).build(FINETUNE, cfg, base, read_handle(examples))
+"""
+
+
+@pytest.mark.parametrize(("step", "name"), [(3, "SIGKILL"), (25, "SIGKILL"), (30, "SIGTERM")])
+def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, examples, step, name):
+    whole = Store(root=tmp_path / "whole").build(FINETUNE, QUICK, base, examples).handle
+    root = tmp_path / "killed"
+    arguments = [str(root), str(base.directory), str(examples.directory), str(step), name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert child.returncode == (-signal.SIGKILL if name == "SIGKILL" else 1), child.stderr
+    assert "Terminated" in child.stderr or name == "SIGKILL"
+    assert not list(root.glob("finetune/*/record.json"))
+    resumed = Store(root=root).build(FINETUNE, QUICK, base, examples).handle
+    assert weights(resumed) == weights(whole)
+    assert resumed.digest == whole.digest
+    curve = read_curve(resumed.directory)
+    assert [line["step"] for line in curve if "loss" in line] == list(range(1, whole.rows + 1))
+
+
+def test_finetune_terminated_is_told_as_such(tmp_path, base, examples):
+    class Stop(Silent):
+        def metrics(self, step, values) -> None:
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated, match="run it again"):
+        Store(root=tmp_path / "store", observer=Stop()).build(FINETUNE, QUICK, base, examples)
+
+
+def test_finetune_base_of_another_tokenizer_is_refused(tmp_path, byte_tokenizer, examples):
+    base = write_base(byte_tokenizer, tmp_path / "other", vocab_size=300)
+    with pytest.raises(ValueError, match="tokenizer has 257 tokens, the model 300"):
+        Store(root=tmp_path / "store").build(FINETUNE, QUICK, base, examples)
+
+
+def test_finetune_rows_beyond_the_examples_are_one_batch(tmp_path, base, examples):
+    built = Store(root=tmp_path / "store").build(FINETUNE, FinetuneConfig(epochs=2, rows=10_000), base, examples)
+    assert built.handle.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"rows": 0}, "rows=0 must be at least 1"),
+        ({"muon_lr": 0.0}, r"muon_lr=0\.0 must be above 0"),
+        ({"warmup_fraction": 1.5}, r"warmup_fraction=1\.5 must lie between 0 and 1"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must lie"),
+        ({"max_tokens": 1}, "max_tokens=1 must be at least 2"),
+        ({"initialisation": "best"}, "must be one of pretrained, random"),
+        ({"validate_every": 0}, "validate_every=0 must be at least 1"),
+    ],
+)
+def test_finetune_config_broken_rule_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneConfig(**settings)
+
+
+def encoded(lengths) -> EncodedExamples:
+    tokens = [np.full(length, i % 250) for i, length in enumerate(lengths)]
+    return EncodedExamples([f"id{i}" for i in range(len(tokens))], tokens, np.arange(len(tokens)) % 2)
+
+
+def test_batches_an_epoch_holds_every_example_once_and_only_them():
+    batches = ExampleBatches(encoded(np.random.default_rng(0).integers(1, 30, 96)), rows=8, seed=3)
+    for epoch in range(3):
+        ids = [i for k in range(12) for i in batches.documents_of_batch(12 * epoch + k)]
+        assert sorted(ids) == sorted(f"id{i}" for i in range(96))
+
+
+def test_batches_are_a_function_of_seed_and_number_alone():
+    examples = encoded(np.random.default_rng(0).integers(1, 30, 100))
+    forward, anyhow = (ExampleBatches(examples, rows=8, seed=3) for _ in range(2))
+    order = {k: forward.places(k).tolist() for k in range(36)}
+    assert all(anyhow.places(k).tolist() == order[k] for k in (35, 2, 17, 0, 23))
+    assert order[0] != order[12]
+    assert ExampleBatches(examples, rows=8, seed=4).places(0).tolist() != order[0]
+
+
+def test_batches_hold_texts_of_like_length():
+    lengths = np.random.default_rng(0).integers(1, 100, 800)
+    batches = ExampleBatches(encoded(lengths), rows=8, seed=0)
+    padded = sum(batches.batch(k)["ids_BT"].numel() for k in range(100))
+    assert padded < 1.1 * lengths.sum()
+
+
+def test_encode_texts_opens_with_end_of_text_and_cuts_the_end(base):
+    tokenizer = load_tokenizer(base.directory / "tokenizer")
+    assert [ids.tolist() for ids in encode_texts(tokenizer, ["", "abcdef"], 4)] == [[256], [256, 97, 98, 99]]
+
+
+def test_class_probabilities_do_not_depend_on_the_batch(base):
+    from model.heads import new_classifier
+
+    model = new_classifier(DecoderConfig(vocab_size=257, **SHAPE), 3, seed=0).eval()
+    torch.nn.init.normal_(model.score.weight)
+    examples = encoded([5, 1, 9, 3, 24, 2])
+    together = class_probabilities(model, examples)
+    np.testing.assert_allclose(together.sum(axis=1), 1)
+    np.testing.assert_allclose(class_probabilities(model, examples, rows=1), together, atol=1e-6)
+    values = validation(examples)(model)
+    right = together[np.arange(6), examples.labels]
+    assert values["validation_loss"] == pytest.approx(-np.log(right).mean())
+    assert values["validation_accuracy"] == (together.argmax(axis=1) == examples.labels).mean()

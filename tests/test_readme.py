@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model", "compare")),
 ]
 
 
@@ -43,13 +43,15 @@ def test_file_map_is_what_the_docstrings_say():
 
 def test_readme_is_short_and_whole():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 200
     assert "<!--" not in text, "a placeholder is still to be filled"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
         assert (page.parent / target).exists(), target
 
 

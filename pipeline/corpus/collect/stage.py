@@ -13,7 +13,7 @@ changed makes nothing downstream run again. Where the files lie in the cache is 
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -333,10 +333,20 @@ def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
 def _write_pages(path: Path, rows: list[dict[str, Any]]) -> str:
     """Digest of all columns but collected_at; `id` stands for address and content."""
     with replacing(path) as part, pq.ParquetWriter(part, PAGE, compression="zstd", compression_level=3) as writer:
-        group: list[dict[str, Any]] = []
-        for i, row in enumerate(rows):
-            group.append(row)
-            if i == len(rows) - 1 or sum(len(held["content"]) for held in group) > ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_pylist(group, schema=PAGE))
-                group = []
+        for group in _row_groups(rows):
+            writer.write_table(pa.Table.from_pylist(group, schema=PAGE))
     return text_digest(*(json.dumps([row["id"], row["media_type"], row["title"], row["licence"]]) for row in rows))
+
+
+def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Runs of rows, each ended by the row that takes it above ROW_GROUP_BYTES."""
+    group: list[dict[str, Any]] = []
+    n_bytes = 0
+    for row in rows:
+        group.append(row)
+        n_bytes += len(row["content"])
+        if n_bytes > ROW_GROUP_BYTES:
+            yield group
+            group, n_bytes = [], 0
+    if group:
+        yield group

@@ -4,6 +4,7 @@ import bz2
 import io
 import json
 import os
+import sys
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -414,6 +415,29 @@ def test_snapshot_changes_when_a_file_comes_goes_or_changes(folder):
     (folder / "note.txt").unlink()
     seen.add(snapshot_digest(source))
     assert len(seen) == 4
+
+
+def test_collect_work_grows_with_rows_and_not_with_their_square(mill, tmp_path):
+    """Each row once measured all rows of its row group again: a million short rows took most of an hour."""
+
+    def calls(n_rows: int) -> int:
+        path = tmp_path / f"{n_rows}.jsonl"
+        path.write_text("".join(f'{{"text": "row {i}"}}\n' for i in range(n_rows)))
+        n_calls = 0
+
+        def count(*event: object) -> None:
+            nonlocal n_calls
+            n_calls += 1
+
+        sys.setprofile(count)
+        try:
+            built = mill.build(path, CollectConfig(n_shards=1))
+        finally:
+            sys.setprofile(None)
+        assert built.counts.kept == n_rows
+        return n_calls
+
+    assert calls(1200) <= 2.5 * calls(600)
 
 
 @pytest.mark.parametrize("values", [{"n_shards": 0}, {"n_shards": 100_000}, {"max_page_mb": 0}])

@@ -26,7 +26,7 @@ from pathlib import Path
 import dagster as dg
 from pipeline.store.layout import Layout
 from pipeline.defs.resources import resources
-from pipeline.tracking.delivery import Tracker
+from pipeline.tracking.tracker import Tracker
 
 layout = Layout(Path(sys.argv[1]))
 

@@ -12,10 +12,11 @@ from pipeline.corpus import laws
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.defs.checks import Law, asset_checks, check_step, read_limits
 from pipeline.defs.run_config import ConfigFile
+from pipeline.evaluation import laws as evaluation_laws
 from pipeline.store.layout import load_current
 from pipeline.store.records import Shards
 from pipeline.store.shards import shard_paths, write_table
-from pipeline.store.verdict import Verdict
+from pipeline.store.verdict import Verdict, conservation
 
 
 def copied(handle: Shards, folder) -> Shards:
@@ -30,7 +31,7 @@ def copied(handle: Shards, folder) -> Shards:
 
 
 def test_conservation_counts_every_row_of_every_stage(toy_graph):
-    verdict = laws.conservation(load_current(toy_graph.layout, "documents"), n_stages=2)
+    verdict = conservation(load_current(toy_graph.layout, "documents"), n_stages=2)
     assert verdict.passed
     assert verdict.details == {"filter": 0, "clean": 0}
 
@@ -44,7 +45,7 @@ def test_conservation_a_row_that_vanished_from_a_shard_is_seen(toy_graph, tmp_pa
     told = json.loads(record.read_text())
     told["files"][path.name]["bytes"] = path.stat().st_size
     record.write_text(json.dumps(told))
-    verdict = laws.conservation(corpus, n_stages=1)
+    verdict = conservation(corpus, n_stages=1)
     assert not verdict.passed
     assert verdict.observed >= 1
 
@@ -85,13 +86,13 @@ def test_ids_in_range_a_document_without_its_opening_token_is_seen(toy_graph, tm
 
 @pytest.mark.parametrize("curve", [[], [{"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}]])
 def test_finite_an_empty_or_broken_curve_is_seen(curve):
-    assert not laws.finite(curve).passed
+    assert not evaluation_laws.finite(curve).passed
 
 
 @pytest.mark.parametrize(("higher", "limit", "passed"), [(True, 0.7, True), (True, 0.8, False), (False, 0.9, True)])
 def test_beats_goes_by_what_is_better(higher, limit, passed):
     result = {"metric": "m", "value": 0.8, "low": 0.7, "high": 0.9, "higher_is_better": higher, "baselines": {}}
-    assert laws.beats(result, limit).passed is passed
+    assert evaluation_laws.beats(result, limit).passed is passed
 
 
 @pytest.mark.parametrize("blocks", [True, False])

@@ -18,8 +18,8 @@ from model.decoder import new_decoder
 from model.evaluate import document_losses
 from model.heads import new_classifier
 from model.token_shards import read_token_shards, write_token_shard
-from pipeline.corpus import laws
 from pipeline.corpus.examples.stage import EXAMPLE, read_examples
+from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
 from pipeline.serving.generate import classify_text

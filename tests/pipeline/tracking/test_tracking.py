@@ -142,7 +142,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from pipeline.store.layout import Layout
-from pipeline.tracking.delivery import Tracker
+from pipeline.tracking.tracker import Tracker
 tracker = Tracker(layout=Layout(Path(sys.argv[1])), asset="foundation_model", group="pretraining",
                   tags={"dagster.run_id": "run-1"})
 tracker.started(sys.argv[2], {}, [])

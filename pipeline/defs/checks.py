@@ -6,8 +6,7 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
     pages/<source>         conservation (blocks), not_empty
     documents              conservation (blocks), not_empty (blocks)
     corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
-                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>), leak_recall
-                           and leak_precision (block)
+                           [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>)
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), ids_in_range (blocks)
@@ -27,7 +26,6 @@ import dagster as dg
 
 from model.tokenizer import load_tokenizer
 from pipeline.corpus import laws
-from pipeline.corpus.decontaminate.leak_injection import leak_precision, leak_recall
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
@@ -63,7 +61,6 @@ def asset_checks(
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
     no_leak = Law(name="no_leak", judge=_corpus_leak, blocks=True)
-    injected = [Law(name=judge.__name__, judge=judge, blocks=True) for judge in (leak_recall, leak_precision)]
     lossless = Law(name="lossless", judge=_lossless, blocks=True)
     accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
@@ -71,7 +68,7 @@ def asset_checks(
         check_step(["documents"], [_conserved(2), not_empty]),
         check_step(
             ["corpus"],
-            [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources), *injected],
+            [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)],
         ),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),

@@ -5,15 +5,8 @@ from typing import Any
 
 import pytest
 
+from bench.leaks import FORMS, N_PLANTED, injected_into, leak_injection, sampled_documents
 from pipeline.corpus.decontaminate import evaluation_runs
-from pipeline.corpus.decontaminate.leak_injection import (
-    FORMS,
-    N_PLANTED,
-    leak_injection,
-    leak_precision,
-    leak_recall,
-    sampled_documents,
-)
 from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
 from pipeline.corpus.examples.stage import EXAMPLE
 from pipeline.store.engine import Done
@@ -133,10 +126,11 @@ def test_leak_injection_of_a_finished_corpus_uses_its_settings_and_examples(docu
 
     corpus = store.build(Stage(name="dedup", version=1, function=written, handle=Shards), {}).handle
     clean = store.build(DECONTAMINATE, RECIPE, corpus, headlines).handle
-    assert leak_recall(clean, store.engine).details["planted"] == N_PLANTED
-    assert leak_precision(clean, store.engine).passed
+    recall, precision = injected_into(clean, store.engine)
+    assert recall.details["planted"] == N_PLANTED
+    assert precision.passed
     with pytest.raises(ValueError, match="not made by way of"):
-        leak_recall(corpus, store.engine)
+        injected_into(corpus, store.engine)
 
 
 def test_sampled_documents_are_the_same_ones_again_and_as_many_as_there_are(documents, store):

@@ -1,15 +1,20 @@
-"""Does `decontaminate` find what it should, and nothing else? Examples are planted into documents of this corpus.
+"""Does `decontaminate` find what it should, and nothing else? Examples are planted into documents of a corpus.
 
-In: a finished corpus, whose lineage leads to the examples and the settings. Out: two Verdicts, recall and precision.
-Steps: examples of the tasks are written into texts in every one of FORMS; beside them lie documents of the corpus as
+In: --data FOLDER, a data folder in which the asset `corpus` is built; its lineage names the examples and settings.
+Out: recall and precision, printed with what was missed; exit code 1 when one of them is below its limit.
+Steps: examples of the tasks are written into texts in every one of FORMS; beside them are documents of the corpus as
 they are, and texts with the words of an example in another order or with every third one replaced. The stage itself
-runs on all of them in a folder of its own. What it says is then judged by plain search: an example counts as found
-when its document is named and no longer holds it, and each row of evidence has to name a document that really holds
-a run of words of that example.
+runs on all of them in a temporary folder. Plain search then judges its result: an example counts as found when its
+document is named and no longer holds it, and each row of evidence has to name a document that really holds a run of
+words of that example.
+
+    python -m bench.leaks [--data data]
 """
 
+import argparse
 import functools
 import random
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +29,7 @@ from pipeline.corpus.decontaminate.evaluation_runs import WORD, Item, evaluation
 from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
 from pipeline.corpus.examples.leaks import normalised
 from pipeline.store.engine import Engine, LocalProcesses
+from pipeline.store.layout import Layout, load_current
 from pipeline.store.lineage import lineage
 from pipeline.store.records import CONTAMINATION, CORPUS, Counts, Handle, Shards
 from pipeline.store.shards import EVIDENCE_FOLDER, read_table, shard_paths, write_rows
@@ -93,19 +99,21 @@ FORMS: dict[str, Callable[[str, Callable[[int], str]], str]] = {
 }
 
 
-def leak_recall(corpus: Handle, engine: Engine | None = None) -> Verdict:
-    """Examples planted into documents of the corpus are found, in the worst of all forms."""
-    return _verdicts(corpus, engine)[0]
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="data folder; default: data")
+    corpus = load_current(Layout(parser.parse_args().data.resolve()), "corpus")
+    verdicts = injected_into(corpus)
+    for name, verdict in zip(("recall", "precision"), verdicts, strict=True):
+        print(f"{name} {verdict.observed:.4f} (limit {verdict.limit}): {dict(verdict.details)}")
+    return int(not all(verdict.passed for verdict in verdicts))
 
 
-def leak_precision(corpus: Handle, engine: Engine | None = None) -> Verdict:
-    """Only documents that hold an example are taken for one that does."""
-    return _verdicts(corpus, engine)[1]
+def injected_into(corpus: Handle, engine: Engine | None = None) -> tuple[Verdict, Verdict]:
+    """Recall and precision with the settings and examples of `corpus`.
 
-
-@functools.lru_cache(maxsize=1)
-def _verdicts(corpus: Handle, engine: Engine | None) -> tuple[Verdict, Verdict]:
-    """ValueError when `corpus` was made without `decontaminate`, or its examples are gone."""
+    ValueError when it was made without `decontaminate`.
+    """
     for folder, record in lineage([corpus]).items():
         if folder.stage == DECONTAMINATE.name and record:
             root = folder.directory.parents[1]
@@ -276,3 +284,7 @@ def _key(item: Item) -> str:
 def _squeezed(text: str) -> str:
     """Letters and digits alone, in one word."""
     return "".join(WORD.findall(normalised(text)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

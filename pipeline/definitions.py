@@ -7,18 +7,13 @@ heavy is imported here, because the UI, the daemon and every step pay for it: se
 import dagster as dg
 
 from pipeline.corpus.collect.sources import read_sources
-from pipeline.defs import corpus as dedup
-from pipeline.defs import corpus_report as report
-from pipeline.defs import documents as clean
-from pipeline.defs import evaluations as evaluate
-from pipeline.defs import models as pretrain
-from pipeline.defs import pages as collect
-from pipeline.defs import tasks as finetune
-from pipeline.defs import tokens as tokenize
+from pipeline.defs import corpus, corpus_report, documents, evaluations, models, pages, tasks, tokens
 from pipeline.defs.checks import TABLE, asset_checks, read_limits
-from pipeline.defs.io_manager import asset_name
+from pipeline.defs.executor import executor
 from pipeline.defs.jobs import jobs
-from pipeline.defs.resources import executor, resources
+from pipeline.defs.mill_asset import PROJECT
+from pipeline.defs.names import asset_name
+from pipeline.defs.resources import resources
 from pipeline.defs.run_config import read_config_file
 from pipeline.defs.schedules import schedules
 from pipeline.defs.sensors import sensors
@@ -29,30 +24,30 @@ from pipeline.tasks.tasks_toml import read_tasks
 def definitions(layout: Layout) -> dg.Definitions:
     """The whole graph. Raises ValueError when one of the three files does not fit."""
     file = read_config_file(layout.config_toml)
-    sources, tasks = read_sources(layout.sources_toml), read_tasks(layout.tasks_toml)
+    sources, all_tasks = read_sources(layout.sources_toml), read_tasks(layout.tasks_toml)
     assets = [
-        *(collect.pages(source, file) for source in sources.values()),
-        clean.documents(sources, file),
-        dedup.corpus(tasks, file),
-        report.corpus_report(file),
-        tokenize.tokenizer(file),
-        tokenize.token_shards(sources, file),
-        pretrain.foundation_model(file),
-        evaluate.foundation_evaluation(file),
+        *(pages.pages(source, file) for source in sources.values()),
+        documents.documents(sources, file),
+        corpus.corpus(all_tasks, file),
+        corpus_report.corpus_report(file),
+        tokens.tokenizer(file),
+        tokens.token_shards(sources, file),
+        models.foundation_model(file),
+        evaluations.foundation_evaluation(file),
         *(
             make(task, file)
-            for task in tasks.values()
-            for make in (finetune.examples, finetune.model, evaluate.task_evaluation)
+            for task in all_tasks.values()
+            for make in (tasks.examples, tasks.model, evaluations.task_evaluation)
         ),
     ]
-    file.refuse_unknown_tables([TABLE, *(asset_name(asset.key) for asset in assets)])
+    file.refuse_unknown_tables([PROJECT, TABLE, *(asset_name(asset.key) for asset in assets)])
     limits = read_limits(
-        file, ["corpus", "corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in tasks)]
+        file, ["corpus", "corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in all_tasks)]
     )
     by_name = jobs()
     return dg.Definitions(
         assets=assets,
-        asset_checks=asset_checks(sources, tasks, limits),
+        asset_checks=asset_checks(sources, all_tasks, limits),
         jobs=list(by_name.values()),
         schedules=schedules(by_name),
         sensors=sensors(layout, sources.values()),

@@ -121,6 +121,7 @@ def materialise(layout: Layout) -> tuple[Watch, str]:
     from dagster._core.instance.ref import InstanceRef  # public calls take no overrides
 
     from pipeline.definitions import definitions
+    from pipeline.defs.run_process import run_here
 
     graph = definitions(layout)
     steps = graph.resolve_asset_graph().assets_defs
@@ -135,9 +136,8 @@ def materialise(layout: Layout) -> tuple[Watch, str]:
     ):
         watch = Watch(display=display, layout=layout, assets_of=assets_of)
         instance.add_event_listener(run_id, watch)
-        graph.resolve_job_def(JOB).execute_in_process(
-            instance=instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False
-        )
+        job = graph.resolve_job_def(JOB)
+        run_here(job, instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False)
     return watch, run_id
 
 

@@ -7,15 +7,12 @@ is not there, outputs that lost files, settings that do not read, ports, disk sp
 
 import importlib.metadata
 import shutil
-import socket
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
@@ -25,8 +22,6 @@ from pipeline.store.store import read_record
 OK, MENDED, WARNING, BAD = "ok", "mended", "warning", "bad"
 LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an afternoon
 TOO_LITTLE_BYTES = 1e9
-CLOCK_SECONDS = 2.0  # by which two readings of a process's start may differ
-PID_TAG, HOST_TAG, STARTED_TAG = "gristmill/pid", "gristmill/host", "gristmill/process_started"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,30 +167,20 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
         yield Finding(check="MLflow journal", state=WARNING, detail=detail)
 
 
-def is_same_process(pid: int, started: float) -> bool:
-    """Whether the process `pid` that began at `started` (seconds since 1970) still runs."""
-    try:
-        process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < CLOCK_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
     from dagster import DagsterRunStatus, RunsFilter
+
+    from pipeline.defs.run_process import PID_TAG, free_slots_of_dead_runs, is_gone, is_recorded
 
     status = DagsterRunStatus
     active = [status.STARTING, status.STARTED, status.CANCELING]
     for run in instance.get_runs(RunsFilter(statuses=active)):
         tags, check = run.tags, f"Dagster run {run.run_id[:8]}"
-        if PID_TAG not in tags or STARTED_TAG not in tags:
+        if not is_recorded(tags):
             detail = f"{run.status.value}, and nobody wrote down its process; if it hangs, terminate it in the UI"
             yield Finding(check=check, state=WARNING, detail=detail)
             continue
-        if tags.get(HOST_TAG) != socket.gethostname() or is_same_process(
-            int(tags[PID_TAG]), float(tags[STARTED_TAG])
-        ):
+        if not is_gone(tags):
             continue
         detail = f"{run.status.value}, but its process {tags[PID_TAG]} is gone"
         if not mend:
@@ -206,6 +191,8 @@ def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
         else:
             instance.report_run_failed(run, f"gristmill doctor: {detail}")
             yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as failed, start it again")
+    if mend:
+        free_slots_of_dead_runs(instance)
     queued = instance.get_runs(RunsFilter(statuses=[status.QUEUED]))
     if queued and not _daemon_lives(instance):
         detail = f"{len(queued)} QUEUED, and no daemon to start them; `make ui` starts one, or cancel them there"

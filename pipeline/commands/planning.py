@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline.definitions import definitions
-from pipeline.defs.io_manager import asset_name
+from pipeline.defs.names import asset_name
 from pipeline.defs.resources import Mill
 from pipeline.store.layout import Layout, all_current, all_entries, asset_records
 from pipeline.store.records import Handle

@@ -1,6 +1,7 @@
 """Asset `documents`: the texts of the pages of all sources."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import dagster as dg
 
@@ -11,30 +12,34 @@ from pipeline.corpus.deny_list import deny_list
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
-from pipeline.defs.resources import CORES, Mill, code_version, settings
-from pipeline.defs.run_config import ConfigFile, asset_config
+from pipeline.defs.mill_asset import mill_asset
+from pipeline.defs.resources import Mill
+from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Shards
 
 STAGES = {"clean": CleanConfig, "signals": SignalsConfig, "filter": FilterConfig}
 
 
 def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefinition:
-    @dg.asset(
-        ins={f"pages_{name.replace('-', '_')}": dg.AssetIn(["pages", name]) for name in sources},
-        group_name="corpus",
+    @mill_asset(
+        file,
+        key="documents",
+        group="corpus",
         kinds={"parquet", "python"},
-        config_schema=asset_config("documents", STAGES, file),
-        code_version=code_version(CLEAN, MEASURE, FILTER),
-        op_tags=CORES,
+        config=STAGES,
+        code=(CLEAN, MEASURE, FILTER),
+        ins={f"pages_{name.replace('-', '_')}": ["pages", name] for name in sources},
     )
     def documents(
-        context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], **pages: Shards
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        cfg: Mapping[str, Any],
+        **pages: Shards,
     ) -> dg.MaterializeResult[Shards]:
-        """Texts taken out of the pages of all sources, repaired, measured, without personal data that has a form.
+        """Texts extracted from the pages of all sources, repaired, measured, and without formatted personal data.
 
-        What the rules dropped lies beside, each with its reason.
+        What the rules dropped is kept beside them, each document with its reason.
         """
-        cfg = settings(context)
         by_name = [pages[name] for name in sorted(pages)]  # so that their order in sources.toml does not count
         cleaned = mill.build(context, CLEAN, cfg["clean"], *by_name)
         measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
@@ -47,5 +52,5 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
 
 
 def _own_rules(sources: Mapping[str, Source]) -> dict[str, SourceRules]:
-    """Of the sources that say something for themselves."""
+    """The rules of the sources that have rules of their own."""
     return {name: own for name, source in sources.items() if (own := source.own_rules()) != SourceRules()}

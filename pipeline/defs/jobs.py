@@ -14,7 +14,7 @@ def jobs() -> dict[str, Job]:
     """By name. `pretrain` and `finetune` start from what the assets before them hold at the moment."""
     selections = {
         "demo": (ALL, "Everything: from the sources to the evaluated models."),
-        "corpus": (CORPUS, "Collect the sources anew, up to the token shards."),
+        "build_corpus": (CORPUS, "Collect the sources again and build everything up to the token shards."),
         "pretrain": (EVALUATED, "The foundation model and its evaluation, from the token shards as they are."),
         "finetune": (
             ALL - EVALUATED - dg.AssetSelection.groups("corpus"),

@@ -1,15 +1,10 @@
-"""What the assets share: the mill, which builds stages, tracks what trains, and says what came of it.
+"""What the assets share: the mill, which builds stages in the data folder, and how handles pass between assets.
 
-In: a layout. Out: the resources of the code location, and its executor. Both depend on the environment only:
-
-    GRISTMILL_DATA       the data folder (pipeline/store/layout.py)
-    MLFLOW_TRACKING_URI  the tracking server (pipeline/tracking/delivery.py)
-    GRISTMILL_EXECUTOR   `processes` (default: a process a step, two at once) or `in_process` (quickest start)
+Both show under "Resources" in the Dagster UI. GRISTMILL_DATA names the data folder (pipeline/store/layout.py),
+MLFLOW_TRACKING_URI the MLflow server (pipeline/tracking/server.py).
 """
 
-import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,26 +13,24 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
-import psutil
+import pydantic
 
 from model.launch import Ended, launch
-from pipeline.defs.io_manager import HandleFiles, asset_name
 from pipeline.defs.metadata import materialised
+from pipeline.defs.names import asset_name
 from pipeline.store.errors import Terminated
-from pipeline.store.layout import Layout
+from pipeline.store.layout import Layout, load_current, save_current
 from pipeline.store.progress import current_show
 from pipeline.store.records import Checkpoint, Handle, Report
 from pipeline.store.store import Built, Config, Launch, Show, Stage, Store, read_record
 from pipeline.tracking.journal import FAILED, FINISHED, KILLED
 from pipeline.tracking.keepsakes import keep_results
 from pipeline.tracking.registry import Candidate
+from pipeline.tracking.server import URI_VARIABLE, tracking_uri
 from pipeline.tracking.tracker import Tracker
 
 C = TypeVar("C")
-LOG_SECONDS = 10.0  # between two lines about progress in a run's log
-CORES = {"gristmill/cores": "all"}  # tag of the steps that use every core
-EXECUTORS = ("processes", "in_process")
-PRELOADED = ["torch", "mlflow.tracking", "pipeline.definitions"]  # once, in the process that steps are forked from
+LOG_SECONDS = 10.0  # between two lines about progress in the log of a run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,11 +113,6 @@ def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch
     return launched
 
 
-def settings(context: dg.AssetExecutionContext) -> Any:
-    """The config dataclass of an asset's stage, or stage -> config: see pipeline/defs/run_config.py."""
-    return context.op_execution_context.op_config
-
-
 def made_with(config: type[C], handle: Handle) -> C:
     """The config that a finished output was made with."""
     record = read_record(handle.directory)
@@ -132,51 +120,45 @@ def made_with(config: type[C], handle: Handle) -> C:
     return config(**record["config"])
 
 
-def code_version(*stages: Stage) -> str:
-    """What Dagster compares to tell that an asset's code has changed."""
-    return " ".join(f"{stage.name}-{stage.version}" for stage in stages)
+FOLDER = pydantic.Field(description="Absolute path of the data folder (GRISTMILL_DATA, else ./data).")
+
+
+class MillOfFolder(dg.ConfigurableResource[Mill]):
+    """The mill, which builds the stages of a data folder and records trainings and evaluations in MLflow."""
+
+    data_folder: str = FOLDER
+    mlflow_tracking_uri: str = pydantic.Field(
+        description="Address of the MLflow server that trainings and evaluations are recorded in"
+        " (MLFLOW_TRACKING_URI, else a SQLite file below the data folder)."
+    )
+
+    def create_resource(self, context: dg.InitResourceContext) -> Mill:
+        layout = Layout(Path(self.data_folder))
+        if self.mlflow_tracking_uri != tracking_uri(layout):  # somebody chose another one in the launchpad
+            os.environ[URI_VARIABLE] = self.mlflow_tracking_uri
+        return Mill(layout=layout)
+
+
+class HandleFiles(dg.ConfigurableIOManager):
+    """Passes the address of a finished folder from asset to asset: one small JSON file per asset, never the data."""
+
+    data_folder: str = FOLDER
+
+    def handle_output(self, context: dg.OutputContext, obj: Handle) -> None:
+        save_current(Layout(Path(self.data_folder)), asset_name(context.asset_key), obj)
+
+    def load_input(self, context: dg.InputContext) -> Handle:
+        return load_current(Layout(Path(self.data_folder)), asset_name(context.asset_key))
 
 
 def resources(layout: Layout) -> dict[str, Any]:
-    return {"io_manager": HandleFiles(layout), "mill": dg.ResourceDefinition(lambda context: _mill(context, layout))}
-
-
-def executor() -> dg.ExecutorDefinition:
-    """A process a step, forked from one that has the heavy libraries loaded; or everything in this process."""
-    name = os.environ.get("GRISTMILL_EXECUTOR", EXECUTORS[0])
-    if name not in EXECUTORS:
-        raise ValueError(f"GRISTMILL_EXECUTOR={name!r} must be one of {', '.join(EXECUTORS)}")
-    if name == "in_process":
-        return dg.in_process_executor
-    return dg.multiprocess_executor.configured(
-        {
-            "max_concurrent": 2,
-            # two steps that each want every core take longer together than one after the other
-            "tag_concurrency_limits": [{"key": next(iter(CORES)), "limit": 1}],
-            "start_method": {"forkserver": {"preload_modules": PRELOADED}},
-        }
-    )
-
-
-def _mill(context: dg.InitResourceContext, layout: Layout) -> Mill:
-    """Dagster calls this in every step, which is when the run learns whose process works on it."""
-    if context.instance and context.run:
-        process = psutil.Process(_process_of_run())
-        tags = {
-            "gristmill/pid": str(process.pid),
-            "gristmill/host": socket.gethostname(),
-            "gristmill/process_started": str(process.create_time()),
-        }
-        if not tags.items() <= context.run.tags.items():
-            context.instance.add_run_tags(context.run.run_id, tags)
-    return Mill(layout=layout)
-
-
-def _process_of_run() -> int:
-    """The process that lives as long as the run does: a step's own one ends before the next step starts."""
-    parent = multiprocessing.parent_process()
-    forked_for_step = multiprocessing.current_process().name.startswith("ForkServerProcess")
-    return (parent.pid if parent is not None and forked_for_step else None) or os.getpid()
+    """By key. The UI shows the name MLFLOW_TRACKING_URI and not its value, which may hold a password."""
+    folder = str(layout.data)
+    uri = dg.EnvVar(URI_VARIABLE) if os.environ.get(URI_VARIABLE) else tracking_uri(layout)
+    return {
+        "mill": MillOfFolder(data_folder=folder, mlflow_tracking_uri=uri),
+        "io_manager": HandleFiles(data_folder=folder),
+    }
 
 
 def _shown_and_logged(context: dg.AssetExecutionContext, show: Show) -> Show:

@@ -15,7 +15,7 @@ def schedules(jobs: Mapping[str, Job]) -> list[dg.ScheduleDefinition]:
     return [
         dg.ScheduleDefinition(
             name="nightly_corpus",
-            job=jobs["corpus"],
+            job=jobs["build_corpus"],
             cron_schedule=NIGHTLY,
             default_status=off,
             description="At 2:00 UTC: collect all sources; what has not changed is not built again.",

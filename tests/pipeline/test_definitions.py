@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from pipeline.definitions import definitions
-from pipeline.defs.io_manager import asset_name
+from pipeline.defs.names import asset_name
 from pipeline.serving.generate import classify_text
 from pipeline.store.layout import all_current
 from pipeline.tracking.server import new_client, run_id_of
@@ -94,25 +94,53 @@ def test_graph_groups_kinds_and_descriptions_are_there_and_nothing_is_partitione
     nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
     assert {node.group_name for node in nodes} == {"corpus", "pretraining", "fine_tuning", "evaluation"}
     for node in nodes:
-        assert node.description and node.kinds and node.partitions_def is None and not node.owners
+        assert node.description and node.kinds and node.partitions_def is None and node.freshness_policy
+
+
+def test_graph_owner_of_the_project_owns_every_asset(toy_layout):
+    toy_layout.config_toml.write_text('[project]\nowner = "team:millers"\n')
+    graph = definitions(toy_layout).resolve_asset_graph()
+    assert {owner for key in graph.get_all_asset_keys() for owner in graph.get(key).owners} == {"team:millers"}
+    for bad in ('owner = "millers"', 'owners = ["team:millers"]', "owner = 3"):
+        toy_layout.config_toml.write_text(f"[project]\n{bad}\n")
+        with pytest.raises(ValueError, match=r"\[project\] is .*expected one line like owner"):
+            definitions(toy_layout)
 
 
 def test_graph_jobs_hold_their_part(toy_graph):
     defs = definitions(toy_graph.layout)
     parts = {
         name: {asset_name(key) for key in defs.resolve_job_def(name).asset_layer.selected_asset_keys}
-        for name in ("demo", "corpus", "pretrain", "finetune")
+        for name in ("demo", "build_corpus", "pretrain", "finetune")
     }
     assert parts["demo"] == ASSETS
     examples = "moods_examples"  # which the corpus must not hold
-    assert parts["corpus"] == {"pages/web", "pages/local-texts", "documents", "corpus", *REPORT_AND_TOKENS, examples}
+    assert parts["build_corpus"] == {
+        "pages/web",
+        "pages/local-texts",
+        "documents",
+        "corpus",
+        *REPORT_AND_TOKENS,
+        examples,
+    }
     assert parts["pretrain"] == {"foundation_model", "foundation_evaluation"}
     assert parts["finetune"] == {"moods_examples", "moods_model", "moods_evaluation"}
 
 
-def test_graph_run_knows_its_process(toy_graph):
-    tags = toy_graph.instance.get_run_by_id(toy_graph.first.run_id).tags
-    assert {"gristmill/pid", "gristmill/host", "gristmill/process_started"} <= set(tags)
+def test_graph_no_name_is_asset_group_and_job_at_once(toy_graph):
+    defs = definitions(toy_graph.layout)
+    graph = defs.resolve_asset_graph()
+    assets = {asset_name(key) for key in graph.get_all_asset_keys()}
+    groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
+    jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert len(jobs) == 4
+    assert not jobs & (assets | groups)
+
+
+def test_graph_every_step_is_named_as_its_asset(toy_graph):
+    for step in definitions(toy_graph.layout).resolve_asset_graph().assets_defs:
+        if step.keys:
+            assert step.node_def.name == asset_name(step.key).replace("/", "__").replace("-", "_")
 
 
 @pytest.mark.parametrize(

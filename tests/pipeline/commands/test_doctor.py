@@ -25,23 +25,23 @@ import sys
 from pathlib import Path
 import dagster as dg
 from pipeline.store.layout import Layout
-from pipeline.defs.resources import resources
+from pipeline.defs.run_process import run_here
 from pipeline.tracking.tracker import Tracker
 
 layout = Layout(Path(sys.argv[1]))
 
-@dg.op(required_resource_keys={"mill"})
+@dg.op
 def grind():
     Tracker(layout=layout, asset="flour", group="pretraining").started("FINGERPRINT", {"stones": 2}, [])
     print("grinding", flush=True)
     sys.stdin.read()
 
-@dg.job(resource_defs=resources(layout))
+@dg.job
 def grinding():
     grind()
 
 with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
-    grinding.execute_in_process(instance=instance)
+    run_here(grinding, instance)
 """.replace("FINGERPRINT", FINGERPRINT)
 
 

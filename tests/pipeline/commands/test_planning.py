@@ -143,7 +143,7 @@ def test_plan_as_json_tells_the_stages(other_settings, monkeypatch, capsys):
 
 def test_plan_covers_what_a_run_then_rebuilds(toy_layout):
     """The corpus of a project of its own: built, one page changed, planned, built again."""
-    job = definitions(toy_layout).resolve_job_def("corpus")
+    job = definitions(toy_layout).resolve_job_def("build_corpus")
     with dg.DagsterInstance.ephemeral() as instance:
         job.execute_in_process(instance=instance, run_config=QUIET)
         names = {"pages/web", "pages/local-texts", "documents", "corpus", "tokenizer", "token_shards"}

@@ -14,7 +14,7 @@ MONDAY = datetime.datetime(2026, 3, 2, 2, 0, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(
-    ("name", "job", "cron"), [("nightly_corpus", "corpus", "0 2 * * *"), ("weekly_demo", "demo", "0 4 * * 0")]
+    ("name", "job", "cron"), [("nightly_corpus", "build_corpus", "0 2 * * *"), ("weekly_demo", "demo", "0 4 * * 0")]
 )
 def test_schedule_is_off_at_first_and_asks_for_its_job_at_a_tick(toy_layout, name, job, cron):
     defs = definitions(toy_layout)

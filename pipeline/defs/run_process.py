@@ -1,0 +1,93 @@
+"""Which process works on a Dagster run, and what runs need that are started outside the UI, as by `gristmill demo`.
+
+In: an instance. Out: the process of a run as tags, so that a run whose process died is recognised; runs that the UI
+shows in its timeline and below their job; and places in pools that dead runs no longer hold. Dagster frees those of a
+killed run only while its daemon runs, and those of a killed `gristmill demo` never: the next one would wait for ever.
+"""
+
+import functools
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+import psutil
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
+
+TAG = ".dagster/gristmill_"  # a prefix that the UI hides
+PID_TAG, HOST_TAG, STARTED_TAG = f"{TAG}pid", f"{TAG}host", f"{TAG}process_started"
+CLOCK_SECONDS = 2.0  # by which two readings of a process's start may differ
+CODE_LOCATION, REPOSITORY = "gristmill", "__repository__"  # as workspace.yaml and Dagster name them
+FREE_EVERY_SECONDS = 15.0
+
+
+def process_tags() -> dict[str, str]:
+    """Tags that record this process as the one that works on a run."""
+    started = psutil.Process().create_time()
+    return {PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), STARTED_TAG: str(started)}
+
+
+def is_recorded(tags: Mapping[str, str]) -> bool:
+    return PID_TAG in tags and STARTED_TAG in tags
+
+
+def is_gone(tags: Mapping[str, str]) -> bool:
+    """Whether the recorded process has ended; False where none is recorded, and for one of another machine."""
+    if not is_recorded(tags) or tags.get(HOST_TAG) != socket.gethostname():
+        return False
+    return not is_same_process(int(tags[PID_TAG]), float(tags[STARTED_TAG]))
+
+
+def is_same_process(pid: int, started: float) -> bool:
+    """Whether the process `pid` that began at `started` (seconds since 1970) still runs."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started) < CLOCK_SECONDS
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def free_slots_of_dead_runs(instance: dg.DagsterInstance) -> None:
+    """Gives back the places in pools of runs that have ended, or whose process has."""
+    for run_id in instance.event_log_storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished or is_gone(run.tags):
+            instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, **options: Any) -> dg.ExecuteInProcessResult:
+    """Executes a job in this process as a run of the code location that the UI loads.
+
+    Without that origin the UI lists the run, but neither in its timeline nor below its job. Dagster's public calls
+    cannot set it for a run in the same process.
+    """
+    origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(CODE_LOCATION), REPOSITORY)
+    tags = {**process_tags(), REPOSITORY_LABEL_TAG: origin.get_label()}
+    create = functools.partial(instance.create_run_for_job, remote_job_origin=origin.get_job_origin(job.name))
+    instance.create_run_for_job = create  # type: ignore[method-assign]
+    with slots_of_dead_runs_freed(instance):
+        return job.execute_in_process(instance=instance, tags=tags, **options)
+
+
+@contextmanager
+def slots_of_dead_runs_freed(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Frees them now, and again and again while the block waits for a place in a pool."""
+    free_slots_of_dead_runs(instance)
+    ended = threading.Event()
+
+    def free() -> None:
+        while not ended.wait(FREE_EVERY_SECONDS):
+            free_slots_of_dead_runs(instance)
+
+    thread = threading.Thread(target=free, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -1,10 +1,10 @@
 """What a page costs from 300 to 30,000 real web pages: seconds and memory of collect, clean, signals and filter.
 
-In: manuals from the Debian archive (kind `package`, registry `debian`; the newest version that the mirror has), some
-200 MB, fetched once into --cache. Out: a markdown table, printed and written to bench/scale.md.
+In: manuals from the Debian archive (the newest version that `apt-get download` finds), some 200 MB, fetched once into
+--cache and unpacked by dpkg-deb. Out: a markdown table, printed and written to bench/scale.md.
 
 Every size has the same mix, because its pages are those with the smallest hashes over all manuals: the smaller sizes
-lie within the larger ones. Each manual becomes a smaller .deb with the chosen pages, which `collect` reads as it
+lie within the larger ones. Each manual becomes a smaller .tar.xz with the chosen pages, which `collect` reads as it
 reads any other. Every stage of every size runs in a process of its own, so that its peak of memory is its own. A
 shard has a fixed cost, too (its files are synced to disk), which weighs more where it holds few pages.
 
@@ -12,7 +12,6 @@ shard has a fixed cost, too (its files are synced to disk), which weighs more wh
 """
 
 import argparse
-import hashlib
 import io
 import json
 import lzma
@@ -30,17 +29,15 @@ import xxhash
 
 from bench.machine import Memory, machine
 from pipeline.corpus.clean.stage import CLEAN, CleanConfig
+from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.members import members_of
-from pipeline.corpus.collect.package import fetch_package
-from pipeline.corpus.collect.registry_debian import offers
-from pipeline.corpus.collect.sources import PackageSource
 from pipeline.corpus.collect.stage import collect
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.records import Counts
-from pipeline.store.shards import read_table, shard_paths
+from pipeline.store.shards import read_table, replacing, shard_paths
 from pipeline.store.store import Store, read_handle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,34 +80,36 @@ def main() -> None:
 
 
 def fetched(cache: Path) -> dict[str, Path]:
-    """The .deb of every manual, the newest that the mirror has: of several, that of the last suite."""
-    newest = {offer.package: offer for offer in offers(MANUALS)}
-    if missing := sorted(set(MANUALS) - set(newest)):
-        print(f"not on this mirror: {', '.join(missing)}", file=sys.stderr)
+    """The files of every manual that the mirror has, as <package>.tar."""
+    folder = cache / "manuals"
+    folder.mkdir(parents=True, exist_ok=True)
     files = {}
-    for package, offer in sorted(newest.items()):
-        source = pinned(package, offer.version, offer.sha256)
-        files[package] = fetch_package(source, cache)
-        print(f"{package} {offer.version} {offer.sha256}", file=sys.stderr)
+    for package in MANUALS:
+        tar = folder / f"{package}.tar"
+        if not tar.exists():
+            if subprocess.run(["apt-get", "download", package], cwd=folder, check=False).returncode:
+                print(f"not on this mirror: {package}", file=sys.stderr)
+                continue
+            (deb,) = folder.glob(f"{package}_*.deb")
+            with replacing(tar) as part, part.open("wb") as out:
+                subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=out, check=True)
+            print(deb.name, file=sys.stderr)
+        files[package] = tar
     return files
 
 
-def pinned(package: str, version: str, sha256: str) -> PackageSource:
-    name = package.replace(".", "-").replace("+", "")
-    return PackageSource(
-        name=name, registry="debian", package=package, version=version, sha256=sha256, members=PAGES, licence="free"
-    )
-
-
 def write_samples(manuals: dict[str, Path], sizes: list[int], folder: Path) -> None:
-    """<folder>/<size>/cache/<sha256>/<package>.deb with the pages of each size, and sources.json beside."""
+    """<folder>/<size>/manuals/<package>.tar.xz with the pages of each size."""
     limits = limits_of(manuals, sizes)
     for package, path in manuals.items():
         with ExitStack() as stack:
             archives = {}
             for size in sizes:
-                (folder / str(size)).mkdir(parents=True, exist_ok=True)
-                compressed = stack.enter_context(lzma.open(folder / str(size) / f"{package}.tar.xz", "wb", preset=0))
+                if limits[package][size] < 0:
+                    continue
+                target = folder / str(size) / "manuals" / f"{package}.tar.xz"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                compressed = stack.enter_context(lzma.open(target, "wb", preset=0))
                 archives[size] = stack.enter_context(tarfile.open(fileobj=compressed, mode="w"))
             for rank, name, content in pages_of(package, path, max(limits[package].values())):
                 for size, archive in archives.items():
@@ -118,9 +117,6 @@ def write_samples(manuals: dict[str, Path], sizes: list[int], folder: Path) -> N
                         info = tarfile.TarInfo(f"./{name}")
                         info.size = len(content)
                         archive.addfile(info, io.BytesIO(content))
-    for size in sizes:
-        sources = [write_deb(folder / str(size), package) for package in manuals if limits[package][size] > -1]
-        (folder / str(size) / "sources.json").write_text(json.dumps(sources))
 
 
 def limits_of(manuals: dict[str, Path], sizes: list[int]) -> dict[str, dict[int, int]]:
@@ -155,20 +151,6 @@ def pages_of(package: str, path: Path, limit: int) -> Iterator[tuple[int, str, b
                 yield rank, member.name, file.read()
 
 
-def write_deb(folder: Path, package: str) -> list[str]:
-    """Put <package>.tar.xz into a .deb in the cache. Returns package and sha256."""
-    data = folder / f"{package}.tar.xz"
-    content = data.read_bytes()
-    header = f"{'data.tar.xz':<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
-    deb = b"!<arch>\n" + header + content + b"\n" * (len(content) % 2)
-    sha256 = hashlib.sha256(deb).hexdigest()
-    target = folder / "cache" / sha256 / f"{package}_1.deb"
-    target.parent.mkdir(parents=True)
-    target.write_bytes(deb)
-    data.unlink()
-    return [package, sha256]
-
-
 def child_cost(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--workers", str(n_workers)]
     answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
@@ -201,8 +183,8 @@ def run(stage: str, store: Store, folder: Path) -> tuple[list[Any], Counts]:
     counts = Counts()
     if stage == "collect":
         built = [
-            collect(store, pinned(package, "1", sha256), folder / "cache")
-            for package, sha256 in json.loads((folder / "sources.json").read_text())
+            collect(store, FilesSource(name=name_of(path), path=str(path), members=PAGES), folder / "cache")
+            for path in sorted((folder / "manuals").iterdir())
         ]
     elif stage == "clean":
         built = [store.build(CLEAN, CleanConfig(), *made(folder, "collect"))]
@@ -215,6 +197,11 @@ def run(stage: str, store: Store, folder: Path) -> tuple[list[Any], Counts]:
         assert one.counts is not None and one.counts.is_conserved() and not one.unchanged
         counts.add(one.counts)
     return [one.handle for one in built], counts
+
+
+def name_of(path: Path) -> str:
+    """Of a source: libboost1-74-doc for libboost1.74-doc.tar.xz."""
+    return path.name.removesuffix(".tar.xz").replace(".", "-").replace("+", "")
 
 
 def made(folder: Path, stage: str) -> list[Any]:

@@ -13,6 +13,7 @@ from model.recipe import parsed_changes
 from pipeline.cli import build_parser
 from pipeline.commands.settings import parse_settings
 from pipeline.commands.stages import RUNNABLE
+from pipeline.corpus.collect.sources import KINDS as SOURCE_KINDS
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.tasks.tasks_toml import read_tasks
 
@@ -25,7 +26,8 @@ PAGES = [
 
 
 def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for its_language, block in blocks if its_language == language]
 
 
 def _commands(page: Path) -> list[str]:
@@ -78,6 +80,7 @@ def test_readme_table_names_every_subcommand():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_examples_parse_with_their_settings(page):
     for command in _commands(page):
+        command = command.partition(" < ")[0]  # without what a shell reads from a file
         args = build_parser().parse_args(shlex.split(command, comments=True)[1:])
         if getattr(args, "set", None):
             _, config = RUNNABLE[getattr(args, "name", "train")].load()
@@ -101,7 +104,7 @@ def test_page_toml_is_what_the_project_reads(page, tmp_path):
         tables = tomllib.loads(block)
         if "kind" not in next(iter(tables.values())):
             continue  # config.toml, whose tables are those of the assets
-        if next(iter(tables.values()))["kind"] in ("files", "package"):
+        if next(iter(tables.values()))["kind"] in SOURCE_KINDS:
             read_sources(path)
         else:
             read_tasks(path)

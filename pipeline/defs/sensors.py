@@ -7,8 +7,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from pipeline.corpus.collect.sources import FilesSource, Source
-from pipeline.corpus.collect.stage import snapshot_digest
+from pipeline.corpus.collect.source import Source
 from pipeline.store.layout import Layout
 from pipeline.tracking.delivery import end_dead_runs
 from pipeline.tracking.journal import FAILED, KILLED
@@ -17,7 +16,7 @@ LOOK_SECONDS = 30
 
 
 def sensors(layout: Layout, sources: Iterable[Source]) -> list[dg.SensorDefinition]:
-    watched = [watch(source) for source in sources if isinstance(source, FilesSource)]
+    watched = [watch(source) for source in sources if source.is_watched]
     return [*watched, close_failed(layout), close_cancelled(layout)]
 
 
@@ -36,7 +35,7 @@ def watch(source: Source) -> dg.SensorDefinition:
     )
     def watch_source(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         asked, seen = (context.cursor or " ").split(" ")
-        now = snapshot_digest(source)
+        now = source.snapshot()
         if now == asked:
             return dg.SensorResult(skip_reason="nothing changed", cursor=f"{asked} {now}")
         if now != seen:

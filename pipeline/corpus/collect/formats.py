@@ -21,7 +21,7 @@ from pipeline.corpus.clean.code_text import LANGUAGE_OF_NAME, language_of_first_
 from pipeline.corpus.collect.mbox import FROM_LINE, messages
 from pipeline.corpus.collect.members import UNREADABLE, Member
 from pipeline.corpus.collect.pages import PREVIEW_BYTES, TABLE_TYPES, Found, Refused, Rewound, page_of_record
-from pipeline.corpus.collect.sources import Source
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.tables import json_pages, parquet_pages, table_pages
 from pipeline.corpus.collect.wiki_dump import Article, read_articles
 

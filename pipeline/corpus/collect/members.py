@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pipeline.corpus.collect.deb import deb_data
-
-ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".deb")
+ARCHIVE_SUFFIXES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 ZIP_SUFFIXES = (".zip", ".whl")
 UNREADABLE = (
     OSError,
@@ -132,9 +130,6 @@ def _archive_members(path: Path, strip_top: bool) -> Iterator[Member]:
     suffix = path.suffix.lower()
     if suffix in ZIP_SUFFIXES:
         yield from _zip_members(path, strip_top)
-    elif suffix == ".deb":
-        with deb_data(path) as data, tarfile.open(fileobj=data, mode="r|", tarinfo=_Header) as archive:
-            yield from _tar_members(archive, strip_top)
     else:
         if suffix == ".tar":
             _check_tar_end(path)

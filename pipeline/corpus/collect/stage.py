@@ -7,7 +7,7 @@ shard.
 What the deny list names is left out as `denied`, whatever else is wrong with it, and without its content.
 
 The identity of the output is its content without `collected_at`: a source that was collected again and had not
-changed makes nothing downstream run again. Where the files lie in the cache is no part of the recipe; the path of a
+changed makes nothing downstream run again. Where the files are in the cache is no part of the recipe; the path of a
 `files` source is, because the addresses of its pages hold it.
 """
 
@@ -19,35 +19,30 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.collect.formats import Found, Refused, read_member
-from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
-from pipeline.corpus.collect.package import fetch_package
-from pipeline.corpus.collect.sources import FilesSource, PackageSource, Source
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, keys_of_source, read_denials
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.records import DROPPED, PAGE, PREVIEW_CHARACTERS, Counts, Shards
 from pipeline.store.shards import (
     DROPPED_FOLDER,
-    file_digest,
     replacing,
     shard_name,
     shard_paths,
     text_digest,
     write_rows,
-    write_text,
 )
-from pipeline.store.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work, room_for
+from pipeline.store.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work
 
 MB = 1_000_000
 SPOOL_BYTES = 64 * MB  # rows held in memory before they go to the temporary files of their shards
 ROW_BYTES = 1000  # what a row costs in memory beside its longest column
 ROW_GROUP_BYTES = 16 * MB  # so that a reader needs no whole shard
-SETTLED_SECONDS = 2  # a file younger than this may change again without a new mtime
+UNNAMED = ("files", "package")  # kinds whose name is no part of a fingerprint; every other kind's is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,25 +87,13 @@ def collect(
     recipe = CollectRecipe(
         source=source,
         config=cfg or CollectConfig(),
-        snapshot=snapshot_digest(source),
-        content=_content_digest(source, cache),
+        snapshot=source.snapshot(),
+        content=source.digest(cache) if source.kind in UNNAMED else f"{source.kind}:{source.digest(cache)}",
         cache=cache,
         denied=denials.digest(),
         denials=denials,
     )
     return store.build(COLLECT, recipe, directory=directory)
-
-
-def snapshot_digest(source: Source) -> str:
-    """Changes when files of the source come, go or change; reads names, sizes and times only.
-
-    Raises ValueError when the path of a `files` source does not exist.
-    """
-    if isinstance(source, PackageSource):
-        return source.sha256
-    assert isinstance(source, FilesSource)
-    stats = ((path, path.lstat()) for path in _files(source))
-    return text_digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats))
 
 
 def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
@@ -119,12 +102,12 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
         leftover.unlink()  # of a run that saw the files in another state
     started = time.monotonic()
     collected_at = datetime.now(UTC).replace(microsecond=0)
-    members, base = _members(source, cfg.cache, work)
+    entries = source.entries(cfg.cache, lambda done, total: work.progress(done, total, "bytes"))
     counts = Counts()
     max_bytes = int(cfg.config.max_page_mb * MB)
     with _Spool(work.directory, PAGE, "content") as spool, _Spool(work.directory, DROPPED, "preview") as refused:
-        for member in members:
-            for item in read_member(member, _address(base, member.name), source, max_bytes):
+        for address, member in entries:
+            for item in read_member(member, address, source, max_bytes):
                 counts.rows_in += 1
                 shard = shard_name(source.name, item.url, cfg.config.n_shards)
                 if _is_denied(item, cfg.denials):
@@ -149,7 +132,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
         for shard in refused.shards():
             rows = sorted(refused.read(shard), key=lambda row: (row["url"], row["reason"], row["preview"]))
             write_rows(work.directory / DROPPED_FOLDER / shard, rows, DROPPED)
-    if snapshot_digest(source) != cfg.snapshot:
+    if source.snapshot() != cfg.snapshot:
         raise SourceUnavailable(f"files of source `{source.name}` changed while they were read; run again")
     kept = tuple(path.name for path in shard_paths(work.directory))
     seconds = {"seconds_reading": time.monotonic() - started}
@@ -157,70 +140,6 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
 
 
 COLLECT = Stage(name="collect", version=2, function=collect_pages, handle=Shards)
-
-
-def _members(source: Source, cache: Path, work: Work) -> tuple[Iterator[Member], str]:
-    """The members that the globs take, and the address below which they lie."""
-    if isinstance(source, PackageSource):
-        path = fetch_package(source, cache, lambda done, total: work.progress(done, total, "bytes"))
-        members = members_of(path, strip_top=source.has_top_folder)
-        return selected(members, source.members, f"{path.name} (source `{source.name}`)"), source.address
-    assert isinstance(source, FilesSource)
-    path = _existing(source)
-    members = selected(members_of(path), source.members, f"{path} (source `{source.name}`)")
-    if path.is_dir():
-        return members, path.as_uri() + "/"
-    return members, f"{path.as_uri()}!/" if is_archive(path) else path.parent.as_uri() + "/"
-
-
-def _address(base: str, member: str) -> str:
-    return base + quote(member)
-
-
-def _existing(source: FilesSource) -> Path:
-    path = Path(source.path)
-    if not path.exists():
-        raise ValueError(f"source `{source.name}`: path {path} does not exist; it is relative to sources.toml")
-    return path
-
-
-def _files(source: FilesSource) -> list[Path]:
-    """Files that decide the pages: the single file or archive, or what the globs take of a folder."""
-    path = _existing(source)
-    if not path.is_dir():
-        return [path]
-    members = selected(members_of(path), source.members, f"{path} (source `{source.name}`)")
-    return sorted(file for member in members if (file := path / member.name).is_symlink() or file.is_file())
-
-
-def _content_digest(source: Source, cache: Path) -> str:
-    """Digest of the bytes of a source; a file is read again only when its size or time changed."""
-    if isinstance(source, PackageSource):
-        return source.sha256
-    assert isinstance(source, FilesSource)
-    memory = cache / "file_digests" / f"{text_digest(source.path)}.json"
-    known = json.loads(memory.read_text()) if memory.exists() else {}
-    now: dict[str, list[Any]] = {}
-    parts: list[str] = []
-    for path in _files(source):
-        stat = path.stat() if path.exists() else path.lstat()
-        state = [stat.st_size, stat.st_mtime_ns]
-        entry = known.get(str(path))
-        digest = entry[2] if entry and entry[:2] == state else _digest_or_fault(path)
-        parts += [str(path), digest]
-        if time.time() - stat.st_mtime > SETTLED_SECONDS:
-            now[str(path)] = [*state, digest]
-    if now != known:
-        with room_for(COLLECT.name, memory):
-            write_text(memory, json.dumps(now))
-    return text_digest(*parts)
-
-
-def _digest_or_fault(path: Path) -> str:
-    try:
-        return file_digest(path)
-    except OSError as error:  # collecting drops it as unreadable
-        return f"unreadable {error.errno}"
 
 
 def _check_found(source: Source, counts: Counts) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, page_of_record
-from pipeline.corpus.collect.sources import Source
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.csv_records import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
 from pipeline.corpus.text_repair import as_text
 

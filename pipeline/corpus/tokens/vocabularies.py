@@ -11,10 +11,10 @@ import io
 from pathlib import Path
 
 from model.vocabularies import PUBLISHED, parsed_ranks, ranks_file
-from pipeline.corpus.collect.download import Progress
+from pipeline.corpus.collect.download import WAITS
 from pipeline.corpus.collect.members import members_of, selected
-from pipeline.corpus.collect.package import WAITS, fetch_package
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.package import PackageSource, fetch_package
+from pipeline.corpus.collect.source import Progress
 from pipeline.corpus.tokens.hf_tokenizer import CHARACTERS
 
 MOST_BYTES = 16_000_000  # of a file of ranks, unpacked

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.corpus.collect.members import glob_regex
 from pipeline.corpus.collect.sources import FilesSource
-from pipeline.corpus.collect.stage import COLLECT, CollectConfig, collect, snapshot_digest
+from pipeline.corpus.collect.stage import COLLECT, CollectConfig, collect
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.records import DROPPED, PAGE
 from pipeline.store.shards import read_table, shard_paths, text_digest
@@ -406,14 +406,14 @@ def test_glob_matches_within_and_across_folders(glob, name, matches):
 
 def test_snapshot_changes_when_a_file_comes_goes_or_changes(folder):
     source = FilesSource(name="letters", licence="mine", path=str(folder))
-    seen = {snapshot_digest(source)}
-    assert snapshot_digest(source) in seen
+    seen = {source.snapshot()}
+    assert source.snapshot() in seen
     (folder / "new.txt").write_text("new")
-    seen.add(snapshot_digest(source))
+    seen.add(source.snapshot())
     os.utime(folder / "new.txt", (1, 1))
-    seen.add(snapshot_digest(source))
+    seen.add(source.snapshot())
     (folder / "note.txt").unlink()
-    seen.add(snapshot_digest(source))
+    seen.add(source.snapshot())
     assert len(seen) == 4
 
 

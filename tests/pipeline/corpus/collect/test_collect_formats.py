@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.formats import DOCX, EPUB, MAIL, NOTEBOOK, PDF, SOURCE_CODE, Found, Refused, read_member
 from pipeline.corpus.collect.members import Member, members_of
-from pipeline.corpus.collect.sources import MEDIA_TYPES, FilesSource
+from pipeline.corpus.collect.source import MEDIA_TYPES
 
 CSV = b'title,text,link\nOne,"The first\ntext",https://a.example\nTwo,\nThree,third,\n\n'
 MB = 1_000_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.collect.sources import FilesSource, PackageSource, read_sources
+from pipeline.corpus.collect.sources import FilesSource, PackageSource, UrlSource, read_sources
 from pipeline.store.store import literals
 
 HASH = "0123456789abcdef" * 4
@@ -24,22 +24,10 @@ kind = "files"
 path = "letters"
 licence = "mine"
 """
-DEBIAN = f"""
-[manual]
-kind = "package"
-registry = "debian"
-package = "manual-doc"
-version = "1:2.3-4+deb12u5~x"
-sha256 = "{HASH}"
-members = ["usr/share/doc/**/*.html"]
-"""
-NPM = f"""
+URL = f"""
 [texts]
-kind = "package"
-registry = "npm"
-package = "@scope/texts"
-version = "1.2.3-beta.1"
-sha256 = "{HASH}"
+kind = "url"
+urls = ["https://example.org/a/texts-1.0.zip#sha256={HASH}"]
 members = ["**/*.md"]
 """
 
@@ -50,21 +38,13 @@ def read(tmp_path: Path, text: str):
     return read_sources(path)
 
 
-def test_sources_both_kinds_are_read_in_order(tmp_path):
-    sources = read(tmp_path, PACKAGE + FILES)
-    assert list(sources) == ["manual", "letters"]
-    manual, letters = sources.values()
-    assert isinstance(manual, PackageSource) and manual.sha256 == HASH and manual.registry == "pypi"
+def test_sources_of_every_kind_are_read_in_order(tmp_path):
+    sources = read(tmp_path, PACKAGE + FILES + URL)
+    assert list(sources) == ["manual", "letters", "texts"]
+    manual, letters, texts = sources.values()
+    assert isinstance(manual, PackageSource) and manual.sha256 == HASH and manual.file == "sdist"
+    assert isinstance(texts, UrlSource) and texts.urls == (f"https://example.org/a/texts-1.0.zip#sha256={HASH}",)
     assert isinstance(letters, FilesSource) and letters.members == ("**/*",)
-
-
-def test_sources_of_other_registries_have_one_file_a_version(tmp_path):
-    manual, texts = read(tmp_path, DEBIAN + NPM).values()
-    assert isinstance(manual, PackageSource) and isinstance(texts, PackageSource)
-    assert (manual.registry, manual.file, manual.has_top_folder) == ("debian", None, False)
-    assert (texts.registry, texts.file, texts.has_top_folder) == ("npm", None, True)
-    assert manual.address == "debian://manual-doc/1:2.3-4+deb12u5~x/"
-    assert texts.address == "npm://%40scope/texts/1.2.3-beta.1/"
 
 
 def test_sources_say_nothing_of_licence_and_filter_unless_they_do(tmp_path):
@@ -107,11 +87,11 @@ def test_sources_default_file_of_the_project_is_valid():
     ("text", "expected"),
     [
         (PACKAGE.replace('kind = "package"', 'kind = "pakage"'), ["[manual]", "'pakage'", "did you mean `package`?"]),
-        (PACKAGE.replace('kind = "package"', ""), ["[manual]", "key `kind` is missing", "package, files"]),
+        (PACKAGE.replace('kind = "package"', ""), ["[manual]", "key `kind` is missing", "package, files, url"]),
         (PACKAGE.replace("version", "vesion"), ["unknown key `vesion`", "did you mean `version`?", "allowed: kind"]),
         (
             PACKAGE.replace('version = "1.2"', ""),
-            ["key `version` is missing", "needs package, version, sha256, members"],
+            ["key `version` is missing", "needs members, package, version, file, sha256"],
         ),
         (PACKAGE.replace('"MIT"', '""'), ["licence is '', expected a text"]),
         (PACKAGE.replace('"1.2"', "1.2"), ["version is 1.2, expected a text"]),
@@ -122,19 +102,23 @@ def test_sources_default_file_of_the_project_is_valid():
         (PACKAGE.replace(HASH, HASH[:-1]), ["sha256", "64 hexadecimal digits"]),
         (PACKAGE.replace(HASH, HASH.upper()), ["sha256", "lower case"]),
         (PACKAGE.replace('"sdist"', '"egg"'), ["file is 'egg'", "allowed: sdist, wheel"]),
-        (PACKAGE.replace('file = "sdist"', ""), ["key `file` is missing", 'file = "sdist" or file = "wheel"']),
+        (PACKAGE.replace('file = "sdist"', ""), ["key `file` is missing"]),
+        (PACKAGE.replace('"example"', '"../example"'), ["package is '../example'", "name of a package"]),
+        (PACKAGE.replace('"1.2"', '">=1.2"'), ["version is '>=1.2'", "one exact version, such as 1.2.3"]),
         (
-            PACKAGE + 'registry = "deban"',
-            ["registry is 'deban'", "allowed: pypi, npm, debian", "did you mean `debian`"],
+            URL.replace(f"#sha256={HASH}", ""),
+            ["texts-1.0.zip' has no sha256", "`sha256sum FILE` prints it"],
         ),
-        (
-            DEBIAN + 'file = "wheel"',
-            ["file is 'wheel'", 'registry "debian" has one file', "leave the key `file` out"],
-        ),
-        (DEBIAN.replace("manual-doc", "Manual"), ["package is 'Manual'", "name of a package of registry debian"]),
-        (DEBIAN.replace("1:2.3-4+deb12u5~x", "latest"), ["version is 'latest'", "registry debian, such as 1:1.2.3"]),
-        (NPM.replace("@scope/texts", "../texts"), ["package is '../texts'", "registry npm"]),
-        (NPM.replace("1.2.3-beta.1", "^1.2.0"), ["version is '^1.2.0'", "registry npm, such as 1.2.3"]),
+        (URL.replace(HASH, HASH[1:]), ["texts-1.0.zip': sha256 is", "64 hexadecimal digits"]),
+        (URL.replace("https://", "ftp://"), ["does not begin with http://, https:// or file://"]),
+        (URL.replace("https://example.org/", "/"), ["does not begin with http://, https:// or file://"]),
+        (URL.replace("https://example.org", "file://example.org"), ["is on another machine"]),
+        (URL.replace("https://example.org", "https://"), ["has no host"]),
+        (URL.replace("example.org/a/texts-1.0.zip", "example.org/a/"), ["does not end in the name of a file"]),
+        (URL.replace("example.org/a/texts-1.0.zip", "[::1/a"), ["'https://[::1/a': Invalid IPv6"]),
+        (URL.replace("example.org", "me:secret@example.org"), ["of example.org holds a user name", "~/.netrc"]),
+        (URL.replace("urls = [", "urls = []  # ["), ["urls is empty", "#sha256="]),
+        (URL + "max_download_mb = 0", ["max_download_mb is 0.0, expected a number above 0"]),
         (FILES + 'rules = ["gopher_qualiti"]', ["[letters]", "gopher_qualiti", "did you mean 'gopher_quality'"]),
         (FILES + 'rules = "c4"', ["rules is 'c4'", "expected a list of texts", "[]"]),
         (FILES + 'pii = ["emial"]', ["[letters]", "'emial'", "did you mean 'email'"]),

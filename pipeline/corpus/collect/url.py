@@ -1,0 +1,153 @@
+"""Source kind `url`: files at addresses, each pinned by its sha256: archives, dumps, tables or single documents.
+
+An address is http, https or file, and its sha256 follows it as pip writes it:
+`https://example.org/texts.zip#sha256=<64 hexadecimal digits>`. A fetched file is kept as <cache>/<sha256>/<file
+name>; nothing of it is run. The suffix of the name gives the format, as it does in a folder.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+from pipeline.corpus.collect.download import (
+    FILE_NAME,
+    WAITS,
+    cached_file,
+    checked_file,
+    checked_sha256,
+    download,
+    tried,
+)
+from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
+from pipeline.corpus.collect.source import Progress, Source
+from pipeline.store.shards import text_digest
+from pipeline.store.store import NOT_IDENTITY
+
+EXAMPLE = "https://example.org/texts.zip#sha256=<64 hexadecimal digits>"
+MB = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UrlSource(Source):
+    kind: ClassVar[str] = "url"
+
+    urls: tuple[str, ...]  # each an address and its sha256
+    members: tuple[str, ...] = ("**/*",)
+    max_download_mb: float = field(default=20_000.0, metadata=NOT_IDENTITY)  # a larger file is refused
+
+    def __post_init__(self) -> None:
+        Source.__post_init__(self)
+        if not self.urls:
+            raise ValueError(f"urls is empty, expected at least one address with its sha256, such as {EXAMPLE}")
+        for url in self.urls:
+            pinned(url)
+        if not self.max_download_mb > 0:
+            raise ValueError(f"max_download_mb is {self.max_download_mb}, expected a number above 0")
+
+    def snapshot(self) -> str:
+        return text_digest(*(pinned(url).sha256 for url in self.urls))
+
+    def digest(self, cache: Path) -> str:
+        return self.snapshot()
+
+    def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
+        """Of one file after the other; every glob has to take a member of at least one of them."""
+        files = [pinned(url) for url in self.urls]
+        base = ""
+
+        def members() -> Iterator[Member]:
+            nonlocal base
+            for file in files:
+                base = f"{file.address}!/" if is_archive(Path(file.name)) else file.address
+                yield from members_of(fetch_pinned(file, cache, self.max_download_mb, progress))
+
+        where = f"{', '.join(file.name for file in files)} (source `{self.name}`)"
+        for member in selected(members(), self.members, where):
+            yield base + quote(member.name) if base.endswith("!/") else base, member
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedFile:
+    address: str
+    sha256: str
+    name: str
+
+
+def pinned(url: str) -> PinnedFile:
+    """The parts of an address with its sha256. ValueError gives the part that is wrong."""
+    address, mark, sha256 = url.partition("#sha256=")
+    if not mark:
+        raise ValueError(f"{url!r} has no sha256, expected an address such as {EXAMPLE}; `sha256sum FILE` prints it")
+    try:
+        checked_sha256(sha256)
+        parts = urlsplit(address)
+        host = parts.hostname
+    except ValueError as error:
+        raise ValueError(f"{address!r}: {error}") from error
+    if parts.scheme not in ("http", "https", "file"):
+        raise ValueError(f"{address!r} does not begin with http://, https:// or file://")
+    if "@" in parts.netloc:
+        raise ValueError(
+            f"the address of {host} holds a user name or a password, which would be recorded with the pages;"
+            " put the login into ~/.netrc"
+        )
+    if parts.scheme == "file" and host not in (None, "localhost"):
+        raise ValueError(f"{address!r} is on another machine, expected an address such as file:///home/me/texts.zip")
+    if parts.scheme != "file" and not host:
+        raise ValueError(f"{address!r} has no host, expected an address such as {EXAMPLE}")
+    name = parts.path.rpartition("/")[2]
+    if not FILE_NAME.fullmatch(name):
+        raise ValueError(f"{address!r} does not end in the name of a file; its suffix gives the format")
+    return PinnedFile(address, sha256, name)
+
+
+def fetch_pinned(
+    file: PinnedFile,
+    cache: Path,
+    max_download_mb: float,
+    progress: Progress = lambda done, total: None,
+    waits: tuple[float, ...] = WAITS,
+) -> Path:
+    """The file, from the cache or its address.
+
+    Raises ValueError when it has another sha256, is too large or is redirected into a private network, and
+    SourceUnavailable when it cannot be reached.
+    """
+    folder, max_bytes = cache / file.sha256, int(max_download_mb * MB)
+    if (cached := cached_file(folder, file.sha256)) is not None:
+        return cached
+    with checked_file(folder, file.name, file.sha256) as part:
+        if file.address.startswith("file:"):
+            _copy(file.address, part, max_bytes)
+        else:
+            _download(file, part, max_bytes, progress, waits)
+    return folder / file.name
+
+
+def _copy(address: str, part: Path, max_bytes: int) -> None:
+    path = Path(url2pathname(urlsplit(address).path))
+    if not path.is_file():
+        raise ValueError(f"{address}: there is no such file")
+    if path.stat().st_size > max_bytes:
+        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / MB:g} allows")
+    shutil.copyfile(path, part)
+
+
+def _download(file: PinnedFile, part: Path, max_bytes: int, progress: Progress, waits: tuple[float, ...]) -> None:
+    from requests import Session
+
+    advice = (
+        f"check the address and the network and run again, or put the file with sha256 {file.sha256} into"
+        f" {part.parent}"
+    )
+    with Session() as session:
+        tried(
+            lambda: download(session, file.address, part, max_bytes, progress),
+            file.address,
+            advice=advice,
+            waits=waits,
+        )

@@ -52,6 +52,7 @@ def examine(visit: Visit) -> Iterator[Finding]:
         check_settings,
         check_outputs,
         check_dagster_runs,
+        check_mlflow_addresses,
         check_mlflow_runs,
     ]
     for check in checks:
@@ -144,6 +145,21 @@ def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
     with DagsterInstance.from_config(str(visit.layout.dagster_home)) as instance:
         findings = list(_dagster_findings(instance, visit.mend))
     yield from findings or [Finding(check="Dagster runs", state=OK, detail="none hangs")]
+
+
+def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
+    """Addresses in MLflow's database that name the folder from which this data folder was copied or moved."""
+    from pipeline.tracking.relocation import moved_from, relocate
+
+    former, check = moved_from(visit.layout), "MLflow addresses"
+    if former is None:
+        yield Finding(check=check, state=OK, detail="none points outside the data folder")
+    elif visit.mend:
+        n_changed = relocate(visit.layout)
+        yield Finding(check=check, state=MENDED, detail=f"{n_changed} named {former}; they name {visit.layout.data}")
+    else:
+        detail = f"some name {former}, from where this folder was copied or moved; run `gristmill doctor`"
+        yield Finding(check=check, state=BAD, detail=detail)
 
 
 def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:

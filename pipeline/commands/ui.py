@@ -23,6 +23,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.store.layout import Layout
+from pipeline.tracking.relocation import relocate
 
 HOST = "127.0.0.1"
 START_SECONDS = 180.0  # a cold start on a busy machine; the first one also makes MLflow's database
@@ -125,6 +126,7 @@ def mlflow_uri(layout: Layout) -> str:
 
 def mlflow_server(layout: Layout, port: int) -> Server:
     layout.mlflow.mkdir(parents=True, exist_ok=True)
+    relocate(layout)  # the server would show the artifacts of the folder that this one was copied from
     return Server(
         name="MLflow",
         command=[

@@ -73,11 +73,14 @@ class Mill:
     @contextmanager
     def tracked(self, context: dg.AssetExecutionContext, stage: Stage, run_name: str) -> Iterator[Tracker]:
         """An observer whose MLflow run ends as the block does: finished, failed, or killed on request."""
+        key = context.asset_key
         tracker = Tracker(
             layout=self.layout,
-            asset=asset_name(context.asset_key),
-            group=context.assets_def.group_names_by_key[context.asset_key],
+            asset=asset_name(key),
+            group=context.assets_def.group_names_by_key[key],
             run_name=run_name,
+            trains=issubclass(stage.handle, Checkpoint),
+            description="" if run_name else context.assets_def.descriptions_by_key.get(key) or "",
             tags={"dagster.run_id": context.run.run_id, "gristmill.stage": stage.name},
         )
         try:

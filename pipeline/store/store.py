@@ -292,7 +292,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "bytes": sum(files.values()),
         "seconds": round(time.perf_counter() - started, 3),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": _commit(),
+        "commit": code_commit(),
     }
     write_text(work.directory / RECORD, json.dumps(record, indent=1))
     (work.directory / BEGUN).unlink()
@@ -435,7 +435,7 @@ def _only_builder(directory: Path) -> Iterator[None]:
 
 
 @functools.cache
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """Commit of the code that runs, None outside a git checkout or without git."""
     if shutil.which("git") is None:
         return None

@@ -1,36 +1,36 @@
-"""MLflow: one run a built model or evaluation, found again by its fingerprint, with one unbroken curve.
+"""Brings the journals of builds to the MLflow server, while they are built or later.
 
-In: what a build tells its observer. Out: an MLflow run in the experiment named after the asset's group: parameters,
-curve, system metrics, dataset inputs, checkpoints, weights, figures, and registered models.
+In: a journal (pipeline/tracking/journal.py). Out: one run per fingerprint in the experiment named after the asset's
+group, with one unbroken curve: parameters, metrics, datasets, models, checkpoints, figures, the load of the machine.
 
-A build only appends to its journal (pipeline/tracking/journal.py). A thread delivers every ten seconds and at every
-checkpoint, with one log_batch for up to a thousand points; a server that is away costs the build nothing, and what
-could not be delivered waits for the next build or for `gristmill doctor`. Points at or below the last step that
-the server has for a metric are not sent again. mlflow is imported when the first event is delivered.
+A thread delivers every ten seconds and at every checkpoint, with one log_batch for up to a thousand points; a server
+that is away costs the build nothing, and what could not be delivered waits for the next build or for `gristmill
+doctor`. Points at or below the last step that the server has of a metric are not sent again. mlflow is imported when
+the first event is delivered.
 """
 
-import json
 import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from filelock import Timeout
 
 from pipeline.store.layout import Layout
+from pipeline.tracking.datasets import dataset_inputs
+from pipeline.tracking.experiments import DESCRIPTION, experiment_id_of
 from pipeline.tracking.journal import FAILED, RUNNING, Event, Journal, journals, now_ms
+from pipeline.tracking.logged_models import FINAL, RunModels, model_id_of, publish
 from pipeline.tracking.server import new_client, tracking_uri
 
 DELIVER_SECONDS = 10.0
 RETRY_SECONDS = 30.0  # after a failure, so that a server that hangs is not asked all the time
 MOST_POINTS = 1000  # that MLflow takes at once
 MOST_PARAMS = 100
-DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description, as Markdown
 log = logging.getLogger(__name__)
 
 
@@ -101,7 +101,9 @@ class Delivery:
         self.journal = journal
         self.client: Any = None
         self.run_id = ""
-        self.last_steps: dict[str, int] = {}  # metric -> last step that the server has
+        self.params: set[str] = set()  # names of those that the server has
+        self.last: dict[str, tuple[int, int]] = {}  # metric -> step and time of the last point that the server has
+        self.models: Any = None  # of a training
         self.machine: Any = None
 
     def send(self) -> None:
@@ -116,32 +118,35 @@ class Delivery:
             for position, event in events:
                 getattr(self, f"_{kind}")(event)
                 self.journal.delivered(position)
-        if self.journal.state()["status"] != RUNNING:
-            self.journal.forget_delivered()
+        self.journal.forget_delivered()
 
     def sample_machine(self) -> None:
         """Append load and memory of this machine, under the names by which MLflow's page knows them."""
         if self.machine is None:
-            self.machine = Machine(self.last_steps)
+            self.machine = Machine(self.run_id, tracking_uri(self.layout), self.last)
         self.journal.append([{"do": "metrics", "at": now_ms(), **self.machine.sample()}])
 
     def _attach(self) -> None:
         """Find or make the run, log what is not there yet, and learn how far its curves have come."""
         client, state = new_client(self.layout), self.journal.state()
         start = state["start"]
-        experiment_id = _experiment(client, self.layout, start["experiment"])
+        experiment_id = experiment_id_of(client, self.layout, start["experiment"])
         run = self._find_run(client, experiment_id)
         if run is None:
             run = client.create_run(experiment_id, state["begun_at"], start["tags"], start["name"])
             log.info("MLflow run %s for %s", run.info.run_id, start["name"])
-        self.run_id = run.info.run_id
-        self._log_start(client, run, start)
-        self.last_steps = {
-            name: max(point.step for point in client.get_metric_history(self.run_id, name))
-            for name in run.data.metrics
-        }
+        self.run_id, self.params = run.info.run_id, set(run.data.params)
+        for name in run.data.metrics:
+            points = client.get_metric_history(self.run_id, name)
+            self.last[name] = max((point.step, point.timestamp) for point in points)
         self.journal.update(run_id=self.run_id, experiment_id=experiment_id)
+        self.models = RunModels(client, self.layout, self.journal, run) if start["trains"] else None
         self.client = client
+        try:
+            self._log_start(run, start)
+        except BaseException:
+            self.client = None  # so that all of it is tried again
+            raise
 
     def _find_run(self, client: Any, experiment_id: str) -> Any | None:
         from mlflow.exceptions import MlflowException
@@ -153,61 +158,87 @@ class Delivery:
         wanted = f"tags.`gristmill.fingerprint` = '{self.journal.fingerprint}'"
         return next(iter(client.search_runs([experiment_id], wanted, max_results=1)), None)
 
-    def _log_start(self, client: Any, run: Any, start: Mapping[str, Any]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+    def _log_start(self, run: Any, start: Mapping[str, Any]) -> None:
+        from mlflow.entities import LoggedModelInput, RunTag
 
-        new = [Param(key, value) for key, value in start["params"].items() if key not in run.data.params]
-        tags = [RunTag(key, value) for key, value in start["tags"].items()]
-        for first in range(0, max(len(new), 1), MOST_PARAMS):
-            client.log_batch(self.run_id, params=new[first : first + MOST_PARAMS], tags=tags)
+        description = {DESCRIPTION: start["description"]} if start["description"] else {}
+        tags = [RunTag(key, value) for key, value in (description | run.data.tags | start["tags"]).items()]
+        self.client.log_batch(self.run_id, tags=tags)
+        self._params({"values": start["params"]})
         if self.journal.state()["status"] == RUNNING and run.info.status != RUNNING:
-            client.update_run(self.run_id, status=RUNNING)  # it goes on
-        if start["inputs"] and not run.inputs.dataset_inputs:
-            inputs = [
-                DatasetInput(
-                    Dataset(
-                        name=one["name"],
-                        digest=one["digest"],
-                        source_type="local",
-                        source=_json({"uri": Path(one["source"]).as_uri()}),
-                        profile=_json(one["profile"]),
-                    ),
-                    tags=[InputTag("mlflow.data.context", start["experiment"])],
-                )
-                for one in start["inputs"]
-            ]
-            client.log_inputs(self.run_id, inputs)
+            self.client.update_run(self.run_id, status=RUNNING)  # it goes on
+        if not (run.inputs.dataset_inputs or run.inputs.model_inputs):
+            context = "training" if start["trains"] else "evaluation"
+            models = [self._model_id(fingerprint) for fingerprint in start["models"]]
+            self.client.log_inputs(
+                self.run_id,
+                dataset_inputs(self.layout, start["datasets"], context),
+                [LoggedModelInput(model_id) for model_id in models if model_id],
+            )
+        if self.models:
+            self.models.begin(start)
 
-    def _metrics(self, events: list[Event]) -> None:
+    def _params(self, event: Event) -> None:
+        """Those that the server does not have; it takes no second value of one."""
+        from mlflow.entities import Param
+
+        new = [Param(key, value) for key, value in event["values"].items() if key not in self.params]
+        for first in range(0, len(new), MOST_PARAMS):
+            batch = new[first : first + MOST_PARAMS]
+            self.client.log_batch(self.run_id, params=batch)
+            self.params |= {param.key for param in batch}
+        if new and self.models and (model := self.models.get(FINAL)) is not None:
+            known = model.params or {}
+            self.client.log_model_params(model.model_id, {p.key: p.value for p in new if p.key not in known})
+
+    def _metrics(self, events: Sequence[Event], **of: str | None) -> None:
+        """New points; `of` names the model and the dataset that they belong to, if any.
+
+        What the run has already keeps its time, by which MLflow recognises it as the same point.
+        """
         from mlflow.entities import Metric
 
-        points, last_steps = [], dict(self.last_steps)
+        points, last = [], dict(self.last)
         for event in events:
             for name, value in event["values"].items():
-                if event["step"] > last_steps.get(name, -1):
-                    last_steps[name] = event["step"]
-                    points.append(Metric(name, value, event["at"], event["step"]))
+                step, at = last.get(name, (-1, 0))
+                if event["step"] > step:
+                    last[name] = event["step"], event["at"]
+                    points.append(Metric(name, value, event["at"], event["step"], **of))
+                elif of and event["step"] == step:
+                    points.append(Metric(name, value, at, step, **of))
         for first in range(0, len(points), MOST_POINTS):
             batch = points[first : first + MOST_POINTS]
             self.client.log_batch(self.run_id, metrics=batch)
-            self.last_steps.update({point.key: point.step for point in batch})
+            self.last.update({point.key: (point.step, point.timestamp) for point in batch})
+
+    def _scores(self, event: Event) -> None:
+        model_id = self._model_id(event["model"])
+        self._metrics([event], model_id=model_id, **_measured_on(event["datasets"]))
 
     def _checkpoint(self, event: Event) -> None:
-        """All checkpoints so far as one table."""
-        entries = {entry["step"]: entry for entry in self.journal.state().get("checkpoints", [])}
-        entries[event["step"]] = {key: value for key, value in event.items() if key != "do"}
-        in_order = [entries[step] for step in sorted(entries)]
-        self.journal.update(checkpoints=in_order)
-        self.client.log_text(self.run_id, _json(in_order), "checkpoints.json")
+        if self.models:
+            described = self.journal.state()["start"]["datasets"]
+            self._metrics([event], model_id=self.models.checkpoint(event), **_measured_on(described))
 
     def _artifact(self, event: Event) -> None:
-        path = Path(event["path"])
+        path = self.layout.data / event["path"]
         if path.is_dir():
             self.client.log_artifacts(self.run_id, str(path), event["folder"] or None)
         elif path.exists():
             self.client.log_artifact(self.run_id, str(path), event["folder"] or None)
         else:
             log.warning("%s was removed before MLflow could take it", path)
+
+    def _model_file(self, event: Event) -> None:
+        path = self.layout.data / event["path"]
+        model = self.models.get(FINAL if event["step"] is None else str(event["step"])) if self.models else None
+        if model is None or not path.exists():
+            log.warning("%s was removed before MLflow could take it", path)
+        elif path.is_dir():
+            self.client.log_model_artifacts(model.model_id, str(path), event["folder"] or None)
+        else:
+            self.client.log_model_artifact(model.model_id, str(path), event["folder"] or None)
 
     def _describe(self, event: Event) -> None:
         self.client.set_tag(self.run_id, DESCRIPTION, event["text"])
@@ -217,40 +248,53 @@ class Delivery:
 
         register(self.client, self.layout, self.run_id, event)
 
+    def _publish(self, event: Event) -> None:
+        if (model_id := self._model_id(event["model"])) is None:
+            log.warning("%s is not registered, because MLflow does not know the model", event["name"])
+        else:
+            publish(self.client, self.layout, model_id, event)
+
     def _end(self, event: Event) -> None:
+        if self.models:
+            self.models.end(event["status"])
         self.client.set_terminated(self.run_id, event["status"], event["at"])
+
+    def _model_id(self, fingerprint: str) -> str | None:
+        """LoggedModel of a training, whose own journal is delivered first where it waits."""
+        if fingerprint != self.journal.fingerprint and not model_id_of(self.layout, fingerprint):
+            journal = Journal(self.layout, fingerprint)
+            if journal.pending():
+                with suppress(Timeout), journal.lock.acquire(timeout=0):
+                    Delivery(self.layout, journal).send()
+        return model_id_of(self.layout, fingerprint)
 
 
 class Machine:
-    """MLflow's own monitors: processor, memory, disk, network, and GPUs where NVIDIA's library is installed."""
+    """Load of processor, memory, disk, network and GPUs, read by MLflow's monitor and written to the journal.
 
-    def __init__(self, last_steps: Mapping[str, int]):
-        from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
-        from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-        from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-        from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+    Its own thread is not started: that sends to the server by itself, and ends when the server is away for a moment.
+    """
 
-        self.monitors: list[Any] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with suppress(ImportError, RuntimeError):  # no nvidia-ml-py, or no device
-            self.monitors.append(GPUMonitor())
-        self.step = max((step for name, step in last_steps.items() if name.startswith("system/")), default=-1)
+    def __init__(self, run_id: str, uri: str, last: Mapping[str, tuple[int, int]]):
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self.monitor = SystemMetricsMonitor(run_id, tracking_uri=uri)
+        self.step = max((step for name, (step, _) in last.items() if name.startswith("system/")), default=-1)
 
     def sample(self) -> dict[str, Any]:
         self.step += 1
-        values = {}
-        for monitor in self.monitors:
-            monitor.collect_metrics()
-            values |= {f"system/{name}": float(value) for name, value in monitor.aggregate_metrics().items()}
-            monitor.clear_metrics()
+        self.monitor.collect_metrics()
+        values = {f"system/{name}": float(value) for name, value in self.monitor.aggregate_metrics().items()}
+        for one in self.monitor.monitors:
+            one.clear_metrics()
         return {"step": self.step, "values": values}
 
 
-def _experiment(client: Any, layout: Layout, name: str) -> str:
-    if experiment := client.get_experiment_by_name(name):
-        return experiment.experiment_id
-    local = tracking_uri(layout).startswith("sqlite:")
-    folder = layout.mlflow / "artifacts" / name
-    return client.create_experiment(name, artifact_location=folder.as_uri() if local else None)
+def _measured_on(described: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The dataset of a metric, as MLflow takes it; none where nothing is described."""
+    return (
+        {"dataset_name": one["name"], "dataset_digest": one["digest"]} if (one := next(iter(described), None)) else {}
+    )
 
 
 def send_pending(layout: Layout) -> dict[str, int]:
@@ -273,13 +317,8 @@ def end_dead_runs(layout: Layout, status: str = FAILED, dagster_run_id: str | No
     ended = []
     for journal in journals(layout):
         mine = dagster_run_id in (None, journal.state()["start"]["tags"].get("dagster.run_id"))
-        if mine and journal.is_abandoned():
-            journal.close(status)
+        if mine and journal.close_abandoned(status):
             ended.append(journal.fingerprint)
     if ended:
         send_pending(layout)
     return ended
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1)

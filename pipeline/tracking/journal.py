@@ -1,8 +1,9 @@
-"""What a build tells MLflow, written down first: nothing is lost when the server is away or the process dies.
+"""The journal of one build: everything that MLflow is to receive is written to a file before it is sent.
 
 In: events (metrics, checkpoints, artifacts, the end). Out: <data>/tracking/<fingerprint>/ with run.json (what the run
-is, its MLflow ids, its status, how much was delivered) and pending.jsonl (events that wait). Every event may be
-delivered twice without harm, so a kill between delivery and its note costs nothing. Imports no mlflow.
+is, its ids in MLflow, its status, how much was delivered) and pending.jsonl (events that were not delivered yet).
+Every event may be delivered twice without harm, so that a kill between a delivery and its note costs nothing. Paths
+in events are relative to the data folder, so that it may be moved. Imports no mlflow.
 """
 
 import json
@@ -20,11 +21,12 @@ from pipeline.store.layout import Layout
 from pipeline.store.shards import write_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+OPEN_SECONDS = 60  # the store lets one process build; the doctor or a sensor may look for a moment
 Event = dict[str, Any]
 
 
 class Journal:
-    """The journal of one fingerprint; `lock` is held by the process that builds it, until it ends in any way."""
+    """The journal of one fingerprint; the process that builds holds `lock` until it ends in any way."""
 
     def __init__(self, layout: Layout, fingerprint: str):
         self.fingerprint = fingerprint
@@ -32,32 +34,61 @@ class Journal:
         self.lock = FileLock(self.folder / ".lock", thread_local=False)
         self._state = self.folder / "run.json"
         self._pending = self.folder / "pending.jsonl"
-        self._between_threads = threading.Lock()
+        self._between_threads = threading.RLock()
 
-    def open(self, start: Mapping[str, Any]) -> None:
-        """Begin, or go on with what another process began. `start` describes the run: see tracking.Tracker."""
+    def open(self, start: Mapping[str, Any], begun_at: int | None = None) -> None:
+        """Begin, or go on with what another process began. `start` describes the run: see tracker.Tracker.
+
+        Raises TimeoutError when another process keeps the journal.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock.acquire(timeout=60)  # store.build lets one process build; doctor may look for a moment
+        try:
+            self.lock.acquire(timeout=OPEN_SECONDS)
+        except Timeout:
+            raise TimeoutError(
+                f"another process has held {self.folder} for {OPEN_SECONDS} seconds, probably to deliver it to a slow"
+                " MLflow server; wait until it has ended, then run this again"
+            ) from None
         self._cut_torn_line()
-        begun_at = self.state().get("begun_at") or now_ms()
+        begun_at = self.state().get("begun_at") or begun_at or now_ms()
         self.update(start=dict(start), begun_at=begun_at, status=RUNNING, **this_process())
 
-    def close(self, status: str) -> None:
-        """End the run; for the process that has it open, and for whoever found it abandoned."""
+    def close(self, status: str, at: int | None = None, registrations: Sequence[Event] = ()) -> None:
+        """End the run; for the process that holds the lock.
+
+        The status changes last: from then on a delivery may remove the file of events, and no event is appended.
+        Registrations follow the end, so that one that fails keeps nothing else waiting.
+        """
         self._cut_torn_line()
-        self.append([{"do": "end", "status": status, "at": now_ms()}])
+        self.append([{"do": "end", "status": status, "at": at or now_ms()}, *registrations])
         self.update(status=status)
 
-    def is_abandoned(self) -> bool:
-        """Whether the run is open and nobody works on it. A process on another machine is never judged."""
-        state = self.state()
-        if state.get("status") != RUNNING or state.get("host") != socket.gethostname():
+    def close_abandoned(self, status: str) -> bool:
+        """Close the run if it is open and no process works on it; the lock is held over the check and the change."""
+        if not self.is_open_here():
             return False
         try:
             with self.lock.acquire(timeout=0):
-                return True
+                if abandoned := self.is_open_here():
+                    self.close(status)
+                return abandoned
         except Timeout:
             return False
+
+    def is_abandoned(self) -> bool:
+        """Whether the run is open and no process works on it."""
+        if not self.is_open_here():
+            return False
+        try:
+            with self.lock.acquire(timeout=0):
+                return self.is_open_here()
+        except Timeout:
+            return False
+
+    def is_open_here(self) -> bool:
+        """Whether the run was begun on this machine and not closed. A process on another one is never judged."""
+        state = self.state()
+        return state.get("status") == RUNNING and state.get("host") == socket.gethostname()
 
     def state(self) -> dict[str, Any]:
         return json.loads(self._state.read_text()) if self._state.exists() else {}
@@ -89,13 +120,14 @@ class Journal:
         self.update(delivered=position)
 
     def forget_delivered(self) -> None:
-        """Empty the journal once all of it has been delivered and nobody appends any more."""
-        if self._pending.exists() and not self.pending():
-            self.update(delivered=0)
-            self._pending.unlink()
+        """Remove the file of events once the run is closed and all of them were delivered."""
+        with self._between_threads:
+            if self.state()["status"] != RUNNING and self._pending.exists() and not self.pending():
+                self.update(delivered=0)
+                self._pending.unlink()
 
     def _cut_torn_line(self) -> None:
-        """A process that was killed while it wrote leaves the beginning of a line."""
+        """Remove the beginning of a line that a process left that was killed while it wrote."""
         if self._pending.exists() and not (content := self._pending.read_bytes()).endswith(b"\n"):
             os.truncate(self._pending, content.rfind(b"\n") + 1)
 
@@ -110,6 +142,6 @@ def now_ms() -> int:
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from every other, even when its number is used again."""
+    """Number, host and start time, which together identify a process even when its number is used again."""
     process = psutil.Process()
     return {"pid": os.getpid(), "host": socket.gethostname(), "process_started": process.create_time()}

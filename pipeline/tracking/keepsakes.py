@@ -1,20 +1,25 @@
-"""What of a finished build is kept with its MLflow run: weights, curve, results, figures.
+"""What of a finished build is kept in MLflow: weights, scores, constants, tables and figures.
 
-In: a tracker and a finished Checkpoint or Report. Out: metrics and artifacts in the tracker's journal. An output
-that was found finished, and whose run was closed as finished, is left alone: that makes no second run.
+In: a tracker and a finished Checkpoint or Report. Out: events in the tracker's journal. An output that was found
+finished, and whose run was closed as finished, is left alone: that makes no second run.
 """
 
-from collections.abc import Sequence
+import calendar
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.store.outputs import VALUES, best_checkpoint, read_curve, read_results, result_metrics
-from pipeline.store.records import Checkpoint, Handle
+from pipeline.store.records import Checkpoint, Columns, Handle, Report, Shards
 from pipeline.store.store import Built
-from pipeline.tracking.pictures import write_curve
+from pipeline.tracking.pictures import html_page, write_curve
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.server import is_finished
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
+CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # measures that settings and data decide
 
 
 def keep_results(
@@ -24,25 +29,55 @@ def keep_results(
     handle = built.handle
     if built.unchanged and is_finished(tracker.layout, handle.fingerprint):
         return
-    tracker.started(handle.fingerprint, built.record["config"], inputs)
+    tracker.started(handle.fingerprint, built.record["config"], inputs, times_of(built.record))
+    data = next((one for one in inputs if isinstance(one, Shards | Columns)), None)
     if isinstance(handle, Checkpoint):
-        _keep_model(tracker, handle, built.record["measures"])
-    else:
-        results = read_results(handle.directory)
-        tracker.metrics(0, {**built.record["measures"], **dict(result_metrics(results))})
-        tracker.artifact(handle.directory, "evaluation" if handle.stage.startswith("evaluate") else "report")
-        tracker.describe((handle.directory / "report.md").read_text())
-        if candidate is not None:
-            tracker.register(**candidate.event(results, (handle.directory / "report.md").read_text()))
+        _keep_model(tracker, handle, built.record["measures"], data)
+        return
+    model = next((one for one in inputs if isinstance(one, Checkpoint)), None)
+    _keep_report(tracker, handle, built.record["measures"], model, data)
+    results, report = read_results(handle.directory), (handle.directory / "report.md").read_text()
+    if candidate is not None:
+        tracker.register(**candidate.event(results, report))
+    elif model is not None and model.stage == PRETRAIN.name:
+        tracker.publish(model, {result["metric"]: result["value"] for result in results}, report)
 
 
-def _keep_model(tracker: Tracker, handle: Checkpoint, measures: dict[str, float]) -> None:
-    """The optimiser's state stays out: it is twice the weights, and only a resume here needs it."""
-    tracker.metrics(handle.rows, measures)
+def times_of(record: Mapping[str, Any]) -> tuple[int, int]:
+    """Begin and end of a build, in milliseconds since 1970."""
+    end = calendar.timegm(time.strptime(record["finished_at"], "%Y-%m-%dT%H:%M:%SZ"))
+    return round(1000 * (end - record["seconds"])), 1000 * end
+
+
+def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, float], data: Handle | None) -> None:
+    """Without the state of the optimiser, which is twice the weights, and which only a resume on this disk needs."""
+    constants = {name: measures[name] for name in CONSTANTS if name in measures}
+    tracker.params(constants)
+    measured = {name: value for name, value in measures.items() if name not in constants}
+    tracker.scores(model.rows, measured, model, data)
     for name in (WEIGHTS, "config.json", "tokenizer"):
-        tracker.artifact(handle.directory / name, "model/tokenizer" if name == "tokenizer" else "model")
-    if (best := best_checkpoint(handle.directory)) is not None:
-        tracker.artifact(best / WEIGHTS, "best")
-        tracker.artifact(best / VALUES, "best")
-    if curve := read_curve(handle.directory):
-        tracker.artifact(write_curve(tracker.layout.tracking / handle.fingerprint / "curve.png", curve))
+        tracker.model_file(model.directory / name, "tokenizer" if name == "tokenizer" else "")
+    best = best_checkpoint(model.directory)
+    if best is not None and (step := int(best.name.rpartition("-")[2])) != model.rows:  # else it is the model itself
+        for name in (WEIGHTS, VALUES):
+            tracker.model_file(best / name, step=step)
+    if curve := read_curve(model.directory):
+        tracker.artifact(write_curve(tracker.layout.tracking / model.fingerprint / "curve.png", curve))
+
+
+def _keep_report(
+    tracker: Tracker, report: Report, measures: Mapping[str, float], model: Checkpoint | None, data: Handle | None
+) -> None:
+    """The model is credited with its own scores; those of the baselines belong to the run alone."""
+    scores = {**measures, **dict(result_metrics(read_results(report.directory)))}
+    if model is not None:
+        own = {name: value for name, value in scores.items() if "." not in name or name.endswith((".low", ".high"))}
+        tracker.scores(0, own, model, data)
+        scores = {name: value for name, value in scores.items() if name not in own}
+    tracker.metrics(0, scores)
+    folder = "report" if model is None else "evaluation"
+    tracker.artifact(report.directory, folder)
+    for path in sorted(report.directory.glob("*.md")):
+        page = html_page(path, tracker.layout.tracking / report.fingerprint / f"{path.stem}.html")
+        tracker.artifact(page, folder)
+    tracker.describe((report.directory / "report.md").read_text())

@@ -1,10 +1,11 @@
 """Pictures for Dagster's metadata and MLflow's artifacts: the curve of a training, the histogram of a corpus.
 
-In: numbers. Out: PNG. matplotlib is imported where it is used, through its object interface: no global figure, no
-display, safe in any thread.
+In: numbers, or a Markdown file that shows pictures. Out: PNG, or an HTML page that contains its pictures. matplotlib
+is imported where it is used, through its object interface: no global figure, no display, safe in any thread.
 """
 
 import base64
+import re
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -12,13 +13,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.store.shards import write_bytes
+from pipeline.store.shards import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SMOOTHED = 50  # windows: enough to see the trend, few enough to see where it bends
 HISTOGRAM_BINS = 40
+LINKED_PICTURE = re.compile(r"\]\((figures/[\w.-]+\.png)\)")  # of a Markdown text, by a relative path
+PAGE = """\
+<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>body {{font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em}} img {{max-width: 100%}}
+table {{border-collapse: collapse}} td, th {{border: 1px solid #ccc; padding: .2em .6em; text-align: left}}</style>
+{body}"""
 
 
 def curve_png(curve: Sequence[dict[str, float]]) -> bytes:
@@ -68,6 +75,26 @@ def as_markdown(png: bytes, title: str) -> str:
 def data_url(png: bytes) -> str:
     """The address that is the picture."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def with_pictures(text: str, folder: Path) -> str:
+    """A Markdown text with the pictures inside that it links in `folder`."""
+
+    def inside(link: re.Match[str]) -> str:
+        path = folder / link[1]
+        return f"]({data_url(path.read_bytes())})" if path.exists() else link[0]
+
+    return LINKED_PICTURE.sub(inside, text)
+
+
+def html_page(markdown: Path, page: Path) -> Path:
+    """Write a Markdown file as an HTML page, which shows its tables and pictures wherever it is opened."""
+    from markdown_it import MarkdownIt
+
+    text = with_pictures(markdown.read_text(), markdown.parent)
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    write_text(page, PAGE.format(title=markdown.stem.replace("_", " "), body=body))
+    return page
 
 
 def _png(draw: "Callable[[Axes], None]") -> bytes:

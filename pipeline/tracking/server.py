@@ -1,4 +1,4 @@
-"""Where MLflow is: the address of the tracking server, a client for it, and links to its runs."""
+"""The address of the MLflow server, a client for it, and links to its runs."""
 
 import logging
 import os
@@ -8,8 +8,10 @@ from typing import Any
 
 from pipeline.store.layout import Layout
 from pipeline.tracking.journal import FINISHED, Journal
+from pipeline.tracking.relocation import relocate
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+log = logging.getLogger(__name__)
 
 
 def tracking_uri(layout: Layout) -> str:
@@ -17,8 +19,13 @@ def tracking_uri(layout: Layout) -> str:
     return os.environ.get(URI_VARIABLE) or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
 
 
+def is_local(layout: Layout) -> bool:
+    """Whether MLflow's database is the one in the data folder, and not a server's."""
+    return tracking_uri(layout).startswith("sqlite:")
+
+
 def new_client(layout: Layout) -> Any:
-    """A client that gives up soon: a server that is away must not hold anybody up."""
+    """A client that gives up soon, because a server that is away must not delay a build."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -32,13 +39,17 @@ def new_client(layout: Layout) -> Any:
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of 50 migrations
     layout.mlflow.mkdir(parents=True, exist_ok=True)
+    if is_local(layout) and (n_changed := relocate(layout)):
+        log.warning(
+            "the data folder was moved or copied to %s; %d addresses in MLflow follow", layout.data, n_changed
+        )
     uri = tracking_uri(layout)
     return mlflow.MlflowClient(uri, uri)
 
 
 @contextmanager
 def chosen_server(layout: Layout) -> Iterator[Any]:
-    """mlflow for the calls that take no client: they ask the server that is set for the whole process."""
+    """mlflow for the calls that take no client, but ask the server that is set for the whole process."""
     import mlflow
 
     before = os.environ.get(URI_VARIABLE)
@@ -55,7 +66,7 @@ def run_id_of(layout: Layout, fingerprint: str) -> str | None:
 
 
 def is_finished(layout: Layout, fingerprint: str) -> bool:
-    """Whether the journal of a build is closed as finished; what waits for the server in it goes out by itself."""
+    """Whether the journal of a build is closed as finished; events that wait in it are delivered later."""
     return Journal(layout, fingerprint).state().get("status") == FINISHED
 
 

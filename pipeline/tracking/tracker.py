@@ -1,14 +1,21 @@
-"""What a build reports to MLflow, written to the journal first."""
+"""What a build reports to MLflow: every call appends an event to the journal of the build.
 
+In: the calls of an observer (pipeline/store/store.py), and what is to be kept with the run. Out: a journal, and a
+thread (pipeline/tracking/delivery.py) that brings it to the server while the build goes on.
+"""
+
+import getpass
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.store.layout import Layout
-from pipeline.store.records import Handle
-from pipeline.store.store import literals
+from pipeline.store.records import Checkpoint, Handle
+from pipeline.store.store import code_commit, literals
+from pipeline.tracking.datasets import asset_of, datasets
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.journal import Event, Journal, now_ms, this_process
 
@@ -19,86 +26,126 @@ WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see
 
 @dataclass(kw_only=True, slots=True)
 class Tracker:
-    """The observer of one build: what a training stage tells it goes to the journal of the build's fingerprint."""
+    """The observer of one build, which is one MLflow run; a training makes a LoggedModel of the same name."""
 
     layout: Layout
     asset: str
     group: str  # name of the MLflow experiment
     run_name: str = ""  # else the name of the asset
+    trains: bool = False  # whether the build makes a model; else it judges models or data
+    description: str = ""  # what the page of the run shows first, as Markdown
     tags: Mapping[str, str] = field(default_factory=dict)
     journal: Journal | None = None
     courier: "Courier | None" = None
     registrations: list[Event] = field(default_factory=list)
+    ended_at: int | None = None  # milliseconds since 1970; None = when the tracker is closed
 
-    def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None:
-        """Open the run, or go on with the one that an earlier process began. A second call changes nothing."""
+    def started(
+        self,
+        fingerprint: str,
+        params: Mapping[str, object],
+        inputs: Sequence[Handle],
+        times: tuple[int, int] | None = None,
+    ) -> None:
+        """Open the run, or go on with the one that an earlier process began. A second call changes nothing.
+
+        `times` are begin and end of a build that has already ended, in milliseconds since 1970.
+        """
         if self.journal is not None:
             return
+        begun_at, self.ended_at = times or (None, None)
         self.journal = Journal(self.layout, fingerprint)
         self.journal.open(
             {
                 "name": self.run_name or self.asset,
                 "experiment": self.group,
+                "trains": self.trains,
                 "params": flat(literals(params)),
                 "tags": {
+                    **dict(source_tags(f"gristmill {self.tags.get('gristmill.stage', self.asset)}")),
                     **self.tags,
                     "gristmill.asset": self.asset,
                     "gristmill.fingerprint": fingerprint,
                     **{f"gristmill.{key}": str(value) for key, value in this_process().items()},
                 },
-                "inputs": [
-                    {
-                        "name": one.stage,
-                        "digest": one.digest,
-                        "source": str(one.directory),
-                        "profile": {"rows": one.rows, "fingerprint": one.fingerprint},
-                    }
-                    for one in inputs
-                ],
-            }
+                "description": shortened(self.description),
+                "datasets": datasets(self.layout, inputs),
+                "models": [one.fingerprint for one in inputs if isinstance(one, Checkpoint)],
+            },
+            begun_at,
         )
         self.courier = Courier(self.layout, self.journal)
         self.courier.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._tell([{"do": "metrics", "step": step, "at": now_ms(), "values": dict(values)}])
+        """Points of the curves of this run."""
+        self._note({"do": "metrics", "step": step, "at": now_ms(), "values": dict(values)})
+
+    def scores(self, step: int, values: Mapping[str, float], model: Checkpoint, data: Handle | None) -> None:
+        """Metrics of a model, measured on `data`: the page of the model shows them, too."""
+        self._note(
+            {
+                "do": "scores",
+                "step": step,
+                "at": self.ended_at or now_ms(),
+                "values": dict(values),
+                "model": model.fingerprint,
+                "datasets": [] if data is None else [{"name": asset_of(self.layout, data), "digest": data.digest}],
+            }
+        )
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Constants that are known only now; they are parameters of the run, and of its model where it makes one."""
+        self._note({"do": "params", "values": flat(literals(values))})
 
     def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
         """Note a checkpoint by path and hash, and have everything up to it delivered."""
         files = json.loads((path / COMPLETE).read_text())["files"]
-        entry = {"step": step, "path": str(path), "sha256": files[WEIGHTS]["sha256"], "values": dict(values)}
-        self._tell([{"do": "checkpoint", **entry}])
+        about = {"path": self._relative(path), "sha256": files[WEIGHTS]["sha256"], "values": dict(values)}
+        self._note({"do": "checkpoint", "step": step, "at": now_ms(), **about})
         if self.courier:
             self.courier.hurry()
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder, with the run."""
-        self._tell([{"do": "artifact", "path": str(path), "folder": folder}])
+        self._note({"do": "artifact", "path": self._relative(path), "folder": folder})
+
+    def model_file(self, path: Path, folder: str = "", step: int | None = None) -> None:
+        """Keep a file, or all files of a folder, with the model of this build, or with its checkpoint of `step`."""
+        self._note({"do": "model_file", "path": self._relative(path), "folder": folder, "step": step})
 
     def describe(self, text: str) -> None:
-        """What the page of the run says first, as Markdown; of a long text the lines that MLflow takes."""
-        if len(text) > LONGEST_DESCRIPTION:
-            text = text[:LONGEST_DESCRIPTION].rpartition("\n")[0]
-        self._tell([{"do": "describe", "text": text}])
+        """What the page of the run shows first, as Markdown."""
+        self._note({"do": "describe", "text": shortened(text)})
 
     def register(self, **event: Any) -> None:
-        """Register a model once the run has ended; `event` is made by registry.Candidate."""
+        """Register a fine-tuned model once the run has ended; `event` is made by registry.Candidate."""
         self.registrations.append({"do": "register", **event})
+
+    def publish(self, model: Checkpoint, scores: Mapping[str, float], description: str) -> None:
+        """Register a foundation model as it is, once the run has ended."""
+        name = f"gristmill-{asset_of(self.layout, model)}"
+        tags = {f"gristmill.{metric}": str(value) for metric, value in scores.items()}
+        event = {"name": name, "model": model.fingerprint, "tags": tags, "description": shortened(description)}
+        self.registrations.append({"do": "publish", **event})
 
     def close(self, status: str) -> None:
         """End the run and wait until the journal is delivered, or the server was asked in vain once more."""
         if self.journal is None or self.courier is None:
             return
-        self.journal.close(status)
-        self.journal.append(self.registrations)  # last, so that one that fails keeps nothing else waiting
+        self.journal.close(status, self.ended_at, self.registrations)
         self.courier.stop()
         self.journal.lock.release()
         self.journal = self.courier = None
 
-    def _tell(self, events: list[Event]) -> None:
+    def _relative(self, path: Path) -> str:
+        """As seen from the data folder, which may be moved before the event is delivered."""
+        return str(path.relative_to(self.layout.data) if path.is_relative_to(self.layout.data) else path)
+
+    def _note(self, event: Event) -> None:
         if self.journal is None:
-            raise RuntimeError(f"{self.asset}: nothing can be tracked before `started`")
-        self.journal.append(events)
+            raise RuntimeError(f"{self.asset}: nothing can be reported before `started`")
+        self.journal.append([event])
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -108,3 +155,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         name = f"{prefix}{key}"
         pairs |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)[:LONGEST_PARAM]}
     return pairs
+
+
+def shortened(text: str) -> str:
+    """The lines of a long text that MLflow takes as a description."""
+    return text if len(text) <= LONGEST_DESCRIPTION else text[:LONGEST_DESCRIPTION].rpartition("\n")[0]
+
+
+def source_tags(source: str) -> Iterator[tuple[str, str]]:
+    """The tags from which MLflow's pages show what made a run, from which commit, for whom."""
+    yield "mlflow.source.name", source
+    yield "mlflow.source.type", "LOCAL"
+    if commit := code_commit():
+        yield "mlflow.source.git.commit", commit
+    with suppress(KeyError, OSError):  # a user without a name, as in some containers
+        yield "mlflow.user", getpass.getuser()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -12,6 +13,8 @@ from pipeline.definitions import definitions
 from pipeline.defs.names import asset_name
 from pipeline.serving.generate import classify_text
 from pipeline.store.layout import all_current
+from pipeline.store.outputs import read_results
+from pipeline.tracking.logged_models import model_id_of
 from pipeline.tracking.server import new_client, run_id_of
 
 ASSETS = {
@@ -163,8 +166,8 @@ def test_graph_launch_with_a_bad_value_creates_no_run(toy_graph, step, config, m
 
 def test_mlflow_has_one_finished_run_a_model_and_evaluation(toy_graph):
     client = new_client(toy_graph.layout)
-    experiments = {one.experiment_id: one.name for one in client.search_experiments() if one.name != "Default"}
-    assert set(experiments.values()) == {"corpus", "pretraining", "fine_tuning", "evaluation"}
+    experiments = {one.experiment_id: one.name for one in client.search_experiments()}
+    assert set(experiments.values()) == {"corpus", "pretraining", "fine_tuning", "evaluation"}  # and no "Default"
     runs = client.search_runs(list(experiments))
     assert sorted(run.info.run_name for run in runs) == TRACKED
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -176,13 +179,46 @@ def test_mlflow_has_one_finished_run_a_model_and_evaluation(toy_graph):
         assert run.data.params and run.inputs.dataset_inputs
 
 
-def test_mlflow_curve_has_every_step_once_and_the_weights_lie_beside(toy_graph):
+def test_mlflow_curve_has_every_step_once_and_the_weights_are_in_the_model(toy_graph):
     client = new_client(toy_graph.layout)
-    run_id = run_id_of(toy_graph.layout, all_current(toy_graph.layout)["foundation_model"].fingerprint)
+    fingerprint = all_current(toy_graph.layout)["foundation_model"].fingerprint
+    run_id, model_id = run_id_of(toy_graph.layout, fingerprint), model_id_of(toy_graph.layout, fingerprint)
     assert [point.step for point in client.get_metric_history(run_id, "loss")] == list(range(1, 31))
-    files = {file.path for folder in ("", "model", "best") for file in client.list_artifacts(run_id, folder)}
-    assert {"checkpoints.json", "curve.png", "model/model.safetensors", "best/model.safetensors"} <= files
-    assert not [file for file in files if "optimizer" in file]
+    assert "curve.png" in [file.path for file in client.list_artifacts(run_id)]
+    files = [file.path for file in client.list_logged_model_artifacts(model_id)]
+    assert files == ["config.json", "model.safetensors", "tokenizer"]  # and no state of the optimiser
+
+
+def test_mlflow_shows_the_foundation_model_registered_and_scored(toy_graph):
+    client, current = new_client(toy_graph.layout), all_current(toy_graph.layout)
+    model = client.get_logged_model(model_id_of(toy_graph.layout, current["foundation_model"].fingerprint))
+    assert (model.name, str(model.status)) == ("foundation_model", "READY")
+    (results, _) = read_results(current["foundation_evaluation"].directory)
+    scores = {one.key: (one.value, one.dataset_name, one.dataset_digest) for one in model.metrics}
+    assert scores["bits_per_byte"] == (results["value"], "token_shards", current["token_shards"].digest)
+    assert not [name for name in scores if name.endswith("bigram")]  # a baseline's is not the model's
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "gristmill-foundation_model", "version": 1}]
+    assert client.get_model_version("gristmill-foundation_model", "1").source == model.model_uri
+
+
+def test_mlflow_run_of_a_training_names_its_data_constants_source_and_purpose(toy_graph):
+    current = all_current(toy_graph.layout)
+    run_id = run_id_of(toy_graph.layout, current["foundation_model"].fingerprint)
+    run = new_client(toy_graph.layout).get_run(run_id)
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("token_shards", current["token_shards"].digest)
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+    assert [one["name"] for one in json.loads(data.dataset.schema)["mlflow_colspec"]] == [
+        "document_id",
+        "n_bytes",
+        "tokens",
+    ]
+    assert json.loads(data.dataset.profile)["train_tokens"] > 1000
+    constants = {"flops", "parameters", "epochs", "tokens", "n_steps"}
+    assert constants <= set(run.data.params) and not constants & set(run.data.metrics)
+    assert run.data.tags["mlflow.source.name"] == "gristmill pretrain"
+    assert len(run.data.tags["mlflow.source.git.commit"]) == 40
+    assert run.data.tags["mlflow.note.content"].startswith("A Transformer decoder")
 
 
 def test_mlflow_evaluation_has_the_numbers_of_results_json(toy_graph):
@@ -193,13 +229,16 @@ def test_mlflow_evaluation_has_the_numbers_of_results_json(toy_graph):
         assert metrics[f"{result['metric']}.random_init"] == result["baselines"]["random_init"]
 
 
-def test_mlflow_corpus_report_holds_the_data_card_and_begins_with_its_first_page(toy_graph):
+def test_mlflow_corpus_report_holds_the_data_card_and_begins_with_its_first_page(toy_graph, tmp_path):
     client = new_client(toy_graph.layout)
     report = all_current(toy_graph.layout)["corpus_report"]
     run = client.get_run(run_id_of(toy_graph.layout, report.fingerprint))
     assert run.data.tags["mlflow.note.content"] == (report.directory / "report.md").read_text()
     files = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
     assert {"report/data_card.md", "report/tables.json", "report/figures"} <= files
+    card = Path(client.download_artifacts(run.info.run_id, "report/data_card.html", str(tmp_path))).read_text()
+    assert card.count('<img src="data:image/png;base64,') == len(list(report.directory.glob("figures/*.png")))
+    assert "<table>" in card
     assert run.data.metrics["unaccounted_documents"] == 0
     assert run.data.metrics["documents"] == all_current(toy_graph.layout)["corpus"].rows
 

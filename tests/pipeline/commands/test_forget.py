@@ -136,9 +136,8 @@ def holders(layout: Layout, folders: list[Path], phrases: list[str]) -> list[str
 def test_forget_tells_pages_copies_models_and_what_is_rebuilt(forgotten):
     pages = [line for line in forgotten.told.splitlines() if "file:///" in line]
     assert {line.split()[0].rpartition("/")[2] for line in pages} == {*FORGOTTEN, forgotten.seen}
-    (model,) = [
-        line for line in forgotten.told.splitlines() if line.startswith("foundation_model ") and " of 30" in line
-    ]
+    named = "foundation_model, gristmill-foundation_model 1 "
+    (model,) = [line for line in forgotten.told.splitlines() if line.startswith(named) and " of 30" in line]
     told_steps = {int(step) for step in model.partition(": ")[2].replace("...", "").replace(",", " ").split()}
     assert told_steps and told_steps <= set(forgotten.steps)
     assert int(model.split(" of 30")[0].split()[-1]) == len(forgotten.steps)

@@ -1,4 +1,4 @@
-"""One version a model, and the champion rule. Works on a copy of the toy graph's database and champion."""
+"""One version a model, and the champion rule. Works on a copy of the toy graph's MLflow folder."""
 
 import shutil
 
@@ -15,8 +15,7 @@ NAME = "gristmill-moods"
 @pytest.fixture
 def client(toy_graph, tmp_path):
     copy = Layout(tmp_path)
-    copy.mlflow.mkdir()
-    shutil.copy(toy_graph.layout.mlflow / "mlflow.db", copy.mlflow)
+    shutil.copytree(toy_graph.layout.mlflow, copy.mlflow)
     return new_client(copy), copy
 
 

@@ -1,4 +1,3 @@
-import json
 import os
 import socket
 import subprocess
@@ -9,30 +8,13 @@ import pytest
 
 from pipeline.store.layout import Layout
 from pipeline.store.records import Shards
-from pipeline.tracking.delivery import dead_runs, end_dead_runs, send_pending
+from pipeline.tracking.delivery import Delivery, dead_runs, end_dead_runs, send_pending
 from pipeline.tracking.journal import FAILED, FINISHED, KILLED, Journal
 from pipeline.tracking.server import new_client, run_id_of, run_url
 from pipeline.tracking.tracker import Tracker
 
 FINGERPRINT = "0123456789abcdef" * 2
 INPUT = Shards(stage="tokenize", directory=Path("/corpus"), fingerprint="f" * 32, digest="d" * 32, rows=5)
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory) -> Path:
-    """A fresh MLflow database; making one takes seconds, so each test copies it."""
-    layout = Layout(tmp_path_factory.mktemp("mlflow"))
-    new_client(layout).search_experiments()
-    return layout.mlflow / "mlflow.db"
-
-
-@pytest.fixture
-def layout(tmp_path, database, monkeypatch) -> Layout:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    layout = Layout(tmp_path)
-    layout.mlflow.mkdir()
-    (layout.mlflow / "mlflow.db").write_bytes(database.read_bytes())
-    return layout
 
 
 def track(layout: Layout, steps: range, status: str, params: dict | None = None) -> None:
@@ -121,23 +103,6 @@ def test_tracker_second_delivery_of_the_same_events_changes_nothing(layout):
     assert curve(layout) == [(step, 1 / step) for step in range(1, 6)]
 
 
-def test_tracker_checkpoints_are_listed_by_step_path_and_hash(layout, tmp_path):
-    tracker = Tracker(layout=layout, asset="foundation_model", group="pretraining")
-    tracker.started(FINGERPRINT, {}, [])
-    for step in (10, 20):
-        folder = tmp_path / f"step-{step}"
-        folder.mkdir()
-        (folder / "complete.json").write_text(
-            json.dumps({"files": {"model.safetensors": {"sha256": f"hash-{step}"}}})
-        )
-        tracker.checkpoint(folder, step, {"validation_loss": 1 / step})
-    tracker.close(FINISHED)
-    path = new_client(layout).download_artifacts(run_id_of(layout, FINGERPRINT), "checkpoints.json", str(tmp_path))
-    listed = json.loads(Path(path).read_text())
-    assert [(entry["step"], entry["sha256"]) for entry in listed] == [(10, "hash-10"), (20, "hash-20")]
-    assert listed[1]["values"] == {"validation_loss": 0.05}
-
-
 DYING = """
 import os, sys
 from pathlib import Path
@@ -171,6 +136,66 @@ def test_tracker_after_a_kill_goes_on_behind_a_torn_line(layout):
     die_while_training(layout)
     track(layout, range(6, 16), FINISHED)
     assert [step for step, _ in curve(layout)] == list(range(1, 16))
+
+
+def test_end_dead_runs_leaves_a_build_that_begins_meanwhile(layout):
+    """It used to look under the lock and write without it, and closed a rerun that had begun in between."""
+    die_while_training(layout)
+    rerun = Journal(layout, FINGERPRINT)
+
+    class Overtaken(Journal):
+        def is_open_here(self) -> bool:
+            found = super().is_open_here()
+            if not rerun.lock.is_locked:
+                rerun.open(self.state()["start"])
+            return found
+
+    assert not Overtaken(layout, FINGERPRINT).close_abandoned(FAILED)
+    assert rerun.state()["status"] == "RUNNING"
+    rerun.lock.release()
+
+
+def test_journal_close_loses_no_registration_to_a_delivery_at_the_same_time(layout):
+    """The status used to change before the registration was written, so that a delivery removed its file."""
+    delivered = []
+
+    class Delivered(Journal):
+        def update(self, **changes) -> None:
+            super().update(**changes)
+            if changes.get("status") == FINISHED:
+                delivered.extend(event["do"] for _, event in self.pending())
+
+    journal = Delivered(layout, FINGERPRINT)
+    journal.open({})
+    journal.close(FINISHED, registrations=[{"do": "register"}])
+    assert delivered == ["end", "register"]
+    journal.lock.release()
+
+
+def test_journal_that_another_process_keeps_is_said_in_a_sentence(layout, monkeypatch):
+    monkeypatch.setattr("pipeline.tracking.journal.OPEN_SECONDS", 0.01)
+    first = Journal(layout, FINGERPRINT)
+    first.open({})
+    with pytest.raises(TimeoutError, match=r"another process has held .* for 0.01 seconds.*run this again"):
+        Journal(layout, FINGERPRINT).open({})
+    first.lock.release()
+
+
+def test_delivery_load_of_the_machine_goes_on_behind_the_last_step(layout):
+    start = {"name": "flour", "experiment": "pretraining", "trains": True, "params": {}, "description": ""}
+    start |= {"datasets": [], "models": [], "tags": {"gristmill.fingerprint": FINGERPRINT}}
+    for _ in range(2):
+        journal = Journal(layout, FINGERPRINT)
+        journal.open(start)
+        delivery = Delivery(layout, journal)
+        delivery.send()
+        delivery.sample_machine()
+        delivery.sample_machine()
+        journal.close(KILLED)
+        delivery.send()
+        journal.lock.release()
+    assert [step for step, _ in curve(layout, "system/cpu_utilization_percentage")] == [0, 1, 2, 3]
+    assert all(0 < value <= 100 for _, value in curve(layout, "system/system_memory_usage_percentage"))
 
 
 def test_dead_runs_running_build_is_left_alone(layout):

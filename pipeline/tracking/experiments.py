@@ -1,0 +1,49 @@
+"""The experiments of MLflow: one per group of assets, each with a description.
+
+In: the name of a group. Out: the id of its experiment, made when it is first asked for. The empty experiment
+"Default" that MLflow makes with every database is archived then.
+"""
+
+from contextlib import suppress
+from typing import Any
+
+from pipeline.store.layout import Layout
+from pipeline.tracking.server import is_local
+
+DESCRIPTION = (
+    "mlflow.note.content"  # the tag that MLflow shows as the description of a run or experiment, as Markdown
+)
+DESCRIPTIONS = {
+    "corpus": "Data cards of the corpus: what it contains, where it came from, what was removed. One run per card.",
+    "pretraining": "Foundation models: decoders trained on the token shards. One run per model; the models and their"
+    " checkpoints are under **Models**, with the validation loss of each.",
+    "fine_tuning": "Models that were fine-tuned for the tasks of tasks.toml. One run per model.",
+    "evaluation": "Models judged on held-out data beside baselines. One run per evaluation; the pages of the models"
+    " show the scores, too.",
+}
+DEFAULT = "0"  # id of the experiment that MLflow makes
+
+
+def experiment_id_of(client: Any, layout: Layout, name: str) -> str:
+    if experiment := client.get_experiment_by_name(name):
+        if DESCRIPTION not in experiment.tags and name in DESCRIPTIONS:
+            client.set_experiment_tag(experiment.experiment_id, DESCRIPTION, DESCRIPTIONS[name])
+        return experiment.experiment_id
+    _archive_default(client)
+    folder = layout.mlflow / "artifacts" / name
+    return client.create_experiment(
+        name,
+        artifact_location=folder.as_uri() if is_local(layout) else None,
+        tags={DESCRIPTION: DESCRIPTIONS[name]} if name in DESCRIPTIONS else None,
+    )
+
+
+def _archive_default(client: Any) -> None:
+    from mlflow.entities import ViewType
+    from mlflow.exceptions import MlflowException
+
+    with suppress(MlflowException):  # a server that has none, or does not let us
+        default = client.get_experiment(DEFAULT)
+        unused = not client.search_runs([DEFAULT], run_view_type=ViewType.ALL, max_results=1)
+        if default.name == "Default" and default.lifecycle_stage == "active" and unused:
+            client.delete_experiment(DEFAULT)

@@ -1,0 +1,139 @@
+"""LoggedModels: how MLflow knows the model that a training makes, and its checkpoints.
+
+In: the run of a training, and events out of its journal. Out: one LoggedModel per training, named as its run, which
+is READY with the weights in it once the training has finished and FAILED when it ended otherwise; and one per
+checkpoint on disk, `<name>-step-<step>`, with its validation values, path and hash. When a checkpoint is removed from
+disk, its LoggedModel is deleted. Each is made once: the journal notes its id, and a model whose id was lost is found
+by its tags.
+
+A foundation model that was judged becomes a version of the registered model `gristmill-<asset>`.
+"""
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from pipeline.store.layout import Layout
+from pipeline.tracking.experiments import DESCRIPTION
+from pipeline.tracking.journal import FINISHED, RUNNING, Journal
+from pipeline.tracking.server import chosen_server
+
+FINGERPRINT, STEP = "gristmill.fingerprint", "gristmill.step"
+PATH, SHA256 = "gristmill.path", "gristmill.sha256"
+FINAL = "final"  # value of STEP of the finished model
+VERSIONS = "mlflow.modelVersions"  # the tag from which the page of a LoggedModel shows that it is registered
+Event = Mapping[str, Any]
+
+
+class RunModels:
+    """The LoggedModels of one run, each by the step of its checkpoint or as FINAL."""
+
+    def __init__(self, client: Any, layout: Layout, journal: Journal, run: Any):
+        self.client = client
+        self.layout = layout
+        self.journal = journal
+        self.run_id = run.info.run_id
+        self.experiment_id = run.info.experiment_id
+        self.name = run.info.run_name
+        outputs = run.outputs.model_outputs if run.outputs else []
+        self.outputs = {one.model_id for one in outputs}
+
+    def begin(self, start: Mapping[str, Any]) -> None:
+        """Make the model, or show it as pending again where an earlier process failed. `start`: see Tracker."""
+        tags = {key: value for key, value in start["tags"].items() if key.startswith("mlflow.")}
+        model = self._made(FINAL, self.name, start["params"], tags | {DESCRIPTION: start["description"]})
+        if self.journal.state()["status"] == RUNNING and str(model.status) != "PENDING":
+            self._finalize(model.model_id, "PENDING")
+
+    def end(self, status: str) -> None:
+        if (model := self.get(FINAL)) is not None:
+            self._finalize(model.model_id, "READY" if status == FINISHED else "FAILED")
+
+    def checkpoint(self, event: Event) -> str:
+        """Id of the checkpoint of an event; those whose folder is gone are deleted meanwhile."""
+        step = str(event["step"])
+        tags = {PATH: event["path"], SHA256: event["sha256"]}
+        model = self._made(step, f"{self.name}-step-{step}", {"step": step}, tags)
+        self._finalize(model.model_id, "READY")
+        for old, model_id in self._ids().items():
+            if old not in (FINAL, step) and not self._is_on_disk(model_id):
+                self._forget(old, model_id)
+        return model.model_id
+
+    def get(self, step: str) -> Any | None:
+        from mlflow.exceptions import MlflowException
+
+        if step in self._ids():
+            with suppress(MlflowException):  # the database was deleted or replaced
+                return self.client.get_logged_model(self._ids()[step])
+        fingerprint = self.journal.fingerprint
+        found = self.client.search_logged_models(
+            [self.experiment_id],
+            f"tags.`{FINGERPRINT}` = '{fingerprint}' AND tags.`{STEP}` = '{step}'",
+            max_results=1,
+        )
+        for model in found:
+            self._note(step, model)
+            return model
+        return None
+
+    def _made(self, step: str, name: str, params: Mapping[str, str], tags: Mapping[str, str]) -> Any:
+        from mlflow.entities import LoggedModelOutput
+
+        model = self.get(step)
+        if model is None:
+            tags = {FINGERPRINT: self.journal.fingerprint, STEP: step, **tags}
+            kind = None if step == FINAL else "checkpoint"
+            model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, dict(params), kind)
+            self._note(step, model)
+        if model.model_id not in self.outputs:
+            at_step = 0 if step == FINAL else int(step)
+            self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, at_step)])
+            self.outputs.add(model.model_id)
+        return model
+
+    def _ids(self) -> dict[str, str]:
+        return self.journal.state().get("models", {})
+
+    def _note(self, step: str, model: Any) -> None:
+        self.journal.update(models=self._ids() | {step: model.model_id})
+
+    def _forget(self, step: str, model_id: str) -> None:
+        self.client.delete_logged_model(model_id)
+        self.journal.update(models={key: value for key, value in self._ids().items() if key != step})
+
+    def _is_on_disk(self, model_id: str) -> bool:
+        return (self.layout.data / self.client.get_logged_model(model_id).tags[PATH]).exists()
+
+    def _finalize(self, model_id: str, status: str) -> None:
+        from mlflow.entities import LoggedModelStatus
+
+        self.client.finalize_logged_model(model_id, LoggedModelStatus(status))
+
+
+def model_id_of(layout: Layout, fingerprint: str) -> str | None:
+    """LoggedModel of a training, None where none was made or the server has not answered yet."""
+    return Journal(layout, fingerprint).state().get("models", {}).get(FINAL)
+
+
+def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
+    """Make the LoggedModel of a training a version of a registered model, unless it is one."""
+    name = event["name"]
+    if not client.search_registered_models(f"name='{name}'"):
+        client.create_registered_model(name)
+    versions = client.search_model_versions(f"name='{name}'")
+    if any(one.tags.get(FINGERPRINT) == event["model"] for one in versions):
+        return
+    model = client.get_logged_model(model_id)
+    with chosen_server(layout):  # resolves the address
+        version = client.create_model_version(
+            name,
+            model.model_uri,
+            model.source_run_id,
+            {FINGERPRINT: event["model"], **event["tags"]},
+            description=event["description"],
+            model_id=model_id,
+        )
+    noted = [*json.loads(model.tags.get(VERSIONS, "[]")), {"name": name, "version": int(version.version)}]
+    client.set_logged_model_tags(model_id, {VERSIONS: json.dumps(noted)})

@@ -117,11 +117,10 @@ def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
 
 CLEAN = Stage(
     name="clean",
-    version=2,
+    version=3,
     function=clean,
     handle=Shards,
     libraries=(
-        "charset-normalizer",
         "ftfy",
         "lxml",
         "mwparserfromhell",

@@ -178,7 +178,7 @@ def _planted(
     documents: Sequence[Document], items: Sequence[Item], cfg: DecontaminateConfig, n_planted: int, rng: random.Random
 ) -> Iterator[Planted]:
     """Each example in one form; in more of them where there are fewer examples than are wanted."""
-    n_runs = run_index((item.text for item in items), cfg.n_words, cfg.min_words).n_runs
+    n_runs = run_index((item.text for item in items), cfg.n_words, cfg.min_words).sizes
     usable = {_key(item): item for item, n in zip(items, n_runs, strict=True) if n}
     wanted = list(usable.values())
     rng.shuffle(wanted)

@@ -11,23 +11,22 @@ case folding without invisible characters. A run counts only when enough of its 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from pipeline.corpus.examples.stage import EXAMPLE
+from pipeline.corpus.ngram_index import MULTIPLIER, NgramIndex, ngram_hashes, ngram_index, places_in
 from pipeline.corpus.word_hashes import SPACELESS, WordHashes
 from pipeline.store.records import SPLITS, Handle
-from pipeline.store.shards import read_table, replacing, shard_paths, text_digest
+from pipeline.store.shards import read_table, shard_paths, text_digest
 
 HELD_OUT = SPLITS[1:]
 WORD = re.compile(f"[{SPACELESS}]|[^\\W_{SPACELESS}]+")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 ASCII_WORDS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
-MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's MMIX generator; odd, so that no word is lost
 BLOCK = 1 << 20  # characters of a text that are looked at together
 BATCH = 100_000  # words of short texts that are looked up together
 FEWEST_BITS, MOST_BITS = 16, 27
@@ -75,65 +74,43 @@ def _folded(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class RunIndex:
-    """Sorted distinct runs; those items that hold run r are owners[starts[r]:starts[r + 1]]."""
+class RunIndex(NgramIndex):
+    """An item whose size is 0 has no run that counts and cannot be found."""
 
     anchors: np.ndarray  # uint64, sorted: the first min_words words of the runs
-    runs: np.ndarray  # uint64
     lengths: np.ndarray  # int64, words of a run
-    starts: np.ndarray
-    owners: np.ndarray
-    n_runs: np.ndarray  # of an item, different ones that count; 0 = nothing of it can be found
 
     def digest(self) -> str:
-        """Of what decides which runs a text holds."""
-        return text_digest(self.anchors.tobytes(), self.runs.tobytes(), self.lengths.tobytes())
-
-    def save(self, folder: Path) -> None:
-        for field in fields(self):
-            with replacing(folder / f"{field.name}.npy") as part, part.open("wb") as file:
-                np.save(file, getattr(self, field.name))
-
-    @classmethod
-    def load(cls, folder: Path) -> "RunIndex":
-        return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)))
-
-    def owners_of(self, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in `runs` and items: a pair for every item that holds one of them."""
-        n_owners = self.starts[runs + 1] - self.starts[runs]
-        first = np.repeat(self.starts[runs] - np.cumsum(n_owners) + n_owners, n_owners)
-        return np.repeat(np.arange(len(runs)), n_owners), self.owners[first + np.arange(len(first))]
+        """Of what decides which runs a text contains."""
+        return text_digest(self.anchors.tobytes(), self.ngrams.tobytes(), self.lengths.tobytes())
 
 
 def run_index(texts: Iterable[str], n_words: int, min_words: int) -> RunIndex:
-    """The runs of `n_words` words of all texts; those with fewer than `min_words` different words count nothing."""
+    """The runs of `n_words` words of all texts; those with fewer than `min_words` different words do not count."""
     hashes = WordHashes(xxhash.xxh3_64_intdigest)
-    runs, anchors, lengths, n_runs = [], [], [], []
+    nothing = np.zeros(0, np.uint64)
+    runs, anchors, lengths = [nothing], [nothing], [np.zeros(0, np.int64)]
     for text in texts:
         words = folded_words(text)
         length = min(n_words, len(words))
         if length < min_words:
-            n_runs.append(0)
+            runs.append(nothing)
             continue
         counts = _n_different(words, length) >= min_words
         of_words = hashes.of(words)
-        own, first = np.unique(_run_hashes(of_words, length)[counts], return_index=True)
+        own, first = np.unique(ngram_hashes(of_words, length)[counts], return_index=True)
         runs.append(own)
-        anchors.append(_run_hashes(of_words, min_words)[: len(counts)][counts][first])
+        anchors.append(ngram_hashes(of_words, min_words)[: len(counts)][counts][first])
         lengths.append(np.full(len(own), length))
-        n_runs.append(len(own))
-    owners = np.repeat(np.arange(len(n_runs)), n_runs)
-    flat = np.concatenate(runs) if runs else np.zeros(0, np.uint64)
-    order = np.argsort(flat, kind="stable")
-    distinct, starts = np.unique(flat[order], return_index=True)
-    of_all = np.concatenate(lengths)[order] if lengths else np.zeros(0, np.int64)
+    index = ngram_index(runs[1:])
+    _, first = np.unique(np.concatenate(runs), return_index=True)
     return RunIndex(
-        np.unique(np.concatenate(anchors)) if anchors else flat,
-        distinct,
-        of_all[starts],
-        np.append(starts, len(flat)),
-        owners[order],
-        np.array(n_runs, np.int64),
+        index.ngrams,
+        index.starts,
+        index.owners,
+        index.sizes,
+        np.unique(np.concatenate(anchors)),
+        np.concatenate(lengths)[first],
     )
 
 
@@ -146,13 +123,6 @@ def _n_different(words: Sequence[str], length: int) -> np.ndarray:
     ]
     windows = np.sort(np.lib.stride_tricks.sliding_window_view(np.array(ids), length), axis=1)
     return np.count_nonzero(np.diff(windows, axis=1), axis=1) + 1 - (windows[:, 0] == -1)
-
-
-def _run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
-    runs = np.zeros(max(0, len(hashes) - length + 1), np.uint64)
-    for k in range(length):
-        runs = runs * MULTIPLIER + hashes[k : k + len(runs)]
-    return runs
 
 
 class Scanner:
@@ -169,7 +139,7 @@ class Scanner:
     def runs_of_all(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of texts and of runs that they hold, each pair once, in order; short texts are read together."""
         pairs, waiting, n_waiting = [np.zeros(0, np.int64)], [], 0
-        n_runs = max(1, len(self.index.runs))
+        n_runs = max(1, len(self.index.ngrams))
         for row, text in enumerate(texts):
             if len(text) > BLOCK:
                 pairs.append(np.unique(self.runs(text)[1]) + row * n_runs)
@@ -189,7 +159,7 @@ class Scanner:
         text = np.searchsorted(ends, places, side="right")
         inside = places + self.index.lengths[runs] <= ends[text]  # not begun in one text and ended in the next
         rows = np.array([row for row, _ in texts], np.int64)
-        return np.unique(rows[text[inside]] * max(1, len(self.index.runs)) + runs[inside])
+        return np.unique(rows[text[inside]] * max(1, len(self.index.ngrams)) + runs[inside])
 
     def runs(self, text: str) -> tuple[np.ndarray, np.ndarray, int]:
         """First word and number in the index of every run that stands in `text`, by place; words of `text`."""
@@ -209,30 +179,21 @@ class Scanner:
         return np.concatenate(places), np.concatenate(runs), n_before
 
     def _hits(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        runs = _run_hashes(hashes, self.min_words)
+        runs = ngram_hashes(hashes, self.min_words)
         places = np.flatnonzero(self._possible[runs >> self._shift])
-        places = places[_places_in(self.index.anchors, runs[places]) >= 0]
+        places = places[places_in(self.index.anchors, runs[places]) >= 0]
         values, found, numbers = runs[places], [], []
         for length in range(self.min_words, self.n_words + 1):
             if length > self.min_words:
                 inside = places + length <= len(hashes)
                 places, values = places[inside], values[inside]
                 values = values * MULTIPLIER + hashes[places + length - 1]
-            own = _places_in(self.index.runs, values)
-            hit = (own >= 0) & (self.index.lengths[own] == length) if len(self.index.runs) else own >= 0
+            own = places_in(self.index.ngrams, values)
+            hit = (own >= 0) & (self.index.lengths[own] == length) if len(self.index.ngrams) else own >= 0
             found.append(places[hit])
             numbers.append(own[hit])
         order = np.argsort(np.concatenate(found), kind="stable")
         return np.concatenate(found)[order], np.concatenate(numbers)[order]
-
-
-def _places_in(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where each of `values` stands in `ordered`, -1 where it does not."""
-    if not len(ordered):
-        return np.full(len(values), -1)
-    places = np.searchsorted(ordered, values)
-    places[places == len(ordered)] = 0
-    return np.where(ordered[places] == values, places, -1)
 
 
 def blocks(text: str, size: int = BLOCK) -> Iterator[tuple[int, int]]:

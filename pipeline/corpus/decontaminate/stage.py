@@ -139,7 +139,7 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     cfg, items = recipe.config, evaluation_items(examples, recipe.tasks)
     index = write_index(cfg, items, scratch)
-    if len(index.runs):
+    if len(index.ngrams):
         find_hits(cfg, index, corpus, work)
     counting, n_common = _counting(cfg, index, work)
     np.save(scratch / COUNTING, counting)
@@ -147,8 +147,8 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     shutil.rmtree(scratch)
     measures = {
         "evaluation_examples": len(items),
-        "examples_too_short": int(np.count_nonzero(index.n_runs == 0)),
-        "evaluation_runs": len(index.runs),
+        "examples_too_short": int(np.count_nonzero(index.sizes == 0)),
+        "evaluation_runs": len(index.ngrams),
         "common_runs": n_common,
         "contaminating_examples": len(tally.items),
         "cut_documents": tally.n_cut,
@@ -204,7 +204,7 @@ def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed])
 
 def _counting(cfg: DecontaminateConfig, index: RunIndex, work: Work) -> tuple[np.ndarray, int]:
     """Which runs count, because few documents hold them, and how many do not."""
-    n_documents = np.zeros(len(index.runs), np.int64)
+    n_documents = np.zeros(len(index.ngrams), np.int64)
     for path in shard_paths(work.directory, HITS_FOLDER):
         runs = read_table(path, HITS)["run"].to_numpy()
         n_documents += np.bincount(runs, minlength=len(n_documents))
@@ -217,7 +217,7 @@ def contaminating(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items that a document with `runs` (distinct) holds too much of, the runs shared and the share of each."""
     items, shared = np.unique(index.owners_of(runs)[1], return_counts=True)
-    share = shared / index.n_runs[items]
+    share = shared / index.sizes[items]
     found = (shared >= cfg.min_hits) | (share >= cfg.min_share - ROUNDING)
     return items[found], shared[found], share[found]
 

@@ -1,9 +1,9 @@
-"""How much of each held-out document also stands in another document, counted on every 5-gram of words.
+"""How much of each held-out document another document also contains, counted on every word 5-gram.
 
-In: document shards, and the side of each held-out document. Out: an Overlap for each held-out document and each other
-one that holds at least a given share of its 5-grams. It shares no sampling, no hash and no database with dedup, so
-that it sees what dedup misses: the 5-grams of the held-out documents, which are few, become a sorted index, and one
-pass over all documents looks theirs up. 5-grams that many documents hold are boilerplate and tell nothing.
+In: document shards, and the page ids of the held-out documents. Out: an Overlap for each held-out document and each
+other document that contains at least a given share of its 5-grams. It shares no sampling, no hash and no database
+with dedup, so that it finds what dedup misses: the 5-grams of the few held-out documents become an index, and one
+pass over all documents looks theirs up. 5-grams that many documents contain are boilerplate and do not count.
 """
 
 import unicodedata
@@ -33,7 +33,7 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A shard whose hits on the index go to `target`."""
+    """A shard whose hits on the index are written to `target`."""
 
     path: Path
     index: Path
@@ -43,7 +43,7 @@ class _Item:
 def find_overlaps(
     paths: Sequence[Path], held_out: Collection[str], *, min_share: float, engine: Engine, scratch: Path
 ) -> list[Overlap]:
-    """Of `held_out` (page ids) all that share `min_share` of their 5-grams with one other document of `paths`."""
+    """All documents of `held_out` (page ids) that share `min_share` of their 5-grams with one other document."""
     page_ids, index = _held_out(paths, frozenset(held_out))
     index.save(scratch / INDEX)
     items = [_Item(path, scratch / INDEX, scratch / f"{i}.npz") for i, path in enumerate(paths)]
@@ -86,7 +86,7 @@ def _held_out(paths: Iterable[Path], held_out: frozenset[str]) -> tuple[list[str
 
 
 def _write_hits(item: _Item) -> None:
-    """Runs in a worker process: of each document the places in the index of the 5-grams that it holds."""
+    """Runs in a worker process: for each document, the positions in the index of the 5-grams that it contains."""
     index = NgramIndex.load(item.index)
     hashes = WordHashes(xxhash.xxh64_intdigest)
     hits = []

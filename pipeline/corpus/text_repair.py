@@ -138,19 +138,22 @@ def _utf16_without_mark(content: bytes) -> str | None:
 
 
 def _declared(content: bytes) -> str | None:
-    """The charset that a page declares, as browsers read it; None where it is UTF-8, which was tried."""
+    """The charset that a page declares, as browsers read it.
+
+    None for UTF-8, which was tried, and UTF-16, in which a declaration would not have been found.
+    """
     from resiliparse.parse.encoding import map_encoding_to_html5
 
     match = DECLARED.search(content[:HEAD_BYTES])
-    encoding = map_encoding_to_html5(match[1].decode()) if match else "utf-8"
-    return None if encoding.startswith("utf-") else encoding  # a declaration in UTF-16 would not have been found
+    encoding = map_encoding_to_html5(match[1].decode()) if match else None
+    return None if not encoding or encoding.startswith("utf-") else encoding
 
 
 def _guessed(content: bytes) -> str:
     """The encoding that resiliparse (uchardet) detects, which knows no Korean and then answers utf-8."""
     from resiliparse.parse.encoding import detect_encoding
 
-    encoding = detect_encoding(content)
+    encoding = detect_encoding(content) or "utf-8"
     if encoding == "utf-8":
         try:
             codecs.getincrementaldecoder("cp949")().decode(content)

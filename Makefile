@@ -6,6 +6,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test ui check clean
@@ -21,7 +22,7 @@ demo: $(INSTALLED)
 	@$(BIN)/gristmill demo
 
 test: $(INSTALLED)
-	@$(BIN)/pytest
+	@$(PYTEST)
 
 ui: $(INSTALLED)
 	@exec $(BIN)/gristmill ui
@@ -30,7 +31,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(PYTEST)
 
 install: $(INSTALLED)
 

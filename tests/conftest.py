@@ -1,6 +1,8 @@
 """Shared by all tests: a toy project of tiny pages and labelled lines, and its whole graph, built once a session."""
 
 import json
+import multiprocessing
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -12,6 +14,12 @@ import pytest
 
 from pipeline.store.layout import Layout
 
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[variable] = "1"  # read when torch and numpy load: two workers share two cores
+# Workers of pools are forked from a process that has loaded what most stages need.
+multiprocessing.set_forkserver_preload(["pyarrow.parquet", "psutil", "pytest", "pipeline.store.store"])
+
+FIRST_GROUPS = ("toy_graph", "tests/pipeline/commands/test_ui.py", "tests/model/test_distributed.py")  # the longest
 FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",  # MLflow 3.17 under SQLAlchemy 2.1
     "ignore:.*Any type hint is inferred as AnyType",  # of MLflow's own models, when it is imported
@@ -29,6 +37,27 @@ MOODS = {
 def pytest_configure(config):
     for line in FOREIGN_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.hookimpl(wrapper=True)  # so that it comes before that of pytest-xdist, which reads the groups
+def pytest_collection_modifyitems(config, items):
+    """Groups for `pytest -n 2 --dist loadgroup`: each file is one, and so are all tests that use the toy graph.
+
+    So that a worker makes each shared fixture once. The longest groups come first, so that both workers end together.
+    """
+    groups = {item: _group(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    if hasattr(config, "workerinput"):
+        first = {group: i for i, group in enumerate(FIRST_GROUPS)}
+        items.sort(key=lambda item: first.get(groups[item], len(first)))
+    return (yield)
+
+
+def _group(item: pytest.Item) -> str:
+    if "toy_graph" in getattr(item, "fixturenames", ()):
+        return "toy_graph"
+    return item.path.relative_to(item.config.rootpath).as_posix()
 
 
 @pytest.fixture

@@ -187,8 +187,8 @@ class _Worker:
 def _work(pipe: Connection, memory_mb: int | None, parent_pid: int) -> None:
     """A worker's life: items come in by the pipe, answers go out, until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    _limit_memory(memory_mb)
     threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
+    _limit_memory(memory_mb)  # after the thread: starting one without memory never returns
     while True:
         try:
             message = pipe.recv_bytes()

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from model.batches import TokenBatches
 from model.checkpoint import complete_checkpoints, describe, save_model
 from model.config import DecoderConfig, TrainConfig
 from model.decoder import Decoder, new_decoder
-from model.distributed import check_shares, is_main, local, process_group, rank, whole
+from model.distributed import check_shares, in_group, is_main, local, process_group, rank, whole
 from model.evaluate import mean_loss
 from model.loss import IGNORE_INDEX, language_model_loss
 from model.run import Job, read_curve, run
@@ -52,7 +53,10 @@ TRAIN = TrainConfig(
     keep_checkpoints=9,
     n_threads=1,
 )
-
+TORCHRUN_SECONDS = 800  # two processes that import torch and train; alone on two cores it takes ten
+# Groups are kept until the process ends. Where DDP holds the last reference to one, torch 2.13 destroys it while it
+# holds Python's lock, and waits for threads of gloo that may still need this lock: on a busy machine, for ever.
+GROUPS: list[dist.ProcessGroup] = []
 
 # Rows of a global batch and of a micro-batch. Three rows are one for rank 0 and two for rank 1.
 CUTS = {"ddp": ((4, 1), (4, 4), (3, 1)), "fsdp": ((4, 1), (4, 4), (3, 3))}
@@ -81,6 +85,8 @@ class Acting(TokenBatches):
     action: Callable[[], None]
 
     def batch(self, k: int, part: slice = slice(None)):
+        if in_group() and dist.group.WORLD not in GROUPS:
+            GROUPS.append(dist.group.WORLD)
         if k == self.at:
             self.action()
         return super().batch(k, part)
@@ -208,14 +214,19 @@ def main(directory: Path, actions: list[str]) -> None:
 def torchrun(directory: Path, *actions: str, n_processes: int = 2) -> subprocess.CompletedProcess:
     """Run the actions, each `function:folder:arguments`, in two processes of one torchrun."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
-    return subprocess.run(
+    with subprocess.Popen(
         [*launch, __file__, str(directory), *actions],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=200,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=TORCHRUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it ends its processes, which would outlive it if it was killed
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def ended_well(answer: subprocess.CompletedProcess) -> None:

@@ -10,8 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from model.loss import language_model_loss
 from model.run import Job, read_curve, run
 from model.token_shards import read_token_shard, write_token_shard
 from model.train import Interrupted
+from tests.children import python
 
 DECODER = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -83,12 +82,10 @@ def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: s
 
 
 CHILD = """
-import importlib.util, os, signal, sys
+import os, signal, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("killed", sys.argv[1])
-killed = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(killed)
-where, n = sys.argv[3].split(":")
+from tests.model import test_run as killed
+where, n = sys.argv[2].split(":")
 left = n_of_place = int(n)
 
 def counted(function, before):
@@ -109,20 +106,13 @@ elif where == "moment":
     signal.setitimer(signal.ITIMER_REAL, n_of_place / 1000)  # nobody handles SIGALRM: the process is gone at once
 else:
     setattr(os, where, counted(getattr(os, where), before=where == "fsync"))
-killed.train(Path(sys.argv[2]))
+killed.train(Path(sys.argv[1]))
 """
 
 
 def kill(directory: Path, where: str) -> None:
     """Train in a child process that is killed at `where`; a place that never comes lets it end."""
-    answer = subprocess.run(
-        [sys.executable, "-c", CHILD, __file__, str(directory), where],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        timeout=120,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = python("-c", CHILD, str(directory), where)
     assert answer.returncode in (-signal.SIGKILL, -signal.SIGALRM, 0), answer.stderr
 
 

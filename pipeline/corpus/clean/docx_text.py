@@ -37,6 +37,7 @@ SKIPPED = frozenset(
         "sectPr",
         "sdtPr",
         "Fallback",
+        "pict",
         "annotationRef",
         "commentReference",
     }

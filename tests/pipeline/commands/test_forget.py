@@ -330,7 +330,6 @@ def test_forget_with_a_broken_list_names_its_line(collected, capsys):
 
 
 def test_stages_from_a_shell_keep_to_the_deny_list_too(collected, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
     assert main(["forget", "two.txt", "--yes"]) == 0
     raw, out = str(tmp_path / "pages"), {name: str(tmp_path / name) for name in ("clean", "signals", "filter")}
     (tmp_path / "pages" / "third.txt").write_text((tmp_path / "pages" / "two.txt").read_text())

@@ -4,8 +4,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,15 +22,11 @@ from pipeline.store.engine import Done, LocalProcesses
 from pipeline.store.records import DOCUMENT, DROPPED, Counts, Handle, Shards
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Built, Store
+from tests.children import python
 
 STAGES = ("clean", "signals", "filter")
 N_PAGES = 24
 WORDING = "the mill and that miller have of grain to be with water wheel stone river flour sack road house bridge"
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +70,12 @@ def bytes_of(handle: Handle) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def undisturbed(pages, tmp_path_factory) -> dict[str, Built]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[3]))
-        return chain(store_at(tmp_path_factory.mktemp("one"), 1), pages)
+    return chain(store_at(tmp_path_factory.mktemp("one"), 1), pages)
 
 
 @pytest.fixture(scope="module")
 def by_four(pages, tmp_path_factory) -> dict[str, Built]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(__file__).parents[3]))
-        return chain(store_at(tmp_path_factory.mktemp("four"), 4), pages)
+    return chain(store_at(tmp_path_factory.mktemp("four"), 4), pages)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -118,20 +108,15 @@ def killed_in(stage: str, root: str, pages: str) -> None:
 
 
 KILLED = """
-import sys
-sys.path.insert(0, {root!r})
 from tests.pipeline.corpus.test_chain import killed_in
-if __name__ == "__main__":
-    killed_in({stage!r}, {store!r}, {pages!r})
+killed_in({stage!r}, {store!r}, {pages!r})
 """
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_chain_killed_in_a_stage_and_run_again_gives_the_same_bytes(undisturbed, pages, tmp_path, stage):
-    script = tmp_path / "killed.py"
-    root, store = str(Path(__file__).parents[3]), tmp_path / "store"
-    script.write_text(KILLED.format(root=root, stage=stage, store=str(store), pages=str(pages)))
-    killed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
+    store = tmp_path / "store"
+    killed = python("-c", KILLED.format(stage=stage, store=str(store), pages=str(pages)))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = chain(store_at(store, 2), pages)
     assert not again[stage].unchanged

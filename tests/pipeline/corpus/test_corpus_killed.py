@@ -19,6 +19,7 @@ from pipeline.store.engine import Done
 from pipeline.store.records import CORPUS, Counts, Shards
 from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Built, Outcome, Stage, Store
+from tests.children import python
 
 VOCABULARY = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in "aeiou" for c in ("n", "rt", "lk", "st", "mble")]
 ROOT = Path(__file__).parents[3]
@@ -101,16 +102,13 @@ def killed_at(root: str, step: int, seconds: float) -> None:
 
 
 KILLED = """
-import sys
-sys.path.insert(0, {root!r})
 from tests.pipeline.corpus.test_corpus_killed import killed_at
 killed_at({store!r}, {step}, {seconds})
 """
 
 
 def kill(store: Path, *, step: int = 0, seconds: float = 0.0) -> None:
-    script = KILLED.format(root=str(ROOT), store=str(store), step=step, seconds=seconds)
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=100, check=False)
+    killed = python("-c", KILLED.format(store=str(store), step=step, seconds=seconds))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 

@@ -18,11 +18,6 @@ WORDS = [f"{a}{b}" for a in ("mill", "grain", "wheel", "stone") for b in ("", "s
 LIMITS = CopyLimits()
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
-
-
 def words(rng: random.Random, n_words: int) -> str:
     return " ".join(rng.choices(WORDS, k=n_words))
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from pipeline.store.store import (
     read_handle,
     recipe_of,
 )
+from tests.children import python
 
 ROW = pa.schema([pa.field("text", pa.string())])
 calls: list[str] = []  # what ran in this process
@@ -75,8 +75,7 @@ UPPER = Stage(name="upper", version=1, function=upper_shards, handle=Shards)
 
 
 @pytest.fixture(autouse=True)
-def clean_calls(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3]))  # for the workers
+def clean_calls():
     calls.clear()
 
 
@@ -348,7 +347,6 @@ def test_store_killed_build_ends_with_the_bytes_of_one_that_was_not(tmp_path):
     """SIGKILL while the third shard is written; the first two are not made again."""
     settings = Settings(words=tuple("abcdef"))
     script = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
         "import os, signal\n"
         "from pathlib import Path\n"
         "from tests.pipeline.store import test_store as t\n"
@@ -363,14 +361,11 @@ def test_store_killed_build_ends_with_the_bytes_of_one_that_was_not(tmp_path):
         "    plain(path, table)\n"
         "plain, shards.write_table = shards.write_table, write_table\n"
         "t.write_table = write_table\n"
-        "if __name__ == '__main__':\n"
-        f"    store = t.Store(root=Path({str(tmp_path / 'store')!r}), engine=t.LocalProcesses(n_workers=2))\n"
-        f"    words = store.build(t.WORDS, t.Settings(words=tuple('abcdef'))).handle\n"
-        "    store.build(t.UPPER, None, words)\n"
+        f"store = t.Store(root=Path({str(tmp_path / 'store')!r}), engine=t.LocalProcesses(n_workers=2))\n"
+        f"words = store.build(t.WORDS, t.Settings(words=tuple('abcdef'))).handle\n"
+        "store.build(t.UPPER, None, words)\n"
     )
-    path = tmp_path / "killed.py"
-    path.write_text(script)
-    killed = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=60, check=False)
+    killed = python("-c", script)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     store = Store(root=tmp_path / "store", engine=LocalProcesses(n_workers=1))
     resumed = store.build(UPPER, None, store.build(WORDS, settings).handle)
@@ -383,14 +378,11 @@ def test_store_killed_build_ends_with_the_bytes_of_one_that_was_not(tmp_path):
 
 def test_store_without_git_has_no_commit(tmp_path):
     code = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})\n"
         "from pathlib import Path\n"
         "from tests.pipeline.store import test_store as t\n"
         f"print(t.Store(root=Path({str(tmp_path)!r})).build(t.WORDS, t.Settings()).record['commit'])"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], env={"PATH": ""}, capture_output=True, text=True, check=True
-    )
+    answer = python("-c", code, env={"PATH": ""}, check=True)
     assert answer.stdout == "None\n"
 
 

@@ -1,7 +1,5 @@
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from pipeline.tracking.delivery import Delivery, dead_runs, end_dead_runs, send_
 from pipeline.tracking.journal import FAILED, FINISHED, KILLED, Journal
 from pipeline.tracking.server import new_client, run_id_of, run_url
 from pipeline.tracking.tracker import Tracker
+from tests.children import python
 
 FINGERPRINT = "0123456789abcdef" * 2
 INPUT = Shards(stage="tokenize", directory=Path("/corpus"), fingerprint="f" * 32, digest="d" * 32, rows=5)
@@ -120,7 +119,7 @@ os._exit(9)
 
 
 def die_while_training(layout: Layout) -> None:
-    subprocess.run([sys.executable, "-c", DYING, str(layout.data), FINGERPRINT], check=False, timeout=60)
+    assert python("-c", DYING, str(layout.data), FINGERPRINT).returncode == 9
 
 
 def test_dead_runs_process_killed_is_found_and_closed_as_failed(layout):

@@ -5,8 +5,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,7 @@ from pipeline.training.finetune import (
     random_baseline,
     validation,
 )
+from tests.children import python
 
 SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 24}
 QUICK = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
@@ -175,10 +174,7 @@ def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, e
     whole = Store(root=tmp_path / "whole").build(FINETUNE, QUICK, base, examples).handle
     root = tmp_path / "killed"
     arguments = [str(root), str(base.directory), str(examples.directory), str(step), name]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True, check=False, env=environment
-    )
+    child = python("-c", CHILD, *arguments)
     assert child.returncode == (-signal.SIGKILL if name == "SIGKILL" else 1), child.stderr
     assert "Terminated" in child.stderr or name == "SIGKILL"
     assert not list(root.glob("finetune/*/record.json"))

@@ -26,6 +26,7 @@ from pipeline.training.pretrain import (
     pretrain_recipe,
     resolve,
 )
+from tests.children import python
 
 TINY = PretrainConfig(
     n_layers=1, d_model=16, n_heads=2, seq_len=8, n_steps=24, rows=4, checkpoint_every=5, validate_every=10
@@ -148,26 +149,22 @@ def test_pretrain_stopped_by_a_signal_says_so_and_ends_the_same(directory):
 
 
 KILLED = """
-import importlib.util, os, signal, sys
+import os, signal, sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("inputs", sys.argv[1])
-test = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(test)
+from tests.pipeline.training import test_pretrain as test
 
 class Dying(test.Heard):
     def metrics(self, step, values):
         if step == 18:
             os.kill(os.getpid(), signal.SIGKILL)
 
-test.build(Path(sys.argv[2]), Dying())
+test.build(Path(sys.argv[1]), Dying())
 """
 
 
 def test_pretrain_killed_resumes_through_the_store_to_the_same_digest(directory):
     whole = build(directory, root="whole")
-    child = subprocess.run(
-        [sys.executable, "-c", KILLED, __file__, str(directory)], timeout=120, check=False, capture_output=True
-    )
+    child = python("-c", KILLED, str(directory))
     assert child.returncode == -signal.SIGKILL, child.stderr
     heard = Heard()
     resumed = build(directory, heard)
@@ -208,7 +205,7 @@ def test_recipe_of_a_depth_is_the_dial_and_what_the_user_changed():
     recipe = pretrain_recipe(PretrainConfig(depth=3, n_steps=7))
     assert (recipe.decoder, recipe.train.n_steps) == (from_depth(3).shape, 7)
     assert pretrain_recipe(PretrainConfig(depth=3, family="gpt2")).decoder.positions == "learned"
-    with pytest.raises(ValueError, match="depth is 0"):
+    with pytest.raises(ValueError, match="depth=0"):
         PretrainConfig(depth=0)
 
 
@@ -220,13 +217,13 @@ def test_recipe_is_the_same_however_its_numbers_were_reached():
     ("changes", "named"),
     [
         ({"d_model": 130}, "d_model=130 is not a multiple of n_heads=4"),
-        ({"n_heads": 0}, "n_heads is 0"),
+        ({"n_heads": 0}, "n_heads=0"),
         ({"n_kv_heads": 3}, "n_kv_heads=3"),
-        ({"n_steps": 0}, "n_steps is 0"),
-        ({"rows": 0}, "rows is 0"),
+        ({"n_steps": 0}, "n_steps=0"),
+        ({"rows": 0}, "rows=0"),
         ({"rows": 8, "micro_batch": 3}, "micro_batch=3"),
-        ({"muon_lr": -1.0}, "muon_lr is -1.0"),
-        ({"preset": "large"}, "preset is 'large', expected one of demo, small, gpt2_124m"),
+        ({"muon_lr": -1.0}, "muon_lr=-1.0"),
+        ({"preset": "large"}, "preset='large' must be one of demo, small, gpt2_124m"),
         ({"d_model": 12}, "d_head=3 must be even"),
         ({"warmup_fraction": 0.7}, "warmup_fraction=0.7"),
     ],

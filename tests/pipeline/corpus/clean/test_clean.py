@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from pipeline.store.engine import LocalProcesses
 from pipeline.store.records import DOCUMENT, DROPPED, PAGE, Shards
 from pipeline.store.shards import read_table, shard_paths, text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Store
+from tests.children import python
 
 SENTENCE = "The miller carried the grain to the mill, and the wheel turned with the water of the river."
 HTML = f"""<!doctype html><html><head><title>The  mill</title></head><body>
@@ -69,11 +68,6 @@ For example::
 def item(content: bytes, media_type: str = "text/plain", **changes) -> PageItem:
     values = {"page_id": "p", "source": "s", "url": "u", "title": None, "licence": None, "too_large": False}
     return PageItem(**{**values, **changes}, media_type=media_type, content=content)
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[4]))  # for the workers
 
 
 def collected(store: Store, pages: dict[str, tuple[str, bytes]], n_shards: int = 2) -> Shards:
@@ -193,31 +187,9 @@ def test_decode_one_nul_in_a_long_text_does_not_make_it_binary():
     assert decode(page.encode(), "text/plain") == (None, "binary")
 
 
-@pytest.mark.parametrize(
-    ("encoding", "text"),
-    [
-        ("latin-1", "Die M\u00fchle geh\u00f6rt dem M\u00fcller, der sie f\u00fcr viel Geld verkaufen m\u00f6chte."),
-        (
-            "latin-1",
-            "Le meunier ouvre tr\u00e8s t\u00f4t, la roue tourne d\u00e9j\u00e0.",
-        ),
-        ("cp1252", "A mill \u2013 an old one \u2013 grinds."),
-        (
-            "iso8859-2",
-            "M\u0142ynarz rano otwiera drzwi, a ko\u0142a obracaj\u0105 si\u0119.",
-        ),
-        (
-            "koi8-r",
-            "\u0421\u0442\u0430\u0440\u0430\u044f \u043c\u0435\u043b\u044c\u043d\u0438\u0446\u0430.",
-        ),
-        (
-            "cp949",
-            "\uac15\uac00\uc758 \uc624\ub798\ub41c \ubb3c\ub808\ubc29\uc544.",
-        ),
-    ],
-)
-def test_decode_guesses_the_encoding_of_a_text_that_declares_none(encoding, text):
-    assert decode(text.encode(encoding), "text/plain") == (text, "")
+def test_decode_guesses_a_western_text_without_a_declared_charset():
+    text = "Die M\u00fchle geh\u00f6rt dem M\u00fcller, der sie f\u00fcr viel Geld verkaufen m\u00f6chte. " * 5
+    assert decode(text.encode("latin-1"), "text/plain") == (text, "")
 
 
 @pytest.mark.parametrize(
@@ -348,7 +320,7 @@ def test_clean_golden_digest(tmp_path):
     built = store.build(CLEAN, CleanConfig(max_page_mb=0.2), collected(store, PAGES))
     rows = [*rows_of(built.handle.directory, DOCUMENT), *rows_of(built.handle.directory, DROPPED, "dropped")]
     assert (CLEAN.version, text_digest(*(f"{sorted(row.items())}" for row in rows))) == (
-        3,
+        2,
         "a7481f92e845b07f508aa323070a1263",
     )
 
@@ -379,20 +351,14 @@ def many_pages() -> dict[str, tuple[str, bytes]]:
 
 
 KILLED = """
-import sys
-sys.path.insert(0, {root!r})
 from tests.pipeline.corpus.clean.test_clean import killed_after
-if __name__ == "__main__":
-    killed_after({n_pages}, {store!r})
+killed_after({n_pages}, {store!r})
 """
 
 
 @pytest.mark.parametrize("n_pages", [1, 20, 36])
 def test_clean_killed_anywhere_and_run_again_gives_the_same_bytes(tmp_path, n_pages):
-    script = tmp_path / "killed.py"
-    root = str(Path(__file__).parents[4])
-    script.write_text(KILLED.format(root=root, n_pages=n_pages, store=str(tmp_path / "killed")))
-    killed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False)
+    killed = python("-c", KILLED.format(n_pages=n_pages, store=str(tmp_path / "killed")))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     outputs = []
     for name in ("killed", "whole"):
@@ -419,5 +385,5 @@ def test_clean_one_changed_page_costs_its_shard_only(tmp_path):
 
 @pytest.mark.parametrize("values", [{"page_seconds": 0.0}, {"max_page_mb": -1.0}])
 def test_clean_config_outside_its_range_is_refused(values):
-    with pytest.raises(ValueError, match=f"{next(iter(values))} is {next(iter(values.values()))}, expected"):
+    with pytest.raises(ValueError, match=f"{next(iter(values))}={next(iter(values.values()))} is not above 0"):
         CleanConfig(**values)

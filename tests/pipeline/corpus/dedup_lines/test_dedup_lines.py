@@ -20,6 +20,7 @@ from pipeline.store.errors import CorruptShard, DiskFull
 from pipeline.store.records import CORPUS, DROPPED, REPEATED, Counts, Shards
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_rows
 from pipeline.store.store import Outcome, Stage, Store
+from tests.children import python
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 MENU = ["- Home", "- Products", "- Prices", "- About us"]
@@ -389,8 +390,7 @@ def test_dedup_lines_killed_and_run_again_gives_the_same_bytes(tmp_path, build, 
     expected = build(equal_ones())
     (source,) = (store.root / "dedup").glob("*/record.json")
     root = tmp_path / "killed"
-    command = [sys.executable, "-c", BUILD_AND_DIE, str(source.parent), str(root), unit]
-    assert subprocess.run(command, check=False, timeout=120).returncode == -signal.SIGKILL
+    assert python("-c", BUILD_AND_DIE, str(source.parent), str(root), unit).returncode == -signal.SIGKILL
     assert not list((root / "dedup_lines").glob("*/record.json"))
     again = build(equal_ones(), in_store=Store(root=root, engine=store.engine))
     assert file_bytes(again.handle) == file_bytes(expected.handle)
@@ -460,7 +460,7 @@ def test_dedup_lines_unreadable_shard_is_named(build, store):
     ],
 )
 def test_dedup_lines_config_out_of_range_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field}(=| is ){value}"):
+    with pytest.raises(ValueError, match=f"{field}={value}"):
         DedupLinesConfig(**{field: value})
 
 

@@ -1,7 +1,6 @@
 """Filtering: documents kept or dropped with reason and score, texts masked, and nothing measured again."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -27,11 +26,6 @@ TEXTS = {
     "mail": GOOD + "Write to anna.mill@example.org or to otto@example.org about 10.0.0.1 and 93.184.216.34.\n",
     "page": GOOD + "Menu\nEnable javascript to see the wheel.\nIt is old [12] and it turns.\nSo they say.\nRead on",
 }
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[4]))  # for the workers
 
 
 def recipe(**values) -> FilterRecipe:

@@ -19,6 +19,7 @@ from pipeline.store.engine import LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
 from pipeline.store.shards import text_digest
 from pipeline.store.store import Store
+from tests.children import python
 
 DEFAULT = TokenizeRecipe(config=TokenizeConfig())
 
@@ -185,8 +186,7 @@ def test_tokenize_killed_at_20_points_and_run_again_gives_the_same_bytes(store, 
 
     def run(root, last):
         folders = [str(one) for one in (*(one.directory for one in inputs), root)]
-        command = [sys.executable, "-c", BUILD_AND_DIE, *folders, str(last)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return python("-c", BUILD_AND_DIE, *folders, str(last))
 
     whole = run(store.root.parent / "whole", 0)
     assert whole.returncode == 0, whole.stderr

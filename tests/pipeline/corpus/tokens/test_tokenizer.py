@@ -6,8 +6,6 @@ import io
 import json
 import os
 import random
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +28,7 @@ from pipeline.corpus.tokens.vocabularies import PACKAGES
 from pipeline.store.records import SPLIT_CORPUS, Shards
 from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Outcome, Stage
+from tests.children import python
 
 SYLLABLES = ["ka", "lo", "mi", "tu", "re", "sha", "bel", "dor", "fin", "gra", "hup", "jin"]
 SMALL = TokenizerConfig(vocab_size=300)
@@ -135,14 +134,8 @@ def test_tokenizer_stage_bytes_do_not_depend_on_threads(store, corpus):
         "print(store.build(TOKENIZER, TokenizerConfig(vocab_size=300), read_handle(Path(sys.argv[1]))).handle.digest)"
     )
     for n_threads in ("1", "4"):
-        answer = subprocess.run(
-            [sys.executable, "-c", script, str(corpus.directory), str(store.root.parent / f"other{n_threads}")],
-            env=os.environ | {"RAYON_NUM_THREADS": n_threads},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+        folders = str(corpus.directory), str(store.root.parent / f"other{n_threads}")
+        answer = python("-c", script, *folders, env=os.environ | {"RAYON_NUM_THREADS": n_threads}, check=True)
         assert answer.stdout.strip() == expected.digest
 
 

@@ -1,7 +1,8 @@
 """`gristmill`: everything the graph does, from a shell and without Dagster, and what keeps it in order.
 
-In: arguments. Out: an exit code: 0, 1 where something was found wrong (doctor, a failed demo), 2 for a mistake in
-what was given, which is told in one line, 130 for Ctrl-C. A command's module is imported when it runs, so that
+In: arguments. Out: an exit code: 0 for success; 1 where something is wrong (an asset of `run` or `demo` failed,
+`doctor` found what it cannot fix, `plan` found an asset that cannot be built); 2 for a mistake in what was given,
+which is reported in one line; 130 for Ctrl-C. A command's module is imported when it runs, so that
 `gristmill --help` is quick.
 """
 
@@ -12,6 +13,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 DATA_STAGES = (
     "collect",
@@ -57,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gristmill", description="Mills raw text into a language model you own.", epilog=EPILOG
     )
+    parser.add_argument("--version", action=Version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
@@ -71,15 +74,45 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Version(argparse.Action):
+    """Prints the version of the installed package, which is looked up only then."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "nargs": 0})
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"gristmill {version('gristmill')}")
+        parser.exit()
+
+
 Adder = Callable[..., argparse.ArgumentParser]
 
 
 def _add_graph_commands(command: Adder) -> None:
-    command("demo", "pipeline.commands.demo:run", "Materialise the whole graph and print what came out")
-    ui = command("ui", "pipeline.commands.graph:run_ui", "Serve Dagster and MLflow until Ctrl-C")
+    init = command("init", "pipeline.commands.init:run", "Write a first sources.toml, tasks.toml and config.toml")
+    init.add_argument(
+        "folder", metavar="FOLDER", nargs="?", help="new or without these files; default: the data folder"
+    )
+    run = command(
+        "run",
+        "pipeline.commands.run:run",
+        "Materialise everything that is not up to date, or a part of the graph",
+        epilog="For example: gristmill run +corpus_report, or: gristmill run tokenizer+",
+    )
+    run.add_argument(
+        "assets",
+        metavar="ASSET",
+        nargs="*",
+        help="asset to build; +ASSET also builds everything it is made from, ASSET+ everything that is made from it;"
+        " default: all",
+    )
+    command("demo", "pipeline.commands.demo:run", "Materialise the whole graph of the default sources")
+    ui = command("ui", "pipeline.commands.ui:run", "Serve Dagster and MLflow until Ctrl-C")
     ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
-    results = command("results", "pipeline.commands.graph:run_results", "Show the newest evaluation of every model")
+    results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Tell what became of a page, stage by stage")
     trace.add_argument(
@@ -98,7 +131,7 @@ def _add_graph_commands(command: Adder) -> None:
     trace.add_argument(
         "--seconds", metavar="S", type=float, default=20, help="to read all texts where no index helps; default: 20"
     )
-    plan = command("plan", "pipeline.commands.plan:run_plan", "Tell what a materialisation would rebuild, and why")
+    plan = command("plan", "pipeline.commands.plan:run", "Tell what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
     report.add_argument("--out", metavar="DIR", help="write the card and its figures there instead")
@@ -223,12 +256,12 @@ def _add_upkeep_commands(command: Adder) -> None:
     _add_forget(command)
     doctor = command(
         "doctor",
-        "pipeline.commands.upkeep:run_doctor",
+        "pipeline.commands.doctor:run",
         "Find runs that died with their process and mend them; check ports, disk, versions and data",
     )
     doctor.add_argument("--no-mend", dest="mend", action="store_false", help="only look")
-    command("du", "pipeline.commands.upkeep:run_du", "Show what lies where and how much of it")
-    gc = command("gc", "pipeline.commands.upkeep:run_gc", "Remove what no kept result and no registered model needs")
+    command("du", "pipeline.commands.du:run", "Show what lies where and how much of it")
+    gc = command("gc", "pipeline.commands.gc:run", "Remove what no kept result and no registered model needs")
     gc.add_argument(
         "--keep", metavar="N", type=int, default=1, help="newest outputs to keep of every asset; default: 1"
     )

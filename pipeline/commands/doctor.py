@@ -9,14 +9,16 @@ import importlib.metadata
 import shutil
 import sys
 import tomllib
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.commands.tables import table_lines
 from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
-from pipeline.store.layout import Layout, all_entries
+from pipeline.store.layout import Layout, all_entries, layout_from_environment
 from pipeline.store.store import read_record
 
 OK, MENDED, WARNING, BAD = "ok", "mended", "warning", "bad"
@@ -40,6 +42,13 @@ class Visit:
     layout: Layout
     mend: bool
     ports: tuple[int, int] = (3000, 5000)  # of Dagster, of MLflow
+
+
+def run(args: Namespace) -> int:
+    """1 when something is left that needs a person."""
+    findings = list(examine(Visit(layout=layout_from_environment(), mend=args.mend)))
+    print("\n".join(table_lines(["check", "state", "what"], [[f.check, f.state, f.detail] for f in findings])))
+    return int(any(finding.state == BAD for finding in findings))
 
 
 def examine(visit: Visit) -> Iterator[Finding]:

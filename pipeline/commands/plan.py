@@ -7,18 +7,23 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
+from pipeline.commands.estimate import estimate, estimate_line
 from pipeline.commands.planning import PlannedAsset, plan
-from pipeline.commands.tables import table_lines
+from pipeline.commands.tables import count_text, table_lines
 from pipeline.store.disk import size_text
-from pipeline.store.layout import layout_from_environment
+from pipeline.store.layout import usable_layout
 from pipeline.store.progress import clock_text
 
 UNKNOWN = "?"
 
 
-def run_plan(args: Namespace) -> int:
-    assets = plan(layout_from_environment())
-    print(json.dumps([_as_json(asset) for asset in assets], indent=1) if args.json else "\n".join(plan_lines(assets)))
+def run(args: Namespace) -> int:
+    assets = plan(usable_layout())
+    if args.json:
+        print(json.dumps([_as_json(asset) for asset in assets], indent=1))
+    else:
+        work = estimate(assets)
+        print("\n".join([*plan_lines(assets), *([estimate_line(work)] if work else [])]))
     return int(any(asset.fault for asset in assets))
 
 
@@ -26,7 +31,9 @@ def plan_lines(assets: Sequence[PlannedAsset]) -> list[str]:
     """For people: what is rebuilt with its reasons, then the sums."""
     changed = [asset for asset in assets if asset.rebuilt or asset.fault]
     if not changed:
-        return [f"Nothing to rebuild: all {len(assets)} assets are up to date."]
+        return [f"Nothing to rebuild: all {count_text(len(assets), 'asset')} are up to date."]
+    if not any(asset.fault or any(build.last for build in asset.builds) for asset in assets):
+        return [f"Nothing was built yet: {count_text(len(assets), 'asset')} would be built."]
     header = ["asset", "documents", "tokens", "time", "disk"]
     rows = [[asset.asset, *_numbers(asset)] for asset in changed]
     table = table_lines(header, rows, right=(1, 2, 3, 4))
@@ -58,12 +65,15 @@ def _reasons(asset: PlannedAsset) -> Iterator[str]:
 
 def _sums(assets: Sequence[PlannedAsset], changed: Sequence[PlannedAsset]) -> Iterator[str]:
     builds = [build for asset in changed for build in asset.rebuilt]
-    n_bytes = sum(build.n_bytes or 0 for build in builds)
-    seconds = [build.seconds for build in builds]
-    unknown = sum(one is None for one in seconds)
-    total = f"{len(changed)} of {len(assets)} assets, at most {clock_text(sum(one or 0 for one in seconds))} minutes"
-    yield f"{total} and {size_text(n_bytes)}" + (f", beside {unknown} stages that never ran" if unknown else "") + "."
-    yield "A stage that comes out equal spares what is made from it. Times are those of the last build."
+    known = [build for build in builds if build.last]
+    total = f"{len(changed)} of {count_text(len(assets), 'asset')}"
+    if known:
+        seconds, n_bytes = sum(build.seconds or 0 for build in known), sum(build.n_bytes or 0 for build in known)
+        total += f": at most {clock_text(seconds)} (minutes:seconds) and {size_text(n_bytes)}"
+    if unknown := len(builds) - len(known):
+        total += f"{', and' if known else ':'} {count_text(unknown, 'stage')} that never ran"
+    yield f"{total}."
+    yield "Times are those of the last build. What is made from a stage is not rebuilt if its output stays equal."
 
 
 def _time(seconds: Sequence[float | None]) -> str:

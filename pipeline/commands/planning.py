@@ -12,7 +12,8 @@ shard, and to the work of the settings where it trains.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class PlannedBuild:
     bytes_share: float = 1.0  # of its bytes
     n_tokens: int | None = None  # to train on
     fingerprint: str | None = None  # of what will lie there, where that is known before
+    config: Any = None  # what the stage is built with, where that is known before
     resumes: bool = False  # an unfinished build lies there
 
     @property
@@ -119,7 +121,7 @@ class PlanningStore(Store):
         where = self.root / stage.name / fingerprint_of(stage, cfg, inputs)
         is_known = not any(one.directory in self.changes.shares for one in inputs)
         if is_known and (record := read_record(where)) is not None:
-            self.plan.append(PlannedBuild(stage=stage.name, last=record))
+            self.plan.append(PlannedBuild(stage=stage.name, last=record, config=cfg))
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         last = self.before.get(stage.name)
         share = _share(stage, cfg, inputs, last, self.changes)
@@ -131,6 +133,7 @@ class PlanningStore(Store):
             bytes_share=share if stage.by_shard else 1.0,
             n_tokens=cfg.train.n_steps * cfg.train.tokens_a_step if isinstance(cfg, ResolvedPretrain) else None,
             fingerprint=where.name if is_known else None,
+            config=cfg,
             resumes=is_known and (where / BEGUN).exists(),
         )
         self.plan.append(planned)
@@ -163,9 +166,12 @@ class PlanningMill(Mill):
         return dg.MaterializeResult(value=builds[-1].handle)
 
 
-def plan(layout: Layout) -> list[PlannedAsset]:
-    """Every asset of the graph. Raises ValueError when one of the three toml files does not fit."""
-    graph = definitions(layout).resolve_asset_graph()
+def plan(layout: Layout, code: dg.Definitions | None = None) -> list[PlannedAsset]:
+    """Every asset of the graph, which is made of `code` where that is already loaded.
+
+    Raises ValueError when one of the three toml files does not fit.
+    """
+    graph = (code or definitions(layout)).resolve_asset_graph()
     current = all_current(layout)
     changes = Changes(names={layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)})
     handles: dict[str, Handle] = {}  # of what was built at least once
@@ -188,9 +194,14 @@ def _planned_asset(
     """The plan of one asset, and the handle that it would return."""
     inputs = {parameter: asset_name(key) for parameter, key in definition.keys_by_input_name.items()}
     if missing := sorted({one for one in inputs.values() if one not in handles}):
-        reason = f"made from {', '.join(missing)}, which was never built"  # its body might read what is not there
-        builds = [PlannedBuild(stage=stage, reasons=(reason,), last=last) for stage, last in store.before.items()]
-        return PlannedAsset(asset=name, builds=tuple(builds or [PlannedBuild(stage=name, reasons=(reason,))])), None
+        reason = f"made from {', '.join(missing)}, which was never built"
+        configs = _configs(definition, store, layout, {p: handles.get(one) for p, one in inputs.items()})
+        stages = {**configs, **store.before} or {name: None}
+        builds = [
+            PlannedBuild(stage=one, reasons=(reason,), last=store.before.get(one), config=configs.get(one))
+            for one in stages
+        ]
+        return PlannedAsset(asset=name, builds=tuple(builds)), None
     mill = PlanningMill(layout=layout, planner=store)
     given: dict[str, Any] = {parameter: handles[one] for parameter, one in inputs.items()}
     try:
@@ -198,6 +209,22 @@ def _planned_asset(
     except ValueError as error:
         return PlannedAsset(asset=name, builds=tuple(store.plan), fault=" ".join(str(error).split())), None
     return PlannedAsset(asset=name, builds=tuple(store.plan)), result.value
+
+
+def _configs(
+    definition: dg.AssetsDefinition, store: PlanningStore, layout: Layout, given: Mapping[str, Handle | None]
+) -> dict[str, Any]:
+    """Stage -> config of an asset whose inputs were never built, as far as its body comes without reading them."""
+    trial = replace(store, changes=Changes(), plan=[])
+    stood_in: dict[str, Any] = {}
+    for parameter, handle in given.items():
+        annotated = definition.node_def.input_dict[parameter].dagster_type.typing_type
+        cls = annotated if isinstance(annotated, type) and issubclass(annotated, Handle) else Handle
+        nothing = cls(stage="", directory=layout.store / ".none", fingerprint="", digest="", rows=0)
+        stood_in[parameter] = handle or nothing
+    with suppress(ValueError, OSError, AssertionError):  # it read an input
+        definition(dg.build_asset_context(), mill=PlanningMill(layout=layout, planner=trial), **stood_in)
+    return {build.stage: build.config for build in trial.plan}
 
 
 def _reasons(

@@ -5,21 +5,28 @@ In: a layout; what the `*_evaluation` assets hold at the moment. Out: results, a
 """
 
 import json
+from argparse import Namespace
 from typing import Any
 
 from pipeline.commands.tables import table_lines
-from pipeline.store.layout import Layout, all_current
+from pipeline.store.layout import Layout, all_current, layout_from_environment
 from pipeline.tracking.server import run_id_of
 
 Result = dict[str, Any]
 SUFFIX = "_evaluation"
 
 
+def run(args: Namespace) -> int:
+    results = newest_results(layout_from_environment())
+    print(json.dumps(results, indent=1) if args.json else "\n".join(result_lines(results)))
+    return 0
+
+
 def newest_results(layout: Layout) -> list[Result]:
     """Results in the order of the assets' names. ValueError when nothing was evaluated yet."""
     reports = {asset: handle for asset, handle in all_current(layout).items() if asset.endswith(SUFFIX)}
     if not reports:
-        raise ValueError(f"no evaluation has been materialised below {layout.data}; run `make demo`, or use the UI")
+        raise ValueError(f"no evaluation has been materialised below {layout.data}; run `gristmill run`")
     return [
         {
             "asset": asset,

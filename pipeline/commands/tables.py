@@ -18,3 +18,8 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
         return "  ".join(padded).rstrip()
 
     return [line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]
+
+
+def count_text(n: int, noun: str) -> str:
+    """For instance "1 asset" or "1,204 assets"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

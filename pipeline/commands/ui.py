@@ -16,13 +16,14 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from pipeline.store.layout import Layout
+from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
 
 HOST = "127.0.0.1"
@@ -75,6 +76,10 @@ class Server:
         code = self.process.returncode if self.process else None
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         return "\n".join([f"{self.name} ended with code {code}; its log is {self.log} and ends:", *lines])
+
+
+def run(args: Namespace) -> int:
+    return serve(usable_layout(), args.dagster_port, args.mlflow_port)
 
 
 def serve(layout: Layout, dagster_port: int, mlflow_port: int) -> int:

@@ -8,10 +8,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from pipeline.store.lineage import lineage
 from pipeline.store.records import Handle
+from pipeline.store.settings import did_you_mean
 from pipeline.store.shards import write_text
 from pipeline.store.store import read_handle
 
@@ -73,6 +75,25 @@ def layout_from_environment() -> Layout:
     return Layout(Path(os.environ.get("GRISTMILL_DATA", "data")).resolve())
 
 
+def usable_layout() -> Layout:
+    """The data folder of the environment, to build in. ValueError says what keeps it from that, and the way out."""
+    layout = layout_from_environment()
+    given = os.environ.get("GRISTMILL_DATA")
+    where = f"GRISTMILL_DATA names {layout.data}, which" if given else f"GRISTMILL_DATA is not set, and {layout.data}"
+    start = "`gristmill init FOLDER` writes a first one"
+    if not layout.data.exists():
+        raise ValueError(f"{where} does not exist; {start}")
+    if not layout.data.is_dir():
+        raise ValueError(f"{where} is a file, expected a folder; {start}")
+    try:
+        TemporaryFile(dir=layout.data).close()
+    except OSError as error:
+        raise ValueError(f"{where} cannot be written to ({error.strerror}); {start} elsewhere") from error
+    if not layout.sources_toml.exists():
+        raise ValueError(f"{where} has no sources.toml; {start}")
+    return layout
+
+
 def save_current(layout: Layout, asset: str, handle: Handle) -> None:
     """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store.
 
@@ -89,9 +110,9 @@ def load_current(layout: Layout, asset: str) -> Any:
     """The handle that `asset` holds. ValueError when it was never materialised."""
     path = _entry_path(layout, asset)
     if not path.exists():
-        raise ValueError(
-            f"{asset} has not been materialised below {layout.data}; run `make demo`, or materialise it in the UI"
-        )
+        hint = did_you_mean(asset, [entry["asset"] for entry in all_entries(layout)])
+        hint = hint or f"; run `gristmill run +{asset}`, or materialise it in the UI"
+        raise ValueError(f"{asset} has not been materialised below {layout.data}{hint}")
     return read_handle(layout.store / json.loads(path.read_text())["folder"])
 
 

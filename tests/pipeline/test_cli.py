@@ -1,5 +1,6 @@
 """The command line: a mistake is one clear line and exit code 2; stages, training and generation run from a shell."""
 
+import os
 import re
 import subprocess
 import sys
@@ -82,8 +83,10 @@ def _one_line(capsys) -> str:
         (["ui", "--dagster-port", "3456", "--mlflow-port", "3456"], "3456"),
     ],
 )
-def test_cli_mistake_is_one_line_and_exit_code_2(arguments, part, capsys, tmp_path, monkeypatch):
+def test_cli_mistake_is_one_line_and_exit_code_2(arguments, part, capsys, tmp_path, data_folder, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert main(["init", str(data_folder)]) == 0
+    capsys.readouterr()
     assert main(arguments) == 2
     line = _one_line(capsys)
     assert line.startswith("gristmill: ")
@@ -100,6 +103,23 @@ def test_cli_unknown_command_lists_all(capsys):
         main(["grind"])
     assert caught.value.code == 2
     assert "demo" in capsys.readouterr().err
+
+
+def test_cli_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert re.fullmatch(r"gristmill \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.commands.demo"])
+def test_cli_runs_as_a_module(module, tmp_path):
+    """`python -m pipeline.commands.demo` once did nothing, silently."""
+    environment = {**os.environ, "GRISTMILL_DATA": str(tmp_path / "none")}
+    command = [sys.executable, "-m", module, *(["run"] if module == "pipeline" else [])]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert "gristmill init" in answer.stderr
 
 
 def test_cli_help_imports_nothing_heavy():

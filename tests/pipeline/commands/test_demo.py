@@ -30,7 +30,7 @@ def test_demo_failed_source_is_named_and_the_rest_is_kept(toy_layout, monkeypatc
     told = capsys.readouterr().out
     assert "`pages/web` failed: " in told
     assert str(toy_layout.data / "elsewhere") in told
-    assert "What was finished is kept (2 built, 0 unchanged)" in told
+    assert "What was finished is kept: 2 assets built, 0 unchanged." in told
 
 
 @pytest.mark.parametrize("setting", ["[corpus]\nspeed = 3\n", "[tokenizer]\nvocab_size = 'many'\n"])

@@ -127,13 +127,13 @@ def test_plan_new_source_was_never_built(other_settings):
 def test_plan_source_whose_folder_is_gone_says_so_and_fails(other_settings, monkeypatch, capsys):
     text = other_settings.sources_toml.read_text()
     other_settings.sources_toml.write_text(text.replace(str(other_settings.data / "pages"), "/no/such/folder", 1))
-    monkeypatch.setattr("pipeline.commands.plan.layout_from_environment", lambda: other_settings)
+    monkeypatch.setattr("pipeline.commands.plan.usable_layout", lambda: other_settings)
     assert main(["plan"]) == 1
     assert "cannot be built: source `web`: path /no/such/folder does not exist" in capsys.readouterr().out
 
 
 def test_plan_as_json_tells_the_stages(other_settings, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.commands.plan.layout_from_environment", lambda: other_settings)
+    monkeypatch.setattr("pipeline.commands.plan.usable_layout", lambda: other_settings)
     assert main(["plan", "--json"]) == 0
     assets = {one["asset"]: one for one in json.loads(capsys.readouterr().out)}
     assert [stage["stage"] for stage in assets["documents"]["stages"]] == ["clean", "signals", "filter"]
@@ -162,7 +162,12 @@ def test_plan_covers_what_a_run_then_rebuilds(toy_layout):
     assert 0 < clean.share < 1
 
 
-def test_plan_before_anything_was_built_knows_no_times(toy_layout):
+def test_plan_before_anything_was_built_knows_no_times(toy_layout, monkeypatch, capsys):
     assets = plan(toy_layout)
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
+    assert main(["plan"]) == 0
+    out = capsys.readouterr().out
+    assert "Nothing was built yet: 12 assets would be built." in out
+    assert "0:00" not in out
     assert {one.asset for one in assets if one.rebuilt} == {one.asset for one in assets}
     assert all(build.seconds is None for one in assets for build in one.rebuilt)

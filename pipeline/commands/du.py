@@ -1,0 +1,17 @@
+"""`gristmill du`: how much of the data folder is used, and for what."""
+
+from argparse import Namespace
+
+from pipeline.commands.tables import table_lines
+from pipeline.store.disk import disk_usage, size_text
+from pipeline.store.layout import layout_from_environment
+
+
+def run(args: Namespace) -> int:
+    layout = layout_from_environment()
+    places = disk_usage(layout)
+    rows = [[place.name, f"{place.n_files:,}", size_text(place.n_bytes), place.note] for place in places]
+    rows.append(["all", f"{sum(p.n_files for p in places):,}", size_text(sum(p.n_bytes for p in places)), ""])
+    print(layout.data)
+    print("\n".join(table_lines(["place", "files", "size", "what"], rows, right=(1, 2))))
+    return 0

@@ -1,0 +1,139 @@
+"""How long a run will take on the machine at hand, estimated before it starts.
+
+In: the plan of the graph. Out: an Estimate, and a sentence for people. Only what is not up to date counts. Training
+counts by its FLOPs and the speed of matrix products, which is measured for two seconds. Every other stage counts by
+the seconds of its last build, or where it never ran, by those of the demo: of a corpus of another size, the first
+estimate is rough.
+"""
+
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.size import flops_a_token
+from pipeline.commands.planning import PlannedAsset
+from pipeline.store.engine import n_usable_cores
+from pipeline.training.finetune import FinetuneConfig
+from pipeline.training.pretrain import ResolvedPretrain
+
+MEASURED_SECONDS = 2.0
+SIZES = (1024, 128, 384)  # rows x width x d_ff: the largest product of a layer of the preset `demo`
+TRAINING_SHARE = 0.54  # of the speed of such products that a training reaches (docs/log.md)
+# Seconds of the demo on 2 idle cores of an AMD EPYC whose products ran at DEMO_SPEED (docs/log.md).
+DEMO_SPEED = 2.28e11  # FLOP/s
+DEMO_SECONDS = {
+    "pages": 1.1,
+    "documents": 17.7,
+    "corpus": 10.4,
+    "corpus_report": 2.8,
+    "tokenizer": 2.3,
+    "token_shards": 1.4,
+    "foundation_model": 0.0,
+    "foundation_evaluation": 7.7,
+    "examples": 2.0,
+    "model": 0.0,
+    "evaluation": 7.0,
+}
+OUTSIDE_SECONDS = 0.8  # of every asset: its step, its checks and its share of the start
+DEMO_VOCABULARY = 4096
+DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and what one costs in tokens of pretraining
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """The work of what is not built yet, and the speed of this machine."""
+
+    flops: float  # of training
+    demo_seconds: float  # of everything else where products run at DEMO_SPEED
+    flops_per_second: float
+
+    @property
+    def seconds(self) -> float:
+        training = self.flops / (self.flops_per_second * TRAINING_SHARE)
+        return training + self.demo_seconds * DEMO_SPEED / self.flops_per_second
+
+
+def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = None) -> Estimate | None:
+    """For those of `names` that have to be built; None where that takes a few seconds only."""
+    wanted = [one for one in assets if (names is None or one.asset in names) and one.rebuilt]
+    flops = sum(_training_flops(wanted, assets))
+    if not wanted or (flops < 1e11 and all(build.last for one in wanted for build in one.rebuilt)):
+        return None
+    speed = matrix_product_speed(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20)
+    seconds = 0.0
+    for one in wanted:
+        known = [build.seconds for build in one.rebuilt if build.seconds is not None and not _trains(build.config)]
+        here = sum(known) * speed / DEMO_SPEED  # `seconds` were measured on this machine
+        seconds += OUTSIDE_SECONDS + (here if known else DEMO_SECONDS[_kind(one.asset)])
+    return Estimate(flops=flops, demo_seconds=seconds, flops_per_second=speed)
+
+
+def estimate_line(work: Estimate) -> str:
+    """For instance "About 6 minutes on this machine (2 cores, 41 GFLOP/s measured): ..."."""
+    minutes = round(work.seconds / 60)
+    length = f"{minutes} minutes" if minutes > 1 else "1 minute" if work.seconds >= 45 else "less than a minute"
+    trained = f"{work.flops / 1e12:,.1f} TFLOP of training" if work.flops else "no training"
+    other = work.demo_seconds * DEMO_SPEED / work.flops_per_second
+    return (
+        f"About {length} on this machine ({n_usable_cores()} cores, {work.flops_per_second / 1e9:,.0f} GFLOP/s"
+        f" measured): {trained}, {other:,.0f} seconds for everything else."
+    )
+
+
+def matrix_product_speed(seconds: float = MEASURED_SECONDS) -> float:
+    """FLOP/s of float32 matrix products of the demo's size at the present load of the machine.
+
+    One core is measured and counts for all: threads that wait for each other on busy cores would hide its speed.
+    """
+    import numpy as np
+    from threadpoolctl import threadpool_limits
+
+    rows, width, wide = SIZES
+    a, b = np.ones((rows, width), np.float32), np.ones((width, wide), np.float32)
+    with threadpool_limits(1):
+        a @ b  # loads the library
+        started, n_products = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            a @ b
+            n_products += 1
+        one_core = max(n_products, 1) * 2.0 * rows * width * wide / (time.perf_counter() - started)
+    return one_core * n_usable_cores()
+
+
+def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[float]:
+    """Of every model that is trained; the evaluation of a task trains the task's model again from random weights."""
+    per_token = 0.0
+    by_name = {one.asset: one for one in assets}
+    for one in assets:
+        for build in one.builds:
+            if isinstance(cfg := build.config, ResolvedPretrain):
+                per_token = flops_a_token(cfg.decoder.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
+                if one in wanted and build.reasons:
+                    yield cfg.train.n_steps * cfg.train.tokens_a_step * per_token
+            elif isinstance(cfg, FinetuneConfig) and one in wanted and build.reasons:
+                yield _finetune_flops(cfg, by_name, one.asset, per_token)
+        twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")
+        if one in wanted and twin and not any(_trains(build.config) for build in one.builds):
+            yield from (
+                _finetune_flops(build.config, by_name, twin.asset, per_token)
+                for build in twin.builds
+                if isinstance(build.config, FinetuneConfig)
+            )
+
+
+def _finetune_flops(cfg: FinetuneConfig, by_name: dict[str, PlannedAsset], asset: str, per_token: float) -> float:
+    task = asset.removesuffix("_model").removesuffix("_evaluation")
+    records = [build.last for build in by_name[f"{task}_examples"].builds if build.last]
+    n_texts = records[-1]["measures"].get("train_examples", DEMO_TEXTS) if records else DEMO_TEXTS
+    return cfg.epochs * n_texts * TOKENS_A_TEXT * per_token
+
+
+def _trains(config: Any) -> bool:
+    return isinstance(config, ResolvedPretrain | FinetuneConfig)
+
+
+def _kind(asset: str) -> str:
+    """The key of DEMO_SECONDS: the asset itself, `pages`, or what a task's asset ends in."""
+    first, last = asset.split("/")[0], asset.rsplit("_", 1)[-1]
+    return next(name for name in (asset, first, last) if name in DEMO_SECONDS)

@@ -1,0 +1,59 @@
+"""`gristmill init`: writes the first sources.toml, tasks.toml and config.toml of a new project, to be edited."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.store.shards import write_text
+
+SOURCES = """\
+# Where the text comes from. One table per source; each becomes the asset pages/<name of the table>.
+# docs/your-data.md describes all keys, and other kinds of sources.
+
+[my-text]
+kind = "files"
+path = "text"                    # EDIT THIS: a folder, a file or an archive; relative to this file, or absolute
+# members = ["**/*.md", "!drafts/**"]  # which files; a pattern that begins with ! excludes files; default: all
+# licence = "CC-BY-4.0"          # is kept with every document and shown in the data card
+# languages = ["en"]             # the languages to keep; default: the setting of `documents`
+# weight = 1.0                   # how often training reads these documents
+"""
+TASKS = """\
+# What the foundation model is fine-tuned for. One table per task; its name becomes the assets <name>_examples,
+# <name>_model and <name>_evaluation. Without a table, only the foundation model is trained.
+#
+# [tickets]
+# kind = "classification"
+# base = "foundation_model"
+# data = { path = "tickets.csv" } # .csv, .tsv or .jsonl; relative to this file, or absolute
+# text = "subject"                # the column or key of the text
+# label = "queue"                 # the column or key of the label
+#
+# [tickets.finetune]
+# epochs = 2
+"""
+CONFIG = """\
+# Settings that differ from their defaults. One table per asset; an asset of several stages has a table per stage.
+# The launchpad of the UI (`gristmill ui`) shows every setting with its default and its description.
+#
+# [documents.filter]
+# languages = ["en", "de"]
+#
+# [foundation_model]
+# preset = "demo"
+# n_steps = 2000
+"""
+
+
+def run(args: Namespace) -> int:
+    """Write the three files. ValueError when one of them exists: nothing is overwritten."""
+    layout = Layout(Path(args.folder).absolute()) if args.folder else layout_from_environment()
+    files = {layout.sources_toml: SOURCES, layout.tasks_toml: TASKS, layout.config_toml: CONFIG}
+    if there := [path for path in files if path.exists()]:
+        raise ValueError(f"{there[0]} exists and is not overwritten; choose another folder: gristmill init FOLDER")
+    for path, text in files.items():
+        write_text(path, text)
+        print(path)
+    prefix = f"GRISTMILL_DATA={layout.data} " if args.folder else ""
+    print(f"Set `path` in {layout.sources_toml} to your text. Then: {prefix}gristmill run")
+    return 0

@@ -1,0 +1,229 @@
+"""`gristmill run`: materialises the graph, or a part of it, in this process, with progress and a summary.
+
+In: the data folder with its sources and tasks, and names of assets. Out: the assets materialised in a Dagster run
+that the UI shows too; a progress display while it works; then the evaluations beside their baselines, the checks and
+the seconds of every asset. What is up to date is not built again. What failed is named, and everything else is kept.
+
+Dagster's own event lines go to its log, which the UI shows, and what libraries print to data/dagster/demo.log.
+"""
+
+import time
+import uuid
+from argparse import Namespace
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.commands.tables import count_text, table_lines
+from pipeline.commands.ui import prepare_dagster_home
+from pipeline.store.disk import size_text
+from pipeline.store.layout import Layout, asset_records, usable_layout
+from pipeline.store.progress import Display, clock_text, displayed
+from pipeline.store.settings import refuse_unknown
+
+JOB = "demo"
+NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+# or else Dagster takes stdout and stderr away for its log, with two watching processes that a Ctrl-C reaches too
+NO_CAPTURE = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+LIBRARIES_LOG = "demo.log"
+INTERRUPTED = "DagsterExecutionInterruptedError"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """An asset that this run built."""
+
+    asset: str
+    rows: int
+    seconds: float  # inside its stages
+
+
+@dataclass(kw_only=True, slots=True)
+class Watch:
+    """Turns Dagster's events into lines of the display, and notes what happened."""
+
+    display: Display
+    layout: Layout
+    assets_of: Mapping[str, str]  # step -> asset; checks are steps of their own that take no time worth a line
+    started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    built: list[Made] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
+    interrupted: bool = False  # by Ctrl-C or SIGTERM
+    n_passed: int = 0  # checks
+    complaints: list[str] = field(default_factory=list)  # of checks that did not pass
+
+    def __call__(self, entry: Any) -> None:
+        event = entry.dagster_event
+        if event is None:
+            return
+        kind, step = event.event_type_value, str(event.step_key)
+        asset = self.assets_of.get(step)
+        if kind == "STEP_START" and asset:
+            self.display.begin(asset)
+        elif kind == "ASSET_CHECK_EVALUATION":
+            self._note_check(event.asset_check_evaluation_data)
+        elif kind == "STEP_SUCCESS" and asset:
+            self.display.end(self._outcome(asset))
+        elif kind == "STEP_FAILURE":
+            names, message = chain_of(event.step_failure_data.error)
+            self.interrupted |= INTERRUPTED in names
+            if asset:
+                self.display.end("stopped" if INTERRUPTED in names else "FAILED")
+            self.failures.append((asset or step, message))
+
+    def _note_check(self, check: Any) -> None:
+        if check.passed:
+            self.n_passed += 1
+            return
+        word = "ERROR" if check.blocking else "WARNING"
+        name = f"{'/'.join(check.asset_key.path)}: {check.check_name}"
+        baseline = check.check_name.removeprefix("beats_")
+        if baseline == check.check_name:
+            self.complaints.append(f"{word}: the check {name} did not pass: {check.description or ''}".rstrip(": "))
+            return
+        observed, limit = (float(check.metadata[key].value) for key in ("observed", "limit"))
+        metric = (check.description or "").split()[0].replace("_", " ")
+        model = check.asset_key.path[-1].removesuffix("_evaluation")
+        self.complaints.append(
+            f"{word}: the {model} model does not beat the {baseline} baseline:"
+            f" {observed:.3f} {metric}, {baseline} {limit:.3f}"
+        )
+
+    def _outcome(self, asset: str) -> str:
+        records = [r for r in asset_records(self.layout, asset) if r["finished_at"] >= self.started_at]
+        if not records:
+            self.unchanged.append(asset)
+            return "unchanged"
+        rows, seconds = records[0]["rows"], sum(record["seconds"] for record in records)
+        self.built.append(Made(asset=asset, rows=rows, seconds=seconds))
+        return f"{rows:,} rows, {size_text(records[0]['bytes'])}"
+
+
+def run(args: Namespace) -> int:
+    """Materialise the named assets, or everything; 1 when an asset failed."""
+    command = " ".join(["gristmill run", *args.assets])
+    return run_assets(usable_layout(), args.assets, again=command)
+
+
+def run_assets(layout: Layout, assets: Sequence[str], again: str, ending: Sequence[str] = ()) -> int:
+    """`again` is the command that goes on after a failure; `ending` are lines below the summary."""
+    started = time.perf_counter()
+    watch, run_id = materialise(layout, assets)
+    seconds = time.perf_counter() - started
+    print()
+    if watch.interrupted:
+        raise KeyboardInterrupt
+    if watch.failures:
+        print("\n".join(failure_lines(layout, watch, run_id, again)))
+        return 1
+    print("\n".join([*report_lines(layout, watch, seconds), *ending]))
+    return 0
+
+
+def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]:
+    """Run the job of the whole graph, or `assets` of it, in this process. Returns what happened, and the run's id."""
+    print("Loading the graph", flush=True)
+    prepare_dagster_home(layout)
+    from dagster import DagsterInstance
+    from dagster._core.instance.ref import InstanceRef  # public calls take no overrides
+
+    from pipeline.commands.estimate import estimate, estimate_line
+    from pipeline.commands.planning import plan
+    from pipeline.definitions import definitions
+    from pipeline.defs.run_process import run_here
+
+    graph = definitions(layout)
+    keys = selected(graph.resolve_asset_graph(), assets)
+    steps = graph.resolve_asset_graph().assets_defs
+    assets_of = {step.node_def.name: "/".join(step.key.path) for step in steps if step.keys and step.key in keys}
+    if work := estimate(plan(layout, graph), set(assets_of.values())):
+        print(estimate_line(work), flush=True)
+    run_id = str(uuid.uuid4())
+    with (
+        DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
+        displayed(n_steps=len(assets_of)) as display,
+        (layout.dagster_home / LIBRARIES_LOG).open("a") as log,
+        redirect_stdout(log),  # what libraries print would tear the display
+        redirect_stderr(log),
+    ):
+        watch = Watch(display=display, layout=layout, assets_of=assets_of)
+        instance.add_event_listener(run_id, watch)
+        options = {"asset_selection": sorted(keys)} if assets else {}
+        job = graph.resolve_job_def(JOB)
+        run_here(job, instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False, **options)
+    return watch, run_id
+
+
+def selected(graph: Any, names: Sequence[str]) -> Collection[Any]:
+    """Keys of assets: `NAME`, `+NAME` with all that it is made from, `NAME+` with all that is made from it.
+
+    No names mean all. ValueError when there is no such asset.
+    """
+    from dagster import AssetSelection
+
+    known = {"/".join(key.path): key for key in graph.get_all_asset_keys()}
+    refuse_unknown("run", "asset", [name.strip("+") for name in names], sorted(known))
+    keys = set() if names else set(known.values())
+    for name in names:
+        one = AssetSelection.assets(known[name.strip("+")])
+        up = one.upstream() if name.startswith("+") else one
+        down = one.downstream() if name.endswith("+") else one
+        keys |= (up | down).resolve(graph)
+    return keys
+
+
+def failure_lines(layout: Layout, watch: Watch, run_id: str, again: str) -> list[str]:
+    """What failed and why, and what to do; steps that only lack their input are left out."""
+    return [
+        *watch.complaints,
+        *(f"ERROR: `{step}` failed: {message}" for step, message in watch.failures),
+        f"What was finished is kept: {_built_text(watch)}. Fix the error and run `{again}` again to continue.",
+        f"The full log: `gristmill ui`, then http://127.0.0.1:3000/runs/{run_id}; the output of libraries:"
+        f" {layout.dagster_home / LIBRARIES_LOG}",
+    ]
+
+
+def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
+    """Evaluations, seconds of every asset, checks, and whether all went well."""
+    from pipeline.commands.results import newest_results, result_lines
+
+    lines = []
+    if any(name.endswith("_evaluation") for name in watch.assets_of.values()):
+        lines += [*result_lines(newest_results(layout)), ""]
+    if watch.built:
+        rows = [
+            [made.asset, f"{made.rows:,}", f"{made.seconds:.1f}", f"{made.rows / max(made.seconds, 1e-3):,.0f}"]
+            for made in watch.built
+        ]
+        lines += [*table_lines(["built", "rows", "seconds", "rows/s"], rows, right=(1, 2, 3)), ""]
+        outside = max(seconds - sum(made.seconds for made in watch.built), 0)
+        lines += [
+            f"{clock_text(seconds)} in all, of which {outside:.0f} s outside the stages ({outside / seconds:.0%})"
+        ]
+    n_checks = watch.n_passed + len(watch.complaints)
+    lines += [*watch.complaints, f"{watch.n_passed} of {count_text(n_checks, 'check')} passed"]
+    if watch.built:
+        lines += [f"Succeeded: {_built_text(watch)}."]
+    else:
+        n_assets = len(watch.unchanged)
+        up_to_date = "1 asset is" if n_assets == 1 else f"all {n_assets} assets are"
+        lines += [f"Nothing had to be rebuilt: {up_to_date} up to date ({seconds:.0f} s)."]
+    return [*lines, f"The results are in {layout.data}."]
+
+
+def _built_text(watch: Watch) -> str:
+    return f"{count_text(len(watch.built), 'asset')} built, {len(watch.unchanged)} unchanged"
+
+
+def chain_of(error: Any) -> tuple[list[str], str]:
+    """Class names of a chain of Dagster's errors, and the message at its bottom in one line."""
+    names = [error.cls_name]
+    while error.cause is not None:
+        error = error.cause
+        names.append(error.cls_name)
+    text = " ".join(error.message.split())
+    return names, text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")

@@ -1,0 +1,34 @@
+"""estimate: the work of what is not built yet, and of nothing else."""
+
+import pytest
+
+from pipeline.commands.estimate import DEMO_SPEED, Estimate, estimate, estimate_line, matrix_product_speed
+from pipeline.commands.planning import plan
+
+
+def test_estimate_of_a_graph_that_was_never_built_counts_every_training(toy_layout):
+    toy_layout.config_toml.write_text("[tokenizer]\nvocab_size = 300\n")  # else the settings of the demo
+    assets = plan(toy_layout)
+    only = {name: estimate(assets, {name}) for name in ("foundation_model", "moods_model", "moods_evaluation")}
+    assert only["foundation_model"].flops == pytest.approx(1.85e13, rel=0.01)  # as the demo's training reports
+    assert only["moods_model"].flops > 0
+    assert only["moods_evaluation"].flops == only["moods_model"].flops  # trains it again, from random weights
+    whole = estimate(assets)
+    assert whole.flops == pytest.approx(sum(work.flops for work in only.values()))
+    assert whole.demo_seconds > sum(work.demo_seconds for work in only.values())
+
+
+def test_estimate_of_what_is_built_is_nothing(toy_graph):
+    assert estimate(plan(toy_graph.layout)) is None
+
+
+def test_estimate_line_is_in_minutes_and_half_as_long_on_a_machine_twice_as_fast():
+    slow = Estimate(flops=2e13, demo_seconds=70, flops_per_second=DEMO_SPEED / 2)
+    fast = Estimate(flops=2e13, demo_seconds=70, flops_per_second=DEMO_SPEED)
+    assert slow.seconds == pytest.approx(2 * fast.seconds)
+    assert estimate_line(fast).startswith("About 4 minutes on this machine (")
+    assert "228 GFLOP/s measured): 20.0 TFLOP of training, 70 seconds for everything else." in estimate_line(fast)
+
+
+def test_matrix_product_speed_is_one_of_a_computer():
+    assert 1e7 < matrix_product_speed(0.05) < 1e15

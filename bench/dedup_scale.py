@@ -30,10 +30,10 @@ import psutil
 import pyarrow as pa
 
 from bench.machine import machine
-from pipeline.commands.settings import parse_settings
 from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.records import FILTERED, Counts, Shards
+from pipeline.store.settings import read_assignments
 from pipeline.store.shards import text_digest, write_table
 from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
 
@@ -219,7 +219,7 @@ def child_cost(
 
 
 def cost_of(corpus: Path, accepted: Path | None, root: Path, n_workers: int, settings: list[str]) -> dict[str, Any]:
-    cfg = parse_settings(DedupConfig, settings)
+    cfg = read_assignments(DedupConfig, settings)
     clock = Clock()
     store = Store(root=root, engine=LocalProcesses(n_workers=n_workers), show=clock.show)
     with Watch(root) as watch:

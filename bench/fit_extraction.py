@@ -1,8 +1,8 @@
 """Fits the weights by which html_text chooses blocks, and says what they reach on pages they were not fitted on.
 
 In: --data (the folder of bench/extraction_pages.py). Out: word-level F1 by kind of page, cross-validated: weights,
-`CAUTION` and `SURE` are all chosen inside the folds, by a second cross-validation over the training pages; several
-seeds. With --write, pipeline/corpus/clean/html_weights.py from all pages.
+`caution` and `sure` are all chosen inside the folds, by a second cross-validation over the training pages; several
+seeds. With --write, pipeline/corpus/clean/html_weights.json from all pages.
 
 The target of a block is the share of its text that stands in the gold text; the fit is ridge regression, each page
 counts alike and within it each word.
@@ -11,9 +11,11 @@ counts alike and within it each word.
 """
 
 import argparse
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +24,9 @@ from pipeline.corpus.clean.html_blocks import Block
 from pipeline.corpus.clean.html_choice import bounded, choice, expected_f1, features, found_in, lengths, units_of
 from pipeline.corpus.clean.html_text import by_resiliparse, by_trafilatura, page_blocks, parsed
 
-WEIGHTS = Path(__file__).parents[1] / "pipeline" / "corpus" / "clean" / "html_weights.py"
+WEIGHTS = Path(__file__).parents[1] / "pipeline" / "corpus" / "clean" / "html_weights.json"
 RIDGE = 300.0
-MODELS = {"RESILIPARSE": ("resiliparse",), "BOTH": ("resiliparse", "trafilatura")}
+MODELS = {"resiliparse": ("resiliparse",), "both": ("resiliparse", "trafilatura")}
 CAUTIONS = (1.0, 1.1, 1.2, 1.3, 1.4)
 SURES = (0.0, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 1.1)
 N_FOLDS = 5
@@ -101,8 +103,8 @@ def outcomes(page: Prepared, fits: dict[str, Fit]) -> np.ndarray:
             reached[model].append(f1(got, page.gold))
     table = np.zeros((2, len(CAUTIONS), len(SURES)))
     for j, sure in enumerate(SURES):
-        asked = expected["RESILIPARSE"] < sure
-        table[0, :, j] = reached["BOTH" if asked else "RESILIPARSE"]
+        asked = expected["resiliparse"] < sure
+        table[0, :, j] = reached["both" if asked else "resiliparse"]
         table[1, :, j] = asked
     return table
 
@@ -147,27 +149,19 @@ def cross_validated(pages: list[Prepared], seed: int, max_share: float) -> tuple
     return score, asked
 
 
-def weights_source(pages: list[Prepared], seeds: int, max_share: float) -> str:
+def weights_of(pages: list[Prepared], seeds: int, max_share: float) -> dict[str, Any]:
     by_seed = [held_out(pages, seed) for seed in range(seeds)]
     tables = [np.mean([held[i] for held in by_seed], axis=0) for i in range(len(pages))]
     caution, sure = best(tables, max_share)
     print("chosen:", CAUTIONS[caution], SURES[sure], np.mean(tables, axis=0)[:, caution, sure])
-    lines = [
-        '"""Weights of html_choice.py. Written by `python -m bench.fit_extraction --write`; not to be edited."""',
-        "",
-        f"CAUTION = {CAUTIONS[caution]}",
-        f"SURE = {SURES[sure]}",
-    ]
+    made: dict[str, Any] = {"caution": CAUTIONS[caution], "sure": SURES[sure]}
     for model in MODELS:
         fit = fitted(pages, model)
         weights = fit.weights / fit.deviation
         bias = float(weights[-1] - weights[:-1] @ fit.mean[:-1])
-        lines.append(f"{model} = {{")
-        lines.append(f'    "bias": {bias:.4f},')
-        for name, weight in zip(pages[0].names[model], weights, strict=False):
-            lines.append(f'    "{name}": {weight:.4f},')
-        lines.append("}")
-    return "\n".join(lines) + "\n"
+        made[model] = {"bias": round(bias, 4)}
+        made[model] |= {name: round(float(w), 4) for name, w in zip(pages[0].names[model], weights, strict=False)}
+    return made
 
 
 def main() -> None:
@@ -175,7 +169,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-share", type=float, default=0.1, help="of pages that trafilatura is asked for")
-    parser.add_argument("--write", action="store_true", help="write pipeline/corpus/clean/html_weights.py")
+    parser.add_argument("--write", action="store_true", help="write pipeline/corpus/clean/html_weights.json")
     arguments = parser.parse_args()
     every = gold_pages(arguments.data)
     prepared = {page.id: prepare(page) for page in every}
@@ -191,7 +185,8 @@ def main() -> None:
         header = ["seed", *means, "share of trafilatura"]
     print(markdown_table(header, rows))
     if arguments.write:
-        WEIGHTS.write_text(weights_source(pages, arguments.seeds, arguments.max_share), encoding="ascii")
+        made = weights_of(pages, arguments.seeds, arguments.max_share)
+        WEIGHTS.write_text(json.dumps(made, indent=1) + "\n", encoding="ascii")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.lineage import lineage
 from pipeline.store.records import CONTAMINATION, CORPUS, Counts, Handle, Shards
+from pipeline.store.settings import read_recorded
 from pipeline.store.shards import EVIDENCE_FOLDER, read_table, shard_paths, write_rows
 from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
 from pipeline.store.verdict import Verdict
@@ -118,9 +119,7 @@ def injected_into(corpus: Handle, engine: Engine | None = None) -> tuple[Verdict
         if folder.stage == DECONTAMINATE.name and record:
             root = folder.directory.parents[1]
             examples = [read_handle(root / one["stage"] / one["fingerprint"]) for one in record["inputs"][1:]]
-            recipe = DecontaminateRecipe(
-                config=DecontaminateConfig(**record["config"]["config"]), tasks=tuple(record["config"]["tasks"])
-            )
+            recipe = read_recorded(DecontaminateRecipe, record["config"])
             return leak_injection(sampled_documents(corpus), examples, recipe, engine=engine)
     raise ValueError(f"{corpus.directory} was not made by way of `{DECONTAMINATE.name}`")
 
@@ -178,7 +177,7 @@ def _planted(
     documents: Sequence[Document], items: Sequence[Item], cfg: DecontaminateConfig, n_planted: int, rng: random.Random
 ) -> Iterator[Planted]:
     """Each example in one form; in more of them where there are fewer examples than are wanted."""
-    n_runs = run_index((item.text for item in items), cfg.n_words, cfg.min_words).n_runs
+    n_runs = run_index((item.text for item in items), cfg.n_words, cfg.min_words).sizes
     usable = {_key(item): item for item, n in zip(items, n_runs, strict=True) if n}
     wanted = list(usable.values())
     rng.shuffle(wanted)

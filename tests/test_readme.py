@@ -11,10 +11,10 @@ import pytest
 from model.cli import build_parser as build_model_parser
 from model.recipe import parsed_changes
 from pipeline.cli import build_parser
-from pipeline.commands.settings import parse_settings
 from pipeline.commands.stages import RUNNABLE
 from pipeline.corpus.collect.sources import KINDS as SOURCE_KINDS
 from pipeline.corpus.collect.sources import read_sources
+from pipeline.store.settings import read_assignments
 from pipeline.tasks.tasks_toml import read_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,7 +84,7 @@ def test_page_examples_parse_with_their_settings(page):
         args = build_parser().parse_args(shlex.split(command, comments=True)[1:])
         if getattr(args, "set", None):
             _, config = RUNNABLE[getattr(args, "name", "train")].load()
-            parse_settings(config, args.set)
+            read_assignments(config, args.set)
 
 
 def test_page_examples_of_the_model_alone_parse_with_their_settings():

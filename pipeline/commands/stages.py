@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from model.launch import launch
-from pipeline.commands.settings import parse_settings
 from pipeline.corpus.deny_list import deny_list
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.store.progress import current_show, displayed
 from pipeline.store.records import Handle
+from pipeline.store.settings import read_assignments
 from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle
 
 
@@ -110,7 +110,7 @@ def run_stage(args: Namespace) -> int:
     layout, out = layout_from_environment(), Path(args.out).absolute()
     with displayed() as display:
         if args.name == "collect":
-            cfg = parse_settings(_collect_config(), args.set)
+            cfg = read_assignments(_collect_config(), args.set)
             display.begin("collect")
             built = _collected(layout, args, _raw_path(args.inputs), cfg, out)
         else:
@@ -118,7 +118,7 @@ def run_stage(args: Namespace) -> int:
             stage, config = runnable.load()
             if args.name == "tokenizer":
                 stage = _with_packages(stage, layout)
-            cfg = parse_settings(config, args.set)
+            cfg = read_assignments(config, args.set)
             display.begin(args.name)
             given = _handles(layout, args.name, args.inputs, args)
             more = {"tasks": _task_names(given)} if args.name == "decontaminate" else {}
@@ -135,7 +135,7 @@ def run_train(args: Namespace) -> int:
 
     layout = layout_from_environment()
     stage, config = RUNNABLE["train"].load()
-    cfg = parse_settings(config, args.set)
+    cfg = read_assignments(config, args.set)
     handles = [handle for _, handle in _handles(layout, "train", [args.tokens, args.tokenizer], args)]
     with displayed() as display:
         display.begin("train")
@@ -155,7 +155,7 @@ def run_evaluate(args: Namespace) -> int:
             f" {' or '.join(f'{model} and {data}' for model, data in EVALUATIONS)}"
         )
     stage, config = EVALUATIONS[model.stage, data.stage].load()
-    cfg = parse_settings(config, args.set)
+    cfg = read_assignments(config, args.set)
     with displayed() as display:
         display.begin("evaluate")
         built = _store(layout, args).build(stage, cfg, model, data, directory=Path(args.out).absolute())

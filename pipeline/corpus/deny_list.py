@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from pipeline.corpus.text_repair import as_text
 from pipeline.store.records import DenyList
+from pipeline.store.settings import check_values, read
 from pipeline.store.shards import read_table, text_digest, write_rows, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, Work
 
@@ -41,20 +42,25 @@ ROW_EXAMPLE = '{"url": "https://example.org/page.html", "date": "2026-01-31", "r
 class Denial:
     """One line of the list. A page is denied by any row whose url, page_id or document_id is its own."""
 
-    url: Annotated[str | None, "address of the page, whatever stands there"] = None
-    page_id: Annotated[str | None, "this content at this address"] = None
-    document_id: Annotated[str | None, "hash of the text that `clean` takes out, wherever it stands"] = None
-    source: Annotated[str | None, "table of sources.toml that is collected without it; none = every one"] = None
-    date: Annotated[str, "when it was denied, YYYY-MM-DD"]
-    reason: Annotated[str, "why, for people"]
-    asked_by: Annotated[str | None, "who wanted it"] = None
-    duplicate_of: Annotated[str | None, "page_id of the row because of which this one was denied"] = None
-    address: Annotated[str | None, "where a row without url was found, for people: this address is not denied"] = None
+    url: Annotated[str | None, "Address of the page; whatever is found there is denied."] = None
+    page_id: Annotated[str | None, "Id of the page: this content at this address."] = None
+    document_id: Annotated[str | None, "Hash of the text that `clean` extracts, wherever it is found."] = None
+    source: Annotated[
+        str | None, "Table of sources.toml that is collected without the page; none for every source."
+    ] = None
+    date: Annotated[str, "Date of the denial, as YYYY-MM-DD."]
+    reason: Annotated[str, "Why the page is denied, for people who read the list."]
+    asked_by: Annotated[str | None, "Who asked for the denial."] = None
+    duplicate_of: Annotated[str | None, "Page id of the row because of which this one was denied."] = None
+    address: Annotated[
+        str | None, "Where a row without url was found, for people who read the list: this address is not denied."
+    ] = None
 
     def __post_init__(self) -> None:
+        check_values(self)
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value.strip() or as_text(value) != value):
+            if value is not None and (not value.strip() or as_text(value) != value):
                 raise ValueError(f"{name} is {repr(value)[:SHOWN_CHARACTERS]}, expected a text")
         if not any(getattr(self, kind) for kind in KINDS):
             raise ValueError(f"it denies nothing; expected at least one of {', '.join(KINDS)}")
@@ -72,10 +78,6 @@ class Denial:
     def told(self) -> str:
         """For instance "asked for, on 2026-01-31 by the legal department"."""
         return f"{self.reason}, on {self.date}" + (f" by {self.asked_by}" if self.asked_by else "")
-
-
-FIELDS = tuple(Denial.__dataclass_fields__)
-REQUIRED = tuple(f.name for f in dataclasses.fields(Denial) if f.default is dataclasses.MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,18 +204,11 @@ def _denial(line: bytes, where: str) -> Denial:
         ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{where}: {_beginning(line)} is no JSON object, expected a row such as {ROW_EXAMPLE}")
-    if unknown := [key for key in row if key not in FIELDS]:
-        raise ValueError(f"{where}: unknown key {unknown[0][:SHOWN_CHARACTERS]!r}; allowed: {', '.join(FIELDS)}")
-    if missing := [key for key in REQUIRED if key not in row]:
-        raise ValueError(f"{where}: key {missing[0]!r} is missing; expected a row such as {ROW_EXAMPLE}")
-    try:
-        return Denial(**row)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    return read(Denial, row, where)
 
 
 def _line(denial: Denial) -> str:
-    row = {name: value for name in FIELDS if (value := getattr(denial, name)) is not None}
+    row = {name: value for name in Denial.__dataclass_fields__ if (value := getattr(denial, name)) is not None}
     return json.dumps(row, ensure_ascii=False)
 
 

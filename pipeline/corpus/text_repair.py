@@ -1,7 +1,7 @@
 """Bytes of unknown origin to clean Unicode text.
 
-`decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by charset-normalizer; None
-for what is no text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
+`decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by resiliparse; None for
+what is no text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
 `normalised`: the form whose hash is a document's id, so that texts that differ in case and spaces only are equal.
 """
 
@@ -10,11 +10,11 @@ import re
 import unicodedata
 
 BOMS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
 )
 SIGNATURES = (
     b"\x89PNG",
@@ -32,10 +32,6 @@ HEAD_BYTES = 4096  # where a page declares its charset
 MAX_NUL_SHARE = 0.001  # of the bytes of a text; a page of the web may hold one by mistake
 LONGEST_PIECE = 1_000_000  # characters given to ftfy at once
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
-# Browsers read these labels as windows-1252 (WHATWG Encoding Standard, section 4.2).
-READ_AS_WINDOWS_1252 = frozenset(
-    {"iso-8859-1", "latin-1", "latin1", "us-ascii", "ascii", "iso8859-1", "windows-1252"}
-)
 
 LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
@@ -50,28 +46,38 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
     """(text, "") or (None, reason): `binary` for what is no text, `undecodable` for text that stays garbled."""
-    for mark, encoding in BOMS:
-        if content.startswith(mark):
-            return _judged(content[len(mark) :].decode(encoding, "replace"))
     if content.startswith(SIGNATURES):
         return None, "binary"
-    if (encoding := _utf16_without_mark(content)) is not None:
-        return _judged(content.decode(encoding, "replace"))
-    if content.count(0) > MAX_NUL_SHARE * len(content):
+    encoding = encoding_of(content, is_html=media_type == "text/html")
+    if content.count(0) > MAX_NUL_SHARE * len(content) and not encoding.startswith(("utf-16", "utf-32")):
         return None, "binary"
+    text = content.decode(encoding, "replace")
+    if _share_of_controls(text) > 0.02:
+        return None, "binary"
+    if text.count("\ufffd") > 0.01 * len(text):
+        return None, "undecodable"
+    return text, ""
+
+
+def encoding_of(content: bytes, *, is_html: bool = False, is_cut: bool = False) -> str:
+    """The encoding of a text: mark, zeros of UTF-16, UTF-8, what a page declares, else a guess.
+
+    With `is_cut` the last bytes may be half a character.
+    """
+    for mark, encoding in BOMS:
+        if content.startswith(mark):
+            return encoding
+    if (encoding := _utf16_without_mark(content)) is not None:
+        return encoding
     try:
-        return _judged(content.decode("utf-8"))
+        codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
+        return "utf-8"
     except UnicodeDecodeError:
         pass
     text = content.decode("utf-8", "replace")
-    n_bad = text.count("\ufffd")
-    if sum(not c.isascii() for c in text) > 5 * n_bad:  # UTF-8 with a few broken places
-        return _judged(text)
-    if media_type == "text/html" and (declared := _declared(content)) is not None:
-        return _judged(content.decode(declared, "replace"))
-    if (guess := _guessed(content)) is None:
-        return None, "binary" if _share_of_controls(text) > 0.02 else "undecodable"
-    return _judged(content.decode(guess, "replace"))
+    if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few broken places
+        return "utf-8"
+    return (_declared(content) if is_html else None) or _guessed(content[:GUESS_BYTES])
 
 
 def repair(text: str) -> str:
@@ -116,14 +122,6 @@ def _repaired_line(line: str) -> tuple[str, bool]:
     return "".join(fixed).rstrip("\n"), mended
 
 
-def _judged(text: str) -> tuple[str | None, str]:
-    if _share_of_controls(text) > 0.02:
-        return None, "binary"
-    if text.count("\ufffd") > 0.01 * len(text):
-        return None, "undecodable"
-    return text, ""
-
-
 def _share_of_controls(text: str) -> float:
     sample = text[:GUESS_BYTES]
     return len(CONTROL.findall(sample)) / max(1, len(sample))
@@ -140,27 +138,29 @@ def _utf16_without_mark(content: bytes) -> str | None:
 
 
 def _declared(content: bytes) -> str | None:
-    if not (match := DECLARED.search(content[:HEAD_BYTES])):
-        return None
-    label = match[1].decode().lower()
-    if label in READ_AS_WINDOWS_1252:
-        return "windows-1252"
-    try:
-        name = codecs.lookup(label).name
-    except LookupError:
-        return None
-    # codecs such as base64 or rot13 are no character sets; UTF-8 was tried already
-    return name if codecs.lookup(name)._is_text_encoding and name != "utf-8" else None
+    """The charset that a page declares, as browsers read it.
+
+    None for UTF-8, which was tried, and UTF-16, in which a declaration would not have been found.
+    """
+    from resiliparse.parse.encoding import map_encoding_to_html5
+
+    match = DECLARED.search(content[:HEAD_BYTES])
+    encoding = map_encoding_to_html5(match[1].decode()) if match else None
+    return None if not encoding or encoding.startswith("utf-") else encoding
 
 
-def _guessed(content: bytes) -> str | None:
-    from charset_normalizer import from_bytes
+def _guessed(content: bytes) -> str:
+    """The encoding that resiliparse (uchardet) detects, which knows no Korean and then answers utf-8."""
+    from resiliparse.parse.encoding import detect_encoding
 
-    matches = list(from_bytes(content[:GUESS_BYTES]))
-    if not matches:
-        return None
-    alike = {matches[0].encoding, *matches[0].could_be_from_charset}
-    return "windows-1252" if alike & {"cp1252", "latin_1"} else matches[0].encoding
+    encoding = detect_encoding(content) or "utf-8"
+    if encoding == "utf-8":
+        try:
+            codecs.getincrementaldecoder("cp949")().decode(content)
+            return "cp949"
+        except UnicodeDecodeError:
+            pass
+    return encoding
 
 
 def as_text(value: str) -> str:

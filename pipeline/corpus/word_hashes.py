@@ -1,4 +1,4 @@
-"""Words of a text and their hashes, the same wherever texts are compared."""
+"""Words of a text and their hashes, as every comparison of texts uses them."""
 
 import re
 from collections.abc import Callable
@@ -10,18 +10,18 @@ SPACELESS = (
     "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # kana, Chinese characters
 )
 WORD = re.compile(f"[{SPACELESS}]|[^\\W{SPACELESS}]+")
-MAX_REMEMBERED_WORDS = 1_000_000  # then the dictionary of word hashes is emptied, to bound its memory
+MAX_CACHED_WORDS = 1_000_000  # then the cache of word hashes is emptied, to bound its memory
 
 
 class WordHashes(dict[str, int]):
-    """Word -> hash, computed once a word."""
+    """Word -> hash, computed once per word."""
 
     def __init__(self, function: Callable[[bytes], int]) -> None:
         super().__init__()
         self.function = function
 
     def __missing__(self, word: str) -> int:
-        if len(self) >= MAX_REMEMBERED_WORDS:
+        if len(self) >= MAX_CACHED_WORDS:
             self.clear()
         self[word] = value = self.function(word.encode(errors="surrogatepass"))
         return value

@@ -1,8 +1,8 @@
-"""The words of a text, split as the English tokenizer of spaCy 3.8 does, by which datatrove's filters count.
+"""The words of a text as numpy arrays, split as spaCy 3.8's English tokenizer does, which datatrove's filters use.
 
-In: the chunks of a text between white space. Out: `Words`: for every word its number, its length and its kind as
-numpy arrays, and the chunk that it lies in. What a chunk is split into (word_splitting.py) is remembered, so that a
-text costs one look-up a chunk. Neither the order nor the size of that memory decides anything.
+In: the chunks of a text between white space. Out: `Words`: the number, length and kind of every word, and the chunk
+that contains it. The split of a chunk (word_splitting.py) is cached, so that a text costs one look-up per chunk.
+Neither the order nor the size of the cache affects the result.
 """
 
 import functools
@@ -14,11 +14,11 @@ import numpy as np
 
 from pipeline.corpus.word_splitting import split_chunk
 
-MOST_CHUNKS = 400_000  # remembered before the memory begins anew
+MOST_CHUNKS = 400_000  # cached before the cache is emptied
 
 
 def _expanded(ranges: str) -> frozenset[str]:
-    """The characters of "ab c-e": single ones, and of three with a hyphen between them all from the first on."""
+    """The characters of "ab c-e": single ones, and ranges with a hyphen."""
     found = set()
     for part in ranges.split():
         first, last = part[0], part[-1]
@@ -35,7 +35,7 @@ SENTENCE_ENDS = _expanded(
     "\u2e54\u3002\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9 \uaa5d-\uaa5f "
     "\uaaf0\uaaf1\uabeb\ufe52\ufe56\ufe57\uff01\uff0e\uff1f\uff61"
 )
-# Signs that make no word when they stand alone.
+# Signs that are not a word by themselves.
 SIGNS = (
     frozenset(string.punctuation)
     | SENTENCE_ENDS
@@ -52,14 +52,14 @@ SIGN, ALPHABETIC, STOP, END, PUNCTUATION = 1, 2, 4, 8, 16  # bits of the kind of
 class Words:
     """Arrays over the words of one text."""
 
-    ids: np.ndarray  # equal words have equal numbers, within this text only
+    ids: np.ndarray  # equal words have equal numbers within this text
     lengths: np.ndarray  # characters
     kinds: np.ndarray  # bits, see above
     chunks: np.ndarray  # number of the chunk in the text, from 0
 
 
 class _Memory(dict[str, int]):
-    """Chunk -> its number; a new one is split and remembered when it is looked up."""
+    """Chunk -> its number; a new one is split and cached when it is looked up."""
 
     def __init__(self) -> None:
         super().__init__()

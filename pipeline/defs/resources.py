@@ -22,6 +22,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.layout import Layout, load_current, save_current
 from pipeline.store.progress import current_show
 from pipeline.store.records import Checkpoint, Handle, Report
+from pipeline.store.settings import read_recorded
 from pipeline.store.store import Built, Config, Launch, Show, Stage, Store, read_record
 from pipeline.tracking.journal import FAILED, FINISHED, KILLED
 from pipeline.tracking.keepsakes import keep_results
@@ -120,7 +121,7 @@ def made_with(config: type[C], handle: Handle) -> C:
     """The config that a finished output was made with."""
     record = read_record(handle.directory)
     assert record is not None
-    return config(**record["config"])
+    return read_recorded(config, record["config"])
 
 
 FOLDER = pydantic.Field(description="Absolute path of the data folder (GRISTMILL_DATA, else ./data).")

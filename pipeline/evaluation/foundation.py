@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 
 from model.sample_config import SampleConfig
 from model.token_shards import TokenShard, read_description, read_token_shards
@@ -30,6 +31,7 @@ from pipeline.evaluation.metrics import (
 from pipeline.evaluation.results import CONTENT, Result, markdown_table, quoted, result_of, save_figure
 from pipeline.serving.generate import generate_text
 from pipeline.store.records import Handle, Report, Shards
+from pipeline.store.settings import Count, Natural, check_values
 from pipeline.store.shards import read_table, shard_paths, write_text
 from pipeline.store.store import Outcome, Stage, Work
 
@@ -41,24 +43,24 @@ if TYPE_CHECKING:
 class FoundationEvaluationConfig:
     """How a decoder is judged."""
 
-    split: Annotated[Literal["test", "validation"], "documents; validation was looked at in training"] = "test"
+    split: Annotated[
+        Literal["test", "validation"],
+        "Split whose documents the model is evaluated on; validation was already used during training.",
+    ] = "test"
     stride: Annotated[
-        int | None, "tokens between two windows over a document, at least 1; None = half the context"
+        int | None, Ge(1), "Number of tokens between two windows over a document; without a value half the context."
     ] = None
-    n_samples: Annotated[int, "texts that the model writes for the report, at least 0"] = 3
-    prompt_tokens: Annotated[int, "tokens of a held-out document that each sample begins with, at least 1"] = 16
-    sample_tokens: Annotated[int, "tokens that the model adds to each, at least 1"] = 80
-    temperature: Annotated[float, "of the samples; 0 = always the likeliest token"] = 0.8
-    top_k: Annotated[int, "of the samples: so many of the likeliest tokens are drawn from"] = 50
-    seed: Annotated[int, "of the resamples and of the samples"] = 0
+    n_samples: Annotated[Natural, "Number of sample texts that the model writes for the report."] = 3
+    prompt_tokens: Annotated[Count, "Number of tokens of a held-out document that each sample text begins with."] = 16
+    sample_tokens: Annotated[Count, "Number of tokens that the model adds to each sample text."] = 80
+    temperature: Annotated[
+        float, Ge(0), "Sampling temperature of the sample texts; 0 always takes the most likely token."
+    ] = 0.8
+    top_k: Annotated[Count, "Sample each token of the sample texts from this many most likely tokens."] = 50
+    seed: Annotated[Natural, "Seed for the bootstrap resamples and the sample texts."] = 0
 
     def __post_init__(self) -> None:
-        for name in ("stride", "prompt_tokens", "sample_tokens", "top_k"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("n_samples", "temperature", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+        check_values(self)
 
 
 # Language models.

@@ -14,10 +14,11 @@ import numpy as np
 
 from pipeline.corpus.dedup.shingles import Shingler
 from pipeline.corpus.dedup.signatures import text_batches
+from pipeline.corpus.ngram_index import NgramIndex, ngram_index
 from pipeline.store.engine import Engine, value_of
 from pipeline.store.shards import read_table
 
-INDEX = "texts.npz"
+INDEX = "texts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,28 +47,9 @@ class Copy:
 class _Item:
     path: Path
     index: Path
+    texts: tuple[str, ...]  # page ids
     limits: CopyLimits
     key: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    """Sorted distinct runs of the texts; those of run r belong to the texts owners[starts[r]:starts[r + 1]]."""
-
-    page_ids: np.ndarray
-    n_runs: np.ndarray  # a text
-    runs: np.ndarray
-    starts: np.ndarray
-    owners: np.ndarray
-
-    def n_shared(self, runs: np.ndarray) -> np.ndarray:
-        """How many of `runs` each text holds."""
-        places = np.searchsorted(self.runs, runs)
-        places[places == len(self.runs)] = 0
-        places = places[self.runs[places] == runs]
-        n_owners = self.starts[places + 1] - self.starts[places]
-        first = np.repeat(self.starts[places] - np.cumsum(n_owners) + n_owners, n_owners)
-        return np.bincount(self.owners[first + np.arange(len(first))], minlength=len(self.page_ids))
 
 
 def find_copies(
@@ -82,10 +64,9 @@ def find_copies(
     """Copies in the order of the shards; a text is no copy of itself, which is told by the column `key`."""
     if not texts:
         return []
-    index = scratch / INDEX
-    scratch.mkdir(parents=True, exist_ok=True)
-    _write_index(index, texts, limits.n_words)
-    items = [_Item(path, index, limits, key) for path in paths]
+    flat, n_runs, _ = Shingler(limits.n_words).sets(list(texts.values()))
+    ngram_index(np.split(flat, np.cumsum(n_runs)[:-1])).save(scratch / INDEX)
+    items = [_Item(path, scratch / INDEX, tuple(texts), limits, key) for path in paths]
     copies: list[Copy] = []
     for item, answer in zip(items, engine.map(copies_in_shard, items) if items else (), strict=True):
         copies += value_of(answer, item.path, "copies were looked for")
@@ -94,42 +75,27 @@ def find_copies(
 
 def copies_in_shard(item: _Item) -> list[Copy]:
     """Runs in a worker process."""
-    with np.load(item.index) as file:
-        index = _Index(**file)
+    index = NgramIndex.load(item.index)
     table = read_table(item.path, columns=[item.key, "text"])
     page_ids = iter(table[item.key].to_pylist())
     shingler, copies = Shingler(item.limits.n_words), []
     for batch in text_batches(table["text"]):
         flat, n_runs, _ = shingler.sets(batch)
         for runs in np.split(flat, np.cumsum(n_runs)[:-1]):
-            copies += _copies_of(next(page_ids), runs, index, item.limits)
+            copies += _copies_of(next(page_ids), runs, index, item)
     return copies
 
 
-def _write_index(path: Path, texts: Mapping[str, str], n_words: int) -> None:
-    """The fields of an `_Index`."""
-    flat, n_runs, _ = Shingler(n_words).sets(list(texts.values()))
-    order = np.argsort(flat, kind="stable")
-    runs, starts = np.unique(flat[order], return_index=True)
-    np.savez(
-        path,
-        page_ids=np.array(list(texts)),
-        n_runs=n_runs,
-        runs=runs,
-        starts=np.append(starts, len(flat)),
-        owners=np.repeat(np.arange(len(texts)), n_runs)[order],
-    )
-
-
-def _copies_of(page_id: str, runs: np.ndarray, index: _Index, limits: CopyLimits) -> Iterator[Copy]:
-    n_shared = index.n_shared(runs)
-    similarities = n_shared / (len(runs) + index.n_runs - n_shared)
-    held, part = n_shared / index.n_runs, n_shared / len(runs)
+def _copies_of(page_id: str, runs: np.ndarray, index: NgramIndex, item: _Item) -> Iterator[Copy]:
+    places, limits = index.places(runs), item.limits
+    n_shared = index.n_shared(places[places >= 0])
+    similarities = n_shared / (len(runs) + index.sizes - n_shared)
+    held, part = n_shared / index.sizes, n_shared / len(runs)
     is_copy = (similarities >= limits.min_similarity) | (part >= limits.min_containment)
     for i in np.flatnonzero(is_copy | (held >= limits.min_held)).tolist():
-        if index.page_ids[i] != page_id:
+        if item.texts[i] != page_id:
             yield Copy(
-                of=str(index.page_ids[i]),
+                of=item.texts[i],
                 page_id=page_id,
                 similarity=float(similarities[i]),
                 held=float(held[i]),

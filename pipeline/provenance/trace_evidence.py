@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.provenance.trace_chain import Chain, Place, read_row
 from pipeline.store.lineage import Folder, Record
+from pipeline.store.settings import read_recorded
 from pipeline.store.shards import EVIDENCE_FOLDER, read_table
 
 DROPPED_COLUMNS = ("reason", "score", "preview")
@@ -83,15 +84,13 @@ def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[s
 
 def _broken_rule(record: Record, places: Sequence[Place], told: Mapping[str, Any]) -> dict[str, Any]:
     """The rule of `filter` with the limit that held for the source of the page."""
-    from pipeline.corpus.collect.source_rules import SourceRules
-    from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe, rules_of
+    from pipeline.corpus.filter.rules import FilterRecipe, rules_of
 
     measured = _signals(record, places)
     source = next((read_row(place.path, place.row, ("source",))["source"] for place in places[-1:]), "")
     try:
-        own = {name: _of_lists(SourceRules, one) for name, one in record["config"].get("sources", {}).items()}
-        recipe = FilterRecipe(config=_of_lists(FilterConfig, record["config"]["config"]), sources=own)
-    except (TypeError, KeyError, ValueError):  # an older version of the stage, with other settings
+        recipe = read_recorded(FilterRecipe, record["config"])
+    except ValueError:  # an older version of the stage, with other settings
         return {}
     if told["reason"] == "wrong_language":
         names = ("language", "language_confidence")
@@ -105,11 +104,6 @@ def _broken_rule(record: Record, places: Sequence[Place], told: Mapping[str, Any
             given = {name: limit for name, limit in limits.items() if limit is not None}
             return {"rule": {"signal": rule.signal, "value": told["score"], **given}}
     return {}
-
-
-def _of_lists(kind: Any, values: Mapping[str, Any]) -> Any:
-    """A config out of a record, where tuples were written as lists."""
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def _signals(record: Record, places: Sequence[Place]) -> dict[str, Any]:

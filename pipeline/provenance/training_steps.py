@@ -18,6 +18,7 @@ from pipeline.provenance.exposure import Say, Training, corpus_of, finished_chec
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, open_index
 from pipeline.store.lineage import Folder, Record
 from pipeline.store.records import PREVIEW_CHARACTERS
+from pipeline.store.settings import read_recorded
 from pipeline.store.store import RECORD, read_handle, read_record
 
 
@@ -127,7 +128,7 @@ def _examples_of_steps(model: Folder, record: Record, inputs: list[Folder], firs
     max_tokens = json.loads((model.directory / "config.json").read_text())["max_tokens"]
     tokenizer = load_tokenizer(model.directory / "tokenizer")
     encoded = encode_examples(examples, "train", tokenizer, max_tokens)
-    cfg = FinetuneConfig(**record["config"])
+    cfg = read_recorded(FinetuneConfig, record["config"])
     batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
     places = np.concatenate([batches.places(step - 1) for step in range(first, last + 1)])
     rows = read_examples(folder.directory, "train")

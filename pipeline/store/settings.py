@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 C = TypeVar("C")
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Share = Annotated[float, Gt(0), Le(1)]  # a fraction that is not 0
+Text = Annotated[str, MinLen(1)]
+OptionalCount = Annotated[int | None, Ge(1)]
+OptionalPositive = Annotated[float | None, Gt(0)]
+OptionalFraction = Annotated[float | None, Ge(0), Le(1)]
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+MOST_SHOWN = 120  # characters of a value or name that is wrong
 LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
 
 
@@ -37,10 +47,15 @@ class Setting:
     base: Any  # the type without its range and without None
     optional: bool  # whether None is a value
     options: tuple[Any, ...]  # the values, or the items of a list, that a Literal allows; empty = no Literal
-    expected: str  # type and range in words
+    limits: str  # of the range, for instance "from 0 to 1"; "" = none
     description: str
     default: Any  # dataclasses.MISSING where a value is required
     adapter: "TypeAdapter[Any]"
+
+    @property
+    def expected(self) -> str:
+        """Type and range in words, for instance "a number from 0 to 1"."""
+        return f"{_expected(self.base)} {self.limits}".strip()
 
 
 @functools.cache
@@ -59,15 +74,27 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read(cls: type[C], values: Any, where: str, **fixed: Any) -> C:
-    """An instance of `cls` from what a user gave at the place `where`; `fixed` are fields that no user sets."""
+    """An instance of `cls` from what a user gave at the place `where`; `fixed` are fields that are set elsewhere."""
+    required = [name for name, one in settings_of(cls).items() if one.default is MISSING and name not in fixed]
+    checked = checked_values(cls, values, where, without=fixed, required=required)
+    try:
+        return cls(**fixed, **checked)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def checked_values(
+    cls: type, values: Any, where: str, *, without: Iterable[str] = (), required: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Some settings of `cls`, each as its type wants it. Those in `without` are not for a user to set here."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {values!r}, expected a table of settings")
-    settings = {name: setting for name, setting in settings_of(cls).items() if name not in fixed}
+    settings = {name: setting for name, setting in settings_of(cls).items() if name not in without}
     refuse_unknown(where, "key", values, settings)
-    if missing := [name for name, one in settings.items() if one.default is MISSING and name not in values]:
-        raise ValueError(f"{where}: key `{missing[0]}` is missing, expected {settings[missing[0]].expected}")
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{where}: key `{missing[0]}` is missing; required: {', '.join(required)}")
     try:
-        return cls(**fixed, **{name: _checked(settings[name], value) for name, value in values.items()})
+        return {name: _checked(settings[name], value) for name, value in values.items()}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
@@ -106,7 +133,7 @@ def refuse_unknown(
         if name not in known:
             allowed = ", ".join(known if shown is None else shown) or "none"
             hint = did_you_mean(name, known) or "."
-            raise ValueError(f"{where}: unknown {what} `{name}`{hint} Allowed: {allowed}")
+            raise ValueError(f"{where}: unknown {what} `{name[:MOST_SHOWN]}`{hint} Allowed: {allowed}")
 
 
 def did_you_mean(given: Any, known: Iterable[Any]) -> str:
@@ -139,7 +166,7 @@ def _setting(field: "dataclasses.Field[Any]", hint: Any) -> Setting:
         base=base,
         optional=optional,
         options=_options(base),
-        expected=_expected(base) + _range(metadata),
+        limits=_limits(metadata),
         description=" ".join(one for one in metadata if isinstance(one, str)),
         default=field.default if field.default_factory is MISSING else field.default_factory(),
         adapter=TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)),
@@ -154,7 +181,9 @@ def _checked(setting: Setting, value: Any) -> Any:
     except ValidationError as error:
         wrong = [one for one in (value if isinstance(value, list | tuple) else [value]) if one not in setting.options]
         close = did_you_mean(wrong[0], setting.options) if setting.options and wrong else ""
-        raise ValueError(f"{setting.name} is {value!r}, expected {setting.expected}{close}") from error
+        shown = repr(list(value) if isinstance(value, tuple) else value)
+        shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]} ..."
+        raise ValueError(f"{setting.name} is {shown}, expected {setting.expected}{close}") from error
 
 
 def _from_text(setting: Setting, text: str) -> Any:
@@ -184,14 +213,13 @@ def _expected(base: Any) -> str:
     return f"one of {options}" if options else NAMES.get(base) or getattr(base, "__name__", str(base))
 
 
-def _range(metadata: Sequence[Any]) -> str:
-    """For instance " from 0 to 1" or " above 0"."""
+def _limits(metadata: Sequence[Any]) -> str:
     low = next((one for one in metadata if isinstance(one, Ge | Gt)), None)
     high = next((one for one in metadata if isinstance(one, Le | Lt)), None)
     if any(isinstance(one, MinLen) for one in metadata):
-        return " that is not empty"
+        return "that is not empty"
     if isinstance(low, Ge) and isinstance(high, Le):
-        return f" from {low.ge:,} to {high.le:,}"
-    lowest = "" if low is None else f" of at least {low.ge:,}" if isinstance(low, Ge) else f" above {low.gt:,}"
-    highest = "" if high is None else f" at most {high.le:,}" if isinstance(high, Le) else f" below {high.lt:,}"
-    return f"{lowest} and{highest}" if lowest and highest else lowest + highest
+        return f"from {low.ge:,} to {high.le:,}"
+    lowest = "" if low is None else f"of at least {low.ge:,}" if isinstance(low, Ge) else f"above {low.gt:,}"
+    highest = "" if high is None else f"at most {high.le:,}" if isinstance(high, Le) else f"below {high.lt:,}"
+    return " and ".join(one for one in (lowest, highest) if one)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge
+
 from model.config import DecoderConfig, DecoderShape, TrainConfig
 from model.presets import PRESETS, from_depth
 from model.recipe import changed
@@ -21,6 +23,7 @@ from model.token_shards import read_description, read_token_shards
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
+from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import Outcome, Stage, Work
 from pipeline.training.launched import tell_what_was_left, train_in_processes
@@ -32,75 +35,102 @@ class PretrainConfig:
 
     preset: Annotated[
         Literal["demo", "small", "gpt2_124m", "gpt2_350m"],
-        "named size: demo (minutes on two CPU cores), small (depth 8, hours on a GPU), gpt2_124m (depth 12),"
-        " gpt2_350m (24 layers of 1024); depth overrides it",
+        "Named model size and training plan, from which every setting without a value is taken: demo (minutes on"
+        " two CPU cores), small (depth 8, hours on a GPU), gpt2_124m (depth 12) or gpt2_350m (24 layers of width"
+        " 1024).",
     ] = "demo"
     depth: Annotated[
-        int | None,
-        "the one dial, at least 1: so many layers, 64 times as wide; heads, context, tokens, batch, learning rates"
-        " and weight decay follow by the rules in model/presets.py; None = the preset",
+        OptionalCount,
+        "Number of layers from which all other sizes follow, instead of a preset: the width is 64 per layer, and"
+        " context, tokens, batch size, learning rates and weight decay come from the rules in model/presets.py.",
     ] = None
     family: Annotated[
         Literal["qwen3", "llama", "gpt2"] | None,
-        "what the layers are made of: qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU), llama (the same without"
-        " QK-norm), gpt2 (LayerNorm, learned positions, GELU, biases, tied head)",
+        "Architecture of the layers: qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU), llama (the same without"
+        " QK-norm) or gpt2 (LayerNorm, learned positions, GELU, biases, tied embeddings).",
     ] = None
-    n_layers: Annotated[int | None, "number of layers, at least 1"] = None
-    d_model: Annotated[int | None, "width, a multiple of n_heads; d_ff follows it unless set"] = None
-    n_heads: Annotated[int | None, "query heads; d_model / n_heads must be even; n_kv_heads follows unless set"] = (
-        None
-    )
-    n_kv_heads: Annotated[int | None, "key and value heads; divides n_heads (grouped-query attention)"] = None
-    d_ff: Annotated[int | None, "feed-forward width; 8/3 of d_model, rounded up to 64, unless set"] = None
-    tie_embeddings: Annotated[bool | None, "whether the output head reuses the embedding"] = None
-    seq_len: Annotated[int | None, "context in tokens, in training and after it"] = None
-    n_steps: Annotated[int | None, "number of updates; tokens seen = n_steps x rows x seq_len"] = None
-    rows: Annotated[int | None, "sequences a step"] = None
+    n_layers: Annotated[OptionalCount, "Number of layers of the model."] = None
+    d_model: Annotated[OptionalCount, "Width of the model, a multiple of the number of query heads."] = None
+    n_heads: Annotated[OptionalCount, "Number of query heads; the width divided by it must be even."] = None
+    n_kv_heads: Annotated[
+        OptionalCount,
+        "Number of key and value heads, a divisor of the number of query heads (grouped-query attention); without"
+        " a value it follows the query heads.",
+    ] = None
+    d_ff: Annotated[
+        OptionalCount,
+        "Width of the feed-forward layers; without a value 8/3 of the model's width, rounded up to a multiple of 64.",
+    ] = None
+    tie_embeddings: Annotated[bool | None, "Whether the output head shares its weights with the embedding."] = None
+    seq_len: Annotated[OptionalCount, "Context length in tokens, in training and afterwards."] = None
+    n_steps: Annotated[OptionalCount, "Number of optimizer updates, each on one batch of sequences."] = None
+    rows: Annotated[OptionalCount, "Number of sequences per update."] = None
     micro_batch: Annotated[
-        int | None, "sequences at once, divides rows; lower it when memory runs out; unset: as memory allows"
+        OptionalCount,
+        "Number of sequences that pass through the model at once, a divisor of the sequences per update; lower it"
+        " when memory runs out. Without a value it is chosen from the free memory.",
     ] = None
     packing: Annotated[
         Literal["concatenated", "documents"] | None,
-        "rows are windows of all text one after another, or whole pieces of documents, best fit",
+        "How rows are filled: with windows of all text joined together, or with whole pieces of documents by best"
+        " fit.",
     ] = None
-    document_mask: Annotated[bool | None, "whether a token sees its own document only"] = None
+    document_mask: Annotated[bool | None, "Whether a token attends only to tokens of its own document."] = None
     batch_warmup_fraction: Annotated[
-        float | None, "of the steps, at the start: batches of an 8th, a 4th and half of the rows"
+        OptionalFraction,
+        "Fraction of the updates at the start that use an eighth, a quarter and then half of the batch.",
     ] = None
-    muon_lr: Annotated[float | None, "peak learning rate of hidden matrices, above 0 (Muon)"] = None
-    adamw_lr: Annotated[float | None, "peak learning rate of embedding, norms and head, above 0 (AdamW)"] = None
-    muon_weight_decay: Annotated[float | None, "decoupled, times the learning rate; 0 = none"] = None
-    adamw_weight_decay: Annotated[float | None, "decoupled, times the learning rate; 0 = none; never on norms"] = None
+    muon_lr: Annotated[OptionalPositive, "Peak learning rate of the hidden matrices, which Muon trains."] = None
+    adamw_lr: Annotated[
+        OptionalPositive, "Peak learning rate of embedding, norms and output head, which AdamW trains."
+    ] = None
+    muon_weight_decay: Annotated[
+        float | None,
+        Ge(0),
+        "Decoupled weight decay of the hidden matrices, multiplied by the learning rate; 0 turns it off.",
+    ] = None
+    adamw_weight_decay: Annotated[
+        float | None,
+        Ge(0),
+        "Decoupled weight decay of embedding and output head, multiplied by the learning rate; 0 turns it off."
+        " Norms are never decayed.",
+    ] = None
     schedule: Annotated[
-        Literal["warmup_stable_decay", "cosine", "linear"] | None, "how the learning rates rise and fall"
+        Literal["warmup_stable_decay", "cosine", "linear"] | None,
+        "Shape of the learning rate schedule after the warmup.",
     ] = None
-    warmup_fraction: Annotated[float | None, "of the steps, at the start: linear from 0, between 0 and 1"] = None
-    decay_fraction: Annotated[float | None, "of the steps, at the end: linear to 0, between 0 and 1"] = None
+    warmup_fraction: Annotated[
+        OptionalFraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
+    ] = None
+    decay_fraction: Annotated[
+        OptionalFraction,
+        "Fraction of the updates at the end in which the schedule warmup_stable_decay lowers learning rates to 0.",
+    ] = None
     skip_spikes: Annotated[
-        float | None, "leaves out updates whose loss or gradient lies so many deviations above the recent ones"
+        OptionalPositive,
+        "Skip updates whose loss or gradient norm is more than this many deviations above the recent ones.",
     ] = None
     activation_checkpointing: Annotated[
-        bool | None, "computes layers a second time in backward: less memory, about a third slower"
+        bool | None, "Whether to recompute the layers in the backward pass: less memory, about a third slower."
     ] = None
     devices: Annotated[
-        int,
-        "processes that train together, each with a GPU of this machine or a share of its cores; no identity",
+        Count,
+        "Number of training processes, one per GPU or share of the CPU cores. Does not change the model's"
+        " fingerprint.",
     ] = 1
     parallel: Annotated[
         Literal["ddp", "fsdp"],
-        "of several devices: each holds all weights (ddp), or a shard of each (fsdp); no identity",
+        "How several processes share the model: each holds all weights (ddp) or a shard of them (fsdp). Does not"
+        " change the model's fingerprint.",
     ] = "ddp"
-    seed: Annotated[int | None, "of initial weights and the order of the data"] = None
-    checkpoint_every: Annotated[int | None, "steps between two checkpoints"] = None
-    keep_checkpoints: Annotated[int | None, "how many of the newest to keep; the best is kept beside them"] = None
-    validate_every: Annotated[int | None, "steps between two validations"] = None
-    n_validation_batches: Annotated[int | None, "batches of `rows` sequences a validation"] = None
+    seed: Annotated[int | None, "Seed for the initial weights and the order of the data."] = None
+    checkpoint_every: Annotated[OptionalCount, "Save a checkpoint every N updates."] = None
+    keep_checkpoints: Annotated[OptionalCount, "Number of newest checkpoints to keep besides the best one."] = None
+    validate_every: Annotated[OptionalCount, "Validate every N updates."] = None
+    n_validation_batches: Annotated[OptionalCount, "Number of batches per validation."] = None
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ValueError(f"preset={self.preset!r} must be one of {', '.join(PRESETS)}")
-        if self.devices < 1:
-            raise ValueError(f"devices={self.devices} must be at least 1")
+        check_values(self)
         pretrain_recipe(self)
 
 

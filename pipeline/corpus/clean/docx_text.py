@@ -37,7 +37,6 @@ SKIPPED = frozenset(
         "sectPr",
         "sdtPr",
         "Fallback",
-        "pict",
         "annotationRef",
         "commentReference",
     }

@@ -2,7 +2,7 @@
 
 In: the blocks of a page, and the text that each extractor (resiliparse; trafilatura where it ran) took from the same
 page. Out: one score a unit (a block, a short list or a table, see `units_of`), about the share of its words that
-belong to the main text, and the choice that these scores make. The weights stand in html_weights.py;
+belong to the main text, and the choice that these scores make. The weights are in html_weights.json;
 bench/fit_extraction.py fits them (ridge regression).
 
 The choice maximises the expected F1 of a page: a block whose score is above half of the F1 that the page can reach

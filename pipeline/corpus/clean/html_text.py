@@ -4,23 +4,26 @@ In: the page as decoded text, from anywhere. Out: `Extracted`. Steps:
 1. The tree is read once and cut into blocks (html_blocks.py).
 2. resiliparse takes what it holds for the main content; every block gets a score from that and from where it stands
    (html_choice.py). Most pages are decided by this: extractor "resiliparse".
-3. Where the scores promise less than `SURE` (in expected F1), trafilatura is asked too and the blocks are scored from
+3. Where the scores promise less than `sure` (in expected F1), trafilatura is asked too and the blocks are scored from
    the choices of both: extractor "union". A page without a block of text has the extractor "none".
 4. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
 
 Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; what it costs is in bench/results.md.
 """
 
+import json
 import re
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.html_blocks import Block, blocks_of
 from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
 from pipeline.corpus.clean.html_structure import structured
-from pipeline.corpus.clean.html_weights import BOTH, CAUTION, RESILIPARSE, SURE
 
+# written by `python -m bench.fit_extraction --write`: sure, caution, and the weights of both models
+FITTED = json.loads(Path(__file__).with_name("html_weights.json").read_text(encoding="ascii"))
 MAX_TITLE_CHARACTERS, MAX_HEADINGS = 1_000, 50
 WORD = re.compile(r"\w+")
 MIN_CHARACTERS = 500  # of a page; what has less is looked for in <noscript> too
@@ -40,11 +43,11 @@ def html_text(page: str) -> Extracted:
     units, unit_of = units_of(blocks)
     size = lengths(units)
     chosen = {"resiliparse": by_resiliparse(page, with_noscript)}
-    score, extractor = scores(units, chosen, RESILIPARSE), "resiliparse"
-    if expected_f1(score, size) < SURE:
+    score, extractor = scores(units, chosen, FITTED["resiliparse"]), "resiliparse"
+    if expected_f1(score, size) < FITTED["sure"]:
         chosen["trafilatura"] = by_trafilatura(tree)
-        score, extractor = scores(units, chosen, BOTH), "union"
-    keep = choice(score, size, CAUTION)[unit_of]
+        score, extractor = scores(units, chosen, FITTED["both"]), "union"
+    keep = choice(score, size, FITTED["caution"])[unit_of]
     text = structured([block for block, is_kept in zip(blocks, keep, strict=True) if is_kept])
     return Extracted(text, title=title, extractor=extractor)
 

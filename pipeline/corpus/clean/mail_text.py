@@ -138,29 +138,26 @@ def _header(message: Message, name: str) -> str | None:
     """The header in plain text, as far as its encoded words can be read."""
     # get() would put question marks in the place of bytes that are no ASCII
     raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
+    return _plain(raw) or None
+
+
+def _file_name(part: Any) -> str:
+    return _plain(part.get_filename() or "")
+
+
+def _plain(header: str) -> str:
+    """A header without encoded words, as far as they can be read."""
     try:
-        words = decode_header(raw)
+        words = decode_header(header)
     except (ValueError, LookupError):
-        words = [(raw, None)]
-    text = "".join(_word(word, charset) for word, charset in words)
-    return " ".join(text.split()) or None
+        words = [(header, None)]
+    return " ".join("".join(_word(word, charset) for word, charset in words).split())
 
 
 def _word(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         word = word.encode("utf-8", "surrogateescape")
     return _decoded(word, charset and charset.lower(), "text/plain") or word.decode("cp1252", "replace")
-
-
-def _file_name(part: Any) -> str:
-    name = part.get_filename()
-    if not name:
-        return ""
-    try:
-        words = decode_header(name)
-    except (ValueError, LookupError):
-        return name
-    return " ".join("".join(_word(word, charset) for word, charset in words).split())
 
 
 def _named(attachments: list[str]) -> str:

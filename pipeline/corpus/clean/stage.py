@@ -28,6 +28,7 @@ from pipeline.corpus.clean.wiki_markup import wiki_text
 from pipeline.corpus.text_repair import decode, normalised, repair, repaired
 from pipeline.store.engine import Done, Failed
 from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Work, map_shards
 
@@ -37,16 +38,20 @@ HTML = "text/html"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanConfig:
-    page_seconds: Annotated[float, "a page that takes longer is dropped as timeout; seconds, above 0"] = 20.0
+    page_seconds: Annotated[
+        Positive, "Time limit per page in seconds; a page that takes longer is dropped as timeout."
+    ] = 20.0
     page_memory_mb: Annotated[
-        int, "a page that wants more is dropped as out_of_memory; MB of address space, above 0; Linux only"
+        Count,
+        "Memory limit per page in megabytes of address space, on Linux only; a page that needs more is dropped as"
+        " out_of_memory.",
     ] = 2048
-    max_page_mb: Annotated[float, "larger pages are dropped as too_large without being read; MB, above 0"] = 20.0
+    max_page_mb: Annotated[
+        Positive, "Pages larger than this many megabytes are dropped as too_large without being read."
+    ] = 20.0
 
     def __post_init__(self) -> None:
-        for name in ("page_seconds", "page_memory_mb", "max_page_mb"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not above 0")
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +122,10 @@ def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
 
 CLEAN = Stage(
     name="clean",
-    version=2,
+    version=3,
     function=clean,
     handle=Shards,
     libraries=(
-        "charset-normalizer",
         "ftfy",
         "lxml",
         "mwparserfromhell",

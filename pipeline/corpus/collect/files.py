@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import quote
 
 from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
+from pipeline.store.settings import Text
 from pipeline.store.shards import file_digest, text_digest, write_text
 from pipeline.store.store import room_for
 
@@ -25,8 +26,11 @@ class FilesSource(Source):
     kind: ClassVar[str] = "files"
     is_watched: ClassVar[bool] = True
 
-    path: str  # relative to the folder of sources.toml, or absolute; absolute once read
-    members: tuple[str, ...] = ("**/*",)
+    path: Annotated[Text, "Folder, file or archive to read, absolute or relative to the folder of sources.toml."]
+    members: Annotated[
+        tuple[str, ...],
+        "Globs of the files to read, relative to the folder or archive; a glob that starts with ! excludes files.",
+    ] = ("**/*",)
 
     def below(self, folder: Path) -> "FilesSource":
         # normal, so that the addresses of pages hold no `..`

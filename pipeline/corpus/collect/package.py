@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote
 
 from pipeline.corpus.collect import registry_pypi
 from pipeline.corpus.collect.download import WAITS, cached_file, checked_sha256, tried
 from pipeline.corpus.collect.members import Member, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
+from pipeline.store.settings import Text
 
 PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION = re.compile(r"[0-9A-Za-z.!+_-]+")
@@ -24,11 +25,15 @@ VERSION = re.compile(r"[0-9A-Za-z.!+_-]+")
 class PackageSource(Source):
     kind: ClassVar[str] = "package"
 
-    package: str
-    version: str
-    file: Literal["sdist", "wheel"]
-    sha256: str
-    members: tuple[str, ...]  # the one folder at the top of an sdist does not count
+    package: Annotated[Text, "Name of the package in the Python package index."]
+    version: Annotated[Text, "Exact version of the package."]
+    file: Annotated[Literal["sdist", "wheel"], "Which file of the package to download."]
+    sha256: Annotated[Text, "SHA-256 digest of the downloaded file, 64 hexadecimal digits in lower case."]
+    members: Annotated[
+        tuple[str, ...],
+        "Globs of the files to read, relative to the package; a glob that starts with ! excludes files. The one"
+        " folder at the top of an sdist does not count.",
+    ]
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)

@@ -9,17 +9,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal, get_args
+
+from annotated_types import Ge, Le, MinLen
 
 from pipeline.corpus.collect.members import Member
-from pipeline.corpus.collect.source_rules import SourceRules
+from pipeline.corpus.collect.source_rules import Languages, Pii, Rules, SourceRules
+from pipeline.store.settings import Text, check_values
 from pipeline.store.store import NOT_IDENTITY
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
-MOST_WEIGHT = 1000  # beyond that it is a mistake
-MEDIA_TYPES = (
+MediaType = Literal[
     "text/html",
     "text/plain",
     "text/markdown",
@@ -33,7 +35,9 @@ MEDIA_TYPES = (
     "application/epub+zip",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "application/x-ipynb+json",
-)
+]
+MEDIA_TYPES: tuple[str, ...] = get_args(MediaType)
+OptionalText = Annotated[str | None, MinLen(1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,30 +48,34 @@ class Source(ABC):
     is_watched: ClassVar[bool] = False  # whether its files may change, so that a sensor looks at it
 
     name: str  # table name: becomes the asset pages/<name> and the names of its shards
-    members: tuple[str, ...]  # globs relative to the folder or archive
-    licence: str | None = None  # kept in every row; None = not declared
-    note: str | None = field(default=None, metadata=NOT_IDENTITY)  # what it is, for people
-    media_type: str | None = None  # one of MEDIA_TYPES, where the suffix of the files does not tell the truth
-    text_key: str = "text"  # jsonl, json, csv, tsv, parquet: key or column of the text
-    title_key: str | None = None  # likewise of the title
-    url_key: str | None = None  # likewise of the address
+    members: Annotated[
+        tuple[str, ...], "Globs of the files to read; a glob that starts with ! excludes files. See docs/data.md."
+    ]
+    licence: Annotated[OptionalText, "Licence of the texts, which is stored with every document."] = None
+    note: Annotated[OptionalText, "What the source is, for people who look at the graph or the data card."] = field(
+        default=None, metadata=NOT_IDENTITY
+    )
+    media_type: Annotated[MediaType | None, "Media type of files whose suffix does not show their format."] = None
+    text_key: Annotated[Text, "Key or column of the text in jsonl, json, csv, tsv and parquet files."] = "text"
+    title_key: Annotated[OptionalText, "Key or column of the title in jsonl, json, csv, tsv and parquet."] = None
+    url_key: Annotated[OptionalText, "Key or column of the address in jsonl, json, csv, tsv and parquet."] = None
     # for `filter`, see SourceRules: no part of what is collected. None = as the config of the filter says, () = none
-    languages: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
-    rules: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
-    pii: tuple[str, ...] | None = field(default=None, metadata=NOT_IDENTITY)
-    # for `tokenize`: how often the documents stand in the train stream; 0 = not at all
-    weight: float = field(default=1.0, metadata=NOT_IDENTITY)
+    languages: Languages = field(default=None, metadata=NOT_IDENTITY)
+    rules: Rules = field(default=None, metadata=NOT_IDENTITY)
+    pii: Pii = field(default=None, metadata=NOT_IDENTITY)
+    weight: Annotated[
+        float,
+        Ge(0),
+        Le(1000),  # beyond that it is a mistake
+        "How often training reads the documents of this source: 0 leaves them out, 0.5 takes half of them, 2 reads"
+        " each twice.",
+    ] = field(default=1.0, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise ValueError("the name of a source holds a to z, 0 to 9 and single hyphens between them only")
-        if self.media_type is not None and self.media_type not in MEDIA_TYPES:
-            raise ValueError(f"media_type is {self.media_type!r}, expected one of {', '.join(MEDIA_TYPES)}")
+        check_values(self)
         self.own_rules()  # which checks them
-        if not 0 <= self.weight <= MOST_WEIGHT:
-            raise ValueError(
-                f"weight is {self.weight}, expected a number from 0 (leave out of train) to {MOST_WEIGHT}"
-            )
         if all(glob.startswith("!") for glob in self.members):
             raise ValueError(
                 'members takes no file: give at least one glob, for instance members = ["docs/**/*.html"]'

@@ -22,12 +22,14 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from annotated_types import Ge, Le
 
 from pipeline.corpus.collect.formats import Found, Refused, read_member
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, keys_of_source, read_denials
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.records import DROPPED, PAGE, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.settings import Positive, check_values
 from pipeline.store.shards import (
     DROPPED_FOLDER,
     replacing,
@@ -47,14 +49,13 @@ UNNAMED = ("files", "package")  # kinds whose name is no part of a fingerprint; 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectConfig:
-    n_shards: Annotated[int, "shards a source is spread over; 1 to 99999; one shard has to fit in memory"] = 16
-    max_page_mb: Annotated[float, "larger pages are dropped as too_large; MB, above 0"] = 256.0
+    n_shards: Annotated[
+        int, Ge(1), Le(99_999), "Number of shards that a source is spread over; each shard must fit into memory."
+    ] = 16
+    max_page_mb: Annotated[Positive, "Pages larger than this many megabytes are dropped as too_large."] = 256.0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.n_shards <= 99_999:
-            raise ValueError(f"n_shards={self.n_shards} is outside 1 to 99999")
-        if not self.max_page_mb > 0:
-            raise ValueError(f"max_page_mb={self.max_page_mb} is not above 0")
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +140,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, digests=digests)
 
 
-COLLECT = Stage(name="collect", version=2, function=collect_pages, handle=Shards)
+COLLECT = Stage(name="collect", version=3, function=collect_pages, handle=Shards)
 
 
 def _check_found(source: Source, counts: Counts) -> None:

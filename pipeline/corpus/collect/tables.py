@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.corpus.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, page_of_record
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.csv_records import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
-from pipeline.corpus.text_repair import as_text
+from pipeline.corpus.text_repair import as_text, encoding_of
 
 CSV = "text/csv"
 DEFAULT_TEXT_KEY = "text"
@@ -36,7 +36,6 @@ BATCH_ROWS = 64
 BATCH_BYTES = 500_000_000  # at most, of the rows of one batch
 SPOOL_BYTES = 16_000_000  # of a parquet file inside an archive: a larger one is copied to a temporary file
 MAX_COPIED = 16  # times the limit of a page: a larger parquet file inside an archive is refused
-BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
 def table_pages(
@@ -45,7 +44,7 @@ def table_pages(
     """A page a row of csv or tsv, or one page with the whole file."""
     head = stream.read(4 * SNIFFED_CHARACTERS)
     rest = io.BufferedReader(Rewound(head, stream))
-    encoding = encoding_of(head)
+    encoding = encoding_of(head, is_cut=True)
     text = _head_text(head, encoding)
     headers = {d: _header(text, d) for d in dict.fromkeys((sniffed_delimiter(text) or ",", *DELIMITERS))}
     delimiter = next((d for d, names in headers.items() if source.text_key in names), None)
@@ -75,34 +74,6 @@ def _without_column(stream: Any, url: str, media_type: str, source: Source, max_
     if len(content) > max_bytes:
         return Refused(url, "too_large", content[:PREVIEW_BYTES], max_bytes)
     return Found(url, media_type, None, content)
-
-
-def encoding_of(head: bytes) -> str:
-    """Mark, zeros of UTF-16, UTF-8, else a guess; the last bytes may be half a character."""
-    for mark, encoding in BOMS:
-        if head.startswith(mark):
-            return encoding
-    half = max(1, len(head) // 2)
-    for encoding, zeros, others in (("utf-16-le", head[1::2], head[::2]), ("utf-16-be", head[::2], head[1::2])):
-        if zeros.count(0) > 0.4 * half and others.count(0) < 0.05 * half:
-            return encoding
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(head)
-        return "utf-8"
-    except UnicodeDecodeError:
-        return _guessed(head)
-
-
-def _guessed(head: bytes) -> str:
-    """UTF-8 where only a few places are broken, else what charset-normalizer says, else windows-1252."""
-    text = head.decode("utf-8", "replace")
-    if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):
-        return "utf-8"
-    from charset_normalizer import from_bytes
-
-    best = from_bytes(head[:SNIFFED_CHARACTERS]).best()
-    alike = {best.encoding, *best.could_be_from_charset} if best is not None else {"cp1252"}
-    return "cp1252" if best is None or alike & {"cp1252", "latin_1"} else best.encoding
 
 
 def _head_text(head: bytes, encoding: str) -> str:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
@@ -24,6 +24,7 @@ from pipeline.corpus.collect.download import (
 )
 from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
+from pipeline.store.settings import Positive
 from pipeline.store.shards import text_digest
 from pipeline.store.store import NOT_IDENTITY
 
@@ -35,9 +36,14 @@ MB = 1_000_000
 class UrlSource(Source):
     kind: ClassVar[str] = "url"
 
-    urls: tuple[str, ...]  # each an address and its sha256
-    members: tuple[str, ...] = ("**/*",)
-    max_download_mb: float = field(default=20_000.0, metadata=NOT_IDENTITY)  # a larger file is refused
+    urls: Annotated[tuple[str, ...], "Addresses to download, each followed by #sha256= and the digest of its file."]
+    members: Annotated[
+        tuple[str, ...],
+        "Globs of the files to read, relative to each archive; a glob that starts with ! excludes files.",
+    ] = ("**/*",)
+    max_download_mb: Annotated[Positive, "Refuse to download files larger than this many megabytes."] = field(
+        default=20_000.0, metadata=NOT_IDENTITY
+    )
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)
@@ -45,8 +51,6 @@ class UrlSource(Source):
             raise ValueError(f"urls is empty, expected at least one address with its sha256, such as {EXAMPLE}")
         for url in self.urls:
             pinned(url)
-        if not self.max_download_mb > 0:
-            raise ValueError(f"max_download_mb is {self.max_download_mb}, expected a number above 0")
 
     def snapshot(self) -> str:
         return text_digest(*(pinned(url).sha256 for url in self.urls))

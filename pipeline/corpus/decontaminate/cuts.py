@@ -1,19 +1,19 @@
-"""What is left of a text around places that have to go.
+"""The pieces of a text that remain after spans are cut out.
 
-In: places in characters. Out: the pieces that stay. Both sides of a place lose a margin, because what stands around
-an example often names or answers it; a piece that is too short says nothing by itself and goes, too; a text in too
-many pieces is no text any more (arXiv:2005.14165, appendix C).
+In: spans in characters. Out: the pieces to keep. A margin on both sides of a span is cut too, because the text around
+an example often names or answers it; pieces that are too short are cut as well; a text that would be in too many
+pieces is dropped (arXiv:2005.14165, appendix C).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WORD_CHARACTERS = 100  # so far a piece gives way to end between words
+WORD_CHARACTERS = 100  # a piece is shortened by up to this much to end between words
 
 
 @dataclass(frozen=True, slots=True)
 class CutLimits:
-    """The fields of decontaminate.DecontaminateConfig that decide what is left."""
+    """The fields of DecontaminateConfig that decide what is left."""
 
     margin: int
     min_piece: int
@@ -21,7 +21,7 @@ class CutLimits:
 
 
 def pieces_without(text: str, spans: Sequence[tuple[int, int]], limits: CutLimits) -> list[tuple[int, int]]:
-    """Start and end of what stays of `text`, in order; none where the text would fall into too many pieces."""
+    """Start and end of the pieces of `text` to keep, in order; none if there would be too many pieces."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted((max(0, start - limits.margin), end + limits.margin) for start, end in spans):
         if merged and start <= merged[-1][1]:
@@ -36,7 +36,7 @@ def pieces_without(text: str, spans: Sequence[tuple[int, int]], limits: CutLimit
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """Between words where a cut fell into one, and without white space at the ends."""
+    """Moved to a border between words if the cut is inside a word, and without white space at the ends."""
     if start > 0 and not text[start - 1].isspace():
         start = next((i for i in range(start, min(end, start + WORD_CHARACTERS)) if text[i].isspace()), start)
     if end < len(text) and not text[end].isspace():

@@ -1,37 +1,36 @@
-"""The runs of words that give an evaluation text away, as an index that worker processes map from a file.
+"""The word n-grams (runs) of evaluation texts, as an index that worker processes map from files.
 
-In: examples of tasks. Out: `Item`s, and a `RunIndex`: hashes of every run of 13 words of an item (of a shorter item,
-of all its words), sorted, each with the items that hold it. `Scanner` finds them in a text, block by block, so that a
-long text needs no more memory than a short one, and says where in the text a word lies.
+In: examples of tasks. Out: `Item`s, and a `RunIndex`: hashes of every run of 13 words of an item (of all words of a
+shorter item), sorted, each with the items that contain it. `Scanner` finds runs in a text block by block, so that a
+long text needs no more memory than a short one, and locates words in the text.
 
-Words are those of shingles.py, save that _ joins nothing (it marks emphasis in plain text), after Unicode's NFKC
-case folding without invisible characters. A run counts only when enough of its words differ and hold a letter.
+Words are those of word_hashes.py, except that `_` separates words (it marks emphasis in plain text), after NFKC case
+folding without invisible characters. A run counts only if enough of its words are different and contain a letter.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
 from pipeline.corpus.examples.stage import EXAMPLE
+from pipeline.corpus.ngram_index import MULTIPLIER, NgramIndex, ngram_hashes, ngram_index, places_in
 from pipeline.corpus.word_hashes import SPACELESS, WordHashes
 from pipeline.store.records import SPLITS, Handle
-from pipeline.store.shards import read_table, replacing, shard_paths, text_digest
+from pipeline.store.shards import read_table, shard_paths, text_digest
 
 HELD_OUT = SPLITS[1:]
 WORD = re.compile(f"[{SPACELESS}]|[^\\W_{SPACELESS}]+")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 ASCII_WORDS = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
-MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's MMIX generator; odd, so that no word is lost
-BLOCK = 1 << 20  # characters of a text that are looked at together
-BATCH = 100_000  # words of short texts that are looked up together
+BLOCK = 1 << 20  # characters of a text that are processed together
+BATCH = 100_000  # words of short texts that are processed together
 FEWEST_BITS, MOST_BITS = 16, 27
-LINE = 4096  # characters in which the place of a word is looked for
+LINE = 4096  # characters in which a word is located
 CHUNK = re.compile(r"\S+")
 
 
@@ -46,9 +45,9 @@ class Item:
 
 
 def evaluation_items(examples: Sequence[Handle], tasks: Sequence[str]) -> list[Item]:
-    """Validation and test examples of every task in an order that does not depend on that of the tasks.
+    """Validation and test examples of every task, in an order that does not depend on that of the tasks.
 
-    The one place that knows what a task's rows hold.
+    This is the only place that knows the columns of examples here.
     """
     items = set()
     for name, handle in zip(tasks, examples, strict=True):
@@ -63,113 +62,84 @@ def folded_words(text: str) -> list[str]:
     if text.isascii():
         return text.translate(ASCII_WORDS).split()
     words = []
-    for line in text.split("\n"):  # of most texts few lines need the longer way
+    for line in text.split("\n"):  # in most texts few lines need the slower path
         words += line.translate(ASCII_WORDS).split() if line.isascii() else WORD.findall(_folded(line))
     return words
 
 
 def _folded(text: str) -> str:
-    """NFKC again after casefold: it takes some letters apart that NFKC puts together."""
+    """NFKC is applied again after casefold, which decomposes some letters that NFKC composes."""
     plain = unicodedata.normalize("NFKC", INVISIBLE.sub("", text))
     return unicodedata.normalize("NFKC", plain.casefold())
 
 
 @dataclass(frozen=True, slots=True)
-class RunIndex:
-    """Sorted distinct runs; those items that hold run r are owners[starts[r]:starts[r + 1]]."""
+class RunIndex(NgramIndex):
+    """An item whose size is 0 has no run that counts and cannot be found."""
 
     anchors: np.ndarray  # uint64, sorted: the first min_words words of the runs
-    runs: np.ndarray  # uint64
     lengths: np.ndarray  # int64, words of a run
-    starts: np.ndarray
-    owners: np.ndarray
-    n_runs: np.ndarray  # of an item, different ones that count; 0 = nothing of it can be found
 
     def digest(self) -> str:
-        """Of what decides which runs a text holds."""
-        return text_digest(self.anchors.tobytes(), self.runs.tobytes(), self.lengths.tobytes())
-
-    def save(self, folder: Path) -> None:
-        for field in fields(self):
-            with replacing(folder / f"{field.name}.npy") as part, part.open("wb") as file:
-                np.save(file, getattr(self, field.name))
-
-    @classmethod
-    def load(cls, folder: Path) -> "RunIndex":
-        return cls(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(cls)))
-
-    def owners_of(self, runs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Places in `runs` and items: a pair for every item that holds one of them."""
-        n_owners = self.starts[runs + 1] - self.starts[runs]
-        first = np.repeat(self.starts[runs] - np.cumsum(n_owners) + n_owners, n_owners)
-        return np.repeat(np.arange(len(runs)), n_owners), self.owners[first + np.arange(len(first))]
+        """The digest of what decides which runs a text contains."""
+        return text_digest(self.anchors.tobytes(), self.ngrams.tobytes(), self.lengths.tobytes())
 
 
 def run_index(texts: Iterable[str], n_words: int, min_words: int) -> RunIndex:
-    """The runs of `n_words` words of all texts; those with fewer than `min_words` different words count nothing."""
+    """The runs of `n_words` words of all texts; those with fewer than `min_words` different words do not count."""
     hashes = WordHashes(xxhash.xxh3_64_intdigest)
-    runs, anchors, lengths, n_runs = [], [], [], []
+    nothing = np.zeros(0, np.uint64)
+    runs, anchors, lengths = [nothing], [nothing], [np.zeros(0, np.int64)]
     for text in texts:
         words = folded_words(text)
         length = min(n_words, len(words))
         if length < min_words:
-            n_runs.append(0)
+            runs.append(nothing)
             continue
         counts = _n_different(words, length) >= min_words
         of_words = hashes.of(words)
-        own, first = np.unique(_run_hashes(of_words, length)[counts], return_index=True)
+        own, first = np.unique(ngram_hashes(of_words, length)[counts], return_index=True)
         runs.append(own)
-        anchors.append(_run_hashes(of_words, min_words)[: len(counts)][counts][first])
+        anchors.append(ngram_hashes(of_words, min_words)[: len(counts)][counts][first])
         lengths.append(np.full(len(own), length))
-        n_runs.append(len(own))
-    owners = np.repeat(np.arange(len(n_runs)), n_runs)
-    flat = np.concatenate(runs) if runs else np.zeros(0, np.uint64)
-    order = np.argsort(flat, kind="stable")
-    distinct, starts = np.unique(flat[order], return_index=True)
-    of_all = np.concatenate(lengths)[order] if lengths else np.zeros(0, np.int64)
+    index = ngram_index(runs[1:])
+    _, first = np.unique(np.concatenate(runs), return_index=True)
     return RunIndex(
-        np.unique(np.concatenate(anchors)) if anchors else flat,
-        distinct,
-        of_all[starts],
-        np.append(starts, len(flat)),
-        owners[order],
-        np.array(n_runs, np.int64),
+        index.ngrams,
+        index.starts,
+        index.owners,
+        index.sizes,
+        np.unique(np.concatenate(anchors)),
+        np.concatenate(lengths)[first],
     )
 
 
 def _n_different(words: Sequence[str], length: int) -> np.ndarray:
-    """Of every run, how many different words with a letter it holds."""
+    """The number of different words with a letter in every run."""
     numbers: dict[str, int] = {}
     ids = [
-        numbers.setdefault(word, len(numbers)) if any(map(str.isalpha, word)) else -1  # one of no worth
+        numbers.setdefault(word, len(numbers)) if any(map(str.isalpha, word)) else -1  # does not count
         for word in words
     ]
     windows = np.sort(np.lib.stride_tricks.sliding_window_view(np.array(ids), length), axis=1)
     return np.count_nonzero(np.diff(windows, axis=1), axis=1) + 1 - (windows[:, 0] == -1)
 
 
-def _run_hashes(hashes: np.ndarray, length: int) -> np.ndarray:
-    runs = np.zeros(max(0, len(hashes) - length + 1), np.uint64)
-    for k in range(length):
-        runs = runs * MULTIPLIER + hashes[k : k + len(runs)]
-    return runs
-
-
 class Scanner:
-    """Finds the runs of an index in texts; remembers the hashes of words, so that a text costs a look-up a word."""
+    """Finds the runs of an index in texts; hashes of words are cached, so that a text costs one look-up per word."""
 
     def __init__(self, index: RunIndex, n_words: int, min_words: int) -> None:
         self.index, self.n_words, self.min_words = index, n_words, min_words
         self._hashes = WordHashes(xxhash.xxh3_64_intdigest)
         n_bits = min(MOST_BITS, max(FEWEST_BITS, (len(index.anchors) * 16).bit_length()))
         self._shift = np.uint64(64 - n_bits)
-        self._possible = np.zeros(1 << n_bits, bool)  # by the first bits of a run: most are told apart by these
+        self._possible = np.zeros(1 << n_bits, bool)  # by the first bits of a run, which exclude most runs
         self._possible[index.anchors >> self._shift] = True
 
     def runs_of_all(self, texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers of texts and of runs that they hold, each pair once, in order; short texts are read together."""
+        """Pairs of a text and a run that it contains, each once, in order; short texts are processed together."""
         pairs, waiting, n_waiting = [np.zeros(0, np.int64)], [], 0
-        n_runs = max(1, len(self.index.runs))
+        n_runs = max(1, len(self.index.ngrams))
         for row, text in enumerate(texts):
             if len(text) > BLOCK:
                 pairs.append(np.unique(self.runs(text)[1]) + row * n_runs)
@@ -187,19 +157,20 @@ class Scanner:
         ends = np.cumsum([len(words) for _, words in texts], dtype=np.int64)
         places, runs = self._hits(self._hashes.of(list(chain.from_iterable(words for _, words in texts))))
         text = np.searchsorted(ends, places, side="right")
-        inside = places + self.index.lengths[runs] <= ends[text]  # not begun in one text and ended in the next
+        inside = places + self.index.lengths[runs] <= ends[text]  # not across the border of two texts
         rows = np.array([row for row, _ in texts], np.int64)
-        return np.unique(rows[text[inside]] * max(1, len(self.index.runs)) + runs[inside])
+        return np.unique(rows[text[inside]] * max(1, len(self.index.ngrams)) + runs[inside])
 
     def runs(self, text: str) -> tuple[np.ndarray, np.ndarray, int]:
-        """First word and number in the index of every run that stands in `text`, by place; words of `text`."""
+        """The first word and the number in the index of every run in `text`, in order, and the number of words of
+        `text`."""
         places, runs = [], []
         n_before, tail = 0, np.zeros(0, np.uint64)
         for start, end in blocks(text):
             words = folded_words(text[start:end])
             hashes = np.concatenate((tail, self._hashes.of(words)))
             found, own = self._hits(hashes)
-            new = found + self.index.lengths[own] > len(tail)  # the others were found in the block before
+            new = found + self.index.lengths[own] > len(tail)  # the others were found in the previous block
             places.append(found[new] + n_before - len(tail))
             runs.append(own[new])
             n_before += len(words)
@@ -209,34 +180,25 @@ class Scanner:
         return np.concatenate(places), np.concatenate(runs), n_before
 
     def _hits(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        runs = _run_hashes(hashes, self.min_words)
+        runs = ngram_hashes(hashes, self.min_words)
         places = np.flatnonzero(self._possible[runs >> self._shift])
-        places = places[_places_in(self.index.anchors, runs[places]) >= 0]
+        places = places[places_in(self.index.anchors, runs[places]) >= 0]
         values, found, numbers = runs[places], [], []
         for length in range(self.min_words, self.n_words + 1):
             if length > self.min_words:
                 inside = places + length <= len(hashes)
                 places, values = places[inside], values[inside]
                 values = values * MULTIPLIER + hashes[places + length - 1]
-            own = _places_in(self.index.runs, values)
-            hit = (own >= 0) & (self.index.lengths[own] == length) if len(self.index.runs) else own >= 0
+            own = places_in(self.index.ngrams, values)
+            hit = (own >= 0) & (self.index.lengths[own] == length) if len(self.index.ngrams) else own >= 0
             found.append(places[hit])
             numbers.append(own[hit])
         order = np.argsort(np.concatenate(found), kind="stable")
         return np.concatenate(found)[order], np.concatenate(numbers)[order]
 
 
-def _places_in(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where each of `values` stands in `ordered`, -1 where it does not."""
-    if not len(ordered):
-        return np.full(len(values), -1)
-    places = np.searchsorted(ordered, values)
-    places[places == len(ordered)] = 0
-    return np.where(ordered[places] == values, places, -1)
-
-
 def blocks(text: str, size: int = BLOCK) -> Iterator[tuple[int, int]]:
-    """Start and end of parts of at most `size` characters, cut at white space where there is some."""
+    """Start and end of parts of at most `size` characters, cut at white space if possible."""
     start = 0
     while start < len(text):
         end = min(start + size, len(text))
@@ -248,10 +210,9 @@ def blocks(text: str, size: int = BLOCK) -> Iterator[tuple[int, int]]:
 
 
 def spans_of_words(text: str, first: np.ndarray, last: np.ndarray) -> list[tuple[int, int]]:
-    """Where in `text` the words `first` to `last` (numbers, `last` included) lie, in characters.
+    """The positions in `text`, in characters, of the words `first` to `last` (numbers, inclusive).
 
-    Where folding changes the length of a word, its place within the characters up to the next white space is
-    estimated.
+    If folding changes the length of a word, its position up to the next white space is estimated.
     """
     wanted = np.unique(np.concatenate((first, last)))
     bounds: dict[int, tuple[int, int]] = {}
@@ -267,7 +228,7 @@ def spans_of_words(text: str, first: np.ndarray, last: np.ndarray) -> list[tuple
 
 
 def _small_blocks(text: str) -> Iterator[tuple[int, int]]:
-    """Those of `blocks`, cut up further at white space alone, because words are located one by one."""
+    """The parts of `blocks`, cut further at white space only, because words are located one by one."""
     for start, end in blocks(text):
         while end - start > LINE and (space := text.rfind(" ", start, start + LINE)) > start:
             yield start, space + 1
@@ -276,7 +237,7 @@ def _small_blocks(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _word_spans(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Of every folded word its place in `text`. NFKC looks at nothing beyond white space."""
+    """The position in `text` of every folded word. NFKC does not act across white space."""
     for chunk in CHUNK.finditer(text, start, end):
         folded = _folded(chunk[0])
         scale = len(chunk[0]) / max(1, len(folded))

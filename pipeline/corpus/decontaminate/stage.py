@@ -35,6 +35,7 @@ from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.words import SIGN, words_of
 from pipeline.store.engine import Done, Failed, value_of
 from pipeline.store.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import (
     DROPPED_FOLDER,
     EVIDENCE_FOLDER,
@@ -60,27 +61,37 @@ HITS = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("run", p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecontaminateConfig:
-    n_words: Annotated[int, "words a run, 1 or more; a shorter example must stand there whole; GPT-3 13"] = 13
+    n_words: Annotated[
+        Count, "Number of words per run that is looked for (GPT-3 uses 13); a shorter example must occur as a whole."
+    ] = 13
     min_words: Annotated[
-        int, "different words with a letter that a run needs, 1 to n_words; examples of fewer are not looked for"
+        Count,
+        "Smallest number of different words with a letter that a run must contain; examples with fewer are not"
+        " looked for.",
     ] = 6  # of random runs of so many words 1 in 1,000 stands in 20 MB of other text, of 5 words 1 in 170
-    min_share: Annotated[float, "of the runs of an example in one document from which it counts, above 0 to 1"] = 0.5
-    min_hits: Annotated[int, "runs of an example in one document from which it counts, 1 or more; Marin 8"] = 8
-    max_documents: Annotated[int, "a run in more documents is a stock phrase, 1 or more; GPT-3 10"] = 10
-    margin: Annotated[int, "characters cut before and after what was found, 0 or more; GPT-3 200"] = 200
-    min_piece: Annotated[int, "characters below which what is left between cuts goes, 1 or more; GPT-3 200"] = 200
-    max_pieces: Annotated[int, "a document in more pieces is dropped, 1 or more; GPT-3 10"] = 10
+    min_share: Annotated[
+        Share, "An example counts as found if a document contains at least this share of its runs."
+    ] = 0.5
+    min_hits: Annotated[
+        Count, "An example counts as found if a document contains at least this many of its runs (Marin uses 8)."
+    ] = 8
+    max_documents: Annotated[
+        Count, "Runs that more documents than this contain are stock phrases and do not count (GPT-3 uses 10)."
+    ] = 10
+    margin: Annotated[
+        Natural, "Number of characters to cut before and after each run that was found (GPT-3 uses 200)."
+    ] = 200
+    min_piece: Annotated[Count, "Drop pieces between cuts that have fewer characters than this (GPT-3 uses 200)."] = (
+        200
+    )
+    max_pieces: Annotated[
+        Count, "Drop a document as contaminated if more pieces than this remain (GPT-3 uses 10)."
+    ] = 10
 
     def __post_init__(self) -> None:
-        for name in ("n_words", "min_words", "min_hits", "max_documents", "min_piece", "max_pieces"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1")
+        check_values(self)
         if self.min_words > self.n_words:
             raise ValueError(f"min_words={self.min_words} is above n_words={self.n_words}: no run could have so many")
-        if not 0 < self.min_share <= 1:
-            raise ValueError(f"min_share={self.min_share} is outside 0 (not included) to 1")
-        if self.margin < 0:
-            raise ValueError(f"margin={self.margin} is below 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +150,7 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     cfg, items = recipe.config, evaluation_items(examples, recipe.tasks)
     index = write_index(cfg, items, scratch)
-    if len(index.runs):
+    if len(index.ngrams):
         find_hits(cfg, index, corpus, work)
     counting, n_common = _counting(cfg, index, work)
     np.save(scratch / COUNTING, counting)
@@ -147,8 +158,8 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     shutil.rmtree(scratch)
     measures = {
         "evaluation_examples": len(items),
-        "examples_too_short": int(np.count_nonzero(index.n_runs == 0)),
-        "evaluation_runs": len(index.runs),
+        "examples_too_short": int(np.count_nonzero(index.sizes == 0)),
+        "evaluation_runs": len(index.ngrams),
         "common_runs": n_common,
         "contaminating_examples": len(tally.items),
         "cut_documents": tally.n_cut,
@@ -204,7 +215,7 @@ def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed])
 
 def _counting(cfg: DecontaminateConfig, index: RunIndex, work: Work) -> tuple[np.ndarray, int]:
     """Which runs count, because few documents hold them, and how many do not."""
-    n_documents = np.zeros(len(index.runs), np.int64)
+    n_documents = np.zeros(len(index.ngrams), np.int64)
     for path in shard_paths(work.directory, HITS_FOLDER):
         runs = read_table(path, HITS)["run"].to_numpy()
         n_documents += np.bincount(runs, minlength=len(n_documents))
@@ -217,7 +228,7 @@ def contaminating(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Items that a document with `runs` (distinct) holds too much of, the runs shared and the share of each."""
     items, shared = np.unique(index.owners_of(runs)[1], return_counts=True)
-    share = shared / index.n_runs[items]
+    share = shared / index.sizes[items]
     found = (shared >= cfg.min_hits) | (share >= cfg.min_share - ROUNDING)
     return items[found], shared[found], share[found]
 

@@ -1,8 +1,8 @@
-"""The index of an accepted corpus: what earlier outputs of `dedup` kept, which new documents are probed with.
+"""The index of an accepted corpus: what earlier outputs of `dedup` kept, so that new documents are compared with it.
 
-In: finished outputs of `dedup` whose signatures were made as those of the new documents are. Out: views over their
-files in DuckDB; nothing of them is copied. index/ of an output says of each shard which rows of its signatures were
-kept, in the order in which they lie in the shard. Ranks of accepted documents are below 0: -1 is the last one.
+In: finished outputs of `dedup` whose signatures have the same settings as those of the new documents. Out: DuckDB
+views over their files; nothing is copied. The folder index/ of an output lists, for each shard, which rows of its
+signatures were kept, in their order. Ranks of accepted documents are negative: -1 is the last one.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from pipeline.store.records import Shards
 from pipeline.store.shards import shard_paths, write_table, write_text
 
 INDEX_FOLDER = "index"
-RECIPE = "signatures.json"  # how the signatures beside were made
+RECIPE = "signatures.json"  # the settings of the signatures in the same folder
 INDEX = pa.schema([pa.field("row", pa.int64(), nullable=False)])
 NONE = """
 CREATE VIEW accepted_signed AS SELECT NULL::BIGINT AS rank, * FROM signed LIMIT 0;
@@ -44,7 +44,7 @@ def write_recipe(directory: Path, recipe: str) -> None:
 
 
 def view_accepted(database: Any, accepted: Sequence[Shards]) -> Layout:
-    """Make the views `accepted_signed` and `accepted_named`; the layout of the documents that they name."""
+    """Create the views `accepted_signed` and `accepted_named`. Returns the layout of the documents in them."""
     documents = layout_of(path for handle in accepted for path in shard_paths(handle.directory))
     if not documents.paths:
         database.execute(NONE)
@@ -64,10 +64,12 @@ def view_accepted(database: Any, accepted: Sequence[Shards]) -> Layout:
 
 
 def check_index(handle: Shards, recipe: str) -> None:
-    """Raises ValueError when the signatures of `handle` were made in another way than `recipe` says."""
+    """Raises ValueError when the signatures of `handle` have other settings than `recipe`."""
     path = handle.directory / INDEX_FOLDER / RECIPE
     if not path.exists():
-        raise ValueError(f"{handle.directory} has no index/{RECIPE}: an older `dedup` made it; make it again")
+        raise ValueError(
+            f"{handle.directory} has no index/{RECIPE}: it was made by an older version of `dedup`; build it again"
+        )
     if (made := path.read_text()) != recipe:
         raise ValueError(
             f"{handle.directory} cannot be an index: its signatures were made as {made}, those of the new documents"

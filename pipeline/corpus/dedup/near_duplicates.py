@@ -1,15 +1,15 @@
-"""Which documents may repeat which: candidates from signatures in DuckDB, and what became of every document.
+"""Finds candidate pairs of near duplicates from signatures in DuckDB, and records the outcome of every document.
 
-In: signature shards (signatures.py), of the documents and, where there is one, of an accepted corpus
-(accepted.py). Out: the tables `candidates`, `relatives`, `repeated` (hashes of the sample that
-several texts have) and `wanted`; once the candidates are verified
-(verification.py) the table `outcomes`: of each document the one it is kept as (itself, where it is kept), similarity,
-cluster size and family. Steps: rank all documents, best first; equal ids with equal content are exact copies; texts
-that share a band, or enough of the sample, are candidate pairs.
+In: signature shards (signatures.py) of the documents and, if there is one, of an accepted corpus (accepted.py). Out:
+the tables `candidates`, `relatives`, `repeated` (sampled hashes that several texts have) and `wanted`; after the
+candidates are verified (verification.py) the table `outcomes`: for each document the one that represents it (itself
+if it is kept), similarity, cluster size and family. Steps: rank all documents, best first; equal ids with equal
+content are exact copies; texts that share a band, or enough of the sample, are candidate pairs.
 
-Tables hold ranks and hashes, never text. Signatures stay in their files, and their hashes are worked on in as many
-passes as the memory limit asks for, a slice of all hash values at a time. Buckets cost what they hold: a text is
-paired with the first and the nearest ones of its bucket only. Ranks of accepted documents are 0 and below.
+Tables contain ranks and hashes, never text. Signatures stay in their files; their hashes are processed in as many
+passes as the memory limit requires, one range of hash values per pass. A text is paired only with the first and the
+nearest members of its bucket, so the cost is linear in the size of a bucket. Ranks of accepted documents are at most
+0.
 """
 
 import shutil
@@ -25,13 +25,13 @@ from pipeline.corpus.dedup.verification import Limits, Verified
 from pipeline.store.errors import DiskFull
 from pipeline.store.shards import duckdb_files
 
-BAND_NEIGHBOURS = 8  # a text is paired with so many at the top of its bucket, and so many before itself
+BAND_NEIGHBOURS = 8  # a text is paired with this many at the top of its bucket, and with this many just before it
 SAMPLE_NEIGHBOURS = 4  # as above, for the hashes of the sample, of which there are many more
 COMMON = 50  # a shingle in more texts than this is boilerplate and makes no candidates
-MAX_CANDIDATES = 32  # pairs a text is verified with, those that share most
-SAMPLE_MARGIN = 0.7  # a pair is verified from this part of the limits on: a sample of a few hashes is off by as much
+MAX_CANDIDATES = 32  # pairs verified per text: those that share most
+SAMPLE_MARGIN = 0.7  # pairs are verified from this fraction of the limits on, the error of a sample of few hashes
 NO_SPACE = ("max_temp_directory_size", "No space left", "Disk quota exceeded")  # in DuckDB's messages
-KEY_BYTES = 120  # of memory that a hash costs while it is looked for in other texts
+KEY_BYTES = 120  # of memory per hash while it is looked up in other texts
 
 DOCUMENTS = """
 CREATE TABLE documents AS SELECT position, id, page_id, source, content, quality, n_shingles, row_number() OVER (
@@ -126,7 +126,7 @@ CREATE TABLE outcomes AS
 
 @contextmanager
 def explained(folder: Path, memory_mb: int) -> Iterator[None]:
-    """Turns DuckDB's errors for a full disk and for too little memory into ones that say what to do."""
+    """Turns DuckDB's errors for a full disk and for too little memory into errors with advice."""
     import duckdb
 
     try:
@@ -147,12 +147,12 @@ def explained(folder: Path, memory_mb: int) -> Iterator[None]:
 
 
 def load_signatures(database: Any, layout: Layout) -> None:
-    """Make the view `signed`: all signatures of `layout`, each with its position."""
+    """Create the view `signed`: all signatures of `layout`, each with its position."""
     view_files(database, "signed", layout, "start + file_row_number AS position, *")
 
 
 def view_files(database: Any, name: str, layout: Layout, columns: str) -> None:
-    """Make the view `name` over Parquet files; `start` is the number of rows in the files before."""
+    """Create the view `name` over Parquet files; `start` is the number of rows in the files before them."""
     starts = pa.table({"file": pa.array(range(len(layout.paths)), pa.int64()), "start": pa.array(layout.starts)})
     insert_rows(database, f"{name}_files", starts)
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in duckdb_files(layout.paths))
@@ -164,10 +164,11 @@ def view_files(database: Any, name: str, layout: Layout, columns: str) -> None:
 def find_candidates(
     database: Any, limits: Limits, *, memory_mb: int, done: Callable[[int, int], None] = lambda query, queries: None
 ) -> int:
-    """Fill the tables `documents`, `candidates`, `wanted`, `relatives` and `repeated`; the number of candidates.
+    """Fill the tables `documents`, `candidates`, `wanted`, `relatives` and `repeated`. Returns the number of
+    candidates.
 
-    The views of signatures (load_signatures, accepted.py) have to be there. `done` is called before each query with
-    its number and how many there are.
+    The views of signatures (load_signatures, accepted.py) must exist. `done` is called before each query with its
+    number and the number of queries.
     """
     n_bands, n_sample = database.execute(
         "SELECT coalesce(sum(len(bands)), 0), coalesce(sum(n_sample), 0) FROM signed"
@@ -196,7 +197,7 @@ def settle(database: Any, found: Verified) -> None:
 
 
 def insert_rows(database: Any, name: str, table: pa.Table) -> None:
-    """Append to the table `name`, which is made when there is none."""
+    """Append to the table `name`, which is created if it does not exist."""
     database.register("incoming", table)
     database.execute(f"CREATE TABLE IF NOT EXISTS {name} AS SELECT * FROM incoming LIMIT 0")
     database.execute(f"INSERT INTO {name} SELECT * FROM incoming")
@@ -206,7 +207,7 @@ def insert_rows(database: Any, name: str, table: pa.Table) -> None:
 def _paired(
     column: str, place: str, n_keys: int, memory_mb: int, *, largest: int, near: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Queries that count what texts share of a kind of hash: as many passes as the memory asks for."""
+    """Queries that count the hashes of one kind that texts share, in as many passes as the memory limit requires."""
     passes = 1 + int(n_keys) * KEY_BYTES // (memory_mb * 1_000_000)
     yield f"CREATE TABLE {column}_shared (one BIGINT, other BIGINT, n BIGINT)", {}
     for number in range(passes):

@@ -1,8 +1,9 @@
 """Word 5-grams of texts as 64-bit hashes, and the two signatures that find texts which share them.
 
-In: texts. Out: of each text the hashes of its runs of words in their order (`Shingler.windows`), and of many texts
-their sorted unique hashes as one array (`Shingler.sets`), from which come
-- bands: MinHash by rensa, cut into bands; two texts with Jaccard index s agree in one with 1 - (1 - s^rows)^bands.
+In: texts. Out: the hashes of the word n-grams of one text in their order (`Shingler.windows`), and the sorted unique
+hashes of many texts as one array (`Shingler.sets`), from which come
+- bands: MinHash by rensa, cut into bands; two texts with Jaccard index s share at least one band with probability
+  1 - (1 - s^rows)^bands.
 - sample: every hash below 2^64 / one_in. The same hashes are chosen in every text, so that a short text inside a
   long one is found too, which MinHash cannot do (FracMinHash, doi:10.1101/2022.01.11.475838).
 Words are runs of letters and digits; in scripts that are written without spaces each character is a word. A text of
@@ -22,8 +23,8 @@ from pipeline.corpus.word_hashes import WORD
 
 Text = TypeVar("Text", str, bytes)
 WORD_BYTES = bytes(ord(chr(i).lower()) if WORD.match(chr(i)) else 0x20 for i in range(128)) + b" " * 128
-RUNS = 32_768  # hashes that are mixed in one go: they fit a core's cache
-PIECE_CHARACTERS = 1_000_000  # of a long text, so that its words need not lie in memory all at once
+RUNS = 32_768  # hashes that are mixed together: they fit a core's cache
+PIECE_CHARACTERS = 1_000_000  # a long text is processed in pieces of this size, to bound the memory for its words
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of splitmix64, doi:10.1145/2714064.2660195
 MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -44,7 +45,7 @@ class Shingler:
         return np.unique(self.windows(text))
 
     def windows_of(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The windows of each of `texts`, which are worked on together: they should be a few MB at most."""
+        """The windows of each of `texts`, which are processed together: pass a few MB at most."""
         pieces, n_pieces = [], []
         for text in texts:
             before = len(pieces)
@@ -64,10 +65,11 @@ class Shingler:
         return windows
 
     def sets(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sorted unique hashes of text after text; how many of them each text has, and how many windows."""
+        """Sorted unique hashes of the texts one after the other, and for each text how many there are and how many
+        windows."""
         windows = self.windows_of(texts)
         n_windows = np.fromiter(map(len, windows), np.int64, len(windows))
-        if len(texts) == 1:  # it may be long: no second copy
+        if len(texts) == 1:  # a single text may be long: avoid a second copy
             (flat,) = windows
         else:
             flat = np.concatenate(windows) if windows else np.zeros(0, np.uint64)
@@ -83,7 +85,7 @@ class Shingler:
 
 
 def _pieces(text: str) -> Iterator[bytes]:
-    """Its words, folded, with spaces between, in UTF-8."""
+    """The folded words of a text, separated by spaces, in UTF-8."""
     if text.isascii():
         whole = text.encode().translate(WORD_BYTES)
         yield from _cut(whole) if len(whole) > PIECE_CHARACTERS else (whole,)
@@ -123,7 +125,7 @@ def _word_hashes(pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Hashes of the words of all pieces one after the other, and how many each piece has."""
     hashes, n_hashes = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for batch in batches_of(pieces, PIECE_CHARACTERS):
-        # Arrow splits and numbers words without a Python object for each; it takes what is no UTF-8, too
+        # Arrow splits and numbers words without a Python object for each; it also accepts invalid UTF-8
         words = pc.call_function("ascii_split_whitespace", [pa.array(batch, pa.binary()).view(pa.string())])
         numbered = pc.call_function("dictionary_encode", [words.flatten()])
         known = numbered.dictionary.view(pa.binary()).to_pylist()
@@ -136,7 +138,7 @@ def _word_hashes(pieces: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batches_of(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
-    """So many of `texts` at a time as reach `size` together, counted as len counts."""
+    """Batches of `texts` whose lengths (as len counts them) reach `size` together."""
     batch: list[Text] = []
     length = 0
     for text in texts:
@@ -150,7 +152,7 @@ def batches_of(texts: Iterable[Text], size: int) -> Iterator[list[Text]]:
 
 
 def _run_hashes(hashes: np.ndarray, n_words: int) -> np.ndarray:
-    """Hash of each run of `n_words`; of 17 million words 136 MB, and as much again while it is made."""
+    """Hash of each run of `n_words`. For 17 million words this is 136 MB, and twice that while it is computed."""
     n_runs = max(0, len(hashes) - n_words + 1)
     runs = np.zeros(n_runs, np.uint64)
     for start in range(0, n_runs, RUNS):
@@ -172,7 +174,7 @@ def mix(values: np.ndarray) -> None:
 
 
 def sample_of(flat: np.ndarray, n_unique: np.ndarray, one_in: int) -> tuple[np.ndarray, np.ndarray]:
-    """One in so many of the sorted hashes of each text: the smallest ones; and how many each text has of them."""
+    """The smallest of the sorted hashes of each text, one in `one_in`, and how many of them each text has."""
     is_sampled = flat <= np.uint64(2**64 // one_in - 1)
     starts = np.cumsum(n_unique) - n_unique
     n_sampled = np.add.reduceat(is_sampled, starts, dtype=np.int64) if len(n_unique) else n_unique

@@ -1,8 +1,8 @@
-"""What `dedup` knows of every document instead of its text: a row of SIGNATURES, made once a shard.
+"""The signatures that `dedup` uses instead of texts: one row of SIGNATURES per document, cached per shard.
 
-In: filtered document shards. Out: signatures/ below the output, shards of the same names whose rows lie as those of
-the documents. Worker processes make them (shingles.py says of what); a shard with equal content and equal settings
-costs nothing the next time.
+In: filtered document shards. Out: signatures/ below the output, shards of the same names with the same order of rows.
+Worker processes compute them as shingles.py describes; a shard with equal content and equal settings costs nothing
+the next time.
 """
 
 import dataclasses
@@ -29,10 +29,10 @@ from pipeline.store.shards import write_bytes
 from pipeline.store.store import Work, map_shards
 
 SIGNATURES_FOLDER = "signatures"
-SIGNATURES_VERSION = 2  # raise with any change here, to shingles.py or to quality_of that changes a value
+SIGNATURES_VERSION = 2  # raise it with any change here, in shingles.py or in quality_of that changes a value
 COPIED = ("id", "page_id", "source", "n_words")
-BATCH_ROWS = 512  # documents that are in a worker's memory at a time
-BATCH_CHARACTERS = 1_000_000  # and less of them where they are long
+BATCH_ROWS = 512  # documents in a worker's memory at a time
+BATCH_CHARACTERS = 1_000_000  # fewer documents if they are long
 
 SIGNATURES = pa.schema(
     [
@@ -45,7 +45,7 @@ SIGNATURES = pa.schema(
         pa.field("n_windows", pa.int64(), nullable=False),  # runs of words
         pa.field("n_shingles", pa.int64(), nullable=False),  # different ones
         pa.field("n_sample", pa.int64(), nullable=False),
-        pa.field("content", pa.uint64(), nullable=False),  # of all shingles: texts of one id may yet be different
+        pa.field("content", pa.uint64(), nullable=False),  # of all shingles: texts with the same id may still differ
         pa.field("bands", pa.list_(pa.uint64()), nullable=False),
         pa.field("sample", pa.list_(pa.uint64()), nullable=False),
     ]
@@ -60,7 +60,7 @@ class SignatureItem:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Shards one after the other: the place of a row among all rows is its position."""
+    """Shards one after the other; the index of a row among all rows is its position."""
 
     paths: tuple[Path, ...]
     starts: tuple[int, ...]  # position of the first row of each
@@ -78,7 +78,7 @@ def layout_of(paths: Iterable[Path]) -> Layout:
 
 
 def signature_recipe(settings: Mapping[str, int], libraries: Mapping[str, str]) -> str:
-    """Canonical text of everything that decides a signature, save its document."""
+    """Canonical text of everything that decides a signature, except its document."""
     return json.dumps(["signatures", SIGNATURES_VERSION, dict(libraries), dict(settings)], sort_keys=True)
 
 
@@ -108,7 +108,7 @@ def signatures_of_shard(item: SignatureItem) -> tuple[int, bytes]:
 
 
 def read_batches(path: Path, columns: tuple[str, ...]) -> Iterator[pa.Table]:
-    """A few rows at a time. CorruptShard names the file when it does not read or lacks a column."""
+    """A few rows at a time. Raises CorruptShard, which names the file, when it is unreadable or lacks a column."""
     try:
         with pq.ParquetFile(path) as file:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
@@ -131,7 +131,7 @@ def _signatures(table: pa.Table, settings: Mapping[str, int]) -> pa.Table:
 
 
 def text_batches(column: pa.ChunkedArray) -> Iterator[list[str]]:
-    """The texts of a column, so many at a time as are worked on together."""
+    """The texts of a column in batches that are processed together."""
     return batches_of((text.as_py() for text in column), BATCH_CHARACTERS)
 
 
@@ -165,7 +165,7 @@ def _write_signatures(part: Path, items: list[SignatureItem], answers: list[Done
 
 
 def checked(answer: Done | Failed, path: Path) -> Any:
-    """As engine.value_of; a shard that a worker found damaged is told as such."""
+    """As engine.value_of, but a shard that a worker found damaged raises CorruptShard here too."""
     if isinstance(answer, Failed) and answer.detail.startswith("CorruptShard: "):
         raise CorruptShard(answer.detail.removeprefix("CorruptShard: "))
     return value_of(answer, path, "its documents were compared")

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from annotated_types import Ge
 
 from pipeline.corpus.dedup.accepted import check_index, view_accepted, write_index, write_recipe
 from pipeline.corpus.dedup.near_duplicates import (
@@ -40,6 +41,7 @@ from pipeline.corpus.dedup.windows import wanted_rows, write_windows
 from pipeline.store.database import open_database
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 
@@ -48,42 +50,43 @@ SCRATCH = ".scratch"  # the database and the windows of candidates, gone when th
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DedupConfig:
-    shingle_words: Annotated[int, "words a shingle, 1 or more; FineWeb 5"] = 5
-    bands: Annotated[int, "MinHash bands, 1 or more; FineWeb 14"] = 14
-    rows: Annotated[int, "MinHash values a band, 1 or more; FineWeb 8"] = 8
-    sample_one_in: Annotated[int, "one shingle in so many is compared for containment, 1 or more"] = 4
-    min_similarity: Annotated[float, "Jaccard index of shingles from which a document goes, above 0 to 1"] = 0.7
+    shingle_words: Annotated[Count, "Number of words per shingle (FineWeb uses 5)."] = 5
+    bands: Annotated[Count, "Number of MinHash bands (FineWeb uses 14)."] = 14
+    rows: Annotated[Count, "Number of MinHash values per band (FineWeb uses 8)."] = 8
+    sample_one_in: Annotated[
+        Count, "Compare one shingle in every N when looking for documents that contain another one."
+    ] = 4
+    min_similarity: Annotated[
+        Share, "Drop a document whose shingles have at least this Jaccard index with those of a better one."
+    ] = 0.7
     min_containment: Annotated[
-        float, "share of its shingles in a longer document from which it goes, above 0 to 1"
+        Share, "Drop a document if a longer one contains at least this share of its shingles."
     ] = 0.9
-    min_own_words: Annotated[int, "so many words in a row that the kept one lacks are a passage, 1 or more"] = 15
+    min_own_words: Annotated[
+        Count,
+        "A run of at least this many consecutive words that the kept document does not contain counts as a unique"
+        " passage.",
+    ] = 15
     max_own_share: Annotated[
-        float, "of a document's words, as one such passage, from which on it stays, above 0 to 1"
+        Share, "Keep a near-duplicate if a single unique passage makes up at least this share of its words."
     ] = 0.05
     family_overlap: Annotated[
-        float, "shared part of the smaller document that keeps both on one side of a split, above 0 to 1"
+        Share, "Keep two documents on one side of the split if they share at least this part of the smaller one."
     ] = 0.2  # editions of a play in old and new spelling share a quarter of their 5-grams
     source_priority: Annotated[
-        tuple[str, ...], "of equally good and long copies that of the first source here stays"
+        tuple[str, ...],
+        "Sources in order of preference: of equally good and long copies, the one from the first source is kept.",
     ] = ()
-    seed: Annotated[int, "of the MinHash functions, 0 or more"] = 1
-    memory_mb: Annotated[int, "MB that DuckDB takes before it spills to disk, 64 or more; decides no result"] = field(
-        default=768, metadata=NOT_IDENTITY
-    )
-    threads: Annotated[int, "of DuckDB, 0 or more; 0 = as many as cores; decides no result"] = field(
-        default=0, metadata=NOT_IDENTITY
+    seed: Annotated[Natural, "Seed for the MinHash functions."] = 1
+    memory_mb: Annotated[
+        int, Ge(64), "Memory in megabytes that DuckDB may use before it spills to disk. Does not change the result."
+    ] = field(default=768, metadata=NOT_IDENTITY)
+    threads: Annotated[Natural, "Number of DuckDB threads; 0 uses all CPU cores. Does not change the result."] = (
+        field(default=0, metadata=NOT_IDENTITY)
     )
 
     def __post_init__(self) -> None:
-        for name in ("shingle_words", "bands", "rows", "sample_one_in", "min_own_words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is below 1")
-        for name in ("min_similarity", "min_containment", "max_own_share", "family_overlap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 (not included) to 1")
-        for name, least in (("seed", 0), ("threads", 0), ("memory_mb", 64)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} is below {least}")
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True)

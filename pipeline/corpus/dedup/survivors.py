@@ -1,13 +1,13 @@
-"""Which of several copies of one text is the best made: a number a document, from what `filter` keeps of it.
+"""The quality of a copy: one number per document that decides which of several copies of a text is kept.
 
-In: columns of records.FILTERED. Out: `quality_of`, 0 to 1, higher is better, in steps of STEP: copies of one quality
-are told apart by length, so that noise in a measure does not decide. It compares copies of the same text and says
-nothing about unlike ones: verse and code have short lines in every copy.
+In: columns of records.FILTERED. Out: `quality_of`, 0 to 1, higher is better, in steps of STEP: copies of equal
+quality are then ordered by length, so that noise in a measure does not decide. It compares copies of the same text
+and means nothing for different ones: verse and code have short lines in every copy.
 
-From 1 goes what spoils a copy, each defect as a fraction of the text times its weight: lines of navigation, repeated
-lines, paragraphs and 5-grams (arXiv:2112.11446 table A1), words without letters, words cut in two or run together,
-characters of a wrong encoding, lines that trail off or have no end (arXiv:2406.17557 section 3.5; little, because
-text that was wrapped at a width is still good).
+The quality is 1 minus the defects of the copy, each as a fraction of the text times its weight: lines of navigation,
+repeated lines, paragraphs and 5-grams (arXiv:2112.11446 table A1), words without letters, words cut in two or joined,
+characters of a wrong encoding, lines that trail off or do not end a sentence (arXiv:2406.17557 section 3.5; with a
+small weight, because hard-wrapped text is still good).
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 STEP = 0.02
-LONGEST = 1_000_000  # characters of a text that are looked at
+LONGEST = 1_000_000  # characters of a text that are examined
 
-ENDS = ".?!;:,\"')\u2019\u201d"  # a line with one of them at its end is, or goes on as, a sentence
+ENDS = ".?!;:,\"')\u2019\u201d"  # a line that ends in one of these is a sentence or a part of one
 SHORT_LINE = 30  # characters; arXiv:2406.17557
 BETWEEN_CELLS = "|>\u2022\u00b7\u00bb"  # Home | About us | Contact
-# UTF-8 read as Latin-1 or Windows-1252, mostly, and the sign for a byte that nobody could read
+# mostly UTF-8 read as Latin-1 or Windows-1252, and the replacement character
 MOJIBAKE = "[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\u00e2\u0080|\u00ef\u00bf\u00bd|\ufffd"
 CUT_WORD = r"\p{Ll}- ?\n\p{Ll}|\p{Ll}{2}- \p{Ll}{2}"  # a hyphen of a line end
 SPACED_WORD = r"(?:\s\p{L}){4}\s"  # l e t t e r s
-COUNTED = {MOJIBAKE: 10, CUT_WORD: 10, SPACED_WORD: 20}  # weight of one a word
-SHORT_MEAN, LONG_MEAN = 4.0, 8.0  # characters a word; English has 4.7, words cut in two fewer
+COUNTED = {MOJIBAKE: 10, CUT_WORD: 10, SPACED_WORD: 20}  # weight of one occurrence per word
+SHORT_MEAN, LONG_MEAN = 4.0, 8.0  # characters per word; English has 4.7, words cut in two have fewer
 
 WEIGHTS = {
     "duplicate_line_characters": 1.0,
@@ -38,7 +38,7 @@ QUALITY_COLUMNS = (*WEIGHTS, *MISSING_WEIGHTS, "mean_word_length", "n_words", "t
 
 
 def quality_of(table: pa.Table) -> pa.Array:
-    """float64 without nulls, a row of `table` (QUALITY_COLUMNS) each."""
+    """float64 without nulls, one value per row of `table` (QUALITY_COLUMNS)."""
     values = {name: np.asarray(table[name], np.float64) for name in QUALITY_COLUMNS if name != "text"}
     slices = pc.SliceOptions(0, LONGEST)
     text = pc.call_function("utf8_slice_codeunits", [table["text"]], slices)
@@ -58,7 +58,7 @@ def quality_of(table: pa.Table) -> pa.Array:
 
 
 def _navigation_share(text: str) -> float:
-    """Of the characters, those in lines without an end that are short, a row of cells, or titles."""
+    """The share of characters in lines that do not end a sentence and are short, a row of cells, or titles."""
     n = sum(len(line) for line in text.split("\n") if line and line[-1] not in ENDS and _is_navigation(line))
     return n / max(len(text), 1)
 

@@ -1,19 +1,21 @@
-"""Which candidate pairs are repetitions, judged on their texts' shingles in text order, and which text of each goes.
+"""Verifies candidate pairs on their texts' shingles in text order, and decides which text of a pair is dropped.
 
 In: the tables `documents`, `candidates`, `relatives` and `repeated` (near_duplicates.py), ranks best first, and the
-windows of every text that has a candidate. Out: `Verified`: who goes for which kept text, and families of kept texts
-that still overlap, which a split must not cut.
+windows of every text that has a candidate. Out: `Verified`: which text is dropped for which kept text, and families
+of kept texts that still overlap, which a split must keep together.
 
-A text goes only for a kept one that it was compared with, never by a chain of others. Two texts are one when their
-Jaccard index reaches min_similarity, or a text goes for a longer one that holds min_containment of it, and nothing of
-its own would be lost. Edits of a copy are scattered; what a page says of its own in a template stands in one piece:
-- a passage of min_own_words in a row, and of max_own_share of the text, that the other lacks keeps a text, unless it
-  stands in many texts (a frame), or both texts differ at their head and at their foot (an article framed twice);
-- two fillings of a form are two texts: what they share stands in a third text too, and what they do not share, on
-  both sides, nowhere else.
-Of two that may go for each other the worse rank goes. A text that is only contained goes whatever its rank, and then
-those that had gone for it are judged again. A longer text goes with more than scattered words of its own only where
-its quality says that these spoil it (survivors.py).
+A text is dropped only for a kept one that it was compared with, never through a chain of others. A text is a
+repetition when the Jaccard index reaches min_similarity, or when a longer text contains min_containment of it, and no
+content of its own would be lost. Edits of a copy are scattered; the own content of a page in a template is in one
+piece:
+- a passage of at least min_own_words consecutive words, and of max_own_share of the text, that the other text lacks
+  keeps a text, unless many texts contain the passage (a frame), or the two texts differ both at their beginning and
+  at their end (one article in two frames);
+- two filled-in copies of a form are two texts: a third text contains what they share, and no other text contains what
+  they do not share, on both sides.
+If either text could be dropped for the other, the one with the worse rank is. A text that is only contained is
+dropped whatever its rank; the texts that had been dropped for it are then judged again. A longer text that has more
+than scattered words of its own is dropped only if its quality shows that these words spoil it (survivors.py).
 """
 
 from collections import OrderedDict
@@ -28,16 +30,16 @@ import pyarrow as pa
 from pipeline.corpus.dedup.survivors import STEP
 
 FETCH_ROWS = 10_000
-REMEMBERED_BYTES = 64_000_000  # of texts that were read last
-FRAME_TEXTS = 5  # a passage that stands in so many texts is a frame, not content
+CACHED_BYTES = 64_000_000  # of texts that were read last
+FRAME_TEXTS = 5  # a passage that this many texts contain is a frame, not content
 FRAME_SHARE = 0.8  # of the sampled shingles of such a passage
-FORM_TEXTS = 3  # what two fillings of a form share stands in so many texts
-FORM_SHARE = 0.95  # of the sampled shingles that two fillings share, and of those that they do not
-FORM_FEWEST = 3  # sampled shingles on each side that the other lacks; fewer decide nothing
-EXCERPT = 10  # a text that lacks so many times what the other lacks is the whole of which the other is a part
-SPOILED = 0.75  # of what a text has beyond another one is no content, where its quality is lower by as much
+FORM_TEXTS = 3  # this many texts contain what two filled-in copies of a form share
+FORM_SHARE = 0.95  # of the sampled shingles that two filled-in copies share, and of those that they do not
+FORM_FEWEST = 3  # sampled shingles on each side that the other lacks; with fewer nothing is decided
+EXCERPT = 10  # a text that has this many times as much of its own contains the other one as an excerpt
+SPOILED = 0.75  # share of what a text has beyond another one that its lower quality must explain
 LEAST_ADVANTAGE = 1.5 * STEP  # one step may be the rounding
-ROUNDS = 4  # of judging again; in the last one nobody is sent away, because three texts may each beat the next
+ROUNDS = 4  # of judging again; none is dropped in the last one, because preferences among three texts can be cyclic
 SIMILARITY, CONTAINMENT = "similarity", "containment"
 
 VERDICT = pa.schema(
@@ -54,7 +56,7 @@ FAMILY = pa.schema([("rank", pa.int64()), ("family", pa.int64())])
 
 
 class Limits(Protocol):
-    """The fields of dedup.DedupConfig that decide what counts as a repetition."""
+    """The fields of DedupConfig that decide what counts as a repetition."""
 
     @property
     def shingle_words(self) -> int: ...
@@ -82,7 +84,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """Two texts: how alike, whether either may go for the other, and the rule that says so."""
+    """The comparison of two texts: similarity, whether either may be dropped for the other, and by which rule."""
 
     similarity: float
     containment: float  # of the smaller set in the larger
@@ -92,28 +94,28 @@ class Compared:
 
 
 class Texts:
-    """Rank -> Text; those read last stay in memory."""
+    """Rank -> Text; the texts read last are cached in memory."""
 
     def __init__(self, windows: Mapping[int, np.ndarray]) -> None:
         self.windows = windows
-        self.remembered: OrderedDict[int, Text] = OrderedDict()
+        self.cached: OrderedDict[int, Text] = OrderedDict()
         self.n_bytes = 0
 
     def __getitem__(self, rank: int) -> Text:
-        if rank in self.remembered:
-            self.remembered.move_to_end(rank)
-            return self.remembered[rank]
+        if rank in self.cached:
+            self.cached.move_to_end(rank)
+            return self.cached[rank]
         own = np.asarray(self.windows[rank])
-        text = self.remembered[rank] = Text(own, np.unique(own))
+        text = self.cached[rank] = Text(own, np.unique(own))
         self.n_bytes += own.nbytes + text.shingles.nbytes
-        while self.n_bytes > REMEMBERED_BYTES and len(self.remembered) > 2:
-            _, old = self.remembered.popitem(last=False)
+        while self.n_bytes > CACHED_BYTES and len(self.cached) > 2:
+            _, old = self.cached.popitem(last=False)
             self.n_bytes -= old.windows.nbytes + old.shingles.nbytes
         return text
 
 
 class Repeated:
-    """In how many texts a sampled shingle stands; 1 for those in one text only."""
+    """How many texts contain a sampled shingle; 1 for those in one text only."""
 
     def __init__(self, database: Any, one_in: int) -> None:
         table = database.execute("SELECT key, n_texts FROM repeated ORDER BY key").fetchnumpy()
@@ -130,7 +132,7 @@ class Repeated:
 
 
 def is_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """A mask of `values` that stand in the sorted, not empty `ordered`."""
+    """A mask of the `values` that the sorted, non-empty `ordered` contains."""
     places = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
     return ordered[places] == values
 
@@ -163,7 +165,8 @@ class Judge:
     def _losses(
         self, few: Text, many: Text, is_shared: np.ndarray, is_similar: bool, advantage: float
     ) -> tuple[bool, bool]:
-        """Whether each text, the smaller one first, may go; `advantage` is the quality that the smaller has more."""
+        """Whether each text, the smaller one first, may be dropped; `advantage` is how much higher the smaller one's
+        quality is."""
         missing_few, missing_many = ~is_in(few.windows, many.shingles), ~is_in(many.windows, few.shingles)
         passages_few = self._passages(few.windows, missing_few)
         passages_many = self._passages(many.windows, missing_many)
@@ -183,7 +186,7 @@ class Judge:
         """Rows (first window, end, words) of runs that the other text lacks, of min_own_words or more."""
         steps = np.diff(np.concatenate(([False], missing, [False])).astype(np.int8))
         starts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-        spread = self.limits.shingle_words - 1  # a word is lacking in so many windows before its own
+        spread = self.limits.shingle_words - 1  # a missing word affects this many windows before its own
         words = ends - starts - spread + spread * ((starts == 0).astype(int) + (ends == len(windows)))
         return np.stack((starts, ends, words), axis=1)[words >= self.limits.min_own_words]
 
@@ -197,7 +200,7 @@ class Judge:
         return False
 
     def _within(self, start: int, end: int, n_windows: int) -> slice:
-        """Of a passage the windows that hold no word from beside it."""
+        """The windows of a passage that contain no word from outside it."""
         spread = self.limits.shingle_words - 1
         return slice(start + spread * (start > 0), end - spread * (end < n_windows))
 
@@ -216,7 +219,7 @@ class Judge:
         return len(counts) > 0 and bool(np.mean(counts >= FORM_TEXTS) >= FORM_SHARE)
 
     def _advantage(self, one: int, other: int) -> float:
-        """How much better `one` is made, -1 when it is not; of an accepted corpus no quality is known."""
+        """How much higher the quality of `one` is, -1 if it is not; the quality of an accepted corpus is unknown."""
         if min(one, other) <= 0:
             return -1.0
         qualities = self.qualities[np.searchsorted(self.borders, (one, other))]
@@ -228,12 +231,12 @@ def _is_framed(passages: np.ndarray, text: Text) -> bool:
 
 
 class Verified:
-    """Who went for whom; ranks may be 0 and below, which are those of an accepted corpus and never go."""
+    """Which text was dropped for which; ranks up to 0 belong to an accepted corpus and are never dropped."""
 
     def __init__(self, first: int, last: int) -> None:
         n = max(0, last - first + 1)
         self.first = first
-        self.kept = np.arange(first, first + n)  # of each rank the one it went for, itself when it is kept
+        self.kept = np.arange(first, first + n)  # for each rank the one it was dropped for; itself if it is kept
         self.parents = np.arange(first, first + n)  # of families
         self.measured = np.zeros((n, 2))
         self.bands = np.zeros(n, np.int32)
@@ -270,7 +273,7 @@ class Verified:
         return np.flatnonzero(self.kept != np.arange(len(self.kept)) + self.first) + self.first
 
     def stale(self) -> np.ndarray:
-        """Ranks of texts that went for one that has gone since."""
+        """Ranks of texts that were dropped for one that has been dropped since."""
         gone = self.gone()
         kept = self.kept[gone - self.first]
         return gone[self.kept[kept - self.first] != kept]
@@ -283,7 +286,7 @@ class Verified:
         return pa.table([pa.array(c) for c in columns], names=VERDICT.names).cast(VERDICT)
 
     def families(self) -> pa.Table:
-        """A row for every kept text that overlaps another; the family has the best rank among them."""
+        """One row per kept text that overlaps another; the family is the best rank among them."""
         rows = np.flatnonzero(self.parents != np.arange(len(self.parents)) + self.first)
         members = np.union1d(rows, self.parents[rows] - self.first)
         members = members[self.kept[members] == members + self.first]
@@ -319,7 +322,7 @@ def verify(database: Any, windows: Mapping[int, np.ndarray], limits: Limits, don
 def _place(
     found: Verified, judge: Judge, rank: int, partners: Iterable[tuple[int, int]], *, may_beat: bool = True
 ) -> None:
-    """Drop `rank` for the kept text most like it, or keep it and drop those that may go for it alone."""
+    """Drop `rank` for the most similar kept text, or keep it and drop those that are repetitions of it alone."""
     best: tuple[tuple[float, float, int], Compared, int, int] | None = None
     beaten, related, seen = [], [], {rank}
     for partner, bands in partners:
@@ -348,7 +351,7 @@ def _place(
 
 
 def _place_again(found: Verified, judge: Judge, database: Any, stale: np.ndarray, *, may_beat: bool) -> None:
-    """Texts whose kept one has gone are compared with what it went for, and with all their candidates."""
+    """Compare texts whose kept text was dropped with its replacement and with all their candidates."""
     partners = {int(rank): [(found.kept_for(int(rank)), 0)] for rank in stale}
     database.register("stale", pa.table({"rank": stale}))
     query = """

@@ -1,7 +1,7 @@
-"""The windows (hashes of all runs of words) of the texts that have a candidate, on disk.
+"""The windows (hashes of all word n-grams in text order) of the texts that have a candidate, in one file.
 
-In: where those texts lie. Out: `Windows`, which reads those of one text at a time: memory does not grow with how many
-there are. Worker processes make them, a file a shard, which are put together into one.
+In: the positions of those texts. Out: `Windows`, which reads the windows of one text at a time, so that memory does
+not grow with their number. Worker processes write one file per shard; the files are then joined.
 """
 
 import os
@@ -54,7 +54,7 @@ class Windows(Mapping[int, np.ndarray]):
             raise KeyError(rank)
         size = HASH_BYTES * int(self._lengths[at])
         found = os.pread(self._file, size, HASH_BYTES * int(self._starts[at]))
-        while len(found) < size:  # the system hands out 2 GB at most in one go
+        while len(found) < size:  # one read returns 2 GB at most
             found += os.pread(self._file, size - len(found), HASH_BYTES * int(self._starts[at]) + len(found))
         return np.frombuffer(found, np.uint64)
 
@@ -71,7 +71,7 @@ class Windows(Mapping[int, np.ndarray]):
 def write_windows(
     wanted: Sequence[Wanted], n_words: int, folder: Path, engine: Engine, done: Callable[[int], None]
 ) -> Windows:
-    """`done` is called with the number of shards that are done."""
+    """`done` is called with the number of finished shards."""
     items = [WindowsItem(one.path, one.rows, n_words, folder / f"{i}.u64") for i, one in enumerate(wanted)]
     path = folder / "windows.u64"
     with path.open("wb") as whole:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from annotated_types import Ge
+
 from pipeline.corpus.dedup_lines.line_frequency import (
     COUNTING,
     LINES_FOLDER,
@@ -39,6 +41,7 @@ from pipeline.corpus.dedup_lines.line_removal import (
 )
 from pipeline.store.engine import n_usable_cores, value_of
 from pipeline.store.records import Counts, Shards
+from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import duckdb_files, shard_paths
 from pipeline.store.store import Outcome, Stage, Work
 
@@ -65,24 +68,25 @@ FROM read_parquet($files, hive_partitioning = false, filename = true)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DedupLinesConfig:
-    min_documents: Annotated[int, "documents of a site that hold a line before it may go, 2 or more"] = 6
-    min_fraction: Annotated[float, "share of the site's documents that hold a long line, above 0 to 1"] = 0.5
+    min_documents: Annotated[
+        int, Ge(2), "Remove a line only if at least this many documents of its site contain it."
+    ] = 6
+    min_fraction: Annotated[
+        Share, "Remove a long line only if at least this share of its site's documents contains it."
+    ] = 0.5
     min_edge_fraction: Annotated[
-        float, "the same of lines at the beginning or the end of a document, above 0 to 1"
+        Share,
+        "Remove a line at the beginning or end of a document only if at least this share of its site's documents"
+        " contains it there.",
     ] = 0.25
     min_characters: Annotated[
-        int, "shorter lines go only in a run at the beginning or the end of a document, 1 or more"
+        Count, "Lines with fewer characters are removed only in a run at the beginning or end of a document."
     ] = 40
-    max_characters: Annotated[int, "longer lines and paragraphs stay, min_characters or more"] = 2000
-    min_words: Annotated[int, "a document that keeps fewer is dropped as only_repeated_lines, 0 or more"] = 10
+    max_characters: Annotated[Count, "Lines and paragraphs with more characters than this are never removed."] = 2000
+    min_words: Annotated[Natural, "Drop a document as only_repeated_lines if fewer words than this remain."] = 10
 
     def __post_init__(self) -> None:
-        for name, least in (("min_documents", 2), ("min_characters", 1), ("min_words", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} is below {least}")
-        for name in ("min_fraction", "min_edge_fraction"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 (not included) to 1")
+        check_values(self)
         if self.max_characters < self.min_characters:
             raise ValueError(f"max_characters={self.max_characters} is below min_characters={self.min_characters}")
 

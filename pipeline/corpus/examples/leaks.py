@@ -17,6 +17,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import xxhash
 
+from pipeline.corpus.ngram_index import ngram_hashes, ngram_index
+from pipeline.corpus.word_hashes import WordHashes
+
 SIMILARITY = 0.8  # Jaccard index of word sets from which two texts are near duplicates
 OVERLAP_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in GPT-3: too long for a headline)
 TRAIN = "train"
@@ -106,50 +109,20 @@ def occurring(examples: Sequence[str], documents: Iterable[str]) -> list[int]:
 
     Examples of fewer than 4 words are never found: such a run occurs by chance.
     """
-    rows = [_WORDS.findall(normalised(example)) for example in examples]
-    vocabulary: dict[str, int] = {}
-    wanted: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # run length -> sorted hashes, example of each
-    for n_words in range(SHORTEST_WORDS, OVERLAP_WORDS + 1):
-        hashes: list[np.ndarray] = []
-        owners: list[int] = []
-        for i, row in enumerate(rows):
-            if len(row) == n_words or (n_words == OVERLAP_WORDS and len(row) > n_words):
-                ids = np.array([vocabulary.setdefault(word, _word_hash(word)) for word in row], np.uint64)
-                hashes.append(_run_hashes(ids, n_words))
-                owners += [i] * (len(row) - n_words + 1)
-        if hashes:
-            joined = np.concatenate(hashes)
-            order = np.argsort(joined, kind="stable")
-            wanted[n_words] = joined[order], np.array(owners)[order]
+    hashes = WordHashes(xxhash.xxh3_64_intdigest)
+    sets: dict[int, list[np.ndarray]] = defaultdict(lambda: [np.zeros(0, np.uint64)] * len(examples))
+    for i, example in enumerate(examples):
+        words = _WORDS.findall(normalised(example))
+        if (n_words := min(len(words), OVERLAP_WORDS)) >= SHORTEST_WORDS:
+            sets[n_words][i] = np.unique(ngram_hashes(hashes.of(words), n_words))
+    indexes = {n_words: ngram_index(own) for n_words, own in sets.items()}
     found: set[int] = set()
     for document in documents:
-        words = _WORDS.findall(normalised(document))
-        ids = np.fromiter((vocabulary.get(word, 0) for word in words), np.uint64, len(words))
-        for n_words, (hashes_, owners_) in wanted.items():
-            runs = np.unique(_run_hashes(ids, n_words))
-            first, last = (np.searchsorted(hashes_, runs, side=side) for side in ("left", "right"))
-            for a, b in zip(first[last > first], last[last > first], strict=True):
-                found.update(owners_[a:b].tolist())
+        of_words = hashes.of(_WORDS.findall(normalised(document)))
+        for n_words, index in indexes.items():
+            places = index.places(ngram_hashes(of_words, n_words))
+            found.update(index.owners_of(places[places >= 0])[1].tolist())
     return sorted(found)
-
-
-def _word_hash(word: str) -> int:
-    return xxhash.xxh3_64_intdigest(word.encode()) | 1  # never 0, which stands for a word that no example holds
-
-
-def _run_hashes(ids: np.ndarray, n_words: int) -> np.ndarray:
-    """A hash of every run of `n_words` known words, uint64; two runs collide once in 2**64 pairs."""
-    n_runs = len(ids) - n_words + 1
-    if n_runs <= 0:
-        return np.zeros(0, np.uint64)
-    hashes = np.zeros(n_runs, np.uint64)
-    known = np.ones(n_runs, bool)
-    for k in range(n_words):
-        part = ids[k : k + n_runs]
-        hashes = (hashes ^ part) * np.uint64(0x9E3779B97F4A7C15)
-        hashes ^= hashes >> np.uint64(29)
-        known &= part != 0
-    return hashes[known]
 
 
 def torn_groups(

@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import pyarrow as pa
 import xxhash
+from annotated_types import MinLen
 
 from pipeline.corpus import text_repair
 from pipeline.corpus.collect.members import members_of, selected
@@ -62,10 +63,16 @@ class LabelledFile:
 class ExamplesConfig:
     """How labelled rows become examples. Where the rows lie is no part of it: their bytes count, by `sha256`."""
 
-    text: Annotated[str, "where a row's text lies: column, or keys and list places joined by dots"]
-    label: Annotated[str, "where a row's label lies, as for the text"]
+    text: Annotated[
+        str, MinLen(1), "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
+    ]
+    label: Annotated[
+        str, MinLen(1), "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
+    ]
     labels: Annotated[
-        tuple[str, ...], "value in the data=name of the label; none = every value found is a label"
+        tuple[str, ...],
+        "Labels to keep, each as value=name: the value in the data and the name of the label. An empty list makes"
+        " every value in the data a label.",
     ] = ()
     sha256: Annotated[str | None, "of the labelled file or package; None = whatever it has when this is built"] = None
     validation_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1

@@ -14,85 +14,138 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import numpy as np
+from annotated_types import Ge, Le
 
-from pipeline.corpus.collect.source_rules import RULE_SETS, SourceRules, check_languages, check_names
-from pipeline.corpus.signals.pii import PII_KINDS
+from pipeline.corpus.collect.source_rules import RULE_SETS, RuleSet, SourceRules, check_languages
+from pipeline.corpus.signals.pii import PII_KINDS, PiiKind
+from pipeline.store.settings import Count, Fraction, Natural, OptionalFraction, check_values
 
-N_STOP_WORDS = 8  # of Gopher: the, be, to, of, and, that, have, with
-FRACTIONS = ("_fraction", "_characters", "_confidence")  # ends of the names of fields from 0 to 1
-UNLIMITED = float("inf")
-
-Languages = Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; empty = all"]
-Rules = Annotated[tuple[str, ...], f"sets that judge: {', '.join(RULE_SETS)}; empty = none"]
-Pii = Annotated[tuple[str, ...], "kinds of personal data to mask; empty = none; see docs/data.md"]
+Ratio = Annotated[float, Ge(0)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """Fractions lie between 0 and 1. A limit itself is kept: dropped is what lies beyond it."""
+    """A document whose value is equal to a limit is kept."""
 
-    rules: Rules = ("gopher_quality", "gopher_repetition")
-    languages: Languages = ("en",)
-    min_language_confidence: Annotated[float, "fraction; FineWeb 0.65, with another detector"] = 0.65
-    pii: Pii = PII_KINDS
-    max_profane_word_fraction: Annotated[float | None, "fraction of the words; None = no limit"] = None
-    max_adult_word_fraction: Annotated[float | None, "fraction of the words; None = no limit"] = None
+    rules: Annotated[tuple[RuleSet, ...], "Sets of rules that judge every document; an empty list applies none."] = (
+        "gopher_quality",
+        "gopher_repetition",
+    )
+    languages: Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; an empty list keeps all."] = (
+        "en",
+    )
+    min_language_confidence: Annotated[
+        Fraction, "Smallest probability of the detected language (FineWeb uses 0.65, with another detector)."
+    ] = 0.65
+    pii: Annotated[
+        tuple[PiiKind, ...], "Kinds of personal data to mask; an empty list masks none. See docs/data.md."
+    ] = PII_KINDS
+    max_profane_word_fraction: Annotated[
+        OptionalFraction, "Largest fraction of words that are profane; without a value there is no limit."
+    ] = None
+    max_adult_word_fraction: Annotated[
+        OptionalFraction, "Largest fraction of words that are sexual; without a value there is no limit."
+    ] = None
 
-    min_words: Annotated[int, "words that are more than signs; Gopher 50"] = 50
-    max_words: Annotated[int, "words that are more than signs; Gopher 100000; whole books are longer"] = 1_000_000
-    min_mean_word_length: Annotated[float, "characters; Gopher 3"] = 3.0
-    max_mean_word_length: Annotated[float, "characters; Gopher 10"] = 10.0
-    max_hash_ratio: Annotated[float, "number signs a word; Gopher 0.1"] = 0.1
-    max_ellipsis_ratio: Annotated[float, "ellipses a word; Gopher 0.1"] = 0.1
-    max_bullet_line_fraction: Annotated[float, "of lines that begin with a bullet; Gopher 0.9"] = 0.9
-    max_ellipsis_line_fraction: Annotated[float, "of lines that end in an ellipsis; Gopher 0.3"] = 0.3
-    min_alphabetic_word_fraction: Annotated[float, "of words with a letter; Gopher 0.8"] = 0.8
+    min_words: Annotated[
+        Natural, "Smallest number of words per document, not counting punctuation (Gopher uses 50)."
+    ] = 50
+    max_words: Annotated[
+        Natural,
+        "Largest number of words per document, not counting punctuation. Gopher uses 100,000, but whole books are"
+        " longer.",
+    ] = 1_000_000
+    min_mean_word_length: Annotated[Ratio, "Smallest mean word length in characters (Gopher uses 3)."] = 3.0
+    max_mean_word_length: Annotated[Ratio, "Largest mean word length in characters (Gopher uses 10)."] = 10.0
+    max_hash_ratio: Annotated[Ratio, "Largest number of hash signs per word (Gopher uses 0.1)."] = 0.1
+    max_ellipsis_ratio: Annotated[Ratio, "Largest number of ellipses per word (Gopher uses 0.1)."] = 0.1
+    max_bullet_line_fraction: Annotated[
+        Fraction, "Largest fraction of lines that begin with a bullet (Gopher uses 0.9)."
+    ] = 0.9
+    max_ellipsis_line_fraction: Annotated[
+        Fraction, "Largest fraction of lines that end in an ellipsis (Gopher uses 0.3)."
+    ] = 0.3
+    min_alphabetic_word_fraction: Annotated[
+        Fraction, "Smallest fraction of words that contain a letter (Gopher uses 0.8)."
+    ] = 0.8
     signs_are_words: Annotated[
-        bool, "whether punctuation marks count for min_alphabetic_word_fraction, as in datatrove; manuals fail then"
+        bool,
+        "Whether punctuation marks count as words when the fraction of words with a letter is measured. datatrove"
+        " counts them, but manuals then fail.",
     ] = False
-    min_stop_words: Annotated[int, "of eight English stop words so many occur, 0 to 8; Gopher 2"] = 2
+    min_stop_words: Annotated[
+        int, Ge(0), Le(8), "Smallest number of Gopher's eight English stop words that must occur (Gopher uses 2)."
+    ] = 2
     stop_word_languages: Annotated[
-        tuple[str, ...], "languages in which min_stop_words counts; empty = all, as in datatrove"
+        tuple[str, ...],
+        "ISO 639-1 codes of the languages in which stop words are required; an empty list requires them in all"
+        " languages, as datatrove does.",
     ] = ("en",)
 
-    max_duplicate_line_fraction: Annotated[float, "of lines; Gopher 0.3"] = 0.3
-    max_duplicate_paragraph_fraction: Annotated[float, "of paragraphs; Gopher 0.3"] = 0.3
-    max_duplicate_line_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
-    max_duplicate_paragraph_characters: Annotated[float, "fraction of characters; Gopher 0.2"] = 0.2
-    max_top_2_gram: Annotated[float, "characters in the commonest 2-gram, in all characters; Gopher 0.2"] = 0.2
-    max_top_3_gram: Annotated[float, "the same of 3-grams; Gopher 0.18"] = 0.18
-    max_top_4_gram: Annotated[float, "the same of 4-grams; Gopher 0.16"] = 0.16
-    max_duplicate_5_gram: Annotated[float, "fraction of characters in repeated 5-grams; Gopher 0.15"] = 0.15
-    max_duplicate_6_gram: Annotated[float, "the same of 6-grams; Gopher 0.14"] = 0.14
-    max_duplicate_7_gram: Annotated[float, "the same of 7-grams; Gopher 0.13"] = 0.13
-    max_duplicate_8_gram: Annotated[float, "the same of 8-grams; Gopher 0.12"] = 0.12
-    max_duplicate_9_gram: Annotated[float, "the same of 9-grams; Gopher 0.11"] = 0.11
-    max_duplicate_10_gram: Annotated[float, "the same of 10-grams; Gopher 0.1"] = 0.1
+    max_duplicate_line_fraction: Annotated[
+        Fraction, "Largest fraction of lines that repeat an earlier line (Gopher uses 0.3)."
+    ] = 0.3
+    max_duplicate_paragraph_fraction: Annotated[
+        Fraction, "Largest fraction of paragraphs that repeat an earlier paragraph (Gopher uses 0.3)."
+    ] = 0.3
+    max_duplicate_line_characters: Annotated[
+        Fraction, "Largest fraction of characters in lines that repeat an earlier line (Gopher uses 0.2)."
+    ] = 0.2
+    max_duplicate_paragraph_characters: Annotated[
+        Fraction, "Largest fraction of characters in paragraphs that repeat an earlier one (Gopher uses 0.2)."
+    ] = 0.2
+    max_top_2_gram: Annotated[
+        Ratio, "Largest ratio of characters in the most frequent word 2-gram to all characters (Gopher uses 0.2)."
+    ] = 0.2
+    max_top_3_gram: Annotated[
+        Ratio, "Largest ratio of characters in the most frequent word 3-gram to all characters (Gopher uses 0.18)."
+    ] = 0.18
+    max_top_4_gram: Annotated[
+        Ratio, "Largest ratio of characters in the most frequent word 4-gram to all characters (Gopher uses 0.16)."
+    ] = 0.16
+    max_duplicate_5_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 5-grams to all characters (Gopher uses 0.15)."
+    ] = 0.15
+    max_duplicate_6_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 6-grams to all characters (Gopher uses 0.14)."
+    ] = 0.14
+    max_duplicate_7_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 7-grams to all characters (Gopher uses 0.13)."
+    ] = 0.13
+    max_duplicate_8_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 8-grams to all characters (Gopher uses 0.12)."
+    ] = 0.12
+    max_duplicate_9_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 9-grams to all characters (Gopher uses 0.11)."
+    ] = 0.11
+    max_duplicate_10_gram: Annotated[
+        Ratio, "Largest ratio of characters in repeated word 10-grams to all characters (Gopher uses 0.1)."
+    ] = 0.1
 
-    min_sentences: Annotated[int, "in the lines that stay, 1 or more; C4 5"] = 5
+    min_sentences: Annotated[
+        Count, "Smallest number of sentences that rule set `c4` must leave in a document (C4 uses 5)."
+    ] = 5
     terminal_punctuation: Annotated[
-        bool, "whether c4 removes lines that end in none of . ? ! and quotes; C4 yes, FineWeb no"
+        bool,
+        "Whether rule set `c4` removes lines that do not end in a period, question mark, exclamation mark or"
+        " quotation mark (C4 does, FineWeb does not).",
     ] = False
 
-    min_terminal_line_fraction: Annotated[float, "of lines that end a sentence; FineWeb 0.12"] = 0.12
-    max_short_line_fraction: Annotated[float, "of lines of 30 characters or fewer; FineWeb 0.67"] = 0.67
-    max_repeated_line_characters: Annotated[float, "fraction of characters in repeated lines; FineWeb 0.01"] = 0.01
-    max_newline_ratio: Annotated[float, "line ends a word; FineWeb 0.3"] = 0.3
+    min_terminal_line_fraction: Annotated[
+        Fraction, "Smallest fraction of lines that end a sentence (FineWeb uses 0.12)."
+    ] = 0.12
+    max_short_line_fraction: Annotated[
+        Fraction, "Largest fraction of lines of at most 30 characters (FineWeb uses 0.67)."
+    ] = 0.67
+    max_repeated_line_characters: Annotated[
+        Fraction, "Largest fraction of characters in repeated lines, as FineWeb counts them (FineWeb uses 0.01)."
+    ] = 0.01
+    max_newline_ratio: Annotated[Ratio, "Largest number of line breaks per word (FineWeb uses 0.3)."] = 0.3
 
     def __post_init__(self) -> None:
-        check_names("rules", self.rules, RULE_SETS)
-        check_names("pii", self.pii, PII_KINDS)
+        check_values(self)
         check_languages("languages", self.languages)
         check_languages("stop_word_languages", self.stop_word_languages)
-        for name in self.__dataclass_fields__:
-            if name.startswith(("min_", "max_")) and (value := getattr(self, name)) is not None:
-                high = 1 if name.endswith(FRACTIONS) else N_STOP_WORDS if name == "min_stop_words" else UNLIMITED
-                if not 0 <= value <= high:
-                    raise ValueError(f"{name}={value} is outside 0 to {high}")
-        if self.min_sentences < 1:
-            raise ValueError(
-                f"min_sentences={self.min_sentences} is below 1, so that nothing might be left of a text"
-            )
         for low, high in (("min_words", "max_words"), ("min_mean_word_length", "max_mean_word_length")):
             if getattr(self, low) > getattr(self, high):
                 raise ValueError(f"{low}={getattr(self, low)} is above {high}={getattr(self, high)}")

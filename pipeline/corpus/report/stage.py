@@ -11,13 +11,14 @@ Steps: views of all stages (corpus_chain.py), counts (corpus_tables.py), text an
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pipeline.corpus.collect.source_rules import SourceRules
-from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
+from annotated_types import Ge, Le
+
+from pipeline.corpus.filter.rules import FilterRecipe
 from pipeline.corpus.report.corpus_chain import Chain, opened, read_chain
 from pipeline.corpus.report.corpus_figures import write_figures
 from pipeline.corpus.report.corpus_results import corpus_results, total
@@ -33,6 +34,7 @@ from pipeline.corpus.report.corpus_tables import (
 from pipeline.corpus.report.data_card import data_card, first_page, provenance
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.records import Handle, Report, Shards
+from pipeline.store.settings import Count, check_values, read_recorded
 from pipeline.store.shards import write_text
 from pipeline.store.store import Outcome, Stage, Work
 
@@ -43,21 +45,17 @@ STEPS = 6
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusReportConfig:
-    title: Annotated[str, "heading of the data card"] = "Corpus"
-    purpose: Annotated[str | None, "what the corpus is for; nobody can measure that; None = not declared"] = None
-    contact: Annotated[str | None, "whom to ask to have a page removed; None = not declared"] = None
-    histogram_bins: Annotated[int, "bins of the histogram of a signal, 5 to 200"] = 40
-    top_domains: Annotated[int, "so many domains are listed, those with most words; 1 to 1000"] = 20
-    min_occupation_count: Annotated[int, "an occupation that fewer pronouns follow is not listed; 1 or more"] = 10
+    title: Annotated[str, "Heading of the data card."] = "Corpus"
+    purpose: Annotated[
+        str | None, "What the corpus is made for, as the data card should state it; this cannot be measured."
+    ] = None
+    contact: Annotated[str | None, "Whom to ask for the removal of a page, as the data card should state it."] = None
+    histogram_bins: Annotated[int, Ge(5), Le(200), "Number of bins in the histogram of each signal."] = 40
+    top_domains: Annotated[int, Ge(1), Le(1000), "Number of domains to list, those with the most words first."] = 20
+    min_occupation_count: Annotated[Count, "List an occupation only if at least this many pronouns follow it."] = 10
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("histogram_bins", 5, 200),
-            ("top_domains", 1, 1000),
-            ("min_occupation_count", 1, float("inf")),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)} is outside {low} to {high}")
+        check_values(self)
         if not self.title.strip():
             raise ValueError(f"title={self.title!r} is blank")
 
@@ -117,11 +115,5 @@ def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progre
 def filter_recipe(chain: Chain) -> FilterRecipe:
     """The settings of the build of `filter` that made the documents."""
     (folder,) = chain.folders["filter"]
-    config = chain.records[folder]["config"]
-    sources = {name: SourceRules(**_with_tuples(own)) for name, own in config["sources"].items()}
-    return FilterRecipe(config=FilterConfig(**_with_tuples(config["config"])), sources=sources)
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has lists where a config has tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    recorded = chain.records[folder]["config"]
+    return read_recorded(FilterRecipe, {name: recorded[name] for name in ("config", "sources")})

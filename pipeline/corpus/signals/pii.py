@@ -9,8 +9,9 @@ Names of people and street addresses are not covered: no pattern tells them from
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.corpus.signals.pii_national import national_ids
 from pipeline.corpus.signals.pii_numbers import Match, card_numbers, ibans, social_security_numbers
@@ -18,8 +19,20 @@ from pipeline.corpus.signals.pii_online import emails, ip_addresses, url_passwor
 from pipeline.corpus.signals.pii_phones import phone_numbers
 from pipeline.corpus.signals.pii_secrets import api_keys, private_keys
 
+PiiKind = Literal[
+    "private_key",
+    "password",
+    "api_key",
+    "iban",
+    "credit_card",
+    "us_ssn",
+    "national_id",
+    "email",
+    "ip_address",
+    "phone",
+]
 # In the order in which they win where two claim the same characters.
-FINDERS = {
+FINDERS: dict[PiiKind, Callable[[str], Iterable[Match]]] = {
     "private_key": private_keys,
     "password": url_passwords,
     "api_key": api_keys,
@@ -31,7 +44,7 @@ FINDERS = {
     "ip_address": ip_addresses,
     "phone": phone_numbers,
 }
-PII_KINDS: tuple[str, ...] = tuple(FINDERS)
+PII_KINDS: tuple[PiiKind, ...] = tuple(FINDERS)
 MAX_PASSES = 20  # a pass more is needed only where a mask uncovers something new
 
 

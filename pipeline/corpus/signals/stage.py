@@ -19,6 +19,7 @@ from pipeline.corpus.signals.quality import quality_signals
 from pipeline.corpus.signals.toxicity import toxicity_signals
 from pipeline.store.engine import Done, Engine, Failed
 from pipeline.store.records import MEASURES, SIGNALS, Columns, Counts, Shards
+from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import read_table, shard_paths, write_rows
 from pipeline.store.store import Outcome, Stage, Work, map_shards
 
@@ -30,16 +31,16 @@ UNMEASURED = {field.name: None if field.nullable else 0 for field in MEASURES} |
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalsConfig:
     document_seconds: Annotated[
-        float, "a document that takes longer is dropped as timeout by `filter`; seconds, above 0"
+        Positive, "Time limit per document in seconds; `filter` drops a document that takes longer as timeout."
     ] = 60.0
     document_memory_mb: Annotated[
-        int, "a document that wants more is dropped as out_of_memory; MB of address space, above 0; Linux only"
+        Count,
+        "Memory limit per document in megabytes of address space, on Linux only; `filter` drops a document that"
+        " needs more as out_of_memory.",
     ] = 2048
 
     def __post_init__(self) -> None:
-        for name in ("document_seconds", "document_memory_mb"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} is not above 0")
+        check_values(self)
 
 
 def measure(cfg: SignalsConfig, inputs: tuple[Shards], work: Work) -> Outcome:

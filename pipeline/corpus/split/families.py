@@ -1,11 +1,11 @@
-"""Which documents belong together, so that a split must not part them.
+"""Families: the documents that a split must keep on one side.
 
-In: document shards. Out: a Family for every set of documents that are linked: by family_id (they overlap, as editions
-of a book do), by cluster_id or id (one text), or by the section of a site, which is the directory of their URLs.
+In: document shards. Out: a Family for every set of linked documents: by family_id (they overlap, as editions of a
+book do), by cluster_id or id (the same text), or by the section of a site, which is the directory of their URLs.
 
-A directory is a section when it holds no more than a set share of the words of each of its sources. A larger one says
-nothing: a flat site, such as one of /wiki/<title>, lies in one directory, and of a few large ones nothing could be
-held out that is not much of the source.
+A directory is a section if it contains at most a set share of the words of each of its sources. A larger one is not
+meaningful: all pages of a flat site such as /wiki/<title> are in one directory, and holding out one of a few large
+directories would hold out much of the source.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ LINKS = ("id", "cluster_id", "family_id", "section")
 @dataclass(frozen=True, slots=True)
 class Family:
     id: str  # the smallest family_id in it
-    source: str  # that of most of its words
+    source: str  # the source of most of its words
     n_words: int
     page_ids: tuple[str, ...]
 
@@ -51,7 +51,7 @@ def read_families(paths: Sequence[Path], max_section_fraction: float) -> list[Fa
 
 
 def directory_of(url: str) -> str:
-    """All of a URL before the last part of its path; "" where there is no path."""
+    """A URL without the last part of its path; "" if it has no path."""
     path = url.split("#", 1)[0].split("?", 1)[0].rstrip("/")
     scheme, separator, rest = path.rpartition("://")
     directory, slash, _ = rest.rpartition("/")
@@ -73,7 +73,7 @@ def _sections(table: pa.Table, max_fraction: float) -> set[str]:
 
 
 def _labels(table: pa.Table, sections: set[str]) -> np.ndarray:
-    """A number for every document, equal for those that are linked: components of documents and what links them."""
+    """A number per document, equal for linked ones: the connected components of documents and their links."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

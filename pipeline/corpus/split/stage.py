@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pyarrow as pa
+from annotated_types import Ge
 
 from pipeline.corpus.examples.leaks import torn_groups
 from pipeline.corpus.split.families import Family, read_families
 from pipeline.corpus.split.overlap import Overlap, find_overlaps
 from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.records import CORPUS, SPLIT_CORPUS, SPLITS, Counts, Handle, Shards
+from pipeline.store.settings import Fraction, Share, check_values
 from pipeline.store.shards import read_table, shard_paths, text_digest, write_table
 from pipeline.store.store import Outcome, Stage, Work, read_record
 from pipeline.store.verdict import Verdict
@@ -33,39 +35,40 @@ SCRATCH = ".scratch"
 REFILLS = 3  # rounds in which a family that leaked is replaced by another one
 FEWEST_FAMILIES = 3  # of a whole corpus that has anything held out: one for each side
 SHOWN_LEAKS = 10
-FRACTIONS = ("validation_fraction", "test_fraction", "max_family_fraction", "max_section_fraction", "max_overlap")
 GROUPED = ("source", "url", "n_words", "id", "cluster_id", "family_id", "split")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitConfig:
-    validation_fraction: Annotated[float, "of the words of each source, 0 to 1"] = 0.01
-    test_fraction: Annotated[float, "of the words of each source, 0 to 1"] = 0.01
-    min_families: Annotated[int, "a source with fewer unrelated documents gives nothing; 3 or more"] = 10
+    validation_fraction: Annotated[
+        Fraction, "Fraction of the words of each source that go to the validation split."
+    ] = 0.01
+    test_fraction: Annotated[Fraction, "Fraction of the words of each source that go to the test split."] = 0.01
+    min_families: Annotated[
+        int,
+        Ge(FEWEST_FAMILIES),
+        "Sources with fewer document families than this contribute nothing to validation or test.",
+    ] = 10
     max_family_fraction: Annotated[
-        float, "of the words of its source; larger families stay in train; above 0 to 1"
+        Share, "Families with more than this fraction of the words of their source stay in the train split."
     ] = 0.03
     max_section_fraction: Annotated[
-        float, "of the words of its source; a larger directory of URLs is no section; 0 = no sections; 0 to 1"
+        Fraction,
+        "A directory of URLs is a section, which stays on one side, unless it has more than this fraction of the"
+        " words of its source; 0 turns sections off.",
     ] = 0.05  # with 0.1 half of the words of the default manuals could be held out, with 0.5 a fiftieth
-    max_overlap: Annotated[float, "share of a held-out document that one other side's document may hold, 0 to 1"] = (
-        0.2
-    )
-    seed: Annotated[int, "of the order in which families are held out"] = 1
+    max_overlap: Annotated[
+        Fraction, "Largest share of a held-out document that a document of another split may contain."
+    ] = 0.2
+    seed: Annotated[int, "Seed for the order in which families are held out."] = 1
 
     def __post_init__(self) -> None:
-        for name in FRACTIONS:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} is outside 0 to 1")
-        if self.max_family_fraction == 0:
-            raise ValueError("max_family_fraction=0.0 would hold nothing out; set both other fractions to 0 for that")
+        check_values(self)
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction}"
                 " leave nothing to train on; their sum must be below 1"
             )
-        if self.min_families < FEWEST_FAMILIES:
-            raise ValueError(f"min_families={self.min_families} is below {FEWEST_FAMILIES}")
 
 
 def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:

@@ -21,9 +21,10 @@ import pyarrow as pa
 from model.token_shards import DESCRIPTION, SPLITS
 from model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.corpus.tokens.encode import ENCODED_FOLDER, encode_shards, offsets_of, read_encoded
-from pipeline.corpus.tokens.mixture import LEFT_OUT, REHYDRATIONS, Mixture, described, mixture_table, write_left_out
+from pipeline.corpus.tokens.mixture import LEFT_OUT, Mixture, described, mixture_table, write_left_out
 from pipeline.corpus.tokens.shuffle import DOCUMENT_BYTES, Documents, TokenFiles, in_order, order_keys
 from pipeline.store.records import Counts, Shards, TokenizerFile
+from pipeline.store.settings import Count, check_values
 from pipeline.store.shards import DROPPED_FOLDER, shard_paths, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 
@@ -34,22 +35,24 @@ TRAIN = SPLITS[0]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeConfig:
-    shard_tokens: Annotated[int, "tokens a file; a longer document has a file of its own; above 0"] = 50_000_000
-    seed: Annotated[int, "of the order of documents, and of the choice among them where a weight has a fraction"] = 1
+    shard_tokens: Annotated[Count, "Largest number of tokens per file; a longer document has a file of its own."] = (
+        50_000_000
+    )
+    seed: Annotated[
+        int,
+        "Seed for the order of the documents, and for choosing documents of a source whose weight has a fraction.",
+    ] = 1
     rehydration: Annotated[
-        Literal["none", "fineweb2"], "whether what had many near duplicates is repeated in train, as in FineWeb2"
+        Literal["none", "fineweb2"],
+        "How documents that had many near-duplicates are repeated in the train split: not at all, or as in FineWeb2.",
     ] = "none"
     shuffle_memory_mb: Annotated[
-        int, "that the shuffle may hold at once, beside the output file it writes; above 0; decides no byte"
+        Count,
+        "Memory in megabytes that shuffling may use, besides the file that it writes. Does not change the result.",
     ] = field(default=128, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
-        if self.shard_tokens < 1:
-            raise ValueError(f"shard_tokens={self.shard_tokens} is not above 0")
-        if self.rehydration not in REHYDRATIONS:
-            raise ValueError(f"rehydration={self.rehydration!r}, expected one of {', '.join(REHYDRATIONS)}")
-        if self.shuffle_memory_mb < 1:
-            raise ValueError(f"shuffle_memory_mb={self.shuffle_memory_mb} is not above 0")
+        check_values(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pyarrow.compute as pc
+from annotated_types import Ge
 
 from model.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
 from model.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
@@ -27,6 +28,7 @@ from pipeline.corpus.tokens.tokenizer_report import Sampled, measured, report_ma
 from pipeline.corpus.tokens.vocabularies import fetch_ranks
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.records import Shards, TokenizerFile
+from pipeline.store.settings import Count, check_values
 from pipeline.store.shards import read_table, shard_paths, text_digest, write_text
 from pipeline.store.store import Outcome, Stage, Work
 
@@ -40,30 +42,28 @@ log = logging.getLogger(__name__)
 class TokenizerConfig:
     vocabulary: Annotated[
         Literal["trained", "gpt2", "cl100k_base", "o200k_base"],
-        "trained here on the corpus, or a published one of 50,257, 100,277 or 200,019 tokens, to which vocab_size,"
-        " pattern, sample_bytes and seed do not apply",
+        "Train a vocabulary on the corpus, or use a published one of 50,257, 100,277 or 200,019 tokens, to which"
+        " the settings of training do not apply.",
     ] = "trained"
-    vocab_size: Annotated[int, "tokens, with the end-of-text token; at least 257"] = 4096
-    pattern: Annotated[Literal["qwen2", "gpt-2"], "how text is cut into words before merging"] = "qwen2"
-    sample_bytes: Annotated[int, "of the train split that merges are learned from; above 0"] = 16_000_000
-    seed: Annotated[int, "of the choice of the sample"] = 1
+    vocab_size: Annotated[
+        int,
+        Ge(N_BYTE_VALUES + 1),
+        "Number of tokens in a trained vocabulary, including one per byte value and the end-of-text token.",
+    ] = 4096
+    pattern: Annotated[Literal["qwen2", "gpt-2"], "Pattern that splits text into words before tokens are merged."] = (
+        "qwen2"
+    )
+    sample_bytes: Annotated[Count, "Number of bytes of the train split that the vocabulary is trained on."] = (
+        16_000_000
+    )
+    seed: Annotated[int, "Seed for choosing the training sample."] = 1
     compared_with: Annotated[
-        tuple[str, ...], "published vocabularies that the report shows beside: gpt2, cl100k_base, o200k_base"
+        tuple[Literal["gpt2", "cl100k_base", "o200k_base"], ...],
+        "Published vocabularies that the report of the tokenizer compares with this one.",
     ] = ("gpt2", "cl100k_base")
 
     def __post_init__(self) -> None:
-        if self.vocabulary not in (TRAINED, *PUBLISHED):
-            raise ValueError(f"vocabulary={self.vocabulary!r}, expected one of {', '.join((TRAINED, *PUBLISHED))}")
-        if self.vocab_size <= N_BYTE_VALUES:
-            raise ValueError(
-                f"vocab_size={self.vocab_size} is below {N_BYTE_VALUES + 1}: a token a byte and end-of-text"
-            )
-        if self.pattern not in TRAINED_PATTERNS:
-            raise ValueError(f"pattern={self.pattern!r}, expected one of {', '.join(TRAINED_PATTERNS)}")
-        if self.sample_bytes < 1:
-            raise ValueError(f"sample_bytes={self.sample_bytes} is not above 0")
-        if unknown := [name for name in self.compared_with if name not in PUBLISHED]:
-            raise ValueError(f"compared_with has {unknown[0]!r}, expected some of {', '.join(PUBLISHED)}")
+        check_values(self)
         if self.vocabulary != TRAINED:
             self._refuse_settings_of_training()
 

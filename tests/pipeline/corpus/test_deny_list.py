@@ -227,10 +227,10 @@ def texts_of(built: Built, side: str) -> list[str]:
         (
             b'{"url": "https://a.example/", "date": "2026-01-31", "reason": "x"}\n{"uri": "b"}\n',
             2,
-            "unknown key 'uri'",
+            "unknown key `uri`",
         ),
         (b'\n{"date": "2026-01-31", "reason": "x"}\n', 2, "denies nothing"),
-        (b'{"url": "https://a.example/", "reason": "x"}\n', 1, "key 'date' is missing"),
+        (b'{"url": "https://a.example/", "reason": "x"}\n', 1, "key `date` is missing"),
         (b'{"url": "https://a.example/", "date": "31.1.2026", "reason": "x"}\n', 1, "expected YYYY-MM-DD"),
         (b'{"url": 7, "date": "2026-01-31", "reason": "x"}\n', 1, "url is 7, expected a text"),
         (b'{"url": "\\ud800", "date": "2026-01-31", "reason": "x"}\n', 1, "expected a text"),
@@ -305,4 +305,4 @@ def test_killed_while_it_writes_leaves_the_list_of_before_and_the_next_goes_on(t
 
 def test_denial_has_no_field_that_could_hold_the_text():
     """What must be forgotten must not be kept by the list of what is forgotten."""
-    assert not {"text", "title", "preview", "content"} & set(deny_list_module.FIELDS)
+    assert not {"text", "title", "preview", "content"} & set(deny_list_module.Denial.__dataclass_fields__)

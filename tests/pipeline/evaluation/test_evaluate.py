@@ -129,7 +129,7 @@ def test_foundation_tokens_of_another_vocabulary_are_refused(tmp_path, model, to
 
 @pytest.mark.parametrize("setting", ["stride", "prompt_tokens", "sample_tokens", "top_k"])
 def test_foundation_config_broken_rule_is_named(setting):
-    with pytest.raises(ValueError, match=f"{setting}=0 must be at least 1"):
+    with pytest.raises(ValueError, match=f"{setting} is 0, expected a whole number of at least 1"):
         FoundationEvaluationConfig(**{setting: 0})
 
 

@@ -66,7 +66,7 @@ def test_read_recorded_nested_config_is_equal_to_the_one_that_was_written():
     [
         ({"loavs": 1}, r"unknown key `loavs`; did you mean `loaves`\? Allowed: name, loaves, rye"),
         ({"xyz": 1}, r"unknown key `xyz`\. Allowed: name, loaves"),
-        ({}, "key `name` is missing, expected a text that is not empty"),
+        ({}, "key `name` is missing; required: name"),
         ({"name": ""}, "name is '', expected a text that is not empty"),
         ({"loaves": "3"}, "loaves is '3', expected a whole number of at least 1"),
         ({"loaves": True}, "loaves is True, expected a whole number of at least 1"),

@@ -98,7 +98,7 @@ def test_devices_are_no_part_of_the_recipe():
 
 
 def test_devices_below_one_are_refused():
-    with pytest.raises(ValueError, match="devices=0 must be at least 1"):
+    with pytest.raises(ValueError, match="devices is 0, expected a whole number of at least 1"):
         PretrainConfig(devices=0)
 
 

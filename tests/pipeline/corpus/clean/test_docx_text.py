@@ -56,6 +56,14 @@ def test_docx_text_box_comes_once_and_tables_inside_cells_stay_in_their_cell(wri
     assert docx_text(content).text == "A mill\n\nboxed\n\n| rye | \\| inner \\| |"
 
 
+def test_docx_text_box_of_an_older_word_is_read(writers):
+    box = f"<w:txbxContent>{writers.docx_paragraph('boxed')}</w:txbxContent>"
+    content = writers.docx(
+        f"<w:p><w:r><w:t>A mill</w:t><w:pict><shape><textbox>{box}</textbox></shape></w:pict></w:r></w:p>"
+    )
+    assert docx_text(content).text == "A mill\n\nboxed"
+
+
 def test_docx_table_of_contents_is_left_out(writers):
     style = '<w:style w:styleId="T1"><w:name w:val="toc 1"/></w:style>'
     parts = {"word/styles.xml": f'<w:styles xmlns:w="{writers.WORD}">{style}</w:styles>'}

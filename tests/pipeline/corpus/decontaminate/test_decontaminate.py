@@ -386,15 +386,15 @@ def test_decontaminate_bytes_do_not_depend_on_workers(tmp_path, corpus, examples
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"n_words": 0}, "n_words=0 is below 1"),
+        ({"n_words": 0}, "n_words is 0, expected a whole number of at least 1"),
         ({"min_words": 14}, "min_words=14 is above n_words=13"),
-        ({"min_share": 0.0}, r"min_share=0\.0"),
-        ({"min_share": 1.5}, r"min_share=1\.5"),
-        ({"min_hits": 0}, "min_hits=0"),
-        ({"max_documents": 0}, "max_documents=0"),
-        ({"margin": -1}, "margin=-1"),
-        ({"min_piece": 0}, "min_piece=0"),
-        ({"max_pieces": 0}, "max_pieces=0"),
+        ({"min_share": 0.0}, r"min_share is 0\.0"),
+        ({"min_share": 1.5}, r"min_share is 1\.5"),
+        ({"min_hits": 0}, "min_hits is 0"),
+        ({"max_documents": 0}, "max_documents is 0"),
+        ({"margin": -1}, "margin is -1"),
+        ({"min_piece": 0}, "min_piece is 0"),
+        ({"max_pieces": 0}, "max_pieces is 0"),
     ],
 )
 def test_decontaminate_config_out_of_range_is_refused(fields, message):

@@ -350,7 +350,7 @@ def test_dedup_unreadable_shard_is_named(store, written_documents):
     [("min_similarity", 0.0), ("min_containment", 1.5), ("family_overlap", -1.0), ("bands", 0), ("seed", -1)],
 )
 def test_dedup_config_out_of_range_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field}={value}"):
+    with pytest.raises(ValueError, match=f"{field} is {value}, expected"):
         DedupConfig(**{field: value})
 
 

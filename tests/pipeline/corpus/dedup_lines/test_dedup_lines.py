@@ -460,7 +460,7 @@ def test_dedup_lines_unreadable_shard_is_named(build, store):
     ],
 )
 def test_dedup_lines_config_out_of_range_is_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field}={value}"):
+    with pytest.raises(ValueError, match=f"{field}(=| is ){value}"):
         DedupLinesConfig(**{field: value})
 
 

@@ -485,9 +485,9 @@ def test_report_of_a_build_that_was_killed_goes_on(store):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"histogram_bins": 4}, "histogram_bins=4 is outside 5 to 200"),
-        ({"top_domains": 0}, "top_domains=0 is outside 1 to 1000"),
-        ({"min_occupation_count": 0}, "min_occupation_count=0 is outside 1 to inf"),
+        ({"histogram_bins": 4}, "histogram_bins is 4, expected a whole number from 5 to 200"),
+        ({"top_domains": 0}, "top_domains is 0, expected a whole number from 1 to 1,000"),
+        ({"min_occupation_count": 0}, "min_occupation_count is 0, expected a whole number of at least 1"),
         ({"title": " "}, "title=' ' is blank"),
     ],
 )

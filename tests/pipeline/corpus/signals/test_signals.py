@@ -128,5 +128,5 @@ def test_signals_golden_digest(cleaned, store):
 
 @pytest.mark.parametrize("name", ["document_seconds", "document_memory_mb"])
 def test_signals_config_outside_its_range_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name}=0 is not above 0"):
+    with pytest.raises(ValueError, match=f"{name} is 0, expected"):
         SignalsConfig(**{name: 0})

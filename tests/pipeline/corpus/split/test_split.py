@@ -398,10 +398,10 @@ def test_split_of_fixed_documents_has_not_changed(build_split, editions):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"test_fraction": 1.5}, "test_fraction=1.5"),
+        ({"test_fraction": 1.5}, "test_fraction is 1.5"),
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "nothing to train on"),
         ({"max_family_fraction": 0.0}, "max_family_fraction"),
-        ({"min_families": 2}, "min_families=2"),
+        ({"min_families": 2}, "min_families is 2"),
         ({"max_section_fraction": 1.5}, "max_section_fraction"),
     ],
 )

@@ -181,7 +181,7 @@ def test_mixture_batches_of_repeated_documents_name_each_once(tokenized):
 
 
 def test_tokenize_config_rehydration_that_is_unknown_is_refused():
-    with pytest.raises(ValueError, match="rehydration='fineweb'"):
+    with pytest.raises(ValueError, match="rehydration is 'fineweb'"):
         TokenizeConfig(rehydration="fineweb")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="shuffle_memory_mb=0 is not above 0"):
+    with pytest.raises(ValueError, match="shuffle_memory_mb is 0, expected"):
         TokenizeConfig(shuffle_memory_mb=0)

@@ -245,5 +245,5 @@ def test_tokenize_output_for_fixed_documents_has_not_changed(store, split_corpus
 
 
 def test_tokenize_config_out_of_range_is_refused():
-    with pytest.raises(ValueError, match="shard_tokens=0"):
+    with pytest.raises(ValueError, match="shard_tokens is 0"):
         TokenizeConfig(shard_tokens=0)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.package import PackageSource
+from pipeline.corpus.collect.source import Source
+from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.training.finetune import FinetuneConfig
@@ -20,6 +22,8 @@ BASES = ("foundation_model",)
 KEYS = ("kind", "base", "data", "text", "label", "labels", "examples", "finetune")
 OF_THE_TASK = ("text", "label", "labels")  # settings of its examples that its own table holds
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
+URL_KEYS = ("url", "members")
+LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _LABEL = re.compile(r"[^=\s][^=]*")
 
@@ -31,7 +35,7 @@ class Task:
     name: str
     kind: str
     base: str  # asset that holds the checkpoint to start from
-    data: PackageSource | LabelledFile
+    data: Source | LabelledFile
     examples: ExamplesConfig
     finetune: FinetuneConfig
 
@@ -72,19 +76,21 @@ def _task(name: str, table: Any, path: Path) -> Task:
     )
 
 
-def _data(data: Any, path: Path, where: str) -> PackageSource | LabelledFile:
+def _data(data: Any, path: Path, where: str) -> Source | LabelledFile:
     if not isinstance(data, dict):
         raise ValueError(
-            f'{where}: got {data!r}, expected {{ path = "file.csv" }} or a table with {", ".join(PACKAGE_KEYS)}'
+            f'{where}: got {data!r}, expected {{ path = "file.csv" }}, {{ url = "https://...#sha256=..." }}'
+            f" or a table with {', '.join(PACKAGE_KEYS)}"
         )
     if "path" in data:
         refuse_unknown(where, "key", data, ("path",))
         if not isinstance(data["path"], str) or not data["path"]:
             raise ValueError(f"{where}: path is {data['path']!r}, expected a text that is not empty")
         return LabelledFile(path=path.parent / Path(data["path"]).expanduser())
-    refuse_unknown(where, "key", data, PACKAGE_KEYS)
-    values = {key: [value] if key == "members" else value for key, value in data.items()}
-    return read(PackageSource, values, where, name="labelled", licence="not kept")
+    kind, keys = (UrlSource, URL_KEYS) if "url" in data else (PackageSource, PACKAGE_KEYS)
+    refuse_unknown(where, "key", data, keys)
+    values = {LISTS.get(key, key): [value] if key in LISTS else value for key, value in data.items()}
+    return read(kind, values, where, name="labelled", licence="not kept")
 
 
 def _labels(labels: Any, where: str) -> tuple[str, ...]:

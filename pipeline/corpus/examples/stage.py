@@ -27,9 +27,7 @@ import xxhash
 from annotated_types import MinLen
 
 from pipeline.corpus import text_repair
-from pipeline.corpus.collect.members import members_of, selected
-from pipeline.corpus.collect.package import fetch_package
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, deny_list, read_keys
 from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups, normalised
 from pipeline.store.records import DROPPED, PREVIEW_CHARACTERS, SPLITS, Counts, DenyList, Shards
@@ -123,7 +121,7 @@ class Row:
 
 def build_examples(
     store: Store,
-    data: PackageSource | LabelledFile,
+    data: Source | LabelledFile,
     cfg: ExamplesConfig,
     cache: Path,
     *,
@@ -133,7 +131,7 @@ def build_examples(
 
     Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
     """
-    sha256 = data.sha256 if isinstance(data, PackageSource) else _file_sha256(data.path)
+    sha256 = _file_sha256(data.path) if isinstance(data, LabelledFile) else data.digest(cache)
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
     stage = Stage(name="examples", version=VERSION, function=partial(_make_examples, data, cache), handle=Shards)
@@ -141,33 +139,32 @@ def build_examples(
 
 
 def _make_examples(
-    data: PackageSource | LabelledFile,
+    data: Source | LabelledFile,
     cache: Path,
     cfg: ExamplesConfig,
     inputs: tuple[()] | tuple[DenyList],
     work: Work,
 ) -> Outcome:
-    return make_examples(cfg, _name_of(data), _content(data, cache, work), work, read_keys(inputs))
+    return make_examples(cfg, *_labelled(data, cache, work), work, read_keys(inputs))
 
 
-def _name_of(data: PackageSource | LabelledFile) -> str:
-    return data.members[0] if isinstance(data, PackageSource) else str(data.path)
+def _name_of(data: Source | LabelledFile) -> str:
+    return str(data.path) if isinstance(data, LabelledFile) else data.members[0]
 
 
-def _content(data: PackageSource | LabelledFile, cache: Path, work: Work) -> bytes:
+def _labelled(data: Source | LabelledFile, cache: Path, work: Work) -> tuple[str, bytes]:
+    """Name and content of the labelled file."""
     if isinstance(data, LabelledFile):
-        return data.path.read_bytes()
-    archive = fetch_package(data, cache, lambda done, total: work.progress(done, total, "bytes"))
-    members = selected(members_of(archive, strip_top=data.has_top_folder), data.members, archive.name)
-    for member in members:
-        if member.refused:
-            raise ValueError(f"{archive.name}: {member.name} cannot be read: {member.refused}")
-        with member.open() as file:
-            content = file.read(MOST_BYTES + 1)
-        if len(content) > MOST_BYTES:
-            raise ValueError(f"{archive.name}: {member.name} is larger than {MOST_BYTES / 1e6:.0f} MB")
-        return content
-    raise ValueError(f"{archive.name} has no file {data.members[0]}")
+        return str(data.path), data.path.read_bytes()
+    entries = data.entries(cache, lambda done, total: work.progress(done, total, "bytes"))
+    _, member = next(entries)  # which keeps the archive open
+    if member.refused:
+        raise ValueError(f"{member.name} cannot be read: {member.refused}")
+    with member.open() as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{member.name} is larger than {MOST_BYTES / 1e6:.0f} MB")
+    return member.name, content
 
 
 def _file_sha256(path: Path) -> str:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.package import PackageSource
+from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.stage import LabelledFile
 from pipeline.tasks.tasks_toml import read_tasks
 
@@ -49,6 +50,14 @@ def test_read_tasks_package_and_labels(tmp_path):
     assert isinstance(task.data, PackageSource)
     assert task.data.members == ("mails/rows.csv",)
     assert task.examples.names() == {"0": "ham", "1": "spam"}
+
+
+def test_read_tasks_labelled_file_at_an_address(tmp_path):
+    url = f"https://example.org/tickets.csv#sha256={'0' * 64}"
+    task = read_tasks(written(tmp_path, replaced('path = "labelled/tickets.csv"', f'url = "{url}"')))["tickets"]
+    assert isinstance(task.data, UrlSource) and task.data.urls == (url,)
+    with pytest.raises(ValueError, match=r"tasks.toml: \[tickets\], key data: .* expected 64 hexadecimal digits"):
+        read_tasks(written(tmp_path, replaced('path = "labelled/tickets.csv"', f'url = "{url[:40]}"')))
 
 
 def test_read_tasks_settings_override_defaults(tmp_path):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.collect.sources import PackageSource
+from pipeline.corpus.collect.package import PackageSource
+from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.leaks import leaked
 from pipeline.corpus.examples.stage import (
     ExamplesConfig,
@@ -208,6 +209,17 @@ def wheel(tmp_path, member: str) -> PackageSource:
 
 def test_examples_of_a_package_equal_those_of_the_file(tmp_path):
     source = wheel(tmp_path, "pack/rows.jsonl")
+    built = build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
+    texts = read_examples(built.handle.directory, "train")["text"].to_pylist()
+    file = build(tmp_path, lines(*many_rows())).handle.directory
+    assert texts == read_examples(file, "train")["text"].to_pylist()
+
+
+def test_examples_of_an_address_equal_those_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(lines(*many_rows()))
+    url = f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+    source = UrlSource(name="labelled", urls=(url,))
     built = build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
     texts = read_examples(built.handle.directory, "train")["text"].to_pylist()
     file = build(tmp_path, lines(*many_rows())).handle.directory

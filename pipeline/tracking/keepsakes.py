@@ -19,6 +19,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
+SPEED = "tokens_per_second"  # a measure that is the median of a curve of the same name
 CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # measures that settings and data decide
 
 
@@ -53,7 +54,7 @@ def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, floa
     """Without the state of the optimiser, which is twice the weights, and which only a resume on this disk needs."""
     constants = {name: measures[name] for name in CONSTANTS if name in measures}
     tracker.params(constants)
-    measured = {name: value for name, value in measures.items() if name not in constants}
+    measured = {name: value for name, value in measures.items() if name not in (*constants, SPEED)}
     tracker.scores(model.rows, measured, model, data)
     for name in (WEIGHTS, "config.json", "tokenizer"):
         tracker.model_file(model.directory / name, "tokenizer" if name == "tokenizer" else "")

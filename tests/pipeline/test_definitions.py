@@ -183,7 +183,8 @@ def test_mlflow_curve_has_every_step_once_and_the_weights_are_in_the_model(toy_g
     client = new_client(toy_graph.layout)
     fingerprint = all_current(toy_graph.layout)["foundation_model"].fingerprint
     run_id, model_id = run_id_of(toy_graph.layout, fingerprint), model_id_of(toy_graph.layout, fingerprint)
-    assert [point.step for point in client.get_metric_history(run_id, "loss")] == list(range(1, 31))
+    for name in ("loss", "tokens_per_second"):
+        assert [point.step for point in client.get_metric_history(run_id, name)] == list(range(1, 31))
     assert "curve.png" in [file.path for file in client.list_artifacts(run_id)]
     files = [file.path for file in client.list_logged_model_artifacts(model_id)]
     assert files == ["config.json", "model.safetensors", "tokenizer"]  # and no state of the optimiser

@@ -117,8 +117,7 @@ def injected_into(corpus: Handle, engine: Engine | None = None) -> tuple[Verdict
     """
     for folder, record in lineage([corpus]).items():
         if folder.stage == DECONTAMINATE.name and record:
-            root = folder.directory.parents[1]
-            examples = [read_handle(root / one["stage"] / one["fingerprint"]) for one in record["inputs"][1:]]
+            examples = [read_handle(one.directory) for one in folder.inputs(record)[1:]]
             recipe = read_recorded(DecontaminateRecipe, record["config"])
             return leak_injection(sampled_documents(corpus), examples, recipe, engine=engine)
     raise ValueError(f"{corpus.directory} was not made by way of `{DECONTAMINATE.name}`")

@@ -15,18 +15,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-DATA_STAGES = (
-    "collect",
-    "clean",
-    "signals",
-    "filter",
-    "dedup",
-    "dedup_lines",
-    "decontaminate",
-    "split",
-    "tokenizer",
-    "tokenize",
-)
+from pipeline.store.chain import run_by
+
 EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
 
 
@@ -144,7 +134,8 @@ def _add_stage_commands(command: Adder) -> None:
         "Run one data stage without Dagster",
         epilog="For example: gristmill stage clean my-pages/ --out clean/ --set n_shards=4",
     )
-    stage.add_argument("name", metavar="NAME", choices=DATA_STAGES, help=", ".join(DATA_STAGES))
+    names = run_by("stage")
+    stage.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
     stage.add_argument(
         "inputs",
         metavar="INPUT",

@@ -11,9 +11,9 @@ import pytest
 from model.cli import build_parser as build_model_parser
 from model.recipe import parsed_changes
 from pipeline.cli import build_parser
-from pipeline.commands.stages import RUNNABLE
 from pipeline.corpus.collect.sources import KINDS as SOURCE_KINDS
 from pipeline.corpus.collect.sources import read_sources
+from pipeline.store.chain import link_of
 from pipeline.store.settings import read_assignments
 from pipeline.tasks.tasks_toml import read_tasks
 
@@ -83,7 +83,7 @@ def test_page_examples_parse_with_their_settings(page):
         command = command.partition(" < ")[0]  # without what a shell reads from a file
         args = build_parser().parse_args(shlex.split(command, comments=True)[1:])
         if getattr(args, "set", None):
-            _, config = RUNNABLE[getattr(args, "name", "train")].load()
+            _, config = link_of(getattr(args, "name", "pretrain")).load()
             read_assignments(config, args.set)
 
 

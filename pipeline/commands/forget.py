@@ -23,11 +23,12 @@ from pipeline.provenance.forget import (
     holding_shards,
     known,
 )
+from pipeline.store.chain import output_of
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, all_current, all_entries, layout_from_environment, load_current
 from pipeline.store.records import Checkpoint
 
-SHARDED = ("collect", "filter")  # stages of which the shards that change are told
+SHARDED = ("pages", "documents")  # assets of which the shards that change are listed
 MOST_HOLDERS = 10  # that are shown
 MOST_PAGES = 3  # of an address that means many, in an error
 MOST_STEPS = 5  # that are told one by one
@@ -214,7 +215,7 @@ def _registered_names(layout: Layout) -> dict[str, list[str]]:
 def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
     page_ids = [page.page_id for page in found.pages]
     rows = []
-    for stage in SHARDED:
+    for stage in map(output_of, SHARDED):
         for asset, handle in outputs.handles.items():
             n_shards, n_all = holding_shards(handle.directory, page_ids) if handle.stage == stage else (0, 0)
             if n_shards:

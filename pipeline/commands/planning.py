@@ -118,7 +118,7 @@ class PlanningStore(Store):
 
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
         del directory
-        where = self.root / stage.name / fingerprint_of(stage, cfg, inputs)
+        where = self.where(stage.name, fingerprint_of(stage, cfg, inputs))
         is_known = not any(one.directory in self.changes.shares for one in inputs)
         if is_known and (record := read_record(where)) is not None:
             self.plan.append(PlannedBuild(stage=stage.name, last=record, config=cfg))
@@ -144,7 +144,7 @@ class PlanningStore(Store):
     def _stand_in(self, stage: Stage, where: Path, last: Record | None) -> Any:
         """The output of the last time; where there is none, the address of the one that will be."""
         if last is not None:
-            return handle_of(self.root / last["stage"] / last["fingerprint"], last)
+            return handle_of(self.where(last["stage"], last["fingerprint"]), last)
         return stage.handle(stage=stage.name, directory=where, fingerprint=where.name, digest="", rows=0)
 
 

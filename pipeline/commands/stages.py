@@ -5,105 +5,22 @@ What is remembered a shard lies in the store of the data folder, so that the sam
 that is run again into the same folder goes on, or says that nothing has changed.
 """
 
-import importlib
 import re
 from argparse import Namespace
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model.launch import launch
-from pipeline.corpus.deny_list import deny_list
+from pipeline.corpus.deny_list import DENY_LIST, deny_list
+from pipeline.store.chain import Link, Reads, link_of, run_by, side_inputs
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.store.progress import current_show, displayed
 from pipeline.store.records import Handle
 from pipeline.store.settings import read_assignments
 from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle
-
-
-@dataclass(frozen=True, slots=True)
-class Reads:
-    """An input: outputs of one of these stages, `least` to `most` of them (None = any number)."""
-
-    stages: tuple[str, ...]
-    least: int = 1
-    most: int | None = 1
-
-    def __str__(self) -> str:
-        stages = " or ".join(f"`{stage}`" for stage in self.stages)
-        return stages if self.least == self.most else f"{stages} (if wanted)"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Runnable:
-    """Where a stage lies, and what it reads, in the order of its inputs."""
-
-    module: str
-    stage: str
-    config: str
-    reads: tuple[Reads, ...] = ()
-    recipe: str = ""  # class that wraps the config, where the stage wants more than that
-
-    def load(self) -> tuple[Any, Any]:
-        module = importlib.import_module(f"pipeline.{self.module}")
-        return getattr(module, self.stage), getattr(module, self.config)
-
-    def settings(self, cfg: Any, **more: Any) -> Any:
-        """What the stage is built with."""
-        module = importlib.import_module(f"pipeline.{self.module}")
-        return getattr(module, self.recipe)(config=cfg, **more) if self.recipe else cfg
-
-
-PAGES, DOCUMENTS, SIGNALS = Reads(("collect",), most=None), Reads(("clean",)), Reads(("signals",))
-FILTERED, ACCEPTED = Reads(("filter",)), Reads(("dedup",), least=0, most=None)
-UNIQUE, CORPUS = Reads(("dedup", "dedup_lines")), Reads(("dedup", "dedup_lines", "decontaminate"))
-EXAMPLES = Reads(("examples",), least=0, most=None)
-DIVIDED, TOKENIZER, TOKENS = Reads(("split",)), Reads(("tokenizer",)), Reads(("tokenize",))
-RUNNABLE = {
-    "clean": Runnable(module="corpus.clean.stage", stage="CLEAN", config="CleanConfig", reads=(PAGES,)),
-    "signals": Runnable(module="corpus.signals.stage", stage="MEASURE", config="SignalsConfig", reads=(DOCUMENTS,)),
-    "filter": Runnable(
-        module="corpus.filter.stage",
-        stage="FILTER",
-        config="FilterConfig",
-        reads=(DOCUMENTS, SIGNALS),
-        recipe="FilterRecipe",
-    ),
-    "dedup": Runnable(module="corpus.dedup.stage", stage="DEDUP", config="DedupConfig", reads=(FILTERED, ACCEPTED)),
-    "dedup_lines": Runnable(
-        module="corpus.dedup_lines.stage", stage="DEDUP_LINES", config="DedupLinesConfig", reads=(Reads(("dedup",)),)
-    ),
-    "decontaminate": Runnable(
-        module="corpus.decontaminate.stage",
-        stage="DECONTAMINATE",
-        config="DecontaminateConfig",
-        reads=(UNIQUE, EXAMPLES),
-        recipe="DecontaminateRecipe",
-    ),
-    "split": Runnable(module="corpus.split.stage", stage="SPLIT", config="SplitConfig", reads=(CORPUS,)),
-    "tokenizer": Runnable(
-        module="corpus.tokens.tokenizer", stage="TOKENIZER", config="TokenizerConfig", reads=(DIVIDED,)
-    ),
-    "tokenize": Runnable(
-        module="corpus.tokens.tokenize",
-        stage="TOKENIZE",
-        config="TokenizeConfig",
-        reads=(DIVIDED, TOKENIZER),
-        recipe="TokenizeRecipe",
-    ),
-    "train": Runnable(
-        module="training.pretrain", stage="PRETRAIN", config="PretrainConfig", reads=(TOKENS, TOKENIZER)
-    ),
-}
-EVALUATIONS = {  # by the stages that made the model and the data
-    ("pretrain", "tokenize"): Runnable(
-        module="evaluation.foundation", stage="EVALUATE_FOUNDATION", config="FoundationEvaluationConfig"
-    ),
-    ("finetune", "examples"): Runnable(
-        module="evaluation.foundation", stage="EVALUATE_CLASSIFICATION", config="ClassificationEvaluationConfig"
-    ),
-}
 
 
 def run_stage(args: Namespace) -> int:
@@ -114,8 +31,8 @@ def run_stage(args: Namespace) -> int:
             display.begin("collect")
             built = _collected(layout, args, _raw_path(args.inputs), cfg, out)
         else:
-            runnable = RUNNABLE[args.name]
-            stage, config = runnable.load()
+            link = link_of(args.name)
+            stage, config = link.load()
             if args.name == "tokenizer":
                 stage = _with_packages(stage, layout)
             cfg = read_assignments(config, args.set)
@@ -124,8 +41,9 @@ def run_stage(args: Namespace) -> int:
             more = {"tasks": _task_names(given)} if args.name == "decontaminate" else {}
             store = _store(layout, args)
             handles = [handle for _, handle in given]
-            handles += deny_list(store, layout.denied) if args.name == "filter" else ()
-            built = store.build(stage, runnable.settings(cfg, **more), *handles, directory=out)
+            if DENY_LIST.name in side_inputs(args.name) - {handle.stage for handle in handles}:
+                handles += deny_list(store, layout.denied)
+            built = store.build(stage, link.settings(cfg, **more), *handles, directory=out)
         display.end(_summary(built))
     return 0
 
@@ -134,9 +52,10 @@ def run_train(args: Namespace) -> int:
     from pipeline.training.pretrain import pretrain_recipe
 
     layout = layout_from_environment()
-    stage, config = RUNNABLE["train"].load()
+    link = link_of(*run_by("train"))
+    stage, config = link.load()
     cfg = read_assignments(config, args.set)
-    handles = [handle for _, handle in _handles(layout, "train", [args.tokens, args.tokenizer], args)]
+    handles = [handle for _, handle in _handles(layout, link.name, [args.tokens, args.tokenizer], args)]
     with displayed() as display:
         display.begin("train")
         store = replace(_store(layout, args), launch=_launch(cfg.devices) if cfg.devices > 1 else None)
@@ -149,12 +68,13 @@ def run_train(args: Namespace) -> int:
 def run_evaluate(args: Namespace) -> int:
     layout = layout_from_environment()
     model, data = (read_handle(folder_or_current(layout, text)) for text in (args.model, args.data))
-    if (model.stage, data.stage) not in EVALUATIONS:
+    evaluations = {tuple(read.what for read in link_of(name).reads): link_of(name) for name in run_by("evaluate")}
+    if (model.stage, data.stage) not in evaluations:
         raise ValueError(
             f"{model.directory} is an output of `{model.stage}`, {data.directory} of `{data.stage}`; expected"
-            f" {' or '.join(f'{model} and {data}' for model, data in EVALUATIONS)}"
+            f" {' or '.join(' and '.join(map(str, stages)) for stages in evaluations)}"
         )
-    stage, config = EVALUATIONS[model.stage, data.stage].load()
+    stage, config = evaluations[model.stage, data.stage].load()
     cfg = read_assignments(config, args.set)
     with displayed() as display:
         display.begin("evaluate")
@@ -178,27 +98,37 @@ def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> l
 
     Raw pages are collected first.
     """
-    reads = RUNNABLE[name].reads
+    link = link_of(name)
+    reads = {read: read.stages(name) for read in link.reads}
     given: list[tuple[str, Handle]] = []
     for text in inputs:
         path = Path(text).absolute()
-        if PAGES in reads and path.exists() and not (path / RECORD).exists():
+        if _reads_pages(link) and path.exists() and not (path / RECORD).exists():
             given.append((text, _collected(layout, args, path, _collect_config()(), None).handle))
         else:
             given.append((text, read_handle(folder_or_current(layout, text))))
     for _, handle in given:
-        if not any(handle.stage in read.stages for read in reads):
+        if not any(handle.stage in stages for stages in reads.values()):
+            wanted = " and ".join(_told(read, stages) for read, stages in reads.items())
             raise ValueError(
-                f"{handle.directory} is an output of `{handle.stage}`; `{name}` reads the output of"
-                f" {' and '.join(map(str, reads))}"
+                f"{handle.directory} is an output of `{handle.stage}`; `{name}` reads the output of {wanted}"
             )
     ordered = []
-    for read in reads:
-        own = [one for one in given if one[1].stage in read.stages]
+    for read, stages in reads.items():
+        own = [one for one in given if one[1].stage in stages]
         if not read.least <= len(own) <= (len(own) if read.most is None else read.most):
-            raise ValueError(f"`{name}` needs one output of {read}, got {len(own)}")
+            raise ValueError(f"`{name}` needs one output of {_told(read, stages)}, got {len(own)}")
         ordered += own
     return ordered
+
+
+def _reads_pages(link: Link) -> bool:
+    return any(read.what == "PAGE" for read in link.reads)
+
+
+def _told(read: Reads, stages: Sequence[str]) -> str:
+    names = " or ".join(f"`{stage}`" for stage in stages)
+    return names if read.least == read.most else f"{names} (if wanted)"
 
 
 def _task_names(given: list[tuple[str, Handle]]) -> tuple[str, ...]:

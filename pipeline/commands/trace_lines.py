@@ -83,8 +83,8 @@ def model_lines(page: PageTrace, names: Names) -> Iterator[str]:
         outcome = "trained" if len(steps) else "not seen"
         name = names.get(model.directory, f"{model.stage} {model.fingerprint[:8]}")
         yield f"  {'models' if i == 0 else '':<14} {outcome:<10}{name}: {steps_text(model, steps)}"
-        if model.base is not None:
-            base = names.get(model.directory.parents[1] / "pretrain" / model.base, model.base[:8])
+        if model.base is not None and model.base_directory is not None:
+            base = names.get(model.base_directory, model.base[:8])
             yield f"{INDENT}through {base}, from which it was made"
 
 

@@ -14,31 +14,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.laws import REMOVED, source_loss
+from pipeline.store.chain import removing_stages
 from pipeline.store.lineage import lineage
 from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 from pipeline.store.verdict import Verdict
 
-REMOVING = ("dedup", "dedup_lines", "decontaminate")
 DEFAULT_LIMITS = {REMOVED: 0.5}  # of its documents or its text
 MOST_PAIRS = 3  # of a source and a stage
 
 
 def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
     """`limits` of config.toml come before the default ones. ValueError when a stage of the corpus was removed."""
+    removing = removing_stages()
     directories: dict[str, Path] = {}
     records: dict[str, Mapping[str, Any]] = {}
     for folder, record in lineage([corpus]).items():
-        if folder.stage in REMOVING and record is None:
+        if folder.stage in removing and record is None:
             raise ValueError(
                 f"{folder.directory} was removed, so that nobody knows what sources lost; rebuild the corpus"
             )
-        if folder.stage in REMOVING and record is not None:
+        if folder.stage in removing and record is not None:
             directories[folder.stage], records[folder.stage] = (
                 folder.directory,
                 _with_shares(folder.directory, record),
             )
-    stages = [stage for stage in REMOVING if stage in records]
+    stages = [stage for stage in removing if stage in records]
 
     def examples(source: str) -> list[str]:
         return [text for stage in stages for text in _pairs(directories[stage], source)]

@@ -56,7 +56,8 @@ def asset_checks(
     sources: Iterable[str], tasks: Iterable[str], limits: Mapping[str, Mapping[str, float]]
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
-    kept = [_conserved(1), Law(name="not_empty", judge=_has_rows, blocks=False)]
+    conserved = Law(name="conservation", judge=_conserved, blocks=True)
+    kept = [conserved, Law(name="not_empty", judge=_has_rows, blocks=False)]
     checks = [check_step(["pages", source], kept) for source in sources]
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
@@ -65,14 +66,14 @@ def asset_checks(
     accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
-        check_step(["documents"], [_conserved(2), not_empty]),
+        check_step(["documents"], [conserved, not_empty]),
         check_step(
             ["corpus"],
-            [_conserved(4), no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)],
+            [conserved, no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)],
         ),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
-        check_step(["token_shards"], [_conserved(1), in_range]),
+        check_step(["token_shards"], [conserved, in_range]),
         check_step(["foundation_model"], [finite_loss]),
         check_step(
             ["foundation_evaluation"],
@@ -84,7 +85,7 @@ def asset_checks(
     for task in tasks:
         beats = _beats_baseline("accuracy", "majority")
         checks += [
-            check_step([f"{task}_examples"], [_conserved(1), examples_leak, not_empty]),
+            check_step([f"{task}_examples"], [conserved, examples_leak, not_empty]),
             check_step([f"{task}_model"], [finite_loss]),
             check_step([f"{task}_evaluation"], [beats, unseen, *_limits(limits.get(f"{task}_evaluation", {}))]),
         ]
@@ -145,12 +146,9 @@ def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[
     return {name: {metric: float(limit) for metric, limit in table.items()} for name, table in tables.items()}
 
 
-def _conserved(n_stages: int) -> Law:
-    def judge(handle: Handle) -> Verdict:
-        """Every row that came in was kept, or dropped with a reason."""
-        return conservation(handle, n_stages)
-
-    return Law(name="conservation", judge=judge, blocks=True)
+def _conserved(handle: Handle) -> Verdict:
+    """Every row that came in was kept, or dropped with a reason."""
+    return conservation(handle)
 
 
 def _accounted(report: Handle) -> Verdict:

@@ -5,22 +5,12 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
-from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
-from pipeline.corpus.dedup_lines.stage import DEDUP_LINES, DedupLinesConfig
-from pipeline.corpus.split.stage import SPLIT, SplitConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
+from pipeline.store.chain import configs_of, stages_of
 from pipeline.store.records import Shards
 from pipeline.tasks.tasks_toml import Task
-
-STAGES = {
-    "dedup": DedupConfig,
-    "dedup_lines": DedupLinesConfig,
-    "decontaminate": DecontaminateConfig,
-    "split": SplitConfig,
-}
 
 
 def corpus(tasks: Mapping[str, Task], file: ConfigFile) -> dg.AssetsDefinition:
@@ -31,8 +21,8 @@ def corpus(tasks: Mapping[str, Task], file: ConfigFile) -> dg.AssetsDefinition:
         key="corpus",
         group="corpus",
         kinds={"duckdb", "parquet"},
-        config=STAGES,
-        code=(DEDUP, DEDUP_LINES, DECONTAMINATE, SPLIT),
+        config=configs_of("corpus"),
+        code=stages_of("corpus"),
         ins={f"{name}_examples": f"{name}_examples" for name in names},
     )
     def corpus(
@@ -47,12 +37,8 @@ def corpus(tasks: Mapping[str, Task], file: ConfigFile) -> dg.AssetsDefinition:
 
         The evidence for everything that was removed is kept beside them.
         """
-        unique = mill.build(context, DEDUP, cfg["dedup"], documents)
-        lined = mill.build(context, DEDUP_LINES, cfg["dedup_lines"], unique.handle)
-        recipe = DecontaminateRecipe(config=cfg["decontaminate"], tasks=tuple(names))
         judged = [examples[f"{name}_examples"] for name in names]
-        unseen = mill.build(context, DECONTAMINATE, recipe, lined.handle, *judged)
-        divided = mill.build(context, SPLIT, cfg["split"], unseen.handle)
-        return mill.materialised(unique, lined, unseen, divided)
+        own = {"decontaminate": {"tasks": tuple(names)}}
+        return mill.materialised(*mill.build_chain(context, "corpus", cfg, [documents, *judged], own))
 
     return corpus

@@ -5,19 +5,14 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.corpus.clean.stage import CLEAN, CleanConfig
 from pipeline.corpus.collect.source_rules import SourceRules
 from pipeline.corpus.collect.sources import Source
 from pipeline.corpus.deny_list import deny_list
-from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
-from pipeline.corpus.filter.stage import FILTER
-from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
+from pipeline.store.chain import configs_of, stages_of
 from pipeline.store.records import Shards
-
-STAGES = {"clean": CleanConfig, "signals": SignalsConfig, "filter": FilterConfig}
 
 
 def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefinition:
@@ -26,8 +21,8 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         key="documents",
         group="corpus",
         kinds={"parquet", "python"},
-        config=STAGES,
-        code=(CLEAN, MEASURE, FILTER),
+        config=configs_of("documents"),
+        code=stages_of("documents"),
         ins={f"pages_{name.replace('-', '_')}": ["pages", name] for name in sources},
     )
     def documents(
@@ -41,12 +36,9 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         What the rules dropped is kept beside them, each document with its reason.
         """
         by_name = [pages[name] for name in sorted(pages)]  # so that their order in sources.toml does not count
-        cleaned = mill.build(context, CLEAN, cfg["clean"], *by_name)
-        measured = mill.build(context, MEASURE, cfg["signals"], cleaned.handle)
-        recipe = FilterRecipe(config=cfg["filter"], sources=_own_rules(sources))
         denied = deny_list(mill.store(context), mill.layout.denied)
-        filtered = mill.build(context, FILTER, recipe, cleaned.handle, measured.handle, *denied)
-        return mill.materialised(cleaned, measured, filtered)
+        own = {"filter": {"sources": _own_rules(sources)}}
+        return mill.materialised(*mill.build_chain(context, "documents", cfg, [*by_name, *denied], own))
 
     return documents
 

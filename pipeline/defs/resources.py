@@ -6,7 +6,7 @@ MLFLOW_TRACKING_URI the MLflow server (pipeline/tracking/server.py).
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ import pydantic
 from model.launch import Ended, launch
 from pipeline.defs.metadata import materialised
 from pipeline.defs.names import asset_name
+from pipeline.store.chain import links_of
 from pipeline.store.errors import Terminated
 from pipeline.store.layout import Layout, load_current, save_current
 from pipeline.store.progress import current_show
@@ -66,6 +67,25 @@ class Mill:
             built = store.build(stage, cfg, *inputs)
             keep_results(tracker, built, inputs, candidate)
         return built
+
+    def build_chain(
+        self,
+        context: dg.AssetExecutionContext,
+        asset: str,
+        cfg: Mapping[str, Config],
+        inputs: Sequence[Handle],
+        own: Mapping[str, Mapping[str, Any]],
+    ) -> list[Built]:
+        """The stages of an asset, one after the other, each from the newest outputs that it reads.
+
+        `cfg`: stage -> settings; `own`: stage -> what its recipe holds beside them.
+        """
+        handles, builds = list(inputs), []
+        for link in links_of(asset):
+            recipe = link.settings(cfg[link.name], **own.get(link.name, {}))
+            builds.append(self.build(context, link.load()[0], recipe, *link.inputs(handles)))
+            handles.append(builds[-1].handle)
+        return builds
 
     def materialised(self, *builds: Built) -> dg.MaterializeResult[Any]:
         """The result of an asset that went through `builds`, the last of which is its output."""

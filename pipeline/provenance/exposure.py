@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,8 @@ from model.batches import TokenBatches, token_batches
 from model.config import TrainConfig
 from model.token_shards import TokenShard, read_token_shard, read_token_shards
 from pipeline.provenance.trace_index import KEYS, Say, open_index
-from pipeline.store.lineage import Folder, Record
+from pipeline.store.chain import output_of, side_inputs
+from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.store import RECORD, read_record
 
 TRAIN = "train"
@@ -49,6 +49,7 @@ class ModelExposure:
     directory: Path
     n_steps: int  # of the training on `tokens`
     base: str | None  # fingerprint of the checkpoint whose training that was; None = its own
+    base_directory: Path | None
     tokens: Path
     documents: tuple[Seen, ...]
 
@@ -116,6 +117,7 @@ def models_of(
                     directory=folder.directory,
                     n_steps=training.n_steps,
                     base=None if training.folder == folder else training.folder.fingerprint,
+                    base_directory=None if training.folder == folder else training.folder.directory,
                     tokens=training.tokens.directory,
                     documents=tuple(seen),
                 )
@@ -152,8 +154,8 @@ def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record
     """The training on token shards that a checkpoint comes from, its own or that of its base. None = not known."""
     while True:
         record = checkpoints[folder]
-        inputs = [in_store(store, one) for one in record["inputs"]]
-        if tokens := [one for one in inputs if one.stage == "tokenize"]:
+        inputs = inputs_of(store, record)
+        if tokens := [one for one in inputs if one.stage == output_of("token_shards")]:
             return Training(folder, record, tokens[0])
         bases = [one for one in inputs if one in checkpoints]
         if not bases:
@@ -161,14 +163,12 @@ def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record
         folder = bases[0]
 
 
-def corpus_of(store: Path, tokens: Folder) -> Folder | None:
+def corpus_of(tokens: Folder) -> Folder | None:
     """The corpus that token shards were made from, None where it was removed."""
-    record = read_record(tokens.directory)
-    for one in record["inputs"] if record else ():
-        folder = in_store(store, one)
-        if folder.stage != "tokenizer" and (folder.directory / RECORD).exists():
-            return folder
-    return None
+    beside = side_inputs(tokens.stage)
+    inputs = tokens.inputs(read_record(tokens.directory))
+    there = [one for one in inputs if one.stage not in beside and (one.directory / RECORD).exists()]
+    return there[0] if there else None
 
 
 def token_places(
@@ -179,7 +179,7 @@ def token_places(
     A file in dropped/ has what the weights of the sources left out.
     """
     wanted: dict[str, str | None] = {}  # document id -> page id
-    if (corpus := corpus_of(store, tokens)) is not None:
+    if (corpus := corpus_of(tokens)) is not None:
         keys = open_index(store, corpus, KEYS, say)
         for column, values in (("page_id", page_ids), ("id", document_ids)):
             for value in values:
@@ -211,8 +211,3 @@ def _seen(training: Training, page_id: str | None, document_id: str, where: str,
         n_tokens=n_tokens_of(read_token_shard(training.tokens.directory / where), row),
         steps=training.steps(where, row),
     )
-
-
-def in_store(store: Path, one: Mapping[str, Any]) -> Folder:
-    """Where an input that a record names lies, or lay."""
-    return Folder(one["stage"], one["fingerprint"], store / one["stage"] / one["fingerprint"])

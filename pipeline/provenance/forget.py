@@ -25,17 +25,14 @@ import pyarrow.parquet as pq
 from pipeline.corpus.deny_list import Denial
 from pipeline.corpus.examples.stage import document_id
 from pipeline.provenance.copies import Copy, CopyLimits, find_copies
+from pipeline.store.chain import links_of, schema
 from pipeline.store.engine import Engine
-from pipeline.store.lineage import Folder, Record, lineage
+from pipeline.store.lineage import Folder, Record, folder_of, lineage
 from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 
 PARTS = ("", DROPPED_FOLDER)
-CORPUS_STAGES = ("dedup", "split")  # that an asset may hold
-EVIDENCE_COLUMNS = {
-    "dedup": ("dropped_page_id", "kept_page_id", "similarity", "containment"),
-    "dedup_lines": ("page_id", "kept_page_id"),  # equal once the lines of their site are taken out
-}
+PAIR_COLUMNS = ("dropped_page_id", "kept_page_id", "similarity", "containment")  # of the evidence of `dedup`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,8 +202,8 @@ def _as_judged(outputs: Known, own: Collection[str], copies: Sequence[Copy]) -> 
     for folder in _of_corpus(outputs, "dedup"):
         limit = outputs.folders[folder]["config"]["min_similarity"]
         kept.update(page_id for (page_id,) in _select(folder, "", ("page_id",), others | set(own)))
-        columns = EVIDENCE_COLUMNS["dedup"]
-        for dropped, other, similarity, _ in _select(folder, EVIDENCE_FOLDER, columns, own, key="dropped_page_id"):
+        pairs_of_own = _select(folder, EVIDENCE_FOLDER, PAIR_COLUMNS, own, key="dropped_page_id")
+        for dropped, other, similarity, _ in pairs_of_own:
             judged.add(dropped)
             if similarity >= limit:
                 pairs.add((dropped, other))
@@ -224,14 +221,20 @@ def _as_judged(outputs: Known, own: Collection[str], copies: Sequence[Copy]) -> 
 
 def _of_corpus(outputs: Known, stage: str) -> list[Folder]:
     """Folders of a stage that the corpus of today was made by."""
-    corpus = [handle for handle in outputs.handles.values() if handle.stage in CORPUS_STAGES]
+    stages = [link.name for link in links_of("corpus")]
+    corpus = [handle for handle in outputs.handles.values() if handle.stage in stages]
     return [folder for folder, record in lineage(corpus).items() if record is not None and folder.stage == stage]
 
 
 def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
-    """What `dedup` and `dedup_lines` dropped for one of the pages, by their evidence."""
-    for stage, columns in EVIDENCE_COLUMNS.items():
-        for folder in _of_corpus(outputs, stage):
+    """What stages of the corpus dropped for one of the pages, by their evidence."""
+    for link in links_of("corpus"):
+        named = schema(link.evidence).names if link.evidence else ()
+        if "kept_page_id" not in named:
+            continue
+        # without measures: equal once the lines of their site are taken out
+        columns = PAIR_COLUMNS if set(PAIR_COLUMNS) <= set(named) else ("page_id", "kept_page_id")
+        for folder in _of_corpus(outputs, link.name):
             for dropped, kept, *measured in _select(folder, EVIDENCE_FOLDER, columns, page_ids, key="kept_page_id"):
                 similarity, containment = measured or (1.0, 1.0)
                 why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
@@ -302,8 +305,7 @@ def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
     shared = set()
     for handle in outputs.handles.values():
         if handle.stage == "collect":
-            folder = Folder(handle.stage, handle.fingerprint, handle.directory)
-            rows = _select(folder, "", ("id", "url"), {page.url for page in pages}, key="url")
+            rows = _select(folder_of(handle), "", ("id", "url"), {page.url for page in pages}, key="url")
             shared |= {url for page_id, url in rows if page_id not in own}
     return shared
 

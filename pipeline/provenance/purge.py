@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.corpus.deny_list import DENIED, Keys
 from pipeline.store.disk import PARTS, Garbage, bytes_freed
 from pipeline.store.layout import INDEXES, Layout, all_entries
+from pipeline.store.lineage import inputs_of
 from pipeline.store.records import Columns, DenyList, Report, Shards
 from pipeline.store.shards import read_table
 from pipeline.store.store import RECORD
@@ -115,7 +116,7 @@ def _assets(layout: Layout, records: dict[str, dict]) -> dict[Path, str]:
                 continue
             assets[folder] = entry["asset"]
             if record["handle"] in OF_DATA:
-                waiting += [layout.store / one["stage"] / one["fingerprint"] for one in record["inputs"]]
+                waiting += [one.directory for one in inputs_of(layout.store, record)]
     return assets
 
 

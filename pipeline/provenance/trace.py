@@ -13,9 +13,10 @@ from typing import Any
 
 from model.token_shards import read_token_shard
 from pipeline.provenance.exposure import ModelExposure, Say, models_of, n_tokens_of, token_places
-from pipeline.provenance.trace_chain import STAGES, Chain, Place, chain_of, read_row
+from pipeline.provenance.trace_chain import TraceChain, TracedRow, chain_of, read_row
 from pipeline.provenance.trace_evidence import DROPPED_COLUMNS, evidence_of, kept_facts
 from pipeline.provenance.trace_text import ExampleTrace, TextMatch, find_examples, find_text, is_text, text_file
+from pipeline.store.chain import output_of, traced_stages
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import Handle
 
@@ -115,19 +116,20 @@ def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say 
     return []
 
 
-def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> Iterator[Chain]:
+def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> Iterator[TraceChain]:
     """What the newest output was made from; then also what was built since and is not in it yet."""
-    data = [handle for handle in handles.values() if handle.stage in STAGES]
+    stages = traced_stages()
+    data = [handle for handle in handles.values() if handle.stage in stages]
     if not data:
         raise ValueError("nothing has been collected yet, so there is nothing to trace; materialise `pages/<source>`")
-    newest = max(data, key=lambda handle: STAGES.index(handle.stage))
+    newest = max(data, key=lambda handle: stages.index(handle.stage))
     yield (of_newest := chain_of(store, [newest], say))
     of_all = chain_of(store, data, say)
     if of_all.folders.keys() != of_newest.folders.keys():
         yield of_all
 
 
-def traced(chain: Chain, pages: Mapping[str, str]) -> list[PageTrace]:
+def traced(chain: TraceChain, pages: Mapping[str, str]) -> list[PageTrace]:
     """`pages`: page id -> URL."""
     try:
         steps = {page_id: tuple(_page_steps(chain, page_id, url)) for page_id, url in pages.items()}
@@ -146,23 +148,23 @@ class _Lost(Exception):
     """A page that one stage kept and the next one neither kept nor dropped: an index or an output is damaged."""
 
 
-def _page_steps(chain: Chain, page_id: str, url: str) -> Iterator[TraceStep]:
+def _page_steps(chain: TraceChain, page_id: str, url: str) -> Iterator[TraceStep]:
     places = list(chain.places(page_id))
     _check_conserved(chain, places, url)
     facts = kept_facts(places)
     told = {place.folder: _step(chain, places, place, url, facts) for place in places}
-    steps = [told[folder] for folder in chain.documents() if folder in told]
+    steps, order = [told[folder] for folder in chain.documents() if folder in told], traced_stages().index
     is_left = bool(steps) and all(step.outcome != DROPPED for step in steps)
     for folder in chain.gone:
-        if is_left or (steps and STAGES.index(folder.stage) < STAGES.index(steps[-1].stage)):
+        if is_left or (steps and order(folder.stage) < order(steps[-1].stage)):
             steps.append(TraceStep(stage=folder.stage, outcome=REMOVED, page_id=page_id, url=url))
     documents = [step.document_id for step in steps if step.document_id and step.outcome != DROPPED]
-    for folder in chain.of("tokenize"):
+    for folder in chain.of(output_of("token_shards")):
         steps += _token_steps(chain, folder, page_id, url, documents[-1:])
-    yield from sorted(steps, key=lambda step: STAGES.index(step.stage))
+    yield from sorted(steps, key=lambda step: order(step.stage))
 
 
-def _check_conserved(chain: Chain, places: Sequence[Place], url: str) -> None:
+def _check_conserved(chain: TraceChain, places: Sequence[TracedRow], url: str) -> None:
     there = {place.folder for place in places}
     for folder in chain.documents():
         kept_by = [place for place in places if place.is_kept and place.folder in chain.inputs(folder)]
@@ -173,7 +175,9 @@ def _check_conserved(chain: Chain, places: Sequence[Place], url: str) -> None:
             )
 
 
-def _step(chain: Chain, places: Sequence[Place], place: Place, url: str, facts: Mapping[str, Any]) -> TraceStep:
+def _step(
+    chain: TraceChain, places: Sequence[TracedRow], place: TracedRow, url: str, facts: Mapping[str, Any]
+) -> TraceStep:
     evidence = evidence_of(chain, places, place, facts)
     outcome = evidence.get("split", KEPT) if place.is_kept else DROPPED
     return TraceStep(
@@ -191,7 +195,9 @@ def _step(chain: Chain, places: Sequence[Place], place: Place, url: str, facts: 
     )
 
 
-def _token_steps(chain: Chain, folder: Any, page_id: str, url: str, documents: Iterable[str]) -> Iterator[TraceStep]:
+def _token_steps(
+    chain: TraceChain, folder: Any, page_id: str, url: str, documents: Iterable[str]
+) -> Iterator[TraceStep]:
     """`documents`: the last known id, for shards whose corpus is gone."""
     for _, document, where, row in token_places(chain.store, folder, [page_id], documents, chain.say):
         path = folder.directory / where
@@ -212,7 +218,7 @@ def _token_steps(chain: Chain, folder: Any, page_id: str, url: str, documents: I
         )
 
 
-def _models(chain: Chain, pages: Iterable[str]) -> dict[str, list[ModelExposure]]:
+def _models(chain: TraceChain, pages: Iterable[str]) -> dict[str, list[ModelExposure]]:
     """Page id -> the models whose token shards hold it."""
     found: dict[str, list[ModelExposure]] = {}
     for model in models_of(chain.store, page_ids=list(pages), say=chain.say):

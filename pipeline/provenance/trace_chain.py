@@ -1,7 +1,8 @@
 """The outputs that the data went through, in the order of the stages, and where in each of them a page lies.
 
-In: handles, and the store that they lie in. Out: a Chain: the finished folders that they were made from, those that
-were removed since, and the pages that an id, a URL or the end of one names, all found by index (trace_index.py).
+In: handles, and the store that holds their folders. Out: a TraceChain: the finished folders that they were made from,
+those that were removed since, and the pages that an id, a URL or the end of one names, all found by index
+(trace_index.py).
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,19 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, Index, Say, drop_damaged, open_index
+from pipeline.store.chain import document_stages, traced_stages
 from pipeline.store.errors import CorruptShard
-from pipeline.store.lineage import Folder, Record, lineage
+from pipeline.store.lineage import Folder, Record, inputs_of, lineage
 from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER
 
-DOCUMENT_STAGES = ("collect", "clean", "filter", "dedup", "dedup_lines", "decontaminate", "split")  # Parquet shards
-STAGES = (*DOCUMENT_STAGES, "tokenize")
 TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second; Parquet has no whole seconds
 BATCH_ROWS = 1024  # decoded at once on the way to a row
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TracedRow:
     """A row of an output."""
 
     folder: Folder
@@ -49,7 +49,7 @@ class Place:
 
 
 @dataclass(slots=True)
-class Chain:
+class TraceChain:
     """Folders in the order of the stages; `gone` are those that a record names and that are not there any more."""
 
     store: Path
@@ -67,7 +67,7 @@ class Chain:
         return [folder for folder in self.folders if folder.stage in stages]
 
     def documents(self) -> list[Folder]:
-        return self.of(*DOCUMENT_STAGES)
+        return self.of(*document_stages())
 
     def with_addresses(self) -> list[Folder]:
         """Where every page is met first: what was collected; later outputs where that was removed."""
@@ -78,12 +78,12 @@ class Chain:
         ]
 
     def missing_inputs(self, record: Record) -> list[Folder]:
-        inputs = {(one["stage"], one["fingerprint"]) for one in record["inputs"]}
-        return [one for one in self.gone if one.stage in DOCUMENT_STAGES and (one.stage, one.fingerprint) in inputs]
+        inputs, stages = inputs_of(self.store, record), document_stages()
+        return [one for one in self.gone if one.stage in stages and one in inputs]
 
     def inputs(self, folder: Folder) -> list[Folder]:
-        given = {(one["stage"], one["fingerprint"]) for one in self.folders[folder]["inputs"]}
-        return [one for one in self.folders if (one.stage, one.fingerprint) in given]
+        given = folder.inputs(self.folders[folder])
+        return [one for one in self.folders if one in given]
 
     def pages(self, query: str, most: int) -> dict[str, str]:
         """Page id -> URL of the pages that an id or a URL names; those whose URL ends in it where it names none.
@@ -108,14 +108,14 @@ class Chain:
                 return self.index(folder, ADDRESSES).value("url", row)
         return ""
 
-    def places(self, page_id: str) -> Iterator[Place]:
+    def places(self, page_id: str) -> Iterator[TracedRow]:
         """Where the page lies in each output, in the order of the stages. A stage that dropped it comes last."""
         for folder in self.documents():
             index = self.index(folder)
             for row in index.rows_of("page_id", page_id):
                 where, number = index.place(row)
                 document = index.value("id", row)
-                yield Place(folder, where, number, page_id, None if document == page_id else document)
+                yield TracedRow(folder, where, number, page_id, None if document == page_id else document)
 
     def mended(self) -> bool:
         """Forget indexes whose bytes have changed since they were written; whether there were any."""
@@ -141,11 +141,12 @@ class Chain:
         return found
 
 
-def chain_of(store: Path, handles: Iterable[Handle], say: Say) -> Chain:
+def chain_of(store: Path, handles: Iterable[Handle], say: Say) -> TraceChain:
     """All that `handles` were made from, and they themselves."""
-    found = {folder: record for folder, record in lineage(handles).items() if folder.stage in STAGES}
-    ordered = sorted(found, key=lambda folder: STAGES.index(folder.stage))
-    return Chain(
+    stages = traced_stages()
+    found = {folder: record for folder, record in lineage(handles).items() if folder.stage in stages}
+    ordered = sorted(found, key=lambda folder: stages.index(folder.stage))
+    return TraceChain(
         store=store,
         folders={folder: record for folder in ordered if (record := found[folder]) is not None},
         gone=[folder for folder in ordered if found[folder] is None],

@@ -8,43 +8,41 @@ narrow columns, and the rows of evidence/ of the same shard; never a text.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.provenance.trace_chain import Chain, Place, read_row
-from pipeline.store.lineage import Folder, Record
+from pipeline.provenance.trace_chain import TraceChain, TracedRow, read_row
+from pipeline.store.chain import document_stages, link_of
+from pipeline.store.lineage import Record, inputs_of
 from pipeline.store.settings import read_recorded
 from pipeline.store.shards import EVIDENCE_FOLDER, read_table
 
 DROPPED_COLUMNS = ("reason", "score", "preview")
-KEPT_COLUMNS = {  # of the row that is left of a page: what each stage added to it
-    "clean": ("extractor", "code_language", "n_mojibake", "n_boilerplate_lines"),
-    "filter": ("language", "n_words", "n_masked"),
-    "dedup": ("cluster_size",),
-    "split": ("split", "family_id"),
-}
-COLLECTED_COLUMNS = ("source", "licence", "media_type", "collected_at", "http_status")
 PAGE_OF_EVIDENCE = ("dropped_page_id", "page_id")  # the first of them that the evidence of a stage has
 MOST_LINES = 5  # of evidence that people are shown of one stage
 PREVIEW = 60  # characters of a line
 
 
-def kept_facts(places: Sequence[Place]) -> dict[str, dict[str, Any]]:
+def kept_facts(places: Sequence[TracedRow]) -> dict[str, dict[str, Any]]:
     """Stage -> what it added to the page, of the stages that kept it."""
     facts: dict[str, dict[str, Any]] = {}
     kept = [place for place in places if place.is_kept]
+    shown = {stage: link_of(stage).shows for stage in document_stages()}
+    collected = shown.pop("collect")
     for place in kept[:1]:
         if place.folder.stage == "collect":
-            facts["collect"] = read_row(place.path, place.row, COLLECTED_COLUMNS)
+            facts["collect"] = read_row(place.path, place.row, collected)
     if kept and kept[-1].folder.stage != "collect":
-        names = [name for columns in KEPT_COLUMNS.values() for name in columns]
+        names = [name for columns in shown.values() for name in columns]
         row = read_row(kept[-1].path, kept[-1].row, names)
-        for stage, columns in KEPT_COLUMNS.items():
+        for stage, columns in shown.items():
             facts[stage] = {name: row[name] for name in columns if name in row}
     return facts
 
 
-def evidence_of(chain: Chain, places: Sequence[Place], place: Place, facts: Mapping[str, Any]) -> dict[str, Any]:
+def evidence_of(
+    chain: TraceChain, places: Sequence[TracedRow], place: TracedRow, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """What is known of one place: of a dropped page `reason`, `score` and what led to them."""
     stage = place.folder.stage
-    rows = [] if stage in ("collect", "clean", "filter", "split") else list(_evidence_rows(chain, place))
+    rows = list(_evidence_rows(chain, place)) if link_of(stage).evidence else []
     told: dict[str, Any] = dict(facts.get(stage, {})) if place.is_kept else {}
     if told.get("family_id", place.page_id) != place.page_id:
         told["family_url"] = chain.url_of(told["family_id"])
@@ -52,13 +50,13 @@ def evidence_of(chain: Chain, places: Sequence[Place], place: Place, facts: Mapp
         told |= read_row(place.path, place.row, DROPPED_COLUMNS)
         record = chain.folders[place.folder]
         if stage == "filter":
-            told |= _broken_rule(record, places, told)
+            told |= _broken_rule(chain, record, places, told)
         if stage == "dedup":
             told |= _duplicate_rule(record, rows)
     return told | ({"evidence": rows} if rows else {})
 
 
-def _evidence_rows(chain: Chain, place: Place) -> Iterator[dict[str, Any]]:
+def _evidence_rows(chain: TraceChain, place: TracedRow) -> Iterator[dict[str, Any]]:
     path = place.folder.directory / EVIDENCE_FOLDER / place.shard
     if not path.exists():
         return
@@ -82,11 +80,13 @@ def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[s
     return {}
 
 
-def _broken_rule(record: Record, places: Sequence[Place], told: Mapping[str, Any]) -> dict[str, Any]:
+def _broken_rule(
+    chain: TraceChain, record: Record, places: Sequence[TracedRow], told: Mapping[str, Any]
+) -> dict[str, Any]:
     """The rule of `filter` with the limit that held for the source of the page."""
     from pipeline.corpus.filter.rules import FilterRecipe, rules_of
 
-    measured = _signals(record, places)
+    measured = _signals(chain, record, places)
     source = next((read_row(place.path, place.row, ("source",))["source"] for place in places[-1:]), "")
     try:
         recipe = read_recorded(FilterRecipe, record["config"])
@@ -106,18 +106,14 @@ def _broken_rule(record: Record, places: Sequence[Place], told: Mapping[str, Any
     return {}
 
 
-def _signals(record: Record, places: Sequence[Place]) -> dict[str, Any]:
+def _signals(chain: TraceChain, record: Record, places: Sequence[TracedRow]) -> dict[str, Any]:
     """Language as `signals` measured it; its rows lie as those of `clean`. Empty where its output was removed."""
     cleaned = next((place for place in places if place.folder.stage == "clean" and place.is_kept), None)
-    folders = [one["fingerprint"] for one in record["inputs"] if one["stage"] == "signals"]
+    folders = [one for one in inputs_of(chain.store, record) if one.stage == "signals"] if cleaned else []
     if cleaned is None or not folders:
         return {}
-    path = _beside(cleaned.folder, "signals", folders[0]) / cleaned.where
+    path = folders[0].directory / cleaned.where
     return read_row(path, cleaned.row, ("language", "language_confidence", "failure")) if path.exists() else {}
-
-
-def _beside(folder: Folder, stage: str, fingerprint: str):
-    return folder.directory.parents[1] / stage / fingerprint
 
 
 def evidence_lines(stage: str, told: Mapping[str, Any]) -> Iterator[str]:

@@ -20,9 +20,10 @@ from pipeline.corpus.dedup.shingles import Shingler
 from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.word_hashes import WORD
 from pipeline.provenance.exposure import Say, finished_checkpoints
-from pipeline.provenance.trace_chain import Chain, read_row
+from pipeline.provenance.trace_chain import TraceChain, read_row
 from pipeline.provenance.trace_index import KEYS, PASSAGES, has_passages, open_index
-from pipeline.store.lineage import Folder
+from pipeline.store.chain import stages_with_texts
+from pipeline.store.lineage import Folder, folder_of
 from pipeline.store.records import Handle
 from pipeline.store.shards import duckdb_files, shard_paths, text_digest
 
@@ -32,7 +33,6 @@ LEAST_CONTAINMENT = 0.1  # of a text in a document that is told
 FEWEST_WORDS = 3  # of a text that is searched for
 SEARCHED_WORDS, SEARCHED_CHARACTERS = 32, 400  # of the beginning of a text that is searched for
 MOST_CHARACTERS = 20_000_000  # of a text that is asked for
-WITH_TEXT = ("clean", "filter", "dedup", "dedup_lines", "decontaminate", "split")  # the first that is there is read
 SEARCH = """
 SELECT page_id, url FROM read_parquet($files, hive_partitioning = false)
 WHERE regexp_matches(text, $pattern) LIMIT $most
@@ -62,7 +62,7 @@ class ExampleTrace:
     models: tuple[Path, ...]  # checkpoints made from these examples; they saw it where it is of the train split
 
 
-def find_text(chain: Chain, text: str, say: Say, seconds: float) -> list[TextMatch]:
+def find_text(chain: TraceChain, text: str, say: Say, seconds: float) -> list[TextMatch]:
     """At most MOST_MATCHES documents that hold `text`, best first. ValueError for a text without words."""
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"the text has {len(text):,} characters, at most {MOST_CHARACTERS:,} can be looked for")
@@ -86,7 +86,7 @@ def find_examples(store: Path, handles: Mapping[str, Handle], query: str, say: S
     for asset, handle in sorted(handles.items()):
         if handle.stage != "examples":
             continue
-        folder = Folder(handle.stage, handle.fingerprint, handle.directory)
+        folder = folder_of(handle)
         index = open_index(store, folder, KEYS, say)
         for row in sorted({row for one in ids for row in index.rows_of("id", one)}):
             found.append(_example(store, asset, folder, index.value("id", row), *index.place(row)))
@@ -114,7 +114,7 @@ def text_file(query: str) -> str | None:
         return None
 
 
-def _by_passages(chain: Chain, folder: Folder, text: str) -> Iterator[TextMatch]:
+def _by_passages(chain: TraceChain, folder: Folder, text: str) -> Iterator[TextMatch]:
     config = chain.folders[folder]["config"]
     shingler = Shingler(config["shingle_words"])
     if len(WORD.findall(text[:10_000])) < config["shingle_words"]:
@@ -139,11 +139,11 @@ def _by_passages(chain: Chain, folder: Folder, text: str) -> Iterator[TextMatch]
             yield TextMatch(page_id=page_id, url=chain.url_of(page_id), how="passage", containment=containment)
 
 
-def _by_search(chain: Chain, text: str, say: Say, seconds: float) -> list[TextMatch]:
+def _by_search(chain: TraceChain, text: str, say: Say, seconds: float) -> list[TextMatch]:
     """Reads every text, which takes seconds a GB; ValueError when the time is up before something was found."""
     import duckdb
 
-    folders = [folder for stage in WITH_TEXT for folder in chain.of(stage)]
+    folders = [folder for stage in stages_with_texts() for folder in chain.of(stage)]
     if not folders or not (paths := _paths_of_stage(folders)):
         return []
     say(f"no run of words of the index is in this text; reading all texts, for {seconds:g} s at most")

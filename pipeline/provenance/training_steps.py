@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.provenance.exposure import Say, Training, corpus_of, finished_checkpoints, in_store, training_of
+from pipeline.provenance.exposure import Say, Training, corpus_of, finished_checkpoints, training_of
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, open_index
-from pipeline.store.lineage import Folder, Record
+from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.records import PREVIEW_CHARACTERS
 from pipeline.store.settings import read_recorded
 from pipeline.store.store import RECORD, read_handle, read_record
@@ -73,7 +73,7 @@ def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) 
         given = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
         raise ValueError(f"{given}: never trained in {model}; its steps go from 1 to {handle.rows:,}")
     folder = Folder(handle.stage, handle.fingerprint, model)
-    own = [in_store(store, one) for one in record["inputs"]]
+    own = inputs_of(store, record)
     if any(one.stage == "examples" for one in own):
         return _examples_of_steps(folder, record, own, first, last)
     training = training_of(store, folder, {**finished_checkpoints(store), folder: record})
@@ -90,14 +90,12 @@ def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) 
         n_steps=handle.rows,
         kind="documents",
         documents=tuple(_described(store, training, tokens, say)),
-        note=""
-        if corpus_of(store, training.tokens)
-        else "the corpus of these tokens was removed, and with it the URLs",
+        note="" if corpus_of(training.tokens) else "the corpus of these tokens was removed, and with it the URLs",
     )
 
 
 def _described(store: Path, training: Training, tokens: Mapping[str, int], say: Say) -> Iterator[StepDocument]:
-    corpus = corpus_of(store, training.tokens)
+    corpus = corpus_of(training.tokens)
     keys = open_index(store, corpus, KEYS, say) if corpus else None
     addresses = open_index(store, corpus, ADDRESSES, say) if corpus else None
     for document, n in tokens.items():

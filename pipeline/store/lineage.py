@@ -5,13 +5,13 @@ was removed since. A record names the stage and the fingerprint of every input, 
 by side, so the chain is followed without a look at anything else.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.store.records import Handle
-from pipeline.store.store import read_record
+from pipeline.store.store import output_folder, read_record
 
 Record = dict[str, Any]
 
@@ -23,6 +23,20 @@ class Folder:
     stage: str
     fingerprint: str
     directory: Path
+
+    def inputs(self, record: Mapping[str, Any] | None) -> list["Folder"]:
+        """What it was made from, in the same store, as its `record` names it; nothing where the record is gone."""
+        return inputs_of(self.directory.parents[1], record)
+
+
+def inputs_of(store: Path, record: Mapping[str, Any] | None) -> list[Folder]:
+    """What a record names as inputs, in `store`, for an output that was written somewhere else."""
+    names = [(one["stage"], one["fingerprint"]) for one in (record or {}).get("inputs", ())]
+    return [Folder(*name, output_folder(store, *name)) for name in names]
+
+
+def folder_of(handle: Handle) -> Folder:
+    return Folder(handle.stage, handle.fingerprint, handle.directory)
 
 
 def lineage(handles: Iterable[Handle], until: Collection[Path] = ()) -> dict[Folder, Record | None]:
@@ -36,13 +50,11 @@ def lineage(handles: Iterable[Handle], until: Collection[Path] = ()) -> dict[Fol
         if folder in found:
             return
         record = read_record(folder.directory)
-        root = folder.directory.parents[1]
-        for one in record["inputs"] if record else ():
-            directory = root / one["stage"] / one["fingerprint"]
-            if directory not in until:
-                visit(Folder(one["stage"], one["fingerprint"], directory))
+        for one in folder.inputs(record):
+            if one.directory not in until:
+                visit(one)
         found[folder] = record
 
     for handle in handles:
-        visit(Folder(handle.stage, handle.fingerprint, handle.directory))
+        visit(folder_of(handle))
     return dict(reversed(found.items()))

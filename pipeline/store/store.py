@@ -90,7 +90,8 @@ class Work:
 
     stage: str
     fingerprint: str
-    recipe: str  # fingerprint without the inputs: the key of what is remembered a shard
+    recipe: str  # fingerprint without the inputs: the key of the results that are kept per shard
+    libraries: Mapping[str, str]  # distribution -> version of those that decide the output
     directory: Path
     parts: Path
     engine: Engine
@@ -138,6 +139,10 @@ class Store:
     observer: Observer = field(default_factory=Silent)
     launch: Launch | None = None  # how a training gets processes of its own; None = it happens in this one
 
+    def where(self, stage: str, fingerprint: str) -> Path:
+        """The folder of one output."""
+        return output_folder(self.root, stage, fingerprint)
+
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
         """The output of `stage` for `cfg` and `inputs`, made now or found finished.
 
@@ -145,7 +150,7 @@ class Store:
         Raises DiskFull when no room is left, CorruptShard when a finished output lost bytes.
         """
         recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
-        where = directory or self.root / stage.name / fingerprint
+        where = directory or self.where(stage.name, fingerprint)
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         with room_for(stage.name, where), _only_builder(where):
@@ -156,6 +161,7 @@ class Store:
                 stage=stage.name,
                 fingerprint=fingerprint,
                 recipe=recipe,
+                libraries=libraries_of(stage),
                 directory=where,
                 parts=self.root / stage.name / "parts",
                 engine=self.engine,
@@ -167,6 +173,11 @@ class Store:
         return Built(handle=handle_of(where, record), unchanged=False, record=record)
 
 
+def output_folder(root: Path, stage: str, fingerprint: str) -> Path:
+    """Where a store below `root` keeps the output of a stage. Outputs of one store lie side by side."""
+    return root / stage / fingerprint
+
+
 def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
     """Hash of everything that decides a stage's output."""
     return text_digest(recipe_of(stage, cfg), *(handle.digest for handle in inputs))
@@ -174,7 +185,12 @@ def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
 
 def recipe_of(stage: Stage, cfg: Config) -> str:
     """Canonical text of everything that decides a stage's output, save its inputs."""
-    return json.dumps([stage.name, stage.version, libraries_of(stage), literals(cfg)], sort_keys=True)
+    return recipe_text(stage.name, stage.version, libraries_of(stage), literals(cfg))
+
+
+def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any) -> str:
+    """`config` as literals, so that the recipe of a finished output can be made of its record."""
+    return json.dumps([name, version, libraries, config], sort_keys=True)
 
 
 def libraries_of(stage: Stage) -> dict[str, str]:

@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from model.token_shards import SPLITS, read_description, read_token_shards
+from pipeline.store.chain import same_asset, side_inputs
+from pipeline.store.lineage import Folder, folder_of
 from pipeline.store.records import Handle, Shards
 from pipeline.store.shards import DROPPED_FOLDER, shard_paths
 from pipeline.store.store import read_record
-
-EXAMPLES = "examples"  # stage whose rows others compare theirs with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,25 +25,24 @@ class Verdict:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def conservation(handle: Handle, n_stages: int) -> Verdict:
-    """Rows in = kept + dropped, by the rows that lie there, in the last `n_stages` stages that made `handle`."""
-    directory, lost = handle.directory, {}
-    for _ in range(n_stages):
-        record = read_record(directory)
+def conservation(handle: Handle) -> Verdict:
+    """Rows in = kept + dropped, counted in the shards of each stage that the asset of `handle` runs."""
+    stages, lost = same_asset(handle.stage), {}
+    folder: Folder | None = folder_of(handle)
+    while folder is not None and folder.stage in stages:
+        record = read_record(folder.directory)
         assert record is not None
-        lost[record["stage"]] = _lost_rows(directory, record)
-        if record["inputs"]:
-            first = record["inputs"][0]
-            directory = handle.directory.parents[1] / first["stage"] / first["fingerprint"]
+        lost[folder.stage] = _lost_rows(folder, record)
+        folder = next(iter(folder.inputs(record)), None)
     total = sum(abs(rows) for rows in lost.values())
     return Verdict(passed=not total, rule="rows in - kept - dropped = 0", observed=total, limit=0, details=lost)
 
 
-def _lost_rows(directory: Path, record: Mapping[str, Any]) -> int:
+def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:
     """Rows that a stage cannot account for: of its inputs, of its shards, of its dropped rows."""
-    counts, root = record["counts"], directory.parents[1]
-    inputs = [read_record(root / one["stage"] / one["fingerprint"]) or {} for one in record["inputs"]]
-    shards = [one["rows"] for one in inputs if one.get("handle") == Shards.__name__ and one["stage"] != EXAMPLES]
+    counts, directory, beside = record["counts"], folder.directory, side_inputs(folder.stage)
+    inputs = [read_record(one.directory) or {} for one in folder.inputs(record) if one.stage not in beside]
+    shards = [one["rows"] for one in inputs if one.get("handle") == Shards.__name__]
     given = sum(shards) if shards else counts["rows_in"]  # a stage may begin with files, and a deny list beside
     dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
     if paths := shard_paths(directory):

@@ -9,7 +9,6 @@ verification on the text (verification.py), shards written again without the dro
 Best is the highest quality (survivors.py), then the most words, bytes, source_priority, page id.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -103,7 +102,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     scratch = work.directory / SCRATCH
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     settings = _signature_settings(cfg)
-    recipe = signature_recipe(settings, json.loads(work.recipe)[2])
+    recipe = signature_recipe(settings, work.libraries)
     for handle in inputs[1:]:
         check_index(handle, recipe)
     make_signatures(inputs[:1], work, settings, recipe)

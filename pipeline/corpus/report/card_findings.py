@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from pipeline.corpus.report.card_markdown import code, count, documents, listed, percent, plain
 from pipeline.corpus.report.card_people import left_in_text
-from pipeline.corpus.report.corpus_chain import Chain, Row
+from pipeline.corpus.report.corpus_chain import CorpusChain, Row
 from pipeline.corpus.report.corpus_results import share, total, unaccounted, words_in
 from pipeline.corpus.report.corpus_tables import Tables
 
@@ -19,7 +19,7 @@ FEW_SHE = 0.35  # of the pronouns he and she
 FEWEST_PRONOUNS = 100
 
 
-def findings(chain: Chain, tables: Tables) -> Iterator[str]:
+def findings(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     yield from _of_the_counts(chain, tables)
     if not tables["sources"]:
         yield "**The corpus is empty.**"
@@ -29,7 +29,7 @@ def findings(chain: Chain, tables: Tables) -> Iterator[str]:
     yield "Names of people and street addresses are neither found nor masked."
 
 
-def _of_the_counts(chain: Chain, tables: Tables) -> Iterator[str]:
+def _of_the_counts(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     if n := unaccounted(tables):
         yield f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped."
     if chain.missing:

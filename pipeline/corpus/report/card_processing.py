@@ -9,25 +9,17 @@ from typing import Any
 
 from pipeline.corpus.collect.source_rules import RULE_SETS
 from pipeline.corpus.report.card_markdown import address, code, count, documents, listed, percent, plain, table
-from pipeline.corpus.report.corpus_chain import Chain
+from pipeline.corpus.report.corpus_chain import CorpusChain
 from pipeline.corpus.report.corpus_results import total, unaccounted
-from pipeline.corpus.report.corpus_tables import COUNTED_STAGES, Tables
+from pipeline.corpus.report.corpus_tables import Tables
+from pipeline.store.chain import document_stages, link_of
 
-DOES = {
-    "collect": "takes pages from their sources and refuses those that are too large or no text",
-    "clean": "takes the text out of each page and repairs it",
-    "filter": "keeps wanted languages and what the rule sets let pass; masks personal data",
-    "dedup": "removes exact and near duplicates, each verified on its text",
-    "dedup_lines": "takes out lines that many documents of a site repeat",
-    "decontaminate": "cuts out texts that models are judged on",
-    "split": "divides into train, validation and test; drops nothing",
-}
 ALWAYS_SHOWN = {"language_confidence", "profane_word_fraction", "adult_word_fraction"}
 MOST_REASONS = 25  # rows of that table; the rest is added up
 
 
-def processing(chain: Chain, tables: Tables) -> Iterator[str]:
-    stages = [stage for stage in COUNTED_STAGES if any(row["stage"] == stage for row in tables["funnel"])]
+def processing(chain: CorpusChain, tables: Tables) -> Iterator[str]:
+    stages = [stage for stage in document_stages() if any(row["stage"] == stage for row in tables["funnel"])]
     yield "What each stage does to the documents, and how many are left. In = kept + dropped holds at every stage:\n"
     yield _stages(tables, stages)
     yield _accounts(chain, tables)
@@ -59,11 +51,11 @@ def _stages(tables: Tables, stages: list[str]) -> str:
         own = [row for row in tables["funnel"] if row["stage"] == stage]
         rows_in, dropped = total(own, "rows_in"), total(own, "dropped")
         numbers = [count(rows_in), count(total(own, "kept")), count(dropped), percent(dropped, rows_in)]
-        lines.append([f"`{stage}`", *numbers, DOES[stage]])
+        lines.append([f"`{stage}`", *numbers, link_of(stage).does])
     return table(["stage", "in", "kept", "dropped", "share", "what it does"], lines)
 
 
-def _accounts(chain: Chain, tables: Tables) -> str:
+def _accounts(chain: CorpusChain, tables: Tables) -> str:
     """Whether the numbers reconcile, and what cannot be told."""
     if n := unaccounted(tables):
         told = f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped.\n"
@@ -97,7 +89,8 @@ def _reasons(tables: Tables) -> Iterator[str]:
     if not found:
         yield "Nothing was dropped.\n"
         return
-    order = sorted(found.items(), key=lambda item: (COUNTED_STAGES.index(item[0][0]), -item[1]["n"], item[0]))
+    stages = document_stages()
+    order = sorted(found.items(), key=lambda item: (stages.index(item[0][0]), -item[1]["n"], item[0]))
     lines = []
     for (stage, reason), own in order[:MOST_REASONS]:
         sources = sorted(own["sources"].items(), key=lambda item: (-item[1], item[0]))
@@ -125,7 +118,7 @@ def _repair(tables: Tables) -> Iterator[str]:
     )
 
 
-def _rule_sets(chain: Chain, tables: Tables) -> Iterator[str]:
+def _rule_sets(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     (folder,) = chain.folders["filter"]
     config = chain.records[folder]["config"]
     judged = config["config"]["rules"]
@@ -224,7 +217,7 @@ def _repeated_lines(tables: Tables) -> Iterator[str]:
     yield table(["site", "line", "times removed", "documents that hold it", "documents of the site"], lines)
 
 
-def _contamination(chain: Chain, tables: Tables) -> Iterator[str]:
+def _contamination(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     (folder,) = chain.folders["decontaminate"]
     tasks = chain.records[folder]["config"]["tasks"]
     if not tasks:

@@ -14,8 +14,9 @@ import numpy as np
 from pipeline.corpus.collect.source_rules import RULE_SETS
 from pipeline.corpus.report.corpus_chain import Row
 from pipeline.corpus.report.corpus_results import share
-from pipeline.corpus.report.corpus_tables import COUNTED_STAGES, Tables
+from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.corpus.report.corpus_terms import AXES
+from pipeline.store.chain import document_stages, link_of
 from pipeline.store.shards import replacing
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#BBBBBB"
-OF_STAGE = {"collect": GREY, "clean": PURPLE, "filter": ORANGE, "dedup": SKY, "split": YELLOW}
-OF_STAGE |= {"dedup_lines": BLUE, "decontaminate": VERMILION}
 OF_SIDE = (BLUE, ORANGE, GREEN, PURPLE)
 DPI = 100
 MOST_SOURCES = 20  # that a picture shows, those with most documents
@@ -79,12 +78,12 @@ def funnel_figure(tables: Tables) -> "Figure | None":
     if not names:
         return None
     figure, axes = _bars(len(names), "What became of the pages of every source", legend=True)
-    stages = [stage for stage in COUNTED_STAGES if any(dropped.get((stage, source)) for source in names)]
+    stages = [stage for stage in document_stages() if any(dropped.get((stage, source)) for source in names)]
     left = np.zeros(len(names))
     kept = [pages[source] - sum(dropped.get((stage, source), 0) for stage in stages) for source in names]
     parts = [("kept", GREEN, kept)]
     parts += [
-        (f"dropped by {stage}", OF_STAGE[stage], [dropped.get((stage, source), 0) for source in names])
+        (f"dropped by {stage}", link_of(stage).colour, [dropped.get((stage, source), 0) for source in names])
         for stage in reversed(stages)
     ]
     for label, colour, counts in parts:
@@ -112,7 +111,7 @@ def drop_reasons_figure(tables: Tables) -> "Figure | None":
         return None
     figure, axes = _bars(len(top), "Why documents were dropped")
     for place, ((stage, _), n) in enumerate(top):
-        axes.barh(place, n, color=OF_STAGE.get(stage, GREY))
+        axes.barh(place, n, color=link_of(stage).colour)
         axes.text(n, place, f" {n:,}", va="center")
     _named(axes, [f"{stage}: {reason}" for (stage, reason), _ in top])
     axes.set_xlim(0, 1.15 * top[0][1])

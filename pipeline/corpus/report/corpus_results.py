@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from pipeline.corpus.report.corpus_chain import Row
-from pipeline.corpus.report.corpus_tables import COUNTED_STAGES, Tables
+from pipeline.corpus.report.corpus_tables import Tables
+from pipeline.store.chain import document_stages, link_of
 
 MILLION = 1_000_000
 
@@ -57,9 +58,9 @@ def words_in(tables: Tables, split: str) -> int:
 def dropped_shares(tables: Tables) -> dict[str, float]:
     """Of what came into each stage."""
     found = {}
-    for stage in COUNTED_STAGES:
+    for stage in document_stages():
         own = [row for row in tables["funnel"] if row["stage"] == stage]
-        if own and stage != "split":  # which drops nothing
+        if own and link_of(stage).drops:
             found[stage] = share(total(own, "dropped"), total(own, "rows_in"))
     return found
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pipeline.corpus.collect.source_rules import RULE_SETS
 from pipeline.corpus.filter.rules import FilterConfig, judge, rules_of
 from pipeline.corpus.laws import REMOVED
-from pipeline.corpus.report.corpus_chain import STAGES, Chain, Row, rows
+from pipeline.corpus.report.corpus_chain import CorpusChain, Row, rows
 from pipeline.corpus.report.corpus_terms import (
     AXES,
     NOT_AFTER,
@@ -25,10 +25,10 @@ from pipeline.corpus.report.corpus_terms import (
     phrase_pattern,
     word_pattern,
 )
+from pipeline.store.chain import document_stages
 from pipeline.store.records import MEASURES
 
 Tables = dict[str, list[Row]]
-COUNTED_STAGES = tuple(stage for stage in STAGES if stage != "signals")  # which drops nothing
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
 SIGNIFICANT_DIGITS = 6  # of a signal: columns hold 32-bit floats
 ENGLISH = "en"
@@ -171,7 +171,7 @@ WHERE {signal} IS NOT NULL GROUP BY ALL ORDER BY ALL
 """
 
 
-def count_all(database: Any, chain: Chain, top_domains: int) -> Tables:
+def count_all(database: Any, chain: CorpusChain, top_domains: int) -> Tables:
     """Everything but the signals and the terms."""
     return {
         "funnel": list(funnel(database, chain)),
@@ -195,7 +195,7 @@ def count_all(database: Any, chain: Chain, top_domains: int) -> Tables:
     }
 
 
-def removals(database: Any, chain: Chain) -> Tables:
+def removals(database: Any, chain: CorpusChain) -> Tables:
     """What dedup_lines took out, with its `share` of the text of a source, and what decontaminate found."""
     measures = {
         name: value
@@ -214,13 +214,13 @@ def removals(database: Any, chain: Chain) -> Tables:
     }
 
 
-def funnel(database: Any, chain: Chain) -> Iterator[Row]:
+def funnel(database: Any, chain: CorpusChain) -> Iterator[Row]:
     """Of every source at every stage: documents in, kept, dropped, and those that nobody accounts for.
 
     `unaccounted` is None where the stage before is no longer there to compare with.
     """
     before: Mapping[str, int] | None = _collected(chain) if chain.there("collect") else None
-    for stage in COUNTED_STAGES:
+    for stage in document_stages():
         if chain.without(stage):
             continue
         if not chain.there(stage):
@@ -244,7 +244,7 @@ def funnel(database: Any, chain: Chain) -> Iterator[Row]:
         before = kept
 
 
-def _collected(chain: Chain) -> dict[str, int]:
+def _collected(chain: CorpusChain) -> dict[str, int]:
     """Pages that `collect` says it saw, by source."""
     records = [chain.records[folder] for folder in chain.folders.get("collect", ())]
     seen: dict[str, int] = {}
@@ -266,7 +266,7 @@ def signal_names() -> list[str]:
     return [field.name for field in MEASURES if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
 
 
-def prepare_signals(database: Any, chain: Chain) -> bool:
+def prepare_signals(database: Any, chain: CorpusChain) -> bool:
     """Make the table `measured`; whether it also has the documents that were dropped."""
     columns = ", ".join(["language", *signal_names()])
     complete = chain.there("signals") and chain.there("clean")
@@ -352,7 +352,7 @@ def rule_set_table(database: Any, cfg: FilterConfig) -> list[Row]:
 # Terms.
 
 
-def term_tables(database: Any, chain: Chain) -> Tables:
+def term_tables(database: Any, chain: CorpusChain) -> Tables:
     """English words by source, and how often every side of every axis is named, before cleaning and after."""
     compared = chain.there("clean") and chain.there("signals")
     words_before = rows(database, WORDS_BEFORE)[0]["words"] if compared else None

@@ -14,7 +14,7 @@ from pipeline.corpus.report.card_findings import findings
 from pipeline.corpus.report.card_markdown import address, count, documents, listed, percent, plain, size, table
 from pipeline.corpus.report.card_people import people
 from pipeline.corpus.report.card_processing import processing
-from pipeline.corpus.report.corpus_chain import STAGES, Chain
+from pipeline.corpus.report.corpus_chain import CorpusChain
 from pipeline.corpus.report.corpus_results import total, words_in
 from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.store.records import SPLITS
@@ -61,7 +61,7 @@ class Declared(Protocol):
     def min_occupation_count(self) -> int: ...
 
 
-def data_card(cfg: Declared, chain: Chain, tables: Tables) -> str:
+def data_card(cfg: Declared, chain: CorpusChain, tables: Tables) -> str:
     sections = [
         f"# Data card: {plain(cfg.title)}\n",
         _abstract(tables),
@@ -90,7 +90,7 @@ def data_card(cfg: Declared, chain: Chain, tables: Tables) -> str:
     return "\n".join(sections)
 
 
-def first_page(cfg: Declared, chain: Chain, tables: Tables) -> str:
+def first_page(cfg: Declared, chain: CorpusChain, tables: Tables) -> str:
     """The opening of the card and its most important table."""
     parts = [
         f"# {plain(cfg.title)}\n",
@@ -102,7 +102,7 @@ def first_page(cfg: Declared, chain: Chain, tables: Tables) -> str:
     return "\n".join(parts)
 
 
-def provenance(chain: Chain) -> str:
+def provenance(chain: CorpusChain) -> str:
     """When, how long and by which code everything was built; no part of the identity of a report."""
     lines = [
         [
@@ -197,7 +197,7 @@ def _counts(row: Mapping[str, Any], words: int) -> list[str]:
     return [count(row["documents"]), count(row["words"]), percent(row["words"], words)]
 
 
-def _collection(chain: Chain) -> Iterator[str]:
+def _collection(chain: CorpusChain) -> Iterator[str]:
     lines = []
     for folder in chain.folders.get("collect", ()):
         record = chain.records[folder]
@@ -246,7 +246,7 @@ def _splits(tables: Tables) -> Iterator[str]:
     yield "Divided by families of documents that overlap, so that no text of one side stands in another.\n"
 
 
-def _making(chain: Chain) -> Iterator[str]:
+def _making(chain: CorpusChain) -> Iterator[str]:
     lines = [
         [
             f"`{folder.stage}`",
@@ -273,5 +273,5 @@ def _making(chain: Chain) -> Iterator[str]:
     yield "```text\n" + "\n".join(settings).replace("`", "'") + "\n```\n"
 
 
-def _in_order(chain: Chain) -> list[tuple[Any, dict[str, Any]]]:
-    return [(folder, chain.records[folder]) for stage in STAGES for folder in chain.folders.get(stage, ())]
+def _in_order(chain: CorpusChain) -> list[tuple[Any, dict[str, Any]]]:
+    return [(folder, chain.records[folder]) for folders in chain.folders.values() for folder in folders]

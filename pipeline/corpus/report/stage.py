@@ -19,7 +19,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 from pipeline.corpus.filter.rules import FilterRecipe
-from pipeline.corpus.report.corpus_chain import Chain, opened, read_chain
+from pipeline.corpus.report.corpus_chain import CorpusChain, opened, read_chain
 from pipeline.corpus.report.corpus_figures import write_figures
 from pipeline.corpus.report.corpus_results import corpus_results, total
 from pipeline.corpus.report.corpus_tables import (
@@ -91,7 +91,9 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
 CORPUS_REPORT = Stage(name="corpus_report", version=2, function=corpus_report, handle=Report, libraries=("duckdb",))
 
 
-def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progress: Callable[[int], None]) -> Tables:
+def measured_tables(
+    cfg: CorpusReportConfig, chain: CorpusChain, scratch: Path, progress: Callable[[int], None]
+) -> Tables:
     """Everything that the card and the figures are made of. `scratch` is a folder that exists meanwhile only."""
     recipe = filter_recipe(chain)
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
@@ -112,7 +114,7 @@ def measured_tables(cfg: CorpusReportConfig, chain: Chain, scratch: Path, progre
     return tables | {"measured": [{"dropped_too": complete}], "masked_kinds": kinds}
 
 
-def filter_recipe(chain: Chain) -> FilterRecipe:
+def filter_recipe(chain: CorpusChain) -> FilterRecipe:
     """The settings of the build of `filter` that made the documents."""
     (folder,) = chain.folders["filter"]
     recorded = chain.records[folder]["config"]

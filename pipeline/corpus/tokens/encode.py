@@ -54,8 +54,7 @@ def encoded_schema(vocab_size: int) -> pa.Schema:
 
 def encode_shards(corpus: Shards, file: TokenizerFile, work: Work) -> Counts:
     """encoded/<shard>.arrow for every shard."""
-    libraries = json.loads(work.recipe)[2]
-    recipe = json.dumps(["encoded", ENCODING_VERSION, libraries, file.digest])
+    recipe = json.dumps(["encoded", ENCODING_VERSION, dict(work.libraries), file.digest])
     scratch = work.parts / f".{work.fingerprint}"  # where a rename into the parts is possible
     shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.store.records import TokenizerFile
 from pipeline.store.shards import write_text
-from pipeline.store.store import Built, Config, Stage, handle_of, read_record, recipe_of
+from pipeline.store.store import Built, Config, Stage, handle_of, read_record, recipe_of, recipe_text
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def kept_tokenizer(path: Path, store: Path, stage: Stage, cfg: Config) -> Built 
             f"{path} keeps the tokenizer in {directory}, where there is none; delete {path.name} to have a new one"
             " trained, which rebuilds every model"
         )
-    made_by = json.dumps([record["stage"], record["version"], record["libraries"], record["config"]], sort_keys=True)
+    made_by = recipe_text(record["stage"], record["version"], record["libraries"], record["config"])
     if made_by != recipe_of(stage, cfg):
         log.warning("%s keeps a tokenizer that was made with other settings or versions; a new one is built", path)
         return None

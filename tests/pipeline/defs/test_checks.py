@@ -31,7 +31,7 @@ def copied(handle: Shards, folder) -> Shards:
 
 
 def test_conservation_counts_every_row_of_every_stage(toy_graph):
-    verdict = conservation(load_current(toy_graph.layout, "documents"), n_stages=2)
+    verdict = conservation(load_current(toy_graph.layout, "documents"))
     assert verdict.passed
     assert verdict.details == {"filter": 0, "clean": 0}
 
@@ -45,7 +45,7 @@ def test_conservation_a_row_that_vanished_from_a_shard_is_seen(toy_graph, tmp_pa
     told = json.loads(record.read_text())
     told["files"][path.name]["bytes"] = path.stat().st_size
     record.write_text(json.dumps(told))
-    verdict = conservation(corpus, n_stages=1)
+    verdict = conservation(corpus)
     assert not verdict.passed
     assert verdict.observed >= 1
 

@@ -271,7 +271,7 @@ def test_decontaminate_conserves_rows(run):
     items = [prose(rng, 10) for _ in range(3)]
     built = run({"a": [*items, prose(rng, 300)], "b": [prose(rng, 40)]}, [("test", item) for item in items])
     assert built.counts == Counts(rows_in=5, kept=2, dropped={"contaminated": 3})
-    verdict = conservation(built.handle, 2)
+    verdict = conservation(built.handle)
     assert verdict.passed, verdict.details
 
 

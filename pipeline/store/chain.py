@@ -1,0 +1,353 @@
+"""The table of all stages, from raw pages to evaluated models: their order, and what is true of each.
+
+In: nothing. Out: CHAIN, with one row per stage, and questions about it. The command line, the asset bodies, the
+checks, the corpus report, `gristmill trace`, `gristmill forget` and docs/stages.md read it, so that a new stage is a
+folder of its own and one row here. Stages and configs are dotted names below `pipeline`, because the store imports
+nothing that is built on it; schemas are names of records.py, so that `gristmill --help` needs no pyarrow. Functions
+read CHAIN when they are called.
+"""
+
+import importlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.store.records import Handle
+
+GREY = "#BBBBBB"
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """An input of a stage: `least` to `most` outputs (None = any number).
+
+    `what` names a stage, or a schema, in capitals: then the output of any earlier stage that writes it fits.
+    """
+
+    what: str
+    least: int = 1
+    most: int | None = 1
+
+    def stages(self, reader: str) -> tuple[str, ...]:
+        """Names of the stages whose outputs fit."""
+        if not self.what.isupper():
+            return (self.what,)
+        names = [link.name for link in CHAIN]
+        before = CHAIN[: names.index(reader)] if reader in names else CHAIN
+        return tuple(link.name for link in before if link.writes == self.what)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Link:
+    """One stage of the chain."""
+
+    name: str
+    does: str  # a phrase with a verb, for the data card and the documentation
+    stage: str = ""  # dotted name of the Stage constant; empty where the stage is made for each input
+    config: str = ""
+    recipe: str = ""  # class that wraps the config, where the stage needs more than its settings
+    asset: str = ""  # the asset that runs it, or the last part of its name (<task>_examples)
+    command: str = ""  # the command of `gristmill` that runs it alone: stage, train or evaluate
+    reads: tuple[Reads, ...] = ()
+    writes: str = ""  # schema of the rows in its shards
+    drops: bool = False  # whether it may drop rows
+    evidence: str = ""  # schema of the rows in evidence/
+    view: str = ""  # name of its evidence in the database of the corpus report
+    removes: bool = False  # whether it takes away text that the check source_loss limits
+    shows: tuple[str, ...] = ()  # columns of a kept row that tell what the stage found; `gristmill trace` shows them
+    colour: str = GREY  # in figures
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether its rows are pages or documents, each at an address."""
+        return "url" in self.columns()
+
+    def columns(self) -> list[str]:
+        """Of the rows in its shards, none where they are not Parquet."""
+        return schema(self.writes).names if self.writes else []
+
+    def load(self) -> tuple[Any, Any]:
+        """The Stage and its config class."""
+        return _loaded(self.stage), _loaded(self.config)
+
+    def settings(self, cfg: Any, **more: Any) -> Any:
+        """What the stage is built with: its config, wrapped with `more` where it has a recipe."""
+        return _loaded(self.recipe)(config=cfg, **more) if self.recipe else cfg
+
+    def inputs(self, handles: Sequence["Handle"]) -> list[Any]:
+        """What it reads of `handles`, in the order of its inputs: the last where it reads one, else all that fit."""
+        chosen: list[Handle] = []
+        for read in self.reads:
+            own = [handle for handle in handles if handle.stage in read.stages(self.name)]
+            chosen += own if read.most is None else own[-read.most :]
+        return chosen
+
+
+CHAIN: tuple[Link, ...] = (
+    Link(
+        name="collect",
+        does="takes pages from their sources and refuses those that are too large or no text",
+        stage="corpus.collect.stage.COLLECT",
+        config="corpus.collect.stage.CollectConfig",
+        asset="pages",
+        command="stage",
+        writes="PAGE",
+        drops=True,
+        shows=("source", "licence", "media_type", "collected_at", "http_status"),
+    ),
+    Link(
+        name="clean",
+        does="takes the text out of each page and repairs it",
+        stage="corpus.clean.stage.CLEAN",
+        config="corpus.clean.stage.CleanConfig",
+        asset="documents",
+        command="stage",
+        reads=(Reads("PAGE", most=None),),
+        writes="DOCUMENT",
+        drops=True,
+        shows=("extractor", "code_language", "n_mojibake", "n_boilerplate_lines"),
+        colour="#CC79A7",
+    ),
+    Link(
+        name="signals",
+        does="measures quality, language and personal data of each document as columns",
+        stage="corpus.signals.stage.MEASURE",
+        config="corpus.signals.stage.SignalsConfig",
+        asset="documents",
+        command="stage",
+        reads=(Reads("DOCUMENT"),),
+        writes="SIGNALS",
+    ),
+    Link(
+        name="filter",
+        does="keeps wanted languages and what the rule sets let pass; masks personal data",
+        stage="corpus.filter.stage.FILTER",
+        config="corpus.filter.rules.FilterConfig",
+        recipe="corpus.filter.rules.FilterRecipe",
+        asset="documents",
+        command="stage",
+        reads=(Reads("DOCUMENT"), Reads("SIGNALS"), Reads("deny_list", least=0)),
+        writes="FILTERED",
+        drops=True,
+        shows=("language", "n_words", "n_masked"),
+        colour="#E69F00",
+    ),
+    Link(
+        name="dedup",
+        does="removes exact and near duplicates, each verified on its text",
+        stage="corpus.dedup.stage.DEDUP",
+        config="corpus.dedup.stage.DedupConfig",
+        asset="corpus",
+        command="stage",
+        reads=(Reads("FILTERED"), Reads("dedup", least=0, most=None)),
+        writes="CORPUS",
+        drops=True,
+        evidence="EVIDENCE",
+        view="duplicates",
+        removes=True,
+        shows=("cluster_size",),
+        colour="#56B4E9",
+    ),
+    Link(
+        name="dedup_lines",
+        does="takes out lines that many documents of a site repeat",
+        stage="corpus.dedup_lines.stage.DEDUP_LINES",
+        config="corpus.dedup_lines.stage.DedupLinesConfig",
+        asset="corpus",
+        command="stage",
+        reads=(Reads("CORPUS"),),
+        writes="CORPUS",
+        drops=True,
+        evidence="REPEATED",
+        view="repeated",
+        removes=True,
+        colour="#0072B2",
+    ),
+    Link(
+        name="decontaminate",
+        does="cuts out texts that models are judged on",
+        stage="corpus.decontaminate.stage.DECONTAMINATE",
+        config="corpus.decontaminate.stage.DecontaminateConfig",
+        recipe="corpus.decontaminate.stage.DecontaminateRecipe",
+        asset="corpus",
+        command="stage",
+        reads=(Reads("CORPUS"), Reads("examples", least=0, most=None)),
+        writes="CORPUS",
+        drops=True,
+        evidence="CONTAMINATION",
+        view="contamination",
+        removes=True,
+        colour="#D55E00",
+    ),
+    Link(
+        name="split",
+        does="divides into train, validation and test; drops nothing",
+        stage="corpus.split.stage.SPLIT",
+        config="corpus.split.stage.SplitConfig",
+        asset="corpus",
+        command="stage",
+        reads=(Reads("CORPUS"),),
+        writes="SPLIT_CORPUS",
+        shows=("split", "family_id"),
+        colour="#F0E442",
+    ),
+    Link(
+        name="tokenizer",
+        does="learns a byte-pair vocabulary from the train split, or takes a published one",
+        stage="corpus.tokens.tokenizer.TOKENIZER",
+        config="corpus.tokens.tokenizer.TokenizerConfig",
+        asset="tokenizer",
+        command="stage",
+        reads=(Reads("SPLIT_CORPUS"),),
+    ),
+    Link(
+        name="tokenize",
+        does="encodes, weighs and shuffles the documents into token shards",
+        stage="corpus.tokens.tokenize.TOKENIZE",
+        config="corpus.tokens.tokenize.TokenizeConfig",
+        recipe="corpus.tokens.tokenize.TokenizeRecipe",
+        asset="token_shards",
+        command="stage",
+        reads=(Reads("SPLIT_CORPUS"), Reads("tokenizer")),
+        drops=True,
+    ),
+    Link(
+        name="corpus_report",
+        does="counts what is in the corpus and what was left out, and writes the data card",
+        stage="corpus.report.stage.CORPUS_REPORT",
+        config="corpus.report.stage.CorpusReportConfig",
+        asset="corpus_report",
+        reads=(Reads("FILTERED"), Reads("SPLIT_CORPUS")),
+    ),
+    Link(
+        name="examples",
+        does="reads labelled rows of a task and splits them so that nothing leaks",
+        config="corpus.examples.stage.ExamplesConfig",
+        asset="examples",
+        drops=True,
+    ),
+    Link(
+        name="pretrain",
+        does="trains a decoder on token shards",
+        stage="training.pretrain.PRETRAIN",
+        config="training.pretrain.PretrainConfig",
+        asset="foundation_model",
+        command="train",
+        reads=(Reads("tokenize"), Reads("tokenizer")),
+    ),
+    Link(
+        name="finetune",
+        does="trains a model on the examples of a task",
+        stage="training.finetune.FINETUNE",
+        config="training.finetune.FinetuneConfig",
+        asset="model",
+        reads=(Reads("pretrain"), Reads("examples")),
+    ),
+    Link(
+        name="evaluate_foundation",
+        does="measures bits per byte of held-out text and writes samples",
+        stage="evaluation.foundation.EVALUATE_FOUNDATION",
+        config="evaluation.foundation.FoundationEvaluationConfig",
+        asset="foundation_evaluation",
+        command="evaluate",
+        reads=(Reads("pretrain"), Reads("tokenize")),
+    ),
+    Link(
+        name="evaluate_classification",
+        does="judges a classifier on held-out examples",
+        stage="tasks.classification.EVALUATE_CLASSIFICATION",
+        config="tasks.classification.ClassificationEvaluationConfig",
+        asset="evaluation",
+        command="evaluate",
+        reads=(Reads("finetune"), Reads("examples")),
+    ),
+)
+
+
+def schema(name: str) -> "pa.Schema":
+    """A schema of records.py."""
+    from pipeline.store import records
+
+    return getattr(records, name)
+
+
+def link_of(stage: str) -> Link:
+    """The row of a stage. ValueError names the stages that there are."""
+    for link in CHAIN:
+        if link.name == stage:
+            return link
+    raise ValueError(f"there is no stage {stage!r}; there are: {', '.join(link.name for link in CHAIN)}")
+
+
+def links_of(asset: str) -> list[Link]:
+    """The stages that an asset runs, in their order."""
+    return [link for link in CHAIN if link.asset == asset]
+
+
+def stages_of(asset: str) -> list[Any]:
+    """Their Stage constants."""
+    return [link.load()[0] for link in links_of(asset)]
+
+
+def configs_of(asset: str) -> dict[str, Any]:
+    """Stage -> config class, of the stages that an asset runs."""
+    return {link.name: link.load()[1] for link in links_of(asset)}
+
+
+def output_of(asset: str) -> str:
+    """The stage whose output an asset holds."""
+    return links_of(asset)[-1].name
+
+
+def run_by(command: str) -> tuple[str, ...]:
+    """The stages that a command of `gristmill` runs alone."""
+    return tuple(link.name for link in CHAIN if link.command == command)
+
+
+def corpus_links() -> list[Link]:
+    """The stages from the sources to the split corpus: those with rows that a report reads."""
+    return [link for link in CHAIN if link.writes]
+
+
+def document_stages() -> tuple[str, ...]:
+    """The stages with shards of pages or documents."""
+    return tuple(link.name for link in CHAIN if link.has_documents)
+
+
+def traced_stages() -> tuple[str, ...]:
+    """The stages that a page passes on its way into token shards."""
+    return (*document_stages(), output_of("token_shards"))
+
+
+def stages_with_texts() -> tuple[str, ...]:
+    return tuple(link.name for link in CHAIN if "text" in link.columns())
+
+
+def removing_stages() -> tuple[str, ...]:
+    """The stages whose losses the check source_loss limits."""
+    return tuple(link.name for link in CHAIN if link.removes)
+
+
+def in_order(stages: Iterable[str]) -> list[str]:
+    names = [link.name for link in CHAIN]
+    return sorted(stages, key=names.index)
+
+
+def same_asset(stage: str) -> set[str]:
+    """The stages of the asset that runs `stage`; of a stage outside the chain itself alone."""
+    own = [link.asset for link in CHAIN if link.name == stage]
+    return {link.name for link in CHAIN if link.asset in own} | {stage}
+
+
+def side_inputs(stage: str) -> set[str]:
+    """Stages whose outputs `stage` reads beside its rows, for instance examples that it looks for in them."""
+    found = [link for link in CHAIN if link.name == stage]
+    return {name for link in found for read in link.reads[1:] for name in read.stages(stage)}
+
+
+def _loaded(dotted: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    return getattr(importlib.import_module(f"pipeline.{module}"), name)

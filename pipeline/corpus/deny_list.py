@@ -29,7 +29,6 @@ from pipeline.store.settings import check_values, read
 from pipeline.store.shards import read_table, text_digest, write_rows, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, Work
 
-DENIED = "denied"  # the reason of a dropped row
 KEYS_FILE = "denied.parquet"
 KEYS = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)])
 KINDS = ("url", "page_id", "document_id")  # each of them alone denies

@@ -16,11 +16,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpus.deny_list import DENIED, Keys
+from pipeline.corpus.deny_list import Keys
 from pipeline.store.disk import PARTS, Garbage, bytes_freed
 from pipeline.store.layout import INDEXES, Layout, all_entries
 from pipeline.store.lineage import inputs_of
-from pipeline.store.records import Columns, DenyList, Report, Shards
+from pipeline.store.records import DENIED, Columns, DenyList, Report, Shards
 from pipeline.store.shards import read_table
 from pipeline.store.store import RECORD
 

@@ -8,12 +8,16 @@ A page is one text as it was collected: a web page, a file, a line of a jsonl fi
 A page becomes at most one document, so that counts reconcile: in = kept + dropped, at every stage.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 PREVIEW_CHARACTERS = 200  # how much of a dropped text is kept beside its reason
+DENIED = "denied"  # reason of a row that the deny list names
 
 QUALITY_RATIOS = (  # in the order of the rules that judge them
     "mean_word_length",  # characters
@@ -141,6 +145,30 @@ DROPPED = pa.schema(
         pa.field("preview", pa.string(), nullable=False),
     ]
 )
+PAGE_NAMES = ("id", "page_id", "source", "url")  # of a dropped row, as of the page or document that it was
+
+
+def dropped_row(page: Mapping[str, Any], stage: str, reason: str, score: float | None = None) -> dict[str, Any]:
+    """A row of DROPPED; `page` has PAGE_NAMES and `text`, of which a denied page keeps nothing."""
+    preview = "" if reason == DENIED else page["text"][:PREVIEW_CHARACTERS]
+    names = {name: page[name] for name in PAGE_NAMES}
+    return {**names, "stage": stage, "reason": reason, "score": score, "preview": preview}
+
+
+def dropped_rows(documents: pa.Table, stage: str, reasons: Any, scores: Any) -> pa.Table:
+    """The same for a table of documents: rows of DROPPED, each with its reason and score."""
+    options = pc.SliceOptions(0, PREVIEW_CHARACTERS)
+    previews = pc.call_function("utf8_slice_codeunits", [documents["text"]], options).cast(pa.string())
+    is_open = pc.call_function("not_equal", [reasons, DENIED])
+    columns = {
+        **{name: documents[name] for name in PAGE_NAMES},
+        "stage": pa.array([stage] * documents.num_rows, pa.string()),
+        "reason": reasons,
+        "score": scores,
+        "preview": pc.call_function("if_else", [is_open, previews, ""]),
+    }
+    return pa.table(columns, schema=DROPPED)
+
 
 EVIDENCE = pa.schema(
     [

@@ -27,7 +27,7 @@ from pipeline.corpus.clean.table_text import table_text
 from pipeline.corpus.clean.wiki_markup import wiki_text
 from pipeline.corpus.text_repair import decode, normalised, repair, repaired
 from pipeline.store.engine import Done, Failed
-from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
 from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Work, map_shards
@@ -234,13 +234,5 @@ def _document_row(item: PageItem, cleaned: Cleaned) -> dict[str, Any]:
 
 def _dropped_row(item: PageItem, reason: str, text: str) -> dict[str, Any]:
     preview = text or item.content[: 4 * PREVIEW_CHARACTERS].decode("utf-8", "replace")
-    return {
-        "id": item.page_id,
-        "page_id": item.page_id,
-        "source": item.source,
-        "url": item.url,
-        "stage": CLEAN.name,
-        "reason": reason,
-        "score": None,
-        "preview": preview[:PREVIEW_CHARACTERS],
-    }
+    page = {"id": item.page_id, "page_id": item.page_id, "source": item.source, "url": item.url, "text": preview}
+    return dropped_row(page, CLEAN.name, reason)

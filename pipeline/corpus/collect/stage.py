@@ -26,9 +26,9 @@ from annotated_types import Ge, Le
 
 from pipeline.corpus.collect.formats import Found, Refused, read_member
 from pipeline.corpus.collect.source import Source
-from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, keys_of_source, read_denials
+from pipeline.corpus.deny_list import NOTHING, Keys, keys_of_source, read_denials
 from pipeline.store.errors import SourceUnavailable
-from pipeline.store.records import DROPPED, PAGE, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.records import DENIED, DROPPED, PAGE, Counts, Shards, dropped_row
 from pipeline.store.settings import Positive, check_values
 from pipeline.store.shards import (
     DROPPED_FOLDER,
@@ -166,17 +166,9 @@ def _page_row(item: Found, source: Source, collected_at: datetime) -> dict[str, 
 
 
 def _dropped_row(item: Refused, source: Source) -> dict[str, Any]:
-    page_id = text_digest(item.url, item.preview)
-    return {
-        "id": page_id,
-        "page_id": page_id,
-        "source": source.name,
-        "url": item.url,
-        "stage": COLLECT.name,
-        "reason": item.reason,
-        "score": item.score,
-        "preview": item.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS],
-    }
+    page_id, text = text_digest(item.url, item.preview), item.preview.decode("utf-8", "replace")
+    page = {"id": page_id, "page_id": page_id, "source": source.name, "url": item.url, "text": text}
+    return dropped_row(page, COLLECT.name, item.reason, item.score)
 
 
 def _is_denied(item: Found | Refused, denials: Keys) -> bool:

@@ -34,7 +34,7 @@ from pipeline.corpus.decontaminate.evaluation_runs import (
 from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.words import SIGN, words_of
 from pipeline.store.engine import Done, Failed, value_of
-from pipeline.store.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
 from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import (
     DROPPED_FOLDER,
@@ -274,7 +274,7 @@ def rewrite_shard(item: RewriteItem) -> Tally:
         evidence += of_document
         if new is None:
             score = max(one["example_share"] for one in of_document)
-            dropped.append((row, _dropped(document, score)))
+            dropped.append((row, dropped_row(document, DECONTAMINATE.name, REASON, score)))
         else:
             kept[row] = new
     for _, one in dropped:
@@ -370,13 +370,3 @@ def _with_rows(table: pa.Table, new: dict[int, dict[str, Any]], without: set[int
     places = {row: table.num_rows + i for i, row in enumerate(new)}
     rows = pa.concat_tables([table, pa.Table.from_pylist(list(new.values()), schema=CORPUS)])
     return rows.take(pa.array([places.get(row, row) for row in stays], pa.int64()))
-
-
-def _dropped(document: dict[str, Any], score: float) -> dict[str, Any]:
-    return {
-        **{name: document[name] for name in ("id", "page_id", "source", "url")},
-        "stage": DECONTAMINATE.name,
-        "reason": REASON,
-        "score": score,
-        "preview": document["text"][:PREVIEW_CHARACTERS],
-    }

@@ -39,7 +39,7 @@ from pipeline.corpus.dedup.verification import verify
 from pipeline.corpus.dedup.windows import wanted_rows, write_windows
 from pipeline.store.database import open_database
 from pipeline.store.engine import n_usable_cores
-from pipeline.store.records import CORPUS, DROPPED, EVIDENCE, FILTERED, PREVIEW_CHARACTERS, Counts, Shards
+from pipeline.store.records import CORPUS, EVIDENCE, FILTERED, Counts, Shards, dropped_rows
 from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
@@ -222,16 +222,9 @@ def _dropped(table: pa.Table, outcomes: pa.Table) -> pa.Table:
     """A row of DROPPED for each dropped document."""
     is_exact = pc.call_function("equal", [outcomes["rule"], pa.scalar("exact")])
     is_contained = pc.call_function("equal", [outcomes["rule"], pa.scalar("containment")])
-    columns = {
-        **{name: table[name] for name in ("id", "page_id", "source", "url")},
-        "stage": pa.array([DEDUP.name] * table.num_rows),
-        "reason": _either(is_exact, pa.scalar("exact_duplicate"), pa.scalar("near_duplicate")),
-        "score": _either(is_contained, outcomes["containment"], outcomes["similarity"]),
-        "preview": pc.call_function(
-            "utf8_slice_codeunits", [table["text"]], pc.SliceOptions(0, PREVIEW_CHARACTERS)
-        ).cast(pa.string()),
-    }
-    return pa.table(columns, schema=DROPPED)
+    reasons = _either(is_exact, pa.scalar("exact_duplicate"), pa.scalar("near_duplicate"))
+    scores = _either(is_contained, outcomes["containment"], outcomes["similarity"])
+    return dropped_rows(table, DEDUP.name, reasons, scores)
 
 
 def _evidence(dropped: pa.Table, outcomes: pa.Table) -> pa.Table:

@@ -28,7 +28,7 @@ from pipeline.corpus.dedup_lines.repeated_lines import (
 )
 from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.words import SIGN, words_of
-from pipeline.store.records import CORPUS, DROPPED, PREVIEW_CHARACTERS, REPEATED, Counts
+from pipeline.store.records import CORPUS, DROPPED, PREVIEW_CHARACTERS, REPEATED, Counts, dropped_row
 from pipeline.store.shards import (
     DROPPED_FOLDER,
     EVIDENCE_FOLDER,
@@ -142,7 +142,7 @@ def rewritten(item: ShardItem) -> Tally:
         zip(edits, rows.take(pa.array([edit.row for edit in edits], pa.int64())).to_pylist(), strict=True)
     )
     dropped = [
-        _dropped(document, "only_repeated_lines", float(edit.n_words))
+        dropped_row(document, STAGE, "only_repeated_lines", float(edit.n_words))
         for edit, document in of_edits
         if edit.row in short
     ]
@@ -227,16 +227,6 @@ def _evidence(edit: _Edit, document: Mapping[str, Any]) -> Iterable[dict[str, An
         }
 
 
-def _dropped(document: Mapping[str, Any], reason: str, score: float) -> dict[str, Any]:
-    return {
-        **{name: document[name] for name in ("id", "page_id", "source", "url")},
-        "stage": STAGE,
-        "reason": reason,
-        "score": score,
-        "preview": document["text"][:PREVIEW_CHARACTERS],
-    }
-
-
 def _write_beside(directory: Path, name: str, dropped: list[dict[str, Any]], evidence: list[dict[str, Any]]) -> None:
     """dropped/ and evidence/ of a shard; what a killed build left there goes."""
     for folder, rows, schema in ((DROPPED_FOLDER, dropped, DROPPED), (EVIDENCE_FOLDER, evidence, REPEATED)):
@@ -272,7 +262,7 @@ def without_equals(item: EqualsItem) -> Tally:
     for document in documents:
         gone[document["source"]] = gone.get(document["source"], 0) + len(document["text"])
     staged, name = item.path.parent, item.path.name
-    dropped = [_dropped(document, "exact_duplicate", 1.0) for document in documents]
+    dropped = [dropped_row(document, STAGE, "exact_duplicate", 1.0) for document in documents]
     evidence = [_equal_evidence(*pair) for pair in zip(item.equals, documents, strict=True)]
     _write_beside(
         item.directory,

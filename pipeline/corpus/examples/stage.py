@@ -28,9 +28,9 @@ from annotated_types import MinLen
 
 from pipeline.corpus import text_repair
 from pipeline.corpus.collect.source import Source
-from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, deny_list, read_keys
+from pipeline.corpus.deny_list import NOTHING, Keys, deny_list, read_keys
 from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups, normalised
-from pipeline.store.records import DROPPED, PREVIEW_CHARACTERS, SPLITS, Counts, DenyList, Shards
+from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards, dropped_row
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
@@ -356,14 +356,6 @@ def _refuse_gaps(examples: Sequence[dict[str, object]], cfg: ExamplesConfig, nam
         raise ValueError(f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label")
 
 
-def _dropped(row: Row, name: str, stage: str) -> dict[str, object]:
-    return {
-        "id": row.id,
-        "page_id": f"{row.number}",
-        "source": name,
-        "url": f"{name}#{row.number}",
-        "stage": stage,
-        "reason": row.reason,
-        "score": None,
-        "preview": "" if row.reason == DENIED else repaired(row.text)[:PREVIEW_CHARACTERS],
-    }
+def _dropped(row: Row, name: str, stage: str) -> dict[str, Any]:
+    page = {"id": row.id, "page_id": f"{row.number}", "source": name, "url": f"{name}#{row.number}"}
+    return dropped_row(page | {"text": repaired(row.text)}, stage, row.reason or "")

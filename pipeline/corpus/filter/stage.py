@@ -20,23 +20,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.collect.source_rules import SourceRules
-from pipeline.corpus.deny_list import DENIED, NOTHING, Keys, read_keys
+from pipeline.corpus.deny_list import NOTHING, Keys, read_keys
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe, judge
 from pipeline.corpus.signals.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.corpus.signals.pii import PII_KINDS, placeholder
 from pipeline.corpus.text_repair import normalised
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import (
+    DENIED,
     DOCUMENT,
-    DROPPED,
     FILTERED,
     MEASURES,
-    PREVIEW_CHARACTERS,
     SIGNALS,
     Columns,
     Counts,
     DenyList,
     Shards,
+    dropped_rows,
 )
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
 from pipeline.store.store import Outcome, Stage, Work, map_shards, read_record
@@ -266,17 +266,6 @@ def _replaced(column: pa.ChunkedArray, values: Mapping[int, str]) -> pa.ChunkedA
     return new.take(pa.array(index))
 
 
-def _beginnings(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    options = pc.SliceOptions(0, PREVIEW_CHARACTERS)
-    return pc.call_function("utf8_slice_codeunits", [texts], options).cast(pa.string())
-
-
 def _dropped_rows(table: pa.Table, reasons: np.ndarray, values: np.ndarray) -> pa.Table:
-    columns = {
-        **{name: table[name] for name in ("id", "page_id", "source", "url")},
-        "stage": pa.array([FILTER.name] * table.num_rows, pa.string()),
-        "reason": pa.array(reasons, pa.string()),
-        "score": pa.array(values, pa.float64(), from_pandas=True),  # null where nothing was measured
-        "preview": pc.call_function("if_else", [pa.array(reasons != DENIED), _beginnings(table["text"]), ""]),
-    }
-    return pa.Table.from_arrays([columns[name] for name in DROPPED.names], schema=DROPPED)
+    scores = pa.array(values, pa.float64(), from_pandas=True)  # null where nothing was measured
+    return dropped_rows(table, FILTER.name, pa.array(reasons, pa.string()), scores)

@@ -18,12 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
 from pipeline.corpus.tokens.encode import offsets_of, read_batches, read_encoded
-from pipeline.store.records import DROPPED, PREVIEW_CHARACTERS, SPLITS
+from pipeline.store.records import DROPPED, SPLITS, dropped_rows
 from pipeline.store.shards import replacing
 
 LEFT_OUT = "down_weighted"  # reason of a drop
@@ -168,24 +167,15 @@ def write_left_out(mixture: Mixture, paths: Sequence[Path], encoded: Sequence[Pa
             for batch in read_batches(path, ["id", "page_id", "source", "url", "text"]):
                 of_batch = scores[first : first + batch.num_rows]
                 first += batch.num_rows
-                writer.write_batch(_left_out_rows(batch, of_batch))
+                writer.write_table(_left_out_rows(batch, of_batch))
     return n_left_out
 
 
-def _left_out_rows(batch: pa.RecordBatch, scores: np.ndarray) -> pa.RecordBatch:
+def _left_out_rows(batch: pa.RecordBatch, scores: np.ndarray) -> pa.Table:
     """As records.DROPPED, of the documents whose score is not negative: it is the weight that they were left with."""
-    rows = batch.take(pa.array(np.flatnonzero(scores >= 0)))
-    beginnings = pc.call_function(
-        "utf8_slice_codeunits", [rows.column("text")], pc.SliceOptions(0, PREVIEW_CHARACTERS)
-    )
-    columns = {
-        **{name: rows.column(name) for name in ("id", "page_id", "source", "url")},
-        "stage": pa.array(["tokenize"] * rows.num_rows, pa.string()),
-        "reason": pa.array([LEFT_OUT] * rows.num_rows, pa.string()),
-        "score": pa.array(scores[scores >= 0]),
-        "preview": beginnings.cast(pa.string()),
-    }
-    return pa.RecordBatch.from_arrays([columns[name] for name in DROPPED.names], schema=DROPPED)
+    rows = pa.Table.from_batches([batch.take(pa.array(np.flatnonzero(scores >= 0)))])
+    reasons = pa.array([LEFT_OUT] * rows.num_rows, pa.string())
+    return dropped_rows(rows, "tokenize", reasons, pa.array(scores[scores >= 0]))
 
 
 def described(mixture: Mixture, n_train_tokens: int) -> dict[str, dict[str, float]]:

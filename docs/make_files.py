@@ -1,12 +1,17 @@
-"""Writes docs/files.md: every module of the project with the first sentence of its docstring.
+"""Writes docs/files.md (every module with the first sentence of its docstring) and docs/stages.md.
 
 .venv/bin/python docs/make_files.py
 """
 
 import ast
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.store.chain import CHAIN, Link  # noqa: E402
+
 FOLDERS = ("pipeline", "model", "bench")
 HEADER = """\
 # Where everything is
@@ -14,6 +19,18 @@ HEADER = """\
 Every module and the first sentence of its docstring. `python docs/make_files.py` writes this page, and a
 test holds it to the tree. Tests mirror `pipeline/` and `model/` by name.
 """
+STAGES_HEADER = """\
+# The stages
+
+One row per stage, in their order. `python docs/make_files.py` writes this page from the table in
+`pipeline/store/chain.py`, and a test compares the two. To add a stage, write its folder in `pipeline/corpus/` and one
+row in that table; the command line, the asset, the check `conservation`, the data card and `gristmill trace` use it.
+
+| stage | asset | what it does | reads | rows | drops | evidence | alone |
+|---|---|---|---|---|---|---|---|
+"""
+FOR_EACH_TASK = ("examples", "model", "evaluation")  # assets that every task has
+COMMANDS = {"stage": "`gristmill stage {}`", "train": "`gristmill train`", "evaluate": "`gristmill evaluate`", "": ""}
 
 
 def first_sentence(path: Path) -> str:
@@ -35,5 +52,27 @@ def page() -> str:
     return "\n".join(lines)
 
 
+def stages_page() -> str:
+    """The whole page of the stages, as it has to be."""
+    return STAGES_HEADER + "".join(f"| {' | '.join(_cells(link))} |\n" for link in CHAIN)
+
+
+def _cells(link: Link) -> list[str]:
+    reads = (" or ".join(f"`{name}`" for name in read.stages(link.name)) for read in link.reads)
+    optional = ("" if read.least else " (optional)" for read in link.reads)
+    asset = {"pages": "pages/<source>"}.get(link.asset, link.asset)
+    return [
+        f"`{link.name}`",
+        f"`<task>_{asset}`" if asset in FOR_EACH_TASK else f"`{asset}`",
+        link.does,
+        ", ".join(map("".join, zip(reads, optional, strict=True))),
+        f"`{link.writes}`" if link.writes else "",
+        "yes" if link.drops else "",
+        f"`{link.evidence}`" if link.evidence else "",
+        COMMANDS[link.command].format(link.name),
+    ]
+
+
 if __name__ == "__main__":
     (ROOT / "docs" / "files.md").write_text(page(), encoding="utf-8")
+    (ROOT / "docs" / "stages.md").write_text(stages_page(), encoding="utf-8")

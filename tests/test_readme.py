@@ -39,8 +39,9 @@ def _commands(page: Path) -> list[str]:
 
 
 def test_file_map_is_what_the_docstrings_say():
-    page = runpy.run_path(str(ROOT / "docs" / "make_files.py"))["page"]()
-    assert (ROOT / "docs" / "files.md").read_text() == page, "run python docs/make_files.py"
+    made = runpy.run_path(str(ROOT / "docs" / "make_files.py"))
+    assert (ROOT / "docs" / "files.md").read_text() == made["page"](), "run python docs/make_files.py"
+    assert (ROOT / "docs" / "stages.md").read_text() == made["stages_page"](), "run python docs/make_files.py"
 
 
 def test_readme_is_short_and_whole():

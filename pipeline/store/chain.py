@@ -2,9 +2,9 @@
 
 In: nothing. Out: CHAIN, with one row per stage, and questions about it. The command line, the asset bodies, the
 checks, the corpus report, `gristmill trace`, `gristmill forget` and docs/stages.md read it, so that a new stage is a
-folder of its own and one row here. Stages and configs are dotted names below `pipeline`, because the store imports
-nothing that is built on it; schemas are names of records.py, so that `gristmill --help` needs no pyarrow. Functions
-read CHAIN when they are called.
+folder of its own and one row here. Stages and configs are dotted names, because the store imports nothing that is
+built on it; schemas are names of records.py, so that `gristmill --help` needs no pyarrow. Functions read CHAIN when
+they are called.
 """
 
 import importlib
@@ -90,8 +90,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="collect",
         does="takes pages from their sources and refuses those that are too large or no text",
-        stage="corpus.collect.stage.COLLECT",
-        config="corpus.collect.stage.CollectConfig",
+        stage="pipeline.corpus.collect.stage.COLLECT",
+        config="pipeline.corpus.collect.stage.CollectConfig",
         asset="pages",
         command="stage",
         writes="PAGE",
@@ -101,8 +101,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="clean",
         does="takes the text out of each page and repairs it",
-        stage="corpus.clean.stage.CLEAN",
-        config="corpus.clean.stage.CleanConfig",
+        stage="pipeline.corpus.clean.stage.CLEAN",
+        config="pipeline.corpus.clean.stage.CleanConfig",
         asset="documents",
         command="stage",
         reads=(Reads("PAGE", most=None),),
@@ -114,8 +114,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="signals",
         does="measures quality, language and personal data of each document as columns",
-        stage="corpus.signals.stage.MEASURE",
-        config="corpus.signals.stage.SignalsConfig",
+        stage="pipeline.corpus.signals.stage.MEASURE",
+        config="pipeline.corpus.signals.stage.SignalsConfig",
         asset="documents",
         command="stage",
         reads=(Reads("DOCUMENT"),),
@@ -124,9 +124,9 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="filter",
         does="keeps wanted languages and what the rule sets let pass; masks personal data",
-        stage="corpus.filter.stage.FILTER",
-        config="corpus.filter.rules.FilterConfig",
-        recipe="corpus.filter.rules.FilterRecipe",
+        stage="pipeline.corpus.filter.stage.FILTER",
+        config="pipeline.corpus.filter.rules.FilterConfig",
+        recipe="pipeline.corpus.filter.rules.FilterRecipe",
         asset="documents",
         command="stage",
         reads=(Reads("DOCUMENT"), Reads("SIGNALS"), Reads("deny_list", least=0)),
@@ -138,8 +138,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="dedup",
         does="removes exact and near duplicates, each verified on its text",
-        stage="corpus.dedup.stage.DEDUP",
-        config="corpus.dedup.stage.DedupConfig",
+        stage="pipeline.corpus.dedup.stage.DEDUP",
+        config="pipeline.corpus.dedup.stage.DedupConfig",
         asset="corpus",
         command="stage",
         reads=(Reads("FILTERED"), Reads("dedup", least=0, most=None)),
@@ -154,8 +154,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="dedup_lines",
         does="takes out lines that many documents of a site repeat",
-        stage="corpus.dedup_lines.stage.DEDUP_LINES",
-        config="corpus.dedup_lines.stage.DedupLinesConfig",
+        stage="pipeline.corpus.dedup_lines.stage.DEDUP_LINES",
+        config="pipeline.corpus.dedup_lines.stage.DedupLinesConfig",
         asset="corpus",
         command="stage",
         reads=(Reads("CORPUS"),),
@@ -169,9 +169,9 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="decontaminate",
         does="cuts out texts that models are judged on",
-        stage="corpus.decontaminate.stage.DECONTAMINATE",
-        config="corpus.decontaminate.stage.DecontaminateConfig",
-        recipe="corpus.decontaminate.stage.DecontaminateRecipe",
+        stage="pipeline.corpus.decontaminate.stage.DECONTAMINATE",
+        config="pipeline.corpus.decontaminate.stage.DecontaminateConfig",
+        recipe="pipeline.corpus.decontaminate.stage.DecontaminateRecipe",
         asset="corpus",
         command="stage",
         reads=(Reads("CORPUS"), Reads("examples", least=0, most=None)),
@@ -185,8 +185,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="split",
         does="divides into train, validation and test; drops nothing",
-        stage="corpus.split.stage.SPLIT",
-        config="corpus.split.stage.SplitConfig",
+        stage="pipeline.corpus.split.stage.SPLIT",
+        config="pipeline.corpus.split.stage.SplitConfig",
         asset="corpus",
         command="stage",
         reads=(Reads("CORPUS"),),
@@ -197,8 +197,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="tokenizer",
         does="learns a byte-pair vocabulary from the train split, or takes a published one",
-        stage="corpus.tokens.tokenizer.TOKENIZER",
-        config="corpus.tokens.tokenizer.TokenizerConfig",
+        stage="pipeline.corpus.tokens.tokenizer.TOKENIZER",
+        config="pipeline.corpus.tokens.tokenizer.TokenizerConfig",
         asset="tokenizer",
         command="stage",
         reads=(Reads("SPLIT_CORPUS"),),
@@ -206,9 +206,9 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="tokenize",
         does="encodes, weighs and shuffles the documents into token shards",
-        stage="corpus.tokens.tokenize.TOKENIZE",
-        config="corpus.tokens.tokenize.TokenizeConfig",
-        recipe="corpus.tokens.tokenize.TokenizeRecipe",
+        stage="pipeline.corpus.tokens.tokenize.TOKENIZE",
+        config="pipeline.corpus.tokens.tokenize.TokenizeConfig",
+        recipe="pipeline.corpus.tokens.tokenize.TokenizeRecipe",
         asset="token_shards",
         command="stage",
         reads=(Reads("SPLIT_CORPUS"), Reads("tokenizer")),
@@ -217,23 +217,23 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="corpus_report",
         does="counts what is in the corpus and what was left out, and writes the data card",
-        stage="corpus.report.stage.CORPUS_REPORT",
-        config="corpus.report.stage.CorpusReportConfig",
+        stage="pipeline.corpus.report.stage.CORPUS_REPORT",
+        config="pipeline.corpus.report.stage.CorpusReportConfig",
         asset="corpus_report",
         reads=(Reads("FILTERED"), Reads("SPLIT_CORPUS")),
     ),
     Link(
         name="examples",
         does="reads labelled rows of a task and splits them so that nothing leaks",
-        config="corpus.examples.stage.ExamplesConfig",
+        config="pipeline.corpus.examples.stage.ExamplesConfig",
         asset="examples",
         drops=True,
     ),
     Link(
         name="pretrain",
         does="trains a decoder on token shards",
-        stage="training.pretrain.PRETRAIN",
-        config="training.pretrain.PretrainConfig",
+        stage="pipeline.training.pretrain.PRETRAIN",
+        config="pipeline.training.pretrain.PretrainConfig",
         asset="foundation_model",
         command="train",
         reads=(Reads("tokenize"), Reads("tokenizer")),
@@ -241,16 +241,16 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="finetune",
         does="trains a model on the examples of a task",
-        stage="training.finetune.FINETUNE",
-        config="training.finetune.FinetuneConfig",
+        stage="pipeline.training.finetune.FINETUNE",
+        config="pipeline.training.finetune.FinetuneConfig",
         asset="model",
         reads=(Reads("pretrain"), Reads("examples")),
     ),
     Link(
         name="evaluate_foundation",
         does="measures bits per byte of held-out text and writes samples",
-        stage="evaluation.foundation.EVALUATE_FOUNDATION",
-        config="evaluation.foundation.FoundationEvaluationConfig",
+        stage="pipeline.evaluation.foundation.EVALUATE_FOUNDATION",
+        config="pipeline.evaluation.foundation.FoundationEvaluationConfig",
         asset="foundation_evaluation",
         command="evaluate",
         reads=(Reads("pretrain"), Reads("tokenize")),
@@ -258,8 +258,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="evaluate_classification",
         does="judges a classifier on held-out examples",
-        stage="tasks.classification.EVALUATE_CLASSIFICATION",
-        config="tasks.classification.ClassificationEvaluationConfig",
+        stage="pipeline.tasks.classification.EVALUATE_CLASSIFICATION",
+        config="pipeline.tasks.classification.ClassificationEvaluationConfig",
         asset="evaluation",
         command="evaluate",
         reads=(Reads("finetune"), Reads("examples")),
@@ -350,4 +350,4 @@ def side_inputs(stage: str) -> set[str]:
 
 def _loaded(dotted: str) -> Any:
     module, _, name = dotted.rpartition(".")
-    return getattr(importlib.import_module(f"pipeline.{module}"), name)
+    return getattr(importlib.import_module(module), name)

@@ -88,7 +88,7 @@ def test_a_new_stage_is_in_the_graph_the_checks_the_data_card_and_the_trace(siev
     report = Store(root=layout.store).build(CORPUS_REPORT, recipe, left, corpus).handle
     card = (report.directory / "data_card.md").read_text()
     assert re.search(r"^\| `sieve` \|.* drops every fifth document \|$", card, re.MULTILINE)
-    assert "after filter | after sieve | after dedup" in card and "| `sieve` | fifth |" in card
+    assert "after filter | after sieve | after dedup" in card and "| `sieve` | `fifth` |" in card
 
     gone = read_table(shard_paths(left.directory, DROPPED_FOLDER)[0], DROPPED).to_pylist()[0]
     ((page,), _) = trace(layout.store, {"documents": left, "corpus": corpus}, gone["url"])

@@ -24,7 +24,7 @@ PARTS = "parts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class DiskUse:
     """A row of `gristmill du`."""
 
     name: str
@@ -48,7 +48,7 @@ class Garbage:
         return (*self.outputs, *self.unfinished, *self.parts, *self.indexes)
 
 
-def disk_usage(layout: Layout) -> list[Place]:
+def disk_usage(layout: Layout) -> list[DiskUse]:
     """A place a row, outputs of each stage first; what an earlier row counted is not counted again."""
     seen: set[tuple[int, int]] = set()
     current = {layout.store / entry["folder"] for entry in all_entries(layout)}
@@ -178,11 +178,11 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _place(name: str, folders: Iterable[Path], seen: set[tuple[int, int]], note: str) -> Place:
+def _place(name: str, folders: Iterable[Path], seen: set[tuple[int, int]], note: str) -> DiskUse:
     files = [file for file in _files(folders) if _inode(file) not in seen]
     sizes = {_inode(file): file.stat().st_size for file in files}
     seen.update(sizes)
-    return Place(name=name, n_files=len(files), n_bytes=sum(sizes.values()), note=note)
+    return DiskUse(name=name, n_files=len(files), n_bytes=sum(sizes.values()), note=note)
 
 
 def bytes_freed(folders: Iterable[Path]) -> int:

@@ -123,7 +123,7 @@ class RewriteItem:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class FoundExamples:
     """What stands in one text: rows of the evidence without the columns of the document, and the places."""
 
     evidence: list[dict[str, Any]]
@@ -132,7 +132,7 @@ class Found:
 
 
 @dataclass(kw_only=True, slots=True)
-class Tally:
+class CutTally:
     """What happened to the documents of a shard."""
 
     counts: Counts
@@ -233,9 +233,9 @@ def contaminating(
     return items[found], shared[found], share[found]
 
 
-def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -> Tally:
+def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -> CutTally:
     """Shards in which nothing was found are those of the input."""
-    total, items = Tally(counts=Counts()), []
+    total, items = CutTally(counts=Counts()), []
     for path in paths:
         hits = work.directory / HITS_FOLDER / path.name
         if hits.exists() and read_table(hits, HITS).num_rows:
@@ -246,7 +246,7 @@ def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -
             total.counts.add(Counts(rows_in=n_rows, kept=n_rows))
     answers = work.engine.map(rewrite_shard, items) if items else ()
     for done, (item, answer) in enumerate(zip(items, answers, strict=True), 1):
-        tally: Tally = value_of(answer, item.path, LOOKING)
+        tally: CutTally = value_of(answer, item.path, LOOKING)
         total.counts.add(tally.counts)
         total.n_cut += tally.n_cut
         total.n_characters += tally.n_characters
@@ -256,13 +256,13 @@ def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -
     return total
 
 
-def rewrite_shard(item: RewriteItem) -> Tally:
+def rewrite_shard(item: RewriteItem) -> CutTally:
     """Runs in a worker process: writes the shard without what its documents must not hold."""
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     hits = read_table(item.hits, HITS)
     rows, runs = hits["row"].to_numpy(), hits["run"].to_numpy()
-    judge = Judge(item.config, item.index)
-    tally = Tally(counts=Counts(rows_in=table.num_rows))
+    judge = CutJudge(item.config, item.index)
+    tally = CutTally(counts=Counts(rows_in=table.num_rows))
     kept, dropped, evidence = {}, [], []
     found_in, starts = np.unique(rows, return_index=True)
     for row, own in zip(found_in.tolist(), np.split(runs, starts[1:]), strict=True):
@@ -290,7 +290,7 @@ def rewrite_shard(item: RewriteItem) -> Tally:
     return tally
 
 
-class Judge:
+class CutJudge:
     """What a document holds of the examples, and the document without it."""
 
     def __init__(self, cfg: DecontaminateConfig, folder: Path) -> None:
@@ -298,7 +298,9 @@ class Judge:
         self.items = read_table(folder / ITEMS)
         self.scanner = Scanner(self.index, cfg.n_words, cfg.min_words)
 
-    def without(self, document: dict[str, Any], tally: Tally) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    def without(
+        self, document: dict[str, Any], tally: CutTally
+    ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """`document` without what it holds, None where too little would be left, and its evidence."""
         text = document["text"]
         found, items = self.found(text)
@@ -318,7 +320,7 @@ class Judge:
         left = [{"start": start, "end": end} for start, end in pieces] if new else []
         return new, [{**names, "new_id": new_id, **one, "left": left} for one in found.evidence]
 
-    def found(self, text: str) -> tuple[Found | None, set[int]]:
+    def found(self, text: str) -> tuple[FoundExamples | None, set[int]]:
         """What counts in `text`, None where nothing does, and the items."""
         places, runs, n_words = self.scanner.runs(text)
         counts = self.counting[runs]
@@ -350,7 +352,9 @@ class Judge:
             }
             for k, (bound, end) in enumerate(zip(bounds, [*bounds[1:], len(first)], strict=True))
         ]
-        return Found(evidence=evidence, spans=sorted(set(spans)), score=float(share.max())), set(items.tolist())
+        return FoundExamples(evidence=evidence, spans=sorted(set(spans)), score=float(share.max())), set(
+            items.tolist()
+        )
 
 
 def _id(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.corpus.dedup.near_duplicates import view_files
-from pipeline.corpus.dedup.signatures import SIGNATURES_FOLDER, Layout, layout_of
+from pipeline.corpus.dedup.signatures import SIGNATURES_FOLDER, ShardPositions, positions_of
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import Shards
 from pipeline.store.shards import shard_paths, write_table, write_text
@@ -43,14 +43,16 @@ def write_recipe(directory: Path, recipe: str) -> None:
     write_text(directory / INDEX_FOLDER / RECIPE, recipe)
 
 
-def view_accepted(database: Any, accepted: Sequence[Shards]) -> Layout:
+def view_accepted(database: Any, accepted: Sequence[Shards]) -> ShardPositions:
     """Create the views `accepted_signed` and `accepted_named`. Returns the layout of the documents in them."""
-    documents = layout_of(path for handle in accepted for path in shard_paths(handle.directory))
+    documents = positions_of(path for handle in accepted for path in shard_paths(handle.directory))
     if not documents.paths:
         database.execute(NONE)
         return documents
-    signatures = layout_of(path for handle in accepted for path in shard_paths(handle.directory, SIGNATURES_FOLDER))
-    kept = layout_of(path for handle in accepted for path in shard_paths(handle.directory, INDEX_FOLDER))
+    signatures = positions_of(
+        path for handle in accepted for path in shard_paths(handle.directory, SIGNATURES_FOLDER)
+    )
+    kept = positions_of(path for handle in accepted for path in shard_paths(handle.directory, INDEX_FOLDER))
     if not len(signatures.paths) == len(kept.paths) == len(documents.paths) or kept.starts != documents.starts:
         raise CorruptShard(f"{accepted[0].directory}: index/ does not fit its shards; delete the folder and rerun")
     n = signatures.n_rows

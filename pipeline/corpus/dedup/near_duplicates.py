@@ -20,8 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.corpus.dedup.signatures import Layout
-from pipeline.corpus.dedup.verification import Limits, Verified
+from pipeline.corpus.dedup.signatures import ShardPositions
+from pipeline.corpus.dedup.verification import PairLimits, Verified
 from pipeline.store.errors import DiskFull
 from pipeline.store.shards import duckdb_files
 
@@ -146,12 +146,12 @@ def explained(folder: Path, memory_mb: int) -> Iterator[None]:
         raise
 
 
-def load_signatures(database: Any, layout: Layout) -> None:
+def load_signatures(database: Any, layout: ShardPositions) -> None:
     """Create the view `signed`: all signatures of `layout`, each with its position."""
     view_files(database, "signed", layout, "start + file_row_number AS position, *")
 
 
-def view_files(database: Any, name: str, layout: Layout, columns: str) -> None:
+def view_files(database: Any, name: str, layout: ShardPositions, columns: str) -> None:
     """Create the view `name` over Parquet files; `start` is the number of rows in the files before them."""
     starts = pa.table({"file": pa.array(range(len(layout.paths)), pa.int64()), "start": pa.array(layout.starts)})
     insert_rows(database, f"{name}_files", starts)
@@ -162,7 +162,11 @@ def view_files(database: Any, name: str, layout: Layout, columns: str) -> None:
 
 
 def find_candidates(
-    database: Any, limits: Limits, *, memory_mb: int, done: Callable[[int, int], None] = lambda query, queries: None
+    database: Any,
+    limits: PairLimits,
+    *,
+    memory_mb: int,
+    done: Callable[[int, int], None] = lambda query, queries: None,
 ) -> int:
     """Fill the tables `documents`, `candidates`, `wanted`, `relatives` and `repeated`. Returns the number of
     candidates.

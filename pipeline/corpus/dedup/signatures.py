@@ -59,7 +59,7 @@ class SignatureItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ShardPositions:
     """Shards one after the other; the index of a row among all rows is its position."""
 
     paths: tuple[Path, ...]
@@ -71,10 +71,10 @@ class Layout:
         return self.starts[shard], (*self.starts, self.n_rows)[shard + 1]
 
 
-def layout_of(paths: Iterable[Path]) -> Layout:
+def positions_of(paths: Iterable[Path]) -> ShardPositions:
     paths = tuple(paths)
     ends = list(accumulate((pq.read_metadata(path).num_rows for path in paths), initial=0))
-    return Layout(paths, tuple(ends[:-1]), ends[-1])
+    return ShardPositions(paths, tuple(ends[:-1]), ends[-1])
 
 
 def signature_recipe(settings: Mapping[str, int], libraries: Mapping[str, str]) -> str:

@@ -29,10 +29,10 @@ from pipeline.corpus.dedup.near_duplicates import (
 from pipeline.corpus.dedup.signatures import (
     SIGNATURES,
     SIGNATURES_FOLDER,
-    Layout,
+    ShardPositions,
     checked,
-    layout_of,
     make_signatures,
+    positions_of,
     signature_recipe,
 )
 from pipeline.corpus.dedup.verification import verify
@@ -137,18 +137,18 @@ def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:
     }
 
 
-def _load(database: Any, directory: Path, scratch: Path) -> Layout:
+def _load(database: Any, directory: Path, scratch: Path) -> ShardPositions:
     signatures = shard_paths(directory, SIGNATURES_FOLDER)
     if not signatures:  # DuckDB reads no list without files
         signatures = [scratch / "none.parquet"]
         write_table(signatures[0], SIGNATURES.empty_table())
-    layout = layout_of(signatures)
+    layout = positions_of(signatures)
     load_signatures(database, layout)
     return layout
 
 
 def judge(
-    cfg: DedupConfig, database: Any, work: Work, paths: list[Path], layout: Layout, accepted: Layout
+    cfg: DedupConfig, database: Any, work: Work, paths: list[Path], layout: ShardPositions, accepted: ShardPositions
 ) -> dict[str, float]:
     """Fill the table `outcomes`; what is worth a plot over time."""
     n_candidates = find_candidates(
@@ -177,7 +177,7 @@ def judge(
     return {"candidate_pairs": n_candidates, "compared_pairs": found.n_compared, **_measures(database)}
 
 
-def _write_shards(database: Any, work: Work, paths: list[Path], layout: Layout) -> Counts:
+def _write_shards(database: Any, work: Work, paths: list[Path], layout: ShardPositions) -> Counts:
     def items() -> Any:
         for shard, path in enumerate(paths):
             low, high = layout.rows(shard)

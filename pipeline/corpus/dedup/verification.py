@@ -55,7 +55,7 @@ VERDICT = pa.schema(
 FAMILY = pa.schema([("rank", pa.int64()), ("family", pa.int64())])
 
 
-class Limits(Protocol):
+class PairLimits(Protocol):
     """The fields of DedupConfig that decide what counts as a repetition."""
 
     @property
@@ -138,12 +138,12 @@ def is_in(values: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 
 @dataclass(slots=True)
-class Judge:
+class PairJudge:
     """Compares two texts by `limits`; ranks up to `borders[i]` have the quality `qualities[i]`."""
 
     texts: Texts
     repeated: Repeated
-    limits: Limits
+    limits: PairLimits
     borders: np.ndarray
     qualities: np.ndarray
 
@@ -297,14 +297,16 @@ class Verified:
         return pa.table([members + self.first, best[places]], schema=FAMILY)
 
 
-def verify(database: Any, windows: Mapping[int, np.ndarray], limits: Limits, done: Callable[[int], None]) -> Verified:
+def verify(
+    database: Any, windows: Mapping[int, np.ndarray], limits: PairLimits, done: Callable[[int], None]
+) -> Verified:
     """Judge every text that has candidates, best rank first."""
     ((first, last),) = database.execute("SELECT coalesce(min(rank), 1), coalesce(max(rank), 0) FROM sides").fetchall()
     steps = database.execute(
         "SELECT max(rank) AS border, quality FROM documents GROUP BY quality ORDER BY border"
     ).fetchnumpy()
     repeated = Repeated(database, limits.sample_one_in)
-    judge = Judge(Texts(windows), repeated, limits, np.asarray(steps["border"]), np.asarray(steps["quality"]))
+    judge = PairJudge(Texts(windows), repeated, limits, np.asarray(steps["border"]), np.asarray(steps["quality"]))
     found = Verified(first, last)
     for rank, pairs in groupby(_rows(database, "rank, kept, bands_shared", "candidates"), key=lambda pair: pair[0]):
         _place(found, judge, rank, ((kept, bands) for _, kept, bands in pairs))
@@ -320,7 +322,7 @@ def verify(database: Any, windows: Mapping[int, np.ndarray], limits: Limits, don
 
 
 def _place(
-    found: Verified, judge: Judge, rank: int, partners: Iterable[tuple[int, int]], *, may_beat: bool = True
+    found: Verified, judge: PairJudge, rank: int, partners: Iterable[tuple[int, int]], *, may_beat: bool = True
 ) -> None:
     """Drop `rank` for the most similar kept text, or keep it and drop those that are repetitions of it alone."""
     best: tuple[tuple[float, float, int], Compared, int, int] | None = None
@@ -350,7 +352,7 @@ def _place(
         found.join(rank, kept)
 
 
-def _place_again(found: Verified, judge: Judge, database: Any, stale: np.ndarray, *, may_beat: bool) -> None:
+def _place_again(found: Verified, judge: PairJudge, database: Any, stale: np.ndarray, *, may_beat: bool) -> None:
     """Compare texts whose kept text was dropped with its replacement and with all their candidates."""
     partners = {int(rank): [(found.kept_for(int(rank)), 0)] for rank in stale}
     database.register("stale", pa.table({"rank": stale}))

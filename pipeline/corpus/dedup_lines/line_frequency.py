@@ -68,7 +68,7 @@ WHERE documents >= $min_fraction * site_documents AND places <= $most_places * d
 """
 
 
-class Limits(Protocol):
+class FrequencyLimits(Protocol):
     @property
     def min_documents(self) -> int: ...
     @property
@@ -120,7 +120,7 @@ def opened_database(folder: Path, *, n_threads: int, memory_mb: int) -> Iterator
         yield database
 
 
-def find_repeated(cfg: Limits, database: Any, folder: Path, target: Path) -> int:
+def find_repeated(cfg: FrequencyLimits, database: Any, folder: Path, target: Path) -> int:
     """Fill the table `sites`, and the file `target` with rows of REPEATED_LINES; how many there are."""
     if not (files := shard_paths(folder)):
         database.register("sites", pa.table({"site": [], "site_documents": []}))

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.dedup_lines.line_frequency import REPEATED_LINES, key_of_site
-from pipeline.corpus.dedup_lines.repeated_lines import Limits as LineLimits
 from pipeline.corpus.dedup_lines.repeated_lines import (
+    LineLimits,
     Repeated,
     Unit,
     going,
@@ -53,20 +53,20 @@ LEFT = pa.schema(
 )
 
 
-class Limits(LineLimits, Protocol):
+class RemovalLimits(LineLimits, Protocol):
     @property
     def min_words(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ShardItem:
+class RemovalItem:
     """A shard to be written again below `directory`, without the lines of `repeated`."""
 
     path: Path
     repeated: Path
     left: Path  # where its rows of LEFT go
     directory: Path
-    cfg: Limits
+    cfg: RemovalLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class EqualsItem:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class LinesTally:
     """What happened to a shard; characters and lines by source."""
 
     counts: Counts
@@ -121,7 +121,7 @@ def place_shard(staged: Path, name: str, directory: Path) -> None:
             (directory / folder / name).unlink(missing_ok=True)  # of a build that was killed
 
 
-def rewritten(item: ShardItem) -> Tally:
+def rewritten(item: RemovalItem) -> LinesTally:
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     sources = table["source"].to_pylist()
     sites = [site_of(url, source) for url, source in zip(table["url"].to_pylist(), sources, strict=True)]
@@ -154,7 +154,7 @@ def rewritten(item: ShardItem) -> Tally:
     return _tally(table, sources, edits, short, counts)
 
 
-def _edits(item: ShardItem, table: pa.Table, sites: Sequence[str]) -> Iterable[_Edit]:
+def _edits(item: RemovalItem, table: pa.Table, sites: Sequence[str]) -> Iterable[_Edit]:
     repeated = _repeated_by_site(item.repeated, {key_of_site(site) for site in sites})
     columns = (table[name].to_pylist() for name in ("media_type", "code_language"))
     for row, (site, media_type, code_language, text) in enumerate(zip(sites, *columns, table["text"], strict=True)):
@@ -236,7 +236,9 @@ def _write_beside(directory: Path, name: str, dropped: list[dict[str, Any]], evi
             (directory / folder / name).unlink(missing_ok=True)
 
 
-def _tally(table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], short: set[int], counts: Counts) -> Tally:
+def _tally(
+    table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], short: set[int], counts: Counts
+) -> LinesTally:
     characters: dict[str, int] = {}
     gone: dict[str, int] = {}
     lengths = pc.call_function("utf8_length", [table["text"]]).to_pylist()
@@ -246,10 +248,10 @@ def _tally(table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], shor
         left = 0 if edit.row in short else len(edit.text)
         gone[sources[edit.row]] = gone.get(sources[edit.row], 0) + lengths[edit.row] - left
     n_lines = sum(len(edit.units) for edit in edits)
-    return Tally(counts, characters, gone, n_lines, len(edits) - len(short))
+    return LinesTally(counts, characters, gone, n_lines, len(edits) - len(short))
 
 
-def without_equals(item: EqualsItem) -> Tally:
+def without_equals(item: EqualsItem) -> LinesTally:
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     sizes = table["cluster_size"].to_pylist()
     for row, size in item.sizes.items():
@@ -276,7 +278,7 @@ def without_equals(item: EqualsItem) -> Tally:
     counts = Counts(kept=-len(rows))
     if rows:
         counts.drop("exact_duplicate", len(rows))
-    return Tally(counts, gone=gone)
+    return LinesTally(counts, gone=gone)
 
 
 def _equal_evidence(equal: Equal, document: Mapping[str, Any]) -> dict[str, Any]:

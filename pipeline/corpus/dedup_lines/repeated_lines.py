@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import xxhash
 
-Layout = Literal["lines", "paragraphs", "nothing"]
+TextLayout = Literal["lines", "paragraphs", "nothing"]
 OWN_LINES = frozenset(  # media types whose text has a line a paragraph or an item of a list
     {
         "text/html",
@@ -45,7 +45,7 @@ HTTP = ("http", "https")
 Repeated = Mapping[int, tuple[int, int]]  # key -> documents of the site that hold it, documents of the site
 
 
-class Limits(Protocol):
+class LineLimits(Protocol):
     @property
     def min_fraction(self) -> float: ...
     @property
@@ -73,13 +73,13 @@ def site_of(url: str, source: str) -> str:
     return host or source
 
 
-def layout_of(media_type: str, code_language: str | None) -> Layout:
+def layout_of(media_type: str, code_language: str | None) -> TextLayout:
     if code_language is not None or media_type in UNTOUCHED:
         return "nothing"
     return "lines" if media_type in OWN_LINES else "paragraphs"
 
 
-def units_of(text: str, layout: Layout) -> list[Unit]:
+def units_of(text: str, layout: TextLayout) -> list[Unit]:
     """What can be repeated, and what stands between it, in the order of the text."""
     if layout == "lines":
         return list(_lines(text))
@@ -92,7 +92,7 @@ def key_of(line: str) -> int:
     return xxhash.xxh3_64_intdigest(" ".join(folded.split()).encode(errors="surrogatepass"))
 
 
-def going(text: str, units: Sequence[Unit], repeated: Repeated, layout: Layout, cfg: Limits) -> list[int]:
+def going(text: str, units: Sequence[Unit], repeated: Repeated, layout: TextLayout, cfg: LineLimits) -> list[int]:
     """Places in `units` of those that go; `repeated` holds the lines that may go at an edge, or everywhere."""
     found = {
         place
@@ -184,12 +184,12 @@ def _paragraph(text: str, block: Sequence[Unit]) -> Unit:
     return Unit(start, end, key_of(text[start:end]) if is_prose else None, False)
 
 
-def _is_common(counts: tuple[int, int], cfg: Limits) -> bool:
+def _is_common(counts: tuple[int, int], cfg: LineLimits) -> bool:
     documents, site_documents = counts
     return documents >= cfg.min_fraction * site_documents
 
 
-def _is_prose(text: str, unit: Unit, cfg: Limits) -> bool:
+def _is_prose(text: str, unit: Unit, cfg: LineLimits) -> bool:
     if unit.is_heading or not cfg.min_characters <= unit.end - unit.start <= cfg.max_characters:
         return False
     whole = text[unit.start : unit.end]
@@ -199,7 +199,7 @@ def _is_prose(text: str, unit: Unit, cfg: Limits) -> bool:
     return sum(map(str.isalpha, line)) >= LETTERS * len(line)
 
 
-def _run(units: Sequence[Unit], repeated: Repeated, cfg: Limits, *, from_the_end: bool) -> set[int]:
+def _run(units: Sequence[Unit], repeated: Repeated, cfg: LineLimits, *, from_the_end: bool) -> set[int]:
     """Repeated lines from one end of the text on. A heading goes only together with what stands below it."""
     run: list[int] = []
     for place in range(len(units) - 1, -1, -1) if from_the_end else range(len(units)):

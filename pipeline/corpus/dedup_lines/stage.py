@@ -33,8 +33,8 @@ from pipeline.corpus.dedup_lines.line_removal import (
     STAGE,
     Equal,
     EqualsItem,
-    ShardItem,
-    Tally,
+    LinesTally,
+    RemovalItem,
     place_shard,
     rewritten,
     without_equals,
@@ -111,10 +111,10 @@ def dedup_lines(cfg: DedupLinesConfig, inputs: tuple[Shards], work: Work) -> Out
 DEDUP_LINES = Stage(name=STAGE, version=1, function=dedup_lines, handle=Shards)
 
 
-def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[Tally]:
+def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[LinesTally]:
     scratch = work.directory / SCRATCH
     items = [
-        ShardItem(path, scratch / "repeated.parquet", _left(scratch, shard), scratch / REWRITTEN_FOLDER, cfg)
+        RemovalItem(path, scratch / "repeated.parquet", _left(scratch, shard), scratch / REWRITTEN_FOLDER, cfg)
         for shard, path in enumerate(paths)
     ]
     tallies = []
@@ -124,7 +124,7 @@ def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[T
     return tallies
 
 
-def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[Tally]:
+def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[LinesTally]:
     """Documents that differed by their menus only are one document now. Writes the output.
 
     A worker whose build was killed may still be writing: so no file is read here that it could have written in
@@ -162,7 +162,7 @@ def _left(scratch: Path, shard: int) -> Path:
     return scratch / LEFT_FOLDER / f"{shard:08d}.parquet"
 
 
-def _summed(tallies: Sequence[Tally]) -> tuple[Counts, dict[str, float]]:
+def _summed(tallies: Sequence[LinesTally]) -> tuple[Counts, dict[str, float]]:
     """removed_fraction_<source> is the share of its characters that went, with lines and with dropped documents."""
     counts = Counts()
     characters: Counter[str] = Counter()

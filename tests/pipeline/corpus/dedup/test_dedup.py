@@ -11,7 +11,7 @@ import xxhash
 
 from pipeline.corpus.dedup.accepted import view_accepted
 from pipeline.corpus.dedup.near_duplicates import find_candidates, load_signatures
-from pipeline.corpus.dedup.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, layout_of
+from pipeline.corpus.dedup.signatures import SIGNATURES, SIGNATURES_FOLDER, SIGNATURES_VERSION, positions_of
 from pipeline.corpus.dedup.stage import DEDUP, SCRATCH, DedupConfig
 from pipeline.store.database import open_database
 from pipeline.store.engine import LocalProcesses
@@ -274,7 +274,7 @@ def test_dedup_candidates_do_not_depend_on_threads_or_memory(
 
     def candidates(folder, **limits):
         with open_database(folder, **limits) as database:
-            load_signatures(database, layout_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
+            load_signatures(database, positions_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
             view_accepted(database, ())
             find_candidates(database, DedupConfig(), memory_mb=limits["memory_mb"])
             return database.execute("SELECT * FROM candidates ORDER BY ALL").fetchall()

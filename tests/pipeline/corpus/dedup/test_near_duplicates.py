@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.corpus.dedup.accepted import view_accepted
 from pipeline.corpus.dedup.near_duplicates import explained, find_candidates, load_signatures
-from pipeline.corpus.dedup.signatures import SIGNATURES_FOLDER, layout_of
+from pipeline.corpus.dedup.signatures import SIGNATURES_FOLDER, positions_of
 from pipeline.corpus.dedup.stage import DEDUP, SCRATCH, DedupConfig
 from pipeline.store.database import open_database
 from pipeline.store.errors import DiskFull
@@ -76,7 +76,7 @@ def test_find_candidates_spills_and_finds_the_same(tmp_path, built):
 
     def candidates(folder, memory_mb, n_threads, assumed_mb):
         with open_database(folder, n_threads=n_threads, memory_mb=memory_mb) as database:
-            load_signatures(database, layout_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
+            load_signatures(database, positions_of(shard_paths(handle.directory, SIGNATURES_FOLDER)))
             view_accepted(database, ())
             find_candidates(database, DedupConfig(), memory_mb=assumed_mb)
             tables = ("candidates", "relatives", "repeated")

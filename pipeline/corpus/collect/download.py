@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from pipeline.corpus.collect.source import SHA256, Progress
+from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.shards import replacing
 
@@ -29,6 +29,7 @@ TIMEOUT = (10.0, 60.0)  # seconds to connect, seconds between two blocks
 WAITS = (1.0, 4.0, 10.0)  # seconds before the second, third and fourth attempt
 MAX_REDIRECTS = 10
 BLOCK = 1 << 18
+SHA256 = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~!%-]*")
 # The bytes as they are: a server that packs them would change the sha256.
 HEADERS = {"Accept-Encoding": "identity"}

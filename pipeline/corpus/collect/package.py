@@ -43,11 +43,6 @@ class PackageSource(Source):
         if not VERSION.fullmatch(self.version):
             raise ValueError(f"version is {self.version!r}, expected one exact version, such as 1.2.3")
 
-    @property
-    def has_top_folder(self) -> bool:
-        """Whether all members are in one folder, which does not count."""
-        return self.file == "sdist"
-
     def snapshot(self) -> str:
         return self.sha256
 
@@ -56,7 +51,7 @@ class PackageSource(Source):
 
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         path = fetch_package(self, cache, progress)
-        members = members_of(path, strip_top=self.has_top_folder)
+        members = members_of(path, strip_top=self.file == "sdist")
         base = f"pypi://{self.package}/{self.version}/"
         for member in selected(members, self.members, f"{path.name} (source `{self.name}`)"):
             yield base + quote(member.name), member

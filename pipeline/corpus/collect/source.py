@@ -19,7 +19,6 @@ from pipeline.store.settings import Text, check_values
 from pipeline.store.store import NOT_IDENTITY
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-SHA256 = re.compile(r"[0-9a-f]{64}")
 Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
 MediaType = Literal[
     "text/html",

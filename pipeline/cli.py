@@ -123,6 +123,9 @@ def _add_graph_commands(command: Adder) -> None:
     )
     plan = command("plan", "pipeline.commands.plan:run", "Tell what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
+    settings = command("settings", "pipeline.commands.settings:run", "List every setting with its range and meaning")
+    settings.add_argument("asset", metavar="ASSET", nargs="?", help="only of this asset or asset.stage; default: all")
+    settings.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
     report.add_argument("--out", metavar="DIR", help="write the card and its figures there instead")
 

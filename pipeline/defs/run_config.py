@@ -15,8 +15,7 @@ is shown without a stack trace.
 """
 
 import dataclasses
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -84,12 +83,12 @@ def _field(cls: type[Any], given: Mapping[str, Any], file: ConfigFile, *names: s
     defaults |= {**given, **checked_values(cls, file.table(*names), where)}
     if defaults.keys() == settings.keys():
         read(cls, defaults, where)
-    # Dagster keeps one Shape for equal fields and description, so the name of the class has to be in it
+    place = ".".join(names)
     shape = dg.Shape(
         {name: _setting_field(cls, one, defaults) for name, one in settings.items()},
-        description=f"{cls.__module__}.{cls.__qualname__}",
+        description=f"Settings of {place}.",  # Dagster keeps one Shape for equal fields and descriptions
     )
-    shape.post_process = functools.partial(_resolved, cls, ".".join(names))
+    shape.post_process = _Builder(cls, place, defaults)
     if defaults.keys() == settings.keys():
         return dg.Field(shape, default_value={name: _shown(one, defaults[name]) for name, one in settings.items()})
     return dg.Field(shape)
@@ -105,16 +104,36 @@ def _setting_field(cls: type[Any], one: Setting, defaults: Mapping[str, Any]) ->
     return dg.Field(kind, default_value=value, is_required=False, description=description)
 
 
-def _resolved(cls: type[Any], where: str, values: Any) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Builder:
     """What Dagster calls with the complete values of a shape, defaults included."""
-    if isinstance(values, cls):
-        return values
-    unset = {name: _shown(one, None) for name, one in settings_of(cls).items() if one.optional}
-    given = {name: None if name in unset and value == unset[name] else value for name, value in values.items()}
-    try:
-        return read(cls, given, where)
-    except ValueError as error:
-        raise RefusedSettings(str(error)) from None
+
+    cls: type[Any]
+    place: str  # asset, or asset.stage
+    defaults: Mapping[str, Any]
+
+    def __call__(self, values: Any) -> Any:
+        if isinstance(values, self.cls):
+            return values
+        unset = {name: _shown(one, None) for name, one in settings_of(self.cls).items() if one.optional}
+        given = {name: None if name in unset and value == unset[name] else value for name, value in values.items()}
+        try:
+            return read(self.cls, given, self.place)
+        except ValueError as error:
+            raise RefusedSettings(str(error)) from None
+
+
+def settings_in(field: dg.Field) -> Iterator[tuple[str, Setting, Any]]:
+    """Of every setting in the config field of an asset its place (asset, or asset.stage) and the value that the files
+    give it, dataclasses.MISSING where it has none."""
+    shape: Any = field.config_type
+    builder = shape.__dict__.get("post_process")
+    if builder is None:
+        for part in shape.fields.values():
+            yield from settings_in(part)
+    else:
+        for name, one in settings_of(builder.cls).items():
+            yield builder.place, one, builder.defaults.get(name, dataclasses.MISSING)
 
 
 def _shown(one: Setting, value: Any) -> Any:

@@ -134,6 +134,14 @@ def test_launch_with_a_bad_value_is_refused_with_one_sentence_before_anything_ru
     assert (told.message, told.stack) == (message, [])
 
 
+def test_launch_names_the_asset_whose_setting_is_bad_among_equal_ones():
+    """Dagster keeps one Shape for equal fields: the message named the asset that was defined last."""
+    first, second = (asset_config(name, Mix, ConfigFile(Path("x.toml"))) for name in ("pages/a", "pages/b"))
+    for field, name in ((first, "pages/a"), (second, "pages/b")):
+        with pytest.raises(ValueError, match=f"^{name}: grains is 0"):
+            config_that_arrives(field, {"grains": 0})
+
+
 def test_launch_without_a_required_value_is_refused():
     with pytest.raises(dg.DagsterInvalidConfigError, match="label"):
         config_that_arrives(asset_config("mill", Sieve, ConfigFile(Path("x.toml"))), {"width": 1.0})

@@ -46,9 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and what the stages log")
-    parser = argparse.ArgumentParser(
-        prog="gristmill", description="Mills raw text into a language model you own.", epilog=EPILOG
-    )
+    parser = Parser(prog="gristmill", description="Mills raw text into a language model you own.", epilog=EPILOG)
     parser.add_argument("--version", action=Version, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -62,6 +60,19 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_commands(command)
     _add_upkeep_commands(command)
     return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """Suggests the nearest name where somebody types one that is no choice: a command, a stage, a format."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            from pipeline.store.settings import did_you_mean
+
+            error.message += did_you_mean(value, action.choices or ())
+            raise
 
 
 class Version(argparse.Action):

@@ -33,6 +33,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats, finite, unseen
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle
+from pipeline.store.settings import refuse_unknown
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, not_empty
@@ -133,14 +134,9 @@ def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetChec
 
 def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
     """[checks.<evaluation or report>] of config.toml: metric = limit. ValueError names what does not fit."""
-    tables = file.tables.get(TABLE, {})
-    if not isinstance(tables, Mapping):
-        raise ValueError(f"{file.path}: {TABLE} is {tables!r}, expected tables [{TABLE}.<evaluation>]")
+    tables = file.table(TABLE)
+    refuse_unknown(f"{file.path}: [{TABLE}]", "table", tables, evaluations)
     for name, table in tables.items():
-        if name not in evaluations:
-            raise ValueError(
-                f"{file.path}: [{TABLE}.{name}] names no evaluation; there are: {', '.join(evaluations)}"
-            )
         if not isinstance(table, Mapping) or not all(type(limit) in (int, float) for limit in table.values()):
             raise ValueError(f"{file.path}: [{TABLE}.{name}] is {table!r}, expected lines `metric = number`")
     return {name: {metric: float(limit) for metric, limit in table.items()} for name, table in tables.items()}
@@ -169,8 +165,7 @@ def _corpus_leak(corpus: Handle) -> Verdict:
 
 def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
     allowed = [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)]
-    if unknown := [name for name in limits if name not in allowed]:
-        raise ValueError(f"config.toml: [{TABLE}.corpus] has {unknown[0]}; there are: {', '.join(allowed)}")
+    refuse_unknown(f"config.toml: [{TABLE}.corpus]", "key", limits, allowed)
 
     def judge(corpus: Handle) -> Verdict:
         """No source loses more than a set share of itself to copies, repeated lines and texts of evaluations."""

@@ -117,3 +117,14 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
     assert "`tokenize` needs one output of `tokenizer`, got 0" in capsys.readouterr().err
     assert main(["stage", "dedup", "documents", "--out", "other"]) == 2
     assert "is an output of `clean`; `dedup` reads the output of `filter`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["expotr", "foundation_model", "out"], "export"), (["stage", "clena", ".", "--out", "out"], "clean")],
+)
+def test_cli_misspelt_choice_suggests_the_nearest(arguments, meant, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"did you mean `{meant}`?")

@@ -121,9 +121,9 @@ def test_check_that_fails_stops_what_would_train_on_it_only_if_it_blocks(blocks)
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"moods": {"accuracy": 0.5}}, r"\[checks.moods\] names no evaluation; there are: moods_evaluation"),
+        ({"moods": {"accuracy": 0.5}}, r"\[checks\]: unknown table `moods`\. Allowed: moods_evaluation"),
         ({"moods_evaluation": {"accuracy": "high"}}, "expected lines `metric = number`"),
-        (3, r"expected tables \[checks.<evaluation>\]"),
+        (3, r"checks is 3, expected a table \[checks\]"),
     ],
 )
 def test_read_limits_mistake_names_its_place(tmp_path, tables, message):
@@ -133,6 +133,6 @@ def test_read_limits_mistake_names_its_place(tmp_path, tables, message):
 
 def test_source_loss_limit_of_an_unknown_source_is_refused():
     limits = {"corpus": {"removed_fraction": 0.4, "removed_fraction_bookz": 0.9}}
-    message = r"\[checks.corpus\] has removed_fraction_bookz; there are: removed_fraction, removed_fraction_books"
+    message = r"\[checks.corpus\]: unknown key `removed_fraction_bookz`; did you mean `removed_fraction_books`"
     with pytest.raises(ValueError, match=message):
         asset_checks(["books"], [], limits)

@@ -77,12 +77,12 @@ def show_report(page: Page, path: Path) -> None:
 
 
 def show_curve(page: Page, layout: Layout, path: Path) -> None:
-    url = run_url(layout, load_current(layout, "foundation_model").fingerprint)
+    server = f"http://127.0.0.1:{MLFLOW_PORT}"
+    url = run_url(layout, load_current(layout, "foundation_model").fingerprint, server)
     if url is None:
         raise SystemExit("foundation_model has no run in MLflow; run `gristmill demo` first")
     address, _, query = url.partition("?")
-    run = address[address.index("/#/") :]
-    page.goto(f"http://127.0.0.1:{MLFLOW_PORT}{run}/model-metrics?{query}")
+    page.goto(f"{address}/model-metrics?{query}")
     page.get_by_placeholder("Search metric charts").fill("loss|bits|learning|gradient")
     page.locator("svg.main-svg").first.wait_for()
     page.wait_for_timeout(SETTLE_MS)

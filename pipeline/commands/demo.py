@@ -9,9 +9,8 @@ from pipeline.store.layout import usable_layout
 
 HOW_TO_LOOK = """
 To look at it:
-  make ui                                both UIs, until Ctrl-C
-  http://127.0.0.1:3000                  Dagster: the graph, every materialisation, checks, plots
-  http://127.0.0.1:5000                  MLflow: runs, curves, registered models
+  make ui                                prints the addresses of both UIs, which run until Ctrl-C: Dagster shows the
+                                         graph, materialisations and checks, MLflow runs, curves and models
   .venv/bin/gristmill generate "The "    a text by the new model"""
 
 

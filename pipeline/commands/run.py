@@ -182,7 +182,7 @@ def failure_lines(layout: Layout, watch: Watch, run_id: str, again: str) -> list
         *watch.complaints,
         *(f"ERROR: `{step}` failed: {message}" for step, message in watch.failures),
         f"What was finished is kept: {_built_text(watch)}. Fix the error and run `{again}` again to continue.",
-        f"The full log: `gristmill ui`, then http://127.0.0.1:3000/runs/{run_id}; the output of libraries:"
+        f"The full log: `gristmill ui`, then run {run_id[:8]} on Dagster's page Runs; the output of libraries:"
         f" {layout.dagster_home / LIBRARIES_LOG}",
     ]
 

@@ -23,14 +23,16 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.commands.mlflow_links import links_resolved
 from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
+from pipeline.tracking.server import LINK_PORT
 
 HOST = "127.0.0.1"
 START_SECONDS = 180.0  # a cold start on a busy machine; the first one also makes MLflow's database
 STOP_SECONDS = 20.0  # a run that trains saves a checkpoint on SIGTERM
 LOG_LINES = 12  # of a server that died
-ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]  # with dagster.yaml and workspace.yaml, also in a wheel
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -51,7 +53,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=ROOT,
+                cwd=PACKAGE.parent,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -88,11 +90,14 @@ def serve(layout: Layout, dagster_port: int, mlflow_port: int) -> int:
         raise ValueError(f"both servers were given port {mlflow_port}; choose two different ones")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         require_free_port(name, port)
-    servers = [mlflow_server(layout, mlflow_port), dagster_server(layout, dagster_port, mlflow_port)]
+    servers = [mlflow_server(layout, mlflow_port), dagster_server(layout, dagster_port)]
     stopping = threading.Event()
     former = {number: signal.signal(number, lambda *_: stopping.set()) for number in SIGNALS}
     try:
-        return _supervise(servers, stopping)
+        with links_resolved(layout, f"http://{HOST}:{mlflow_port}") as port:
+            if port is None:
+                print(f"Links from Dagster to MLflow do not work: port {LINK_PORT} is in use", file=sys.stderr)
+            return _supervise(servers, stopping)
     finally:  # a second Ctrl-C sets the event again and leaves no orphans
         stop_all(server.process for server in servers if server.process)
         for number, handler in former.items():
@@ -150,19 +155,18 @@ def mlflow_server(layout: Layout, port: int) -> Server:
     )
 
 
-def dagster_server(layout: Layout, port: int, mlflow_port: int) -> Server:
+def dagster_server(layout: Layout, port: int) -> Server:
     prepare_dagster_home(layout)
     return Server(
         name="Dagster",
         command=[
-            *[sys.executable, "-m", "dagster", "dev", "-w", str(ROOT / "workspace.yaml")],
+            *[sys.executable, "-m", "dagster", "dev", "-w", str(PACKAGE / "workspace.yaml")],
             *["-h", HOST, "-p", str(port)],
         ],
         environment={
             **os.environ,
             "DAGSTER_HOME": str(layout.dagster_home),
             "GRISTMILL_DATA": str(layout.data),
-            "GRISTMILL_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
         },
         port=port,
         ready_path="/server_info",
@@ -175,7 +179,7 @@ def prepare_dagster_home(layout: Layout) -> None:
     settings = layout.dagster_home / "dagster.yaml"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text((ROOT / "pipeline" / "dagster.yaml").read_text())
+        settings.write_text((PACKAGE / "dagster.yaml").read_text())
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:

@@ -78,6 +78,21 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
     )
 
 
+def lost_shares(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Source -> stage -> the share of what came into that stage which it removed."""
+    lost: dict[str, dict[str, float]] = {}
+    for record in records:
+        for name, share in record["measures"].items():
+            if name.startswith(f"{REMOVED}_"):
+                lost.setdefault(name.removeprefix(f"{REMOVED}_"), {})[record["stage"]] = share
+    return lost
+
+
+def lost_in_all(shares: Iterable[float]) -> float:
+    """The share that several stages remove together, each of what the one before it left."""
+    return round(1 - math.prod(1 - share for share in shares), ROUNDING)
+
+
 def source_loss(
     records: Iterable[Mapping[str, Any]],
     limits: Mapping[str, float],
@@ -90,15 +105,8 @@ def source_loss(
     `examples` says of a source that loses too much what went, and for what. Observed and limit are those of the
     source that is furthest above its own limit, or nearest to it.
     """
-    lost: dict[str, dict[str, float]] = {}
-    for record in records:
-        for name, share in record["measures"].items():
-            if name.startswith(f"{REMOVED}_"):
-                lost.setdefault(name.removeprefix(f"{REMOVED}_"), {})[record["stage"]] = share
-    totals = {
-        source: round(1 - math.prod(1 - share for share in shares.values()), ROUNDING)
-        for source, shares in lost.items()
-    }
+    lost = lost_shares(records)
+    totals = {source: lost_in_all(shares.values()) for source, shares in lost.items()}
     own = {source: limits.get(f"{REMOVED}_{source}", limits[REMOVED]) for source in totals}
     above = {source: total - own[source] for source, total in totals.items()}
     worst = max(sorted(above), key=above.__getitem__, default=None)
@@ -112,7 +120,7 @@ def source_loss(
     }
     return Verdict(
         passed=not details,
-        rule="share of a source that is removed <= limit",
+        rule=f"share of source `{worst}` that is removed <= limit",
         observed=totals[worst] if worst else 0.0,
         limit=own[worst] if worst else limits[REMOVED],
         details=details,

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus.laws import REMOVED, source_loss
+from pipeline.corpus.laws import REMOVED, lost_in_all, lost_shares, source_loss
 from pipeline.store.chain import removing_stages
 from pipeline.store.lineage import lineage
 from pipeline.store.records import Handle
@@ -26,6 +26,21 @@ MOST_PAIRS = 3  # of a source and a stage
 
 def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
     """`limits` of config.toml come before the default ones. ValueError when a stage of the corpus was removed."""
+    directories, records = _removing(corpus)
+
+    def examples(source: str) -> list[str]:
+        return [text for directory in directories for text in _pairs(directory, source)]
+
+    return source_loss(records, {**DEFAULT_LIMITS, **limits}, examples)
+
+
+def removed_fractions(corpus: Handle) -> dict[str, float]:
+    """Source -> the share of it that all removing stages together took."""
+    return {source: lost_in_all(shares.values()) for source, shares in lost_shares(_removing(corpus)[1]).items()}
+
+
+def _removing(corpus: Handle) -> tuple[list[Path], list[Mapping[str, Any]]]:
+    """Directories of the removing stages in their order, and their records with the share of every source."""
     removing = removing_stages()
     directories: dict[str, Path] = {}
     records: dict[str, Mapping[str, Any]] = {}
@@ -40,11 +55,7 @@ def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
                 _with_shares(folder.directory, record),
             )
     stages = [stage for stage in removing if stage in records]
-
-    def examples(source: str) -> list[str]:
-        return [text for stage in stages for text in _pairs(directories[stage], source)]
-
-    return source_loss([records[stage] for stage in stages], {**DEFAULT_LIMITS, **limits}, examples)
+    return [directories[stage] for stage in stages], [records[stage] for stage in stages]
 
 
 def _with_shares(directory: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:

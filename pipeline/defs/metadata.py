@@ -1,101 +1,166 @@
-"""What a materialisation says in the Dagster UI: counts, reasons, sizes, speed, pictures, a link to MLflow.
+"""What a materialisation shows in the Dagster UI: results first, then counts and samples, cost, and where it is.
 
 In: the builds of an asset, the last of which is its output. Out: a MaterializeResult with the handle as value and its
-digest as data version, so that the UI calls stale what was made from other content. Numbers are plain numbers, which
-the UI plots over time.
+digest as data version, so that the UI calls stale what was made from other content. Dagster plots every number over
+time, so that only what may change from run to run is a number; a constant is text. Metadata is kept for ever, also
+after `gristmill forget --purge`, so that a sample of rows holds no text of a page.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpus.laws import REMOVED
+from pipeline.corpus.source_loss import removed_fractions
+from pipeline.corpus.split.stage import SPLIT
+from pipeline.corpus.tokens.tokenize import TOKENIZE
+from pipeline.store.disk import size_text
 from pipeline.store.layout import Layout
-from pipeline.store.outputs import read_curve, read_results, result_metrics
+from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Checkpoint, Handle, Report, Shards, TokenizerFile
-from pipeline.store.shards import shard_paths
+from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Built
 from pipeline.tracking.pictures import as_markdown, curve_png, data_url, histogram_png
-from pipeline.tracking.server import run_url
+from pipeline.tracking.server import run_link
 
 LENGTHS = "n_words"  # column of document shards that the histogram shows
+CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_examples", "vocab_size"}
+SAMPLE_ROWS = 5
+SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
+CELL_CHARACTERS = 80
+SIGNIFICANT_DIGITS = 4
 
 
 def materialised(layout: Layout, *builds: Built) -> dg.MaterializeResult[Any]:
     """The result of an asset that went through `builds`, in this order."""
     handle = builds[-1].handle
+    metadata = {**_results(handle), **_counts(builds), **_measures(builds), **_table(handle), **_texts(builds)}
     return dg.MaterializeResult(
         value=handle,
         data_version=dg.DataVersion(handle.digest),
-        metadata={name: _value(value) for name, value in _metadata(layout, builds).items()},
+        metadata={
+            name: _value(name, value)
+            for name, value in {**metadata, **_cost(builds), **_place(layout, builds[-1])}.items()
+        },
     )
 
 
-def _metadata(layout: Layout, builds: tuple[Built, ...]) -> dict[str, Any]:
-    handle, last = builds[-1].handle, builds[-1]
-    made = [built for built in builds if not built.unchanged]
-    seconds = sum(built.record["seconds"] for built in builds)
-    metadata: dict[str, Any] = {
-        "dagster/row_count": handle.rows,
-        "unchanged": not made,
-        "seconds": sum(built.record["seconds"] for built in made),  # of this materialisation
-        "seconds_when_built": seconds,
-        "bytes": sum(built.record["bytes"] for built in builds),
-        "fingerprint": handle.fingerprint,
-        "built_at": last.record["finished_at"],
-        "path": dg.MetadataValue.path(str(handle.directory)),
-    }
-    counted = [(built, counts) for built in builds if (counts := built.counts) is not None]
+def _results(handle: Handle) -> dict[str, Any]:
+    """What an evaluation or a report found; intervals and baselines stand in its text."""
+    if not isinstance(handle, Report):
+        return {}
+    return {result["metric"]: result["value"] for result in read_results(handle.directory)}
+
+
+def _counts(builds: Sequence[Built]) -> dict[str, Any]:
+    """How much there is, by the name of what it is, and what was dropped for which reason."""
+    handle = builds[-1].handle
+    name = {TokenizerFile: "vocabulary_size", Checkpoint: "steps", Report: "evaluated_items"}.get(type(handle))
+    counted = [counts for built in builds if (counts := built.counts) is not None]
+    metadata: dict[str, Any] = {name: f"{handle.rows:,}"} if name else {"dagster/row_count": handle.rows}
     if counted:
-        rows_in = counted[0][1].rows_in
         metadata |= {
-            "rows_in": rows_in,
-            "rows_out": counted[-1][1].kept,
-            "rows_dropped": sum(sum(counts.dropped.values()) for _, counts in counted),
-            "rows_per_second": rows_in / max(seconds, 1e-3),
+            "rows_in": counted[0].rows_in,
+            "rows_out": counted[-1].kept,
+            "rows_dropped": sum(sum(counts.dropped.values()) for counts in counted),
             "rows": dg.MetadataValue.md(counts_table(builds)),
         }
-    metadata |= {name: value for built in builds for name, value in built.record["measures"].items()}
-    return metadata | _of_kind(layout, handle)
-
-
-def _of_kind(layout: Layout, handle: Handle) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    if isinstance(handle, Shards) and (lengths := document_lengths(handle)) is not None:
-        png = histogram_png(lengths, "words a document")
-        metadata["length_histogram"] = dg.MetadataValue.md(as_markdown(png, "words a document"))
-    if isinstance(handle, Checkpoint) and (curve := read_curve(handle.directory)):
-        metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
-    if isinstance(handle, Report):
-        metadata |= dict(result_metrics(read_results(handle.directory)))
-    if isinstance(handle, Report | TokenizerFile | Shards):
-        metadata |= dict(_texts_and_figures(handle))
-    if isinstance(handle, Checkpoint | Report):
-        url = run_url(layout, handle.fingerprint)
-        metadata["mlflow"] = dg.MetadataValue.url(url) if url else "waits for the MLflow server"
     return metadata
 
 
-def _texts_and_figures(handle: Handle) -> Iterator[tuple[str, Any]]:
+def _measures(builds: Sequence[Built]) -> dict[str, Any]:
+    """Numbers that the stages measured. What a corpus removed of a source is that of all of its stages together."""
+    measures = {name: value for built in builds for name, value in built.record["measures"].items()}
+    if builds[-1].handle.stage == SPLIT.name:
+        measures |= {f"{REMOVED}_{name}": lost for name, lost in removed_fractions(builds[-1].handle).items()}
+    if builds[-1].handle.stage == TOKENIZE.name:  # the table of its mixture has the same numbers of every source
+        of_source = tuple(name.removeprefix("share") for name in measures if name.startswith("share_"))
+        measures = {name: value for name, value in measures.items() if not name.endswith(of_source)}
+    return measures
+
+
+def _table(handle: Handle) -> dict[str, Any]:
+    """Schema, address and sample of the shards of a table."""
+    if not isinstance(handle, Shards):
+        return {}
+    metadata: dict[str, Any] = {"dagster/uri": handle.directory.as_uri()}
+    if paths := shard_paths(handle.directory):
+        schema = pq.read_schema(paths[0])
+        metadata["sample"] = dg.MetadataValue.md(sample_table(paths))
+    else:
+        with pa.memory_map(str(min(handle.directory.rglob("*.arrow")))) as file:
+            schema = pa.ipc.open_file(file).schema
+    columns = [
+        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        for field in schema
+    ]
+    return metadata | {"dagster/column_schema": dg.TableSchema(columns)}
+
+
+def _texts(builds: Sequence[Built]) -> dict[str, Any]:
+    """Reports, and the pictures of what this materialisation built: an unchanged output has shown its own before."""
+    handle, new = builds[-1].handle, not builds[-1].unchanged
+    metadata: dict[str, Any] = {}
+    if new and isinstance(handle, Shards) and (lengths := document_lengths(handle)) is not None:
+        png = histogram_png(lengths, "words per document")
+        metadata["length_histogram"] = dg.MetadataValue.md(as_markdown(png, "words per document"))
+    if new and isinstance(handle, Checkpoint) and (curve := read_curve(handle.directory)):
+        metadata["loss_curve"] = dg.MetadataValue.md(as_markdown(curve_png(curve), "loss by step"))
+    if isinstance(handle, Report | TokenizerFile | Shards):
+        metadata |= dict(_texts_and_figures(handle, new))
+    return metadata
+
+
+def _cost(builds: Sequence[Built]) -> dict[str, Any]:
+    made = [built for built in builds if not built.unchanged]
+    seconds = sum(built.record["seconds"] for built in builds)
+    n_bytes = sum(built.record["bytes"] for built in builds)
+    counts = builds[0].counts
+    return {
+        "unchanged": not made,
+        "seconds": sum(built.record["seconds"] for built in made),  # of this materialisation
+        **({"rows_per_second": counts.rows_in / max(seconds, 1e-3)} if counts and made else {}),
+        "built": f"{builds[-1].record['finished_at']}, in {seconds:,.1f} seconds",
+        "size": f"{size_text(n_bytes)} ({n_bytes:,} bytes)",
+    }
+
+
+def _place(layout: Layout, built: Built) -> dict[str, Any]:
+    handle = built.handle
+    metadata: dict[str, Any] = {}
+    if isinstance(handle, Checkpoint | Report):
+        metadata["mlflow"] = dg.MetadataValue.url(run_link(layout, handle.fingerprint))
+    return metadata | {
+        "fingerprint": handle.fingerprint,
+        "path": dg.MetadataValue.path(str(handle.directory)),
+    }
+
+
+def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[str, Any]]:
     """The texts of a report with the figures that they show inside, then the figures that none shows."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):
         text = path.read_text()
         for name in [name for name in left if f"]({name})" in text]:
-            text = text.replace(f"]({name})", f"]({data_url(left.pop(name).read_bytes())})")
+            picture = left.pop(name)
+            address = data_url(picture.read_bytes()) if with_pictures else picture.as_uri()
+            text = text.replace(f"]({name})", f"]({address})")
         yield path.stem, dg.MetadataValue.md(text)
-    for path in left.values():
+    for path in left.values() if with_pictures else ():
         yield f"{path.stem}_figure", dg.MetadataValue.md(as_markdown(path.read_bytes(), path.stem))
 
 
-def counts_table(builds: tuple[Built, ...]) -> str:
-    """Rows in, out and dropped by reason, a block a stage, as Markdown."""
+def counts_table(builds: Sequence[Built]) -> str:
+    """Rows in, out and dropped by reason, one block per stage, as Markdown."""
     return "\n".join(["| stage | rows | |", "|---|---:|---|", *_count_lines(builds)])
 
 
-def _count_lines(builds: tuple[Built, ...]) -> Iterator[str]:
+def _count_lines(builds: Sequence[Built]) -> Iterator[str]:
     for built in builds:
         if (counts := built.counts) is None:
             continue
@@ -103,6 +168,20 @@ def _count_lines(builds: tuple[Built, ...]) -> Iterator[str]:
         for reason, rows in sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0])):
             yield f"| | {rows:,} | dropped: {reason} |"
         yield f"| | {counts.kept:,} | out |"
+
+
+def sample_table(paths: Sequence[Path]) -> str:
+    """A few rows of the first shard, from all over it, without texts: `gristmill trace` shows the text of a URL."""
+    names = [name for name in SAMPLED if name in pq.read_schema(paths[0]).names]
+    table = read_table(paths[0], columns=names)
+    rows = table.take(sorted({i * table.num_rows // SAMPLE_ROWS for i in range(min(SAMPLE_ROWS, table.num_rows))}))
+    lines = [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows.to_pylist()]
+    return "\n".join([f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *lines])
+
+
+def _cell(value: Any) -> str:
+    text = " ".join(str("" if value is None else value).split()).replace("|", "\\|")
+    return text if len(text) <= CELL_CHARACTERS else f"...{text[-CELL_CHARACTERS:]}"
 
 
 def document_lengths(handle: Shards) -> np.ndarray | None:
@@ -113,6 +192,10 @@ def document_lengths(handle: Shards) -> np.ndarray | None:
     return np.concatenate([pq.read_table(path, columns=[LENGTHS])[LENGTHS].to_numpy() for path in paths])
 
 
-def _value(value: Any) -> Any:
-    """numpy's numbers as Python's, which is all that Dagster takes."""
-    return value.item() if isinstance(value, np.generic) else value
+def _value(name: str, value: Any) -> Any:
+    """Numbers as Dagster takes and plots them, with few digits; constants as text, which it does not plot."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if name in CONSTANTS and isinstance(value, int | float):
+        return f"{value:,.{SIGNIFICANT_DIGITS}g}" if isinstance(value, float) else f"{value:,}"
+    return float(f"{value:.{SIGNIFICANT_DIGITS}g}") if isinstance(value, float) else value

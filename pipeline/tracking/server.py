@@ -12,6 +12,7 @@ from pipeline.tracking.relocation import relocate
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 log = logging.getLogger(__name__)
+LINK_HOST, LINK_PORT = "127.0.0.1", 4747  # where `gristmill ui` resolves links; the same for every MLflow port
 
 
 def tracking_uri(layout: Layout) -> str:
@@ -70,14 +71,19 @@ def is_finished(layout: Layout, fingerprint: str) -> bool:
     return Journal(layout, fingerprint).state().get("status") == FINISHED
 
 
-def run_url(layout: Layout, fingerprint: str) -> str | None:
-    """Page of the run in MLflow's view for model training."""
+def run_url(layout: Layout, fingerprint: str, server: str) -> str | None:
+    """Page of the run in the view for model training of the MLflow server at `server`."""
     state = Journal(layout, fingerprint).state()
     if not state.get("run_id"):
         return None
-    uri = tracking_uri(layout)
-    server = uri if uri.startswith("http") else os.environ.get("GRISTMILL_MLFLOW_URL", "http://127.0.0.1:5000")
     return (
         f"{server.rstrip('/')}/#/experiments/{state['experiment_id']}/runs/{state['run_id']}"
         "?workflowType=machine_learning"
     )
+
+
+def run_link(layout: Layout, fingerprint: str) -> str:
+    """An address for records that are kept: it leads to the page of the run on whatever port MLflow will have."""
+    uri = tracking_uri(layout)
+    url = run_url(layout, fingerprint, uri) if uri.startswith("http") else None
+    return url or f"http://{LINK_HOST}:{LINK_PORT}/runs/{fingerprint}"  # pipeline/commands/mlflow_links.py

@@ -76,7 +76,7 @@ def test_graph_metadata_reconciles_rows_and_shows_pictures(toy_graph):
     assert documents["rows_in"] == metadata["pages/web"]["rows_out"] + metadata["pages/local-texts"]["rows_out"]
     assert "| dropped: too_few_words |" in documents["rows"]
     assert metadata["corpus"]["rows_dropped"] == 2
-    assert documents["length_histogram"].startswith("![words a document](data:image/png;base64,")
+    assert documents["length_histogram"].startswith("![words per document](data:image/png;base64,")
     assert metadata["foundation_model"]["loss_curve"].startswith("![loss by step](data:image/png;base64,")
     assert "bits per byte" in metadata["foundation_evaluation"]["report"]
     card = metadata["corpus_report"]["data_card"]

@@ -10,6 +10,7 @@ import pytest
 from model.token_shards import write_token_shard
 from pipeline.corpus import laws
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
+from pipeline.definitions import definitions
 from pipeline.defs.checks import Law, asset_checks, check_step, read_limits
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation import laws as evaluation_laws
@@ -116,6 +117,7 @@ def test_check_that_fails_stops_what_would_train_on_it_only_if_it_blocks(blocks)
     (evaluation,) = run.get_asset_check_evaluations()
     assert not evaluation.passed
     assert (evaluation.metadata["observed"].value, evaluation.metadata["limit"].value) == (3, 0)
+    assert evaluation.severity == (dg.AssetCheckSeverity.ERROR if blocks else dg.AssetCheckSeverity.WARN)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +138,12 @@ def test_source_loss_limit_of_an_unknown_source_is_refused():
     message = r"\[checks.corpus\]: unknown key `removed_fraction_bookz`; did you mean `removed_fraction_books`"
     with pytest.raises(ValueError, match=message):
         asset_checks(["books"], [], limits)
+
+
+def test_check_of_an_asset_that_has_several_runs_by_itself(toy_graph):
+    key = dg.AssetCheckKey(dg.AssetKey("documents"), "not_empty")
+    defs = definitions(toy_graph.layout)
+    job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_check_selection={key}, asset_selection=set())
+    run = job.execute_in_process()
+    assert [one.asset_check_key for one in run.get_asset_check_evaluations()] == [key]
+    assert not run.get_asset_materialization_events()

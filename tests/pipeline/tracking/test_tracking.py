@@ -13,6 +13,7 @@ from pipeline.tracking.tracker import Tracker
 from tests.children import python
 
 FINGERPRINT = "0123456789abcdef" * 2
+MLFLOW = "http://127.0.0.1:5001"
 INPUT = Shards(stage="tokenize", directory=Path("/corpus"), fingerprint="f" * 32, digest="d" * 32, rows=5)
 
 
@@ -48,7 +49,7 @@ def test_tracker_finished_run_has_params_inputs_tags_and_its_curve(layout):
     assert (dataset.dataset.name, dataset.dataset.digest) == ("tokenize", INPUT.digest)
     assert curve(layout) == [(step, 1 / step) for step in range(1, 21)]
     assert run_id_of(layout, FINGERPRINT) == run.info.run_id
-    assert run_url(layout, FINGERPRINT).endswith(f"/runs/{run.info.run_id}?workflowType=machine_learning")
+    assert run_url(layout, FINGERPRINT, MLFLOW).endswith(f"/runs/{run.info.run_id}?workflowType=machine_learning")
 
 
 def test_tracker_resumed_build_goes_on_in_the_same_run_and_repeats_no_step(layout):
@@ -73,7 +74,7 @@ def test_tracker_server_away_costs_no_points(layout, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     track(layout, range(1, 21), FINISHED)
     assert run_id_of(layout, FINGERPRINT) is None
-    assert run_url(layout, FINGERPRINT) is None
+    assert run_url(layout, FINGERPRINT, MLFLOW) is None
     assert len(Journal(layout, FINGERPRINT).pending()) == 21
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert send_pending(layout) == {}

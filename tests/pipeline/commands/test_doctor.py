@@ -133,4 +133,4 @@ def test_doctor_settings_mistake_names_file_and_table(layout):
     write_text(layout.tasks_toml, '[tickets]\nkind = "clasification"\n')
     (finding,) = check_settings(Visit(layout=layout, mend=True))
     assert finding.state == BAD
-    assert f"{layout.tasks_toml}, table [tickets]: kind = 'clasification'" in finding.detail
+    assert f"{layout.tasks_toml}: [tickets]: kind is 'clasification'" in finding.detail

@@ -1,12 +1,12 @@
 """Shared by all tests: a toy project of tiny pages and labelled lines, and its whole graph, built once a session."""
 
+import functools
 import json
 import multiprocessing
 import os
 import random
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 # Workers of pools are forked from a process that has loaded what most stages need.
 multiprocessing.set_forkserver_preload(["pyarrow.parquet", "psutil", "pytest", "pipeline.store.store"])
 
+TESTS = Path(__file__).parent
 FIRST_GROUPS = ("toy_graph", "tests/pipeline/commands/test_ui.py", "tests/model/test_distributed.py")  # the longest
 FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",  # MLflow 3.17 under SQLAlchemy 2.1
@@ -39,25 +40,29 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", line)
 
 
-@pytest.hookimpl(wrapper=True)  # so that it comes before that of pytest-xdist, which reads the groups
-def pytest_collection_modifyitems(config, items):
-    """Groups for `pytest -n 2 --dist loadgroup`: each file is one, and so are all tests that use the toy graph.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `pytest -n 2` a worker gets whole files, and one of them all that use the toy graph: it is built once."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    So that a worker makes each shared fixture once. The longest groups come first, so that both workers end together.
-    """
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return group_of(nodeid.partition("::")[0])
+
+    config.option.loadscopereorder = False  # the order is that of pytest_collection_modifyitems
+    return ByGroup(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """The longest groups come first, so that two workers end at about the same time."""
     if hasattr(config, "workerinput"):
         first = {group: i for i, group in enumerate(FIRST_GROUPS)}
-        items.sort(key=lambda item: first.get(groups[item], len(first)))
-    return (yield)
+        items.sort(key=lambda item: first.get(group_of(item.nodeid.partition("::")[0]), len(first)))
 
 
-def _group(item: pytest.Item) -> str:
-    if "toy_graph" in getattr(item, "fixturenames", ()):
-        return "toy_graph"
-    return item.path.relative_to(item.config.rootpath).as_posix()
+@functools.cache
+def group_of(file: str) -> str:
+    return "toy_graph" if "toy_graph" in (TESTS.parent / file).read_text(encoding="utf-8") else file
 
 
 @pytest.fixture
@@ -176,13 +181,18 @@ accuracy = 0.6
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The toy graph after two runs of its job `demo`: the first built everything, the second had nothing to do."""
+    """The toy graph after a run of its job `demo`."""
 
     layout: Layout
     instance: Any
     first: Any
-    second: Any
-    seconds: tuple[float, float]
+
+    def run(self) -> Any:
+        from pipeline.definitions import definitions
+
+        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        job = definitions(self.layout).resolve_job_def("demo")
+        return job.execute_in_process(instance=self.instance, run_config=quiet)
 
 
 @pytest.fixture(scope="session")
@@ -190,17 +200,15 @@ def toy_graph(tmp_path_factory) -> Iterator[Built]:
     """Built once for all tests that only look at it. Whoever changes something works on a copy."""
     import dagster as dg
 
-    from pipeline.definitions import definitions
-
     folder = tmp_path_factory.mktemp("toy")
     layout = write_toy_project(folder / "data")
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-    job = definitions(layout).resolve_job_def("demo")
     with pytest.MonkeyPatch.context() as environment, dg.DagsterInstance.ephemeral(str(folder)) as instance:
         environment.delenv("MLFLOW_TRACKING_URI", raising=False)
-        runs, seconds = [], []
-        for _ in range(2):
-            started = time.perf_counter()
-            runs.append(job.execute_in_process(instance=instance, run_config=quiet))
-            seconds.append(time.perf_counter() - started)
-        yield Built(layout=layout, instance=instance, first=runs[0], second=runs[1], seconds=(seconds[0], seconds[1]))
+        unbuilt = Built(layout=layout, instance=instance, first=None)
+        yield replace(unbuilt, first=unbuilt.run())
+
+
+@pytest.fixture(scope="session")
+def second_run(toy_graph) -> Any:
+    """A second run of the toy graph, which has nothing to do."""
+    return toy_graph.run()

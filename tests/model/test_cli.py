@@ -63,14 +63,14 @@ def test_train_stopped_by_a_signal_saves_and_the_same_call_goes_on(corpus, tiny_
         if line.startswith("step 20/"):
             child.send_signal(number)
             break
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate(timeout=600)
     assert child.returncode == 130
     (message,) = err.splitlines()
     assert "by a signal; run it again to go on from" in message
     stopped_at = int(message.partition("after step ")[2].split()[0])
     assert 20 <= stopped_at < 120
     again = start(*call)
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=600)
     assert (again.returncode, err) == (0, "")
     assert f"step {stopped_at + 1}/120: loss" in out and f"step {stopped_at}/120: loss" not in out
     assert [line["step"] for line in read_curve(tmp_path / "model") if "loss" in line] == list(range(1, 121))
@@ -125,7 +125,7 @@ def test_cli_imports_neither_dagster_nor_mlflow_nor_the_pipeline(trained, corpus
         "from model.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", program, "evaluate", str(trained), str(corpus / "shards")]
-    run = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600, check=False)
     assert (run.returncode, run.stderr) == (0, "")
 
 
@@ -140,10 +140,10 @@ def test_train_in_two_processes_has_the_losses_of_one_and_goes_on_after_a_signal
         if line.startswith("step 20/"):
             child.send_signal(signal.SIGINT)
             break
-    _, err = child.communicate(timeout=120)
+    _, err = child.communicate(timeout=600)
     assert child.returncode == 130 and len(err.splitlines()) == 1 and "run it again" in err
     again = start(*call)
-    out, err = again.communicate(timeout=120)
+    out, err = again.communicate(timeout=600)
     assert (again.returncode, err) == (0, "")
     assert "finished: " in out
     alone = start(*call[:-1], 1, *(), "--set", "n_steps=200") if False else None

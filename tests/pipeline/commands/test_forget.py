@@ -78,7 +78,7 @@ def copied(layout: Layout, data: Path) -> Layout:
     return Layout(data)
 
 
-def materialise(layout: Layout, job: str = "corpus") -> None:
+def materialise(layout: Layout, job: str = "build_corpus") -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         definitions(layout).resolve_job_def(job).execute_in_process(instance=instance, run_config=QUIET)
 

@@ -280,7 +280,7 @@ def adding(path: Path, name: str, n_rows: int) -> subprocess.Popen:
 def test_two_that_write_at_once_lose_nothing(tmp_path):
     path, n_rows = tmp_path / "denied.jsonl", 20
     for process in [adding(path, name, n_rows) for name in ("one", "two")]:
-        assert process.wait(timeout=60) == 0
+        assert process.wait(timeout=600) == 0
     assert {row.url for row in read_denials(path)} == {
         f"https://a.example/{name}/{i}" for name in ("one", "two") for i in range(n_rows)
     }

@@ -67,7 +67,7 @@ def test_terminate_while_pretraining_saves_and_the_next_run_goes_on(
         (run,) = instance.get_runs()
         instance.report_run_canceling(run)  # what the button in the UI does before the signal
     child.send_signal(signal.SIGTERM)
-    child.wait(60)
+    child.wait(600)
     assert list((folder / "checkpoints").glob("step-*/complete.json"))
     assert not (folder / "record.json").exists()
     client, run_id = new_client(layout), run_id_of(layout, folder.name)
@@ -106,7 +106,7 @@ def test_model_that_was_finished_while_its_run_stayed_open_closes_that_run(layou
 
 def wait_for_steps(layout: Layout, finished: str, child: subprocess.Popen) -> Path:
     """The folder of the training that `child` does, once enough of its steps are in the curve."""
-    pause, deadline = threading.Event(), time.monotonic() + 120
+    pause, deadline = threading.Event(), time.monotonic() + 600
     while time.monotonic() < deadline and child.poll() is None:
         for curve in layout.store.glob("pretrain/*/curve.jsonl"):
             if curve.parent.name != finished and curve.read_bytes().count(b"\n") > INTERRUPTED_AFTER:

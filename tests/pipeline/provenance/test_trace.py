@@ -100,7 +100,7 @@ class Chain:
         pages, _ = trace(self.store.root, self.handles if handles is None else handles, query)
         return pages
 
-    def text(self, text, seconds=20.0):
+    def text(self, text, seconds=600.0):
         return trace_text(self.store.root, self.handles, text, seconds=seconds)
 
     def one(self, query):
@@ -447,7 +447,7 @@ def test_trace_by_several_processes_at_once_builds_one_index(copied):
     runs = [context.Process(target=ask, args=(copied.store.root, ["pages/story01.txt"], answers)) for _ in range(4)]
     for run in runs:
         run.start()
-    told_by_each = [answers.get(timeout=60) for _ in runs]
+    told_by_each = [answers.get(timeout=600) for _ in runs]
     for run in runs:
         run.join()
     assert told_by_each == [[told(copied.one("pages/story01.txt"))]] * 4

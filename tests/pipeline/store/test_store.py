@@ -295,7 +295,7 @@ def build_slowly(root: str, barrier, results) -> None:
         results.put("built")
         return write_words(cfg, inputs, work)
 
-    barrier.wait(timeout=60)
+    barrier.wait(timeout=600)
     built = Store(root=Path(root)).build(replace(WORDS, function=slow), Settings())
     results.put(built.handle.digest)
 
@@ -308,8 +308,8 @@ def test_store_two_builds_at_once_one_builds_the_other_reuses(tmp_path):
         for process in processes:
             process.start()
         for process in processes:
-            process.join(timeout=60)
-        seen = [results.get(timeout=1) for _ in range(3)]
+            process.join(timeout=600)
+        seen = [results.get(timeout=60) for _ in range(3)]
         assert seen.count("built") == 1 and results.empty()
         assert len(set(seen) - {"built"}) == 1
 

@@ -62,22 +62,20 @@ def write_examples(folder: Path) -> Shards:
     return build_examples(Store(root=folder / "store"), LabelledFile(path), cfg, folder).handle
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # threads on cores that others use cost seconds
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, byte_tokenizer) -> Checkpoint:
+    return write_base(byte_tokenizer, tmp_path_factory.mktemp("base") / "base")
 
 
-@pytest.fixture
-def base(tmp_path, byte_tokenizer) -> Checkpoint:
-    return write_base(byte_tokenizer, tmp_path / "base")
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory) -> Shards:
+    return write_examples(tmp_path_factory.mktemp("examples") / "examples")
 
 
-@pytest.fixture
-def examples(tmp_path) -> Shards:
-    return write_examples(tmp_path / "examples")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, base, examples) -> Checkpoint:
+    """A fine-tuning that nothing interrupted."""
+    return Store(root=tmp_path_factory.mktemp("whole")).build(FINETUNE, QUICK, base, examples).handle
 
 
 def weights(checkpoint: Checkpoint) -> bytes:
@@ -108,14 +106,14 @@ def test_finetune_starts_from_the_base_or_from_random_weights(tmp_path, base, ex
     assert not torch.allclose(*embeddings)
 
 
-def test_finetune_again_is_the_same_and_costs_nothing(tmp_path, base, examples):
-    one, two = (Store(root=tmp_path / name).build(FINETUNE, QUICK, base, examples) for name in ("one", "two"))
-    assert weights(one.handle) == weights(two.handle)
-    assert one.handle.digest == two.handle.digest
-    assert Store(root=tmp_path / "one").build(FINETUNE, QUICK, base, examples).unchanged
+def test_finetune_again_is_the_same_and_costs_nothing(tmp_path, base, examples, whole):
+    again = Store(root=tmp_path).build(FINETUNE, QUICK, base, examples).handle
+    assert weights(again) == weights(whole)
+    assert again.digest == whole.digest
+    assert Store(root=tmp_path).build(FINETUNE, QUICK, base, examples).unchanged
 
 
-def test_finetune_validation_and_test_rows_change_no_weight(tmp_path, base, examples):
+def test_finetune_validation_and_test_rows_change_no_weight(tmp_path, base, examples, whole):
     rows = [row for split in SPLITS for row in read_examples(examples.directory, split).to_pylist()]
     for row in rows:
         if row["split"] != "train":
@@ -123,9 +121,7 @@ def test_finetune_validation_and_test_rows_change_no_weight(tmp_path, base, exam
     (tmp_path / "other").mkdir()
     write_rows(tmp_path / "other" / "examples.parquet", rows, EXAMPLE)
     other = Shards(stage="examples", directory=tmp_path / "other", fingerprint="o", digest="other", rows=len(rows))
-    stores = {"one": examples, "two": other}
-    same = [Store(root=tmp_path / name).build(FINETUNE, QUICK, base, e).handle for name, e in stores.items()]
-    assert weights(same[0]) == weights(same[1])
+    assert weights(Store(root=tmp_path / "store").build(FINETUNE, QUICK, base, other).handle) == weights(whole)
 
 
 class Listener(Silent):
@@ -170,8 +166,7 @@ Store(root=root, observer=Killer()).build(FINETUNE, cfg, base, read_handle(examp
 
 
 @pytest.mark.parametrize(("step", "name"), [(3, "SIGKILL"), (25, "SIGKILL"), (30, "SIGTERM")])
-def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, examples, step, name):
-    whole = Store(root=tmp_path / "whole").build(FINETUNE, QUICK, base, examples).handle
+def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, examples, whole, step, name):
     root = tmp_path / "killed"
     arguments = [str(root), str(base.directory), str(examples.directory), str(step), name]
     child = python("-c", CHILD, *arguments)

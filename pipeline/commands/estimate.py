@@ -8,6 +8,7 @@ estimate is rough.
 
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,23 +83,27 @@ def estimate_line(work: Estimate) -> str:
 
 
 def matrix_product_speed(seconds: float = MEASURED_SECONDS) -> float:
-    """FLOP/s of float32 matrix products of the demo's size at the present load of the machine.
+    """FLOP/s of float32 matrix products of the demo's size, on all cores, at the present load of the machine.
 
-    One core is measured and counts for all: threads that wait for each other on busy cores would hide its speed.
+    Every core computes products of its own: on busy cores the threads of one product would wait for each other.
     """
     import numpy as np
     from threadpoolctl import threadpool_limits
 
     rows, width, wide = SIZES
     a, b = np.ones((rows, width), np.float32), np.ones((width, wide), np.float32)
-    with threadpool_limits(1):
-        a @ b  # loads the library
-        started, n_products = time.perf_counter(), 0
-        while time.perf_counter() - started < seconds:
+
+    def n_products(until: float) -> int:
+        n = 0
+        while time.perf_counter() < until:
             a @ b
-            n_products += 1
-        one_core = max(n_products, 1) * 2.0 * rows * width * wide / (time.perf_counter() - started)
-    return one_core * n_usable_cores()
+            n += 1
+        return n
+
+    with threadpool_limits(1), ThreadPoolExecutor(n_usable_cores()) as threads:
+        started = time.perf_counter()
+        total = sum(threads.map(n_products, [started + seconds] * n_usable_cores()))
+        return max(total, 1) * 2.0 * rows * width * wide / (time.perf_counter() - started)
 
 
 def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[float]:

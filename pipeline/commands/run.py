@@ -7,6 +7,7 @@ the seconds of every asset. What is up to date is not built again. What failed i
 Dagster's own event lines go to its log, which the UI shows, and what libraries print to data/dagster/demo.log.
 """
 
+import multiprocessing
 import time
 import uuid
 from argparse import Namespace
@@ -28,6 +29,7 @@ NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"
 NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
+PRELOADED = ["pyarrow.parquet", "psutil", "pipeline.store.store"]  # once, in the process that workers are forked from
 LIBRARIES_LOG = "demo.log"
 INTERRUPTED = "DagsterExecutionInterruptedError"
 
@@ -127,6 +129,7 @@ def run_assets(layout: Layout, assets: Sequence[str], again: str, ending: Sequen
 def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]:
     """Run the job of the whole graph, or `assets` of it, in this process. Returns what happened, and the run's id."""
     print("Loading the graph", flush=True)
+    multiprocessing.set_forkserver_preload(PRELOADED)
     prepare_dagster_home(layout)
     from dagster import DagsterInstance
     from dagster._core.instance.ref import InstanceRef  # public calls take no overrides

@@ -34,12 +34,16 @@ SAMPLE_ROWS = 5
 SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
 CELL_CHARACTERS = 80
 SIGNIFICANT_DIGITS = 4
+LINE_CHARACTERS = 60  # of a Markdown text that fits into the column of values
+DIALOG_CHARACTERS = (
+    1000  # from which on the UI shows a Markdown text in a dialog, which scrolls, and not in the column
+)
 
 
 def materialised(layout: Layout, *builds: Built) -> dg.MaterializeResult[Any]:
     """The result of an asset that went through `builds`, in this order."""
     handle = builds[-1].handle
-    metadata = {**_results(handle), **_counts(builds), **_measures(builds), **_table(handle), **_texts(builds)}
+    metadata = {**_results(builds[-1]), **_counts(builds), **_measures(builds), **_table(handle), **_texts(builds)}
     return dg.MaterializeResult(
         value=handle,
         data_version=dg.DataVersion(handle.digest),
@@ -50,10 +54,12 @@ def materialised(layout: Layout, *builds: Built) -> dg.MaterializeResult[Any]:
     )
 
 
-def _results(handle: Handle) -> dict[str, Any]:
-    """What an evaluation or a report found; intervals and baselines stand in its text."""
+def _results(built: Built) -> dict[str, Any]:
+    """What an evaluation, a report or a training found; intervals and baselines stand in the text of a report."""
+    handle = built.handle
     if not isinstance(handle, Report):
-        return {}
+        measures = built.record["measures"] if isinstance(handle, Checkpoint) else {}
+        return {name: value for name, value in measures.items() if name.startswith(("validation_", "training_"))}
     return {result["metric"]: result["value"] for result in read_results(handle.directory)}
 
 
@@ -68,7 +74,7 @@ def _counts(builds: Sequence[Built]) -> dict[str, Any]:
             "rows_in": counted[0].rows_in,
             "rows_out": counted[-1].kept,
             "rows_dropped": sum(sum(counts.dropped.values()) for counts in counted),
-            "rows": dg.MetadataValue.md(counts_table(builds)),
+            "rows": _markdown(counts_table(builds)),
         }
     return metadata
 
@@ -91,7 +97,7 @@ def _table(handle: Handle) -> dict[str, Any]:
     metadata: dict[str, Any] = {"dagster/uri": handle.directory.as_uri()}
     if paths := shard_paths(handle.directory):
         schema = pq.read_schema(paths[0])
-        metadata["sample"] = dg.MetadataValue.md(sample_table(paths))
+        metadata["sample"] = _markdown(sample_table(paths))
     else:
         with pa.memory_map(str(min(handle.directory.rglob("*.arrow")))) as file:
             schema = pa.ipc.open_file(file).schema
@@ -150,7 +156,7 @@ def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[st
             picture = left.pop(name)
             address = data_url(picture.read_bytes()) if with_pictures else picture.as_uri()
             text = text.replace(f"]({name})", f"]({address})")
-        yield path.stem, dg.MetadataValue.md(text)
+        yield path.stem, _markdown(text)
     for path in left.values() if with_pictures else ():
         yield f"{path.stem}_figure", dg.MetadataValue.md(as_markdown(path.read_bytes(), path.stem))
 
@@ -190,6 +196,12 @@ def document_lengths(handle: Shards) -> np.ndarray | None:
     if not paths or LENGTHS not in pq.read_schema(paths[0]).names:
         return None
     return np.concatenate([pq.read_table(path, columns=[LENGTHS])[LENGTHS].to_numpy() for path in paths])
+
+
+def _markdown(text: str) -> dg.MarkdownMetadataValue:
+    """A text that is wider than the column would be cut at its edge; blanks bring it into the dialog."""
+    wide = max(map(len, text.splitlines()), default=0) > LINE_CHARACTERS
+    return dg.MetadataValue.md(text.ljust(DIALOG_CHARACTERS) if wide else text)
 
 
 def _value(name: str, value: Any) -> Any:

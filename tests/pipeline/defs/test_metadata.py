@@ -24,6 +24,7 @@ def test_metadata_begins_with_what_matters_and_ends_with_where_it_is(toy_graph):
     metadata = {asset: list(values) for asset, values in shown(toy_graph.first).items()}
     assert metadata["moods_evaluation"][:2] == ["accuracy", "macro_f1"]
     assert metadata["foundation_evaluation"][0] == "bits_per_byte"
+    assert set(metadata["foundation_model"][:3]) == {"training_loss", "validation_loss", "validation_bits_per_byte"}
     assert metadata["documents"][:5] == ["dagster/row_count", "rows_in", "rows_out", "rows_dropped", "rows"]
     assert all(names[-2:] == ["fingerprint", "path"] for names in metadata.values())
 
@@ -83,3 +84,15 @@ def test_metadata_link_to_mlflow_names_no_port_of_mlflow(toy_graph, monkeypatch)
     fingerprint = load_current(toy_graph.layout, "foundation_model").fingerprint
     link = shown(toy_graph.first)["foundation_model"]["mlflow"]
     assert isinstance(link, dg.UrlMetadataValue) and link.value.endswith(f"/runs/{fingerprint}")
+
+
+def test_metadata_wide_texts_are_long_enough_for_the_dialog_of_the_ui(toy_graph):
+    texts = [
+        value.value
+        for values in shown(toy_graph.second).values()
+        for value in values.values()
+        if isinstance(value, dg.MarkdownMetadataValue)
+    ]
+    wide = [text for text in texts if max(map(len, text.splitlines())) > 60]
+    assert wide and all(len(text) >= 1000 for text in wide)
+    assert any(len(text) < 1000 for text in texts)

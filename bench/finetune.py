@@ -13,10 +13,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from pipeline.defs.resources import made_with
+from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.layout import layout_from_environment, load_current
-from pipeline.store.store import Store
-from pipeline.tasks.classification import EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig
-from pipeline.training.finetune import FINETUNE, FinetuneConfig, random_baseline
+from pipeline.store.store import Store, read_record
+from pipeline.tasks.kind import kind_of
+from pipeline.training.finetune import finetune_stage, random_baseline
 
 METRICS = ("accuracy", "macro_f1")
 
@@ -28,13 +29,15 @@ def main() -> None:
     args = parser.parse_args()
     layout = layout_from_environment()
     base, examples = load_current(layout, "foundation_model"), load_current(layout, f"{args.task}_examples")
-    chosen = made_with(FinetuneConfig, load_current(layout, f"{args.task}_model"))
+    model = load_current(layout, f"{args.task}_model")
+    kind = kind_of(read_record(model.directory))
+    chosen, training, evaluation = made_with(kind.finetune, model), finetune_stage(kind), evaluation_stage(kind)
     store = Store(root=layout.store)
     reports = []
     for seed in range(args.seeds):
         cfg = replace(chosen, seed=seed)
-        models = [store.build(FINETUNE, one, base, examples).handle for one in (cfg, random_baseline(cfg))]
-        report = store.build(EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig(), *models, examples).handle
+        models = [store.build(training, one, base, examples).handle for one in (cfg, random_baseline(cfg))]
+        report = store.build(evaluation, kind.evaluation(), *models, examples).handle
         reports.append(read_metrics(report.directory))
     print(f"{args.task}, test split, {args.seeds} seeds: mean and standard deviation over seeds\n")
     print("| metric | pretrained | random weights | difference | TF-IDF + logistic regression |")

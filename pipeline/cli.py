@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.store.chain import run_by
+from pipeline.tasks.kinds import KINDS
 
 EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--debug", action="store_true", help="show tracebacks and what the stages log")
     parser = Parser(prog="gristmill", description="Mills raw text into a language model you own.", epilog=EPILOG)
     parser.add_argument("--version", action=Version, help="show the version and exit")
@@ -188,9 +189,13 @@ def _add_model_commands(command: Adder) -> None:
         "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
     )
     _add_sampling_options(generate)
-    classify = command("classify", "pipeline.commands.models:run_classify", "Label a text with a fine-tuned model")
-    classify.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
-    classify.add_argument("text", help="what to label")
+    for verb in sorted({kind.command for kind in KINDS.values()}):
+        kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
+        ask = command(verb, "pipeline.commands.models:run_task", f"Ask a fine-tuned model of a task of kind {kinds}")
+        ask.set_defaults(command=verb)
+        ask.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
+        ask.add_argument("inputs", metavar="INPUT", nargs="+", help="the input, for instance the text to label")
+        ask.add_argument("--json", action="store_true", help="print the answer as an object")
     export = command(
         "export",
         "pipeline.commands.export:run_export",

@@ -47,7 +47,7 @@ def definitions(layout: Layout) -> dg.Definitions:
     by_name = jobs()
     return dg.Definitions(
         assets=assets,
-        asset_checks=asset_checks(sources, all_tasks, limits),
+        asset_checks=asset_checks(sources, all_tasks.values(), limits),
         jobs=list(by_name.values()),
         schedules=schedules(by_name),
         sensors=sensors(layout, sources.values()),

@@ -63,6 +63,7 @@ def examine(visit: Visit) -> Iterator[Finding]:
         check_dagster_runs,
         check_mlflow_addresses,
         check_mlflow_runs,
+        check_champions,
     ]
     for check in checks:
         yield from check(visit)
@@ -190,6 +191,27 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
     if waiting:
         detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait; is the server up? They are kept"
         yield Finding(check="MLflow journal", state=WARNING, detail=detail)
+
+
+def check_champions(visit: Visit) -> Iterator[Finding]:
+    """Registered models whose code imports modules of this repository, which may have moved since."""
+    from pipeline.tracking.registry import outdated_champions, register_again
+    from pipeline.tracking.server import has_database
+
+    found = list(outdated_champions(visit.layout)) if has_database(visit.layout) else []
+    for one in found:
+        check = f"registered model {one.name} {one.version.version}"
+        detail = "its code imports modules of an earlier version of gristmill"
+        if not visit.mend:
+            yield Finding(check=check, state=BAD, detail=f"{detail}; run `gristmill doctor` to register it again")
+            continue
+        try:
+            number = register_again(visit.layout, one)
+            yield Finding(check=check, state=MENDED, detail=f"{detail}; registered again as version {number}")
+        except ValueError as error:
+            yield Finding(check=check, state=BAD, detail=f"{detail}; {error}")
+    if not found:
+        yield Finding(check="registered models", state=OK, detail="every champion has its own code")
 
 
 def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
-"""`gristmill generate` and `classify`: a trained model at work.
+"""`gristmill generate`, `classify` and the like: a trained model at work.
 
-In: a text, and which model. Out: the text and how it goes on, to a terminal while it is written; or a label and its
-probability.
+In: a text, and which model. Out: the text and how it goes on, to a terminal while it is written; or the answer of a
+fine-tuned model, in the columns of its kind of task.
 """
 
+import json
 import sys
 from argparse import Namespace
 
@@ -42,10 +43,23 @@ def run_generate(args: Namespace) -> int:
     return 0
 
 
-def run_classify(args: Namespace) -> int:
+def run_task(args: Namespace) -> int:
+    """Asks the model of a task for its answer to one row of inputs."""
     folder = folder_or_current(layout_from_environment(), f"{args.task}_model")
-    from pipeline.serving.generate import classify_text
+    from pipeline.serving.generate import predictor_in
+    from pipeline.store.store import read_record
+    from pipeline.tasks.kind import kind_of
+    from pipeline.tasks.kinds import KINDS
 
-    ((label, probability),) = classify_text(folder, [args.text])
-    print(f"{label} {probability:.3f}")
+    kind = kind_of(read_record(folder) or {})
+    columns = list(kind.predictor.inputs)
+    if (command := KINDS[kind.name].command) != args.command:
+        raise ValueError(f"{args.task} is a task of kind {kind.name}; use `gristmill {command}`")
+    if len(args.inputs) != len(columns):
+        raise ValueError(f"{args.task} takes {' and '.join(columns)}, got {len(args.inputs)} inputs")
+    (answer,) = predictor_in(kind.predictor, folder).answer([dict(zip(columns, args.inputs, strict=True))])
+    if args.json:
+        print(json.dumps(answer))
+    else:
+        print(*(f"{value:.3f}" if isinstance(value, float) else value for value in answer.values()))
     return 0

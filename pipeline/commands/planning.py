@@ -154,7 +154,7 @@ class PlanningMill(Mill):
 
     planner: PlanningStore
 
-    def store(self, context: dg.AssetExecutionContext) -> Store:
+    def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
         return self.planner
 
     def build(

@@ -45,7 +45,7 @@ def newest_results(layout: Layout) -> list[Result]:
 
 
 def result_lines(results: list[Result]) -> list[str]:
-    """A table; a baseline that beats the model is marked."""
+    """A table; each baseline is marked as better than the model, worse, or equal to it."""
     rows = [
         [
             result["asset"].removesuffix(SUFFIX),
@@ -54,8 +54,7 @@ def result_lines(results: list[Result]) -> list[str]:
             "" if result["low"] is None else f"{_number(result['low'])} to {_number(result['high'])}",
             "higher" if result["higher_is_better"] else "lower",
             ", ".join(
-                f"{name} {_number(value)}{'' if _beats(result, value) else ' (better)'}"
-                for name, value in result["baselines"].items()
+                f"{name} {_number(value)} ({_standing(result, value)})" for name, value in result["baselines"].items()
             ),
         ]
         for result in results
@@ -63,8 +62,11 @@ def result_lines(results: list[Result]) -> list[str]:
     return table_lines(["model", "metric", "value", "95 % interval", "better is", "baselines"], rows, right=(2,))
 
 
-def _beats(result: Result, baseline: float) -> bool:
-    return result["value"] > baseline if result["higher_is_better"] else result["value"] < baseline
+def _standing(result: Result, baseline: float) -> str:
+    """Of a baseline beside the model; equal = printed alike."""
+    if _number(result["value"]) == _number(baseline):
+        return "equal"
+    return "better" if (baseline > result["value"]) == result["higher_is_better"] else "worse"
 
 
 def _number(value: float) -> str:

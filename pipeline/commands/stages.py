@@ -20,7 +20,7 @@ from pipeline.store.layout import Layout, folder_or_current, layout_from_environ
 from pipeline.store.progress import current_show, displayed
 from pipeline.store.records import Handle
 from pipeline.store.settings import read_assignments
-from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle
+from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle, read_record
 
 
 def run_stage(args: Namespace) -> int:
@@ -74,7 +74,7 @@ def run_evaluate(args: Namespace) -> int:
             f"{model.directory} is an output of `{model.stage}`, {data.directory} of `{data.stage}`; expected"
             f" {' or '.join(' and '.join(map(str, stages)) for stages in evaluations)}"
         )
-    stage, config = evaluations[model.stage, data.stage].load()
+    stage, config = _evaluation(model, evaluations[model.stage, data.stage])
     cfg = read_assignments(config, args.set)
     with displayed() as display:
         display.begin("evaluate")
@@ -82,6 +82,17 @@ def run_evaluate(args: Namespace) -> int:
         display.end(_summary(built))
     print((built.handle.directory / "report.md").read_text())
     return 0
+
+
+def _evaluation(model: Handle, link: Link) -> tuple[Stage, Any]:
+    """The stage that judges a model, and its config; that of a fine-tuned model is made for its kind of task."""
+    if link.stage:
+        return link.load()
+    from pipeline.evaluation.task import evaluation_stage
+    from pipeline.tasks.kind import kind_of
+
+    kind = kind_of(read_record(model.directory) or {})
+    return evaluation_stage(kind), kind.evaluation
 
 
 def _store(layout: Layout, args: Namespace) -> Store:

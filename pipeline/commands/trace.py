@@ -78,7 +78,9 @@ def _run_steps(layout: Layout, model: str, steps: str, *, as_json: bool) -> int:
         raise ValueError(f"--step {model} {steps}: expected a step such as 1234, or a range such as 1200-1234")
     first, last = int(match[1]), int(match[2] or match[1])
     folder = _model_folder(layout, model)
-    content = content_of_steps(layout.store, folder, first, last, teller())
+    from pipeline.tasks.kind import kind_of
+
+    content = content_of_steps(layout.store, folder, first, last, teller(), kind_of)
     if as_json:
         print(json.dumps(step_content_object(content, folder), indent=1))
     else:

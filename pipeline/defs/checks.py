@@ -14,7 +14,7 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
     foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks)
     <task>_model           finite_loss (blocks)
-    <task>_evaluation      beats_majority, and the limits of [checks.<task>_evaluation] in config.toml
+    <task>_evaluation      beats_<baseline of the kind>, and the limits of [checks.<task>_evaluation] in config.toml
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,13 +31,14 @@ from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats, finite, unseen
+from pipeline.evaluation.task import SEEN
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle
 from pipeline.store.settings import refuse_unknown
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, not_empty
-from pipeline.tasks.classification import SEEN
+from pipeline.tasks.tasks_toml import Task
 
 TABLE = "checks"  # of config.toml
 SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts
@@ -54,7 +55,7 @@ class Law:
 
 
 def asset_checks(
-    sources: Iterable[str], tasks: Iterable[str], limits: Mapping[str, Mapping[str, float]]
+    sources: Iterable[str], tasks: Iterable[Task], limits: Mapping[str, Mapping[str, float]]
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
     conserved = Law(name="conservation", judge=_conserved, blocks=True)
@@ -84,11 +85,11 @@ def asset_checks(
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
     for task in tasks:
-        beats = _beats_baseline("accuracy", "majority")
+        beats, name = _beats_baseline(*task.kind.must_beat), task.name
         checks += [
-            check_step([f"{task}_examples"], [conserved, examples_leak, not_empty]),
-            check_step([f"{task}_model"], [finite_loss]),
-            check_step([f"{task}_evaluation"], [beats, unseen, *_limits(limits.get(f"{task}_evaluation", {}))]),
+            check_step([f"{name}_examples"], [conserved, examples_leak, not_empty]),
+            check_step([f"{name}_model"], [finite_loss]),
+            check_step([f"{name}_evaluation"], [beats, unseen, *_limits(limits.get(f"{name}_evaluation", {}))]),
         ]
     return checks
 

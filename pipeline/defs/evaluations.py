@@ -6,11 +6,11 @@ from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill, made_with
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
+from pipeline.evaluation.task import TaskEvaluationConfig, evaluation_stage
 from pipeline.store.records import Checkpoint, Report, Shards
-from pipeline.tasks.classification import EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig
 from pipeline.tasks.tasks_toml import Task
 from pipeline.tracking.registry import Candidate
-from pipeline.training.finetune import FINETUNE, FinetuneConfig, random_baseline
+from pipeline.training.finetune import finetune_stage, random_baseline
 
 
 def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
@@ -38,34 +38,39 @@ def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
 
 
 def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    kind = task.kind
+    training, evaluation = finetune_stage(kind), evaluation_stage(kind)
+
     @mill_asset(
         file,
         key=f"{task.name}_evaluation",
         group="evaluation",
         kinds={"scikitlearn", "mlflow"},
-        config=ClassificationEvaluationConfig,
-        code=(FINETUNE, EVALUATE_CLASSIFICATION),
+        config=kind.evaluation,
+        code=(training, evaluation),
         ins={"base": task.base, "model": f"{task.name}_model", "examples": f"{task.name}_examples"},
     )
     def evaluation_of_task(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],
-        cfg: ClassificationEvaluationConfig,
+        cfg: TaskEvaluationConfig,
         base: Checkpoint,
         model: Checkpoint,
         examples: Shards,
         corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
-        """Accuracy and F1 on test examples, beside simple baselines and the same network without pretraining.
+        """How good the model is on test examples, compared with baselines and the same network without pretraining.
 
-        That last baseline is trained here, which takes as long as the model itself did. Registers the model with
-        MLflow, as champion if it is the best so far.
+        That last baseline, random_init, is a second model, which is trained here and takes as long as the model
+        itself did; the setting `random_init` switches it off. Registers the model with MLflow, as champion if it is
+        the best so far.
         """
-        recipe, name = random_baseline(made_with(FinetuneConfig, model)), f"{task.name}_random_init"
-        random = mill.build(context, FINETUNE, recipe, base, examples, run_name=name)
-        candidate = Candidate(task=task.name, model=model, examples=examples)
-        inputs = (model, random.handle, examples, corpus)
-        built = mill.build(context, EVALUATE_CLASSIFICATION, cfg, *inputs, candidate=candidate)
-        return mill.materialised(random, built)
+        candidate = Candidate(task=task.name, kind=kind.name, model=model, examples=examples)
+        recipe = random_baseline(made_with(kind.finetune, model))
+        run = {"run_name": f"{task.name}_random_init", "parent": model}
+        trained = [mill.build(context, training, recipe, base, examples, **run)] if cfg.random_init else []
+        inputs = (model, *(one.handle for one in trained), examples, corpus)
+        built = mill.build(context, evaluation, cfg, *inputs, candidate=candidate)
+        return mill.materialised(*trained, built)
 
     return evaluation_of_task

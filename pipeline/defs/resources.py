@@ -41,8 +41,9 @@ class Mill:
 
     layout: Layout
 
-    def store(self, context: dg.AssetExecutionContext) -> Store:
-        return Store(root=self.layout.store, show=_shown_and_logged(context, current_show()))
+    def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
+        """`shown_as` names what is built in the log, else the stage does."""
+        return Store(root=self.layout.store, show=_shown_and_logged(context, current_show(), shown_as))
 
     def build(
         self,
@@ -51,19 +52,21 @@ class Mill:
         cfg: Config,
         *inputs: Handle,
         run_name: str = "",
+        parent: Handle | None = None,
         candidate: Candidate | None = None,
         devices: int = 1,
     ) -> Built:
         """The output of a stage, made now or found finished. What trains or evaluates becomes an MLflow run.
 
-        `run_name` names that run, else the asset does; `candidate` is the model to register after its evaluation;
-        a training on more than one of `devices` gets a process for each, through Dagster Pipes.
+        `run_name` names that run, else the asset does; it becomes a child of the run of `parent`; `candidate` is the
+        model to register after its evaluation; a training on more than one of `devices` gets a process for each,
+        through Dagster Pipes.
         """
         if not issubclass(stage.handle, Checkpoint | Report):
             return self.store(context).build(stage, cfg, *inputs)
-        with self.tracked(context, stage, run_name) as tracker:
+        with self.tracked(context, stage, run_name, parent) as tracker:
             launch = launch_with_pipes(context, devices) if devices > 1 else None
-            store = replace(self.store(context), observer=tracker, launch=launch)
+            store = replace(self.store(context, run_name), observer=tracker, launch=launch)
             built = store.build(stage, cfg, *inputs)
             keep_results(tracker, built, inputs, candidate)
         return built
@@ -92,7 +95,9 @@ class Mill:
         return materialised(self.layout, *builds)
 
     @contextmanager
-    def tracked(self, context: dg.AssetExecutionContext, stage: Stage, run_name: str) -> Iterator[Tracker]:
+    def tracked(
+        self, context: dg.AssetExecutionContext, stage: Stage, run_name: str, parent: Handle | None
+    ) -> Iterator[Tracker]:
         """An observer whose MLflow run ends as the block does: finished, failed, or killed on request."""
         key = context.asset_key
         tracker = Tracker(
@@ -102,6 +107,7 @@ class Mill:
             run_name=run_name,
             trains=issubclass(stage.handle, Checkpoint),
             description="" if run_name else context.assets_def.descriptions_by_key.get(key) or "",
+            parent=parent.fingerprint if parent else "",
             tags={"dagster.run_id": context.run.run_id, "gristmill.stage": stage.name},
         )
         try:
@@ -185,12 +191,13 @@ def resources(layout: Layout) -> dict[str, Any]:
     }
 
 
-def _shown_and_logged(context: dg.AssetExecutionContext, show: Show) -> Show:
+def _shown_and_logged(context: dg.AssetExecutionContext, show: Show, shown_as: str) -> Show:
     """Progress for a terminal where there is one, and now and then a line in the log of the run."""
     last = time.monotonic()
 
     def show_and_log(stage: str, done: int, total: int | None, unit: str) -> None:
         nonlocal last
+        stage = shown_as or stage
         show(stage, done, total, unit)
         if time.monotonic() - last >= LOG_SECONDS:
             last = time.monotonic()

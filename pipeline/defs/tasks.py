@@ -4,13 +4,13 @@ from dataclasses import asdict
 
 import dagster as dg
 
-from pipeline.corpus.examples.stage import VERSION, ExamplesConfig, build_examples
+from pipeline.corpus.examples.stage import VERSION, ExamplesConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.tasks.tasks_toml import Task
-from pipeline.training.finetune import FINETUNE, FinetuneConfig
+from pipeline.training.finetune import FinetuneConfig, finetune_stage
 
 
 def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
@@ -19,7 +19,7 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         key=f"{task.name}_examples",
         group="fine_tuning",
         kinds={"parquet", "python"},
-        config=ExamplesConfig,
+        config=task.kind.examples,
         given=asdict(task.examples),
         code=f"examples-{VERSION}",
         pool=None,
@@ -28,23 +28,26 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], cfg: ExamplesConfig
     ) -> dg.MaterializeResult[Shards]:
         """Labelled texts, split into train, validation and test so that near duplicates stay on one side."""
-        layout = mill.layout
-        built = build_examples(mill.store(context), task.data, cfg, layout.cache, denied=layout.denied)
+        store, layout = mill.store(context), mill.layout
+        built = task.kind.build_examples(store, task.data, cfg, layout.cache, denied=layout.denied)
         return mill.materialised(built)
 
     return examples_of_task
 
 
 def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    stage = finetune_stage(task.kind)
+
     @mill_asset(
         file,
         key=f"{task.name}_model",
         group="fine_tuning",
         kinds={"pytorch", "mlflow"},
-        config=FinetuneConfig,
+        config=task.kind.finetune,
         given=asdict(task.finetune),
-        code=[FINETUNE],
+        code=[stage],
         ins={"base": task.base, "examples": f"{task.name}_examples"},
+        description=task.kind.summary,
     )
     def model_of_task(
         context: dg.AssetExecutionContext,
@@ -53,7 +56,6 @@ def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         base: Checkpoint,
         examples: Shards,
     ) -> dg.MaterializeResult[Checkpoint]:
-        """The foundation model with a head for the labels of the task; all weights are trained on the examples."""
-        return mill.materialised(mill.build(context, FINETUNE, cfg, base, examples))
+        return mill.materialised(mill.build(context, stage, cfg, base, examples))
 
     return model_of_task

@@ -162,14 +162,15 @@ def _value(column: pa.Array, row: int) -> Any:
     return None if ticks is None else datetime.fromtimestamp(ticks / TICKS[column.type.unit], UTC).isoformat()
 
 
-def read_row(path: Path, row: int, columns: Iterable[str]) -> dict[str, Any]:
-    """One row of a Parquet shard: those of `columns` that it has, times as text.
+def read_row(path: Path, row: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
+    """One row of a Parquet shard: those of `columns` that it has (None = all), times as text.
 
     Reads no further than that row.
     """
     try:
         with pq.ParquetFile(path) as file:
-            names = [name for name in columns if name in file.schema_arrow.names]
+            there = file.schema_arrow.names
+            names = there if columns is None else [name for name in columns if name in there]
             if not 0 <= row < file.metadata.num_rows:
                 raise CorruptShard(f"{path} has {file.metadata.num_rows} rows, row {row} is expected in it")
             group = 0

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.corpus.dedup.shingles import Shingler
+from pipeline.corpus.examples.stage import EXAMPLE
 from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.word_hashes import WORD
 from pipeline.provenance.exposure import Say, finished_checkpoints
@@ -178,7 +179,7 @@ def _pattern(text: str) -> str:
 
 
 def _example(store: Path, asset: str, folder: Folder, example_id: str, where: str, row: int) -> ExampleTrace:
-    values: dict[str, Any] = read_row(folder.directory / where, row, ["split", "label", "reason"])
+    values: dict[str, Any] = read_row(folder.directory / where, row)
     models = [
         checkpoint.directory
         for checkpoint, record in finished_checkpoints(store).items()
@@ -191,7 +192,9 @@ def _example(store: Path, asset: str, folder: Folder, example_id: str, where: st
         where=where,
         row=row,
         split=values.get("split"),
-        label=values.get("label"),
+        label=", ".join(str(value) for name, value in values.items() if name not in EXAMPLE.names)
+        if "split" in values
+        else None,
         reason=values.get("reason"),
         models=tuple(models),
     )

@@ -8,7 +8,7 @@ fine-tuned model the steps are those of its own training, on labelled examples.
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from pipeline.provenance.exposure import Say, Training, corpus_of, finished_chec
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, open_index
 from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.records import PREVIEW_CHARACTERS
-from pipeline.store.settings import read_recorded
 from pipeline.store.store import RECORD, read_handle, read_record
+from pipeline.training.finetune import Objective
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +60,10 @@ class StepContent:
         return [(value, documents[value], n) for value, n in sorted(tokens.items(), key=lambda i: (-i[1], i[0]))]
 
 
-def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) -> StepContent:
-    """What the steps `first` to `last` (both included, from 1) read.
+def content_of_steps(
+    store: Path, model: Path, first: int, last: int, say: Say, kind_of: Callable[[Record], Objective]
+) -> StepContent:
+    """What the steps `first` to `last` (both included, from 1) read. `kind_of` finds the kind of a fine-tuned model.
 
     Raises ValueError for steps that were never trained, a folder that holds no model, and data that was removed.
     """
@@ -75,7 +77,7 @@ def content_of_steps(store: Path, model: Path, first: int, last: int, say: Say) 
     folder = Folder(handle.stage, handle.fingerprint, model)
     own = inputs_of(store, record)
     if any(one.stage == "examples" for one in own):
-        return _examples_of_steps(folder, record, own, first, last)
+        return _examples_of_steps(folder, record, own, first, last, kind_of)
     training = training_of(store, folder, {**finished_checkpoints(store), folder: record})
     if training is None or not (training.tokens.directory / RECORD).exists():
         where = f" ({training.tokens.directory})" if training else ""
@@ -113,11 +115,18 @@ def _described(store: Path, training: Training, tokens: Mapping[str, int], say: 
         )
 
 
-def _examples_of_steps(model: Folder, record: Record, inputs: list[Folder], first: int, last: int) -> StepContent:
+def _examples_of_steps(
+    model: Folder,
+    record: Record,
+    inputs: list[Folder],
+    first: int,
+    last: int,
+    kind_of: Callable[[Record], Objective],
+) -> StepContent:
     """Their order depends on their lengths, so that they are encoded once more, as the training did."""
     from model.tokenizer import load_tokenizer
-    from pipeline.corpus.examples.stage import read_examples
-    from pipeline.training.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
+    from pipeline.corpus.examples.stage import EXAMPLE, read_examples
+    from pipeline.training.finetune import ExampleBatches
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():
@@ -125,17 +134,18 @@ def _examples_of_steps(model: Folder, record: Record, inputs: list[Folder], firs
     examples = read_handle(folder.directory)
     max_tokens = json.loads((model.directory / "config.json").read_text())["max_tokens"]
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = encode_examples(examples, "train", tokenizer, max_tokens)
-    cfg = read_recorded(FinetuneConfig, record["config"])
-    batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
+    encoded = kind_of(record).encode(examples, "train", tokenizer, max_tokens)
+    rows, seed = min(record["config"]["rows"], len(encoded.ids)), record["config"]["seed"]
+    batches = ExampleBatches(encoded, rows=rows, seed=seed)
     places = np.concatenate([batches.places(step - 1) for step in range(first, last + 1)])
-    rows = read_examples(folder.directory, "train")
+    table = read_examples(folder.directory, "train")
+    labels = table.drop_columns(EXAMPLE.names).to_pylist()
     documents = [
         StepDocument(
             document_id=encoded.ids[place],
-            n_tokens=len(encoded.tokens[place]) * n_times,
-            label=rows["label"][place].as_py(),
-            preview=rows["text"][place].as_py()[:PREVIEW_CHARACTERS],
+            n_tokens=int(encoded.lengths[place]) * n_times,
+            label=", ".join(map(str, labels[place].values())),
+            preview=table["text"][place].as_py()[:PREVIEW_CHARACTERS],
         )
         for place, n_times in Counter(places.tolist()).items()
     ]

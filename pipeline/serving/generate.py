@@ -1,24 +1,23 @@
-"""Use a trained model: continue a text, or tell the label of texts.
+"""Use a trained model: continue a text, or answer for a task.
 
-In: a Checkpoint folder and text. Out: text, or label and probability. Models are kept in memory between calls, by
-folder, because the command line asks once and a served model asks for ever.
+In: a Checkpoint folder and text. Out: text, or the predictor of a fine-tuned model. Models are kept in memory between
+calls, by folder.
 
 torch is imported where it is used: Dagster loads this module.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, TypeVar
 
 from model.sample_config import SampleConfig
 from model.tokenizer import load_model_tokenizer
-from pipeline.training.finetune import EncodedExamples, class_probabilities, encode_texts
+from pipeline.serving.predictor import Predictor
 
 MODELS_REMEMBERED = 4
+P = TypeVar("P", bound=Predictor)
 
 
 def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> list[str]:
@@ -46,26 +45,9 @@ def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int 
     return stream_text(step, [ids] * n_samples, cfg, tokenizer.decode_bytes)
 
 
-def classify_text(directory: Path, texts: Sequence[str]) -> list[tuple[str, float]]:
-    """The likeliest label of each text with its probability, by the classifier in `directory`.
-
-    Raises ValueError when `directory` holds no classifier.
-    """
-    labels, probabilities_NC = label_probabilities(directory, texts)
-    best_N = probabilities_NC.argmax(axis=1)
-    return [(labels[best], float(row_C[best])) for best, row_C in zip(best_N, probabilities_NC, strict=True)]
-
-
-def label_probabilities(directory: Path, texts: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """All labels, and the probability of each for every text (N, C), float64. Texts are repaired as in training."""
-    from pipeline.corpus.examples.stage import repaired
-
-    model, labels, max_tokens, tokenizer = _classifier(directory.resolve(), _written_at(directory))
-    if not texts:
-        return labels, np.zeros((0, len(labels)))
-    tokens = encode_texts(tokenizer, [repaired(text) for text in texts], max_tokens)
-    examples = EncodedExamples([""] * len(texts), tokens, np.zeros(len(texts), np.int64))
-    return labels, class_probabilities(model, examples)
+def predictor_in(kind: type[P], directory: Path) -> P:
+    """The predictor of a fine-tuned model. ValueError when `directory` holds none of this kind."""
+    return _predictor(kind, directory.resolve(), _written_at(directory))
 
 
 def _written_at(directory: Path) -> int | None:
@@ -85,9 +67,5 @@ def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
-def _classifier(directory: Path, written_at: int | None) -> tuple[Any, tuple[str, ...], int, Any]:
-    from model.checkpoint import CONFIG, load_classifier, read_json
-
-    model, labels = load_classifier(directory)
-    tokenizer = load_model_tokenizer(directory, model.cfg.vocab_size)
-    return model, labels, read_json(directory / CONFIG)["max_tokens"], tokenizer
+def _predictor(kind: type[P], directory: Path, written_at: int | None) -> P:
+    return kind(directory)

@@ -1,39 +1,40 @@
-"""The file that MLflow keeps and runs when somebody loads a registered model: a text classifier.
+"""What MLflow keeps and runs when somebody loads a registered model.
 
-In: texts, as a table with a column `text`, a list, or one text. Out: a table with `label` and `probability`, a row a
-text. The weights, config and tokenizer lie beside it as files; nothing is unpickled. Needs this package installed,
-because the network is defined there once.
+In: a table with the input columns of the kind of task, a list, or one value where there is one such column. Out: a
+table of answers. A registered model holds this file, predictor.py and the predictor class of the kind as one file
+("models from code", see tracking/packaging.py), so that it needs nothing of this repository.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
-class TextClassifier(PythonModel):
+class TaskModel(PythonModel):
+    """Answers by the predictor of a kind of task."""
+
+    def __init__(self, predictor: type) -> None:
+        self.kind_of_predictor = predictor
+
     def load_context(self, context: PythonModelContext) -> None:
-        self.directory = Path(context.artifacts["model"])
+        self.predictor = self.kind_of_predictor(Path(context.artifacts["model"]))
 
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> Any:
-        from pipeline.serving.generate import classify_text
-
-        answers = classify_text(self.directory, texts_of(model_input))
-        return pd.DataFrame(answers, columns=["label", "probability"])
+        answers = self.predictor.answer(rows_of(model_input, self.predictor.inputs))
+        return pd.DataFrame(answers, columns=list(self.predictor.outputs))
 
 
-def texts_of(model_input: Any) -> list[str]:
-    """ValueError when a table has no column `text` and more than one column."""
-    if isinstance(model_input, str):
-        return [model_input]
-    if isinstance(model_input, pd.DataFrame):
-        if "text" not in model_input.columns and len(model_input.columns) != 1:
-            raise ValueError(f"the table has columns {list(model_input.columns)}, expected one named `text`")
-        column = "text" if "text" in model_input.columns else model_input.columns[0]
-        return [str(text) for text in model_input[column]]
-    return [str(text) for text in model_input]
-
-
-set_model(TextClassifier())
+def rows_of(model_input: Any, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
+    """ValueError when a table lacks an input; its only column may have any name where there is one input."""
+    columns = list(inputs)
+    if not isinstance(model_input, pd.DataFrame):
+        values = [model_input] if isinstance(model_input, str) else list(model_input)
+        return [value if isinstance(value, dict) else {columns[0]: value} for value in values]
+    if len(columns) == 1 and len(model_input.columns) == 1:
+        model_input = model_input.set_axis(columns, axis=1)
+    if missing := [column for column in columns if column not in model_input.columns]:
+        raise ValueError(f"the table has columns {list(model_input.columns)}, expected one named {missing[0]!r}")
+    return [dict(zip(columns, row, strict=True)) for row in model_input[columns].itertuples(index=False)]

@@ -46,7 +46,7 @@ class Link:
 
     name: str
     does: str  # a phrase with a verb, for the data card and the documentation
-    stage: str = ""  # dotted name of the Stage constant; empty where the stage is made for each input
+    stage: str = ""  # dotted name of the Stage constant; empty where it is made for each input or kind of task
     config: str = ""
     recipe: str = ""  # class that wraps the config, where the stage needs more than its settings
     asset: str = ""  # the asset that runs it, or the last part of its name (<task>_examples)
@@ -241,7 +241,6 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="finetune",
         does="trains a model on the examples of a task",
-        stage="pipeline.training.finetune.FINETUNE",
         config="pipeline.training.finetune.FinetuneConfig",
         asset="model",
         reads=(Reads("pretrain"), Reads("examples")),
@@ -258,8 +257,7 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="evaluate_classification",
         does="judges a classifier on held-out examples",
-        stage="pipeline.tasks.classification.EVALUATE_CLASSIFICATION",
-        config="pipeline.tasks.classification.ClassificationEvaluationConfig",
+        config="pipeline.evaluation.task.TaskEvaluationConfig",
         asset="evaluation",
         command="evaluate",
         reads=(Reads("finetune"), Reads("examples")),

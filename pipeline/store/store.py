@@ -112,6 +112,7 @@ class Stage:
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
     libraries: tuple[str, ...] = ()  # distributions whose version decides the output
+    variant: str = ""  # which of several functions of this name it runs, for instance that of a kind of task
     by_shard: bool = False  # all of its work is remembered a shard, so that it costs what changed
 
 
@@ -185,12 +186,12 @@ def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
 
 def recipe_of(stage: Stage, cfg: Config) -> str:
     """Canonical text of everything that decides a stage's output, save its inputs."""
-    return recipe_text(stage.name, stage.version, libraries_of(stage), literals(cfg))
+    return recipe_text(stage.name, stage.version, libraries_of(stage), literals(cfg), stage.variant)
 
 
-def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any) -> str:
+def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any, variant: str = "") -> str:
     """`config` as literals, so that the recipe of a finished output can be made of its record."""
-    return json.dumps([name, version, libraries, config], sort_keys=True)
+    return json.dumps([name, version, libraries, config, *([variant] if variant else [])], sort_keys=True)
 
 
 def libraries_of(stage: Stage) -> dict[str, str]:
@@ -295,6 +296,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
     record = {
         "stage": stage.name,
         "version": stage.version,
+        "variant": stage.variant,
         "handle": stage.handle.__name__,
         "fingerprint": work.fingerprint,
         "digest": text_digest(*(part for item in sorted(identity.items()) for part in item)),

@@ -1,17 +1,31 @@
-"""Classification: what a fine-tuned classifier is worth on test examples, beside simple baselines."""
+"""Classification: one label out of a fixed list for each text.
+
+In: rows with a text and a label. Out: the likeliest label of a text, and its probability. The head reads the last
+real token, the only one that has seen the whole text; the loss is cross entropy, on request with smoothed labels.
+Baselines are the majority class, TF-IDF with logistic regression, and the same network without pretraining.
+"""
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+from annotated_types import MinLen
 
-from pipeline.corpus.examples.leaks import occurring
-from pipeline.corpus.examples.stage import read_examples
+from pipeline.corpus.examples.stage import (
+    ExamplesConfig,
+    Row,
+    read_examples,
+    refuse_empty_splits,
+    repaired,
+)
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
 from pipeline.evaluation.metrics import (
-    Comparison,
     accuracy_of,
     compare,
     confusion_matrix,
@@ -19,123 +33,283 @@ from pipeline.evaluation.metrics import (
     f1_of,
     macro_f1_of,
 )
-from pipeline.evaluation.results import CONTENT, Result, markdown_table, result_of, save_figure
-from pipeline.serving.generate import label_probabilities
-from pipeline.store.records import Checkpoint, Handle, Report, Shards
-from pipeline.store.shards import read_table, shard_paths, write_text
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.evaluation.results import Result, markdown_table, result_of
+from pipeline.evaluation.task import MODEL, RANDOM_INIT, Answer, Judged, TaskEvaluationConfig
+from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
+from pipeline.store.records import Shards
+from pipeline.store.shards import read_table, shard_paths
+from pipeline.tasks.kind import Kind
+from pipeline.training.finetune import Encoder, FinetuneConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor, nn
 
-SEEN = "examples_seen_in_pretraining"  # measure: judged examples whose words stand in the pretraining text
+MOST_LABELS = 100  # found in the data; more are most likely a wrong column
+LABEL = re.compile(r"[^=\s][^=]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassificationEvaluationConfig:
-    """How a classifier is judged."""
+class ClassificationExamplesConfig(ExamplesConfig):
+    """How labelled rows become examples."""
 
-    split: Annotated[Literal["test", "validation"], "examples; validation was used to choose the settings"] = "test"
-    seed: Annotated[int, "of the resamples"] = 0
+    text: Annotated[
+        str, MinLen(1), "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
+    ]
+    label: Annotated[
+        str, MinLen(1), "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
+    ]
+    labels: Annotated[
+        tuple[str, ...],
+        "Labels to keep, each as value=name: the value in the data and the name of the label. An empty list makes"
+        " every value in the data a label.",
+    ] = ()
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        ExamplesConfig.__post_init__(self)
+        if self.text == self.label:
+            raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
+        if len(self.names()) == 1:
+            raise ValueError(f"labels={self.labels} has one label; a classification needs at least 2")
+
+    def names(self) -> dict[str, str]:
+        """Value in the data -> name of the label; empty = as found."""
+        pairs = [entry.rpartition("=") for entry in self.labels]
+        if not all(separator and name for _, separator, name in pairs):
+            raise ValueError(f"labels={self.labels} must be texts of the form value=name")
+        return {value: name for value, _, name in pairs}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassificationFinetuneConfig(FinetuneConfig):
+    """How a classifier is trained."""
+
+    label_smoothing: Annotated[float, "probability spread over all labels, 0 to below 1 (arXiv:1512.00567)"] = 0.0
+
+    def __post_init__(self) -> None:
+        FinetuneConfig.__post_init__(self)
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} must lie between 0 and 1, without 1")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What each model says about the held-out examples."""
+class EncodedTexts:
+    """Texts as token ids with their classes."""
 
-    labels: tuple[str, ...]
-    truth: list[str]
-    predictions: dict[str, list[str]]  # model first, then the baselines
+    ids: list[str]
+    tokens: list[np.ndarray]  # int64, at least one each
+    classes: np.ndarray  # int64 (N,)
 
-    def matrix(self, name: str) -> np.ndarray:
-        return confusion_matrix(self.truth, self.predictions[name], self.labels)
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(tokens) for tokens in self.tokens])
+
+    def batch(self, places: np.ndarray) -> "dict[str, Tensor]":
+        """ids_BT padded on the right, lengths_B and labels_B of the examples at `places`."""
+        import torch
+
+        tokens = [self.tokens[place] for place in places]
+        return padded(tokens) | {"labels_B": torch.from_numpy(self.classes[places])}
 
 
-def evaluate_classification(cfg: ClassificationEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
-    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, the examples, and the
-    corpus of the pretraining if test examples are to be looked for in it."""
-    models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
-    examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
-    judged = judge(cfg, models, examples, work)
-    results = classification_results(judged, cfg.seed)
-    compared = (
-        compare(judged.truth, judged.predictions["model"], judged.predictions["random_init"], cfg.seed)
-        if "random_init" in judged.predictions
-        else None
+class Classifier(Predictor):
+    """The likeliest label of each text with its probability."""
+
+    inputs: ClassVar = {"text": "string"}
+    outputs: ClassVar = {"label": "string", "probability": "double"}
+
+    def load_network(self, directory: Path) -> Any:
+        from model.checkpoint import load_classifier
+
+        model, self.labels = load_classifier(directory)
+        return model
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        probabilities_NC = self.probabilities([str(row["text"]) for row in rows])
+        best_N = probabilities_NC.argmax(axis=1) if rows else []
+        return [
+            {"label": self.labels[best], "probability": float(row_C[best])}
+            for best, row_C in zip(best_N, probabilities_NC, strict=True)
+        ]
+
+    def probabilities(self, texts: Sequence[str]) -> np.ndarray:
+        """Of every label for every text, float64 (N, C)."""
+        return self.of_texts(texts, lambda logits_BC: logits_BC.softmax(dim=-1))
+
+
+class Classification(Kind):
+    name, identity = "classification", ""  # the first kind: outputs from before there were others keep their place
+    evaluation_version, libraries = 1, ("scikit-learn",)
+    predictor = Classifier
+    examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
+    evaluation = TaskEvaluationConfig
+    summary = (
+        "The foundation model with a head for the labels of the task, all of its weights trained on the examples."
     )
-    write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", classification_report(judged, cfg, compared))
-    matrix_CC = judged.matrix("model")
-    save_figure(confusion_figure(matrix_CC, judged.labels), work.directory / "figures" / "confusion_matrix.png")
-    measures = {result["metric"]: result["value"] for result in results}
-    measures |= {f"f1_{label}": float(f1) for label, f1 in zip(judged.labels, f1_of(matrix_CC), strict=True)}
-    if corpora:
-        texts = read_examples(examples.directory, cfg.split)["text"].to_pylist()
-        measures[SEEN] = len(occurring(texts, training_texts(corpora[0])))
-    return Outcome(rows=len(judged.truth), measures=measures, content=CONTENT)
+    keys, parts = ("text", "label", "labels"), ("text", "label")
+    columns = (pa.field("label", pa.string(), nullable=False),)  # name, not the value in the data
+    decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
+
+    def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
+        return {**table, "labels": label_names(table.get("labels", []), where)}
+
+    def row(self, parts: Mapping[str, Any], cfg: ClassificationExamplesConfig) -> Row:
+        names, text, value = cfg.names(), parts["text"], label_text(parts["label"])
+        row = Row(
+            repaired(text) if isinstance(text, str) else "", {"label": names.get(value, "") if names else value}
+        )
+        if not row.text:
+            row.reason = "no_text"
+        elif not value:
+            row.reason = "no_label"
+        elif not row.values["label"]:
+            row.reason = "unknown_label"
+        return row
+
+    def check_examples(
+        self, examples: Sequence[Mapping[str, Any]], cfg: ClassificationExamplesConfig, name: str
+    ) -> None:
+        found = sorted({example["label"] for example in examples})
+        if not cfg.labels and len(found) > MOST_LABELS:
+            raise ValueError(
+                f"{name}: {cfg.label!r} holds {len(found)} different labels; more than {MOST_LABELS} need to be"
+                " declared: labels = [...]; or is it another column?"
+            )
+        if len(found) < 2:
+            raise ValueError(
+                f"{name}: {len(examples)} usable rows with the labels {found}; at least 2 labels are needed"
+            )
+        refuse_empty_splits(examples, name)
+        learned = {example["label"] for example in examples if example["split"] == "train"}
+        declared = sorted(set(cfg.names().values())) or found
+        if missing := [label for label in declared if label not in learned]:
+            raise ValueError(
+                f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label"
+            )
+
+    def encode(self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> EncodedTexts:
+        table = read_examples(examples.directory, split)
+        place = {label: i for i, label in enumerate(labels_of(examples.directory))}
+        return EncodedTexts(
+            ids=table["id"].to_pylist(),
+            tokens=encoded(tokenizer, table["text"].to_pylist(), max_tokens),
+            classes=np.array([place[label] for label in table["label"].to_pylist()], np.int64),
+        )
+
+    def network(self, cfg: FinetuneConfig, decoder: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
+        from model.checkpoint import describe
+        from model.heads import classifier_from_decoder, new_classifier
+
+        labels = labels_of(examples.directory)
+        description = describe(decoder.cfg, tuple(labels))
+        if cfg.initialisation == "random":
+            return new_classifier(decoder.cfg, len(labels), cfg.seed), description
+        return classifier_from_decoder(decoder, len(labels)), description
+
+    def loss(self, cfg: ClassificationFinetuneConfig) -> Any:
+        from model.loss import classification_loss
+
+        return partial(classification_loss, label_smoothing=cfg.label_smoothing)
+
+    def validate(self, network: "nn.Module", encoded: EncodedTexts) -> dict[str, float]:
+        """validation_loss (nats per example) and validation_accuracy."""
+        probabilities_NC = of_tokens(network, encoded.tokens, lambda logits_BC: logits_BC.softmax(dim=-1))
+        of_label = probabilities_NC[np.arange(len(encoded.classes)), encoded.classes]
+        return {
+            "validation_loss": float(-np.log(np.maximum(of_label, 1e-300)).mean()),
+            "validation_accuracy": float((probabilities_NC.argmax(axis=1) == encoded.classes).mean()),
+        }
+
+    def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
+        texts, labels, judged = (column.to_pylist() for column in (train["text"], train["label"], held_out["text"]))
+        found = {
+            "majority": majority_predictions(labels, len(judged)),
+            "tfidf_logistic": tfidf_logistic_predictions(texts, labels, judged),
+        }
+        return {name: [{"label": label} for label in of_texts] for name, of_texts in found.items()}
+
+    def results(self, judged: Judged, seed: int) -> list[Result]:
+        """accuracy and macro_f1; the resampled unit is the example."""
+        labels = judged.description["labels"]
+        if unknown := sorted(set(_labels(judged.examples)) - set(labels)):
+            raise ValueError(f"the model knows the labels {labels}, the examples also have {unknown}")
+        results = []
+        for metric, function in (("accuracy", accuracy_of), ("macro_f1", macro_f1_of)):
+            values = {name: float(function(matrix_of(judged, name))) for name in judged.answers if name != MODEL}
+            results.append(result_of(metric, estimate(function, matrix_of(judged), seed), values, higher=True))
+        return results
+
+    def details(self, judged: Judged) -> dict[str, float]:
+        labels, f1_C = judged.description["labels"], f1_of(matrix_of(judged))
+        return {f"f1_{label}": float(f1) for label, f1 in zip(labels, f1_C, strict=True)}
+
+    def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
+        return classification_report(judged, cfg)
+
+    def figures(self, judged: Judged) -> "dict[str, Figure]":
+        return {"confusion_matrix": confusion_figure(matrix_of(judged), judged.description["labels"])}
 
 
-def training_texts(corpus: Shards) -> Iterator[str]:
-    """Texts of the train split, one shard in memory at a time."""
-    for path in shard_paths(corpus.directory):
-        table = read_table(path, columns=["text", "split"])
-        rows = zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True)
-        yield from (text for text, split in rows if split == "train")
+KIND = Classification()
 
 
-def judge(cfg: ClassificationEvaluationConfig, models: Sequence[Checkpoint], examples: Shards, work: Work) -> Judged:
-    train, held_out = (read_examples(examples.directory, split) for split in ("train", cfg.split))
-    texts, truth = held_out["text"].to_pylist(), held_out["label"].to_pylist()
-    predictions: dict[str, list[str]] = {}
-    labels: tuple[str, ...] = ()
-    for number, (name, model) in enumerate(zip(("model", "random_init"), models, strict=False)):
-        labels, probabilities_NC = label_probabilities(model.directory, texts)
-        predictions[name] = [labels[best] for best in probabilities_NC.argmax(axis=1)]
-        work.progress(number + 1, len(models) + 2, "models")
-    if unknown := sorted(set(truth) - set(labels)):
-        raise ValueError(f"{models[0].directory} knows the labels {labels}, the examples also have {unknown}")
-    train_texts, train_labels = train["text"].to_pylist(), train["label"].to_pylist()
-    predictions["majority"] = majority_predictions(train_labels, len(texts))
-    predictions["tfidf_logistic"] = tfidf_logistic_predictions(train_texts, train_labels, texts)
-    work.progress(len(models) + 2, len(models) + 2, "models")
-    return Judged(labels, truth, predictions)
+def labels_of(directory: Path) -> list[str]:
+    """Names of all labels of the examples, sorted: the order of a model's classes."""
+    table = pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)])
+    return sorted(table["label"].unique().to_pylist())
 
 
-def classification_results(judged: Judged, seed: int) -> list[Result]:
-    """accuracy and macro_f1; the resampled unit is the example."""
-    results = []
-    for metric, function in (("accuracy", accuracy_of), ("macro_f1", macro_f1_of)):
-        values = {name: float(function(judged.matrix(name))) for name in judged.predictions if name != "model"}
-        results.append(result_of(metric, estimate(function, judged.matrix("model"), seed), values, higher=True))
-    return results
+def label_text(label: Any) -> str:
+    """A label as text; true, false and numbers as JSON writes them, "" for none."""
+    if isinstance(label, str):
+        return repaired(label)
+    return json.dumps(label) if isinstance(label, bool | int | float) else ""
 
 
-def classification_report(judged: Judged, cfg: ClassificationEvaluationConfig, compared: Comparison | None) -> str:
+def label_names(labels: Any, where: str) -> tuple[str, ...]:
+    """As "value=name", sorted, so that the order in the file decides nothing."""
+    if isinstance(labels, list):
+        labels = {name: name for name in labels}
+    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in [*labels, *labels.values()]):
+        raise ValueError(f'{where}: labels is a table of texts {{ "value in the data" = "name" }} or a list of names')
+    for name in labels.values():
+        if not LABEL.fullmatch(name):
+            raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or hold '='")
+    return tuple(sorted(f"{value}={name}" for value, name in labels.items()))
+
+
+def _labels(rows: Sequence[Answer]) -> list[str]:
+    return [row["label"] for row in rows]
+
+
+def matrix_of(judged: Judged, name: str = MODEL) -> np.ndarray:
+    return confusion_matrix(_labels(judged.examples), _labels(judged.answers[name]), judged.description["labels"])
+
+
+def classification_report(judged: Judged, cfg: TaskEvaluationConfig) -> str:
+    labels, truth = judged.description["labels"], _labels(judged.examples)
     rows = [
-        [name, *(str(estimate(metric, judged.matrix(name), cfg.seed)) for metric in (accuracy_of, macro_f1_of))]
-        for name in judged.predictions
+        [name, *(str(estimate(metric, matrix_of(judged, name), cfg.seed)) for metric in (accuracy_of, macro_f1_of))]
+        for name in judged.answers
     ]
-    matrix_CC = judged.matrix("model")
+    matrix_CC = matrix_of(judged)
     by_label = [
         [label, f"{f1:.4f}", f"{count:,}"]
-        for label, f1, count in zip(judged.labels, f1_of(matrix_CC), matrix_CC.sum(axis=1), strict=True)
+        for label, f1, count in zip(labels, f1_of(matrix_CC), matrix_CC.sum(axis=1), strict=True)
     ]
-    confusions = [[label, *(f"{n:,}" for n in row)] for label, row in zip(judged.labels, matrix_CC, strict=True)]
+    confusions = [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, matrix_CC, strict=True)]
     parts = [
         "# Evaluation of the classifier\n",
-        f"{len(judged.truth):,} {cfg.split} examples. In brackets: 95 % percentile interval over 1,000 resamples of"
+        f"{len(truth):,} {cfg.split} examples. In brackets: 95 % percentile interval over 1,000 resamples of"
         " the examples.\n",
         markdown_table(["model", "accuracy", "macro F1"], rows),
         "\nBy label:\n",
         markdown_table(["label", "F1", "examples"], by_label),
         "\nConfusion matrix (rows: true label, columns: predicted):\n",
-        markdown_table(["", *judged.labels], confusions),
+        markdown_table(["", *labels], confusions),
     ]
-    if compared is not None:
+    if RANDOM_INIT in judged.answers:
+        compared = compare(truth, _labels(judged.answers[MODEL]), _labels(judged.answers[RANDOM_INIT]), cfg.seed)
         parts.append(
             f"\nAgainst the same network without pretraining: accuracy {compared.difference.value:+.4f}"
             f" ({compared.difference.low:+.4f} to {compared.difference.high:+.4f});"
@@ -163,12 +337,3 @@ def confusion_figure(matrix_CC: np.ndarray, labels: Sequence[str]) -> "Figure":
             color = "white" if shares_CC[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:,}\n{shares_CC[row, column]:.1%}", ha="center", va="center", color=color)
     return figure
-
-
-EVALUATE_CLASSIFICATION = Stage(
-    name="evaluate_classification",
-    version=1,
-    function=evaluate_classification,
-    handle=Report,
-    libraries=("torch", "scikit-learn"),
-)

@@ -15,17 +15,16 @@ from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
+from pipeline.tasks.kind import Kind, kind_named
+from pipeline.tasks.kinds import KINDS
 from pipeline.training.finetune import FinetuneConfig
 
-KINDS = ("classification",)
 BASES = ("foundation_model",)
-KEYS = ("kind", "base", "data", "text", "label", "labels", "examples", "finetune")
-OF_THE_TASK = ("text", "label", "labels")  # settings of its examples that its own table holds
+KEYS, SETTINGS = ("kind", "base", "data"), ("examples", "finetune")  # of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
 LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
-_LABEL = re.compile(r"[^=\s][^=]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +32,7 @@ class Task:
     """A table of tasks.toml. Its assets are <name>_examples, <name>_model and <name>_evaluation."""
 
     name: str
-    kind: str
+    kind: Kind
     base: str  # asset that holds the checkpoint to start from
     data: Source | LabelledFile
     examples: ExamplesConfig
@@ -53,26 +52,26 @@ def _task(name: str, table: Any, path: Path) -> Task:
         raise ValueError(f"{where}: a task's name has lower-case letters, digits and _, and starts with a letter")
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
-    refuse_unknown(where, "key", table, KEYS)
     for key, allowed in {"kind": KINDS, "base": BASES}.items():
         if table.get(key) not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
             raise ValueError(
                 f"{where}: {key} {got}, expected one of {', '.join(allowed)}{did_you_mean(table.get(key), allowed)}"
             )
-    of_task = {key: table[key] for key in OF_THE_TASK if key in table}
-    of_task["labels"] = _labels(table.get("labels", []), where)
+    kind = kind_named(table["kind"])
+    refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *SETTINGS))
+    of_task = kind.examples_of({key: table[key] for key in kind.keys if key in table}, where)
     settings = table.get("examples", {})
-    if isinstance(settings, dict) and (taken := sorted({*OF_THE_TASK, "sha256"} & settings.keys())):
+    if isinstance(settings, dict) and (taken := sorted({*kind.keys, "sha256"} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
-    of_task |= checked_values(ExamplesConfig, settings, f"{path}: [{name}.examples]")
+    of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
     return Task(
         name=name,
-        kind=table["kind"],
+        kind=kind,
         base=table["base"],
         data=_data(table.get("data"), path, f"{where}, key data"),
-        examples=read(ExamplesConfig, of_task, where),
-        finetune=read(FinetuneConfig, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
+        examples=read(kind.examples, of_task, where),
+        finetune=read(kind.finetune, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
     )
 
 
@@ -91,15 +90,3 @@ def _data(data: Any, path: Path, where: str) -> Source | LabelledFile:
     refuse_unknown(where, "key", data, keys)
     values = {LISTS.get(key, key): [value] if key in LISTS else value for key, value in data.items()}
     return read(kind, values, where, name="labelled", licence="not kept")
-
-
-def _labels(labels: Any, where: str) -> tuple[str, ...]:
-    """As "value=name", sorted, so that the order in the file decides nothing."""
-    if isinstance(labels, list):
-        labels = {name: name for name in labels}
-    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in [*labels, *labels.values()]):
-        raise ValueError(f'{where}: labels is a table of texts {{ "value in the data" = "name" }} or a list of names')
-    for name in labels.values():
-        if not _LABEL.fullmatch(name):
-            raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or hold '='")
-    return tuple(sorted(f"{value}={name}" for value, name in labels.items()))

@@ -162,7 +162,9 @@ class Delivery:
         from mlflow.entities import LoggedModelInput, RunTag
 
         description = {DESCRIPTION: start["description"]} if start["description"] else {}
-        tags = [RunTag(key, value) for key, value in (description | run.data.tags | start["tags"]).items()]
+        parent = Journal(self.layout, start["parent"]).state().get("run_id") if start.get("parent") else None
+        child = {"mlflow.parentRunId": parent} if parent else {}
+        tags = [RunTag(key, value) for key, value in (description | run.data.tags | start["tags"] | child).items()]
         self.client.log_batch(self.run_id, tags=tags)
         self._params({"values": start["params"]})
         if self.journal.state()["status"] == RUNNING and run.info.status != RUNNING:

@@ -135,5 +135,11 @@ def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
             description=event["description"],
             model_id=model_id,
         )
-    noted = [*json.loads(model.tags.get(VERSIONS, "[]")), {"name": name, "version": int(version.version)}]
+    note_version(client, model_id, version)
+
+
+def note_version(client: Any, model_id: str, version: Any) -> None:
+    """What mlflow.register_model does: the page of the LoggedModel shows the version."""
+    tags = client.get_logged_model(model_id).tags
+    noted = [*json.loads(tags.get(VERSIONS, "[]")), {"name": version.name, "version": int(version.version)}]
     client.set_logged_model_tags(model_id, {VERSIONS: json.dumps(noted)})

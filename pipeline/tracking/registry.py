@@ -1,34 +1,38 @@
-"""Registered models: a version a fine-tuned model, and the alias `champion` on the best of them.
+"""Registered models: one version per fine-tuned model, and the alias `champion` on the best of them.
 
-In: a registration event out of an evaluation's journal. Out: a version of `gristmill-<task>`, made once a
-fingerprint, as a pyfunc "model from code" (pipeline/serving/pyfunc.py) with safetensors beside it.
+In: a registration event out of an evaluation's journal. Out: a version of `gristmill-<task>`, made once per
+fingerprint out of the LoggedModel of the training (logged_models.py), to which code and signature are added
+(packaging.py).
 
-The rule: the new version becomes champion when there is none, or when its macro-F1 is at least that of the present
-champion on the same test examples. A champion that was judged on other examples is judged again on these.
+The rule: the new version becomes champion when there is none, or when the metric by which its kind of task decides is
+at least as good as that of the present champion on the same test examples. A champion that was judged on other
+examples is judged again on these; one that cannot answer them gives way.
 """
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.examples.stage import labels_of, read_examples
-from pipeline.evaluation.metrics import confusion_matrix, macro_f1_of
+from pipeline.corpus.examples.stage import read_examples
+from pipeline.evaluation.task import MODEL, Judged
+from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import Layout
 from pipeline.store.records import Checkpoint, Shards
-from pipeline.store.shards import link_or_copy
+from pipeline.store.store import RECORD, read_record
+from pipeline.tasks.kind import kind_named, kind_of
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.server import chosen_server, new_client, tracking_uri
+from pipeline.tracking.logged_models import model_id_of, note_version
+from pipeline.tracking.packaging import artifacts_of, imports_repository, log_model
+from pipeline.tracking.server import chosen_server, has_database, new_client
 
-CHAMPION = "champion"
-METRIC = "macro_f1"
+PREFIX, CHAMPION = "gristmill-", "champion"
 LONGEST_CARD = 5000  # characters, a limit of MLflow's
-FINGERPRINT, EXAMPLES = "gristmill.fingerprint", "gristmill.examples"
-SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint folder; not the optimiser's state
-LIBRARIES = ("mlflow", "pandas", "safetensors", "tiktoken", "torch")
-CODE = Path(__file__).parents[1] / "serving" / "pyfunc.py"
+FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +40,7 @@ class Candidate:
     """A fine-tuned model that is judged on the test split of `examples`, to be registered for `task`."""
 
     task: str
+    kind: str  # name of the kind of task
     model: Checkpoint
     examples: Shards
 
@@ -43,6 +48,7 @@ class Candidate:
         """What the journal says about it; `report` becomes the description of the version, its model card."""
         return {
             "task": self.task,
+            "kind": self.kind,
             "fingerprint": self.model.fingerprint,
             "directory": str(self.model.directory),
             "examples": self.examples.digest,
@@ -52,22 +58,38 @@ class Candidate:
         }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outdated:
+    """A champion whose code imports modules of this repository, so that it breaks, or broke, when they move."""
+
+    name: str
+    version: Any  # of MLflow
+
+    @property
+    def fingerprint(self) -> str:
+        return self.version.tags.get(FINGERPRINT, "")
+
+
 def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any]) -> None:
     """Make the version and move the alias, where that has not been done before.
 
     The version belongs to the run that trained the model, or, while the server does not know that one, to `run_id`.
     """
-    name = f"gristmill-{event['task']}"
-    run_id = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
-    new = _version_of(client, name, event["fingerprint"]) or _new_version(client, layout, name, run_id, event)
+    name = f"{PREFIX}{event['task']}"
+    trained_by = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
+    new = _version_of(client, name, event["fingerprint"]) or _new_version(client, layout, name, trained_by, event)
     champion = _champion(client, name)
-    if champion is None or event["metrics"][METRIC] >= _score(layout, champion, event):
-        client.set_registered_model_alias(name, CHAMPION, new.version)
+    metric, higher = kind_named(event["kind"]).decides
+    if champion is not None and champion.version != new.version:
+        score = _score(layout, champion, event)
+        if score is not None and (event["metrics"][metric] < score if higher else event["metrics"][metric] > score):
+            return
+    client.set_registered_model_alias(name, CHAMPION, new.version)
 
 
 def registered_names(layout: Layout) -> dict[str, list[str]]:
     """Fingerprint of a model -> its names in the registry, for instance "gristmill-sarcasm 3 (champion)"."""
-    if tracking_uri(layout).startswith("sqlite:") and not (layout.mlflow / "mlflow.db").exists():
+    if not has_database(layout):
         return {}
     client = new_client(layout)
     names: dict[str, list[str]] = {}
@@ -79,9 +101,50 @@ def registered_names(layout: Layout) -> dict[str, list[str]]:
     return names
 
 
+def outdated_champions(layout: Layout) -> Iterator[Outdated]:
+    """Champions that depend on the modules of this repository."""
+    client = new_client(layout)
+    for model in client.search_registered_models():
+        if model.name.startswith(PREFIX) and (champion := _champion(client, model.name)) is not None:
+            with chosen_server(layout) as mlflow, tempfile.TemporaryDirectory() as folder:
+                there, flavor = artifacts_of(mlflow, model.name, champion.version, folder)
+                code = there / (flavor.get("model_code_path") or "")
+                if code.is_file() and imports_repository(code.read_text()):
+                    yield Outdated(name=model.name, version=champion)
+
+
+def register_again(layout: Layout, outdated: Outdated) -> str:
+    """A new version, which is the champion now, out of the folder in the store. ValueError when that is gone."""
+    client, old = new_client(layout), outdated.version
+    found = [path.parent for path in layout.store.glob(f"*/{outdated.fingerprint or '-'}/{RECORD}")]
+    if not found:
+        raise ValueError("its folder in the store was removed; train the task again")
+    record = read_record(found[0]) or {}
+    (made_from,) = (one["fingerprint"] for one in record["inputs"] if one["stage"] == "examples")
+    event = {
+        "task": outdated.name.removeprefix(PREFIX),
+        "kind": kind_of(record).name,
+        "fingerprint": outdated.fingerprint,
+        "directory": str(found[0]),
+        "examples": old.tags.get(EXAMPLES, ""),
+        "examples_directory": str(layout.store / "examples" / made_from),
+        "report": old.description or "",
+        "metrics": {key.removeprefix(SCORE): float(value) for key, value in old.tags.items() if _is_score(key)},
+    }
+    new = _new_version(client, layout, outdated.name, old.run_id, event)
+    client.set_registered_model_alias(outdated.name, CHAMPION, new.version)
+    return str(new.version)
+
+
+def _is_score(key: str) -> bool:
+    return key.startswith(SCORE) and key not in (FINGERPRINT, EXAMPLES)
+
+
 def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:
+    """The newest version of a fingerprint; there are two where the doctor registered one again."""
     versions = client.search_model_versions(f"name='{name}'")
-    return next((one for one in versions if one.tags.get(FINGERPRINT) == fingerprint), None)
+    same = [one for one in versions if one.tags.get(FINGERPRINT) == fingerprint]
+    return max(same, key=lambda one: int(one.version), default=None)
 
 
 def _champion(client: Any, name: str) -> Any | None:
@@ -89,57 +152,51 @@ def _champion(client: Any, name: str) -> Any | None:
     return None if number is None else client.get_model_version(name, number)
 
 
-def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float:
-    """Macro-F1 of the present champion on the examples of `event`."""
-    if champion.tags.get(EXAMPLES) == event["examples"]:
-        return float(champion.tags[f"gristmill.{METRIC}"])
-    directory = Path(event["examples_directory"])
-    rows = read_examples(directory, "test").to_pandas()
-    with chosen_server(layout) as mlflow:
-        answers = mlflow.pyfunc.load_model(f"models:/{champion.name}/{champion.version}").predict(rows[["text"]])
-    labels = sorted({*labels_of(directory), *answers["label"]})
-    return float(macro_f1_of(confusion_matrix(list(rows["label"]), list(answers["label"]), labels)))
+def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float | None:
+    """The deciding metric of the present champion on the examples of `event`; None where it cannot answer them."""
+    kind = kind_named(event["kind"])
+    metric, _ = kind.decides
+    if champion.tags.get(EXAMPLES) == event["examples"] and (score := champion.tags.get(f"{SCORE}{metric}")):
+        return float(score)
+    rows = read_examples(Path(event["examples_directory"]), "test")
+    try:
+        with chosen_server(layout) as mlflow, tempfile.TemporaryDirectory() as folder:
+            there, flavor = artifacts_of(mlflow, champion.name, champion.version, folder)
+            model = predictor_in(kind.predictor, there / flavor["artifacts"]["model"]["path"])
+            answers = {MODEL: model.answer(rows.select(list(kind.predictor.inputs)).to_pylist())}
+        results = kind.results(Judged(model.description, rows.to_pylist(), answers), seed=0)
+    except ValueError as error:
+        log.warning("%s %s gives way: %s", champion.name, champion.version, error)
+        return None
+    return next(result["value"] for result in results if result["metric"] == metric)
+
+
+@contextmanager
+def _active(mlflow: Any, client: Any, run_id: str | None) -> Iterator[None]:
+    """Makes a run the one that a new LoggedModel belongs to, and leaves it as it was."""
+    if run_id is None:
+        yield
+        return
+    before = client.get_run(run_id).info
+    try:
+        with mlflow.start_run(run_id=run_id):
+            yield
+    finally:  # start_run has opened it again
+        client.set_terminated(run_id, before.status, before.end_time or None)
 
 
 def _new_version(client: Any, layout: Layout, name: str, run_id: str, event: Mapping[str, Any]) -> Any:
-    before = client.get_run(run_id).info
-    try:
-        with chosen_server(layout) as mlflow, mlflow.start_run(run_id=run_id):
-            info = _log_model(mlflow, name, event)
-    finally:  # start_run has opened it again
-        client.set_terminated(run_id, before.status, before.end_time or None)
+    kind, model_id = kind_named(event["kind"]), model_id_of(layout, event["fingerprint"])
+    directories = Path(event["directory"]), Path(event["examples_directory"])
+    with chosen_server(layout) as mlflow, _active(mlflow, client, None if model_id else run_id):
+        info = log_model(mlflow, name, kind, *directories, model_id)
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name)
-    scores = {f"gristmill.{metric}": str(value) for metric, value in event["metrics"].items()}
+    scores = {f"{SCORE}{metric}": str(value) for metric, value in event["metrics"].items()}
     tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
     with chosen_server(layout):  # resolves the model's address
-        return client.create_model_version(
+        version = client.create_model_version(
             name, info.model_uri, run_id, tags, description=event["report"][:LONGEST_CARD], model_id=info.model_id
         )
-
-
-def _log_model(mlflow: Any, name: str, event: Mapping[str, Any]) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
-
-    signature = ModelSignature(
-        inputs=Schema([ColSpec("string", "text")]),
-        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "probability")]),
-    )
-    rows = read_examples(Path(event["examples_directory"]), "test").slice(0, 2)
-    with tempfile.TemporaryDirectory() as folder:
-        _link_served(Path(event["directory"]), Path(folder))
-        return mlflow.pyfunc.log_model(
-            name=name,
-            python_model=str(CODE),
-            artifacts={"model": folder},
-            signature=signature,
-            input_example=rows.select(["text"]).to_pandas(),
-            pip_requirements=[f"{library}=={version(library)}" for library in LIBRARIES],  # else it is loaded to see
-        )
-
-
-def _link_served(model: Path, folder: Path) -> None:
-    for name in SERVED:
-        for path in sorted((model / name).iterdir()) if (model / name).is_dir() else [model / name]:
-            link_or_copy(path, folder / path.relative_to(model))
+    note_version(client, info.model_id, version)
+    return version

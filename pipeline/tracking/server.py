@@ -25,6 +25,11 @@ def is_local(layout: Layout) -> bool:
     return tracking_uri(layout).startswith("sqlite:")
 
 
+def has_database(layout: Layout) -> bool:
+    """False where tracking is a SQLite file that was not made yet."""
+    return not tracking_uri(layout).startswith("sqlite:") or (layout.mlflow / "mlflow.db").exists()
+
+
 def new_client(layout: Layout) -> Any:
     """A client that gives up soon, because a server that is away must not delay a build."""
     for name, value in {

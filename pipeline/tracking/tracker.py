@@ -34,6 +34,7 @@ class Tracker:
     run_name: str = ""  # else the name of the asset
     trains: bool = False  # whether the build makes a model; else it judges models or data
     description: str = ""  # what the page of the run shows first, as Markdown
+    parent: str = ""  # fingerprint of the build whose run this one is a child of
     tags: Mapping[str, str] = field(default_factory=dict)
     journal: Journal | None = None
     courier: "Courier | None" = None
@@ -58,8 +59,9 @@ class Tracker:
         self.journal.open(
             {
                 "name": self.run_name or self.asset,
-                "experiment": self.group,
+                "experiment": self._experiment(),
                 "trains": self.trains,
+                "parent": self.parent,
                 "params": flat(literals(params)),
                 "tags": {
                     **dict(source_tags(f"gristmill {self.tags.get('gristmill.stage', self.asset)}")),
@@ -76,6 +78,11 @@ class Tracker:
         )
         self.courier = Courier(self.layout, self.journal)
         self.courier.start()
+
+    def _experiment(self) -> str:
+        """That of the parent, because MLflow shows children below a run of the same experiment only."""
+        start = Journal(self.layout, self.parent).state().get("start", {}) if self.parent else {}
+        return start.get("experiment", self.group)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Points of the curves of this run."""

@@ -1,25 +1,25 @@
-"""Fine-tune a pretrained decoder into a text classifier: the stage `finetune`.
+"""Fine-tune a pretrained decoder for a task: the stage `finetune`.
 
-In: a base Checkpoint and labelled examples. Out: a Checkpoint folder: model.safetensors, config.json (shape, labels),
-tokenizer/, curve.jsonl and the last checkpoints. Steps: encode the training examples with the base's tokenizer; copy
-the base's trunk under a new head, or start from random weights for comparison; train all weights on batches of like
-length; the last weights are the result, because the learning rate falls to 0 and the number of epochs was chosen on
-validation data. The validation split is only measured, the test split never read.
+In: a base Checkpoint, labelled examples, and the `Objective` of a kind of task. Out: a Checkpoint folder:
+model.safetensors, config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoints. Steps: encode the
+training examples with the base's tokenizer; copy the base's trunk under a new head, or start from random weights for
+comparison; train all weights on batches of like length; the last weights are the result, because the learning rate
+falls to 0 and the number of epochs was chosen on validation data. The validation split is only measured, the test
+split never read.
 
 torch is imported where it is used: Dagster loads this module for its config alone.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 
 from model.config import TrainConfig
 from model.tokenizer import load_model_tokenizer
-from pipeline.corpus.examples.stage import labels_of, read_examples
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
@@ -28,6 +28,9 @@ from pipeline.store.store import Outcome, Stage, Work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from model.decoder import Decoder
+    from model.loss import LossFunction
 
 POOL_BATCHES = 50  # batches whose examples are sorted by length together: enough to pad little, few enough to shuffle
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
@@ -41,9 +44,54 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 
 
+class Encoded(Protocol):
+    """Examples as token ids; each has its own length."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the examples."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 (N,), tokens of each, at least 1."""
+        ...
+
+    def batch(self, places: np.ndarray) -> "dict[str, Tensor]":
+        """The examples at `places` as tensors with one row per example, as the loss takes them."""
+        ...
+
+
+class Objective(Protocol):
+    """What a kind of task is trained for."""
+
+    identity: str  # what sets its outputs apart from those of other kinds, in the fingerprint
+
+    def encode(self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> Encoded: ...
+
+    def network(self, cfg: Any, decoder: "Decoder", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
+        """The network before its first step, and its config.json.
+
+        With cfg.initialisation "random" the decoder gives its shape only.
+        """
+        ...
+
+    def loss(self, cfg: Any) -> "LossFunction":
+        """A function of network and batch: the summed loss, and the number of targets that it is a sum over.
+
+        A sum with a count, so that accumulation, packing and several devices are exact.
+        """
+        ...
+
+    def validate(self, network: "nn.Module", encoded: Any) -> Mapping[str, float]:
+        """validation_loss (nats per target) and whatever else shows how good the network is."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
-    """How a classifier is trained. The defaults were chosen on the validation split of the sarcasm headlines."""
+    """How a task is trained; a kind adds its own settings. The defaults were chosen on the validation split of the
+    sarcasm headlines."""
 
     initialisation: Annotated[
         Literal["pretrained", "random"], "random = weights as before pretraining, to see what pretraining is worth"
@@ -56,7 +104,6 @@ class FinetuneConfig:
     muon_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none"] = 0.0
     adamw_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none; never on norms"] = 0.0
     warmup_fraction: Annotated[float, "of the steps, at the start: linear from 0, between 0 and 1"] = 0.1
-    label_smoothing: Annotated[float, "probability spread over all labels, 0 to below 1 (arXiv:1512.00567)"] = 0.0
     seed: Annotated[int, "of new weights and the order of the examples"] = 0
     validate_every: Annotated[int, "steps between two looks at the validation split, at least 1"] = 200
     checkpoint_every: Annotated[int, "steps between two checkpoints, at least 1"] = 200
@@ -69,8 +116,6 @@ class FinetuneConfig:
             raise ValueError(f"initialisation={self.initialisation!r} must be one of pretrained, random")
         if self.max_tokens is not None and self.max_tokens < 2:
             raise ValueError(f"max_tokens={self.max_tokens} must be at least 2: the first one opens the text")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} must lie between 0 and 1, without 1")
         train_config(self, n_examples=self.rows)
 
 
@@ -97,31 +142,6 @@ def train_config(cfg: FinetuneConfig, n_examples: int) -> TrainConfig:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedExamples:
-    """Examples as token ids, right-aligned with nothing: each has its own length."""
-
-    ids: list[str]
-    tokens: list[np.ndarray]  # int64, at least one each
-    labels: np.ndarray  # int64, class
-
-
-def encode_texts(tokenizer: Encoder, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
-    """Ids of each text behind the end-of-text token, which opens documents in pretraining too; the end is cut."""
-    encoded = tokenizer.encode_batch(list(texts))
-    return [np.array([tokenizer.end_of_text, *ids[: max_tokens - 1]], np.int64) for ids in encoded]
-
-
-def encode_examples(examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> EncodedExamples:
-    table = read_examples(examples.directory, split)
-    place = {label: i for i, label in enumerate(labels_of(examples.directory))}
-    return EncodedExamples(
-        ids=table["id"].to_pylist(),
-        tokens=encode_texts(tokenizer, table["text"].to_pylist(), max_tokens),
-        labels=np.array([place[label] for label in table["label"].to_pylist()], np.int64),
-    )
-
-
 class ExampleBatches:
     """Global batch k as a pure function of (examples, rows, seed, k). A batch holds texts of like length.
 
@@ -129,14 +149,13 @@ class ExampleBatches:
     fill a batch sits out one epoch, and falls to others in the next.
     """
 
-    def __init__(self, examples: EncodedExamples, *, rows: int, seed: int) -> None:
+    def __init__(self, examples: Encoded, *, rows: int, seed: int) -> None:
         self.examples, self.rows, self.seed = examples, rows, seed
         self.batches_an_epoch = len(examples.ids) // rows
-        self.lengths = np.array([len(tokens) for tokens in examples.tokens])
         self.order: tuple[int, np.ndarray] | None = None  # epoch, its batches (n, rows): only remembered, not a state
 
     def batch(self, k: int) -> "dict[str, Tensor]":
-        return as_batch(self.examples, self.places(k))
+        return self.examples.batch(self.places(k))
 
     def documents_of_batch(self, k: int) -> list[str]:
         """Ids of the examples in batch `k`."""
@@ -152,7 +171,7 @@ class ExampleBatches:
         rng = np.random.default_rng([self.seed % 2**64, epoch])
         shuffled = rng.permutation(len(self.examples.ids))[: self.batches_an_epoch * self.rows]
         pools = [
-            pool[np.argsort(self.lengths[pool], kind="stable")]
+            pool[np.argsort(self.examples.lengths[pool], kind="stable")]
             for first in range(0, len(shuffled), POOL_BATCHES * self.rows)
             for pool in [shuffled[first : first + POOL_BATCHES * self.rows]]
         ]
@@ -160,108 +179,59 @@ class ExampleBatches:
         return batches[rng.permutation(self.batches_an_epoch)]
 
 
-def as_batch(examples: EncodedExamples, places: np.ndarray) -> "dict[str, Tensor]":
-    """ids_BT padded on the right, lengths_B and labels_B of the examples at `places`."""
-    import torch
-
-    lengths = [len(examples.tokens[place]) for place in places]
-    ids = np.zeros((len(places), max(lengths)), np.int64)
-    for row, (place, length) in enumerate(zip(places, lengths, strict=True)):
-        ids[row, :length] = examples.tokens[place]
-    return {
-        "ids_BT": torch.from_numpy(ids),
-        "lengths_B": torch.tensor(lengths),
-        "labels_B": torch.from_numpy(examples.labels[places]),
-    }
-
-
-def finetune(cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
+def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
-    from model.checkpoint import describe, load_decoder, save_model
+    from model.checkpoint import load_decoder, save_model
     from model.distributed import training_device
-    from model.loss import classification_loss
     from model.run import Job, run
     from model.train import Interrupted
 
     base, examples = inputs
     decoder = load_decoder(base.directory)
     tokenizer = load_model_tokenizer(base.directory, decoder.cfg.vocab_size)
-    labels = labels_of(examples.directory)
     max_tokens = min(cfg.max_tokens or decoder.cfg.max_seq_len, decoder.cfg.max_seq_len)
-    training = encode_examples(examples, "train", tokenizer, max_tokens)
+    training, held_out = (kind.encode(examples, split, tokenizer, max_tokens) for split in ("train", "validation"))
     train = train_config(cfg, len(training.ids))
-    validate = validation(encode_examples(examples, "validation", tokenizer, max_tokens))
+    network, description = kind.network(cfg, decoder, examples)
+    description |= {"max_tokens": max_tokens}
     job = Job(
-        model=classifier(cfg, decoder, len(labels)).to(training_device()),
+        model=network.to(training_device()),
         cfg=train,
-        description=describe(decoder.cfg, tuple(labels)) | {"max_tokens": max_tokens},
+        description=description,
         batches=ExampleBatches(training, rows=train.rows, seed=cfg.seed),
-        loss_function=partial(classification_loss, label_smoothing=cfg.label_smoothing),
-        validate=validate,
+        loss_function=kind.loss(cfg),
+        validate=lambda network: kind.validate(network, held_out),
         made_from={"base": base.digest, "examples": examples.digest},
     )
-    params = dataclasses.asdict(cfg) | {"n_steps": train.n_steps, "labels": len(labels), "max_tokens": max_tokens}
-    work.observer.started(work.fingerprint, params, inputs)
+    told = {name: value for name, value in description.items() if name not in ("kind", "model")}
+    work.observer.started(work.fingerprint, dataclasses.asdict(cfg) | {"n_steps": train.n_steps, **told}, inputs)
     try:
         run(work.directory, job, work.observer, lambda done, total: work.progress(done, total, "steps"))
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    save_model(work.directory, job.model, job.description)
+    save_model(work.directory, job.model, description)
     for name in TOKENIZER_FILES:
         link_or_copy(base.directory / "tokenizer" / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=train.n_steps,
-        measures=validate(job.model) | {"train_examples": len(training.ids)},
+        measures={**kind.validate(job.model, held_out), "train_examples": len(training.ids)},
         content=("model.safetensors", "config.json", "tokenizer/*"),
     )
 
 
-FINETUNE = Stage(
-    name="finetune", version=2, function=finetune, handle=Checkpoint, libraries=("torch",)
-)  # torch: another version may round otherwise
+def finetune_stage(kind: Objective) -> Stage:
+    """The stage of a kind of task. torch: another version may round otherwise."""
+    function: Callable[..., Outcome] = partial(finetune, kind)
+    return Stage(
+        name="finetune",
+        version=2,
+        function=function,
+        handle=Checkpoint,
+        libraries=("torch",),
+        variant=kind.identity,
+    )
 
 
 def random_baseline(cfg: FinetuneConfig) -> FinetuneConfig:
     """The same training without pretraining, with the learning rates that suit it best (chosen on validation)."""
     return dataclasses.replace(cfg, initialisation="random")
-
-
-def classifier(cfg: FinetuneConfig, decoder, n_classes: int) -> "nn.Module":
-    from model.heads import classifier_from_decoder, new_classifier
-
-    if cfg.initialisation == "random":
-        return new_classifier(decoder.cfg, n_classes, cfg.seed)
-    return classifier_from_decoder(decoder, n_classes)
-
-
-def class_probabilities(model: "nn.Module", examples: EncodedExamples, rows: int = 256) -> np.ndarray:
-    """Probability of every class (N, C), float64, in the order of the examples."""
-    import torch
-
-    device = next(model.parameters()).device
-    lengths = np.array([len(tokens) for tokens in examples.tokens])
-    order = np.argsort(lengths, kind="stable")
-    parts = []
-    with torch.inference_mode():
-        for first in range(0, len(order), rows):
-            batch = as_batch(examples, order[first : first + rows])
-            logits_BC = model(batch["ids_BT"].to(device), batch["lengths_B"].to(device))
-            parts.append(logits_BC.double().softmax(dim=-1).cpu().numpy())
-    sorted_NC = np.concatenate(parts)
-    probabilities_NC = np.empty_like(sorted_NC)
-    probabilities_NC[order] = sorted_NC
-    return probabilities_NC
-
-
-def validation(examples: EncodedExamples):
-    """A function of the model: validation_loss (nats an example) and validation_accuracy."""
-
-    def validate(model: "nn.Module") -> dict[str, float]:
-        probabilities_NC = class_probabilities(model, examples)
-        of_label = probabilities_NC[np.arange(len(examples.labels)), examples.labels]
-        return {
-            "validation_loss": float(-np.log(np.maximum(of_label, 1e-300)).mean()),
-            "validation_accuracy": float((probabilities_NC.argmax(axis=1) == examples.labels).mean()),
-        }
-
-    return validate

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.definitions import definitions
 from pipeline.defs.names import asset_name
-from pipeline.serving.generate import classify_text
+from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import all_current
 from pipeline.store.outputs import read_results
+from pipeline.tasks.classification import Classifier
 from pipeline.tracking.logged_models import model_id_of
 from pipeline.tracking.server import new_client, run_id_of
 
@@ -245,14 +246,17 @@ def test_mlflow_corpus_report_holds_the_data_card_and_begins_with_its_first_page
 
 
 LOAD = """
-import sys, mlflow, pandas
+import importlib.util, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(finder).lower()]
+assert not importlib.util.find_spec("pipeline") and not importlib.util.find_spec("model")
+import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/gristmill-moods@champion")
 print(model.predict(pandas.DataFrame({"text": sys.argv[2:]})).to_json(orient="values"))
 """
 
 
-def test_mlflow_registered_model_answers_in_a_fresh_process_as_the_model_itself(toy_graph):
+def test_mlflow_registered_model_answers_where_this_repository_cannot_be_imported(toy_graph, tmp_path):
     assert len(new_client(toy_graph.layout).search_model_versions("name='gristmill-moods'")) == 1
     texts = [
         "the happy brder of ning and the golden lecker with toat",
@@ -260,9 +264,15 @@ def test_mlflow_registered_model_answers_in_a_fresh_process_as_the_model_itself(
     ]
     uri = f"sqlite:///{toy_graph.layout.mlflow / 'mlflow.db'}"
     output = subprocess.run(
-        [sys.executable, "-c", LOAD, uri, *texts], capture_output=True, text=True, check=True, timeout=600
+        [sys.executable, "-I", "-c", LOAD, uri, *texts],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
     ).stdout
     answers = json.loads(output.splitlines()[-1])
-    expected = classify_text(all_current(toy_graph.layout)["moods_model"].directory, texts)
-    assert [label for label, _ in answers] == [label for label, _ in expected]
-    assert [probability for _, probability in answers] == pytest.approx([p for _, p in expected], abs=1e-5)
+    model = predictor_in(Classifier, all_current(toy_graph.layout)["moods_model"].directory)
+    expected = model.answer([{"text": text} for text in texts])
+    assert [label for label, _ in answers] == [one["label"] for one in expected]
+    assert [p for _, p in answers] == pytest.approx([one["probability"] for one in expected], abs=1e-5)

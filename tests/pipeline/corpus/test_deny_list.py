@@ -26,7 +26,7 @@ from pipeline.corpus.deny_list import (
     read_denials,
     read_keys,
 )
-from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile, build_examples, document_id, read_examples
+from pipeline.corpus.examples.stage import LabelledFile, document_id, read_examples
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
@@ -34,6 +34,8 @@ from pipeline.store.records import DROPPED
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Built, Store
 from pipeline.store.verdict import conservation
+from pipeline.tasks.classification import KIND
+from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 
 ROOT = Path(__file__).parents[3]
 RECIPE = FilterRecipe(config=FilterConfig(rules=(), languages=()))
@@ -204,7 +206,7 @@ def test_denied_example_is_dropped_without_preview(tmp_path):
     store, cfg = Store(root=tmp_path / "store"), ExamplesConfig(text="text", label="mood")
 
     def built(denied: Path) -> Built:
-        return build_examples(store, LabelledFile(path), cfg, tmp_path, denied=denied)
+        return KIND.build_examples(store, LabelledFile(path), cfg, tmp_path, denied=denied)
 
     before = built(tmp_path / "none")
     after = built(write(tmp_path / "denied.jsonl", denial(document_id=document_id(texts[7]))))

@@ -18,15 +18,16 @@ from model.decoder import new_decoder
 from model.evaluate import document_losses
 from model.heads import new_classifier
 from model.token_shards import read_token_shards, write_token_shard
-from pipeline.corpus.examples.stage import EXAMPLE, read_examples
+from pipeline.corpus.examples.stage import example_schema, read_examples
 from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
-from pipeline.serving.generate import classify_text
+from pipeline.evaluation.task import SEEN, TaskEvaluationConfig, evaluation_stage
+from pipeline.serving.generate import predictor_in
 from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Shards, TokenizerFile
 from pipeline.store.shards import write_rows, write_table
 from pipeline.store.store import Store
-from pipeline.tasks.classification import EVALUATE_CLASSIFICATION, SEEN, ClassificationEvaluationConfig
+from pipeline.tasks.classification import KIND
 
 CFG = DecoderConfig(
     vocab_size=257, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16
@@ -152,12 +153,12 @@ def examples(tmp_path) -> Shards:
         split = "train" if i < 240 else "validation" if i < 300 else "test"
         rows.append({"id": str(i), "text": text, "label": label, "split": split, "group_id": str(i)})
     (tmp_path / "examples").mkdir()
-    write_rows(tmp_path / "examples" / "examples.parquet", rows, EXAMPLE)
+    write_rows(tmp_path / "examples" / "examples.parquet", rows, example_schema(KIND))
     return handle(Shards, tmp_path / "examples", "examples")
 
 
 def evaluate(tmp_path, *inputs):
-    return Store(root=tmp_path / "store").build(EVALUATE_CLASSIFICATION, ClassificationEvaluationConfig(), *inputs)
+    return Store(root=tmp_path / "store").build(evaluation_stage(KIND), TaskEvaluationConfig(), *inputs)
 
 
 def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, examples):
@@ -167,7 +168,8 @@ def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, exa
     test = read_examples(examples.directory, "test")
     texts, truth = test["text"].to_pylist(), test["label"].to_pylist()
     for where, model in zip((lambda r: r["value"], lambda r: r["baselines"]["random_init"]), models, strict=True):
-        predicted = [label for label, _ in classify_text(model.directory, texts)]
+        answers = predictor_in(KIND.predictor, model.directory).answer([{"text": text} for text in texts])
+        predicted = [answer["label"] for answer in answers]
         assert where(found["accuracy"]) == pytest.approx(accuracy_score(truth, predicted))
         assert where(found["macro_f1"]) == pytest.approx(f1_score(truth, predicted, average="macro"))
     assert found["accuracy"]["baselines"]["majority"] == pytest.approx(truth.count("good") / len(truth))
@@ -199,7 +201,7 @@ def test_classification_test_examples_in_the_pretraining_text_are_counted(
     tests = [row for row in rows if row["split"] == "test"]
     for row, text in zip(tests, ("fine tea with the cat", "awful tea without a dog"), strict=False):
         row["text"] = text
-    write_rows(examples.directory / "examples.parquet", rows, EXAMPLE)
+    write_rows(examples.directory / "examples.parquet", rows, example_schema(KIND))
     documents = [("train", "she had Fine Tea with the cat, and left"), ("test", "awful tea without a dog")]
     columns = [neutral_document | {"text": text, "split": split} for split, text in documents]
     (tmp_path / "corpus").mkdir()
@@ -215,6 +217,6 @@ def test_classification_test_examples_in_the_pretraining_text_are_counted(
 def test_classification_label_that_the_model_never_learned_is_refused(tmp_path, byte_tokenizer, examples):
     table = [row for split in ("train", "test") for row in read_examples(examples.directory, split).to_pylist()]
     table[-1]["label"] = "mixed"
-    write_rows(examples.directory / "examples.parquet", table, EXAMPLE)
+    write_rows(examples.directory / "examples.parquet", table, example_schema(KIND))
     with pytest.raises(ValueError, match=r"knows the labels .* the examples also have \['mixed'\]"):
         evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples)

@@ -13,7 +13,7 @@ from pipeline.corpus.collect.sources import FilesSource
 from pipeline.corpus.collect.stage import CollectConfig, collect
 from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
 from pipeline.corpus.deny_list import Denial, change_denials, deny_list
-from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile, build_examples
+from pipeline.corpus.examples.stage import LabelledFile
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
@@ -23,6 +23,8 @@ from pipeline.store.engine import Done
 from pipeline.store.records import Handle
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Store
+from pipeline.tasks.classification import KIND
+from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 
 PEOPLE = ["miller", "baker", "farmer", "teacher", "sailor", "weaver", "shepherd", "doctor"]
 THINGS = ["the grain", "the flour of the village", "some bread", "the wheel and the stone", "her candle", "a letter"]
@@ -247,7 +249,7 @@ def test_forget_names_labelled_rows_with_the_text(mill, tmp_path):
     lines = [{"text": text, "mood": ("sad", "glad")[i % 2]} for i, text in enumerate(texts)]
     (tmp_path / "moods.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     cfg = ExamplesConfig(text="text", label="mood")
-    examples = build_examples(mill.store, LabelledFile(tmp_path / "moods.jsonl"), cfg, tmp_path).handle
+    examples = KIND.build_examples(mill.store, LabelledFile(tmp_path / "moods.jsonl"), cfg, tmp_path).handle
     outputs = known({**mill.handles(), "moods_examples": examples})
     found = findings(outputs, page, LIMITS, containing=None, engine=mill.store.engine)
     assert {asset: len(ids) for asset, ids in found.examples.items()} == {"moods_examples": 1}

@@ -18,7 +18,7 @@ from pipeline.corpus.clean.stage import CLEAN, CleanConfig
 from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateRecipe
 from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
 from pipeline.corpus.dedup_lines.stage import DEDUP_LINES, DedupLinesConfig
-from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile, build_examples, read_examples
+from pipeline.corpus.examples.stage import LabelledFile, read_examples
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
@@ -30,6 +30,8 @@ from pipeline.store.engine import Done
 from pipeline.store.records import PAGE, SPLITS, Checkpoint, Shards
 from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
+from pipeline.tasks.classification import KIND
+from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 from pipeline.training.pretrain import PretrainConfig, documents_of_step, pretrain_recipe
 
 PEOPLE = ["miller", "baker", "farmer", "teacher", "sailor", "weaver", "shepherd", "doctor"]
@@ -112,7 +114,7 @@ class Chain:
 def chain(tmp_path_factory) -> Chain:
     store = Store(root=tmp_path_factory.mktemp("chain") / "store", engine=InThisProcess())
     labelled = LabelledFile(write_labelled(tmp_path_factory.mktemp("labelled") / "moods.jsonl"))
-    examples = build_examples(
+    examples = KIND.build_examples(
         store, labelled, ExamplesConfig(text="text", label="mood"), tmp_path_factory.mktemp("c")
     )
     leak = {"leak": read_examples(examples.handle.directory, "test")["text"][0].as_py()}

@@ -16,6 +16,7 @@ from pipeline.provenance.training_steps import content_of_steps
 from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Handle, Shards
 from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Outcome, Stage
+from pipeline.tasks.kind import kind_of
 
 LENGTHS = {"train": [[5, 1, 30], [17], [2, 2, 9, 40, 3]], "validation": [[12, 7]], "test": []}
 TRAIN = {"rows": 3, "seq_len": 10, "seed": 5, "n_steps": 9}  # 2.7 epochs
@@ -107,7 +108,7 @@ def test_content_of_steps_is_what_counting_token_by_token_gives(store, made, fir
         else:
             expected.update(dict.fromkeys(reads, 0))  # read, though perhaps not predicted here
             expected.update(owner[i] for i in batch["targets_BT"].flatten().tolist())
-    content = content_of_steps(store.root, made["model"].directory, first, last, quiet)
+    content = content_of_steps(store.root, made["model"].directory, first, last, quiet, kind_of)
     assert {one.document_id: one.n_tokens for one in content.documents} == expected
     assert content.n_tokens == sum(expected.values()) <= (last - first + 1) * 30
     if first == last:
@@ -115,7 +116,7 @@ def test_content_of_steps_is_what_counting_token_by_token_gives(store, made, fir
 
 
 def test_content_of_steps_names_pages_urls_sources_and_licences(store, made):
-    content = content_of_steps(store.root, made["model"].directory, 1, 9, quiet)
+    content = content_of_steps(store.root, made["model"].directory, 1, 9, quiet, kind_of)
     number = {document_id(i): i for i in range(12)}
     for one in content.documents:
         i = number[one.document_id]
@@ -134,17 +135,17 @@ def test_content_of_steps_names_pages_urls_sources_and_licences(store, made):
 @pytest.mark.parametrize(("first", "last"), [(0, 1), (10, 10), (5, 4), (1, 10)])
 def test_content_of_steps_that_were_never_trained_is_refused(store, made, first, last):
     with pytest.raises(ValueError, match="steps go from 1 to 9"):
-        content_of_steps(store.root, made["model"].directory, first, last, quiet)
+        content_of_steps(store.root, made["model"].directory, first, last, quiet, kind_of)
 
 
 def test_content_of_steps_of_data_is_refused(store, made):
     with pytest.raises(ValueError, match="an output of `tokenize`, expected a trained model"):
-        content_of_steps(store.root, made["tokens"].directory, 1, 1, quiet)
+        content_of_steps(store.root, made["tokens"].directory, 1, 1, quiet, kind_of)
 
 
 def test_content_of_steps_after_the_corpus_was_removed_has_ids_and_says_so(store, made):
     shutil.rmtree(made["corpus"].directory)
-    content = content_of_steps(store.root, made["model"].directory, 2, 2, quiet)
+    content = content_of_steps(store.root, made["model"].directory, 2, 2, quiet, kind_of)
     assert content.n_tokens and {one.url for one in content.documents} == {None}
     assert "was removed" in content.note
 
@@ -152,7 +153,7 @@ def test_content_of_steps_after_the_corpus_was_removed_has_ids_and_says_so(store
 def test_content_of_steps_after_the_tokens_were_removed_is_refused(store, made):
     shutil.rmtree(made["tokens"].directory)
     with pytest.raises(ValueError, match="were removed"):
-        content_of_steps(store.root, made["model"].directory, 2, 2, quiet)
+        content_of_steps(store.root, made["model"].directory, 2, 2, quiet, kind_of)
 
 
 def steps_by_reading(made, document: str) -> list[int]:

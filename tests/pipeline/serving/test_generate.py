@@ -12,8 +12,9 @@ from model.config import DecoderConfig
 from model.decoder import new_decoder
 from model.heads import new_classifier
 from model.sample_config import SampleConfig
-from pipeline.serving.generate import classify_text, generate_text, label_probabilities, stream_text
+from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
+from pipeline.tasks.classification import Classifier
 
 CONTEXT = 16
 CFG = DecoderConfig(
@@ -55,6 +56,16 @@ def decoder(tmp_path, byte_tokenizer) -> Path:
 @pytest.fixture
 def classifier(tmp_path, byte_tokenizer) -> Path:
     return write_classifier(byte_tokenizer, tmp_path / "classifier")
+
+
+def classify_text(folder: Path, texts: list[str]) -> list[tuple[str, float]]:
+    answers = predictor_in(Classifier, folder).answer([{"text": text} for text in texts])
+    return [(answer["label"], answer["probability"]) for answer in answers]
+
+
+def label_probabilities(folder: Path, texts: list[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    model = predictor_in(Classifier, folder)
+    return model.labels, model.probabilities(texts)
 
 
 def one_text(folder: Path, prompt: str, n_tokens: int, **settings) -> str:

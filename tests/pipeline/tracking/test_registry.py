@@ -1,13 +1,19 @@
 """One version a model, and the champion rule. Works on a copy of the toy graph's MLflow folder."""
 
+import json
 import shutil
+from pathlib import Path
 
+import pandas as pd
 import pytest
+from packaging.requirements import Requirement
 
+from pipeline.commands.doctor import Visit, check_champions
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.outputs import read_results
+from pipeline.tracking.logged_models import model_id_of
 from pipeline.tracking.registry import CHAMPION, Candidate, register
-from pipeline.tracking.server import new_client, run_id_of
+from pipeline.tracking.server import chosen_server, new_client, run_id_of
 
 NAME = "gristmill-moods"
 
@@ -21,7 +27,9 @@ def client(toy_graph, tmp_path):
 
 def event_of(toy_graph, **changes) -> dict:
     model, examples, report = (load_current(toy_graph.layout, f"moods_{part}") for part in _PARTS)
-    event = Candidate(task="moods", model=model, examples=examples).event(read_results(report.directory))
+    event = Candidate(task="moods", kind="classification", model=model, examples=examples).event(
+        read_results(report.directory)
+    )
     return event | changes
 
 
@@ -57,6 +65,80 @@ def test_register_on_other_examples_judges_the_champion_on_them_again(toy_graph,
     mlflow.set_model_version_tag(NAME, "1", "gristmill.macro_f1", "0.0")
     below = {"accuracy": 0.5, "macro_f1": 0.5}
     assert registered(toy_graph, client, fingerprint="b" * 32, metrics=below, examples="other") == (2, 1)
+
+
+def test_register_shows_version_and_metrics_on_the_logged_model(toy_graph):
+    client = new_client(toy_graph.layout)
+    fingerprint = load_current(toy_graph.layout, "moods_model").fingerprint
+    model = client.get_logged_model(model_id_of(toy_graph.layout, fingerprint))
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": 1}]
+    examples = load_current(toy_graph.layout, "moods_examples")
+    metrics = {metric.key: metric for metric in model.metrics}
+    for result in read_results(load_current(toy_graph.layout, "moods_evaluation").directory):
+        metric = metrics[result["metric"]]
+        assert metric.value == result["value"]
+        assert (metric.dataset_name, metric.dataset_digest) == ("moods_examples", examples.digest)
+
+
+def test_register_requirements_are_those_of_the_package_index(toy_graph):
+    with chosen_server(toy_graph.layout) as mlflow:
+        path = mlflow.pyfunc.get_model_dependencies(f"models:/{NAME}/1")
+    found = [Requirement(line) for line in Path(path).read_text().splitlines()]
+    versions = {one.name: next(iter(one.specifier)).version for one in found}
+    assert {"mlflow", "numpy", "pandas", "pyarrow", "regex", "safetensors", "tiktoken", "torch"} == set(versions)
+    assert not [version for version in versions.values() if "+" in version]
+
+
+OLD = """
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
+
+class TextClassifier(PythonModel):
+    def predict(self, context, model_input, params=None):
+        from pipeline.stages.generate import classify_text
+        return classify_text(context.artifacts["model"], model_input)
+
+set_model(TextClassifier())
+"""
+
+
+def register_old_style(client, layout, toy_graph, folder) -> str:
+    """A version as it was made when the code of a model imported this repository."""
+    (folder / "old.py").write_text(OLD)
+    model = load_current(toy_graph.layout, "moods_model")
+    run_id = run_id_of(toy_graph.layout, model.fingerprint)
+    with chosen_server(layout) as mlflow, mlflow.start_run(run_id=run_id):
+        info = mlflow.pyfunc.log_model(
+            name="old",
+            python_model=str(folder / "old.py"),
+            artifacts={"model": str(model.directory)},
+            pip_requirements=["mlflow"],
+        )
+    tags = client.get_model_version(NAME, "1").tags
+    with chosen_server(layout):
+        made = client.create_model_version(NAME, info.model_uri, run_id, tags, model_id=info.model_id)
+    client.set_registered_model_alias(NAME, CHAMPION, made.version)
+    return made.version
+
+
+def test_doctor_registers_a_champion_again_whose_code_imports_the_repository(toy_graph, client, tmp_path):
+    mlflow_client, layout = client
+    assert [one.state for one in check_champions(Visit(layout=layout, mend=True))] == ["ok"]
+    layout.store.symlink_to(toy_graph.layout.store)
+    old = register_old_style(mlflow_client, layout, toy_graph, tmp_path)
+    (seen,) = check_champions(Visit(layout=layout, mend=False))
+    assert seen.state == "bad" and f"{NAME} {old}" in seen.check
+    (mended,) = check_champions(Visit(layout=layout, mend=True))
+    champion = mlflow_client.get_model_version_by_alias(NAME, CHAMPION)
+    assert mended.state == "mended" and f"version {champion.version}" in mended.detail
+    assert int(champion.version) == int(old) + 1
+    assert champion.tags == mlflow_client.get_model_version(NAME, "1").tags
+    with chosen_server(layout) as mlflow:
+        answers = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHAMPION}").predict(
+            pd.DataFrame({"text": ["a happy golden day"]})
+        )
+    assert list(answers["label"]) == ["glad"]
+    assert [one.state for one in check_champions(Visit(layout=layout, mend=True))] == ["ok"]
 
 
 def test_register_leaves_the_run_as_it_was(toy_graph, client):

@@ -15,24 +15,20 @@ from model.checkpoint import describe, load_classifier, save_model
 from model.config import DecoderConfig
 from model.decoder import new_decoder
 from model.run import read_curve
-from pipeline.corpus.examples.stage import EXAMPLE, ExamplesConfig, LabelledFile, build_examples, read_examples
+from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
+from pipeline.serving.predictor import encoded, of_tokens
 from pipeline.store.errors import Terminated
 from pipeline.store.records import SPLITS, Checkpoint, Shards, TokenizerFile
 from pipeline.store.shards import write_rows
 from pipeline.store.store import Silent, Store
-from pipeline.training.finetune import (
-    FINETUNE,
-    EncodedExamples,
-    ExampleBatches,
-    FinetuneConfig,
-    class_probabilities,
-    encode_texts,
-    random_baseline,
-    validation,
-)
+from pipeline.tasks.classification import KIND, EncodedTexts
+from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
+from pipeline.tasks.classification import ClassificationFinetuneConfig as FinetuneConfig
+from pipeline.training.finetune import ExampleBatches, finetune_stage, random_baseline
 from tests.children import python
 
+FINETUNE = finetune_stage(KIND)
 SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 24}
 QUICK = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
 
@@ -59,7 +55,7 @@ def write_examples(folder: Path) -> Shards:
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows_of())))
     cfg = ExamplesConfig(text="text", label="label")
-    return build_examples(Store(root=folder / "store"), LabelledFile(path), cfg, folder).handle
+    return KIND.build_examples(Store(root=folder / "store"), LabelledFile(path), cfg, folder).handle
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +115,7 @@ def test_finetune_validation_and_test_rows_change_no_weight(tmp_path, base, exam
         if row["split"] != "train":
             row["text"], row["label"] = "wholly different", "good" if row["label"] == "bad" else "bad"
     (tmp_path / "other").mkdir()
-    write_rows(tmp_path / "other" / "examples.parquet", rows, EXAMPLE)
+    write_rows(tmp_path / "other" / "examples.parquet", rows, example_schema(KIND))
     other = Shards(stage="examples", directory=tmp_path / "other", fingerprint="o", digest="other", rows=len(rows))
     assert weights(Store(root=tmp_path / "store").build(FINETUNE, QUICK, base, other).handle) == weights(whole)
 
@@ -141,7 +137,7 @@ def test_finetune_observer_hears_of_every_step_once(tmp_path, base, examples):
     listener = Listener()
     built = Store(root=tmp_path / "store", observer=listener).build(FINETUNE, QUICK, base, examples)
     assert listener.steps == list(range(1, built.handle.rows + 1))
-    assert listener.begun[0]["epochs"] == 2 and listener.begun[0]["labels"] == 2
+    assert listener.begun[0]["epochs"] == 2 and listener.begun[0]["labels"] == ["bad", "good"]
 
 
 CHILD = """
@@ -149,9 +145,10 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from pipeline.training.finetune import FINETUNE, FinetuneConfig
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import Silent, Store, read_handle
+from pipeline.tasks.classification import KIND, ClassificationFinetuneConfig
+from pipeline.training.finetune import finetune_stage
 
 class Killer(Silent):
     def metrics(self, step, values):
@@ -160,8 +157,8 @@ class Killer(Silent):
 
 root, base, examples = map(Path, sys.argv[1:4])
 base = Checkpoint(stage="pretrain", directory=base, fingerprint="b", digest="base", rows=1)
-cfg = FinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
-Store(root=root, observer=Killer()).build(FINETUNE, cfg, base, read_handle(examples))
+cfg = ClassificationFinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
+Store(root=root, observer=Killer()).build(finetune_stage(KIND), cfg, base, read_handle(examples))
 """
 
 
@@ -219,20 +216,20 @@ def test_finetune_config_broken_rule_is_named(settings, message):
         FinetuneConfig(**settings)
 
 
-def encoded(lengths) -> EncodedExamples:
+def encoded_lengths(lengths) -> EncodedTexts:
     tokens = [np.full(length, i % 250) for i, length in enumerate(lengths)]
-    return EncodedExamples([f"id{i}" for i in range(len(tokens))], tokens, np.arange(len(tokens)) % 2)
+    return EncodedTexts([f"id{i}" for i in range(len(tokens))], tokens, np.arange(len(tokens)) % 2)
 
 
 def test_batches_an_epoch_holds_every_example_once_and_only_them():
-    batches = ExampleBatches(encoded(np.random.default_rng(0).integers(1, 30, 96)), rows=8, seed=3)
+    batches = ExampleBatches(encoded_lengths(np.random.default_rng(0).integers(1, 30, 96)), rows=8, seed=3)
     for epoch in range(3):
         ids = [i for k in range(12) for i in batches.documents_of_batch(12 * epoch + k)]
         assert sorted(ids) == sorted(f"id{i}" for i in range(96))
 
 
 def test_batches_are_a_function_of_seed_and_number_alone():
-    examples = encoded(np.random.default_rng(0).integers(1, 30, 100))
+    examples = encoded_lengths(np.random.default_rng(0).integers(1, 30, 100))
     forward, anyhow = (ExampleBatches(examples, rows=8, seed=3) for _ in range(2))
     order = {k: forward.places(k).tolist() for k in range(36)}
     assert all(anyhow.places(k).tolist() == order[k] for k in (35, 2, 17, 0, 23))
@@ -242,14 +239,14 @@ def test_batches_are_a_function_of_seed_and_number_alone():
 
 def test_batches_hold_texts_of_like_length():
     lengths = np.random.default_rng(0).integers(1, 100, 800)
-    batches = ExampleBatches(encoded(lengths), rows=8, seed=0)
+    batches = ExampleBatches(encoded_lengths(lengths), rows=8, seed=0)
     padded = sum(batches.batch(k)["ids_BT"].numel() for k in range(100))
     assert padded < 1.1 * lengths.sum()
 
 
-def test_encode_texts_opens_with_end_of_text_and_cuts_the_end(base):
+def test_encoded_opens_with_end_of_text_and_cuts_the_end(base):
     tokenizer = load_tokenizer(base.directory / "tokenizer")
-    assert [ids.tolist() for ids in encode_texts(tokenizer, ["", "abcdef"], 4)] == [[256], [256, 97, 98, 99]]
+    assert [ids.tolist() for ids in encoded(tokenizer, ["", "abcdef"], 4)] == [[256], [256, 97, 98, 99]]
 
 
 def test_class_probabilities_do_not_depend_on_the_batch(base):
@@ -257,11 +254,11 @@ def test_class_probabilities_do_not_depend_on_the_batch(base):
 
     model = new_classifier(DecoderConfig(vocab_size=257, **SHAPE), 3, seed=0).eval()
     torch.nn.init.normal_(model.score.weight)
-    examples = encoded([5, 1, 9, 3, 24, 2])
-    together = class_probabilities(model, examples)
+    examples = encoded_lengths([5, 1, 9, 3, 24, 2])
+    together = of_tokens(model, examples.tokens, torch.nn.Softmax(-1))
     np.testing.assert_allclose(together.sum(axis=1), 1)
-    np.testing.assert_allclose(class_probabilities(model, examples, rows=1), together, atol=1e-6)
-    values = validation(examples)(model)
-    right = together[np.arange(6), examples.labels]
+    np.testing.assert_allclose(of_tokens(model, examples.tokens, torch.nn.Softmax(-1), rows=1), together, atol=1e-6)
+    values = KIND.validate(model, examples)
+    right = together[np.arange(6), examples.classes]
     assert values["validation_loss"] == pytest.approx(-np.log(right).mean())
-    assert values["validation_accuracy"] == (together.argmax(axis=1) == examples.labels).mean()
+    assert values["validation_accuracy"] == (together.argmax(axis=1) == examples.classes).mean()

@@ -307,9 +307,7 @@ def test_decontaminate_truncated_shard_is_named(store, corpus, examples):
 
 def test_decontaminate_examples_without_a_text_column_are_named(store, corpus):
     def written(cfg, inputs, work):
-        write_rows(
-            work.directory / "examples.parquet", [{"id": "x"}], EXAMPLE.remove(4).remove(3).remove(2).remove(1)
-        )
+        write_rows(work.directory / "examples.parquet", [{"id": "x"}], EXAMPLE.remove(3).remove(2).remove(1))
         return Outcome(rows=1)
 
     handle = store.build(Stage(name="examples", version=1, function=written, handle=Shards), {}).handle

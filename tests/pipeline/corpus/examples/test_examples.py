@@ -15,11 +15,8 @@ from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.leaks import leaked
 from pipeline.corpus.examples.stage import (
-    ExamplesConfig,
     LabelledFile,
-    build_examples,
     labelled_rows,
-    labels_of,
     read_examples,
     repaired,
     split_of,
@@ -28,6 +25,8 @@ from pipeline.store.errors import CorruptShard
 from pipeline.store.records import DROPPED, SPLITS
 from pipeline.store.shards import read_table, text_digest
 from pipeline.store.store import Store
+from pipeline.tasks.classification import KIND, labels_of
+from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 
 PLAIN = ExamplesConfig(text="text", label="label")
 
@@ -46,7 +45,7 @@ def many_rows(n_rows: int = 200) -> list[dict]:
 def build(tmp_path, content: bytes, cfg: ExamplesConfig = PLAIN, name: str = "rows.jsonl"):
     path = tmp_path / name
     path.write_bytes(content)
-    return build_examples(Store(root=tmp_path / "store"), LabelledFile(path), cfg, tmp_path / "cache")
+    return KIND.build_examples(Store(root=tmp_path / "store"), LabelledFile(path), cfg, tmp_path / "cache")
 
 
 def reasons(rows) -> list[str | None]:
@@ -135,8 +134,8 @@ def test_examples_two_builds_have_the_same_bytes(tmp_path):
     ],
 )
 def test_labelled_rows_formats_read_alike(name, content):
-    rows = list(labelled_rows(name, content.encode(), PLAIN))
-    assert [(row.text, row.label) for row in rows] == [("one, two", "a"), ("line\nbreak", "b")]
+    rows = list(labelled_rows(name, content.encode(), KIND, PLAIN))
+    assert [(row.text, row.values["label"]) for row in rows] == [("one, two", "a"), ("line\nbreak", "b")]
 
 
 def test_labelled_rows_nested_places_and_typed_labels():
@@ -147,13 +146,13 @@ def test_labelled_rows_nested_places_and_typed_labels():
         {"input": [{}], "meta": {"is.it": True}},
         {"input": "text", "meta": "text"},
     ]
-    read = list(labelled_rows("r.jsonl", lines(*rows), cfg))
-    assert [(row.text, row.label) for row in read[:2]] == [("x", "yes"), ("y", "no")]
+    read = list(labelled_rows("r.jsonl", lines(*rows), KIND, cfg))
+    assert [(row.text, row.values["label"]) for row in read[:2]] == [("x", "yes"), ("y", "no")]
     assert reasons(read[2:]) == ["no_text", "no_text"]
 
 
 def test_labelled_rows_unquoted_comma_is_an_unreadable_row():
-    rows = list(labelled_rows("r.csv", b"text,label\none, two,a\nthree,b\n", PLAIN))
+    rows = list(labelled_rows("r.csv", b"text,label\none, two,a\nthree,b\n", KIND, PLAIN))
     assert reasons(rows) == ["unreadable_row", None]
 
 
@@ -186,7 +185,7 @@ def test_examples_declared_label_without_training_examples_is_refused(tmp_path):
 
 def test_examples_missing_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.csv is no file"):
-        build_examples(Store(root=tmp_path), LabelledFile(tmp_path / "nowhere.csv"), PLAIN, tmp_path)
+        KIND.build_examples(Store(root=tmp_path), LabelledFile(tmp_path / "nowhere.csv"), PLAIN, tmp_path)
 
 
 def test_examples_other_sha256_than_pinned_is_refused(tmp_path):
@@ -209,7 +208,7 @@ def wheel(tmp_path, member: str) -> PackageSource:
 
 def test_examples_of_a_package_equal_those_of_the_file(tmp_path):
     source = wheel(tmp_path, "pack/rows.jsonl")
-    built = build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
+    built = KIND.build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
     texts = read_examples(built.handle.directory, "train")["text"].to_pylist()
     file = build(tmp_path, lines(*many_rows())).handle.directory
     assert texts == read_examples(file, "train")["text"].to_pylist()
@@ -220,7 +219,7 @@ def test_examples_of_an_address_equal_those_of_the_file(tmp_path):
     path.write_bytes(lines(*many_rows()))
     url = f"{path.as_uri()}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
     source = UrlSource(name="labelled", urls=(url,))
-    built = build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
+    built = KIND.build_examples(Store(root=tmp_path / "store"), source, PLAIN, tmp_path / "cache")
     texts = read_examples(built.handle.directory, "train")["text"].to_pylist()
     file = build(tmp_path, lines(*many_rows())).handle.directory
     assert texts == read_examples(file, "train")["text"].to_pylist()
@@ -228,7 +227,7 @@ def test_examples_of_an_address_equal_those_of_the_file(tmp_path):
 
 def test_examples_member_that_is_not_there_is_refused_with_what_is(tmp_path):
     with pytest.raises(ValueError, match=r"matches `pack/row\.jsonl`; there are for instance pack/rows\.jsonl"):
-        build_examples(Store(root=tmp_path / "s"), wheel(tmp_path, "pack/row.jsonl"), PLAIN, tmp_path / "cache")
+        KIND.build_examples(Store(root=tmp_path / "s"), wheel(tmp_path, "pack/row.jsonl"), PLAIN, tmp_path / "cache")
 
 
 def test_read_examples_damaged_file_is_named(tmp_path):

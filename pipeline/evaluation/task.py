@@ -1,0 +1,140 @@
+"""What a fine-tuned model is worth on held-out examples, beside baselines: the stage `evaluate_<kind>`.
+
+In: the model, the same network trained from random weights where it was trained, the examples, and the corpus of the
+pretraining where examples are to be looked for in it. Out: a Report folder: results.json (one entry per metric, with
+95 % interval and baselines), report.md and figures/*.png. What is measured and how is the kind's business (`Judge`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import pyarrow as pa
+
+from pipeline.corpus.examples.leaks import occurring
+from pipeline.corpus.examples.stage import read_examples
+from pipeline.evaluation.results import CONTENT, Result, save_figure
+from pipeline.serving.generate import predictor_in
+from pipeline.serving.predictor import Predictor
+from pipeline.store.records import Checkpoint, Handle, Report, Shards
+from pipeline.store.shards import read_table, shard_paths, write_text
+from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SEEN = "examples_seen_in_pretraining"  # measure: judged examples whose words stand in the pretraining text
+MODEL, RANDOM_INIT = "model", "random_init"
+Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskEvaluationConfig:
+    """How a fine-tuned model is judged."""
+
+    split: Annotated[Literal["test", "validation"], "examples; validation was used to choose the settings"] = "test"
+    seed: Annotated[int, "of the resamples"] = 0
+    random_init: Annotated[
+        bool,
+        "Whether the same network is trained a second time from random weights, to show what pretraining is worth;"
+        " this doubles the time of the fine-tuning.",
+    ] = field(default=True, metadata=NOT_IDENTITY)  # the inputs differ: the second model is one of them
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed={self.seed} must not be negative")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What each model answers to the held-out examples, in their order."""
+
+    description: Mapping[str, Any]  # config.json of the model
+    examples: Sequence[Mapping[str, Any]]  # rows of examples.parquet: text, columns of the kind, ...
+    answers: Mapping[str, Sequence[Answer]]  # "model" first, "random_init" if it was trained, then the baselines
+
+
+class Judge(Protocol):
+    """How a kind of task judges a model."""
+
+    name: str
+    identity: str
+    evaluation_version: int  # of the stage `evaluate_<name>`
+    libraries: tuple[str, ...]  # distributions whose version decides what an evaluation finds
+    predictor: type[Predictor]
+
+    def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
+        """Answers of models that need no network, by name, to the rows of `held_out`."""
+        ...
+
+    def results(self, judged: Judged, seed: int) -> list[Result]:
+        """Metrics of the model with 95 % intervals, each beside those of all others that answered.
+
+        ValueError when the examples hold what the model cannot answer.
+        """
+        ...
+
+    def details(self, judged: Judged) -> Mapping[str, float]:
+        """Further numbers worth a plot over time, such as a metric per label."""
+        ...
+
+    def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
+        """Markdown: tables, and the comparison of the model with its random baseline where there is one."""
+        ...
+
+    def figures(self, judged: Judged) -> "Mapping[str, Figure]":
+        """By file name without ending."""
+        ...
+
+
+def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
+    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, the examples, and the
+    corpus of the pretraining if test examples are to be looked for in it."""
+    models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
+    examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
+    judged = judge(kind, cfg, models, examples, work)
+    results = kind.results(judged, cfg.seed)
+    write_text(work.directory / "results.json", json.dumps(results, indent=1))
+    write_text(work.directory / "report.md", kind.report(judged, cfg))
+    for name, figure in kind.figures(judged).items():
+        save_figure(figure, work.directory / "figures" / f"{name}.png")
+    measures = {result["metric"]: result["value"] for result in results} | dict(kind.details(judged))
+    if corpora:
+        measures[SEEN] = len(occurring([row["text"] for row in judged.examples], training_texts(corpora[0])))
+    return Outcome(rows=len(judged.examples), measures=measures, content=CONTENT)
+
+
+def judge(
+    kind: Judge, cfg: TaskEvaluationConfig, models: Sequence[Checkpoint], examples: Shards, work: Work
+) -> Judged:
+    train, held_out = (read_examples(examples.directory, split) for split in ("train", cfg.split))
+    inputs = held_out.select(list(kind.predictor.inputs)).to_pylist()
+    answers: dict[str, Sequence[Answer]] = {}
+    for number, (name, model) in enumerate(zip((MODEL, RANDOM_INIT), models, strict=False)):
+        answers[name] = predictor_in(kind.predictor, model.directory).answer(inputs)
+        work.progress(number + 1, len(models) + 2, "models")
+    answers |= kind.baselines(train, held_out)
+    work.progress(len(models) + 2, len(models) + 2, "models")
+    description = predictor_in(kind.predictor, models[0].directory).description
+    return Judged(description, held_out.to_pylist(), answers)
+
+
+def training_texts(corpus: Shards) -> Iterator[str]:
+    """Texts of the train split, one shard in memory at a time."""
+    for path in shard_paths(corpus.directory):
+        table = read_table(path, columns=["text", "split"])
+        rows = zip(table["text"].to_pylist(), table["split"].to_pylist(), strict=True)
+        yield from (text for text, split in rows if split == "train")
+
+
+def evaluation_stage(kind: Judge) -> Stage:
+    return Stage(
+        name=f"evaluate_{kind.name}",
+        version=kind.evaluation_version,
+        function=partial(evaluate_task, kind),
+        handle=Report,
+        libraries=("torch", *kind.libraries),
+        variant=kind.identity,
+    )

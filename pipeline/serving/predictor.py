@@ -1,0 +1,85 @@
+"""A fine-tuned model that answers: the base class of the predictors of all kinds of task.
+
+In: the folder of a Checkpoint, and rows of inputs. Out: an answer per row. This file and the class of the kind are
+shipped with every registered model (pipeline/serving/pyfunc.py): both may import the standard library, numpy, torch
+and `model`, and nothing of `pipeline`. What is heavy is imported where it is used.
+"""
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+ROWS_AT_ONCE = 256
+
+
+class Predictor:
+    """A subclass says what its columns are, loads its network and answers; it may use what this file imports."""
+
+    inputs: ClassVar[Mapping[str, str]]  # column -> its type in MLflow: string, double, long or boolean
+    outputs: ClassVar[Mapping[str, str]]  # the same of an answer
+
+    def __init__(self, directory: Path) -> None:
+        from model.checkpoint import CONFIG, read_json
+        from model.tokenizer import load_model_tokenizer
+
+        self.model = self.load_network(directory)
+        self.description = read_json(directory / CONFIG)
+        self.tokenizer = load_model_tokenizer(directory, self.description["model"]["vocab_size"])
+
+    def load_network(self, directory: Path) -> Any:
+        """The network on the CPU in evaluation mode. ValueError when `directory` holds none of this kind."""
+        raise NotImplementedError
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """An answer (columns of `outputs`) per row (columns of `inputs`), in their order."""
+        raise NotImplementedError
+
+    def of_texts(self, texts: Sequence[str], function: Callable[[Any], Any]) -> np.ndarray:
+        """`function` of the network's outputs for each text, float64 (N, ...). Texts are repaired as in training."""
+        if not texts:
+            return np.zeros((0, 0))
+        repaired = [unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip() for text in texts]
+        return of_tokens(self.model, encoded(self.tokenizer, repaired, self.description["max_tokens"]), function)
+
+
+def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
+    """Ids of each text behind the end-of-text token, which opens documents in pretraining too; the end is cut."""
+    ids_of_texts = tokenizer.encode_batch(list(texts))
+    return [np.array([tokenizer.end_of_text, *ids[: max_tokens - 1]], np.int64) for ids in ids_of_texts]
+
+
+def padded(tokens: Sequence[np.ndarray]) -> dict[str, Any]:
+    """ids_BT, padded on the right, and lengths_B."""
+    import torch
+
+    lengths = [len(ids) for ids in tokens]
+    ids_BT = np.zeros((len(tokens), max(lengths)), np.int64)
+    for row, ids in enumerate(tokens):
+        ids_BT[row, : len(ids)] = ids
+    return {"ids_BT": torch.from_numpy(ids_BT), "lengths_B": torch.tensor(lengths)}
+
+
+def of_tokens(
+    model: Any, tokens: Sequence[np.ndarray], function: Callable[[Any], Any], rows: int = ROWS_AT_ONCE
+) -> np.ndarray:
+    """`function` of the outputs (B, ...) of `model`, float64 (N, ...) in the order of `tokens`.
+
+    Texts of like length share a batch. Outputs are those of one batch at a time, in double precision.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    order = np.argsort([len(ids) for ids in tokens], kind="stable")
+    parts = []
+    with torch.inference_mode():
+        for first in range(0, len(order), rows):
+            batch = padded([tokens[place] for place in order[first : first + rows]])
+            outputs = model(batch["ids_BT"].to(device), batch["lengths_B"].to(device))
+            parts.append(function(outputs.double()).cpu().numpy())
+    in_order = np.concatenate(parts)
+    answers = np.empty_like(in_order)
+    answers[order] = in_order
+    return answers

@@ -1,0 +1,132 @@
+"""A toy kind of task in one file: regression of how many letters a text has, by a head of one number."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.corpus.examples.stage import ExamplesConfig, Row, read_examples, refuse_empty_splits
+from pipeline.evaluation.metrics import ratio
+from pipeline.evaluation.results import result_of
+from pipeline.evaluation.task import MODEL, Judged, TaskEvaluationConfig
+from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
+from pipeline.tasks.kind import Kind
+from pipeline.training.finetune import FinetuneConfig
+
+SCALE = 50.0  # letters: the network counts in units of it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LettersExamplesConfig(ExamplesConfig):
+    phrase: Annotated[str, "Where a row's text lies."]
+    size: Annotated[str, "Where its number of letters lies."]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    ids: list[str]
+    tokens: list[np.ndarray]
+    sizes: np.ndarray
+
+    @property
+    def lengths(self):
+        return np.array([len(tokens) for tokens in self.tokens])
+
+    def batch(self, places):
+        import torch
+
+        return padded([self.tokens[i] for i in places]) | {"sizes_B": torch.from_numpy(self.sizes[places])}
+
+
+class LetterCounter(Predictor):
+    """Two outputs: of a classifier's two logits the difference is the number, in units of `scale`."""
+
+    inputs: ClassVar = {"phrase": "string"}
+    outputs: ClassVar = {"letters": "double"}
+
+    def load_network(self, directory: Path) -> Any:
+        from model.checkpoint import load_weights, read_json
+        from model.config import decoder_config
+        from model.heads import SequenceClassifier
+
+        self.scale = read_json(directory / "config.json")["scale"]
+        model = SequenceClassifier(decoder_config(read_json(directory / "config.json")["model"]), 2)
+        load_weights(directory / "model.safetensors", model)
+        return model.eval()
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        numbers = self.of_texts([str(row["phrase"]) for row in rows], lambda out_BC: out_BC[:, 1] - out_BC[:, 0])
+        return [{"letters": float(number) * self.scale} for number in numbers]
+
+
+class Letters(Kind):
+    name, identity = "letters", "letters-1"
+    evaluation_version, libraries = 1, ()
+    predictor = LetterCounter
+    examples, finetune, evaluation = LettersExamplesConfig, FinetuneConfig, TaskEvaluationConfig
+    summary = "Counts the letters of a text."
+    keys = parts = ("phrase", "size")
+    columns = (pa.field("phrase", pa.string()), pa.field("size", pa.float64()))
+    decides, must_beat = ("mean_absolute_error", False), ("mean_absolute_error", "mean_size")
+
+    def row(self, parts, cfg):
+        if not isinstance(parts["size"], int):
+            return Row(str(parts["phrase"]), reason="no_number")
+        return Row(parts["phrase"], {"phrase": parts["phrase"], "size": float(parts["size"])})
+
+    def check_examples(self, examples, cfg, name):
+        refuse_empty_splits(examples, name)
+
+    def encode(self, examples, split, tokenizer, max_tokens):
+        table = read_examples(examples.directory, split)
+        tokens = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens)
+        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy())
+
+    def network(self, cfg, decoder, examples):
+        from model.heads import classifier_from_decoder, new_classifier
+
+        description = {"kind": "letters", "model": asdict(decoder.cfg), "scale": SCALE}
+        if cfg.initialisation == "random":
+            return new_classifier(decoder.cfg, 2, cfg.seed), description
+        return classifier_from_decoder(decoder, 2), description
+
+    def loss(self, cfg):
+        return squared_error
+
+    def validate(self, network, encoded):
+        numbers = of_tokens(network, encoded.tokens, lambda out_BC: out_BC[:, 1] - out_BC[:, 0])
+        return {"validation_loss": float(((numbers - encoded.sizes / SCALE) ** 2).mean())}
+
+    def baselines(self, train, held_out):
+        mean = float(train["size"].to_numpy().mean())
+        return {"mean_size": [{"letters": mean}] * held_out.num_rows}
+
+    def results(self, judged: Judged, seed: int):
+        errors = {
+            name: np.array([abs(a["letters"] - e["size"]) for a, e in zip(answers, judged.examples, strict=True)])
+            for name, answers in judged.answers.items()
+        }
+        found = ratio(errors[MODEL], np.ones(len(errors[MODEL])), seed)
+        others = {name: float(error.mean()) for name, error in errors.items() if name != MODEL}
+        return [result_of("mean_absolute_error", found, others, higher=False)]
+
+    def details(self, judged):
+        return {}
+
+    def report(self, judged, cfg):
+        return f"# Letters\n\n{len(judged.examples)} examples.\n"
+
+    def figures(self, judged):
+        return {}
+
+
+def squared_error(model, batch):
+    out_BC = model(batch["ids_BT"], batch["lengths_B"])
+    errors_B = out_BC[:, 1] - out_BC[:, 0] - batch["sizes_B"].float() / SCALE
+    return (errors_B**2).sum(), errors_B.new_tensor(len(errors_B)).long()
+
+
+KIND = Letters()

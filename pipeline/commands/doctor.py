@@ -120,14 +120,20 @@ def check_ports(visit: Visit) -> Iterator[Finding]:
 
 
 def check_settings(visit: Visit) -> Iterator[Finding]:
-    """Whether sources.toml, tasks.toml and config.toml make a graph."""
+    """Whether sources.toml, tasks.toml and config.toml make a graph, and the files that they name are there."""
     try:
+        from pipeline.commands.planning import plan
         from pipeline.definitions import definitions
 
         graph = definitions(visit.layout)
     except Exception as error:  # whatever keeps the graph from loading is what the doctor is asked about
         yield Finding(check="settings", state=BAD, detail=" ".join(str(error).split()))
         return
+    try:
+        faults = [one.fault for one in plan(visit.layout, graph) if one.fault]
+    except CorruptShard:  # which `check_outputs` finds
+        faults = []
+    yield from (Finding(check="settings", state=BAD, detail=fault) for fault in faults)
     n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
     yield Finding(check="settings", state=OK, detail=f"a graph of {n_assets} assets")
 

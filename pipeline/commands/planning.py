@@ -11,7 +11,7 @@ Seconds and bytes are those of the last time, in proportion to the shards that c
 shard, and to the work of the settings where it trains.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,8 +207,26 @@ def _planned_asset(
     try:
         result: Any = definition(dg.build_asset_context(), mill=mill, **given)
     except ValueError as error:
-        return PlannedAsset(asset=name, builds=tuple(store.plan), fault=" ".join(str(error).split())), None
+        fault = _place(layout, name) + " ".join(str(error).split())
+        return PlannedAsset(asset=name, builds=tuple(store.plan), fault=fault), None
     return PlannedAsset(asset=name, builds=tuple(store.plan)), result.value
+
+
+def _place(layout: Layout, asset: str) -> str:
+    """File and table that an asset without inputs is made from."""
+    if asset.startswith("pages/"):
+        return f"{layout.sources_toml}: [{asset.removeprefix('pages/')}]: "
+    return f"{layout.tasks_toml}: [{asset.removesuffix('_examples')}]: " if asset.endswith("_examples") else ""
+
+
+def refuse_faults(planned: Sequence[PlannedAsset], assets: Collection[str]) -> None:
+    """ValueError when one of `assets` cannot be built as things are: a file is missing, or lacks a column.
+
+    The commands check this before anything runs. Loading the graph does not, so that the UI still opens, and the
+    other assets can be built, while a disk is not mounted.
+    """
+    if faults := [one.fault for one in planned if one.fault and one.asset in assets]:
+        raise ValueError(faults[0] + (f" ({len(faults) - 1} more: see `gristmill plan`)" if faults[1:] else ""))
 
 
 def _configs(

@@ -135,7 +135,7 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
     from dagster._core.instance.ref import InstanceRef  # public calls take no overrides
 
     from pipeline.commands.estimate import estimate, estimate_line
-    from pipeline.commands.planning import plan
+    from pipeline.commands.planning import plan, refuse_faults
     from pipeline.definitions import definitions
     from pipeline.defs.run_process import run_here
 
@@ -143,7 +143,9 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
     keys = selected(graph.resolve_asset_graph(), assets)
     steps = graph.resolve_asset_graph().assets_defs
     assets_of = {step.node_def.name: "/".join(step.key.path) for step in steps if step.keys and step.key in keys}
-    if work := estimate(plan(layout, graph), set(assets_of.values())):
+    planned = plan(layout, graph)
+    refuse_faults(planned, assets_of.values())
+    if work := estimate(planned, set(assets_of.values())):
         print(estimate_line(work), flush=True)
     run_id = str(uuid.uuid4())
     with (
@@ -223,10 +225,10 @@ def _built_text(watch: Watch) -> str:
 
 
 def chain_of(error: Any) -> tuple[list[str], str]:
-    """Class names of a chain of Dagster's errors, and the message at its bottom in one line."""
-    names = [error.cls_name]
-    while error.cause is not None:
-        error = error.cause
-        names.append(error.cls_name)
-    text = " ".join(error.message.split())
-    return names, text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
+    """Class names of a chain of errors, and in one line the message of the first that is not Dagster's own."""
+    chain = [error]
+    while chain[-1].cause is not None:
+        chain.append(chain[-1].cause)
+    told = next((one for one in chain if not one.cls_name.startswith("Dagster")), chain[-1])
+    text = " ".join(told.message.split())
+    return [one.cls_name for one in chain], text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")

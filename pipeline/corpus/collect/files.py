@@ -70,7 +70,10 @@ class FilesSource(Source):
     def _existing(self) -> Path:
         path = Path(self.path)
         if not path.exists():
-            raise ValueError(f"source `{self.name}`: path {path} does not exist; it is relative to sources.toml")
+            raise ValueError(
+                f"source `{self.name}`: path {path} does not exist; a relative path counts from the folder of"
+                " sources.toml"
+            )
         return path
 
     def _selected(self, path: Path) -> Iterator[Member]:

@@ -25,12 +25,24 @@ def test_demo_failed_source_is_named_and_the_rest_is_kept(toy_layout, monkeypatc
     monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     settings = toy_layout.sources_toml.read_text()
-    toy_layout.sources_toml.write_text(settings.replace('path = "pages"', 'path = "elsewhere"', 1))
+    toy_layout.sources_toml.write_text(settings.replace('path = "pages"', 'path = "broken.zip"', 1))
+    (toy_layout.data / "broken.zip").write_bytes(b"PK\x03\x04 and no more")
     assert main(["demo"]) == 1
     told = capsys.readouterr().out
     assert "`pages/web` failed: " in told
-    assert str(toy_layout.data / "elsewhere") in told
+    assert "broken.zip" in told
     assert "What was finished is kept: 2 assets built, 0 unchanged." in told
+
+
+def test_demo_missing_file_is_refused_before_anything_runs(toy_layout, monkeypatch, capsys):
+    """The other assets were built for minutes before the run ended as failed."""
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
+    settings = toy_layout.sources_toml.read_text()
+    toy_layout.sources_toml.write_text(settings.replace('path = "pages"', 'path = "elsewhere"', 1))
+    assert main(["demo"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{toy_layout.sources_toml}: [web]: " in line and str(toy_layout.data / "elsewhere") in line
+    assert not toy_layout.store.exists()
 
 
 @pytest.mark.parametrize("setting", ["[corpus]\nspeed = 3\n", "[tokenizer]\nvocab_size = 'many'\n"])

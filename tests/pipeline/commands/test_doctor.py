@@ -128,9 +128,18 @@ def test_doctor_output_that_lost_bytes_is_named_and_exits_1(layout, capsys):
 def test_doctor_settings_mistake_names_file_and_table(layout):
     write_text(layout.sources_toml, '[rye]\nkind = "files"\npath = "rye"\nlicence = "mine"\n')
     write_text(layout.tasks_toml, "")
+    write_text(layout.data / "rye" / "field.txt", "Rye.")
     (finding,) = check_settings(Visit(layout=layout, mend=True))
     assert (finding.state, finding.detail) == (OK, "a graph of 8 assets")
     write_text(layout.tasks_toml, '[tickets]\nkind = "clasification"\n')
     (finding,) = check_settings(Visit(layout=layout, mend=True))
     assert finding.state == BAD
     assert f"{layout.tasks_toml}: [tickets]: kind is 'clasification'" in finding.detail
+
+
+def test_doctor_names_the_file_that_a_source_lacks(layout):
+    """`settings ok`, although the folder of the source was missing."""
+    write_text(layout.sources_toml, '[rye]\nkind = "files"\npath = "rye"\nlicence = "mine"\n')
+    source, graph = check_settings(Visit(layout=layout, mend=True))
+    assert (source.state, graph.state) == (BAD, OK)
+    assert f"{layout.sources_toml}: [rye]: " in source.detail and "does not exist" in source.detail

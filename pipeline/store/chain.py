@@ -8,7 +8,7 @@ they are called.
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ class Link:
     view: str = ""  # name of its evidence in the database of the corpus report
     removes: bool = False  # whether it takes away text that the check source_loss limits
     shows: tuple[str, ...] = ()  # columns of a kept row that tell what the stage found; `gristmill trace` shows them
-    colour: str = GREY  # in figures
+    colour: str = GREY  # in figures: one of Okabe and Ito, which colour-blind people can tell apart
 
     @property
     def has_documents(self) -> bool:
@@ -327,11 +327,6 @@ def stages_with_texts() -> tuple[str, ...]:
 def removing_stages() -> tuple[str, ...]:
     """The stages whose losses the check source_loss limits."""
     return tuple(link.name for link in CHAIN if link.removes)
-
-
-def in_order(stages: Iterable[str]) -> list[str]:
-    names = [link.name for link in CHAIN]
-    return sorted(stages, key=names.index)
 
 
 def same_asset(stage: str) -> set[str]:

@@ -180,7 +180,8 @@ def sample_table(paths: Sequence[Path]) -> str:
     """A few rows of the first shard, from all over it, without texts: `gristmill trace` shows the text of a URL."""
     names = [name for name in SAMPLED if name in pq.read_schema(paths[0]).names]
     table = read_table(paths[0], columns=names)
-    rows = table.take(sorted({i * table.num_rows // SAMPLE_ROWS for i in range(min(SAMPLE_ROWS, table.num_rows))}))
+    places = sorted({i * table.num_rows // SAMPLE_ROWS for i in range(min(SAMPLE_ROWS, table.num_rows))})
+    rows = table.take(pa.array(places, pa.int64()))  # typed: a shard may be empty
     lines = [f"| {' | '.join(_cell(row[name]) for name in names)} |" for row in rows.to_pylist()]
     return "\n".join([f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *lines])
 

@@ -19,6 +19,7 @@ from pipeline.evaluation.results import CONTENT, Result, save_figure
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
+from pipeline.store.settings import Natural, check_values
 from pipeline.store.shards import read_table, shard_paths, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 
@@ -34,8 +35,11 @@ Answer = Mapping[str, Any]
 class TaskEvaluationConfig:
     """How a fine-tuned model is judged."""
 
-    split: Annotated[Literal["test", "validation"], "examples; validation was used to choose the settings"] = "test"
-    seed: Annotated[int, "of the resamples"] = 0
+    split: Annotated[
+        Literal["test", "validation"],
+        "Split whose examples the model is evaluated on; the defaults were chosen on validation.",
+    ] = "test"
+    seed: Annotated[Natural, "Seed for the bootstrap resamples of the intervals."] = 0
     random_init: Annotated[
         bool,
         "Whether the same network is trained a second time from random weights, to show what pretraining is worth;"
@@ -43,8 +47,7 @@ class TaskEvaluationConfig:
     ] = field(default=True, metadata=NOT_IDENTITY)  # the inputs differ: the second model is one of them
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed={self.seed} must not be negative")
+        check_values(self)
 
 
 @dataclass(frozen=True, slots=True)

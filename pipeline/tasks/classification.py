@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import MinLen
+from annotated_types import Ge, Lt
 
 from pipeline.corpus.examples.stage import (
     ExamplesConfig,
@@ -37,6 +37,7 @@ from pipeline.evaluation.results import Result, markdown_table, result_of
 from pipeline.evaluation.task import MODEL, RANDOM_INIT, Answer, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
 from pipeline.store.records import Shards
+from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import Encoder, FinetuneConfig
@@ -54,10 +55,10 @@ class ClassificationExamplesConfig(ExamplesConfig):
     """How labelled rows become examples."""
 
     text: Annotated[
-        str, MinLen(1), "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
+        Text, "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
     ]
     label: Annotated[
-        str, MinLen(1), "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
+        Text, "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
     ]
     labels: Annotated[
         tuple[str, ...],
@@ -84,12 +85,9 @@ class ClassificationExamplesConfig(ExamplesConfig):
 class ClassificationFinetuneConfig(FinetuneConfig):
     """How a classifier is trained."""
 
-    label_smoothing: Annotated[float, "probability spread over all labels, 0 to below 1 (arXiv:1512.00567)"] = 0.0
-
-    def __post_init__(self) -> None:
-        FinetuneConfig.__post_init__(self)
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing={self.label_smoothing} must lie between 0 and 1, without 1")
+    label_smoothing: Annotated[
+        float, Ge(0), Lt(1), "Probability that is spread evenly over all labels (arXiv:1512.00567)."
+    ] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

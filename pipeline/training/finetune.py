@@ -17,12 +17,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
+from annotated_types import Ge
 
 from model.config import TrainConfig
 from model.tokenizer import load_model_tokenizer
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
+from pipeline.store.settings import Count, Fraction, Positive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import Outcome, Stage, Work
 
@@ -94,28 +96,39 @@ class FinetuneConfig:
     sarcasm headlines."""
 
     initialisation: Annotated[
-        Literal["pretrained", "random"], "random = weights as before pretraining, to see what pretraining is worth"
+        Literal["pretrained", "random"],
+        "Start from the pretrained weights, or from random ones, to see what pretraining is worth.",
     ] = "pretrained"
-    epochs: Annotated[int, "passes over the training examples, at least 1"] = 2
-    rows: Annotated[int, "examples a step, at least 1"] = 128
-    max_tokens: Annotated[int | None, "tokens of a text that are read; None = the base's context"] = None
-    muon_lr: Annotated[float, "peak learning rate of hidden matrices, above 0 (Muon)"] = 0.02
-    adamw_lr: Annotated[float, "peak learning rate of embedding, norms and head, above 0 (AdamW)"] = 0.004
-    muon_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none"] = 0.0
-    adamw_weight_decay: Annotated[float, "decoupled, times the learning rate; 0 = none; never on norms"] = 0.0
-    warmup_fraction: Annotated[float, "of the steps, at the start: linear from 0, between 0 and 1"] = 0.1
-    seed: Annotated[int, "of new weights and the order of the examples"] = 0
-    validate_every: Annotated[int, "steps between two looks at the validation split, at least 1"] = 200
-    checkpoint_every: Annotated[int, "steps between two checkpoints, at least 1"] = 200
+    epochs: Annotated[Count, "Number of passes over the training examples."] = 2
+    rows: Annotated[Count, "Number of examples per update."] = 128
+    max_tokens: Annotated[
+        int | None,
+        Ge(2),
+        "Number of tokens of a text that are read, the first of which opens the text; without a value the context"
+        " of the base model.",
+    ] = None
+    muon_lr: Annotated[Positive, "Peak learning rate of the hidden matrices, which Muon trains."] = 0.02
+    adamw_lr: Annotated[Positive, "Peak learning rate of embedding, norms and head, which AdamW trains."] = 0.004
+    muon_weight_decay: Annotated[
+        float,
+        Ge(0),
+        "Decoupled weight decay of the hidden matrices, multiplied by the learning rate; 0 turns it off.",
+    ] = 0.0
+    adamw_weight_decay: Annotated[
+        float,
+        Ge(0),
+        "Decoupled weight decay of embedding and head, multiplied by the learning rate; 0 turns it off. Norms are"
+        " never decayed.",
+    ] = 0.0
+    warmup_fraction: Annotated[
+        Fraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
+    ] = 0.1
+    seed: Annotated[int, "Seed for new weights and the order of the examples."] = 0
+    validate_every: Annotated[Count, "Measure the validation split every N updates."] = 200
+    checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = 200
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.initialisation not in ("pretrained", "random"):
-            raise ValueError(f"initialisation={self.initialisation!r} must be one of pretrained, random")
-        if self.max_tokens is not None and self.max_tokens < 2:
-            raise ValueError(f"max_tokens={self.max_tokens} must be at least 2: the first one opens the text")
+        check_values(self)
         train_config(self, n_examples=self.rows)
 
 

@@ -154,7 +154,7 @@ def test_graph_every_step_is_named_as_its_asset(toy_graph):
         ("foundation_model", {"n_steps": "many"}, "n_steps"),
         ("foundation_model", {"n_steps": 0}, "n_steps is 0, expected a whole number of at least 1"),
         ("documents", {"filter": {"min_words": -1}}, "min_words is -1"),
-        ("moods_examples", {"test_fraction": 2.0}, r"test_fraction=2.0 must lie between 0 and 1"),
+        ("moods_examples", {"test_fraction": 2.0}, r"test_fraction is 2.0, expected a number above 0 and below 1"),
     ],
 )
 def test_graph_launch_with_a_bad_value_creates_no_run(toy_graph, step, config, message):

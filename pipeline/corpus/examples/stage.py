@@ -24,18 +24,21 @@ from typing import Annotated, Any, Protocol
 
 import pyarrow as pa
 import xxhash
+from annotated_types import Ge, Gt, Le, Lt
 
 from pipeline.corpus import text_repair
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import NOTHING, Keys, deny_list, read_keys
 from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups, normalised
 from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards, dropped_row
+from pipeline.store.settings import check_values, did_you_mean
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
 from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
 VERSION = 1
 FORMATS = (".csv", ".tsv", ".jsonl")
 MOST_BYTES = 1_000_000_000  # of a labelled file inside a package: it is held in memory
+BEGINNING_BYTES = 1_000_000  # of a labelled file on this machine, which are read before anything is built
 MOST_FIELD_CHARACTERS = 10_000_000  # of a csv cell; Python's own limit is 131,072
 BEFORE = (
     pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
@@ -64,25 +67,28 @@ class ExamplesConfig:
     Where the rows lie is no part of it: their bytes count, by `sha256`.
     """
 
-    sha256: Annotated[str | None, "of the labelled file or package; None = whatever it has when this is built"] = None
-    validation_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
-    test_fraction: Annotated[float, "of all groups of near duplicates, between 0 and 1"] = 0.1
-    similarity: Annotated[float, "Jaccard index of word sets from which texts stay on one side, 0.5 to 1"] = (
-        SIMILARITY
-    )
-    seed: Annotated[int, "another one splits anew"] = 0
+    sha256: Annotated[
+        str | None,
+        "Expected SHA-256 digest of the labelled file or package; without a value any content is accepted.",
+    ] = None
+    validation_fraction: Annotated[
+        float, Gt(0), Lt(1), "Fraction of the groups of near-duplicates that go to the validation split."
+    ] = 0.1
+    test_fraction: Annotated[
+        float, Gt(0), Lt(1), "Fraction of the groups of near-duplicates that go to the test split."
+    ] = 0.1
+    similarity: Annotated[
+        float, Ge(0.5), Le(1), "Keep texts in one split if their sets of words have at least this Jaccard index."
+    ] = SIMILARITY
+    seed: Annotated[int, "Seed for assigning groups of examples to splits."] = 0
 
     def __post_init__(self) -> None:
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        check_values(self)
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction} and test_fraction={self.test_fraction} leave no"
                 " training examples; their sum must be below 1"
             )
-        if not 0.5 <= self.similarity <= 1:
-            raise ValueError(f"similarity={self.similarity} must lie between 0.5 and 1")
 
 
 @dataclass(slots=True)
@@ -129,6 +135,8 @@ def build_examples(
     Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
     """
     sha256 = _file_sha256(data.path) if isinstance(data, LabelledFile) else data.digest(cache)
+    if isinstance(data, LabelledFile):
+        check_beginning(kind, data.path, cfg)
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
     stage = Stage(
@@ -251,7 +259,25 @@ def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) ->
     for part, path in paths.items():
         if part not in found:
             known = ", ".join(sorted(fields)[:20]) or "no row that can be read"
-            raise ValueError(f"{name}: no row has a {part} at {path!r}; the rows have: {known}")
+            raise ValueError(
+                f"{name}: {part} is {path!r}, but no row has that; the rows have: {known}{did_you_mean(path, fields)}"
+            )
+
+
+def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig) -> None:
+    """ValueError when the header of the file, or all of a small file, lacks a part of a row.
+
+    So a plan shows it, and a run is refused before anything is built. Parts of a large jsonl file may come later.
+    """
+    with path.open("rb") as file:
+        content = file.read(BEGINNING_BYTES + 1)
+    is_whole = len(content) <= BEGINNING_BYTES
+    try:
+        for _ in labelled_rows(str(path), content if is_whole else content[: content.rfind(b"\n") + 1], kind, cfg):
+            pass
+    except ValueError:
+        if is_whole or path.suffix.lower() != ".jsonl":
+            raise
 
 
 def refuse_empty_splits(examples: Sequence[Mapping[str, Any]], name: str) -> None:

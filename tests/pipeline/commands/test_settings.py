@@ -57,3 +57,14 @@ def test_settings_as_json_have_every_asset(layout, rows, capsys, monkeypatch):
 def test_settings_of_a_misspelt_asset_suggest_the_nearest(layout, capsys, monkeypatch):
     code, text = run(capsys, monkeypatch, layout, "foundation_modl")
     assert code == 2 and "unknown asset `foundation_modl`; did you mean `foundation_model`?" in text
+
+
+def test_descriptions_are_sentences_and_no_two_of_an_asset_are_alike(rows):
+    seen: set[tuple[str, str]] = set()
+    for row in rows:
+        text, place = row.setting.description, f"{row.asset}: {row.setting.name}"
+        assert re.match(r"[A-Z0-9]", text) and text.endswith("."), place
+        assert len(text.split()) >= 4, place
+        asset = row.asset.partition(".")[0]
+        assert (asset, text) not in seen, place
+        seen.add((asset, text))

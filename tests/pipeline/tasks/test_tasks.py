@@ -117,13 +117,19 @@ def replaced(old: str, new: str, text: str = TICKETS) -> str:
         ),
         (TICKETS + "[tickets.finetune]\nepochs = 1.5", r"epochs is 1\.5, expected a whole number"),
         (TICKETS + "[tickets.finetune]\nepochs = true", "epochs is True, expected a whole number"),
-        (TICKETS + "[tickets.finetune]\nepochs = 0", r"\[tickets\.finetune\]: epochs=0 must be at least 1"),
+        (
+            TICKETS + "[tickets.finetune]\nepochs = 0",
+            r"\[tickets\.finetune\]: epochs is 0, expected a whole number of at least 1",
+        ),
         (
             TICKETS + "[tickets.finetune]\ninitialisation = 'best'",
             "initialisation is 'best', expected one of pretrained, random",
         ),
         (TICKETS + "finetune = 3", r"\[tickets\.finetune\] is 3, expected a table"),
-        (TICKETS + "[tickets.examples]\ntest_fraction = 2", r"test_fraction=2\.0 must lie between 0 and 1"),
+        (
+            TICKETS + "[tickets.examples]\ntest_fraction = 2",
+            r"\[tickets\.examples\]: test_fraction is 2, expected a number above 0 and below 1",
+        ),
         (TICKETS + "[tickets.examples]\ntext = 'body'", r"text belongs in \[tickets\]"),
         (replaced('"sdist"', '"egg"', PACKAGED), "file is 'egg', expected one of sdist, wheel"),
         (replaced("0000", "00zz", PACKAGED), "sha256 is .* expected 64 hexadecimal digits"),

@@ -201,14 +201,14 @@ def test_finetune_rows_beyond_the_examples_are_one_batch(tmp_path, base, example
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epochs": 0}, "epochs=0 must be at least 1"),
-        ({"rows": 0}, "rows=0 must be at least 1"),
-        ({"muon_lr": 0.0}, r"muon_lr=0\.0 must be above 0"),
-        ({"warmup_fraction": 1.5}, r"warmup_fraction=1\.5 must lie between 0 and 1"),
-        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must lie"),
-        ({"max_tokens": 1}, "max_tokens=1 must be at least 2"),
-        ({"initialisation": "best"}, "must be one of pretrained, random"),
-        ({"validate_every": 0}, "validate_every=0 must be at least 1"),
+        ({"epochs": 0}, "epochs is 0, expected a whole number of at least 1"),
+        ({"rows": 0}, "rows is 0, expected a whole number of at least 1"),
+        ({"muon_lr": 0.0}, r"muon_lr is 0\.0, expected a number above 0"),
+        ({"warmup_fraction": 1.5}, r"warmup_fraction is 1\.5, expected a number from 0 to 1"),
+        ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0, expected"),
+        ({"max_tokens": 1}, "max_tokens is 1, expected a whole number of at least 2"),
+        ({"initialisation": "best"}, "expected one of pretrained, random"),
+        ({"validate_every": 0}, "validate_every is 0, expected a whole number of at least 1"),
     ],
 )
 def test_finetune_config_broken_rule_is_named(settings, message):

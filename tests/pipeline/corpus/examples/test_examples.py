@@ -161,8 +161,8 @@ def test_labelled_rows_unquoted_comma_is_an_unreadable_row():
     [
         ("rows.xlsx", b"", r"ends in one of \.csv, \.tsv, \.jsonl, got '\.xlsx'"),
         ("rows.csv", "text,label\ncaf\xe9,a".encode("latin-1"), "byte 14 is not UTF-8"),
-        ("rows.csv", b"subject,queue\nx,a\n", "no row has a text at 'text'; the rows have: queue, subject"),
-        ("rows.jsonl", b"", "no row has a text at 'text'; the rows have: no row that can be read"),
+        ("rows.csv", b"subject,queue\nx,a\n", "text is 'text', but no row has that; the rows have: queue, subject"),
+        ("rows.jsonl", b"", "text is 'text', but no row has that; the rows have: no row that can be read"),
         ("rows.jsonl", lines({"text": "x", "label": "a"}), r"1 usable rows with the labels \['a'\]"),
         (
             "rows.jsonl",
@@ -240,9 +240,9 @@ def test_read_examples_damaged_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
-        ({"test_fraction": 0.0}, r"test_fraction=0\.0 must lie between 0 and 1"),
+        ({"test_fraction": 0.0}, r"test_fraction is 0\.0, expected a number above 0 and below 1"),
         ({"test_fraction": 0.5, "validation_fraction": 0.5}, "leave no"),
-        ({"similarity": 0.2}, r"similarity=0\.2 must lie between 0\.5 and 1"),
+        ({"similarity": 0.2}, r"similarity is 0\.2, expected a number from 0\.5 to 1"),
         ({"text": "label"}, "must be two columns"),
         ({"labels": ("a=a",)}, "has one label"),
         ({"labels": ("a",)}, "of the form value=name"),

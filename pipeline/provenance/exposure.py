@@ -98,7 +98,7 @@ def models_of(
     """Every finished checkpoint below `store` whose token shards hold one of the documents, by stage and fingerprint.
 
     `page_ids` are looked up in the corpus that each folder of token shards was made from; `document_ids` are ids of
-    the time of tokenising. A fine-tuned checkpoint saw what its base saw.
+    the time of tokenising. A fine-tuned checkpoint saw what its base saw, unless it began with random weights.
     """
     checkpoints = finished_checkpoints(store)
     places: dict[Folder, list[tuple[str | None, str, str, int]]] = {}
@@ -131,6 +131,8 @@ def unexplained_models(store: Path) -> list[tuple[Path, str]]:
     found = []
     for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
         training = training_of(store, folder, checkpoints)
+        if training is None and is_from_random_weights(store, folder, checkpoints):
+            continue
         if training is None:
             found.append(
                 (folder.directory, "the checkpoint that it was made from was removed, or came from elsewhere")
@@ -151,9 +153,11 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
 
 
 def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
-    """The training on token shards that a checkpoint comes from, its own or that of its base. None = not known."""
-    while True:
-        record = checkpoints[folder]
+    """The training on token shards that a checkpoint's weights come from, its own or that of its base.
+
+    None where that is not known, and where the weights began at random, so that they learned nothing from the base.
+    """
+    while not begins_at_random(record := checkpoints[folder]):
         inputs = inputs_of(store, record)
         if tokens := [one for one in inputs if one.stage == output_of("token_shards")]:
             return Training(folder, record, tokens[0])
@@ -161,6 +165,22 @@ def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record
         if not bases:
             return None
         folder = bases[0]
+    return None
+
+
+def is_from_random_weights(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> bool:
+    """Whether a checkpoint, or one that it was made from, took no weights from its base."""
+    while not begins_at_random(record := checkpoints[folder]):
+        bases = [one for one in inputs_of(store, record) if one in checkpoints]
+        if not bases:
+            return False
+        folder = bases[0]
+    return True
+
+
+def begins_at_random(record: Record) -> bool:
+    """Whether a fine-tuning took only shape and tokenizer from its base, as the baseline random_init does."""
+    return record["config"].get("initialisation") == "random"
 
 
 def corpus_of(tokens: Folder) -> Folder | None:

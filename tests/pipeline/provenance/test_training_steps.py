@@ -203,6 +203,17 @@ def test_unexplained_models_are_those_whose_shards_or_base_are_gone(store, made)
     assert models_of(store.root, document_ids=[document_id(4)]) == []
 
 
+def test_models_of_does_not_name_a_baseline_from_random_weights(store, made):
+    """It takes shape and tokenizer from the base, and none of what the base learned."""
+    settings = {"epochs": 1, "initialisation": "random"}
+    random = store.build(stage("finetune", write_weights, Checkpoint), settings, made["model"]).handle
+    further = store.build(stage("finetune", write_weights, Checkpoint), {"epochs": 2}, random).handle
+    named = {one.directory for one in models_of(store.root, document_ids=[document_id(4)])}
+    assert named == {made["model"].directory, made["tuned"].directory}
+    assert unexplained_models(store.root) == []
+    assert further.directory not in named
+
+
 def test_models_of_skips_a_checkpoint_that_was_never_finished(store, made):
     (Path(made["model"].directory) / "record.json").unlink()
     assert models_of(store.root, document_ids=[document_id(4)]) == []

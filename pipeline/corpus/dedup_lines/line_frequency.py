@@ -1,8 +1,8 @@
-"""In how many documents of its site every line stands, and which lines stand in so many that they may go.
+"""Counts the documents of a site that contain each line, and finds the lines that may be removed for their number.
 
 In: document shards. Out: lines/<shard>, the distinct lines of every site of a shard with their counts, and
-lines/sites/<shard>, its documents by site, both made in worker processes and remembered a shard; then a file with the
-repeated lines of all sites, added up in DuckDB. Tables hold hashes, never text.
+lines/sites/<shard>, its number of documents per site, both computed in worker processes and cached per shard; then a
+file with the repeated lines of all sites, added up in DuckDB. Tables contain hashes, never text.
 """
 
 import dataclasses
@@ -28,15 +28,15 @@ from pipeline.store.store import Work, map_shards
 
 LINES_FOLDER = "lines"
 SITES_FOLDER = "sites"  # below lines/
-COUNTING = "its repeated lines were counted"  # for people, where a worker of dedup_lines fails
-LINES_VERSION = 1  # raise with any change to repeated_lines.py that changes a key
-MOST_PLACES = 2  # a line stands at most so often, on average, in a document that holds it; more is content
+COUNTING = "its repeated lines were counted"  # part of the error message if a worker of dedup_lines fails
+LINES_VERSION = 1  # raise it with any change to repeated_lines.py that changes a key
+MOST_PLACES = 2  # average occurrences in a document that contains the line; a line with more is content
 LINES = pa.schema(
     [
         pa.field("site", pa.uint64(), nullable=False),  # hash of its name
         pa.field("line", pa.uint64(), nullable=False),  # hash of the normalised line or paragraph
-        pa.field("documents", pa.int64(), nullable=False),  # of the shard and the site that hold it
-        pa.field("places", pa.int64(), nullable=False),  # where it stands in them
+        pa.field("documents", pa.int64(), nullable=False),  # of the shard and the site that contain it
+        pa.field("places", pa.int64(), nullable=False),  # its occurrences in them
     ]
 )
 SITES = pa.schema(
@@ -83,7 +83,7 @@ class LinesItem:
 
 
 def count_lines(inputs: tuple[Shards], work: Work) -> None:
-    """lines/ below the output; no setting of the stage is part of what a shard is remembered by."""
+    """Writes lines/ below the output; the cache key of a shard contains no setting of the stage."""
     map_shards(
         dataclasses.replace(
             work, directory=work.directory / LINES_FOLDER, recipe=json.dumps(["lines", LINES_VERSION])
@@ -115,13 +115,13 @@ def lines_of_shard(item: LinesItem) -> tuple[pa.Table, pa.Table]:
 
 @contextmanager
 def opened_database(folder: Path, *, n_threads: int, memory_mb: int) -> Iterator[Any]:
-    """As database.open_database; a spill that finds no room is an OSError."""
+    """Like database.open_database, but a full disk raises an OSError."""
     with _no_room_as_os_error(), open_database(folder, n_threads=n_threads, memory_mb=memory_mb) as database:
         yield database
 
 
 def find_repeated(cfg: FrequencyLimits, database: Any, folder: Path, target: Path) -> int:
-    """Fill the table `sites`, and the file `target` with rows of REPEATED_LINES; how many there are."""
+    """Fill the table `sites`, and the file `target` with rows of REPEATED_LINES. Returns the number of rows."""
     if not (files := shard_paths(folder)):
         database.register("sites", pa.table({"site": [], "site_documents": []}))
         write_table(target, REPEATED_LINES.empty_table())
@@ -144,7 +144,7 @@ def key_of_site(name: str) -> int:
 
 @contextmanager
 def _no_room_as_os_error() -> Iterator[None]:
-    """A spill that finds no room is an error of DuckDB's own kind; `Store.build` knows the system's."""
+    """DuckDB raises its own kind of error for a full disk; `Store.build` expects an OSError."""
     import duckdb
 
     try:
@@ -152,7 +152,7 @@ def _no_room_as_os_error() -> Iterator[None]:
     except duckdb.Error as error:
         if "No space left on device" not in str(error):
             raise
-        raise OSError(errno.ENOSPC, f"no room for the database: {error}") from error
+        raise OSError(errno.ENOSPC, f"no space left on disk for the database: {error}") from error
 
 
 def _lines_table(holders: dict[int, Counter[int]], places: dict[int, Counter[int]]) -> pa.Table:

@@ -1,8 +1,8 @@
-"""A shard of documents, written again without the lines that repeat across its site.
+"""Rewrites a shard of documents without the lines that repeat across its site.
 
 In: a shard, and the file of repeated lines (line_frequency.py). Out: the kept documents, dropped/ and evidence/ of
-that shard, and what was lost of every source. Both functions run in worker processes and write their files
-themselves, so that no text travels. A shard that loses nothing is linked, not copied.
+that shard, and the amount of text removed per source. Both functions run in worker processes and write their files
+themselves, so that no text is sent between processes. A shard that loses nothing is linked, not copied.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ from pipeline.store.shards import (
 )
 
 STAGE = "dedup_lines"
-# What is known of every document that stays; its row is that of the output shard.
+# One row per kept document; `row` is its row in the output shard.
 LEFT = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
@@ -60,18 +60,18 @@ class RemovalLimits(LineLimits, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RemovalItem:
-    """A shard to be written again below `directory`, without the lines of `repeated`."""
+    """A shard to be rewritten below `directory` without the lines in `repeated`."""
 
     path: Path
     repeated: Path
-    left: Path  # where its rows of LEFT go
+    left: Path  # path of the file for its rows of LEFT
     directory: Path
     cfg: RemovalLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Equal:
-    """A document whose text is now that of another one, which stays."""
+    """A document whose text now equals that of another one, which is kept."""
 
     row: int
     kept_page_id: str
@@ -81,44 +81,44 @@ class Equal:
 
 @dataclass(frozen=True, slots=True)
 class EqualsItem:
-    """A shard as `rewritten` left it, from which documents go, or in which others stand for more of them now."""
+    """A shard written by `rewritten` in which documents are to be dropped, or cluster sizes to be raised."""
 
     path: Path
-    directory: Path  # where it goes
+    directory: Path  # the output folder
     equals: tuple[Equal, ...]
     sizes: Mapping[int, int]  # row -> cluster_size
 
 
 @dataclass(frozen=True, slots=True)
 class LinesTally:
-    """What happened to a shard; characters and lines by source."""
+    """Counts for one shard; characters per source."""
 
     counts: Counts
     characters: Mapping[str, int] = field(default_factory=dict)
-    gone: Mapping[str, int] = field(default_factory=dict)  # characters, of dropped documents too
+    gone: Mapping[str, int] = field(default_factory=dict)  # removed characters, including those of dropped documents
     n_lines: int = 0
     n_changed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Edit:
-    """A document that loses units."""
+    """A document from which units are removed."""
 
     row: int
     site: str
     units: Sequence[Unit]
-    documents: Sequence[tuple[int, int]]  # a unit: of the site that hold it, of the site
-    text: str  # what is left
+    documents: Sequence[tuple[int, int]]  # per unit: documents of the site that contain it, documents of the site
+    text: str  # the remaining text
     n_words: int
 
 
 def place_shard(staged: Path, name: str, directory: Path) -> None:
-    """Puts a shard that `rewritten` left below `staged` into `directory`, with what lies beside it."""
+    """Places a shard that `rewritten` wrote below `staged` in `directory`, with its dropped/ and evidence/."""
     for folder in ("", DROPPED_FOLDER, EVIDENCE_FOLDER):
         if (staged / folder / name).exists():
             link_or_copy(staged / folder / name, directory / folder / name)
         else:
-            (directory / folder / name).unlink(missing_ok=True)  # of a build that was killed
+            (directory / folder / name).unlink(missing_ok=True)  # left by a build that was killed
 
 
 def rewritten(item: RemovalItem) -> LinesTally:
@@ -169,13 +169,13 @@ def _edits(item: RemovalItem, table: pa.Table, sites: Sequence[str]) -> Iterable
 
 
 def n_words_of(text: str) -> int:
-    """Words that are more than signs, as `signals` counts them."""
+    """Number of words that are not only signs, as counted in `signals`."""
     kinds = words_of(text.split()).kinds
     return int(np.count_nonzero((kinds & SIGN) == 0))
 
 
 def _repeated_by_site(path: Path, sites: set[int]) -> Mapping[int, Repeated]:
-    """Site -> line -> (documents that hold it, documents of the site)."""
+    """Site -> line -> (documents that contain it, documents of the site)."""
     columns = (column.to_numpy() for column in read_table(path, REPEATED_LINES).select(REPEATED_LINES.names))
     all_sites, *others = columns
     own = np.isin(all_sites, np.fromiter(sites, np.uint64, len(sites)))
@@ -228,7 +228,7 @@ def _evidence(edit: _Edit, document: Mapping[str, Any]) -> Iterable[dict[str, An
 
 
 def _write_beside(directory: Path, name: str, dropped: list[dict[str, Any]], evidence: list[dict[str, Any]]) -> None:
-    """dropped/ and evidence/ of a shard; what a killed build left there goes."""
+    """Writes dropped/ and evidence/ of a shard, and deletes leftovers of a killed build there."""
     for folder, rows, schema in ((DROPPED_FOLDER, dropped, DROPPED), (EVIDENCE_FOLDER, evidence, REPEATED)):
         if rows:
             write_rows(directory / folder / name, rows, schema)

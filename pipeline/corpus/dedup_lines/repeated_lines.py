@@ -1,14 +1,15 @@
-"""What of a text may be taken out for standing in many documents of its site, and what is left of it then.
+"""Decides which lines and paragraphs of a text are removed because many documents of its site contain them.
 
-In: a text, and the keys (hashes) of the lines that many documents of the site hold. Out: `Unit`s, the lines or
-paragraphs of the text; which of them go; the text without them.
+In: a text, and the keys (hashes) of the lines that many documents of the site contain. Out: `Unit`s, the lines or
+paragraphs of the text; which of them are removed; the text without them.
 
-Frequency alone does not tell boilerplate from content: manuals repeat notes, plays their stage directions, listings
-their imports. So a repeated line goes only where one of these holds, and stays when in doubt:
-- it is long, of letters rather than signs, and stands in a large part of the site;
-- it stands in a run of repeated lines, several or long ones, with which the document begins or ends.
-Headings, rows of tables, listings, and texts of code or tables stay. In texts with hard line breaks (plain text,
-reStructuredText, mail) a line is no unit of meaning: there only whole paragraphs of prose go, so that no verse does.
+Frequency alone does not distinguish boilerplate from content: manuals repeat notes, plays their stage directions,
+listings their imports. So a repeated line is removed only if one of these is true, and kept in case of doubt:
+- it is long, consists of letters rather than signs, and occurs in a large part of the site;
+- it is in a run of repeated lines, several or long ones, with which the document begins or ends.
+Headings, rows of tables, listings, and texts of code or tables are kept. In texts with hard line breaks (plain text,
+reStructuredText, mail) a line is not a unit of meaning: there only whole paragraphs of prose are removed, so that
+verses are kept.
 """
 
 import re
@@ -20,7 +21,7 @@ from urllib.parse import urlsplit
 import xxhash
 
 TextLayout = Literal["lines", "paragraphs", "nothing"]
-OWN_LINES = frozenset(  # media types whose text has a line a paragraph or an item of a list
+OWN_LINES = frozenset(  # media types whose text has one line per paragraph or item of a list
     {
         "text/html",
         "text/x-wiki",
@@ -34,15 +35,15 @@ HEADING = re.compile(r"\s*(?:[-*] )?#{1,6} ")
 TABLE = re.compile(r"\s*(?:\||[+=-]{2}[\s+=-]*$)")  # a row, or the rule of a table in plain text
 INDENTED = re.compile(r"(?: {4}|\t)\s*(?![-*] |\d)\S")  # a listing, not an item within a list
 CODE = re.compile(r"[{}=\\]")
-MIN_RUN = 3  # repeated lines at the edge of a document that go however short they are
-SHORTEST_RUN = 100  # characters that fewer of them need
-LETTERS = 0.7  # share of what is no white space; less is code, a table or a formula
-PROSE_WIDTH = 50  # characters a line on average, above that of verse
-MIN_PARAGRAPH = 100  # characters; a shorter one may be a refrain or a letter's ending
+MIN_RUN = 3  # as many repeated lines at the edge of a document are removed however short they are
+SHORTEST_RUN = 100  # characters that a run of fewer lines needs
+LETTERS = 0.7  # share of the characters that are not white space; below it is code, a table or a formula
+PROSE_WIDTH = 50  # characters per line on average; verse has less
+MIN_PARAGRAPH = 100  # characters; a shorter one may be a refrain or the closing of a letter
 HTTP = ("http", "https")
 
 
-Repeated = Mapping[int, tuple[int, int]]  # key -> documents of the site that hold it, documents of the site
+Repeated = Mapping[int, tuple[int, int]]  # key -> documents of the site that contain it, documents of the site
 
 
 class LineLimits(Protocol):
@@ -55,7 +56,7 @@ class LineLimits(Protocol):
 
 
 class Unit(NamedTuple):
-    """A line or a paragraph: text[start:end]. `key` is None where it has to stay."""
+    """A line or a paragraph: text[start:end]. `key` is None if it must be kept."""
 
     start: int
     end: int
@@ -64,11 +65,11 @@ class Unit(NamedTuple):
 
 
 def site_of(url: str, source: str) -> str:
-    """The host of a web address, as it stands but in lower case; without one the source."""
+    """The host of a web address in lower case, otherwise unchanged; the source if there is no host."""
     try:
         parts = urlsplit(url)
         host = parts.hostname if parts.scheme in HTTP else None
-    except ValueError:  # an address that is none
+    except ValueError:  # not a valid address
         host = None
     return host or source
 
@@ -80,20 +81,20 @@ def layout_of(media_type: str, code_language: str | None) -> TextLayout:
 
 
 def units_of(text: str, layout: TextLayout) -> list[Unit]:
-    """What can be repeated, and what stands between it, in the order of the text."""
+    """The units of a text in order: those that can be removed, and those in between, which have no key."""
     if layout == "lines":
         return list(_lines(text))
     return list(_paragraphs(text)) if layout == "paragraphs" else []
 
 
 def key_of(line: str) -> int:
-    """Equal for lines that differ in case, white space or Unicode form only."""
+    """A hash that is equal for lines that differ only in case, white space or Unicode form."""
     folded = line.lower() if line.isascii() else unicodedata.normalize("NFKC", line).casefold()
     return xxhash.xxh3_64_intdigest(" ".join(folded.split()).encode(errors="surrogatepass"))
 
 
 def going(text: str, units: Sequence[Unit], repeated: Repeated, layout: TextLayout, cfg: LineLimits) -> list[int]:
-    """Places in `units` of those that go; `repeated` holds the lines that may go at an edge, or everywhere."""
+    """Indices of the `units` to remove; `repeated` has the lines that may be removed at an edge, or everywhere."""
     found = {
         place
         for place, unit in enumerate(units)
@@ -109,7 +110,7 @@ def going(text: str, units: Sequence[Unit], repeated: Repeated, layout: TextLayo
 
 
 def without(text: str, removed: Iterable[Unit]) -> str:
-    """`text` without the removed units, the gaps closed: two paragraphs stay apart by one empty line."""
+    """`text` without the removed units. Gaps are closed, with one empty line between paragraphs."""
     left: list[str] = []
     position = n_breaks = 0
     for start, end in [*((unit.start, unit.end) for unit in removed), (len(text), len(text))]:
@@ -124,7 +125,7 @@ def without(text: str, removed: Iterable[Unit]) -> str:
 
 
 def kind_of(text: str, unit: Unit) -> str:
-    """`paragraph` where empty lines, or the ends of the text, are on both sides."""
+    """`paragraph` if there is an empty line or an end of the text on both sides, otherwise `line`."""
     before = text[max(0, unit.start - 2) : unit.start]
     after = text[unit.end : unit.end + 2]
     return "paragraph" if before in ("", "\n", "\n\n") and after in ("", "\n", "\n\n") else "line"
@@ -161,7 +162,7 @@ def _paragraphs(text: str) -> Iterator[Unit]:
 
 
 def _physical_lines(text: str) -> Iterator[Unit]:
-    """Lines, of which those that have to stay have no key; an empty one has no length."""
+    """The lines of a text. Those that must be kept have no key; an empty one has length 0."""
     start, fence = 0, ""
     for line in text.split("\n"):
         end, mark = start + len(line), FENCE.match(line)
@@ -200,12 +201,12 @@ def _is_prose(text: str, unit: Unit, cfg: LineLimits) -> bool:
 
 
 def _run(units: Sequence[Unit], repeated: Repeated, cfg: LineLimits, *, from_the_end: bool) -> set[int]:
-    """Repeated lines from one end of the text on. A heading goes only together with what stands below it."""
+    """Indices of the repeated lines at one end of the text. A heading is removed only with the lines below it."""
     run: list[int] = []
     for place in range(len(units) - 1, -1, -1) if from_the_end else range(len(units)):
         unit = units[place]
         if unit.is_heading and not run and not from_the_end:
-            continue  # the title stays, what follows it may go
+            continue  # the title is kept; what follows it may be removed
         if unit.key not in repeated or unit.end - unit.start > cfg.max_characters or (unit.is_heading and not run):
             break
         run.append(place)

@@ -1,16 +1,17 @@
-"""Stage `dedup_lines`: lines and paragraphs that many documents of one site hold are taken out.
+"""Stage `dedup_lines`: removes lines and paragraphs that many documents of one site contain.
 
-In: the document shards that `dedup` left, so that no copy makes a line look frequent. Out: shards of the same names,
-texts without what extraction missed of a site's menus, footers and notices, with id and n_words of the new text;
-dropped/ with the reasons only_repeated_lines and exact_duplicate (what is left is the text of another document);
-evidence/ (records.REPEATED) with each line that went, and in how many documents of its site it stands; lines/, the
-lines of every shard, which are remembered a shard.
+In: the output of `dedup`, so that copies of a document do not make a line look frequent. Out: shards of the same
+names with texts without the menus, footers and notices that extraction missed, with id and n_words of the new text;
+dropped/ with the reasons only_repeated_lines and exact_duplicate (the remaining text is the text of another
+document); evidence/ (records.REPEATED) with each removed line and the number of documents of its site that contain
+it; lines/, the lines of every shard, cached per shard.
 
-Steps: hash every line in worker processes; count documents by site and line in DuckDB, which spills; write the shards
-again beside the output, in worker processes too; from there into the output, without documents that became equal.
-What may go, and where: lines/repeated_lines.py. Llama 3 (arXiv:2407.21783 section 3.1.1) takes out lines that stand
-more than 6 times in a bucket of 30 M documents, and reports that menus and cookie notices go, but good frequent text
-as well; hence the count by site and the share of its documents here.
+Steps: hash every line in worker processes; count documents by site and line in DuckDB, which spills to disk; rewrite
+the shards in a scratch folder, again in worker processes; move them into the output without documents that became
+equal. repeated_lines.py decides what may be removed where. Llama 3 (arXiv:2407.21783 section 3.1.1) removes lines
+that occur more than 6 times in a bucket of 30 M documents, and reports that this removes menus and cookie notices,
+but good frequent text as well; hence the counts here are per site, and a line must occur in a share of the site's
+documents.
 """
 
 import shutil
@@ -45,10 +46,10 @@ from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import duckdb_files, shard_paths
 from pipeline.store.store import Outcome, Stage, Work
 
-SCRATCH = ".scratch"  # the database and what workers tell it, gone when the stage ends
+SCRATCH = ".scratch"  # the database and the results of workers, deleted when the stage ends
 LEFT_FOLDER, REWRITTEN_FOLDER = "left", "rewritten"  # below it
-MEMORY_MB = 768  # of DuckDB, beyond which it spills
-# Of equal texts the one that lost nothing stays, then the one that stands for most, then the first page.
+MEMORY_MB = 768  # memory of DuckDB, beyond which it spills to disk
+# Of equal texts the one that lost nothing is kept, then the one with the largest cluster, then the first page.
 EQUAL = """
 SELECT shard, row, place, size, n_equal, kept_page_id, site_documents FROM (
     SELECT shard, row, site, row_number() OVER best AS place, first_value(page_id) OVER best AS kept_page_id,
@@ -93,7 +94,7 @@ class DedupLinesConfig:
 
 def dedup_lines(cfg: DedupLinesConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     scratch = work.directory / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     count_lines(inputs, work)
     paths = shard_paths(inputs[0].directory)
     try:
@@ -125,10 +126,10 @@ def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[L
 
 
 def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[LinesTally]:
-    """Documents that differed by their menus only are one document now. Writes the output.
+    """Drop documents that differed only in their menus and are now equal. Writes the output.
 
-    A worker whose build was killed may still be writing: so no file is read here that it could have written in
-    another state.
+    A worker of a killed build may still be writing, so no file is read here that such a worker could have written in
+    a different state.
     """
     if not paths:
         return []
@@ -163,7 +164,8 @@ def _left(scratch: Path, shard: int) -> Path:
 
 
 def _summed(tallies: Sequence[LinesTally]) -> tuple[Counts, dict[str, float]]:
-    """removed_fraction_<source> is the share of its characters that went, with lines and with dropped documents."""
+    """Total counts and measures. removed_fraction_<source> counts characters of removed lines and of dropped
+    documents."""
     counts = Counts()
     characters: Counter[str] = Counter()
     gone: Counter[str] = Counter()

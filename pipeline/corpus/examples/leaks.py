@@ -1,11 +1,11 @@
-"""No leak: which short texts are near duplicates, and which test examples a model saw in training.
+"""Leak checks: near duplicates among short texts, and test examples that a model saw in training.
 
-In: texts. Out: groups of near duplicates (for splitting), and counts of what lies on two sides (for the checks).
+In: texts. Out: groups of near duplicates (for splitting), and what is on two sides of a split (for the checks).
 
 `duplicate_groups` finds its pairs by prefix filtering (Bayardo, Ma and Srikant 2007): two sets with a Jaccard index
-of at least t share one of their rarest len - ceil(t * len) + 1 words, so that only texts which share a rare word are
-compared. `leaked` compares everything with everything by sparse matrix products instead, so that the check does not
-repeat a mistake of what it checks. scipy is imported where it is used.
+of at least t share one of their rarest len - ceil(t * len) + 1 words, so only texts that share a rare word are
+compared. `leaked` compares all pairs by sparse matrix products instead, so that the check does not repeat an error of
+the code that it checks. scipy is imported where it is used.
 """
 
 import math
@@ -23,22 +23,22 @@ from pipeline.corpus.word_hashes import WordHashes
 SIMILARITY = 0.8  # Jaccard index of word sets from which two texts are near duplicates
 OVERLAP_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in GPT-3: too long for a headline)
 TRAIN = "train"
-KINDS = ("texts", "clusters", "families", "sections")  # groups that a split must not part
+KINDS = ("texts", "clusters", "families", "sections")  # groups that a split must keep on one side
 SHORTEST_WORDS = 4  # a shorter text occurs anywhere by chance
-ROWS_AT_ONCE = 512  # of the sparse products: bounds their memory
+ROWS_AT_ONCE = 512  # rows per sparse product: bounds its memory
 ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
 _LETTERS = re.compile(r"[^\W\d_]+")
 _WORDS = re.compile(r"\w+")
-_DIRECTORY = re.compile(r"([^?#]*)/[^/?#]+/*(?:[?#].*)?", re.DOTALL)  # of a URL: what precedes the last name
+_DIRECTORY = re.compile(r"([^?#]*)/[^/?#]+/*(?:[?#].*)?", re.DOTALL)  # the part of a URL before the last name
 
 
 def normalised(text: str) -> str:
-    """Equal for texts that differ in case, white space or Unicode form only."""
+    """`text` in a form that is equal for texts that differ only in case, white space or Unicode form."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def letters(text: str) -> tuple[str, ...]:
-    """The words of a text without digits and punctuation; all its words where nothing else is left."""
+    """The words of a text without digits and punctuation; all its words if nothing would remain."""
     plain = normalised(text)
     return tuple(_LETTERS.findall(plain)) or tuple(plain.split())
 
@@ -64,7 +64,7 @@ def duplicate_groups(texts: Sequence[str], similarity: float = SIMILARITY) -> li
 
 def _similar_pairs(sets: list[tuple[frozenset[str], int]], similarity: float) -> Iterable[tuple[int, int]]:
     frequency = Counter(word for words, _ in sets for word in words)
-    by_word: dict[str, list[int]] = defaultdict(list)  # places in `sets` whose prefix holds the word
+    by_word: dict[str, list[int]] = defaultdict(list)  # indices in `sets` whose prefix contains the word
     for place in sorted(range(len(sets)), key=lambda place: len(sets[place][0])):
         words, index = sets[place]
         rare_first = sorted(words, key=lambda word: (frequency[word], word))
@@ -73,7 +73,7 @@ def _similar_pairs(sets: list[tuple[frozenset[str], int]], similarity: float) ->
         for other in sorted(candidates):
             others = sets[other][0]
             if len(others) < similarity * len(words) - ROUNDING:
-                continue  # too short to be similar, whatever it holds
+                continue  # too short to be similar, whatever it contains
             shared = len(words & others)
             if shared >= similarity * (len(words) + len(others) - shared) - ROUNDING:
                 yield sets[other][1], index
@@ -128,12 +128,14 @@ def occurring(examples: Sequence[str], documents: Iterable[str]) -> list[int]:
 def torn_groups(
     documents: Callable[[], Iterable[tuple[str, str, int, str, str, str, str]]], max_section_fraction: float
 ) -> dict[str, set[str]]:
-    """Names of the groups of documents that lie on more than one side of a split, by kind; should all be empty.
+    """Names of the groups of documents that are on more than one side of a split, by kind; should all be empty.
 
-    Each call of `documents` gives all of them: (source, URL, words, id, cluster id, family id, side). A section is
-    the documents of one directory, unless it holds more than `max_section_fraction` of the words of a source.
+    Each call of `documents` returns all of them: (source, URL, words, id, cluster id, family id, side). A section is
+    the documents of one directory, unless it contains more than `max_section_fraction` of the words of a source.
     """
-    held_out: dict[tuple[str, str], set[str]] = defaultdict(set)  # kind and name -> sides; few, unlike those of train
+    held_out: dict[tuple[str, str], set[str]] = defaultdict(
+        set
+    )  # (kind, name) -> sides; only few, unlike those of train
     words: dict[str, Counter[str]] = defaultdict(Counter)  # source -> directory -> words
     totals: Counter[str] = Counter()
     for source, url, n_words, *ids, side in documents():

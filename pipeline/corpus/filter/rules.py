@@ -1,12 +1,12 @@
-"""The rules that a document has to keep, by the papers' names and numbers, judged on columns and never on text.
+"""The quality rules of the papers, under their names and with their numbers, applied to columns and never to text.
 
-In: FilterConfig, what a source says for itself (SourceRules), and columns of records.SIGNALS. Out: for every row the
+In: FilterConfig, the settings of single sources (SourceRules), and columns of records.SIGNALS. Out: for every row the
 first rule that it breaks, with the value that broke it.
 
 - gopher_quality, gopher_repetition: arXiv:2112.11446, section A.1.1 and table A1
-- c4: arXiv:1910.10683, section 2.2; its rules for lines are edits, which filter.py applies
+- c4: arXiv:1910.10683, section 2.2; its line rules are edits, which stage.py applies
 - fineweb: arXiv:2406.17557, section 3.5 and appendix E
-Language, profane and adult words are judged whatever the rule sets are, as far as their limits say.
+Limits on language, profane and adult words apply whatever the rule sets are, if they are set.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ Ratio = Annotated[float, Ge(0)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterConfig:
-    """A document whose value is equal to a limit is kept."""
+    """Settings of `filter`. A document whose value is equal to a limit is kept."""
 
     rules: Annotated[tuple[RuleSet, ...], "Sets of rules that judge every document; an empty list applies none."] = (
         "gopher_quality",
@@ -152,14 +152,14 @@ class FilterConfig:
 
 
 def as_datatrove(**changes: Any) -> FilterConfig:
-    """The settings under which the rule sets decide as the filters of datatrove 0.10.1 do, whatever the language."""
+    """The settings under which the rule sets decide like the filters of datatrove 0.10.1, whatever the language."""
     theirs = {"languages": (), "max_words": 100_000, "signs_are_words": True, "stop_word_languages": ()}
     return FilterConfig(**{**theirs, "rules": RULE_SETS, **changes})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FilterRecipe:
-    """All that decides what `filter` does; `sources` holds those only that say something for themselves."""
+    """Everything that determines the output of `filter`; `sources` has only sources with settings of their own."""
 
     config: FilterConfig
     sources: Mapping[str, SourceRules] = field(default_factory=dict)
@@ -189,10 +189,10 @@ class Rule:
 
 
 def rules_of(cfg: FilterConfig, sets: Iterable[str]) -> list[Rule]:
-    """The rules of `sets` in the order in which they are asked."""
+    """The rules of `sets` in the order in which they are applied."""
     wanted = set(sets)
     c4_lines = "c4_terminated_" if cfg.terminal_punctuation else "c4_"
-    lines = c4_lines if "c4" in wanted else ""  # FineWeb judges what C4 left
+    lines = c4_lines if "c4" in wanted else ""  # FineWeb judges what C4 leaves
     by_set = {
         "gopher_quality": _gopher_quality(cfg),
         "gopher_repetition": _gopher_repetition(cfg),
@@ -251,9 +251,9 @@ def _gopher_repetition(cfg: FilterConfig) -> list[Rule]:
 def judge(
     columns: Mapping[str, np.ndarray], cfg: FilterConfig, languages: tuple[str, ...], sets: Iterable[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(reason or None, value) of every row: the first rule that it breaks.
+    """(reason or None, value) of every row, by the first rule that it breaks.
 
-    Few words come first, because they do not tell a language; then the language; then the others in their order.
+    The minimum of words comes first, because few words do not show a language; then the language, then the others.
     """
     rules = rules_of(cfg, sets)
     verdicts = [(rule.reason, _broken(rule, columns), columns[rule.signal]) for rule in rules]
@@ -263,7 +263,7 @@ def judge(
         verdicts.insert(int(rules[0].reason == "too_few_words"), ("wrong_language", ~sure, confidence))
     n_rows = len(columns["language"])
     reasons, values = np.full(n_rows, None, dtype=object), np.full(n_rows, np.nan)
-    for reason, broken, value in reversed(verdicts):  # the first rule writes last
+    for reason, broken, value in reversed(verdicts):  # reversed, so that the first broken rule is written last
         reasons[broken] = reason
         values[broken] = value[broken]
     return reasons, values

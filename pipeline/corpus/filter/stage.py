@@ -1,11 +1,12 @@
-"""Stage `filter`: keep the documents that the rules want, mask personal data, and say why for the rest.
+"""Stage `filter`: keeps the documents that satisfy the rules, masks personal data, and records why others are
+dropped.
 
-In: document shards, what `signals` measured on them and, where something is denied, the deny list. Out: document
-shards of the same names with the signals as columns; dropped/ with the first rule that a document breaks and the
-value that broke it. Nothing is measured here, so that a changed limit costs a comparison of columns. Steps a shard:
-take out what is denied (deny_list.py), without a preview; compare (rules.py); in the documents that stay, replace
-personal data of the wanted kinds by placeholders (pii.py) and, where the set c4 judges, take out the lines and
-citations that C4 takes out (c4.py); a document whose text changed gets a new id.
+In: document shards, their columns from `signals` and, if anything is denied, the deny list. Out: document shards of
+the same names with the signals as columns; dropped/ with the first rule that a document breaks and the value that
+broke it. Nothing is measured here, so a changed limit costs only a comparison of columns. Steps per shard: drop what
+is denied (deny_list.py), without a preview; compare (rules.py); in the kept documents, replace personal data of the
+chosen kinds with placeholders (pii.py) and, if the set c4 applies, remove the lines and citations that C4 removes
+(c4.py). A document whose text changed gets a new id.
 """
 
 from collections import Counter, deque
@@ -55,7 +56,7 @@ def filter_documents(
 
     def opened_shard(path: Path) -> list[Any]:
         opened.append(path)
-        return []  # no item for a worker process: comparing columns is faster than sending them there
+        return []  # no items for worker processes: comparing columns is faster than sending them
 
     def write(part: Path, items: list[Any], answers: list[Any]) -> Counts:
         path = opened.popleft()
@@ -94,7 +95,7 @@ def filter_shard(
     measured = read_table(signals, SIGNALS).select(SIGNALS.names)
     if not table["page_id"].combine_chunks().equals(measured["page_id"].combine_chunks()):
         raise CorruptShard(
-            f"{signals} does not hold the {table.num_rows} documents of {documents} row by row (it has"
+            f"{signals} does not contain the {table.num_rows} documents of {documents} row by row (it has"
             f" {measured.num_rows} rows); delete its folder and rerun `signals`"
         )
     reasons, values = _judged(recipe, table, measured)
@@ -110,9 +111,10 @@ def filter_shard(
 
 
 def edited(text: str, masks: Sequence[tuple[int, int, str]], removals: Iterable[tuple[int, int]]) -> tuple[str, int]:
-    """`text` with a placeholder for each of `masks` (start, end, kind) and without `removals`, and the masks made.
+    """`text` with a placeholder for each of `masks` (start, end, kind) and without `removals`, and the number of
+    masks.
 
-    Personal data in a removed line goes with it; what reaches beyond the line is masked instead.
+    Personal data inside a removed line is removed with it; if it extends beyond the line, it is masked instead.
     """
     replacements = [(start, end, placeholder(kind)) for start, end, kind in masks]
     if removals := list(removals):
@@ -136,7 +138,7 @@ def edited(text: str, masks: Sequence[tuple[int, int, str]], removals: Iterable[
 
 
 def _digests(cleaned: Shards, measured: Columns) -> dict[str, str]:
-    """Shard name -> digest of its signals. ValueError when a shard of documents has none."""
+    """Shard name -> digest of its signals. Raises ValueError if a shard of documents has none."""
     record = read_record(measured.directory)
     assert record is not None  # a handle is made from a record
     digests = {name: entry["digest"] for name, entry in record["files"].items()}
@@ -149,7 +151,7 @@ def _digests(cleaned: Shards, measured: Columns) -> dict[str, str]:
 
 
 def _is_denied(table: pa.Table, denials: Keys) -> np.ndarray:
-    """Of every row, whether its address, its page or its text is denied."""
+    """For every row, whether its address, its page or its text is denied."""
     is_denied = np.zeros(table.num_rows, dtype=bool)
     for column, values in (("url", denials.url), ("page_id", denials.page_id), ("id", denials.document_id)):
         if values:
@@ -158,7 +160,7 @@ def _is_denied(table: pa.Table, denials: Keys) -> np.ndarray:
 
 
 def _denied_pages(documents: Path, denials: Keys) -> str:
-    """Digest of the denied pages of a shard: what the deny list says of others must not make it again."""
+    """Digest of the denied pages of a shard, so that denying other pages does not rebuild it."""
     if not denials:
         return ""
     table = read_table(documents, columns=["id", "page_id", "url"])
@@ -209,13 +211,13 @@ class _Edits:
     rows: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
-    codes: np.ndarray  # places in `kinds`
+    codes: np.ndarray  # indices in `kinds`
     kinds: list[str]
-    is_mask: np.ndarray  # wanted by the source of the row
+    is_mask: np.ndarray  # masked according to the settings of the source of the row
     is_removal: np.ndarray
 
     def of_row(self, start: int, end: int) -> tuple[list[tuple[int, int, str]], list[tuple[int, int]]]:
-        """Masks and removals among the edits from number `start` to `end`."""
+        """The masks and removals among the edits from index `start` to `end`."""
         spans = list(zip(self.starts[start:end].tolist(), self.ends[start:end].tolist(), strict=True))
         kinds = [self.kinds[code] for code in self.codes[start:end].tolist()]
         is_mask, is_removal = self.is_mask[start:end].tolist(), self.is_removal[start:end].tolist()
@@ -241,7 +243,7 @@ def _edits(recipe: FilterRecipe, table: pa.Table, column: pa.ChunkedArray) -> _E
 
 
 def _found_pii(edits: _Edits, n_rows: int) -> list[list[tuple[str, int]]]:
-    """Of every row, kind and number of places, whether they are masked or not."""
+    """For every row, the kinds of personal data and how often they occur, masked or not."""
     found: list[list[tuple[str, int]]] = [[] for _ in range(n_rows)]
     is_pii = np.isin(edits.kinds, PII_KINDS)[edits.codes]
     pairs, counts = np.unique(np.stack([edits.rows[is_pii], edits.codes[is_pii]]), axis=1, return_counts=True)

@@ -1,9 +1,10 @@
-"""The lines that C4 keeps (arXiv:1910.10683, section 2.2, and the rules that only its code has).
+"""The line rules of C4 (arXiv:1910.10683, section 2.2, and the rules that exist only in its code).
 
-In: the lines of a text and the words in them. Out: which lines stay, with what of them; what the rules for documents
-ask of those lines; and the edits that take the others out. A line goes that has fewer than 3 words or a word of more
-than 1,000 characters, or that mentions javascript or a policy; citations such as [12] go out of the others. The
-paper's rule for lines without terminal punctuation is measured beside, because FineWeb did without it.
+In: the lines of a text and the words in them. Out: which lines are kept and in what form, what the document rules
+need to know about them, and the edits that remove the rest. A line is removed if it has fewer than 3 words or a word
+of more than 1,000 characters, or if it mentions javascript or a policy; citations such as [12] are removed from the
+other lines. The paper's rule for lines without terminal punctuation is measured separately, because FineWeb did not
+use it.
 """
 
 import re
@@ -35,7 +36,7 @@ Edit = tuple[int, int, str]  # start, end, kind
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The lines of a text. Flags are arrays with a value a line."""
+    """The lines of a text. Flags are arrays with one value per line."""
 
     texts: list[str]  # stripped, without citations
     starts: np.ndarray
@@ -47,7 +48,8 @@ class Lines:
 
 
 def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words) -> Lines:
-    """`lines` are those of `text` with their ends, `n_chunks` the number of chunks between white space of each."""
+    """`lines` are the lines of `text` with their line ends, `n_chunks` the number of whitespace-separated chunks of
+    each."""
     line_of_word = np.repeat(np.arange(len(lines)), n_chunks)[words.chunks]
     n_sentences = _n_sentences(words, line_of_word, len(lines))
     texts = [line.strip() for line in lines]
@@ -68,7 +70,7 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
         if len(line) > WORD_CHARACTERS and max(map(len, lines[i].split()), default=0) > WORD_CHARACTERS:
             long_enough[i] = False
     lowered = text.lower()
-    if len(lowered) != len(text):  # a letter whose small form is longer
+    if len(lowered) != len(text):  # a letter whose lower-case form is longer
         lowered = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
     lorem = _mentioning(texts, starts, lowered, (LOREM_IPSUM,)) & long_enough
     not_script = long_enough & ~_mentioning(texts, starts, lowered, (JAVASCRIPT,))
@@ -86,26 +88,28 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
 
 
 def _mentioning(lines: Sequence[str], starts: np.ndarray, lowered: str, phrases: Sequence[str]) -> np.ndarray:
-    """Which of `lines`, which begin at `starts`, hold one of `phrases`; `lowered` is the whole text."""
+    """Which of `lines` (they begin at `starts`) contain one of `phrases`; `lowered` is the text in lower case."""
     found = np.zeros(len(lines), dtype=bool)
     for phrase in phrases:
         place = lowered.find(phrase)
         while place >= 0:
             line = int(np.searchsorted(starts, place, side="right")) - 1
-            found[line] |= phrase in lines[line].lower()  # a citation in it is gone
+            found[line] |= phrase in lines[line].lower()  # a citation in it was removed
             place = lowered.find(phrase, int(starts[line + 1]))
     return found
 
 
 def _runs(starts: np.ndarray, flags: np.ndarray, kind: str) -> list[Edit]:
-    """Edits over neighbouring lines that are flagged."""
+    """Edits that each cover a run of neighbouring flagged lines."""
     edges = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0))
     return [(start, end, kind) for start, end in starts[edges].reshape(-1, 2).tolist()]
 
 
 def _n_sentences(words: Words, line_of_word: np.ndarray, n_lines: int) -> np.ndarray:
-    """Sentences a line, by the rule of spaCy's sentencizer: one more at each word that is no punctuation and has a
-    mark that ends sentences between it and the last such word of its line, or the line's beginning."""
+    """Number of sentences per line, by the rule of spaCy's sentencizer.
+
+    Each word that is not punctuation adds one if a sentence-ending mark stands between it and the previous such word
+    of its line, or the beginning of the line."""
     ends = (words.kinds & END) != 0
     others = np.flatnonzero(~ends & ((words.kinds & PUNCTUATION) == 0))
     n_ends = np.cumsum(ends)

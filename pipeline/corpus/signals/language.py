@@ -1,12 +1,12 @@
-"""The language of a text, by py3langid, whose model lies in its package.
+"""The language of a text, by py3langid, whose package contains its model.
 
-In: text. Out: (ISO 639-1 code, confidence from 0 to 1); `und` for a text without any feature of a language.
+In: a text. Out: (ISO 639-1 code, confidence from 0 to 1); `und` for a text without any features of a language.
 """
 
 import functools
 from typing import Any
 
-SAMPLE = 1500  # characters from start, middle and end of a long text: enough to tell, and fast
+SAMPLE = 1500  # characters from start, middle and end of a long text: enough to decide, and fast
 UNDETERMINED = "und"
 
 

@@ -1,11 +1,12 @@
-"""Personal data in a text: where it lies and of which kind, and the text with typed placeholders instead.
+"""Finds personal data in a text, by position and kind, and replaces it with typed placeholders.
 
 In: a text. Out: spans (characters, sorted, not overlapping). Every kind is found by a cheap pattern that begins at a
-rare character ('@', a digit, '://', a long token) and is then checked: check digits, number ranges, words beside it.
-Where two kinds claim the same characters the more specific one wins, then the longer. What a mask uncovers (a number
-that stood too close to another) is found by looking again at the masked text, until nothing is left.
+rare character ('@', a digit, '://', a long token) and is then verified: check digits, number ranges, neighbouring
+words. If two kinds claim the same characters, the more specific one has precedence, then the longer match. Masking
+can uncover further spans (a number that was too close to another), so the masked text is searched again until nothing
+is found.
 
-Names of people and street addresses are not covered: no pattern tells them from other words.
+Names of people and street addresses are not covered, because no pattern distinguishes them from other words.
 """
 
 from bisect import bisect_left
@@ -31,7 +32,7 @@ PiiKind = Literal[
     "ip_address",
     "phone",
 ]
-# In the order in which they win where two claim the same characters.
+# In order of precedence when two kinds claim the same characters.
 FINDERS: dict[PiiKind, Callable[[str], Iterable[Match]]] = {
     "private_key": private_keys,
     "password": url_passwords,
@@ -45,12 +46,12 @@ FINDERS: dict[PiiKind, Callable[[str], Iterable[Match]]] = {
     "phone": phone_numbers,
 }
 PII_KINDS: tuple[PiiKind, ...] = tuple(FINDERS)
-MAX_PASSES = 20  # a pass more is needed only where a mask uncovers something new
+MAX_PASSES = 20  # another pass is needed only if a mask uncovers something new
 
 
 @dataclass(frozen=True, slots=True)
 class PiiSpan:
-    """text[start:end] is personal data of this kind; positions count characters."""
+    """text[start:end] is personal data of this kind; positions are in characters."""
 
     start: int
     end: int
@@ -58,16 +59,16 @@ class PiiSpan:
 
 
 def placeholder(kind: str) -> str:
-    """What stands in a masked text instead of a span of this kind."""
+    """The placeholder that replaces a span of this kind in a masked text."""
     if kind not in FINDERS:
-        raise ValueError(f"pii kind {kind!r} does not exist; there are {', '.join(PII_KINDS)}")
+        raise ValueError(f"unknown kind of personal data {kind!r}; expected one of {', '.join(PII_KINDS)}")
     return f"[{kind.upper()}]"
 
 
 def find_pii(text: str, kinds: Collection[str] = PII_KINDS) -> list[PiiSpan]:
-    """Spans of all `kinds` in `text`, sorted, not overlapping; none is left in the masked text."""
+    """Spans of all `kinds` in `text`, sorted, not overlapping. The masked text contains none."""
     for kind in kinds:
-        placeholder(kind)  # names a kind that does not exist
+        placeholder(kind)  # raises for an unknown kind
     spans: list[PiiSpan] = []
     masked = text
     for _ in range(MAX_PASSES):
@@ -79,7 +80,7 @@ def find_pii(text: str, kinds: Collection[str] = PII_KINDS) -> list[PiiSpan]:
 
 
 def mask(text: str, spans: Iterable[PiiSpan]) -> str:
-    """`text` with a placeholder instead of each of the sorted `spans`."""
+    """`text` with each of the sorted `spans` replaced by a placeholder."""
     parts, at = [], 0
     for span in spans:
         parts += (text[at : span.start], placeholder(span.kind))
@@ -88,7 +89,7 @@ def mask(text: str, spans: Iterable[PiiSpan]) -> str:
 
 
 def _found(text: str, kinds: Collection[str]) -> list[PiiSpan]:
-    """The spans of one look at `text`."""
+    """The spans that one pass over `text` finds."""
     taken: list[Match] = []
     spans = []
     for kind, finder in FINDERS.items():
@@ -104,8 +105,8 @@ def _found(text: str, kinds: Collection[str]) -> list[PiiSpan]:
 
 
 def _in_original(found: list[PiiSpan], masked_spans: list[PiiSpan]) -> list[PiiSpan]:
-    """Spans of the masked text as spans of the text before; a match never reaches into a placeholder's brackets."""
-    moved, n_masked, shift = [], 0, 0  # shift: characters that the masks before this place took away
+    """Spans of the masked text as spans of the original text. A match never reaches into a placeholder's brackets."""
+    moved, n_masked, shift = [], 0, 0  # shift: characters by which the masks before this position shortened the text
     for span in found:
         while n_masked < len(masked_spans):
             mask_span = masked_spans[n_masked]

@@ -1,8 +1,8 @@
-"""Numbers that a state gives to a person: identity, social insurance, tax. Some forty, of 37 countries.
+"""Personal numbers issued by states: identity, social insurance and tax numbers. Some forty kinds, of 37 countries.
 
-In: a text. Out: (start, end) of each. A number counts when its form and its check digits (python-stdnum) are right,
-and, where form and check digits are weak (nine plain digits with one check digit are right one time in ten or
-eleven), when one of the id's words stands within 60 characters before or 30 after it.
+In: a text. Out: (start, end) of each. A number is reported if its form and its check digits (python-stdnum) are
+valid. If form and check digits are weak (nine plain digits with one check digit are valid one time in ten or eleven),
+one of the id's words must also occur within 60 characters before or 30 after the number.
 """
 
 import re
@@ -27,7 +27,7 @@ ANY_ID_WORDS = (
 
 
 class NationalId:
-    """One id: `check` is a module of stdnum or `gb_nino`; a `strong` form needs no word beside it."""
+    """One kind of id: `check` is a module of stdnum or `gb_nino`; a `strong` form needs no word next to it."""
 
     def __init__(self, check: str, form: str, words: str = "", strong: str = "", digits: int = 9) -> None:
         self.check = check
@@ -36,7 +36,7 @@ class NationalId:
             strong or form if strong or not words else "(?!)"
         )  # without words every form is strong
         self.words = words_pattern(f"{words} {ANY_ID_WORDS}")
-        self.digits = digits  # of the cluster that it lies in, at least
+        self.digits = digits  # minimum number of digits of the cluster that contains it
 
     def matches(self, text: str, low: int, high: int) -> Iterator[Match]:
         for match in self.form.finditer(text, low, high):
@@ -98,14 +98,14 @@ IDS = (
     NationalId("cz.rc", f"[0-9]{{6}}/?{D3}[0-9]?", "rodn\u00e9_\u010d\u00edslo rodne_cislo r\u010d",
                strong=f"[0-9]{{6}}/{D4}"),
 )  # fmt: skip
-# Too few digits in a row to be a cluster, found from their first digits: RSSMRA85T10A562S and AAAPL1234C
+# Too few digits in a row for a cluster, so they are found by their first digits: RSSMRA85T10A562S and AAAPL1234C
 WITH_FEW_DIGITS = re.compile(
     r"[0-9]{2}(?:"
     r"(?<=[A-Za-z]{6}[0-9]{2})(?<![A-Za-z0-9_][A-Za-z]{6}[0-9]{2})[A-EHLMPR-Ta-ehlmpr-t][0-9]{2}[A-Za-z][0-9]{3}[A-Za-z]"
     r"|[0-9]{2}(?<=[A-Z]{3}[ABCFGHJLPT][A-Z][0-9]{4})(?<![A-Za-z0-9_-][A-Z]{5}[0-9]{4})([A-Z])"
     r")(?![A-Za-z0-9_-])"
 )
-# 20240131Z is a time stamp sooner than an identity number
+# 20240131Z is more likely a time stamp than an identity number
 DATE = re.compile(r"(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])")
 NINO_PREFIX = re.compile(r"(?!BG|GB|NK|KN|TN|NT)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]")  # ZZ and T: temporary
 
@@ -124,15 +124,15 @@ def national_ids(text: str) -> Iterator[Match]:
 
 
 def _is_valid(check: str, number: str) -> bool:
-    if check == "gb_nino":  # python-stdnum has none; the number has no check digit
+    if check == "gb_nino":  # python-stdnum does not have it; the number has no check digit
         return NINO_PREFIX.match(number) is not None
-    if check == "cn_ric":  # python-stdnum knows the regions of today only
+    if check == "cn_ric":  # python-stdnum knows only today's regions
         from stdnum.iso7064 import mod_11_2
 
         return mod_11_2.is_valid(number)
-    if check == "kr_rrn":  # its last digit checks nothing since 2020
+    if check == "kr_rrn":  # its last digit has not been a check digit since 2020
         return True
-    if len(set(digits_of(number))) == 1:  # 000000000 and the like pass most sums
+    if len(set(digits_of(number))) == 1:  # 000000000 and the like pass most checksums
         return False
     return _module(check).is_valid(number)
 

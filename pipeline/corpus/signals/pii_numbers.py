@@ -1,8 +1,9 @@
 """Credit card numbers, IBANs and US social security numbers.
 
-In: a text. Out: (start, end) of each. Card: issuer range and length (ISO/IEC 7812), Luhn; short and very long ones
-(Maestro, 13 and 19 digits) only beside a word such as "card". IBAN: length of the country and mod 97 (ISO 13616).
-Social security number: written 123-45-6789 with numbers that are given out; otherwise beside a word.
+In: a text. Out: (start, end) of each. Cards are checked by issuer range and length (ISO/IEC 7812) and by Luhn; short
+and very long ones (Maestro, 13 and 19 digits) are reported only next to a word such as "card". IBANs are checked by
+the length of their country and mod 97 (ISO 13616). Social security numbers are reported if they are written
+123-45-6789 with numbers that are issued, otherwise only next to such a word.
 """
 
 import re
@@ -29,7 +30,7 @@ CARD_WORDS = words_pattern(
     "card cards card_number credit debit visa mastercard master_card amex american_express diners discover maestro"
     " jcb unionpay cc ccn pan payment carte karte kreditkarte tarjeta carta kaart kort cartao cart\u00e3o cvv cvc"
 )
-IBAN_LENGTHS = {  # ISO 13616 registry, characters in all
+IBAN_LENGTHS = {  # ISO 13616 registry, total number of characters
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
     "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
     "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22,
@@ -56,7 +57,7 @@ def card_numbers(text: str) -> Iterator[Match]:
 
 
 def _card_rule(number: str) -> str | None:
-    """`plain` for a usual length of an issuer, `words` for one that needs a word beside it, None for no card."""
+    """`plain` for a usual length of an issuer, `words` if a word next to it is required, None if it is not a card."""
     n, two, three, four = len(number), int(number[:2]), int(number[:3]), int(number[:4])
     if n == 16 and (number[0] == "4" or 51 <= two <= 55 or 2221 <= four <= 2720):  # Visa, Mastercard
         return "plain"

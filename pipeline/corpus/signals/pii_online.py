@@ -1,9 +1,10 @@
 """E-mail addresses, IP addresses, and passwords inside URLs.
 
-In: a text. Out: (start, end) of each. E-mail: from the '@' outwards; file names such as logo@2x.png and remote names
-such as git@host: are none. IP: an address counts when it is global (RFC 6890): loopback, private, link-local,
-documentation and multicast ranges, networks (a.b.c.0, a.b.c.d/24), public resolvers and numbers that read as
-versions do not. A password in a URL counts unless its host is this machine or it is a word that stands for one.
+In: a text. Out: (start, end) of each. E-mail addresses are matched outwards from the '@'; file names such as
+logo@2x.png and remote names such as git@host: are not reported. An IP address is reported if it is global (RFC 6890).
+Loopback, private, link-local, documentation and multicast ranges, networks (a.b.c.0, a.b.c.d/24), public resolvers
+and numbers that look like versions are not reported. A password in a URL is reported unless its host is this machine
+or it is a placeholder word.
 """
 
 import re
@@ -14,7 +15,7 @@ from pipeline.corpus.signals.pii_context import Match, words_near, words_pattern
 
 DOMAIN = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8})([^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?!\w)")
 LOCAL_REVERSED = re.compile(r"[\w.+%'-]{1,64}")
-# endings of file names that are no top-level domains
+# file name suffixes that are not top-level domains
 FILE_ENDINGS = re.compile(
     r"(?i)(?:png|jpe?g|gif|svg|webp|bmp|ico|s?css|m?js|json|[jt]sx|ts|html?|xml|ya?ml|toml|txt|pdf|csv|log|ini)"
 )
@@ -37,7 +38,7 @@ ADDRESS_WORDS = words_pattern("ip ipv4 address addr host server client peer ping
 PUBLIC_RESOLVERS = frozenset(
     {"1.1.1.1", "1.0.0.1", "8.8.8.8", "8.8.4.4", "9.9.9.9", "208.67.222.222", "208.67.220.220"}
 )
-SMALL_OCTET = 30  # four numbers below it read as a version unless a word says that they are an address
+SMALL_OCTET = 30  # four numbers below it look like a version, unless a word shows that they are an address
 TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
 IPV6_PART = re.compile(r"[0-9A-Fa-f:.]{0,45}")
 
@@ -89,10 +90,10 @@ def _is_personal_ipv4(text: str, start: int, end: int) -> bool:
     if NO_ADDRESS_BEFORE.search(before[-2:]) or NETWORK_LENGTH.match(text, end) or number.endswith(".0"):
         return False
     try:
-        address = IPv4Address(number)  # refuses numbers over 255 and leading zeros
+        address = IPv4Address(number)  # rejects numbers over 255 and leading zeros
     except AddressValueError:
         return False
-    if PHONE_WORDS.search(before):  # 66.42.55.24 is written like a phone number too
+    if PHONE_WORDS.search(before):  # 66.42.55.24 also looks like a phone number
         return False
     if not address.is_global or address.is_multicast or number in PUBLIC_RESOLVERS or VERSION_WORDS.search(before):
         return False

@@ -1,9 +1,9 @@
 """Phone numbers.
 
-In: a text. Out: (start, end) of each. A number counts when it is written internationally (+41 44 668 18 00) and is
-possible; in the North American form (201-555-0123); with a trunk zero or an area code in brackets when libphonenumber
-says that it is valid in one of REGIONS; or in any form of seven to fifteen digits beside a word such as "phone" or
-"call". Dates, times, ISBNs, amounts and numbers that a word such as "order" introduces do not.
+In: a text. Out: (start, end) of each. A number is reported if it is in one of these forms: international
+(+41 44 668 18 00) and possible; North American (201-555-0123); with a trunk zero or an area code in brackets, if
+libphonenumber finds it valid in one of REGIONS; or seven to fifteen digits in any form next to a word such as "phone"
+or "call". Dates, times, ISBNs, amounts and numbers introduced by a word such as "order" are not reported.
 """
 
 import re
@@ -45,14 +45,14 @@ SPLIT = re.compile(
 )
 NORTH_AMERICAN = re.compile(r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ .-]?|[2-9][0-9]{2}([-.]))[0-9]{3}[-.][0-9]{4}")
 EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?![\w])", re.IGNORECASE)
-# a social security number that was never given, an American postcode, a CVE, a date beside something else
+# a social security number that was never issued, an American postcode, a CVE, a date next to something else
 OTHER = re.compile(
     r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{5}-[0-9]{4}|(?:19|20)[0-9]{2}-[0-9]{4,7}|.*\b(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]\b.*"
 )
-FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # a row of a table sooner than a number
+FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # more likely a row of a table than a number
 NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
 NEAREST = re.compile(r"[^0-9}\]);]*\Z")
-MAX_PART = 40  # characters of the longest way to write fifteen digits
+MAX_PART = 40  # characters of the longest notation of fifteen digits
 
 
 def phone_numbers(text: str) -> Iterator[Match]:
@@ -64,7 +64,7 @@ def phone_numbers(text: str) -> Iterator[Match]:
 
 
 def _parts(text: str, low: int, high: int) -> Iterator[Match]:
-    """The pieces of a cluster that can be one number, each with its plus sign and opening bracket."""
+    """The parts of a cluster that can be one number each, with their plus sign and opening bracket."""
     at = low
     for gap in (*SPLIT.finditer(text, low, high), None):
         end = gap.start() if gap else high
@@ -113,7 +113,7 @@ def _is_phone(text: str, start: int, end: int) -> bool:
 
 
 def _is_named(words: re.Pattern[str], text: str, start: int, end: int) -> bool:
-    """Whether a word stands beside the number; before plain digits without a digit or a closing bracket between."""
+    """Whether a word is next to the number. Before plain digits, no digit or closing bracket may be in between."""
     if not text[start:end].isdigit():
         return words_near(words, text, start, end, before=32, after=12)
     between = NEAREST.search(text, max(0, start - 32), start)
@@ -147,7 +147,8 @@ def _is_international(number: str, n_digits: int) -> bool:
 
 
 def _has_form_of_a_region(number: str, n_digits: int) -> bool:
-    """A trunk zero or an area code in brackets, in at least two groups, and valid in one of the regions."""
+    """Whether it has a trunk zero or a bracketed area code and at least two groups, and is valid in one of the
+    regions."""
     if not 9 <= n_digits <= 12 or number.isdigit():
         return False
     groups = [group for group in re.split(r"[^0-9]+", number) if group]

@@ -1,8 +1,8 @@
-"""Keys that open something: API keys and tokens by their issuers' forms, assigned secrets, PEM private keys.
+"""Secrets: API keys and tokens in the formats of their issuers, assigned secrets, and PEM private keys.
 
-In: a text. Out: (start, end) of each. Tokens are looked for in runs of at least sixteen characters without a space
-only. An assignment (`api_key = "..."`) counts when its name says secret and its value looks random: digits and
-letters mixed, and at least 3 bits of entropy a character; values such as your-api-key-here do not.
+In: a text. Out: (start, end) of each. Tokens are searched only in runs of at least sixteen characters without a
+space. An assignment (`api_key = "..."`) is reported if its name means a secret and its value looks random: digits and
+letters mixed, and at least 3 bits of entropy per character. Values such as your-api-key-here are not reported.
 """
 
 import math
@@ -21,7 +21,7 @@ ISSUED = re.compile(
     r"|xox[abeoprs]-[A-Za-z0-9\-]{10,250}|xapp-[0-9]-[A-Za-z0-9\-]{20,250}"  # Slack
     r"|[spr]k_(?:live|test)_[A-Za-z0-9]{10,250}|whsec_[A-Za-z0-9+/]{20,64}"  # Stripe
     r"|AIza[0-9A-Za-z_\-]{35}|ya29\.[0-9A-Za-z_\-]{20,512}|GOCSPX-[A-Za-z0-9_\-]{28}"  # Google
-    r"|sk-(?:proj-|ant-|svcacct-|or-)?[A-Za-z0-9_\-]{20,250}"  # OpenAI, Anthropic and those that copy the form
+    r"|sk-(?:proj-|ant-|svcacct-|or-)?[A-Za-z0-9_\-]{20,250}"  # OpenAI, Anthropic and those that copy the format
     r"|hf_[A-Za-z0-9]{30,64}|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_\-]{50,512}"  # Hugging Face, npm, PyPI
     r"|SG\.[A-Za-z0-9_\-]{16,32}\.[A-Za-z0-9_\-]{32,64}|key-[0-9a-f]{32}"  # SendGrid, Mailgun
     # Twilio, DigitalOcean, Shopify, Grafana, Docker, Linear
@@ -47,7 +47,7 @@ STANDS_FOR_VALUE = re.compile(
 )
 DOTTED_NAME = re.compile(r"[A-Za-z_]\w{0,40}(?:\.[A-Za-z_]\w{0,40}){1,10}")  # os.environ.get
 AFTER_DIGEST_NAME = re.compile(r"(?i)sha-?(?:1|224|256|384|512)[=:-]\Z")
-MIN_ENTROPY = 3.0  # bits a character; English words in a row have fewer digits, not less entropy
+MIN_ENTROPY = 3.0  # bits per character; English words in a row have fewer digits, not less entropy
 NAME_WIDTH = 64
 
 PEM_BEGIN = re.compile(r"-----BEGIN (?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
@@ -95,12 +95,12 @@ def _is_assigned_secret(text: str, start: int, value: str) -> bool:
 
 
 def _entropy(value: str) -> float:
-    """Shannon's, in bits a character."""
+    """Shannon entropy in bits per character."""
     return -sum(n / len(value) * math.log2(n / len(value)) for n in Counter(value).values())
 
 
 def private_keys(text: str) -> Iterator[Match]:
-    """A whole block, or its body as far as it goes where the end is cut off."""
+    """A whole block, or the part of its body that is there if the end is cut off."""
     if "PRIVATE KEY" not in text:
         return
     end = 0

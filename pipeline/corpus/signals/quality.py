@@ -1,8 +1,8 @@
-"""What the rule sets judge, measured on one text.
+"""Measures, on one text, everything that the rule sets judge.
 
-In: text. Out: the columns QUALITY_RATIOS and QUALITY_NUMBERS of records.py, and the edits that C4 makes. As
-datatrove 0.10.1 counts them: words as spaCy splits English (words.py), repetition as repetition.py says, lines of C4
-as c4.py says. FineWeb's measures are there three times: of the text, and of what the set c4 leaves of it without and
+In: a text. Out: the columns QUALITY_RATIOS and QUALITY_NUMBERS of records.py, and the edits that C4 makes. All are
+counted as datatrove 0.10.1 does: words as spaCy splits English (words.py), repetition as in repetition.py, lines of
+C4 as in c4.py. FineWeb's measures are taken three times: on the text, and on what the set c4 leaves of it without and
 with its rule for terminal punctuation, because FineWeb judges after C4.
 """
 
@@ -66,7 +66,7 @@ def _full(lines: Sequence[str]) -> list[str]:
 
 
 def _fineweb(name: str, lines: Sequence[str], n_characters: int, n_line_ends: int, n_words: int) -> dict[str, float]:
-    """arXiv:2406.17557, section 3.5, over lines that are not blank."""
+    """The measures of arXiv:2406.17557, section 3.5, over the lines that are not blank."""
     n_lines = max(1, len(lines))
     last = Counter(line[-1:] for line in lines)
     lengths = np.fromiter(map(len, lines), np.int64, len(lines))

@@ -1,13 +1,13 @@
 """How much of a text repeats itself: Gopher's repetition measures (arXiv:2112.11446, table A1).
 
-In: text and its words. Out: fractions, as datatrove 0.10.1 counts them:
+In: a text and its words. Out: fractions, counted as datatrove 0.10.1 does:
 - duplicate lines and paragraphs: all but the first of equal ones, by number and by characters
-- top n-gram: characters of the commonest n-gram, its words joined by a space, times its number; of equally common
-  ones that which comes first
-- duplicate n-grams: from left to right, an n-gram that was met before counts its characters without the spaces and
-  is stepped over as a whole, so that no character counts twice
+- top n-gram: the number of occurrences of the most frequent n-gram times its characters, its words joined by a space;
+  of equally frequent ones the first
+- duplicate n-grams: from left to right, an n-gram that occurred before counts its characters without the spaces and
+  is then skipped as a whole, so that no character counts twice
 Characters are divided by all characters of the text. n-grams are compared word by word, never by hash. An n-gram can
-only repeat where its first n - 1 words repeat, so that longer ones are looked for in ever fewer places.
+only repeat where its first n - 1 words repeat, so the search for longer ones covers ever fewer positions.
 """
 
 import re
@@ -45,18 +45,19 @@ def repetition_signals(text: str, words: Words) -> dict[str, float]:
 
 
 def repeated_characters(parts: Sequence[str]) -> int:
-    """Characters of all but the first of equal parts."""
+    """Number of characters of all but the first of equal parts."""
     return sum(map(len, parts)) - sum(map(len, set(parts)))
 
 
 def _lines(text: str) -> list[str]:
-    """What lies between runs of line ends; beside a run at an end of the text lies an empty line."""
+    """The parts between runs of line ends; a run at an end of the text has an empty part next to it."""
     lines = [line for line in text.split("\n") if line]
     return lines + [""] * (text.startswith("\n") + text.endswith("\n") or not lines)
 
 
 def _repeated(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Of each n: where the n-grams that repeat begin, which group of equal ones each is of, and how large that is."""
+    """For each n: where the repeated n-grams begin, which group of equal ones each belongs to, and the size of the
+    group."""
     n_words = len(ids)
     if not n_words:
         return
@@ -74,12 +75,12 @@ def _repeated(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np
 
 
 def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of every key the number of its group of equal ones, below len(keys), and how many are in that."""
+    """For every key the number of its group of equal keys, below len(keys), and the size of that group."""
     n_keys = len(keys)
     if not n_keys:
         return keys, keys
     bits = n_keys.bit_length()
-    if int(keys.max()).bit_length() + bits < 63:  # key and place in one number sort several times faster
+    if int(keys.max()).bit_length() + bits < 63:  # key and position in one number sort several times faster
         packed = np.sort((keys << bits) | np.arange(n_keys))
         order, ordered = packed & ((1 << bits) - 1), packed >> bits
     else:

@@ -1,9 +1,9 @@
-"""Stage `signals`: everything that is measured on a text, once, so that `filter` only compares columns.
+"""Stage `signals`: measures everything about a text once, so that `filter` only compares columns.
 
-In: document shards. Out: shards of the same names and, row by row, the same documents, without their texts:
+In: document shards. Out: shards of the same names with one row per document, in the same order, without the texts:
 language (language.py), quality (quality.py), profane and adult words (toxicity.py), and the places that `filter` may
-edit: personal data (pii.py) and the lines that C4 removes (c4.py). A document that a worker process could not
-measure within its limits has its `failure` instead: timeout, crash, out_of_memory, error.
+edit: personal data (pii.py) and the lines that C4 removes (c4.py). A document that a worker process could not measure
+within its limits has a `failure` instead: timeout, crash, out_of_memory or error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,12 +86,12 @@ def signals_of(text: str) -> dict[str, Any]:
 
 
 def signals_of_batch(batch: pa.Table) -> list[dict[str, Any]]:
-    """Runs in a worker process."""
+    """Signals of every text of a batch. Runs in a worker process."""
     return [signals_of(text.as_py()) for text in batch["text"]]
 
 
 def _batches(path: Path) -> list[pa.Table]:
-    """The documents of a shard in portions of about equal work."""
+    """The documents of a shard in batches of about equal work."""
     table = read_table(path, columns=["page_id", "text"])
     starts, characters = [0], 0
     for row, text in enumerate(table["text"]):
@@ -105,14 +105,14 @@ def _batches(path: Path) -> list[pa.Table]:
 
 
 def _rows(table: pa.Table, start: int, end: int) -> pa.Table:
-    """A copy, because a slice travels to a worker together with the whole table that it is a part of."""
+    """Returns a copy, because pickling a slice for a worker would send the whole table that it is a part of."""
     return table.take(pa.array(range(start, end), pa.int64()))
 
 
 def _answered_rows(
     cfg: SignalsConfig, batches: Sequence[pa.Table], answers: Sequence[Done | Failed], engine: Engine
 ) -> Iterator[dict[str, Any]]:
-    """A row of records.SIGNALS a document; the documents of a batch that failed are tried one by one."""
+    """One row of records.SIGNALS per document; the documents of a failed batch are retried one by one."""
     for batch, answer in zip(batches, answers, strict=True):
         if isinstance(answer, Failed):
             single = [_rows(batch, row, row + 1) for row in range(batch.num_rows)]

@@ -1,13 +1,13 @@
 """Shares of profane and of adult words in a text: signals, not verdicts.
 
-In: a text and its language. Out: `profane_word_fraction` and `adult_word_fraction`, 0 to 1 of the words, or None
-where there is no list for the language. Profane: the rules of the package safetype that are profanity of at least
-medium severity or a slur. Adult, English only: its sexual rules and LDNOOBW (CC BY 4.0, the list by which C4 removes
-whole documents), which the package expletives ships. Both are read as data; nothing of them is run.
+In: a text and its language. Out: `profane_word_fraction` and `adult_word_fraction`, from 0 to 1 of the words, or None
+if there is no list for the language. Profane: the rules of the package safetype for profanity of at least medium
+severity or for slurs. Adult, English only: its sexual rules and LDNOOBW (CC BY 4.0, the list by which C4 removes
+whole documents), which the package expletives contains. Both packages are read as data; none of their code is run.
 
-Word lists remove texts about minorities, medicine and law with the rest (arXiv:2104.08758). Therefore not counted:
-words of the body, medicine, crime and identity, words taken back by those whom they insulted, words that mean
-something harmless as often, mild ones, and phrases that begin harmlessly. Not seen: misspelt words.
+Word lists also remove texts about minorities, medicine and law (arXiv:2104.08758). Therefore these are not counted:
+words of the body, medicine, crime and identity, words reclaimed by those whom they insulted, words that are as often
+harmless, mild ones, and phrases with a harmless beginning. Misspelt words are not recognised.
 """
 
 import json
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 LANGUAGES = ("de", "en", "es", "fr", "pt")  # ISO 639-1, those with a list of profane words
-ADULT_LANGUAGES = ("en",)  # the other lists of LDNOOBW hold beer, hammers and spiders
+ADULT_LANGUAGES = ("en",)  # the other lists of LDNOOBW contain beer, hammers and spiders
 
 WORD = re.compile(r"[^\W_]+")
 ONE_WORD_RULE = re.compile(r"\(?([a-z0-9]+\*?(?:\|[a-z0-9]+\*?)*)\)?")  # alternatives; '*' = any ending
@@ -48,15 +48,15 @@ NOT_COUNTED_WORDS = """
     xx xxx
 
     kikeriki kikete shiitake shitake shittim slutsk slutsky twatt wankel
-"""  # the body and medicine; crime and politics; identity; words that mean something harmless as often; names
+"""  # the body and medicine; crime and politics; identity; words that are as often harmless; names
 NOT_COUNTED = frozenset(NOT_COUNTED_WORDS.split())
-# Of LDNOOBW: insults and slurs, which are no adult words
+# Of LDNOOBW: insults and slurs, which are not adult words
 INSULT_WORDS = """
     apeshit assmunch beaner beaners bulldyke bunghole butthole clusterfuck darkie fag fucktards goatse jigaboo
     jiggaboo jiggerboo slanteye
 """
 INSULTS = frozenset(INSULT_WORDS.split())
-# Of the phrases of LDNOOBW the ones that mean one thing only
+# The phrases of LDNOOBW with only one meaning
 ADULT_PHRASES = frozenset(
     {"ball gag", "big tits", "blow job", "booty call", "doggie style", "doggy style", "gang bang", "golden shower"}
     | {"group sex", "hand job", "phone sex", "raging boner", "reverse cowgirl", "shaved pussy"}
@@ -64,7 +64,7 @@ ADULT_PHRASES = frozenset(
 
 
 class WordList:
-    """Words without accents, in small letters; a prefix stands for every word that begins with it."""
+    """Words in lower case without accents; a prefix matches every word that begins with it."""
 
     def __init__(self, words: Iterable[str], prefixes: Iterable[str] = (), phrases: Iterable[str] = ()) -> None:
         self.words = frozenset(words)
@@ -81,7 +81,7 @@ class WordList:
         return any(word[:length] in self.prefixes for length in self.lengths)
 
     def n_words_in(self, counts: Counter[str], text: str) -> int:
-        """How many of the counted words of `text` are on the list."""
+        """Number of the counted words of `text` that are on the list."""
         n = sum(times for word, times in counts.items() if word in self)
         for phrase in self.phrases:
             if all(word in counts for word in phrase):
@@ -90,7 +90,7 @@ class WordList:
 
 
 def toxicity_signals(text: str, language: str) -> dict[str, float | None]:
-    """The two columns; None where there is no list for `language`. A text without words has none of either."""
+    """The two columns; None if there is no list for `language`. For a text without words both are 0."""
     profane, adult = None, None
     if language in LANGUAGES:
         folded = folded_text(text)
@@ -105,7 +105,7 @@ def toxicity_signals(text: str, language: str) -> dict[str, float | None]:
 
 
 def folded_text(text: str) -> str:
-    """Small letters without accents: the lists are written so."""
+    """Lower case without accents, as the lists are written."""
     text = text.casefold()
     if text.isascii():
         return text
@@ -114,7 +114,7 @@ def folded_text(text: str) -> str:
 
 @cache
 def profane_words(language: str) -> WordList:
-    """Profanity of at least medium severity, and slurs."""
+    """The list of profanity of at least medium severity and of slurs."""
     rules = [rule for rule in _rules(language) if rule["category"] == "hate" or _is_strong(rule, "profanity")]
     words, prefixes = _single_words(rules)
     return WordList(words | (INSULTS if language in ADULT_LANGUAGES else set()), prefixes)
@@ -122,7 +122,7 @@ def profane_words(language: str) -> WordList:
 
 @cache
 def adult_words(language: str) -> WordList:
-    """Sexual words of at least medium severity and LDNOOBW, but for those that are profane already."""
+    """The list of sexual words of at least medium severity and of LDNOOBW, without those that are already profane."""
     profane = profane_words(language)
     lines = _packaged_text("expletives", f"expletives/data/sources/ldnoobw-{language}.txt").splitlines()
     entries = {folded_text(line) for line in lines if not line.startswith("#")}
@@ -144,7 +144,7 @@ def _packaged_text(package: str, member: str) -> str:
 
 
 def _single_words(rules: list[dict[str, Any]]) -> tuple[set[str], set[str]]:
-    """Words and prefixes of the rules of one word; insults of a whole sentence are left out."""
+    """Words and prefixes of the rules of one word; insults of several words are left out."""
     patterns = [match[1] for rule in rules if (match := ONE_WORD_RULE.fullmatch(rule["pattern"]))]
     alternatives = {word for pattern in patterns for word in pattern.split("|")} - NOT_COUNTED
     words = {word for word in alternatives if not word.endswith("*")}

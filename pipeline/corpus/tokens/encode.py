@@ -1,11 +1,11 @@
-"""Encoded shards: the tokens of every shard of a split corpus, remembered by shard and tokenizer.
+"""Encoded shards: the tokens of every shard of a split corpus, cached by shard and tokenizer.
 
 In: split's shards and a tokenizer. Out: encoded/<shard>.arrow: Arrow IPC files with the rows of the shard in their
-order, in batches of about BATCH_TOKENS tokens, each document with what the shuffle and the mixture ask of it.
-Steps: a worker process reads a shard batch by batch, encodes, and writes the file itself, so that tokens never travel
-between processes and memory depends on the longest document alone; this process gives the file its place.
+order, in batches of about BATCH_TOKENS tokens, each document with the columns that the shuffle and the mixture need.
+Steps: a worker process reads a shard batch by batch, encodes it and writes the file itself, so that tokens are never
+sent between processes and memory depends only on the longest document; this process moves the file into place.
 
-Nothing of the order, the mixture or the size of output files is part of an encoded shard.
+An encoded shard does not depend on the order, the mixture or the size of the output files.
 """
 
 import dataclasses
@@ -30,16 +30,16 @@ from pipeline.store.shards import replacing
 from pipeline.store.store import Work, map_shards
 
 ENCODED_FOLDER = "encoded"
-ENCODING_VERSION = 2  # raise with any change that gives other tokens for equal text and tokenizer, or another file
+ENCODING_VERSION = 2  # raise it with any change of the file or of the tokens for an equal text and tokenizer
 KEPT_COLUMNS = ("id", "page_id", "source", "split", "cluster_size")
-BATCH_TOKENS = 1 << 20  # of a batch in an encoded shard; a longer document is a batch of its own
-READ_BYTES = 1 << 20  # of text that is held at once, if documents are shorter
+BATCH_TOKENS = 1 << 20  # per batch of an encoded shard; a longer document is a batch of its own
+READ_BYTES = 1 << 20  # of text in memory at a time, if documents are shorter
 READ_DOCUMENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeItem:
-    """A shard to encode into `target`; `digest` tells apart tokenizers that lay in one folder."""
+    """A shard to encode into `target`; `digest` distinguishes tokenizers that were in the same folder."""
 
     path: Path
     tokenizer: Path
@@ -53,10 +53,12 @@ def encoded_schema(vocab_size: int) -> pa.Schema:
 
 
 def encode_shards(corpus: Shards, file: TokenizerFile, work: Work) -> Counts:
-    """encoded/<shard>.arrow for every shard."""
+    """Writes encoded/<shard>.arrow for every shard."""
     recipe = json.dumps(["encoded", ENCODING_VERSION, dict(work.libraries), file.digest])
-    scratch = work.parts / f".{work.fingerprint}"  # where a rename into the parts is possible
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    scratch = (
+        work.parts / f".{work.fingerprint}"
+    )  # on the same file system as the parts, so that a file can be renamed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     try:
         return map_shards(
             dataclasses.replace(work, directory=work.directory / ENCODED_FOLDER, recipe=recipe),
@@ -71,7 +73,7 @@ def encode_shards(corpus: Shards, file: TokenizerFile, work: Work) -> Counts:
 
 
 def encode_shard(item: EncodeItem) -> int:
-    """Documents written. Runs in a worker process."""
+    """Number of documents written. Runs in a worker process."""
     tokenizer = _tokenizer(item.tokenizer, item.digest)
     schema, n_documents = encoded_schema(tokenizer.vocab_size), 0
     with replacing(item.target) as file, pa.ipc.new_file(str(file), schema) as writer:
@@ -82,7 +84,7 @@ def encode_shard(item: EncodeItem) -> int:
 
 
 def read_encoded(path: Path, *, mapped: bool = False) -> Iterator[pa.RecordBatch]:
-    """The batches of an encoded shard, one in memory at a time, or `mapped`: for who looks at few of the columns.
+    """The batches of an encoded shard, one in memory at a time, or memory-mapped if only few columns are read.
 
     Raises CorruptShard naming the file.
     """
@@ -96,12 +98,12 @@ def read_encoded(path: Path, *, mapped: bool = False) -> Iterator[pa.RecordBatch
 
 
 def offsets_of(tokens: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """The flat tokens of a batch's column, and where each document starts and the last one ends; no copies."""
+    """The flat tokens of a batch's column and the offsets of its documents, without copying."""
     return tokens.values.to_numpy(zero_copy_only=True), tokens.offsets.to_numpy(zero_copy_only=False)
 
 
 def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of a shard of documents, about READ_BYTES of text at once. Raises CorruptShard naming the file."""
+    """Rows of a shard of documents, about READ_BYTES of text at a time. Raises CorruptShard naming the file."""
     try:
         with pq.ParquetFile(path, buffer_size=READ_BYTES) as file:
             if missing := [name for name in columns if name not in file.schema_arrow.names]:
@@ -112,14 +114,14 @@ def read_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
 
 
 def _rows_at_once(file: pq.ParquetFile) -> int:
-    """As many documents as make READ_BYTES of text on average."""
+    """The number of documents that make READ_BYTES of text on average."""
     groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
     n_bytes = sum(group.column(_column_index(group, "text")).total_uncompressed_size for group in groups)
     return min(READ_DOCUMENTS, max(1, READ_BYTES * file.metadata.num_rows // max(1, n_bytes)))
 
 
 def _column_index(group: pq.RowGroupMetaData, name: str) -> int:
-    """Nested columns before it have several places in a row group."""
+    """The index of a column in a row group, where nested columns before it take several places."""
     return next(i for i in range(group.num_columns) if group.column(i).path_in_schema == name)
 
 

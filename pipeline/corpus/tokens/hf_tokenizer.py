@@ -1,13 +1,14 @@
-"""tokenizer.json and tokenizer_config.json, by which transformers and `tokenizers` load a vocabulary of ours.
+"""Writes tokenizer.json and tokenizer_config.json, so that transformers and `tokenizers` load our vocabularies.
 
-In: ranks, split pattern and special tokens. Out: the texts of both files. Nothing of Hugging Face is needed to write
-them. The ids are equal to ours: a special token that is spelled out in a text is text, which AutoTokenizer reads from
-tokenizer_config.json and which `tokenizers` does once `encode_special_tokens` is true.
+In: ranks, split pattern and special tokens. Out: the texts of both files; no library of Hugging Face is needed to
+write them. The ids are equal to ours. As in our tokenizer, a special token that is spelled out in a text is encoded
+as plain text: AutoTokenizer reads this from tokenizer_config.json, `tokenizers` needs `encode_special_tokens` to be
+true.
 
 tiktoken merges any two neighbours whose bytes are a token, lowest rank first (and takes a whole word that is a token
-as it is: `ignore_merges`); `tokenizers` merges the pairs of a list, first one first. Of a token's pairs one is
-enough: neighbours merge in a part of a word as they would alone, until a merge crosses its border, and then the token
-never comes to be. So the pair is the last merge of the token's own bytes.
+as it is: `ignore_merges`); `tokenizers` merges the pairs of a list, in the order of the list. One pair per token is
+enough: neighbours merge inside a part of a word as they would in isolation, until a merge crosses its border, and
+then the token never arises. So the pair is the last merge of the token's own bytes.
 """
 
 import heapq
@@ -16,16 +17,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 TOKENIZER_JSON, TOKENIZER_CONFIG_JSON = "tokenizer.json", "tokenizer_config.json"
-# Bytes that stand for themselves in a vocabulary of the GPT-2 kind; the others get characters from U+0100 on.
+# Bytes that represent themselves in a vocabulary of the GPT-2 kind; the others get characters from U+0100 on.
 PRINTABLE = (*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 OTHERS = tuple(value for value in range(256) if value not in PRINTABLE)
 CHARACTERS = {**{value: chr(value) for value in PRINTABLE}, **{value: chr(256 + i) for i, value in enumerate(OTHERS)}}
 AS_CHARACTERS = "".join(CHARACTERS[value] for value in range(256))  # for bytes read as Latin-1
-LONG_TOKEN = 48  # bytes from which a heap finds the next merge sooner than a look at all pairs
+LONG_TOKEN = 48  # bytes from which a heap finds the next merge faster than a scan of all pairs
 
 
 def tokenizer_json(ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int]) -> str:
-    """The file that `tokenizers.Tokenizer.from_file` reads."""
+    """The content of tokenizer.json, which `tokenizers.Tokenizer.from_file` reads."""
     names = dict(zip(ranks, map(characters, ranks), strict=True))
     pairs = ((names[left], names[right]) for left, right in merges(ranks))
     content: dict[str, Any] = {
@@ -52,7 +53,7 @@ def tokenizer_json(ranks: Mapping[bytes, int], pattern: str, special_tokens: Map
             "fuse_unk": False,
             "byte_fallback": False,
             "ignore_merges": True,
-            # special tokens too: an added token that the vocabulary lacks would get the next free id, not its own
+            # special tokens too: an added token that is not in the vocabulary would get the next free id, not its own
             "vocab": {**{names[token]: rank for token, rank in ranks.items()}, **special_tokens},
             "merges": [f"{left} {right}" for left, right in pairs],
         },
@@ -61,10 +62,10 @@ def tokenizer_json(ranks: Mapping[bytes, int], pattern: str, special_tokens: Map
 
 
 def tokenizer_config_json(end_of_text: str) -> str:
-    """The file from which AutoTokenizer learns what the special tokens are for."""
+    """The content of tokenizer_config.json, from which AutoTokenizer reads the roles of the special tokens."""
     content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": end_of_text,  # opens every document, as in our token shards
+        "bos_token": end_of_text,  # precedes every document, as in our token shards
         "eos_token": end_of_text,
         "pad_token": end_of_text,
         "split_special_tokens": True,
@@ -74,20 +75,20 @@ def tokenizer_config_json(end_of_text: str) -> str:
 
 
 def onig(pattern: str) -> str:
-    """`pattern` for the engine of `tokenizers`, where {1,3}+ is no possessive count but one that repeats.
+    """`pattern` for the regex engine of `tokenizers`, in which {1,3}+ is a repeated count, not a possessive one.
 
-    The last count of an alternative has nothing to give back to, so that it may as well be greedy.
+    The last count of an alternative never needs to backtrack, so a greedy count is equivalent.
     """
     return pattern.replace("{1,3}+", "{1,3}")
 
 
 def characters(token: bytes) -> str:
-    """`token` in the alphabet of byte-level vocabularies, a visible character a byte."""
+    """`token` in the alphabet of byte-level vocabularies: one visible character per byte."""
     return token.decode("latin-1").translate(AS_CHARACTERS)
 
 
 def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """The last merge of every token that merging can make, in the order of ranks, which have to count up."""
+    """The last merge of every token that merging can produce, in the order of ranks, which must be consecutive."""
     for token in ranks:
         if len(token) > 1:
             pair = _last_merge(ranks, token) if len(token) < LONG_TOKEN else _last_merge_by_heap(ranks, token)
@@ -114,9 +115,11 @@ def _last_merge(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes]
 
 
 def _last_merge_by_heap(ranks: Mapping[bytes, int], token: bytes) -> tuple[bytes, bytes] | None:
-    """As `_last_merge`, in n log n steps: a corpus of one repeated letter makes tokens of 100,000 bytes."""
+    """Like `_last_merge`, in n log n steps: a corpus of one repeated letter gives tokens of 100,000 bytes."""
     end = {i: i + 1 for i in range(len(token))}  # first byte of a part -> its end
-    start_before = {i: i - 1 for i in range(1, len(token))}  # first byte of a part -> that of the part before
+    start_before = {
+        i: i - 1 for i in range(1, len(token))
+    }  # first byte of a part -> first byte of the part before it
 
     def pair_at(i: int) -> tuple[int, int, int, int] | None:
         middle = end[i]

@@ -1,8 +1,8 @@
-"""A tokenizer that stays although the corpus changes, so that a forgotten page does not rebuild every model.
+"""Keeps a tokenizer although the corpus changes, so that a forgotten page does not rebuild every model.
 
-In: a small JSON file that names a finished output of the stage `tokenizer`. Out: that output, for as long as the
-recipe (stage, version, libraries, settings) is the one it was made with. Nothing is copied: an output stays what its
-inputs made it, and only the asset answers with an earlier one.
+In: a small JSON file that names a finished output of the stage `tokenizer`. Out: that output, as long as the recipe
+(stage, version, libraries, settings) is the one it was made with. Nothing is copied: outputs never change, and only
+the asset returns an earlier one.
 """
 
 import json
@@ -17,21 +17,21 @@ log = logging.getLogger(__name__)
 
 
 def keep_tokenizer(path: Path, store: Path, handle: TokenizerFile) -> None:
-    """From now on `handle`, which lies in `store`, is the tokenizer whatever the corpus becomes."""
+    """Keep `handle`, an output in `store`, as the tokenizer however the corpus changes."""
     write_text(path, json.dumps({"folder": handle.directory.relative_to(store).as_posix()}) + "\n")
 
 
 def release_tokenizer(path: Path) -> bool:
-    """From now on the tokenizer follows the corpus again; whether one was kept."""
+    """Let the tokenizer depend on the corpus again. Returns whether one was kept."""
     kept = path.exists()
     path.unlink(missing_ok=True)
     return kept
 
 
 def kept_tokenizer(path: Path, store: Path, stage: Stage, cfg: Config) -> Built | None:
-    """The kept output, or None where none is kept or it was made by another recipe.
+    """The kept output, or None if none is kept or it was made by another recipe.
 
-    Raises ValueError when `path` names no finished tokenizer, CorruptShard when that one lost bytes.
+    Raises ValueError if `path` does not name a finished tokenizer, CorruptShard if its files are damaged.
     """
     if not path.exists():
         return None
@@ -44,9 +44,11 @@ def kept_tokenizer(path: Path, store: Path, stage: Stage, cfg: Config) -> Built 
         )
     made_by = recipe_text(record["stage"], record["version"], record["libraries"], record["config"])
     if made_by != recipe_of(stage, cfg):
-        log.warning("%s keeps a tokenizer that was made with other settings or versions; a new one is built", path)
+        log.warning("%s keeps a tokenizer that was made with other settings or versions, so a new one is built", path)
         return None
-    measures = record["measures"] | {"kept": 1}  # so that its materialisation says why the corpus did not matter
+    measures = record["measures"] | {
+        "kept": 1
+    }  # shown with its materialisation, as the reason why the corpus had no effect
     return Built(handle=handle_of(directory, record), unchanged=True, record=record | {"measures": measures})
 
 

@@ -1,12 +1,13 @@
-"""The mixture: how often each document stands in the train stream.
+"""The mixture: how many copies of each document are in the train stream.
 
-In: encoded shards, the weights of the sources, how clusters of duplicates are rehydrated. Out: copies of every
-document, a pure function of (seed, page ids, tokens). The multiplicity of a document is the weight of its source
-times the factor of its cluster size. Its whole part is the number of copies; of a fraction, that share of the tokens
-of all documents of equal source and factor has one copy more: those with the lowest hash(seed, page_id), as many as
-come nearest. Documents of validation and test stand in theirs once, whatever the weights are.
+In: encoded shards, the weights of the sources, and the setting that rehydrates clusters of duplicates. Out: the
+number of copies of every document, a pure function of (seed, page ids, tokens). The multiplicity of a document is the
+weight of its source times the factor of its cluster size. Its integer part is the number of copies of every such
+document. A fraction is a share of the tokens of all documents of equal source and factor that get one more copy: the
+documents with the lowest hash(seed, page_id), as many as come nearest to it. Documents of validation and test are
+always used once.
 
-Steps: sum up tokens a group, and by ranges of the hash where a fraction is asked for; the range in which the share
+Steps: add up the tokens per group and, if a fraction is needed, per range of the hash; the range in which the share
 ends is read again for the exact limit. Memory does not depend on the number of documents.
 
 rehydration "fineweb2" has the factors of the FineWeb2 README, section "Deduplication" (arXiv:2506.20920).
@@ -25,23 +26,23 @@ from pipeline.corpus.tokens.encode import offsets_of, read_batches, read_encoded
 from pipeline.store.records import DROPPED, SPLITS, dropped_rows
 from pipeline.store.shards import replacing
 
-LEFT_OUT = "down_weighted"  # reason of a drop
+LEFT_OUT = "down_weighted"  # drop reason
 REHYDRATIONS = ("none", "fineweb2")
 N_RANGES = 1 << 16  # of the hash
 RANGE_BITS = np.uint64(64 - 16)
 EVERYTHING = 1 << 64
-NEARLY = 1e-9  # 0.1 * 30 is a little more than 3
+NEARLY = 1e-9  # 0.1 * 30 is slightly more than 3
 
 Group = tuple[str, int]  # source, factor of the cluster size
 
 
 @dataclass(kw_only=True, slots=True)
 class Share:
-    """What a source gives to the train stream."""
+    """What a source contributes to the train stream."""
 
-    documents: int = 0  # once
-    tokens: int = 0  # once
-    train_tokens: int = 0  # in the stream
+    documents: int = 0  # each counted once
+    tokens: int = 0  # each counted once
+    train_tokens: int = 0  # in the train stream, copies included
 
     def described(self, n_train_tokens: int) -> dict[str, float]:
         return {
@@ -55,21 +56,21 @@ class Share:
 
 @dataclass(kw_only=True, slots=True)
 class Mixture:
-    """`limits`: group -> documents whose hash is below it have one copy more. Filled by `fit`."""
+    """`limits`: group -> the hash below which documents have one more copy. Filled by `fit`."""
 
     weights: Mapping[str, float]
     rehydration: str
     seed: int
     limits: dict[Group, int] = field(default_factory=dict)
-    sources: dict[str, Share] = field(default_factory=dict)  # of documents of the train split
-    n_bytes: dict[str, int] = field(default_factory=dict)  # split -> bytes of its tokens in the stream, about
-    n_documents: dict[str, int] = field(default_factory=dict)  # split -> documents in the stream, about
+    sources: dict[str, Share] = field(default_factory=dict)  # documents of the train split only
+    n_bytes: dict[str, int] = field(default_factory=dict)  # split -> bytes of its tokens in the stream, estimated
+    n_documents: dict[str, int] = field(default_factory=dict)  # split -> documents in the stream, estimated
 
     def multiplicity(self, group: Group) -> float:
         return self.weights.get(group[0], 1.0) * group[1]
 
     def copies(self, batch: pa.RecordBatch) -> np.ndarray:
-        """int64, a document of the batch."""
+        """Number of copies as int64, one value per document of the batch."""
         copies = np.ones(batch.num_rows, np.int64)
         for group, rows in self._groups(batch):
             copies[rows] = int(self.multiplicity(group) + NEARLY)
@@ -88,11 +89,11 @@ class Mixture:
 
     @property
     def leaves_out(self) -> bool:
-        """Whether some documents may have no copy."""
+        """Whether there may be documents without a copy."""
         return any(weight < 1 for weight in self.weights.values())
 
     def fit(self, paths: Sequence[Path]) -> None:
-        """Sum up the groups in the encoded shards `paths`, and find the limits where fractions are asked for."""
+        """Add up the groups in the encoded shards `paths`, and find the limits of the fractions."""
         tokens: dict[Group, int] = {}
         ranges: dict[Group, np.ndarray] = {}
         self.n_bytes, self.n_documents = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
@@ -126,7 +127,7 @@ class Mixture:
     def _inside(
         self, paths: Sequence[Path], ranges: Mapping[Group, np.ndarray], wanted: Mapping[Group, float]
     ) -> dict[Group, list[tuple[int, int]]]:
-        """Hash and tokens of the documents in the range where what is wanted of a group ends."""
+        """Hash and tokens of the documents in the range in which the wanted share of a group ends."""
         last = {group: _last_range(ranges[group], wanted[group]) for group in ranges}
         inside: dict[Group, list[tuple[int, int]]] = {group: [] for group in ranges}
         for batch, lengths in _batches(paths):
@@ -150,7 +151,7 @@ class Mixture:
 
 
 def write_left_out(mixture: Mixture, paths: Sequence[Path], encoded: Sequence[Path], folder: Path) -> int:
-    """<folder>/<shard> with a row a document that has no copy in the train stream; how many there are."""
+    """Writes <folder>/<shard>, one row per document without a copy in the train stream. Returns their number."""
     if not mixture.leaves_out:
         return 0
     n_left_out = 0
@@ -172,19 +173,19 @@ def write_left_out(mixture: Mixture, paths: Sequence[Path], encoded: Sequence[Pa
 
 
 def _left_out_rows(batch: pa.RecordBatch, scores: np.ndarray) -> pa.Table:
-    """As records.DROPPED, of the documents whose score is not negative: it is the weight that they were left with."""
+    """Rows of records.DROPPED for the documents whose score is not negative; the score is their multiplicity."""
     rows = pa.Table.from_batches([batch.take(pa.array(np.flatnonzero(scores >= 0)))])
     reasons = pa.array([LEFT_OUT] * rows.num_rows, pa.string())
     return dropped_rows(rows, "tokenize", reasons, pa.array(scores[scores >= 0]))
 
 
 def described(mixture: Mixture, n_train_tokens: int) -> dict[str, dict[str, float]]:
-    """Source -> its share, by name."""
+    """Source -> its share, sorted by name."""
     return {source: share.described(n_train_tokens) for source, share in sorted(mixture.sources.items())}
 
 
 def mixture_table(sources: Mapping[str, Mapping[str, float]]) -> str:
-    """What `described` says, as Markdown."""
+    """The result of `described` as a Markdown table."""
     lines = [
         "| source | documents | tokens | tokens in the train stream | epochs | share of the stream |",
         "|---|---:|---:|---:|---:|---:|",
@@ -200,7 +201,7 @@ def _once(sizes: np.ndarray) -> np.ndarray:
 
 
 def _fineweb2(sizes: np.ndarray) -> np.ndarray:
-    """1 to 3: as often as it was found; 4: 3; 5 to 99: 5; 100 to 999: 8; 1000 and more are taken for spam: 1."""
+    """Sizes 1 to 3: as many copies as found; 4: 3; 5 to 99: 5; 100 to 999: 8; 1000 and more (taken for spam): 1."""
     bounds = np.array([2, 3, 5, 100, 1000])
     return np.array([1, 2, 3, 5, 8, 1])[np.searchsorted(bounds, sizes, side="right")]
 
@@ -215,7 +216,7 @@ def _last_range(counts: np.ndarray, wanted: float) -> int:
 def _limits(
     inside: Mapping[Group, list[tuple[int, int]]], ranges: Mapping[Group, np.ndarray], wanted: Mapping[Group, float]
 ) -> dict[Group, tuple[int, int]]:
-    """The hash below which the documents of a group have one copy more, and their tokens."""
+    """Per group the hash below which documents have one more copy, and the number of tokens of those documents."""
     limits = {}
     for group, documents in inside.items():
         last = _last_range(ranges[group], wanted[group])
@@ -232,13 +233,13 @@ def _fraction(multiplicity: float) -> float:
 
 
 def _choices(batch: pa.RecordBatch, rows: np.ndarray, seed: int) -> np.ndarray:
-    """uint64, a row: another hash than that of the order, else chosen documents would stand side by side."""
+    """uint64 per row. Not the hash of the order, because then the chosen documents would be next to each other."""
     page_ids = batch.column("page_id").take(pa.array(rows)).to_pylist()
     return np.array([xxhash.xxh3_64_intdigest(f"{seed} choice {one}".encode()) for one in page_ids], np.uint64)
 
 
 def _rows_by(batch: pa.RecordBatch, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """The rows of each value of a column of text."""
+    """The row numbers of each value of a text column."""
     encoded = batch.column(name).dictionary_encode()
     codes = encoded.indices.to_numpy()
     for code, value in enumerate(encoded.dictionary.to_pylist()):
@@ -246,7 +247,7 @@ def _rows_by(batch: pa.RecordBatch, name: str) -> Iterator[tuple[str, np.ndarray
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[tuple[pa.RecordBatch, np.ndarray]]:
-    """Every batch with the tokens of its documents."""
+    """Every batch with the number of tokens of its documents."""
     for path in paths:
         for batch in read_encoded(path, mapped=True):
             yield batch, np.diff(offsets_of(batch.column("tokens"))[1])

@@ -1,12 +1,12 @@
-"""The shuffle, out of core: documents of any number in the order of their keys, with bounded memory.
+"""The shuffle, out of core: sorts any number of documents by their keys with bounded memory.
 
-In: chunks of documents with their keys, in any order, and how many bytes they hold in all. Out: the same documents in
-the order of the keys, a bucket at a time. Steps: each chunk is cut by ranges of keys, and what belongs to a bucket is
-appended to the file of that bucket, so that the disk sees long writes only; then each bucket is read, sorted in
-memory and deleted. What fits in memory as a whole is one bucket and is not written.
+In: chunks of documents with their keys, in any order, and their total size in bytes. Out: the same documents in the
+order of the keys, one bucket at a time. Steps: each chunk is cut by ranges of keys, and the part of each bucket is
+appended to the file of that bucket, so that the disk gets only long writes; then each bucket is read, sorted in
+memory and deleted. Documents that fit in memory together are one bucket and are not written.
 
-A key is a hash of 128 bits of (seed, copy, page_id), so that the order is a pure function of these: a document that
-is added moves no other, and the copies of a document lie far apart.
+A key is a hash of 128 bits of (seed, copy, page_id), so the order is a pure function of these: adding a document does
+not reorder the others, and the copies of a document are far apart.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from model.token_shards import token_schema, write_token_stream
 from pipeline.store.errors import CorruptShard
 from pipeline.store.shards import replacing
 
-DOCUMENT_BYTES = 300  # that a document takes in memory beside its tokens: id, key, views
+DOCUMENT_BYTES = 300  # of memory per document besides its tokens: id, key, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Documents:
 
     @property
     def size(self) -> int:
-        """Bytes of memory."""
+        """Size in memory in bytes."""
         return sum(one.nbytes for one in self.tokens) + DOCUMENT_BYTES * len(self.tokens)
 
     def take(self, rows: np.ndarray) -> "Documents":
@@ -45,7 +45,7 @@ class Documents:
 
 
 def order_keys(page_ids: Sequence[str], copies: Sequence[int], seed: int) -> np.ndarray:
-    """uint64, documents x 2."""
+    """Keys as uint64 of shape documents x 2."""
     digests = (
         xxhash.xxh3_128_digest(f"{seed} {copy} {page_id}".encode())
         for page_id, copy in zip(page_ids, copies, strict=True)
@@ -54,15 +54,15 @@ def order_keys(page_ids: Sequence[str], copies: Sequence[int], seed: int) -> np.
 
 
 def in_order(documents: Iterable[Documents], n_bytes: int, limit: int, scratch: Path) -> Iterator[Documents]:
-    """All documents, a bucket at a time. `n_bytes`: about what they take; `limit`: what memory may hold at once.
+    """All documents, one bucket at a time. `n_bytes`: their estimated size; `limit`: bytes of memory for all of them.
 
-    `scratch` is a folder that does not exist; it is gone when the last bucket was given.
+    `scratch` is a folder that does not exist yet; it is deleted after the last bucket.
     """
     if n_bytes <= limit:
         if parts := list(documents):
             yield _sorted(concatenated(parts))
         return
-    n_buckets = -(-2 * n_bytes // limit)  # of half the limit, as some turn out larger than others
+    n_buckets = -(-2 * n_bytes // limit)  # each half the limit, because some buckets turn out larger than others
     scratch.mkdir(parents=True)
     n_left = 0
     for chunk in _chunks(documents, limit):
@@ -91,16 +91,17 @@ def concatenated(parts: Sequence[Documents]) -> Documents:
 
 
 class TokenFiles:
-    """Writes documents to <directory>/NNNNN.arrow, `most` tokens a file; a longer document has a file of its own.
+    """Writes documents to <directory>/NNNNN.arrow, at most `most` tokens per file; a longer document has its own
+    file.
 
-    Leave by `close`, which writes the last file.
+    Call `close` at the end; it writes the last file.
     """
 
     def __init__(self, directory: Path, most: int, vocab_size: int) -> None:
         self.directory, self.most, self.vocab_size = directory, most, vocab_size
         self.totals = {"documents": 0, "tokens": 0, "bytes": 0}
         self._dtype = token_schema(vocab_size).field("tokens").type.value_type.to_pandas_dtype()
-        self._tokens = np.zeros(0, self._dtype)  # the file to come: grows to its size, and is used again
+        self._tokens = np.zeros(0, self._dtype)  # the next file: grows to its full size and is reused
         self._filled = self._n_files = 0
         self._ids: list[pa.Array] = []
         self._n_bytes: list[np.ndarray] = []
@@ -128,7 +129,7 @@ class TokenFiles:
     def _append(self, documents: Documents, lengths: np.ndarray, rows: slice) -> None:
         n_tokens, filled = int(lengths[rows].sum()), self._filled
         if filled + n_tokens > len(self._tokens):
-            # pages that are not written to cost no memory, so that all of a file is asked for at once
+            # untouched pages cost no memory, so the whole file is allocated at once
             larger = np.empty(max(self.most, n_tokens), self._dtype)
             larger[:filled] = self._tokens[:filled]
             self._tokens = larger
@@ -150,7 +151,7 @@ class TokenFiles:
 
 
 def _chunks(documents: Iterable[Documents], limit: int) -> Iterator[Documents]:
-    """The documents in larger pieces, so that each bucket is appended to seldom."""
+    """The documents in larger chunks, so that there are few appends per bucket."""
     parts: list[Documents] = []
     size = 0
     for part in documents:

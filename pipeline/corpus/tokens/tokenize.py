@@ -1,11 +1,11 @@
-"""Stage `tokenize`: documents to token shards: a mixture of the sources, shuffled once, out of core.
+"""Stage `tokenize`: turns documents into token shards: a mixture of the sources, shuffled once, out of core.
 
 In: split's shards and a tokenizer. Out: train/, validation/ and test/ with NNNNN.arrow files and tokens.json, as
-model/token_shards.py says; mixture.md, what each source gives to the train stream; dropped/ with the documents that
-a weight below 1 leaves out of it; encoded/: the tokens of each input shard, remembered by shard and tokenizer.
-Steps: encode shard by shard in worker processes (encode.py); find how often each document stands in the train stream
-(mixture.py); bring the documents of each split into the order of hash(seed, copy, page_id) and write them into files
-of at most shard_tokens tokens (shuffle.py).
+model/token_shards.py describes; mixture.md, what each source contributes to the train stream; dropped/ with the
+documents that a weight below 1 leaves out of it; encoded/: the tokens of each input shard, cached by shard and
+tokenizer. Steps: encode shard by shard in worker processes (encode.py); compute the number of copies of each document
+in the train stream (mixture.py); sort the documents of each split by hash(seed, copy, page_id) and write them into
+files of at most shard_tokens tokens (shuffle.py).
 """
 
 import json
@@ -57,7 +57,7 @@ class TokenizeConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizeRecipe:
-    """All that decides what `tokenize` does; `weights` holds those of sources whose weight is not 1."""
+    """Everything that determines the output of `tokenize`; `weights` contains only the weights that are not 1."""
 
     config: TokenizeConfig
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -66,14 +66,15 @@ class TokenizeRecipe:
 def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     corpus, file = inputs
     cfg = recipe.config
-    tokenizer = load_tokenizer(file.directory)  # first, so that a wrong file is told before the work
+    tokenizer = load_tokenizer(file.directory)  # first, so that a bad file is reported before the work
     n_documents = encode_shards(corpus, file, work).kept
     if not n_documents:
         raise ValueError(
-            f"{corpus.directory} holds no document, so there is nothing to tokenise; see `dedup`, `filter`"
+            f"{corpus.directory} contains no documents, so there is nothing to tokenise; look at what `dedup` and"
+            " `filter` dropped"
         )
     for folder in (*SPLITS, DROPPED_FOLDER, SCRATCH):
-        shutil.rmtree(work.directory / folder, ignore_errors=True)  # of a build that was killed
+        shutil.rmtree(work.directory / folder, ignore_errors=True)  # left by a build that was killed
     paths = shard_paths(corpus.directory)
     encoded = [(work.directory / ENCODED_FOLDER / path.name).with_suffix(".arrow") for path in paths]
     mixture = Mixture(weights=recipe.weights, rehydration=cfg.rehydration, seed=cfg.seed)
@@ -110,7 +111,7 @@ TOKENIZE = Stage(name="tokenize", version=2, function=tokenize, handle=Shards, l
 def write_splits(
     cfg: TokenizeConfig, mixture: Mixture, encoded: Sequence[Path], tokenizer: Tokenizer, work: Work
 ) -> dict[str, dict[str, int]]:
-    """Split -> documents, tokens and bytes of its files."""
+    """Split -> number of documents, tokens and bytes in its files."""
     limit = cfg.shuffle_memory_mb * 1_000_000
     n_documents, done, totals = sum(mixture.n_documents.values()), 0, {}
     for side in SPLITS:
@@ -127,8 +128,8 @@ def write_splits(
 
 
 def _stream(mixture: Mixture, encoded: Sequence[Path], side: str, seed: int) -> Iterator[Documents]:
-    """The documents of a split as they lie in the encoded shards, each as often as the mixture wants it."""
-    few = side != TRAIN  # of the documents: the others are not read
+    """The documents of a split in the order of the encoded shards, each with its copies in the mixture."""
+    few = side != TRAIN  # documents of the batch: the tokens of the others are not read
     for path in encoded:
         for batch in read_encoded(path, mapped=few):
             split = batch.column("split").to_numpy(zero_copy_only=False)
@@ -163,7 +164,7 @@ def _measures(
     )
     return {
         **{f"{side}_tokens": totals[side]["tokens"] for side in SPLITS},
-        # without the end-of-text tokens, of which a document has one and which stand for no bytes
+        # without the end-of-text tokens, one per document, which represent no bytes
         "bytes_per_token": n_bytes / max(1, n_tokens - n_documents),
         **{f"{name}_{source}": value for source, share in sources.items() for name, value in share.items()},
     }

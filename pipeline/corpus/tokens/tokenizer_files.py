@@ -1,8 +1,8 @@
-"""The files of a tokenizer, written: the two that model/tokenizer.py reads, and the same for Hugging Face.
+"""Writes the files of a tokenizer: the two that model/tokenizer.py reads, and the equivalent ones for Hugging Face.
 
 In: ranks and the name of a split pattern. Out: four files:
 
-    tokenizer.tiktoken, gristmill_tokenizer.json  decide every id, see model/tokenizer.py
+    tokenizer.tiktoken, gristmill_tokenizer.json  determine every id, see model/tokenizer.py
     tokenizer.json, tokenizer_config.json         the same for transformers and `tokenizers`, see hf_tokenizer.py
 """
 
@@ -25,7 +25,8 @@ TOKENIZER_FILES = (*IDENTITY_FILES, TOKENIZER_JSON, TOKENIZER_CONFIG_JSON)
 
 
 def write_tokenizer(directory: Path, ranks: Mapping[bytes, int], pattern_name: str) -> None:
-    """All files of a tokenizer. `pattern_name` is one of TRAINED_PATTERNS, or the name of a published vocabulary."""
+    """Writes all files of a tokenizer. `pattern_name` is one of TRAINED_PATTERNS, or the name of a published
+    vocabulary."""
     raw = ranks_file(ranks)
     description = describe(pattern_name, raw, len(ranks))
     hugging_face = tokenizer_json(ranks, description["pattern"], description["special_tokens"])

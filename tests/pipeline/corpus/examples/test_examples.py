@@ -159,10 +159,10 @@ def test_labelled_rows_unquoted_comma_is_an_unreadable_row():
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.xlsx", b"", r"ends in one of \.csv, \.tsv, \.jsonl, got '\.xlsx'"),
+        ("rows.xlsx", b"", r"must end in one of \.csv, \.tsv, \.jsonl, got '\.xlsx'"),
         ("rows.csv", "text,label\ncaf\xe9,a".encode("latin-1"), "byte 14 is not UTF-8"),
         ("rows.csv", b"subject,queue\nx,a\n", "text is 'text', but no row has that; the rows have: queue, subject"),
-        ("rows.jsonl", b"", "text is 'text', but no row has that; the rows have: no row that can be read"),
+        ("rows.jsonl", b"", "text is 'text', but no row has that; the rows have: no readable row"),
         ("rows.jsonl", lines({"text": "x", "label": "a"}), r"1 usable rows with the labels \['a'\]"),
         (
             "rows.jsonl",
@@ -184,7 +184,7 @@ def test_examples_declared_label_without_training_examples_is_refused(tmp_path):
 
 
 def test_examples_missing_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"nowhere\.csv is no file"):
+    with pytest.raises(ValueError, match=r"nowhere\.csv is not a file"):
         KIND.build_examples(Store(root=tmp_path), LabelledFile(tmp_path / "nowhere.csv"), PLAIN, tmp_path)
 
 

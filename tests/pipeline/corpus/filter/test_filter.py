@@ -172,7 +172,7 @@ def test_filter_signals_that_do_not_lie_as_the_documents_are_refused_with_both_n
     record = (broken / "record.json").read_text()
     (broken / "record.json").write_text(record.replace(f'"bytes": {size}', f'"bytes": {path.stat().st_size}'))
     handle = Columns(stage="signals", directory=broken, fingerprint="f", digest="d", rows=measured.rows)
-    with pytest.raises(CorruptShard, match=f"{path} does not hold the 2 documents of {documents.directory}"):
+    with pytest.raises(CorruptShard, match=f"{path} does not contain the 2 documents of {documents.directory}"):
         store.build(FILTER, recipe(), documents, handle)
 
 

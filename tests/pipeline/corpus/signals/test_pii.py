@@ -149,7 +149,7 @@ def test_find_pii_number_uncovered_by_a_mask_is_found_at_its_place():
 
 
 def test_placeholder_unknown_kind_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"'emial' does not exist; there are .*email"):
+    with pytest.raises(ValueError, match=r"'emial'; expected one of .*email"):
         placeholder("emial")
     with pytest.raises(ValueError, match="'emial'"):
         find_pii("text", ("emial",))

@@ -105,5 +105,5 @@ def test_report_measures_name_the_judged_tokenizer_and_the_others():
 
 def test_report_without_documents_says_so():
     numbers = measured({"this": of_tokens()}, [])
-    assert "nothing to measure on" in report_markdown(numbers, {})
+    assert "nothing to measure" in report_markdown(numbers, {})
     assert report_measures(numbers) == {}

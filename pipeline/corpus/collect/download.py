@@ -1,8 +1,8 @@
-"""One pinned file over HTTP: checked, bounded, tried again, and in the cache whole or not at all.
+"""Downloads one pinned file over HTTP: verified, bounded, with retries, and cached completely or not at all.
 
-In: an address, and where the bytes go. Out: a file whose sha256 is the expected one, or an error that says why not.
-What a server sends is not trusted: a file name stays within its folder, an answer ends at its limit, and a redirect
-does not lead from a public server into a private network.
+In: an address, and a target path. Out: a file with the expected sha256, or an error with the reason. Servers are not
+trusted: a file name cannot leave its folder, a response is cut off at its limit, and a redirect from a public server
+into a private network is not followed.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ MAX_REDIRECTS = 10
 BLOCK = 1 << 18
 SHA256 = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~!%-]*")
-# The bytes as they are: a server that packs them would change the sha256.
+# The plain bytes: a server that compresses them would change the sha256.
 HEADERS = {"Accept-Encoding": "identity"}
 T = TypeVar("T")
 
@@ -48,20 +48,20 @@ def sha256_of(path: Path) -> str:
 
 
 def cached_file(folder: Path, sha256: str) -> Path | None:
-    """The file in `folder` that has this sha256; others, which are damaged, are deleted."""
+    """The file in `folder` with this sha256, or None; other files there are damaged and are deleted."""
     for path in sorted(folder.glob("[!.]*")):
         if sha256_of(path) == sha256:
             return path
-        log.warning("%s does not have the sha256 of its folder and is fetched again", path)
+        log.warning("%s does not have the sha256 of its folder and is downloaded again", path)
         path.unlink()
     return None
 
 
 @contextmanager
 def checked_file(folder: Path, name: str, sha256: str) -> Iterator[Path]:
-    """A temporary path that becomes <folder>/<name> when it holds the bytes with this sha256.
+    """A temporary path that becomes <folder>/<name> if its content has this sha256.
 
-    Raises ValueError when it does not, and when `name`, which a server may have sent, is no plain name.
+    Raises ValueError if it does not, or if `name`, which a server may have sent, is not a plain file name.
     """
     if not FILE_NAME.fullmatch(name):
         raise ValueError(f"{name[:200]!r} is not a plain file name; nothing was saved")
@@ -75,9 +75,9 @@ def checked_file(folder: Path, name: str, sha256: str) -> Iterator[Path]:
 
 
 def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[float, ...] = WAITS) -> T:
-    """What `attempt` returns; a fault of the network or the server is tried again after each of `waits` seconds.
+    """The result of `attempt`, which is retried after each of `waits` seconds if the network or the server fails.
 
-    Raises SourceUnavailable after the last attempt, and at once where a further one has no chance.
+    Raises SourceUnavailable after the last attempt, or at once if a retry cannot succeed.
     """
     import requests
 
@@ -93,10 +93,10 @@ def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[floa
 
 
 def download(session: "Session", address: str, part: Path, max_bytes: int, progress: Progress) -> None:
-    """The bytes behind `address` in `part`; what an earlier attempt left there is continued where the server can.
+    """Download `address` to `part`, and resume an earlier attempt if the server supports it.
 
-    Raises ValueError for more than `max_bytes` and for a redirect that is not followed. An answer that was cut off
-    is a requests.RequestException.
+    Raises ValueError for more than `max_bytes` and for a redirect that is not followed, and
+    requests.RequestException for a truncated response.
     """
     import requests
     from urllib3.exceptions import HTTPError
@@ -104,9 +104,9 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
     done = part.stat().st_size if part.exists() else 0
     headers = {**HEADERS, "Range": f"bytes={done}-"} if done else HEADERS
     with _response(session, address, headers) as response:
-        if response.status_code == 416:  # all of it, or more than the server has now
+        if response.status_code == 416:  # `part` is complete, or longer than the file on the server
             part.unlink()
-            raise requests.ConnectionError("the server cannot continue the file", response=None)
+            raise requests.ConnectionError("the server cannot resume the file", response=None)
         response.raise_for_status()
         done = done if response.status_code == 206 else 0
         length = response.headers.get("Content-Length", "")
@@ -116,7 +116,7 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
                 for block in response.raw.stream(BLOCK, decode_content=False):
                     done += len(block)
                     if max(done, total or 0) > max_bytes:
-                        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / 1e6:g} allows")
+                        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / 1e6:g}")
                     file.write(block)
                     progress(done, total)
             except HTTPError as error:
@@ -125,10 +125,10 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
 
 @contextmanager
 def _response(session: "Session", address: str, headers: dict[str, str]) -> Iterator["Response"]:
-    """The answer at the end of all redirects, each of which is checked before it is followed."""
+    """The response after all redirects, each of which is checked before it is followed."""
     import requests
 
-    may_be_private = _is_private(address)  # the user's own choice
+    may_be_private = _is_private(address)  # the user chose it
     for _ in range(MAX_REDIRECTS + 1):
         response = session.get(address, headers=headers, timeout=TIMEOUT, stream=True, allow_redirects=False)
         with response:
@@ -150,8 +150,8 @@ def _response(session: "Session", address: str, headers: dict[str, str]) -> Iter
 def _is_private(address: str) -> bool:
     """Whether a server is on this machine or in a private network, by any of its addresses.
 
-    A name that cannot be resolved here is one that only a proxy knows, and counts as public. What a private server
-    answers is never shown and never kept unless it has the sha256 that the user gave.
+    A name that cannot be resolved here is known only to a proxy and counts as public. A response of a private server
+    is never shown, and is kept only if it has the sha256 that the user gave.
     """
     host = urlsplit(address).hostname or ""
     try:
@@ -167,13 +167,13 @@ def _is_global(ip: str) -> bool:
 
 
 def _may_pass(error: Any) -> bool:
-    """Whether a further attempt has a chance: not after an answer such as 403."""
+    """Whether a retry can succeed; after a response such as 403 it cannot."""
     response = getattr(error, "response", None)
     return response is None or response.status_code in (408, 425, 429) or response.status_code >= 500
 
 
 def _reason_of(error: Exception) -> str:
-    """The last cause in one line; the outer ones repeat addresses and may hold a password."""
+    """The innermost cause in one line; the outer ones repeat addresses and may contain a password."""
     text = str(error.args[0] if error.args else error)
     reason = text.rpartition("Caused by ")[2].rstrip(")")
     return f"{type(error).__name__}: {_without_login(reason)}"[:300]

@@ -1,6 +1,6 @@
 """Source kind `files`: a folder, a single file or an archive on this machine.
 
-A folder has a sensor. A file is read for its digest again only when its size or time changed.
+A folder has a sensor. The digest of a file is computed again only if its size or modification time changed.
 """
 
 import json
@@ -33,11 +33,11 @@ class FilesSource(Source):
     ] = ("**/*",)
 
     def below(self, folder: Path) -> "FilesSource":
-        # normal, so that the addresses of pages hold no `..`
+        # normalised, so that the addresses of pages contain no `..`
         return replace(self, path=os.path.normpath((folder / self.path).expanduser().absolute()))
 
     def snapshot(self) -> str:
-        """From names, sizes and times."""
+        """A digest of names, sizes and modification times."""
         stats = ((path, path.lstat()) for path in self._files())
         return text_digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats))
 
@@ -80,7 +80,8 @@ class FilesSource(Source):
         return selected(members_of(path), self.members, f"{path} (source `{self.name}`)")
 
     def _files(self) -> list[Path]:
-        """Files that decide the pages: the single file or archive, or what the globs take of a folder."""
+        """The files that determine the pages: the single file or archive, or the files of a folder that match the
+        globs."""
         path = self._existing()
         if not path.is_dir():
             return [path]
@@ -91,5 +92,5 @@ class FilesSource(Source):
 def _digest_or_fault(path: Path) -> str:
     try:
         return file_digest(path)
-    except OSError as error:  # collecting drops it as unreadable
+    except OSError as error:  # `collect` drops it as unreadable
         return f"unreadable {error.errno}"

@@ -1,8 +1,9 @@
-"""What stands in one file: a page, or many: a line of jsonl, a row of a table, a message, an article of a dump.
+"""Reads the pages of one file: the file itself, or one per line of jsonl, row of a table, message or wiki article.
 
 In: a file of unknown content and its name. Out: `Found` pages and `Refused` ones, one after the other, in bounded
-memory: a page above the limit is refused without being read to its end. What a file is, its suffix says; where there
-is none, its first bytes. Files that are no text (pdf, epub, docx) stay as they are: `clean` takes their text out.
+memory: a page above the limit is refused without being read to its end. The suffix of a file determines its format,
+or its first bytes if it has no suffix. Files that are not text (pdf, epub, docx) are kept unchanged; `clean` extracts
+their text.
 """
 
 import bz2
@@ -58,8 +59,8 @@ COMPRESSED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     ".xz": lzma.LZMAFile,
     ".zst": lambda stream: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")),
 }
-DUMP = re.compile(r"\.xml(-p\d+p\d+)?[^./]*$", re.IGNORECASE)  # Wikimedia names parts of a dump ...xml-p10p30302
-HEAD_BYTES = 1000  # of a file without a suffix
+DUMP = re.compile(r"\.xml(-p\d+p\d+)?[^./]*$", re.IGNORECASE)  # Wikimedia names the parts of a dump ...xml-p10p30302
+HEAD_BYTES = 1000  # bytes read to recognise a file without a suffix
 PDF_MAGIC = b"%PDF-"
 EPUB_MAGIC = b"mimetypeapplication/epub+zip"  # OCF 3.3 section 4.3: the first file of the zip
 BLOCK = 1 << 20
@@ -107,7 +108,7 @@ def _pages(stream: BinaryIO, name: str, url: str, source: Source, max_bytes: int
 
 
 def media_type_of_name(name: str) -> str | None:
-    """By the name of a file without a suffix of compression; None for one that says nothing."""
+    """The media type by the name of a file, without its compression suffix; None if the name does not show it."""
     suffix = "." + name.rpartition(".")[2] if "." in name.rpartition("/")[2] else ""
     if (language_of_name(name) is not None and suffix not in MEDIA_TYPE_OF_SUFFIX) or _is_build_file(name):
         return SOURCE_CODE
@@ -119,7 +120,7 @@ def _is_build_file(name: str) -> bool:
 
 
 def _unnamed(stream: BinaryIO, name: str, url: str, max_bytes: int) -> Iterator[Found | Refused]:
-    """A file whose name says nothing: a script, a PDF, a book or a mailbox by its first bytes."""
+    """A file whose name does not show its format: a script, a PDF, a book or a mailbox, by its first bytes."""
     head = stream.read(HEAD_BYTES)
     rest = io.BufferedReader(Rewound(head, stream))
     if "." not in name.rpartition("/")[2] and FROM_LINE.match(head):
@@ -143,7 +144,7 @@ def _whole(stream: BinaryIO, url: str, media_type: str, max_bytes: int) -> Found
     if len(content) > max_bytes:
         return Refused(url, "too_large", content[:PREVIEW_BYTES], max_bytes)
     if content.startswith(PDF_MAGIC):
-        media_type = PDF  # whatever its suffix says
+        media_type = PDF  # whatever its suffix is
     return Found(url, media_type, None, content) if content.strip() else Refused(url, "empty")
 
 

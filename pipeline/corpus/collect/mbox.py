@@ -1,8 +1,8 @@
 """The messages of a mailbox file (mbox, RFC 4155), streamed.
 
-In: an open file that nobody trusts. Out: the bytes of a message, one after the other, without the `From ` line before
-it and without the '>' by which such lines inside a message are marked; None for a message above the limit, and
-nothing for a file that does not begin with a `From ` line.
+In: an open, untrusted file. Out: the bytes of each message, one after the other, without the `From ` line before it
+and without the '>' that marks such lines inside a message; None for a message above the limit, and nothing for a file
+that does not begin with a `From ` line.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import BinaryIO
 FROM_LINE = re.compile(rb"From \S{1,500}[^\n]{0,500}\d\d:\d\d")  # an address and a date with its time
 MARKED = re.compile(rb"^>(>*From )", re.MULTILINE)
 BLANK = (b"\n", b"\r\n")
-BLOCK = 1 << 16  # a longer line comes in pieces
+BLOCK = 1 << 16  # longer lines are read in pieces
 
 
 def messages(stream: BinaryIO, max_bytes: int) -> Iterator[bytes | None]:

@@ -1,8 +1,8 @@
-"""The files inside a folder or archive, by glob, with names that nobody trusts.
+"""Lists the files inside a folder or archive by glob; their names are not trusted.
 
 In: a folder, a file or an archive (ARCHIVE_SUFFIXES) and globs. Out: `Member`, one after the other. A member that
-leads outside (absolute, `..`, a link, a device) or cannot be read is listed as refused with its reason; what begins
-with a dot is not listed at all. Nothing is unpacked to disk.
+leads outside (absolute, `..`, a link, a device) or cannot be read is listed as refused, with its reason; names that
+begin with a dot are not listed at all. Nothing is unpacked to disk.
 """
 
 import difflib
@@ -36,13 +36,13 @@ LONG_HEADERS = (
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
 )
 MAX_HEADER = 1 << 20  # bytes
-NAMES_REMEMBERED = 5000  # for the message when a glob takes nothing
+NAMES_REMEMBERED = 5000  # for the error message if a glob matches nothing
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     name: str  # relative to the folder or archive, parts joined by "/"
-    open: Callable[[], BinaryIO]  # may be called until the next member is asked for
+    open: Callable[[], BinaryIO]  # may be called until the next member is requested
     refused: str | None = None  # the reason, for a member that must not be opened
 
 
@@ -51,9 +51,9 @@ def is_archive(path: Path) -> bool:
 
 
 def members_of(path: Path, *, strip_top: bool = False) -> Iterator[Member]:
-    """All members of a folder, an archive or a single file; `strip_top` takes off the one folder of an sdist.
+    """All members of a folder, an archive or a single file; `strip_top` removes the top folder of an sdist.
 
-    ValueError names an archive that cannot be read, at the latest where its first damaged place is.
+    Raises ValueError for an unreadable archive, at the latest when its first damaged part is reached.
     """
     if path.is_dir():
         yield from _folder_members(path)
@@ -62,13 +62,15 @@ def members_of(path: Path, *, strip_top: bool = False) -> Iterator[Member]:
             yield from _archive_members(path, strip_top)
         except UNREADABLE as error:
             detail = str(error).split("\n")[0].rstrip(":")
-            raise ValueError(f"{path} is broken or no archive ({detail}); replace it by a good copy") from error
+            raise ValueError(
+                f"{path} is damaged or not an archive ({detail}); replace it with a good copy"
+            ) from error
     else:
         yield Member(_text_name(path.name), lambda: path.open("rb"))
 
 
 def selected(members: Iterable[Member], globs: tuple[str, ...], where: str) -> Iterator[Member]:
-    """Those that the globs take. ValueError at the end when one of the globs took none."""
+    """The members that match the globs. Raises ValueError at the end if one of the globs matched none."""
     takes = {glob: glob_regex(glob) for glob in globs if not glob.startswith("!")}
     leaves = [glob_regex(glob[1:]) for glob in globs if glob.startswith("!")]
     matched = Counter()
@@ -85,7 +87,7 @@ def selected(members: Iterable[Member], globs: tuple[str, ...], where: str) -> I
 
 
 def glob_regex(glob: str) -> re.Pattern[str]:
-    """`**/` spans any number of folders, `*`, `?` and `[...]` stay within one."""
+    """A pattern for a glob: `**/` spans any number of folders, `*`, `?` and `[...]` match within one folder."""
     pieces = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     parts = re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]/]+\])", glob)
     return re.compile("".join(pieces.get(part) or _literal(part) for part in parts), re.DOTALL)
@@ -100,10 +102,10 @@ def _literal(part: str) -> str:
 
 def _nothing_matched(glob: str, where: str, names: list[str], matched: Counter) -> str:
     if not names:
-        return f"{where} holds no file, so that `{glob}` takes nothing"
+        return f"{where} contains no files, so `{glob}` matches nothing"
     close = difflib.get_close_matches(glob, names, n=3, cutoff=0.3) or names[:3]
-    others = "".join(f"; `{other}` takes {n}" for other, n in matched.items())
-    return f"no file of {where} matches `{glob}`{others}; there are for instance {', '.join(close)}"
+    others = "".join(f"; `{other}` matches {n}" for other, n in matched.items())
+    return f"no file of {where} matches `{glob}`{others}; its files are for instance {', '.join(close)}"
 
 
 def _folder_members(folder: Path) -> Iterator[Member]:
@@ -118,7 +120,7 @@ def _folder_members(folder: Path) -> Iterator[Member]:
             path = Path(root) / name
             relative = _text_name(path.relative_to(folder).as_posix())
             if name.startswith(".") or (path.is_dir() and path.resolve().is_relative_to(folder.resolve())):
-                continue  # a link to a folder of this tree: its files are listed where they lie
+                continue  # a link to a folder of this tree, whose files are listed there
             if not path.resolve().is_relative_to(folder.resolve()) or not (path.is_file() or not path.exists()):
                 yield _refused(relative, "unsafe_member_name")
             else:
@@ -154,7 +156,7 @@ def _tar_members(archive: tarfile.TarFile, strip_top: bool) -> Iterator[Member]:
 
 
 class _Header(tarfile.TarInfo):
-    """Refuses long names that would fill the memory, which tarfile reads whole."""
+    """Rejects long names that would fill the memory, because tarfile reads them as a whole."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -165,7 +167,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _check_tar_end(path: Path) -> None:
-    """tarfile takes a file that was cut off for a shorter one; a whole one ends in zeros."""
+    """Rejects a truncated file, which tarfile accepts as a shorter one; a complete file ends in zeros."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 512))
         if file.read().strip(b"\0"):
@@ -174,12 +176,12 @@ def _check_tar_end(path: Path) -> None:
 
 def _open(archive: tarfile.TarFile, info: tarfile.TarInfo) -> BinaryIO:
     file = archive.extractfile(info)
-    assert file is not None  # only regular files come here
+    assert file is not None  # only regular files get here
     return file  # type: ignore[return-value]
 
 
 def _archived(name: str, strip_top: bool, is_special: bool, opener: Callable) -> Iterator[Member]:
-    """At most one member: the outer name checked, its top folder and hidden ones taken off."""
+    """At most one member, with its name checked and the top folder removed; none if a part of its name is hidden."""
     name = _text_name(name)
     parts = [part for part in re.split(r"[/\\]", name) if part not in ("", ".")]
     outside = name.startswith(("/", "\\")) or ".." in parts or re.match(r"[A-Za-z]:", name) or "\0" in name
@@ -198,5 +200,5 @@ def _refused(name: str, reason: str) -> Member:
 
 
 def _text_name(name: str) -> str:
-    """`name` without the lone surrogates by which Python carries bytes that are no UTF-8."""
+    """`name` without the lone surrogates by which Python represents bytes that are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")

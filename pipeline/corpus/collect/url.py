@@ -1,8 +1,8 @@
 """Source kind `url`: files at addresses, each pinned by its sha256: archives, dumps, tables or single documents.
 
-An address is http, https or file, and its sha256 follows it as pip writes it:
-`https://example.org/texts.zip#sha256=<64 hexadecimal digits>`. A fetched file is kept as <cache>/<sha256>/<file
-name>; nothing of it is run. The suffix of the name gives the format, as it does in a folder.
+An address is http, https or file, followed by its sha256 in the notation of pip:
+`https://example.org/texts.zip#sha256=<64 hexadecimal digits>`. A downloaded file is cached as <cache>/<sha256>/<file
+name>; nothing of it is run. The suffix of the name determines the format, as it does in a folder.
 """
 
 import shutil
@@ -59,7 +59,7 @@ class UrlSource(Source):
         return self.snapshot()
 
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
-        """Of one file after the other; every glob has to take a member of at least one of them."""
+        """The members of one file after the other; every glob must match a member of at least one file."""
         files = [pinned(url) for url in self.urls]
         base = ""
 
@@ -82,7 +82,7 @@ class PinnedFile:
 
 
 def pinned(url: str) -> PinnedFile:
-    """The parts of an address with its sha256. ValueError gives the part that is wrong."""
+    """The parts of an address with its sha256. A ValueError describes the part that is wrong."""
     address, mark, sha256 = url.partition("#sha256=")
     if not mark:
         raise ValueError(f"{url!r} has no sha256, expected an address such as {EXAMPLE}; `sha256sum FILE` prints it")
@@ -96,16 +96,16 @@ def pinned(url: str) -> PinnedFile:
         raise ValueError(f"{address!r} does not begin with http://, https:// or file://")
     if "@" in parts.netloc:
         raise ValueError(
-            f"the address of {host} holds a user name or a password, which would be recorded with the pages;"
+            f"the address of {host} contains a user name or a password, which would be recorded with the pages;"
             " put the login into ~/.netrc"
         )
     if parts.scheme == "file" and host not in (None, "localhost"):
-        raise ValueError(f"{address!r} is on another machine, expected an address such as file:///home/me/texts.zip")
+        raise ValueError(f"{address!r} is on another machine; expected an address such as file:///home/me/texts.zip")
     if parts.scheme != "file" and not host:
         raise ValueError(f"{address!r} has no host, expected an address such as {EXAMPLE}")
     name = parts.path.rpartition("/")[2]
     if not FILE_NAME.fullmatch(name):
-        raise ValueError(f"{address!r} does not end in the name of a file; its suffix gives the format")
+        raise ValueError(f"{address!r} does not end in the name of a file, whose suffix determines the format")
     return PinnedFile(address, sha256, name)
 
 
@@ -116,10 +116,10 @@ def fetch_pinned(
     progress: Progress = lambda done, total: None,
     waits: tuple[float, ...] = WAITS,
 ) -> Path:
-    """The file, from the cache or its address.
+    """The path of the file, from the cache or downloaded from its address.
 
-    Raises ValueError when it has another sha256, is too large or is redirected into a private network, and
-    SourceUnavailable when it cannot be reached.
+    Raises ValueError if it has another sha256, is too large or is redirected into a private network, and
+    SourceUnavailable if it cannot be reached.
     """
     folder, max_bytes = cache / file.sha256, int(max_download_mb * MB)
     if (cached := cached_file(folder, file.sha256)) is not None:
@@ -137,7 +137,7 @@ def _copy(address: str, part: Path, max_bytes: int) -> None:
     if not path.is_file():
         raise ValueError(f"{address}: there is no such file")
     if path.stat().st_size > max_bytes:
-        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / MB:g} allows")
+        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / MB:g}")
     shutil.copyfile(path, part)
 
 

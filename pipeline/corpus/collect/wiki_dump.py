@@ -1,8 +1,8 @@
 """Articles of a MediaWiki XML dump, streamed.
 
-In: the XML as an open file that nobody trusts. Out: `Article` for every page element, with the reason why it is
-none (a redirect, a page of another namespace, an empty one), and one `Broken` where the XML ends too early.
-Entities are never expanded, nothing is fetched, and what one page element may hold is bounded.
+In: the XML as an open, untrusted file. Out: `Article` for every page element, with a reason if it is not an article
+(a redirect, a page of another namespace, an empty one), and one `Broken` if the XML ends too early. Entities are
+never expanded, nothing is fetched, and the size of a page element is bounded.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from pipeline.corpus.clean.zip_parts import local_name
 class Article:
     title: str
     text: str
-    reason: str | None  # why it is dropped, None to keep it
+    reason: str | None  # reason why it is dropped, None if it is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Broken:
 
 
 class _TooLarge(Exception):
-    """More bytes than allowed went by without the end of a page element."""
+    """More bytes than allowed were read without the end of a page element."""
 
 
 class _Bounded:
-    """The stream, which refuses to go on when `since_page` bytes were read without the end of a page."""
+    """The stream, which fails after more than `max_bytes` bytes without the end of a page."""
 
     def __init__(self, stream: BinaryIO, max_bytes: int):
         self.stream = stream
@@ -46,7 +46,7 @@ class _Bounded:
 
 
 def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken]:
-    """Every page of the dump in its order; at most one Broken, as the last item."""
+    """Every page of the dump in order; at most one Broken, as the last item."""
     from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
 
     bounded = _Bounded(stream, max_bytes)
@@ -88,7 +88,7 @@ def _article(page: Any) -> Article:
 
 
 def _forget(element: Any, *, itself: bool) -> None:
-    """Free what was read: a dump is larger than memory, and so may be the history of one page."""
+    """Free the elements read so far: a dump, and even the history of one page, may be larger than memory."""
     if itself:
         element.clear()
     while (previous := element.getprevious()) is not None:

@@ -1,5 +1,4 @@
-"""Stage `filter`: keeps the documents that satisfy the rules, masks personal data, and records why others are
-dropped.
+"""Stage `filter`: keeps documents that satisfy the rules, masks personal data, and records why others are dropped.
 
 In: document shards, their columns from `signals` and, if anything is denied, the deny list. Out: document shards of
 the same names with the signals as columns; dropped/ with the first rule that a document breaks and the value that

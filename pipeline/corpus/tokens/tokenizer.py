@@ -1,9 +1,8 @@
-"""Stage `tokenizer`: byte-pair encoding, learned by rustbpe on a sample of the train split, or a published
-vocabulary.
+"""Stage `tokenizer`: a vocabulary learned by byte-pair encoding on a sample of the train split, or a published one.
 
 In: split's shards. Out: the files of tokenizer_files.py, and report.md with the numbers in report.json (see
-tokenizer_report.py). Merges are learned on the train documents with the lowest hash(seed, page_id). A corpus that is
-too small for the requested vocabulary size gives a smaller vocabulary.
+tokenizer_report.py). rustbpe learns the merges on the train documents with the lowest hash(seed, page_id). A corpus
+that is too small for the requested vocabulary size gives a smaller vocabulary.
 
 The identity consists of ranks and description: the files for transformers follow from them, and the report describes
 the corpus. A published vocabulary has the same identity whatever the corpus is. rustbpe is imported where it is used.

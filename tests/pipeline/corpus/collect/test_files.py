@@ -293,7 +293,9 @@ def test_collect_broken_archive_is_named_and_a_good_copy_goes_on(mill, tmp_path,
     tar_of(path, members, mode) if mode else zip_of(path, members)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    with pytest.raises(ValueError, match=r"in\.[a-z0-9.]+ is broken or no archive .*; replace it by a good copy"):
+    with pytest.raises(
+        ValueError, match=r"in\.[a-z0-9.]+ is damaged or not an archive .*; replace it with a good copy"
+    ):
         mill.build(path)
     path.write_bytes(whole)
     assert mill.build(path).counts.kept == 20
@@ -325,7 +327,7 @@ def test_collect_tar_cut_off_between_two_members_is_broken(mill, tmp_path):
     """tarfile takes it for a shorter archive, and pages would be lost in silence."""
     path = tar_of(tmp_path / "in.tar", {f"{i}.txt": b"x" * 512 for i in range(20)}, "w")
     path.write_bytes(path.read_bytes()[: 10 * 1024])
-    with pytest.raises(ValueError, match=r"in\.tar is broken or no archive \(its end is missing\)"):
+    with pytest.raises(ValueError, match=r"in\.tar is damaged or not an archive \(its end is missing\)"):
         mill.build(path)
 
 

@@ -226,7 +226,7 @@ def test_examples_of_an_address_equal_those_of_the_file(tmp_path):
 
 
 def test_examples_member_that_is_not_there_is_refused_with_what_is(tmp_path):
-    with pytest.raises(ValueError, match=r"matches `pack/row\.jsonl`; there are for instance pack/rows\.jsonl"):
+    with pytest.raises(ValueError, match=r"matches `pack/row\.jsonl`; its files are for instance pack/rows\.jsonl"):
         KIND.build_examples(Store(root=tmp_path / "s"), wheel(tmp_path, "pack/row.jsonl"), PLAIN, tmp_path / "cache")
 
 

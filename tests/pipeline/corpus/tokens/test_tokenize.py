@@ -201,7 +201,7 @@ def test_tokenize_nothing_to_encode_is_refused(store, build_inputs, documents, w
     _, file = build_inputs(documents)
     deduplicated = store.build(DEDUP, DedupConfig(), written_documents([])).handle
     empty = store.build(SPLIT, SplitConfig(), deduplicated).handle
-    with pytest.raises(ValueError, match="holds no document"):
+    with pytest.raises(ValueError, match="contains no documents"):
         store.build(TOKENIZE, recipe(), empty, file)
 
 

@@ -1,22 +1,22 @@
-"""Lines that sites put on every page and that no author wrote: taken out of extracted text by rule.
+"""Removes lines that sites put on every page and that no author wrote from extracted text, by rules.
 
-In: text with structure (html_structure.py). Out: the text without such lines, and how many there were. A line goes
-only if the whole of it is such a phrase, or it is short and begins as a notice does; a sentence that speaks about
-cookies or copyright stays, and so does a heading such as "Sign in". Listings are never touched. Each rule is tested
-with a near miss.
+In: text with structure (html_structure.py). Out: the text without such lines, and their number. A line is removed
+only if the whole line is such a phrase, or if it is short and begins like a notice; a sentence about cookies or
+copyright is kept, and so is a heading such as "Sign in". Listings are never changed. Each rule is tested with a near
+miss.
 
-Every pattern is matched at the beginning of a line of at most MAX_CHARACTERS, so that the cost is linear.
+Every pattern is matched at the beginning of a line of at most MAX_CHARACTERS, so the cost is linear.
 """
 
 import re
 
-MAX_CHARACTERS = 400  # of a line; longer ones are prose
-MAX_SHORT_WORDS = 10  # of a line that is nothing but a button; DCLM's limit for "sign-in" lines
+MAX_CHARACTERS = 400  # per line; longer lines are prose
+MAX_SHORT_WORDS = 10  # of a line that is only a button; DCLM's limit for "sign-in" lines
 FENCE = re.compile(r"\s{0,64}(`{3,})")
 MARKS = re.compile(r"^\s{0,64}(?:#{1,6} |[-*\u2022] |\d{1,6}\. |\| ?)?")
 ENDS = " \t|.!:;>\u00bb\u2026\u2192\u203a-"
 
-# The whole line, without marks, case and punctuation at its end, must be one of these.
+# The whole line, without marks, case and final punctuation, must match one of these.
 BUTTONS: dict[str, tuple[str, ...]] = {
     "cookie": (
         r"(?:accept|reject|decline|allow|deny|manage|customi[sz]e)(?: (?:all|only|necessary|essential|my))*"
@@ -74,7 +74,7 @@ BUTTONS: dict[str, tuple[str, ...]] = {
     ),
     "javascript": (r"(?:please )?(?:enable|turn on|activate) javascript(?: in your browser)?",),
 }
-# The line, of at most so many words, must begin like this.
+# The line must have at most this many words and begin like this.
 NOTICES: dict[str, tuple[int, tuple[str, ...]]] = {
     "cookie": (
         60,
@@ -118,7 +118,7 @@ _NOTICES = tuple(
 
 
 def without_boilerplate(text: str) -> tuple[str, int]:
-    """The text without its boilerplate lines, and their number; the text itself where there are none."""
+    """The text without its boilerplate lines, and their number; the unchanged text if there are none."""
     kept, n_removed, fence = [], 0, ""
     for line in text.split("\n"):
         if match := FENCE.match(line):

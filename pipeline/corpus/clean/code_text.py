@@ -1,9 +1,9 @@
 """Source code with the name of its language, and notebooks.
 
-In: a text and the name or address of its file. Out: `Extracted`: the code as it is, indentation, comments and licence
-header included, its file name as title, and `code_language` by suffix, by name (Makefile), by the first line (#!),
-and for suffixes that two languages share by what the text says. Of a notebook: text cells and code cells in their
-order, the latter fenced; outputs are left out.
+In: a text and the name or address of its file. Out: `Extracted`: the unchanged code, including indentation, comments
+and licence header, its file name as title, and `code_language`, determined by suffix, by name (Makefile), by the
+first line (#!), or, for suffixes that two languages share, by the text. For a notebook: text cells and fenced code
+cells in their order, without outputs.
 """
 
 import json
@@ -144,19 +144,19 @@ LANGUAGE_OF_INTERPRETER = {
     "wish": "Tcl",
     "zsh": "Shell",
 }
-SHARED_SUFFIXES = {  # suffix -> (what the other language would say, that language)
+SHARED_SUFFIXES = {  # suffix -> (pattern of the other language, that language)
     ".h": (re.compile(r"^\s*(?:class \w|namespace \w|template ?<|public:|private:|using \w)", re.M), "C++"),
     ".m": (re.compile(r"^\s*(?:@interface|@implementation|@end|@import|#import)", re.M), "Objective-C"),
     ".pl": (re.compile(r"^(?::- |\w+\([^\n]{0,200}\) ?:-)", re.M), "Prolog"),
     ".v": (re.compile(r"^\s*(?:Theorem|Lemma|Inductive|Require|Proof|Definition) ?\w*", re.M), "Coq"),
     ".d": (re.compile(r"^[\w./-]+\.o ?:", re.M), "Makefile"),
 }
-LOOKED_AT = 20_000  # characters, for telling two languages apart
+LOOKED_AT = 20_000  # characters that are examined to distinguish two languages
 VERSION = re.compile(r"[\d.]+$")
 
 
 def code_text(text: str, name: str) -> Extracted:
-    """`name` is a path or an address; what stands behind # and the suffixes of compression do not count."""
+    """`name` is a path or an address; its part after # and compression suffixes are ignored."""
     base = _base_name(name)
     language = language_of_name(base) or language_of_first_line(text)
     for suffix, (says_other, other) in SHARED_SUFFIXES.items():
@@ -167,7 +167,7 @@ def code_text(text: str, name: str) -> Extracted:
 
 
 def language_of_name(name: str) -> str | None:
-    """By the whole name of a file or by its suffix; None for what is no source code by its name."""
+    """The language by the whole name of a file or by its suffix; None if the name is not one of source code."""
     base = name.rpartition("/")[2].lower()
     if base in LANGUAGE_OF_NAME:
         return LANGUAGE_OF_NAME[base]
@@ -175,18 +175,18 @@ def language_of_name(name: str) -> str | None:
 
 
 def language_of_first_line(text: str) -> str | None:
-    """The language of the interpreter that `#!` names."""
+    """The language of the interpreter in a `#!` line."""
     first = text[:300].partition("\n")[0]
     words = [word.rpartition("/")[2].lower() for word in first.removeprefix("#!").split()]
     if not first.startswith("#!") or not words:
         return None
-    if words[0] == "env":  # its options and variables may come before the interpreter
+    if words[0] == "env":  # its options and variables may precede the interpreter
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word] or words
     return LANGUAGE_OF_INTERPRETER.get(VERSION.sub("", words[0]))
 
 
 def notebook_text(text: str) -> Extracted:
-    """Never raises for a broken notebook: `reason` is then unreadable or no_text."""
+    """The text of a notebook. Never raises for a broken one: `reason` is then unreadable or no_text."""
     try:
         notebook = json.loads(text)
     except (ValueError, RecursionError):
@@ -210,7 +210,7 @@ def _base_name(name: str) -> str:
 
 
 def _cells(notebook: Any) -> list[Any] | None:
-    """Cells of format 4, or of the first work sheet of format 3."""
+    """Cells of a notebook of format 4, or of the first work sheet of format 3."""
     if not isinstance(notebook, dict):
         return None
     sheets = notebook.get("worksheets")

@@ -1,11 +1,11 @@
 """The text of a word processor file (docx, Office Open XML).
 
-In: the bytes of the file. Out: `Extracted`: paragraphs, headings by their style ('#', by outline level), lists
-('- ' or numbers), tables as rows `| a | b |`, code by its style, footnotes and endnotes after the text as
-`[^1]: ...`. The title is that of the properties, or else the first paragraph of style Title or the first heading.
-Not kept: tables of contents, pictures, headers and footers, comments, deleted text of tracked changes, field codes.
+In: the bytes of the file. Out: `Extracted`: paragraphs, headings by their style ('#', by outline level), lists ('- '
+or numbers), tables as rows `| a | b |`, code by its style, footnotes and endnotes after the text as `[^1]: ...`. The
+title is taken from the properties, otherwise from the first paragraph of style Title or the first heading. Not kept:
+tables of contents, pictures, headers and footers, comments, deleted text of tracked changes, field codes.
 
-The parts are read here and not by python-docx, which has no bound on what a part unpacks to and no footnotes.
+The parts are not read by python-docx, because it has no limit on the unpacked size of a part and no footnotes.
 Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (numbering), 17.11 (footnotes).
 """
 
@@ -43,7 +43,7 @@ SKIPPED = frozenset(
 )
 HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
 CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
-CONTENTS_STYLE = "toc "  # lines of a table of contents, which say headings and page numbers once more
+CONTENTS_STYLE = "toc "  # lines of a table of contents, which repeat headings and page numbers
 COUNTED = frozenset(
     {
         "decimal",
@@ -55,22 +55,22 @@ COUNTED = frozenset(
         "ordinal",
     }
 )
-MAX_STYLES_ABOVE = 20  # a style is based on another one; a hostile file makes a circle of them
+MAX_STYLES_ABOVE = 20  # styles are based on other styles; a hostile file can contain a cycle
 
 
 @dataclass(frozen=True, slots=True)
 class _Style:
     name: str
-    level: int | None  # outline level from 1; None = no heading
+    level: int | None  # outline level from 1; None = not a heading
     numbering: tuple[str, int] | None  # (list, depth)
 
 
 @dataclass(slots=True)
 class _Reader:
-    """What paragraphs refer to, and the counters of lists; `notes` are those that the text refers to."""
+    """What paragraphs refer to, and the counters of lists; `notes` contains the notes that the text refers to."""
 
     styles: dict[str, _Style]
-    formats: dict[tuple[str, int], str]  # (list, depth) -> how it is counted
+    formats: dict[tuple[str, int], str]  # (list, depth) -> number format
     counters: dict[tuple[str, int], int] = field(default_factory=dict)
     notes: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> number shown
     title: str | None = None
@@ -80,11 +80,12 @@ class _Reader:
 @dataclass(frozen=True, slots=True)
 class _Block:
     text: str
-    kind: str = "paragraph"  # paragraph, item, code: the last two follow their like without a blank line
+    kind: str = "paragraph"  # paragraph, item, code: no blank line between two items or two lines of code
 
 
 def docx_text(content: bytes) -> Extracted:
-    """Never raises for a broken file: `reason` is then unreadable, encrypted, no_text or too_large."""
+    """The text of a docx file. Never raises for a broken one: `reason` is unreadable, encrypted, no_text or
+    too_large."""
     try:
         parts = Parts(content)
         name = _document_name(parts)
@@ -98,7 +99,7 @@ def docx_text(content: bytes) -> Extracted:
         title = _property_title(parts) or reader.title or reader.heading
     except Unusable as unusable:
         return Extracted("", extractor=EXTRACTOR, reason=unusable.reason)
-    except RecursionError:  # elements a thousand deep
+    except RecursionError:  # elements nested a thousand levels deep
         return Extracted("", extractor=EXTRACTOR, reason="unreadable")
     text = "\n\n".join(piece for piece in (text, *notes) if piece.strip())
     return Extracted(text, title=title, extractor=EXTRACTOR, reason=None if text else "no_text")
@@ -122,7 +123,7 @@ def _property_title(parts: Parts) -> str | None:
 
 
 def _child(element: Any, *names: str) -> Any | None:
-    """The first child by name, then the first of that one, and so on."""
+    """The first child with the first name, its first child with the second name, and so on."""
     for name in names:
         element = next((child for child in element if local_name(child) == name), None)
         if element is None:
@@ -148,7 +149,7 @@ def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
 
 
 def _style(key: str, elements: dict[str, Any]) -> _Style:
-    """The style with what it takes over from those that it is based on."""
+    """The style with the properties that it inherits from the styles it is based on."""
     name = _value(elements[key], "name") or key
     level, numbering = None, None
     for _ in range(MAX_STYLES_ABOVE):
@@ -188,7 +189,7 @@ def _list_formats(parts: Parts, folder: str) -> dict[tuple[str, int], str]:
 
 
 def _blocks(container: Any, reader: _Reader) -> Iterator[_Block]:
-    """Paragraphs and tables of a body, a cell, a note or a text box, through what wraps them."""
+    """Paragraphs and tables of a body, a cell, a note or a text box, also inside wrapping elements."""
     for element in container:
         name = local_name(element)
         if name == "p":
@@ -243,7 +244,7 @@ def _shaped(text: str, style: _Style | None, properties: Any | None, reader: _Re
             reader.title = reader.title or heading
         return _Block("#" * min(level, 6) + " " + heading)
     numbering = _numbering(properties) or (style.numbering if style else None)
-    if numbering is None or numbering[0] == "0":  # 17.9.18: list 0 takes a paragraph out of its list
+    if numbering is None or numbering[0] == "0":  # 17.9.18: list 0 removes a paragraph from its list
         return _Block(text)
     return _Block("  " * numbering[1] + _mark(numbering, reader) + text, "item")
 
@@ -259,7 +260,7 @@ def _mark(numbering: tuple[str, int], reader: _Reader) -> str:
 
 
 def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any]) -> None:
-    """Add what a reader sees of `element` to `pieces`; text boxes inside it come after the paragraph."""
+    """Add the visible text of `element` to `pieces`; text boxes inside it follow after the paragraph."""
     for child in element:
         match local_name(child):
             case "t":

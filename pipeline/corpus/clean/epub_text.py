@@ -1,9 +1,9 @@
 """The text of an electronic book (EPUB 2 and 3), chapter by chapter in reading order.
 
-In: the bytes of the file. Out: `Extracted`: the title of the package file, and the text of every item of the spine
-with headings, lists, tables and code (xhtml_text.py). Left out: pictures, style, the table of contents of EPUB 3.
-A book whose spine is missing or empty is read in the order of its manifest; an item that is missing in the file is
-passed over. Sources: EPUB 3.3, sections 4.2 (container), 5 (package) and 4.2.6.3.2 (encryption).
+In: the bytes of the file. Out: `Extracted`: the title in the package file, and the text of every item of the spine
+with headings, lists, tables and code (xhtml_text.py). Pictures, style and the table of contents of EPUB 3 are
+dropped. A book whose spine is missing or empty is read in the order of its manifest; an item that is missing in the
+file is skipped. Sources: EPUB 3.3, sections 4.2 (container), 5 (package) and 4.2.6.3.2 (encryption).
 """
 
 import posixpath
@@ -21,7 +21,7 @@ PAGE_TYPES = ("application/xhtml+xml", "text/html", "application/x-dtbook+xml", 
 
 
 def epub_text(content: bytes) -> Extracted:
-    """Never raises for a broken book: `reason` is then unreadable, encrypted, no_text or too_large."""
+    """The text of a book. Never raises for a broken one: `reason` is unreadable, encrypted, no_text or too_large."""
     try:
         parts = Parts(content)
         package = _package_name(parts)
@@ -53,7 +53,7 @@ def _title(root: Any) -> str | None:
 
 
 def _chapters(parts: Parts, root: Any, folder: str) -> list[str]:
-    """The text of the pages that are in the file; Unusable where there is none that can be read."""
+    """The texts of the pages that are in the file. Raises Unusable if none is readable."""
     names = [name for name in _reading_order(root, folder) if name in parts]
     encrypted = _encrypted(parts)
     readable = [name for name in names if name not in encrypted]
@@ -79,7 +79,7 @@ def _reading_order(root: Any, folder: str) -> list[str]:
 
 
 def _encrypted(parts: Parts) -> set[str]:
-    """Names of the parts that encryption.xml names; fonts are often among them, pages only in a locked book."""
+    """Names of the parts listed in encryption.xml: often fonts, but pages only if the book is locked."""
     if ENCRYPTION not in parts:
         return set()
     references = (e for e in parts.tree(ENCRYPTION).iter() if local_name(e) == "CipherReference")

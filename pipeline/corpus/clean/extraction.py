@@ -1,6 +1,6 @@
-"""What comes out of a page, whatever its format: the one shape that every extractor returns.
+"""The result of extraction, which every extractor returns whatever the format of the page.
 
-In: nothing. Out: `Extracted`. Which function reads which media type is said in clean.py.
+In: nothing. Out: `Extracted`. stage.py maps media types to extractors.
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """`reason` says why there is nothing to use (unreadable, encrypted, no_text, too_large), None where there is."""
+    """`reason` is why there is no text (unreadable, encrypted, no_text, too_large), or None if there is one."""
 
     text: str
     title: str | None = None
-    extractor: str = ""  # which one won, for the column of that name
+    extractor: str = ""  # the extractor that was used, for the column of that name
     code_language: str | None = None  # of source code
     reason: str | None = None

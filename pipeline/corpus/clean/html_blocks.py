@@ -1,8 +1,9 @@
-"""An HTML page as a list of blocks: pieces of text that a browser sets apart, each with the place it stands in.
+"""Splits an HTML page into blocks: pieces of text that a browser displays separately, each with its place.
 
 In: a parsed tree. Out: `Block`s in document order. A block is a run of inline text inside one block-level element; a
-<pre> is one block with its line breaks. A place knows what html_choice.py judges by (tags and class names around it)
-and what html_structure.py writes (heading, list item, table cell). Scripts, forms' fields and permalinks give none.
+<pre> is one block with its line breaks. A place has what html_choice.py judges by (tags and class names around it)
+and what html_structure.py writes (heading, list item, table cell). Scripts, form fields and permalinks give no
+blocks.
 
 One pass without recursion, so that depth costs nothing. Class names are read as sets of words, see CLASS_WORDS.
 """
@@ -13,7 +14,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-LINE_BREAK = "\x1e"  # stands for <br> until the spaces of a block are joined
+LINE_BREAK = "\x1e"  # represents <br> until the white space of a block is collapsed
 SKIPPED = frozenset(
     {
         "script",
@@ -137,7 +138,7 @@ ROLE_BITS = {
         "alertdialog": "dialog",
     }.items()
 }
-# Features by pieces of class names and ids, as site builders use them.
+# Features by parts of class names and ids, as site builders use them.
 CLASS_WORDS = {
     "nav": r"nav|menu|breadcrumb|pagination|pager|toc|tabs?\b",
     "footer": r"foot|copyright|colophon|legal",
@@ -167,12 +168,12 @@ CLASSES = tuple(CLASS_WORDS)
 HIDDEN = 1 << CLASSES.index("hidden")
 _PATTERNS = tuple(re.compile(pattern) for pattern in CLASS_WORDS.values())
 _NOT_SHOWN = re.compile(r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden")
-MAX_CLASS_CHARACTERS = 400  # of an attribute; longer ones are not written by people
+MAX_CLASS_CHARACTERS = 400  # per attribute; longer ones are not written by people
 
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A list item: `marker` is "- " or "3. ", `depth` 0 for a list that lies in no other."""
+    """A list item: `marker` is "- " or "3. ", `depth` is 0 if the list is not inside another one."""
 
     marker: str
     depth: int
@@ -180,7 +181,7 @@ class Item:
 
 @dataclass(slots=True, eq=False)
 class Table:
-    is_layout: bool = False  # holds headings, code or tables: no table of data
+    is_layout: bool = False  # contains headings, code or tables: not a data table
 
 
 @dataclass(slots=True, eq=False)
@@ -192,8 +193,11 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """A block-level element. Bits of TAGS of it and all around it; bits of CLASSES of it (`own`), of it and its
-    parent (`classes`), of it and all around it (`around`)."""
+    """A block-level element.
+
+    `tags`: bits of TAGS of it and its ancestors. Bits of CLASSES: `own` of it, `classes` of it and its parent,
+    `around` of it and its ancestors.
+    """
 
     tag: str
     tags: int = 0
@@ -205,8 +209,8 @@ class Place:
     item: Item | None = None
     row: Row | None = None
     cell: int = -1
-    outer_list: "Place | None" = None  # the outermost list around it
-    n_items: int = 0  # of a list, counted while it is read
+    outer_list: "Place | None" = None  # the outermost list that contains it
+    n_items: int = 0  # of a list, counted during reading
 
 
 @dataclass(slots=True, eq=False)
@@ -242,10 +246,10 @@ class _Reading:
 
 
 def blocks_of(tree: Any, with_noscript: bool = False) -> list[Block]:
-    """`with_noscript` reads what a page shows where scripts do not run."""
+    """The blocks of a page; `with_noscript` includes what a page shows if scripts do not run."""
     reading = _Reading()
     skipped = SKIPPED - {"noscript"} if with_noscript else SKIPPED
-    # a page with a second <html> has a second root, which may hold its text
+    # a page with a second <html> has a second root, which may contain its text
     for root in [tree, *tree.itersiblings(tag="html")]:
         _read(reading, root, skipped)
         reading.flush()
@@ -351,7 +355,7 @@ def _is_permalink(link: Any) -> bool:
 
 
 def _listing(element: Any) -> str:
-    """The lines of a <pre>; what is coloured piece by piece is joined again."""
+    """The lines of a <pre>; pieces coloured by syntax are joined again."""
     pieces = []
     for part in element.iter():
         if part.tag == "br":
@@ -364,6 +368,6 @@ def _listing(element: Any) -> str:
 
 
 def row_of(block: Block) -> Row | None:
-    """The row of a table of data that the block stands in."""
+    """The row of a data table that contains the block, or None."""
     row = block.place.row
     return None if row is None or row.table.is_layout or row.n_cells < 2 else row

@@ -1,8 +1,8 @@
-"""Which blocks of a page are its text: a linear score over what extractors chose and where a block stands.
+"""Chooses the blocks of a page that are its text, by a linear score over extractors and places.
 
-In: the blocks of a page, and the text that each extractor (resiliparse; trafilatura where it ran) took from the same
-page. Out: one score a unit (a block, a short list or a table, see `units_of`), about the share of its words that
-belong to the main text, and the choice that these scores make. The weights are in html_weights.json;
+In: the blocks of a page, and the text that each extractor (resiliparse; trafilatura if it ran) took from the same
+page. Out: one score per unit (a block, a short list or a table, see `units_of`), an estimate of the share of its
+words that belong to the main text, and the choice based on these scores. The weights are in html_weights.json;
 bench/fit_extraction.py fits them (ridge regression).
 
 The choice maximises the expected F1 of a page: a block whose score is above half of the F1 that the page can reach
@@ -20,19 +20,28 @@ from pipeline.corpus.clean.html_blocks import CLASSES, HEADINGS, TAGS, Block, Pl
 
 NOT_A_WORD_CHARACTER = re.compile(r"\W+")
 SENTENCE_ENDS = (".", "?", "!", ":", '"', "\u201d")
-PIECE = 20  # characters; a long block is looked for in an extractor's text by pieces of this length
+PIECE = 20  # characters; a long block is searched in an extractor's text in pieces of this length
 MIN_PIECED = 25  # shorter blocks must be a whole line of the extractor's text
-MAX_PIECES = 12  # of one block, spread over it
-# What looking for pieces may cost a page, in compared characters: about a second.
+MAX_PIECES = 12  # per block, spread over it
+# Limit of compared characters per page in the search for pieces: about a second.
 MAX_COMPARED = 1_000_000_000
 MENU_TAGS = sum(1 << TAGS.index(tag) for tag in ("nav", "aside", "footer"))
 MENU_CLASSES = sum(1 << CLASSES.index(name) for name in ("nav", "side", "footer"))
-MIN_MENU, MENU_LINK_SHARE = 5, 0.8  # entries; of the characters
+MIN_MENU, MENU_LINK_SHARE = 5, 0.8  # number of entries; share of the characters
 SHORT = 300  # characters of a cell or an item
-MAX_ITEMS = 60  # of a list that is kept or left out as a whole
-LEAST_SCORE = 0.01  # of what is no menu, so that a page of such units gives a text
-WINDOWS = (2, 6)  # blocks to either side
-AROUND = ("nav", "footer", "header", "side", "related", "comment", "overlay", "hidden")  # classes that reach deep
+MAX_ITEMS = 60  # of a list that is kept or dropped as a whole
+LEAST_SCORE = 0.01  # of units that are not menus, so that a page of such units gives a text
+WINDOWS = (2, 6)  # blocks on either side
+AROUND = (
+    "nav",
+    "footer",
+    "header",
+    "side",
+    "related",
+    "comment",
+    "overlay",
+    "hidden",
+)  # classes that also describe their descendants
 BLOCK_KINDS = {
     "p": ("p", "blockquote"),
     "heading": tuple(HEADINGS),
@@ -45,7 +54,7 @@ BLOCK_KINDS = {
 
 
 def features(blocks: list[Block], chosen: Mapping[str, str]) -> tuple[np.ndarray, list[str]]:
-    """One row a block, and the names of the columns. `chosen` is the text that each extractor took, by its name."""
+    """One row per block, and the names of the columns. `chosen`: name of an extractor -> the text that it took."""
     n_words = np.array([block.text.count(" ") + block.text.count("\n") + 1 for block in blocks], np.float64)
     columns = _own_columns(blocks, n_words)
     shown = {name: found_in(blocks, text) for name, text in chosen.items()}
@@ -74,9 +83,10 @@ def bounded(units: list[Block], raw: np.ndarray) -> np.ndarray:
 
 
 def units_of(blocks: list[Block]) -> tuple[list[Block], np.ndarray]:
-    """What is kept or left out as a whole, and for every block the position of its unit.
+    """Units, which are kept or dropped as a whole, and for every block the index of its unit.
 
-    Whole are lists of short items and tables of data with short cells, and rows of one with long cells.
+    Units are lists of short items, data tables with short cells, rows of data tables with long cells, and other
+    blocks.
     """
     short = _short_groups(blocks)
     positions: dict[int, int] = {}
@@ -97,7 +107,7 @@ def units_of(blocks: list[Block]) -> tuple[list[Block], np.ndarray]:
 
 
 def _short_groups(blocks: list[Block]) -> set[int]:
-    """Ids of tables of data without a long cell, and of outermost lists without a long item."""
+    """Ids of data tables without a long cell, and of outermost lists without a long item."""
     longest: dict[int, int] = {}
     n_items: Counter[int] = Counter()
     for block in blocks:
@@ -135,12 +145,12 @@ def choice(score: np.ndarray, size: np.ndarray, caution: float) -> np.ndarray:
     """True for the units to keep: at least one, unless all are menus."""
     half = 0.5 * expected_f1(score, size)
     keep = score >= caution * half
-    # the cautious choice of a page that promises little can be nothing; the best unit is always above the half
+    # on a page with low scores the cautious choice can be empty; the best unit is always above the half
     return (keep if keep.any() else score >= half) & (score > 0)
 
 
 def found_in(blocks: list[Block], text: str) -> np.ndarray:
-    """Share of each block, 0 to 1, that stands in `text`; spaces and punctuation do not count."""
+    """Share of each block, 0 to 1, that occurs in `text`; spaces and punctuation are ignored."""
     lines = {_letters(line) for line in text.split("\n")}
     whole = _letters(text)
     found = np.zeros(len(blocks))
@@ -206,7 +216,7 @@ def _own_columns(blocks: list[Block], n_words: np.ndarray) -> dict[str, np.ndarr
 
 
 def _by_list(places: list[Place], link: np.ndarray, n_words: np.ndarray) -> dict[str, np.ndarray]:
-    """Of the whole list that a block lies in: words, and the share of them in links. A menu is a list of links."""
+    """Words of the whole list that contains a block, and the share of them in links. A menu is a list of links."""
     ids: dict[int, int] = {}
     of = np.array([-1 if p.outer_list is None else ids.setdefault(id(p.outer_list), len(ids)) for p in places])
     listed = of >= 0
@@ -224,7 +234,7 @@ def _by_list(places: list[Place], link: np.ndarray, n_words: np.ndarray) -> dict
 
 
 def _around(name: str, values: np.ndarray, n_words: np.ndarray) -> dict[str, np.ndarray]:
-    """The block before, the block after, and means over windows, weighted by words."""
+    """Values of the block before and the block after, and means over windows, weighted by words."""
     n = len(values)
     position = np.arange(n)
     columns = {
@@ -240,7 +250,7 @@ def _around(name: str, values: np.ndarray, n_words: np.ndarray) -> dict[str, np.
 
 
 def _by_page(name: str, found: np.ndarray, n_words: np.ndarray) -> dict[str, np.ndarray]:
-    """How much of the page an extractor took, and where a block stands to what it took."""
+    """How much of the page an extractor took, and the position of a block relative to it."""
     n = len(found)
     position, taken = np.arange(n), found @ n_words
     hits = np.flatnonzero(found > 0.5)
@@ -255,7 +265,7 @@ def _by_page(name: str, found: np.ndarray, n_words: np.ndarray) -> dict[str, np.
 
 
 def _menus(blocks: list[Block], size: np.ndarray) -> np.ndarray:
-    """True for blocks of lists that are nearly all links and stand in what its author calls navigation or sidebar."""
+    """True for blocks of lists that are almost only links, inside elements marked as navigation, sidebar, footer."""
     lists: dict[int, list[int]] = {}
     for i, block in enumerate(blocks):
         place = block.place

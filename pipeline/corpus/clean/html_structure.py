@@ -1,9 +1,9 @@
-"""Blocks of a page as text that keeps their structure, in the marks of Markdown.
+"""Writes the blocks of a page as text with their structure, in the notation of Markdown.
 
 In: the blocks to keep, in document order. Out: text. Headings begin with #, items of lists with "- " or their number,
-tables of data are rows between |, listings stand between fences with their line breaks and indentation, everything
-else is a paragraph. Tables that only lay out a page (they hold headings, listings, tables or long texts) are
-paragraphs. Nothing else of the text is changed or escaped, but a | inside a cell.
+data tables are rows between |, listings are fenced with their line breaks and indentation, everything else is a
+paragraph. Tables that only lay out a page (they contain headings, listings, tables or long texts) become paragraphs.
+The text is otherwise unchanged and not escaped, except for a | inside a cell.
 """
 
 from itertools import groupby
@@ -11,14 +11,14 @@ from itertools import groupby
 from pipeline.corpus.clean.html_blocks import HEADINGS, Block, Item, Row, Table, row_of
 
 FENCE = "```"
-MAX_CELL_CHARACTERS = 1_000  # a longer cell holds running text
-MAX_CELLS = 200  # in a row
+MAX_CELL_CHARACTERS = 1_000  # a longer cell contains running text
+MAX_CELLS = 200  # per row
 
 
 def structured(blocks: list[Block]) -> str:
     parts: list[str] = []
-    table: Table | None = None  # of the part before, where that was a row
-    begun: Item | None = None  # item of the part before
+    table: Table | None = None  # of the previous part, if that was a row
+    begun: Item | None = None  # list item of the previous part
     for row, members in groupby(blocks, key=row_of):
         group = list(members)
         line = None if row is None else _row_line(row, group)
@@ -37,7 +37,7 @@ def structured(blocks: list[Block]) -> str:
 
 
 def _row_line(row: Row, members: list[Block]) -> str | None:
-    """The cells of a row, or None where it is no row of data."""
+    """The cells of a row, or None if it is not a row of data."""
     if row.n_cells > MAX_CELLS:
         return None
     cells = [""] * row.n_cells

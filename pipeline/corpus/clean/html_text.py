@@ -1,14 +1,14 @@
 """The main text of an HTML page, without its menus, with its structure.
 
-In: the page as decoded text, from anywhere. Out: `Extracted`. Steps:
-1. The tree is read once and cut into blocks (html_blocks.py).
-2. resiliparse takes what it holds for the main content; every block gets a score from that and from where it stands
-   (html_choice.py). Most pages are decided by this: extractor "resiliparse".
-3. Where the scores promise less than `sure` (in expected F1), trafilatura is asked too and the blocks are scored from
-   the choices of both: extractor "union". A page without a block of text has the extractor "none".
+In: the decoded text of any page. Out: `Extracted`. Steps:
+1. The tree is parsed once and split into blocks (html_blocks.py).
+2. resiliparse selects the main content; every block gets a score from that and from its place (html_choice.py). This
+   decides most pages: extractor "resiliparse".
+3. If the scores promise less than `sure` (in expected F1), trafilatura runs too and the blocks are scored from both
+   selections: extractor "union". A page without a block of text has the extractor "none".
 4. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
 
-Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; what it costs is in bench/results.md.
+Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; bench/results.md has the cost.
 """
 
 import json
@@ -26,7 +26,7 @@ from pipeline.corpus.clean.html_structure import structured
 FITTED = json.loads(Path(__file__).with_name("html_weights.json").read_text(encoding="ascii"))
 MAX_TITLE_CHARACTERS, MAX_HEADINGS = 1_000, 50
 WORD = re.compile(r"\w+")
-MIN_CHARACTERS = 500  # of a page; what has less is looked for in <noscript> too
+MIN_CHARACTERS = 500  # of a page; with fewer, <noscript> is read too
 MAX_BLOCKS = 200_000  # the rest of a larger page is not read
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
@@ -53,21 +53,21 @@ def html_text(page: str) -> Extracted:
 
 
 def parsed(page: str) -> Any:
-    """The root of the page's tree, or None for a page without an element."""
+    """The root of the page's tree, or None for a page without elements."""
     import lxml.etree
     import lxml.html
 
     parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False)
     try:
         return lxml.html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
-    except lxml.etree.ParserError:  # nothing but spaces, comments or markup declarations
+    except lxml.etree.ParserError:  # only spaces, comments or markup declarations
         return None
 
 
 def page_blocks(tree: Any) -> tuple[list[Block], bool]:
-    """The blocks of a page, and whether they are those that it shows where scripts do not run.
+    """The blocks of a page, and whether they include those that it shows if scripts do not run.
 
-    Forums built as programs have their posts there, and nothing else in the page.
+    Forums that are built as programs have their posts only there.
     """
     blocks = blocks_of(tree)[:MAX_BLOCKS]
     if sum(len(block.text) for block in blocks) >= MIN_CHARACTERS:
@@ -91,9 +91,10 @@ def by_trafilatura(tree: Any) -> str:
 
 
 def title_of(tree: Any) -> str | None:
-    """The heading that the page's name repeats, mostly without the name of the site; else that name; else a heading.
+    """The heading that the page's name contains, usually without the name of the site; else that name; else a
+    heading.
 
-    The name is og:title, else the title of the window.
+    The name is og:title, otherwise the title of the window.
     """
     head = tree.find("head")
     name = ""

@@ -1,11 +1,11 @@
 """The text of one mail message (RFC 5322, MIME).
 
 In: the bytes of a message. Out: `Extracted`: the subject as title, and the text that a reader sees: of alternatives
-the plain one, or else the HTML one (xhtml_text.py); a forwarded message below a heading with its subject. Other
-headers are not kept. Attachments are not read; a last line in brackets counts and names them.
+the plain one, otherwise the HTML one (xhtml_text.py); a forwarded message below a heading with its subject. Other
+headers are not kept. Attachments are not read; a last line in brackets has their number and names.
 
-Encodings and charsets that are wrong or unknown are guessed as those of any text (text_repair.decode). Lines of
-`format=flowed` are joined (RFC 3676).
+Wrong or unknown encodings and charsets are guessed as for any text (text_repair.decode). Lines of `format=flowed` are
+joined (RFC 3676).
 """
 
 import base64
@@ -22,7 +22,7 @@ from pipeline.corpus.text_repair import decode
 
 EXTRACTOR = "mail"
 MAX_PARTS = 1000
-MAX_DEPTH = 20  # of parts inside parts
+MAX_DEPTH = 20  # of nested parts
 NAMED_ATTACHMENTS = 20
 NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 READ = ("text/plain", "text/html")
@@ -30,7 +30,7 @@ HEADER = re.compile(rb"[!-9;-~]{1,100}:")  # RFC 5322 section 2.2: printable ASC
 
 
 def mail_text(content: bytes) -> Extracted:
-    """Never raises for a broken message: `reason` is then unreadable or no_text."""
+    """The text of a message. Never raises for a broken one: `reason` is then unreadable or no_text."""
     if not HEADER.match(_first_line(content)):
         return Extracted("", extractor=EXTRACTOR, reason="unreadable")
     try:
@@ -38,7 +38,13 @@ def mail_text(content: bytes) -> Extracted:
         attachments: list[str] = []
         pieces = [piece.strip("\n") for piece in _pieces(message, attachments, 0) if piece.strip()]
         title = _header(message, "Subject")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):  # what email raises for broken mail
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # the exceptions that email raises for broken mail
         return Extracted("", extractor=EXTRACTOR, reason="unreadable")
     if not pieces:
         return Extracted("", title=title, extractor=EXTRACTOR, reason="no_text")
@@ -69,14 +75,14 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
             yield from _pieces(sub, attachments, depth + 1)
     elif part.get_content_disposition() == "attachment" or _file_name(part):
         attachments.append(_file_name(part))
-    elif kind in READ or kind.startswith("multipart/"):  # one without its boundary is read as text
+    elif kind in READ or kind.startswith("multipart/"):  # a multipart without its boundary is read as text
         yield _text(part, kind)
     else:
         attachments.append("")
 
 
 def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
-    """The plain text of alternatives that say the same; where there is none, the last, which is the best."""
+    """The plain text of equivalent alternatives; if there is none, the last, which is the richest."""
     for part in parts:
         if part.get_content_type() == "text/plain" and _text(part, "text/plain").strip():
             return [part]
@@ -93,7 +99,7 @@ def _text(part: Any, kind: str) -> str:
 
 
 def _payload(part: Any) -> bytes:
-    """The body without its transfer encoding; of base64 that was cut off, what is whole."""
+    """The body without its transfer encoding; of truncated base64, the complete part."""
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes):
         return b""
@@ -101,7 +107,7 @@ def _payload(part: Any) -> bytes:
         return payload
     if payload != str(part.get_payload()).encode("ascii", "surrogateescape"):
         return payload
-    signs = NO_BASE64.sub(b"", payload)  # email gave it up
+    signs = NO_BASE64.sub(b"", payload)  # email could not decode it
     return base64.b64decode(signs[: len(signs) // 4 * 4])
 
 
@@ -109,7 +115,7 @@ def _decoded(payload: bytes, charset: str | None, kind: str) -> str:
     if charset and charset not in ("us-ascii", "ascii", "utf-8"):
         try:
             text = payload.decode(charset, "replace")
-        except (LookupError, ValueError):  # no such charset, or one that is no character set
+        except (LookupError, ValueError):  # no such charset, or a codec that is not a character set
             text = "\ufffd"
         if text.count("\ufffd") <= 0.01 * len(text):
             return text
@@ -118,7 +124,7 @@ def _decoded(payload: bytes, charset: str | None, kind: str) -> str:
 
 
 def _unfolded(text: str, *, delete_space: bool) -> str:
-    """RFC 3676 section 4: a line that ends in a space goes on in the next one of the same depth of quotes."""
+    """RFC 3676 section 4: a line that ends in a space continues in the next line of the same quote depth."""
     lines: list[str] = []
     goes_on, depth_before = False, 0
     for line in text.split("\n"):
@@ -135,8 +141,8 @@ def _unfolded(text: str, *, delete_space: bool) -> str:
 
 
 def _header(message: Message, name: str) -> str | None:
-    """The header in plain text, as far as its encoded words can be read."""
-    # get() would put question marks in the place of bytes that are no ASCII
+    """The header as plain text, with its encoded words decoded if they are valid."""
+    # get() would replace bytes that are not ASCII with question marks
     raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
     return _plain(raw) or None
 
@@ -146,7 +152,7 @@ def _file_name(part: Any) -> str:
 
 
 def _plain(header: str) -> str:
-    """A header without encoded words, as far as they can be read."""
+    """A header with its encoded words decoded if they are valid."""
     try:
         words = decode_header(header)
     except (ValueError, LookupError):

@@ -1,13 +1,13 @@
-"""From the lines of a PDF's pages to text with headings, paragraphs, lists and code.
+"""Turns the lines of the pages of a PDF into text with headings, paragraphs, lists and code.
 
 In: the lines of every page with their places and sizes, and the file's own outline. Out: (text, first heading).
 Steps:
-1. running heads and feet go: a line at the top or the foot of a page that stands there on three pages or more, with
-   digits set equal, or that begins or ends with the number of the page; so do lines of a table of contents;
-2. headings: lines that the outline names, and lines higher than the body by HEADING_RATIO, ranked by size;
-3. lines of a font of fixed pitch stay as they are, with their indentation; items of lists get '- ';
+1. running heads and feet are removed: a line at the top or the foot of a page that recurs on three pages or more,
+  with all digits taken as equal, or that begins or ends with the page number; so are lines of a table of contents;
+2. headings: lines that are in the outline, and lines higher than the body by HEADING_RATIO, ranked by size;
+3. lines in a fixed-pitch font are kept unchanged, with their indentation; items of lists get '- ';
 4. other lines are joined to paragraphs, which end at a gap, at an indented line, or after a short line that ends a
-   sentence; words that were divided at the end of a line are put together again.
+   sentence; words that were hyphenated at the end of a line are joined again.
 """
 
 import re
@@ -18,13 +18,13 @@ from itertools import pairwise
 
 Outline = dict[tuple[int, str], int]  # (page, title without spaces in lower case) -> level from 1
 
-HEADING_RATIO = 1.15  # height of a heading to that of the body; ours, tried on two manuals
+HEADING_RATIO = 1.15  # ratio of the height of a heading to that of the body; our own value, tested on two manuals
 MAX_HEADING_CHARACTERS = 200
 MAX_LEVELS = 4
-EDGE_LINES = 2  # at the top and at the foot of a page that can be running heads
-EDGE_SHARE = 0.15  # of the height of a page: where they lie
-REPEATS = 3  # pages
-GAP_RATIO = 1.35  # distance of two lines to the usual one, from which on they are two paragraphs
+EDGE_LINES = 2  # lines at the top and at the foot of a page that can be running heads
+EDGE_SHARE = 0.15  # part of the height of a page in which they are
+REPEATS = 3  # pages on which a line must recur to be a running head
+GAP_RATIO = 1.35  # ratio of the distance of two lines to the usual one, above which they are two paragraphs
 SHORT_SHARE = 0.8  # of the width of the text: a shorter line may end a paragraph
 BULLET = re.compile(
     "[\u2022\u25e6\u25aa\u25ab\u25cf\u25cb\u25a0\u25a1\u2023\u2043\u00b7\uf0b7\uf0a7\u27a2\u2713][ \t]*"
@@ -36,10 +36,10 @@ LEADERS = (".....", ". . . . .")  # of a table of contents, before the number of
 DIGITS = re.compile(r"\d+")
 OUTER_NUMBERS = re.compile(r"\A\W{0,5}(\d{1,6})\b|\b(\d{1,6})\W{0,5}\Z")
 SENTENCE_END = re.compile("[.!?:;][\"')\\]\u2019\u201d]?$")
-HYPHENS = "-\u00ad\u2010\u0002\ufffe"  # the last two are what pdfium gives for a hyphen at the end of a line
+HYPHENS = "-\u00ad\u2010\u0002\ufffe"  # pdfium returns the last two for a hyphen at the end of a line
 LAST_WORD = re.compile(rf"(\w+)[{HYPHENS}]$")
 FIRST_WORD = re.compile(r"[^\W\d_]+")
-INNER_HYPHEN = re.compile("(?<=[\u0002\ufffe])(?=.)")  # where pdfium joined two lines itself
+INNER_HYPHEN = re.compile("(?<=[\u0002\ufffe])(?=.)")  # where pdfium itself joined two lines
 WORD = re.compile(r"\w+(?:-\w+)*")
 
 
@@ -51,12 +51,12 @@ class Line:
     right: float
     bottom: float  # points from the foot of the page
     size: float  # height of the font, points
-    place: float  # of the height of the page: 0 = foot, 1 = top
-    fixed: bool  # a font of fixed pitch
+    place: float  # as a fraction of the height of the page: 0 = foot, 1 = top
+    fixed: bool  # in a fixed-pitch font
 
 
 def laid_out(pages: list[list[Line]], outline: Outline) -> tuple[str, str | None]:
-    """The text, and its first heading."""
+    """Returns the text and its first heading."""
     body_size = _most([(line.size, len(line.text)) for page in pages for line in page])
     lines = _without_running_heads(pages, body_size * HEADING_RATIO)
     levels = _levels(lines, body_size)
@@ -100,7 +100,7 @@ def _without_running_heads(pages: list[list[Line]], heading_size: float) -> list
 
 
 def _offsets(line: Line) -> set[int]:
-    """How far the numbers at the ends of a line are from the count of its page: the same for all page numbers."""
+    """Differences between the numbers at the ends of a line and the page index: equal for all page numbers."""
     ends = OUTER_NUMBERS.finditer(line.text)
     return {int(number) - line.page for match in ends for number in match.groups() if number}
 
@@ -117,7 +117,7 @@ def _edge_key(line: Line) -> tuple[bool, str]:
 
 
 def _levels(lines: list[Line], body_size: float) -> dict[float, int]:
-    """Size -> level, the largest first, of the sizes that are larger than the body."""
+    """Size -> level, the largest first, for the sizes larger than the body."""
     sizes = sorted({line.size for line in lines if line.size >= body_size * HEADING_RATIO}, reverse=True)
     levels: dict[float, int] = {}
     for size in sizes:
@@ -127,7 +127,7 @@ def _levels(lines: list[Line], body_size: float) -> dict[float, int]:
 
 
 def _heading_level(line: Line, outline: Outline, levels: dict[float, int]) -> int:
-    """0 for a line that is none."""
+    """The level of a heading, 0 for a line that is not a heading."""
     if len(line.text) > MAX_HEADING_CHARACTERS or not any(c.isalpha() for c in line.text):
         return 0
     key = "".join(line.text.split()).casefold()
@@ -138,7 +138,7 @@ def _heading_level(line: Line, outline: Outline, levels: dict[float, int]) -> in
 
 
 def _blocks(lines: list[Line], marks: list[int], words: set[str]) -> Iterator[str]:
-    """Headings, listings and paragraphs one after the other."""
+    """Headings, listings and paragraphs in their order."""
     pitches, width = _pitches(lines), max((line.right for line in lines), default=0.0)
     held: list[Line] = []
     before = 0
@@ -155,7 +155,7 @@ def _blocks(lines: list[Line], marks: list[int], words: set[str]) -> Iterator[st
 
 
 def _pitches(lines: list[Line]) -> dict[float, float]:
-    """Size -> the usual distance of two lines that follow each other, points."""
+    """Size -> the usual distance between consecutive lines, in points."""
     steps: dict[float, list[tuple[float, int]]] = {}
     for above, line in pairwise(lines):
         step = round(above.bottom - line.bottom, 1)
@@ -165,7 +165,7 @@ def _pitches(lines: list[Line]) -> dict[float, float]:
 
 
 def _ends_heading(above: Line, line: Line, pitch: float, width: float) -> bool:
-    """Two headings, not two lines of one."""
+    """Whether these are two headings, not two lines of one."""
     is_wrapped = above.page == line.page and above.right > 0.6 * width and above.size == line.size
     return not is_wrapped or not 0 < above.bottom - line.bottom < 2 * max(line.size, 1)
 
@@ -197,7 +197,7 @@ def _block(lines: list[Line], level: int, words: set[str]) -> str:
 
 
 def _indented(lines: list[Line]) -> Iterator[str]:
-    """Lines of fixed pitch with the spaces that their places show."""
+    """Lines in a fixed-pitch font, indented by spaces according to their places."""
     left = min(line.left for line in lines)
     for line in lines:
         pitch = (line.right - line.left) / max(1, len(line.text))
@@ -205,7 +205,7 @@ def _indented(lines: list[Line]) -> Iterator[str]:
 
 
 def _joined(texts: list[str], words: set[str]) -> str:
-    """One paragraph; divided words whole again, and their hyphen kept where the file writes them so elsewhere."""
+    """One paragraph. Hyphenated words are joined; their hyphen is kept if the file has it elsewhere, too."""
     texts = [part for text in texts for part in INNER_HYPHEN.split(text)]
     pieces = [texts[0]]
     for text in texts[1:]:

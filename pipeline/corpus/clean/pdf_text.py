@@ -1,10 +1,10 @@
 """The text of a PDF file, from its text layer, by pypdfium2.
 
-In: the bytes of the file. Out: `Extracted`: paragraphs, headings, lists and code as pdf_layout.py finds them in the
-lines of all pages. A scanned file has no text layer and gives no_text; nothing is recognised from pictures. Not kept:
-pictures, forms, annotations, attachments; a table comes out as lines of words.
+In: the bytes of the file. Out: `Extracted`: paragraphs, headings, lists and code that pdf_layout.py finds in the
+lines of all pages. A scanned file has no text layer and gives no_text; there is no character recognition. Not kept:
+pictures, forms, annotations, attachments; a table becomes lines of words.
 
-A page that cannot be read is passed over; the file is unreadable when that holds for all of them.
+An unreadable page is skipped; the file is unreadable if all of its pages are.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import pypdfium2 as pdfium
 
 EXTRACTOR = "pdfium"
-MAX_CHARACTERS = 50_000_000  # of all pages together
-MAX_OUTLINE = 5000  # entries of the outline that are looked at
+MAX_CHARACTERS = 50_000_000  # limit for all pages together
+MAX_OUTLINE = 5000  # entries of the outline that are read
 MAX_OUTLINE_DEPTH = 8
 FONT_NAME_BYTES = 128
 FIXED_PITCH = 1  # ISO 32000-1, table 123
@@ -29,11 +29,11 @@ NO_TITLE = re.compile(r"untitled|title|microsoft (word|powerpoint) - .*|.*\.(doc
 
 
 def pdf_text(content: bytes) -> Extracted:
-    """Never raises for a broken file: `reason` is then unreadable, encrypted, no_text or too_large."""
+    """The text of a PDF. Never raises for a broken one: `reason` is unreadable, encrypted, no_text or too_large."""
     import pypdfium2 as pdfium
     import pypdfium2.raw as raw
 
-    _fault(b"")  # pdfium keeps the fault of the file before, and would show it for a file without pages
+    _fault(b"")  # pdfium keeps the error of the previous file, and would report it for a file without pages
     try:
         document = pdfium.PdfDocument(content)
     except pdfium.PdfiumError:
@@ -58,7 +58,7 @@ def pdf_text(content: bytes) -> Extracted:
 
 
 def _fault(content: bytes) -> int | None:
-    """The error code with which pdfium refuses a file."""
+    """The error code with which pdfium rejects a file, or None."""
     import pypdfium2 as pdfium
 
     try:
@@ -69,7 +69,7 @@ def _fault(content: bytes) -> int | None:
 
 
 def _page_lines(document: "pdfium.PdfDocument", number: int) -> list[Line] | None:
-    """The lines of a page in the order of the file; None for a page that cannot be read."""
+    """The lines of a page in the order of the file; None for an unreadable page."""
     import pypdfium2 as pdfium
 
     try:
@@ -92,7 +92,7 @@ def _page_lines(document: "pdfium.PdfDocument", number: int) -> list[Line] | Non
 
 
 def _line(raw_page: object, words: str, first: int, number: int, height: float) -> Line:
-    """`first` is the place of the first character; places are exact but for characters beyond 16 bits."""
+    """`first` is the index of the first character; indices are exact except for characters beyond 16 bits."""
     start, end = _box(raw_page, first), _box(raw_page, first + len(words) - 1)
     return Line(
         text=words,
@@ -107,7 +107,7 @@ def _line(raw_page: object, words: str, first: int, number: int, height: float) 
 
 
 def _is_fixed(raw_page: object, index: int) -> bool:
-    """Whether the font of a character has one width for all of them."""
+    """Whether a character is in a fixed-pitch font."""
     import pypdfium2.raw as raw
 
     flags, name = ctypes.c_int(), ctypes.create_string_buffer(FONT_NAME_BYTES)
@@ -116,7 +116,7 @@ def _is_fixed(raw_page: object, index: int) -> bool:
 
 
 def _box(raw_page: object, index: int) -> tuple[float, float, float, float]:
-    """left, right, bottom, top of a character as its font draws it; points."""
+    """left, right, bottom and top of a character as its font draws it, in points."""
     import pypdfium2.raw as raw
 
     box = raw.FS_RECTF()
@@ -126,7 +126,7 @@ def _box(raw_page: object, index: int) -> tuple[float, float, float, float]:
 
 
 def _outline(document: "pdfium.PdfDocument") -> Outline:
-    """(page, title) -> level of the headings that the file itself lists."""
+    """(page, title) -> level of the headings in the outline of the file."""
     import pypdfium2 as pdfium
 
     outline: Outline = {}
@@ -137,12 +137,12 @@ def _outline(document: "pdfium.PdfDocument") -> Outline:
                 break
             if target is not None and (page := target.get_index()) is not None:
                 outline.setdefault((page, "".join(bookmark.get_title().split()).casefold()), bookmark.level + 1)
-    except (pdfium.PdfiumError, ValueError):  # a broken outline costs the headings that stand behind the place
+    except (pdfium.PdfiumError, ValueError):  # a broken outline loses only the headings after the broken entry
         pass
     return outline
 
 
 def _title(document: "pdfium.PdfDocument") -> str | None:
-    """The title of the metadata, unless a program left its own there."""
+    """The title in the metadata, unless it is the default of a program."""
     title = " ".join(document.get_metadata_value("Title").split())
     return None if not title or NO_TITLE.fullmatch(title) else title

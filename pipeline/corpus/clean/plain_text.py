@@ -1,8 +1,8 @@
 """Text files: licence boilerplate of Project Gutenberg, and the markup of reStructuredText and Markdown.
 
-In: text. Out: text. Plain text stays as it is save for the boilerplate. Of reStructuredText go comments, targets,
-tables of contents and the wrapping of roles and code, and headings get the '#' of their level; of Markdown go the
-front matter and HTML comments. Both are read by people as they are, so that the rest stays.
+In: text. Out: text. Plain text is unchanged except for the boilerplate. In reStructuredText, comments, targets,
+tables of contents and the wrapping of roles and code are removed, and headings get the '#' of their level; in
+Markdown, the front matter and HTML comments are removed. Both are readable as they are, so the rest is kept.
 """
 
 import re
@@ -14,13 +14,13 @@ GUTENBERG_END = re.compile(
     r"\*\*\* ?END OF (?:THE|THIS) PROJECT GUTENBERG EBOOK|End of (?:the |this )?Project Gutenberg", re.I
 )
 
-RST_DROPPED_BLOCK = re.compile(  # a directive whose body is no prose, or a comment, with its indented body
+RST_DROPPED_BLOCK = re.compile(  # a directive whose body is not prose, or a comment, with its indented body
     r"^([ \t]*)\.\.(?: (?:toctree|index|contents|meta|image|highlight|module|currentmodule|raw|only|ifconfig)::.*"
     r"| (?!\S+::|\[|_|\|)\S.*)?\n(?:(?:\1[ \t]+\S.*|[ \t]*)\n)*",
     re.MULTILINE,
 )
 RST_TARGET = re.compile(r"^[ \t]*(?:\.\. _[^\n]*:|\.\. \|[^|\n]+\| |__ ).*\n?", re.MULTILINE)
-RST_ROLE = re.compile(r":[a-zA-Z][\w:+.-]{0,80}:`([^`]+)`")  # bounded: time must not grow with the square
+RST_ROLE = re.compile(r":[a-zA-Z][\w:+.-]{0,80}:`([^`]+)`")  # bounded, so that time is not quadratic
 RST_LINK = re.compile(r"`([^`<]+)<[^`>]*>`__?")
 RST_REFERENCE = re.compile(r"`([^`\n]+)`__?(?!\w)")
 RST_ANONYMOUS = re.compile(r"(?<![\w`'\".])([A-Za-z]\w*[A-Za-z0-9])__(?=[\s.,;:)]|$)", re.MULTILINE)
@@ -39,7 +39,7 @@ FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
 def plain_text(text: str) -> str:
-    """Without the header and footer that Project Gutenberg puts around its books."""
+    """`text` without the header and footer that Project Gutenberg adds to its books."""
     if start := GUTENBERG_START.search(text):
         text = text[start.end() :]
     if end := GUTENBERG_END.search(text, len(text) // 2):
@@ -52,7 +52,7 @@ def markdown_text(text: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    """Without <!-- ... -->; a comment that does not end stays."""
+    """`text` without <!-- ... -->; an unterminated comment is kept."""
     pieces, place = [], 0
     while (start := text.find("<!--", place)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
         pieces.append(text[place:start])
@@ -74,7 +74,7 @@ def rst_text(text: str) -> str:
 
 
 def _with_marked_headings(text: str) -> str:
-    """Underlined lines get a '#' for their level, which is the place of their adornment in the order of the file."""
+    """Underlined lines get the '#' of their level, which is the rank of their adornment in order of appearance."""
     lines = text.split("\n")
     levels: dict[tuple[str, bool], int] = {}
     for i in range(1, len(lines)):
@@ -90,12 +90,12 @@ def _with_marked_headings(text: str) -> str:
 
 
 def _role_text(inside: str) -> str:
-    """:ref:`shown <target>` shows `shown`; :class:`~package.Name` shows `Name`."""
+    """:ref:`shown <target>` becomes `shown`; :class:`~package.Name` becomes `Name`."""
     shown = inside[: inside.rfind("<")].rstrip() if inside.endswith(">") and "<" in inside else inside
     return shown[1:].rpartition(".")[2] if shown.startswith("~") else shown.removeprefix("!")
 
 
 def _directive_line(match: re.Match[str]) -> str:
-    """`.. versionadded:: 1.2` reads "versionadded 1.2", `.. note::` reads "note:"."""
+    """`.. versionadded:: 1.2` becomes "versionadded 1.2", `.. note::` becomes "note:"."""
     space, name, value = match.groups()
     return f"{space}{name.rpartition(':')[2]} {value}" if value else f"{space}{name}:"

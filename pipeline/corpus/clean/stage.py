@@ -1,11 +1,11 @@
-"""Stage `clean`: the text of every page, repaired; nothing is dropped for what it says.
+"""Stage `clean`: extracts and repairs the text of every page; no page is dropped for its content.
 
 In: any number of page shards. Out: document shards of the same names, and in dropped/ the pages that gave no text:
-too_large, binary, undecodable, no_text, or, because each page is worked on in a worker process with a time and a
-memory limit, timeout, crash, out_of_memory, error.
+too_large, binary, undecodable, no_text, or, because each page is processed in a worker process with limits on time
+and memory, timeout, crash, out_of_memory, error.
 
-Steps a page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_FORMATS), take boilerplate lines out
-(boilerplate; web pages only), repair (text_repair). The id of a document is the hash of its text without case and
+Steps per page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_FORMATS), remove boilerplate lines
+(boilerplate; web pages only), repair (text_repair). The id of a document is the hash of its text, ignoring case and
 spacing.
 """
 
@@ -56,7 +56,7 @@ class CleanConfig:
 
 @dataclass(frozen=True, slots=True)
 class PageItem:
-    """One page on its way to a worker; `content` is cut to a preview when it is `too_large`."""
+    """One page as sent to a worker; `content` is cut to a preview if the page is `too_large`."""
 
     page_id: str
     source: str
@@ -70,10 +70,10 @@ class PageItem:
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """`reason` is None for a page that gave a text."""
+    """The result for one page; `reason` is None for a page that gave a text."""
 
     reason: str | None
-    text: str  # of a dropped page its first characters, where there are any
+    text: str  # for a dropped page its first characters, if there are any
     title: str | None = None
     id: str = ""
     extractor: str = ""
@@ -86,7 +86,7 @@ def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, str
     return lambda text, url: Extracted(function(text), extractor=extractor)
 
 
-TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # of the decoded text and the address
+TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # functions of the decoded text and the address
     HTML: lambda text, url: html_text(text),
     "text/plain": _named("plain", plain_text),
     "text/markdown": _named("markdown", markdown_text),
@@ -97,7 +97,9 @@ TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # of the decoded t
     "text/tab-separated-values": lambda text, url: table_text(text, "\t"),
     "application/x-ipynb+json": lambda text, url: notebook_text(text),
 }
-FILE_FORMATS: dict[str, Callable[[bytes], Extracted]] = {  # of the bytes, which are no text as they stand
+FILE_FORMATS: dict[
+    str, Callable[[bytes], Extracted]
+] = {  # functions of the bytes, because these formats are not text
     "application/pdf": pdf_text,
     "application/epub+zip": epub_text,
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": docx_text,
@@ -138,7 +140,7 @@ CLEAN = Stage(
 
 
 def clean_page(item: PageItem) -> Cleaned:
-    """Runs in a worker process; whatever goes wrong here costs this page only."""
+    """The text of one page. Runs in a worker process, so a failure affects only this page."""
     if item.too_large:
         return Cleaned("too_large", "", item.title)
     preview = ""

@@ -1,11 +1,11 @@
-"""Rows of delimited text (csv, tsv), whoever wrote it, and a whole table as text.
+"""Reads rows of delimited text (csv, tsv) of any origin, and a whole table as text.
 
-In: lines of text. Out: records, one after the other, or `Extracted` with a row `| a | b |` for each.
+In: lines of text. Out: records, one after the other, or `Extracted` with one row `| a | b |` per record.
 
-A quote that is opened and never closed would swallow the rest of a file. So a record is taken back when its quotes
-do not stand where RFC 4180 wants them, when it gets longer than MAX_RECORD_CHARACTERS, and, if it spans several
-lines, when it has another number of cells than the first record: its first line is then read with quotes as plain
-signs, and reading goes on at the next line.
+An unterminated quote would swallow the rest of a file. So a record is rejected if its quotes are not where RFC 4180
+expects them, if it is longer than MAX_RECORD_CHARACTERS, or if it spans several lines and has a different number of
+cells than the first record: then its first line is read with quotes as ordinary characters, and reading continues at
+the next line.
 """
 
 import re
@@ -19,7 +19,7 @@ WORD = re.compile(r"\w")
 
 
 def table_text(text: str, delimiter: str | None = None) -> Extracted:
-    """The whole table; lines as they are where no delimiter can be seen."""
+    """The whole table; unchanged lines if there is no delimiter."""
     text = ROW_END.sub("\n", text)
     delimiter = delimiter or sniffed_delimiter(text[:SNIFFED_CHARACTERS])
     if delimiter is None:

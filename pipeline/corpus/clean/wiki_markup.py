@@ -1,7 +1,8 @@
 """The text of a MediaWiki article: prose, headings and lists, without templates, tables, references and files.
 
-In: wikitext. Out: text. What templates for languages and units show is kept; what a dropped template leaves behind
-(empty brackets, doubled spaces) is cleaned up. Lists of literature and links at the end of an article are dropped.
+In: wikitext. Out: text. The output of templates for languages and units is kept; what a dropped template leaves
+behind (empty brackets, doubled spaces) is cleaned up. Lists of literature and links at the end of an article are
+dropped.
 """
 
 import re
@@ -16,7 +17,7 @@ DROPPED_LINKS = re.compile(r"\s*(file|image|category|media|[a-z]{2,3}(-[a-z]+)*)
 END_SECTIONS = re.compile(
     r"\s*(references|external links|see also|further reading|notes|bibliography|sources|footnotes)\s*", re.IGNORECASE
 )
-# name of a template -> which of its unnamed values it shows; -1 = the last
+# name of a template -> index of the unnamed value that it shows; -1 = the last
 SHOWN_VALUES: dict[str, tuple[int, ...]] = {
     "lang": (2,),
     "transl": (-1,),
@@ -27,7 +28,7 @@ SHOWN_VALUES: dict[str, tuple[int, ...]] = {
     "cquote": (1,),
     "convert": (1, 2),
 }
-# list signs would vanish with the markup
+# list markers would be removed with the markup
 LIST_ITEM = re.compile(r"^[*#]+[ \t]*(?=[^\s*#])", re.MULTILINE)
 INDENT = re.compile(r"^[:;]+[ \t]*", re.MULTILINE)
 SPACES = re.compile(r"[ \t]{2,}")
@@ -56,7 +57,7 @@ def _top_level(code: Any) -> Iterator[str]:
 
 
 def _shown(node: Any) -> Iterator[str]:
-    """What a reader of the article sees of `node`, piece by piece."""
+    """The visible text of `node`, piece by piece."""
     from mwparserfromhell import nodes
 
     match node:

@@ -1,11 +1,11 @@
-"""All text of an HTML page that has no menus, with its structure: chapters of a book, HTML parts of a mail.
+"""All text of an HTML page without menus, with its structure: chapters of a book, HTML parts of a mail.
 
-In: the page as text. Out: Markdown-like text: headings with '#', lists with '- ' or numbers, tables as rows
-`| a | b |`, code with its line breaks. Nothing is judged: what extraction for web pages (html_text.py) takes for
-boilerplate, such as a short chapter or a list of persons, is what a book consists of.
+In: the page as text. Out: Markdown-like text: headings with '#', lists with '- ' or numbers, tables as rows `| a | b
+|`, code with its line breaks. Nothing is dropped by a score, because books consist of what extraction for web pages
+(html_text.py) takes for boilerplate, such as short chapters or lists of persons.
 
-The page is parsed as XML where it is well-formed, because HTML takes `<title/>` for an opening tag, and as HTML
-elsewhere. The tree is walked with a stack of its own, so that its depth costs no recursion.
+A well-formed page is parsed as XML, because HTML takes `<title/>` for an opening tag, any other as HTML. The tree is
+walked with an explicit stack, so its depth needs no recursion.
 """
 
 import html
@@ -17,7 +17,9 @@ from pipeline.corpus.clean.zip_parts import local_name, xml_tree
 
 HEADINGS = {f"h{level}": level for level in range(1, 7)}
 DROPPED = frozenset({"head", "script", "style", "template", "noscript", "svg", "iframe", "object", "audio", "video"})
-NO_BLOCKS = frozenset({"dialog", "dir", "frame", "frameset", "hgroup", "legend", "menu"})  # not in books and mail
+NO_BLOCKS = frozenset(
+    {"dialog", "dir", "frame", "frameset", "hgroup", "legend", "menu"}
+)  # not found in books and mail
 ROW_PARTS = frozenset({"tbody", "td", "tfoot", "th", "thead"})  # of a table that only lays out a page
 BLOCKS = BLOCK_LEVEL - NO_BLOCKS - ROW_PARTS
 NAMED_ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,31});")
@@ -26,11 +28,11 @@ XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
 WHITE = re.compile(r"[ \t\r\n\f]+")
 WHITE_RUN = re.compile(r"[ \t]{2,}")
 LINE_SPACE = re.compile(r" *\n *")
-MAX_HEADING_CHARACTERS = 300  # a longer one is a paragraph that somebody made large
+MAX_HEADING_CHARACTERS = 300  # a longer one is a paragraph in large type
 
 
 def xhtml_text(page: str) -> tuple[str | None, str]:
-    """(title, text); both may be empty."""
+    """Returns (title, text); both may be empty."""
     root = _tree(page)
     if root is None:
         return None, ""
@@ -39,7 +41,7 @@ def xhtml_text(page: str) -> tuple[str | None, str]:
 
 
 def table_row(cells: list[str]) -> str:
-    """A row of a Markdown table; what would end a cell or the row is taken out of the cells."""
+    """A row of a Markdown table; characters that would end a cell or the row are removed from the cells."""
     return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -47,7 +49,7 @@ def _tree(page: str) -> Any | None:
     from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
     from lxml import html as lxml_html
 
-    page = XML_DECLARATION.sub("", page.replace("\0", ""))  # it names an encoding, and the page is decoded
+    page = XML_DECLARATION.sub("", page.replace("\0", ""))  # it declares an encoding, but the page is already decoded
     root = xml_tree(NAMED_ENTITY.sub(_character, page).encode(errors="replace"))
     if root is not None:
         return root
@@ -59,7 +61,7 @@ def _tree(page: str) -> Any | None:
 
 
 def _character(match: re.Match[str]) -> str:
-    """XML knows five names of characters, HTML two thousand."""
+    """Replaces named characters: XML has five of them, HTML two thousand."""
     return match[0] if match[1] in XML_ENTITIES else html.escape(html.unescape(match[0]), quote=False)
 
 
@@ -68,7 +70,7 @@ def _flat(element: Any) -> str:
 
 
 def _texts(element: Any) -> list[str]:
-    """Text pieces below `element`, without what an entity or a comment holds."""
+    """Text pieces below `element`, without the content of entities and comments."""
     pieces = []
     for node in element.iter():
         if isinstance(node.tag, str) and node.text:
@@ -79,7 +81,7 @@ def _texts(element: Any) -> list[str]:
 
 
 class _Renderer:
-    """Walks a tree; `blocks` holds finished blocks, `pieces` the one that is being written."""
+    """Walks a tree; `blocks` contains finished blocks, `pieces` the block that is being written."""
 
     def __init__(self) -> None:
         self.blocks: list[str] = []
@@ -89,7 +91,7 @@ class _Renderer:
         self.was_tight = False  # whether the last block was an item of a list
 
     def text(self, root: Any) -> str:
-        # (element, leaving): an element is met twice, before and after what it holds
+        # (element, leaving): an element is visited twice, before and after its content
         stack: list[tuple[Any, bool]] = [(root, False)]
         while stack:
             element, leaving = stack.pop()
@@ -139,7 +141,7 @@ class _Renderer:
         return "  " * (len(self.lists) - 1) + f"{self.lists[-1]}. "
 
     def _finish(self) -> None:
-        """End the block that is being written, if anything of it can be seen."""
+        """End the block that is being written, if it has visible text."""
         block = LINE_SPACE.sub("\n", WHITE_RUN.sub(" ", "".join(self.pieces))).strip()
         self.pieces = []
         if not block:
@@ -153,7 +155,7 @@ class _Renderer:
         self.prefix = ""
 
     def _add(self, block: str, *, tight: bool = False) -> None:
-        """Items of a list follow each other without a blank line."""
+        """Add a block; there is no blank line between items of a list."""
         if self.blocks and not (tight and self.was_tight):
             self.blocks.append("")
         self.blocks.append(block)
@@ -169,7 +171,7 @@ class _Renderer:
             self._add(code.rstrip())
 
     def _is_data(self, table: Any) -> bool:
-        """Not a table that only lays out a page: one that holds tables, headings or a single column."""
+        """Whether it is a data table. A layout table contains tables or headings, or has a single column."""
         names = [local_name(node).lower() for node in table.iterdescendants()]
         if "table" in names or any(name in HEADINGS for name in names):
             return False

@@ -1,8 +1,8 @@
-"""The parts of a document that is a zip file of XML (epub, docx), read with bounds and without trust.
+"""The parts of a document that is a zip file of XML (epub, docx), read with limits and without trust.
 
-In: the bytes of the file. Out: `Parts`, which gives a part by name, as bytes or as a parsed tree. No part is unpacked
-to disk, all parts together give at most MAX_UNPACKED_BYTES, whatever the file says of their sizes, and no entity is
-expanded and nothing fetched when XML is parsed. What is wrong is raised as `Unusable` with the reason of a drop.
+In: the bytes of the file. Out: `Parts`, which returns a part by name, as bytes or as a parsed tree. No part is
+unpacked to disk, all parts together give at most MAX_UNPACKED_BYTES, whatever sizes the file declares, and parsing
+XML expands no entities and fetches nothing. All errors are raised as `Unusable` with the drop reason.
 """
 
 import io
@@ -12,10 +12,12 @@ import zlib
 from typing import Any
 from urllib.parse import unquote
 
-MAX_UNPACKED_BYTES = 100_000_000  # of all parts of one document together; a long novel has 2 MB of text
+MAX_UNPACKED_BYTES = 100_000_000  # for all parts of one document together; a long novel has 2 MB of text
 MAX_PARTS = 20_000
-OLE_SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # older office files, and newer ones with a password
-ENCRYPTED_STREAM = "EncryptedPackage".encode("utf-16-le")  # ECMA-376 part 4: where OLE wraps an encrypted zip
+OLE_SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # older office files, and password-protected newer ones
+ENCRYPTED_STREAM = "EncryptedPackage".encode(
+    "utf-16-le"
+)  # ECMA-376 part 4: the stream in which OLE wraps an encrypted zip
 ENCRYPTED_BIT = 0x1
 BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError)
 
@@ -29,7 +31,7 @@ class Unusable(Exception):
 
 
 class Parts:
-    """Files inside a zip by their normal names; raises Unusable, and nothing else, for a broken one."""
+    """Files inside a zip by their normalised names. Raises only Unusable for a broken zip."""
 
     def __init__(self, content: bytes):
         if content.startswith(OLE_SIGNATURE):
@@ -75,12 +77,12 @@ class Parts:
 
 
 def joined(folder: str, href: str) -> str:
-    """The name of the part that `href` means, seen from `folder`; one that leads outside names no part."""
+    """The name of the part to which `href` refers, relative to `folder`. A name outside matches no part."""
     return posixpath.normpath(posixpath.join(folder, unquote(href.partition("#")[0])))
 
 
 def xml_tree(content: bytes) -> Any | None:
-    """The root element, None for what is no XML; entities that the document defines are left out."""
+    """The root element, None if the content is not XML; entities that the document defines are omitted."""
     from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
 
     parser = etree.XMLParser(
@@ -98,12 +100,12 @@ def xml_tree(content: bytes) -> Any | None:
 
 
 def local_name(element: Any) -> str:
-    """Tag without its namespace; empty for a comment, an entity or an instruction."""
+    """The tag without its namespace; empty for a comment, an entity or a processing instruction."""
     return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
 
 
 def attribute(element: Any, name: str) -> str | None:
-    """The value of an attribute whatever its namespace is."""
+    """The value of an attribute, in any namespace."""
     for key, value in element.attrib.items():
         if key.rpartition("}")[2] == name:
             return value

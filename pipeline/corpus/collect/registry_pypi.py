@@ -53,7 +53,7 @@ def _choose(source: "PackageSource", packages: list["DistributionPackage"]) -> "
     of_kind = [p for p in of_version if p.package_type == source.file]
     if not of_kind:
         there = ", ".join(p.filename for p in of_version[:5])
-        raise ValueError(f"{source.package} {source.version} has no file {source.file}; its files are {there}")
+        raise ValueError(f"{source.package} {source.version} has no {source.file}; its files are {there}")
     known = [p for p in of_kind if "sha256" in p.digests]
     if not known:  # an index may omit hashes; ours is checked after the download
         return of_kind[0]

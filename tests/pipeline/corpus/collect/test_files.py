@@ -375,7 +375,7 @@ def test_collect_globs_take_and_leave(mill, folder):
 def test_collect_glob_without_a_match_says_what_is_there(mill, folder):
     with pytest.raises(ValueError) as caught:
         mill.build(folder, members=("*.txt", "*.htm"))
-    for part in ("`letters`", "no file", "`*.htm`", "`*.txt` takes 1", "page.html"):
+    for part in ("`letters`", "no file", "`*.htm`", "`*.txt` matches 1", "page.html"):
         assert part in str(caught.value)
 
 
@@ -383,7 +383,7 @@ def test_collect_missing_path_and_empty_folder_are_named(mill, tmp_path):
     with pytest.raises(ValueError, match=r"`letters`: path .*/nowhere does not exist"):
         mill.build(tmp_path / "nowhere")
     (tmp_path / "in").mkdir()
-    with pytest.raises(ValueError, match="holds no file"):
+    with pytest.raises(ValueError, match="contains no files"):
         mill.build(tmp_path / "in")
 
 

@@ -116,7 +116,7 @@ def test_sources_default_file_of_the_project_is_valid():
         (URL.replace("https://example.org", "https://"), ["has no host"]),
         (URL.replace("example.org/a/texts-1.0.zip", "example.org/a/"), ["does not end in the name of a file"]),
         (URL.replace("example.org/a/texts-1.0.zip", "[::1/a"), ["'https://[::1/a': Invalid IPv6"]),
-        (URL.replace("example.org", "me:secret@example.org"), ["of example.org holds a user name", "~/.netrc"]),
+        (URL.replace("example.org", "me:secret@example.org"), ["of example.org contains a user name", "~/.netrc"]),
         (URL.replace("urls = [", "urls = []  # ["), ["urls is empty", "#sha256="]),
         (URL + "max_download_mb = 0", ["max_download_mb is 0, expected a number above 0"]),
         (FILES + 'rules = ["gopher_qualiti"]', ["[letters]", "gopher_qualiti", "did you mean `gopher_quality`"]),

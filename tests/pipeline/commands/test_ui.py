@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
-from pipeline.tracking.server import run_link
+from pipeline.tracking.server import run_url
 
 GRISTMILL = Path(sys.executable).parent / "gristmill"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -197,8 +197,8 @@ def results_of(layout: Layout) -> list[dict]:
 
 
 def as_in_a_browser(value: float) -> str:
-    """JavaScript writes 1.0 as 1."""
-    return str(value).removesuffix(".0")
+    """The page has four significant digits, and JavaScript writes 1.0 as 1."""
+    return str(float(f"{value:.4g}")).removesuffix(".0")
 
 
 @pytest.mark.timeout(1800)
@@ -227,8 +227,8 @@ def test_ui_one_click_builds_everything_and_both_pages_show_it(toy_layout, page)
             page.get_by_text(check, exact=True).first.wait_for()
         page.get_by_text("Succeeded", exact=True).nth(2).wait_for()
         shot(page, "checks")
-        run = run_link(toy_layout, load_current(toy_layout, "foundation_model").fingerprint)
-        page.goto(f"{mlflow}{run[run.index('/#/') :].replace('?', '/model-metrics?')}")
+        run = run_url(toy_layout, load_current(toy_layout, "foundation_model").fingerprint, mlflow)
+        page.goto(run.replace("?", "/model-metrics?"))
         page.get_by_text("gradient_norm", exact=True).wait_for()
         page.locator("svg.main-svg path.point").nth(30).wait_for()  # more than charts of a single point have
         shot(page, "mlflow")

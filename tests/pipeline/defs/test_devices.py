@@ -94,7 +94,10 @@ def test_two_devices_give_the_record_the_curve_and_the_log_of_one(layout, toy_gr
     differences = [abs(a["loss"] - b["loss"]) for a, b in zip(*curves, strict=True)]
     assert max(differences) < 1e-3
     (event,) = run.get_asset_materialization_events()
-    assert event.event_specific_data.materialization.metadata["parameters"].value == record["measures"]["parameters"]
+    assert (
+        event.event_specific_data.materialization.metadata["parameters"].value
+        == f"{record['measures']['parameters']:,}"
+    )
     assert "training in 2 processes" in log and "trained to step 30" in log
     assert mlflow_steps(layout, two.fingerprint, "loss") == list(range(1, 31))
     assert mlflow_steps(layout, two.fingerprint, "validation_bits_per_byte") == [10, 20, 30]

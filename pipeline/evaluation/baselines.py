@@ -1,14 +1,15 @@
-"""Baselines that a trained model has to beat: n-gram models, the majority class, TF-IDF + logistic regression.
+"""Baselines that a trained model must beat: n-gram models, the majority class, TF-IDF + logistic regression.
 
-In: token shards (every document opens with end of text), or labelled texts. Out: nats a document, predictions.
+In: token shards (every document opens with end of text), or labelled texts. Out: nats per document, predictions.
 
 - unigram: add-one over the whole vocabulary.
 - bigram, trigram: interpolated (Jelinek and Mercer 1980; Chen and Goodman 1998, section 2.3):
-  P(w | h) = a * count(h, w) / count(h) + (1 - a) * P(w | shorter h). The weight a depends on the bucket that count(h)
-  falls into and is 0 for a history that was never seen, so that every distribution sums to one.
-- every 20th training document is held out from counting and fits the weights by EM, first the bigram's, then the
-  trigram's; then its counts are added, so that what is evaluated is fitted on all training tokens.
-- n-grams are sorted distinct int64 keys, merged piece by piece: memory grows with distinct n-grams, not with tokens.
+  P(w | h) = a * count(h, w) / count(h) + (1 - a) * P(w | shorter h). The weight a depends on the bucket of
+  count(h) and is 0 for a history that was never seen, so that every distribution sums to one.
+- every 20th training document is held out from counting and used to fit the weights by EM, first the bigram's, then
+  the trigram's; then its counts are added, so that the evaluated models are fitted on all training tokens.
+- n-grams are sorted distinct int64 keys, merged piece by piece: memory grows with the number of distinct n-grams,
+  not of tokens.
 
 scikit-learn is imported where it is used, because the code location imports this module.
 """
@@ -21,15 +22,15 @@ import numpy as np
 from model.token_shards import TokenShard
 
 NGRAM_NAMES = ("unigram", "bigram", "trigram")
-HELD_OUT_EVERY = 20  # documents: 5 % fit the interpolation weights
-N_BUCKETS = 12  # of a history's count: 0, 1, 2-3, 4-7, ..., 1024 and more
-EM_STEPS = 30  # by then the weights move in the fourth decimal
-PIECE_TOKENS = 4_000_000  # counted at once: 32 MB an array
+HELD_OUT_EVERY = 20  # 5 % of the documents fit the interpolation weights
+N_BUCKETS = 12  # for the count of a history: 0, 1, 2-3, 4-7, ..., 1024 and more
+EM_STEPS = 30  # by then the weights change only in the fourth decimal
+PIECE_TOKENS = 4_000_000  # counted at once: 32 MB per array
 
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """Every predicted token with its two predecessors; end of text stands for what lies before a document."""
+    """Every predicted token with its two predecessors; before the start of a document they are end of text."""
 
     second_last: np.ndarray  # int64
     last: np.ndarray  # int64
@@ -42,13 +43,13 @@ class Events:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Sorted distinct keys with how often each occurs."""
+    """Sorted distinct keys with the number of occurrences of each."""
 
     keys: np.ndarray  # int64, token ids as digits in base vocab_size
     counts: np.ndarray  # int64
 
     def of(self, keys: np.ndarray) -> np.ndarray:
-        """How often each of `keys` occurs, int64, 0 for never."""
+        """Number of occurrences of each of `keys`, int64."""
         if not len(self.keys):
             return np.zeros(len(keys), np.int64)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
@@ -60,7 +61,7 @@ class Tally:
 
 
 def merge(tallies: Sequence[Tally]) -> Tally:
-    """One tally of all; the keys of each need not be distinct."""
+    """One tally of all given keys, which need not be distinct."""
     keys = np.concatenate([tally.keys for tally in tallies]) if tallies else np.zeros(0, np.int64)
     counts = np.concatenate([tally.counts for tally in tallies]) if tallies else np.zeros(0, np.int64)
     if not len(keys):
@@ -73,7 +74,7 @@ def merge(tallies: Sequence[Tally]) -> Tally:
 
 @dataclass(frozen=True, slots=True)
 class NgramCounts:
-    unigrams: np.ndarray  # int64, a token id
+    unigrams: np.ndarray  # int64, one per token id
     bigrams: Tally
     trigrams: Tally
 
@@ -101,7 +102,7 @@ class NgramModel:
         self.vocab_size = vocab_size
         self.last = counts.bigrams.of_histories(vocab_size)
         self.last_two = counts.trigrams.of_histories(vocab_size)
-        self.bigram_weights = np.zeros(N_BUCKETS)  # a bucket
+        self.bigram_weights = np.zeros(N_BUCKETS)  # one per bucket
         self.trigram_weights = np.zeros(N_BUCKETS)
 
     def unigram(self, events: Events) -> np.ndarray:
@@ -115,14 +116,14 @@ class NgramModel:
         return _ratios(self.counts.trigrams, self.last_two, history, events.token, self.vocab_size)
 
     def probabilities(self, events: Events) -> dict[str, np.ndarray]:
-        """P(token | history) of every event, float64, by name of the model."""
+        """Name of the model -> P(token | history) of every event, float64."""
         unigram = self.unigram(events)
         bigram = interpolate(self.bigram_ratios(events), self.bigram_weights, unigram)
         trigram = interpolate(self.trigram_ratios(events), self.trigram_weights, bigram)
         return {"unigram": unigram, "bigram": bigram, "trigram": trigram}
 
     def document_nats(self, shards: Sequence[TokenShard], end_of_text: int) -> dict[str, np.ndarray]:
-        """-log P summed over each document, float64, by name of the model, in the order of the documents."""
+        """Name of the model -> -log P summed over each document, float64, in the order of the documents."""
         sums: dict[str, list[np.ndarray]] = {name: [np.zeros(0)] for name in NGRAM_NAMES}
         for shard in shards:
             totals = {name: np.zeros(len(shard.offsets) - 1) for name in NGRAM_NAMES}
@@ -135,7 +136,7 @@ class NgramModel:
 
 
 def fit_ngrams(shards: Sequence[TokenShard], vocab_size: int, end_of_text: int) -> NgramModel:
-    """A model of all documents in `shards`. ValueError when there are too few to hold one out."""
+    """A model of all documents in `shards`. Raises ValueError when there are too few to hold one out."""
     first = np.cumsum([0] + [len(shard.offsets) - 1 for shard in shards])  # number of a shard's first document
     places = {shard.path: int(place) for shard, place in zip(shards, first[:-1], strict=True)}
 
@@ -191,7 +192,7 @@ def events_of(shard: TokenShard, end_of_text: int) -> Iterator[Events]:
     first = 0
     while first < len(lengths):
         last = int(np.searchsorted(shard.offsets, shard.offsets[first] + PIECE_TOKENS, side="right")) - 1
-        last = max(last, first + 1)  # a document longer than a piece is a piece of its own
+        last = max(last, first + 1)  # a document longer than a piece is one piece
         flat = shard.tokens[shard.offsets[first] : shard.offsets[last]].astype(np.int64)
         document = np.repeat(np.arange(first, last), lengths[first:last])
         place = np.arange(len(flat)) + shard.offsets[first] - shard.offsets[document]
@@ -204,7 +205,7 @@ def events_of(shard: TokenShard, end_of_text: int) -> Iterator[Events]:
 def _ratios(tally: Tally, histories: Tally, history: np.ndarray, token: np.ndarray, vocab_size: int) -> Ratios:
     seen = histories.of(history)
     frequency = tally.of(history * vocab_size + token) / np.maximum(seen, 1)
-    # frexp: the number of binary digits, so that bucket b holds the counts 2**(b - 1) to 2**b - 1
+    # frexp: the number of binary digits, so that bucket b has the counts 2**(b - 1) to 2**b - 1
     return Ratios(frequency, np.minimum(np.frexp(seen.astype(np.float64))[1], N_BUCKETS - 1).astype(np.int64))
 
 
@@ -218,21 +219,21 @@ def interpolate(ratios: Ratios, weights: np.ndarray, lower: np.ndarray) -> np.nd
 
 
 def fit_weights(ratios: Ratios, lower: np.ndarray) -> np.ndarray:
-    """By EM, the weight of the longer history that makes the events of each bucket most probable; 0 in bucket 0."""
+    """Weight of the longer history per bucket that maximises the probability of its events, by EM; 0 in bucket 0."""
     weights = np.full(N_BUCKETS, 0.5)
     n_events = np.bincount(ratios.bucket, minlength=N_BUCKETS)
     for _ in range(EM_STEPS):
         weights[0] = 0.0
         share = weights[ratios.bucket] * ratios.frequency
         posterior = share / (share + (1 - weights[ratios.bucket]) * lower)
-        # an imagined event for either side: a weight of 1 would give some unseen token probability 0
+        # a pseudo-count for either side: a weight of 1 would give some unseen token probability 0
         weights = (np.bincount(ratios.bucket, posterior, N_BUCKETS) + 1) / (n_events + 2)
     weights[0] = 0.0
     return weights
 
 
 def majority_predictions(train_labels: Sequence[str], n_rows: int) -> list[str]:
-    """The most frequent training label, `n_rows` times; the first in the alphabet where two are equally frequent."""
+    """The most frequent training label, `n_rows` times; the alphabetically first of equally frequent ones."""
     labels, counts = np.unique(np.array(train_labels), return_counts=True)
     return [str(labels[np.argmax(counts)])] * n_rows
 
@@ -240,7 +241,7 @@ def majority_predictions(train_labels: Sequence[str], n_rows: int) -> list[str]:
 def tfidf_logistic_predictions(
     train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]
 ) -> list[str]:
-    """Labels by logistic regression on TF-IDF of words and word pairs in scikit-learn."""
+    """Labels predicted by logistic regression on TF-IDF of words and word pairs (scikit-learn)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

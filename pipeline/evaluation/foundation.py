@@ -1,14 +1,15 @@
 """Judge models on held-out data: the stages `evaluate_foundation` and `evaluate_classification`.
 
-In: checkpoints and the data they never trained on. Out: a Report folder: results.json (a metric each, with 95 %
-bootstrap interval and baselines), report.md (tables), samples.md (what the decoder writes) and figures/*.png.
+In: checkpoints and data that they were not trained on. Out: a Report folder: results.json (one entry per metric, with
+95 % bootstrap interval and baselines), report.md (tables), samples.md (texts that the decoder writes), figures/*.png.
 
 - A language model predicts every token of every held-out document once; its baselines are n-gram models fitted on
-  all training tokens and judged on the same tokens, over the same bytes.
+  all training tokens and evaluated on the same tokens, over the same bytes.
 - A classifier's baselines are the majority class, TF-IDF + logistic regression, and the same network trained from
   random weights, where one is given.
 
-Figures are no content: their bytes depend on fonts. torch, scikit-learn and matplotlib are imported where used.
+Figures are not part of the content digest: their bytes depend on fonts. torch, scikit-learn and matplotlib are
+imported where used.
 """
 
 import json
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundationEvaluationConfig:
-    """How a decoder is judged."""
+    """How a decoder is evaluated."""
 
     split: Annotated[
         Literal["test", "validation"],
@@ -68,12 +69,12 @@ class FoundationEvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Of every held-out document: nats by model, predicted tokens, bytes, source."""
+    """Per held-out document: nats by model, predicted tokens, bytes, source."""
 
-    nats: dict[str, np.ndarray]  # model first, then the baselines
+    nats: dict[str, np.ndarray]  # the model first, then the baselines
     n_tokens: np.ndarray
     n_bytes: np.ndarray
-    sources: list[str] | None  # None where nobody told
+    sources: list[str] | None  # None if not known
 
     def of(self, mask: np.ndarray) -> "Losses":
         return Losses({k: v[mask] for k, v in self.nats.items()}, self.n_tokens[mask], self.n_bytes[mask], None)
@@ -82,7 +83,7 @@ class Losses:
 def evaluate_foundation(cfg: FoundationEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
     """The stage function. Inputs: Checkpoint, token Shards; a TokenizerFile and the corpus in any order after them.
 
-    The corpus (split Shards) is only needed to tell documents by source.
+    The corpus (split Shards) is only needed to assign documents to sources.
     """
     model, tokens = inputs[0], inputs[1]
     corpus = next((handle for handle in inputs[2:] if isinstance(handle, Shards)), None)
@@ -114,10 +115,10 @@ def document_losses_of(
     if decoder.cfg.vocab_size != description["vocab_size"]:
         raise ValueError(
             f"{model} has a vocabulary of {decoder.cfg.vocab_size}, {tokens} one of {description['vocab_size']}:"
-            " they do not belong together"
+            " they were made with different tokenizers"
         )
     if not sum(int(shard.n_bytes.sum()) for shard in shards):
-        raise ValueError(f"{tokens} has no {cfg.split} documents to judge on; add documents to the sources")
+        raise ValueError(f"{tokens} has no {cfg.split} documents to evaluate on; add documents to the sources")
     ngrams = fit_ngrams(read_token_shards(tokens, "train"), decoder.cfg.vocab_size, description["end_of_text"])
     work.progress(1, 3, "models")
     baselines = ngrams.document_nats(shards, description["end_of_text"])
@@ -135,7 +136,7 @@ def document_losses_of(
 
 
 def foundation_results(losses: Losses, seed: int) -> list[Result]:
-    """bits_per_byte and perplexity; the resampled unit is the document."""
+    """Intervals of bits_per_byte and perplexity; the resampled unit is the document."""
     bits = {name: bits_per_byte(nats, losses.n_bytes, seed) for name, nats in losses.nats.items()}
     per_token = {name: perplexity(nats, losses.n_tokens, seed) for name, nats in losses.nats.items()}
     return [
@@ -147,7 +148,7 @@ def foundation_results(losses: Losses, seed: int) -> list[Result]:
 
 
 def foundation_report(losses: Losses, results: Sequence[Result], cfg: FoundationEvaluationConfig) -> str:
-    """Tables: every model with its interval, and bits per byte by source."""
+    """Tables of every model with its interval, and of bits per byte by source."""
     rows = [
         [name, str(bits_per_byte(nats, losses.n_bytes, cfg.seed)), str(perplexity(nats, losses.n_tokens, cfg.seed))]
         for name, nats in losses.nats.items()
@@ -155,9 +156,9 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
     parts = [
         "# Evaluation of the foundation model\n",
         f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
-        " bytes of text. Every token is predicted once, from its own document alone. In brackets: 95 % percentile"
+        " bytes of text. Every token is predicted once, from its own document only. In brackets: 95 % percentile"
         " interval over 1,000 resamples of whole documents.\n",
-        markdown_table(["model", "bits per byte", "perplexity of a token"], rows),
+        markdown_table(["model", "bits per byte", "perplexity per token"], rows),
     ]
     if losses.sources is not None:
         names = np.array(losses.sources)
@@ -174,7 +175,7 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
 
 
 def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
-    """Continuations of the beginnings of held-out documents, spread evenly over them."""
+    """Continuations of the beginnings of held-out documents, which are spread evenly over all of them."""
     from model.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model / "tokenizer")
@@ -186,12 +187,14 @@ def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[To
     ]
     parts = [
         "# Samples\n",
-        f"What the model writes after the first {cfg.prompt_tokens} tokens of documents that it never saw"
+        f"What the model writes after the first {cfg.prompt_tokens} tokens of documents that it was not trained on"
         f" (temperature {cfg.temperature}, top {cfg.top_k}).\n",
     ]
     for number in range(min(cfg.n_samples, len(documents))):
         document_id, tokens = documents[number * len(documents) // cfg.n_samples]
-        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a character cut in half
+        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip(
+            "\ufffd"
+        )  # the cut may split a character
         sampling = SampleConfig(
             max_new_tokens=cfg.sample_tokens,
             temperature=cfg.temperature,

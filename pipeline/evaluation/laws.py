@@ -1,4 +1,4 @@
-"""The laws that models and evaluations have to keep, each a pure function that returns a Verdict."""
+"""The checks of models and evaluations, each a pure function that returns a Verdict."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,15 @@ from pipeline.store.verdict import Verdict
 
 
 def unseen(n_seen: float) -> Verdict:
-    """No judged example stands in the text of the pretraining (a run of 8 of its words, of a shorter one all)."""
+    """Checks that no evaluated example occurs in the pretraining text (8 consecutive words, or all words of a shorter
+    one)."""
     return Verdict(
-        passed=n_seen == 0, rule="judged examples that stand in the pretraining text = 0", observed=n_seen, limit=0
+        passed=n_seen == 0, rule="evaluated examples that occur in the pretraining text = 0", observed=n_seen, limit=0
     )
 
 
 def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
-    """Every value of a training curve is a number, and there is a curve."""
+    """Checks that there is a training curve and that all its losses are finite."""
     wrong = [line["step"] for line in curve if not all(map(math.isfinite, line.values()))]
     details = {"steps": len(curve)} | ({"first_wrong_step": wrong[0]} if wrong else {})
     return Verdict(
@@ -28,7 +29,7 @@ def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
 
 
 def beats(result: Mapping[str, Any], limit: float) -> Verdict:
-    """A result of results.json is better than `limit`."""
+    """Checks that a result of results.json is better than `limit`."""
     higher = result["higher_is_better"]
     return Verdict(
         passed=bool(result["value"] > limit if higher else result["value"] < limit),

@@ -1,9 +1,9 @@
-"""Numbers that judge a model, with 95 % bootstrap intervals.
+"""Metrics of models with 95 % bootstrap intervals.
 
-In: nats, tokens and bytes a document; or a confusion matrix. Out: bits per byte and perplexity; accuracy and F1.
+In: nats, tokens and bytes per document; or a confusion matrix. Out: bits per byte and perplexity; accuracy and F1.
 
-Intervals are percentile intervals over RESAMPLES seeded resamples (Efron and Tibshirani 1993, chapter 13). The unit
-is what was drawn independently: the document for language models, the example for classification.
+Intervals are percentile intervals over RESAMPLES seeded resamples (Efron and Tibshirani 1993, chapter 13). The
+resampled unit is what was drawn independently: the document for language models, the example for classification.
 
 Legend: R resamples, C classes.
 """
@@ -36,22 +36,22 @@ def interval(value: float, values_R: np.ndarray) -> Estimate:
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> Estimate:
-    """Sum over sum, resampled by item: nats / tokens or bits / bytes a document."""
+    """Ratio of two sums, resampled by item: nats / tokens or bits / bytes per document."""
     n_items = len(numerators)
     draws = np.random.default_rng(seed).multinomial(n_items, np.full(n_items, 1 / n_items), size=RESAMPLES)
     below_R = draws @ denominators
-    # a resample of nothing but empty documents says nothing
+    # a resample of only empty documents has no value
     values_R = (draws @ numerators)[below_R > 0] / below_R[below_R > 0]
     return interval(numerators.sum() / denominators.sum(), values_R)
 
 
 def bits_per_byte(nats: np.ndarray, n_bytes: np.ndarray, seed: int = 0) -> Estimate:
-    """Of arrays with an entry a document."""
+    """Bits per byte from arrays with one entry per document."""
     return ratio(nats / math.log(2), n_bytes, seed)
 
 
 def perplexity(nats: np.ndarray, n_tokens: np.ndarray, seed: int = 0) -> Estimate:
-    """exp of the mean nats a token, of arrays with an entry a document."""
+    """exp of the mean nats per token, from arrays with one entry per document."""
     mean = ratio(nats, n_tokens, seed)
     return Estimate(math.exp(mean.value), math.exp(mean.low), math.exp(mean.high))
 
@@ -65,12 +65,12 @@ def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], labels: Seq
 
 
 def accuracy_of(matrix_CC: np.ndarray) -> np.ndarray:
-    """Share on the diagonal; leading axes are kept."""
+    """Share of the counts on the diagonal; leading axes are kept."""
     return np.trace(matrix_CC, axis1=-2, axis2=-1) / matrix_CC.sum((-2, -1))
 
 
 def f1_of(matrix_CC: np.ndarray) -> np.ndarray:
-    """F1 a class (..., C): 2 tp / (2 tp + fp + fn), 0 for a class that neither occurs nor is predicted."""
+    """F1 per class (..., C): 2 tp / (2 tp + fp + fn); 0 for a class that neither occurs nor is predicted."""
     right_C = np.diagonal(matrix_CC, axis1=-2, axis2=-1)
     both_C = matrix_CC.sum(-1) + matrix_CC.sum(-2)
     return 2 * right_C / np.maximum(both_C, 1)
@@ -81,7 +81,7 @@ def macro_f1_of(matrix_CC: np.ndarray) -> np.ndarray:
 
 
 def estimate(metric: Callable[[np.ndarray], np.ndarray], matrix_CC: np.ndarray, seed: int = 0) -> Estimate:
-    """`metric` of a confusion matrix; drawing its cells is drawing examples."""
+    """`metric` of a confusion matrix with its interval; resampling its cells is resampling examples."""
     n_rows = int(matrix_CC.sum())
     cells = np.random.default_rng(seed).multinomial(n_rows, matrix_CC.ravel() / n_rows, size=RESAMPLES)
     return interval(float(metric(matrix_CC)), metric(cells.reshape(RESAMPLES, *matrix_CC.shape)))
@@ -89,12 +89,12 @@ def estimate(metric: Callable[[np.ndarray], np.ndarray], matrix_CC: np.ndarray, 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two models on the same examples: `difference` is accuracy of the first minus that of the second."""
+    """Compares two models on the same examples: `difference` is the first accuracy minus the second."""
 
     difference: Estimate
     only_first_right: int
     only_second_right: int
-    p_value: float  # exact McNemar test, two-sided: both are wrong equally often
+    p_value: float  # exact McNemar test, two-sided; null hypothesis: both are wrong equally often
 
 
 def compare(truth: Sequence[str], first: Sequence[str], second: Sequence[str], seed: int = 0) -> Comparison:
@@ -108,7 +108,7 @@ def compare(truth: Sequence[str], first: Sequence[str], second: Sequence[str], s
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """P that two models which differ on these examples split them as unevenly by tossing a coin."""
+    """Probability that fair coin tosses split the examples on which two models differ at least as unevenly."""
     n_differ = only_first + only_second
     logs = [
         math.lgamma(n_differ + 1) - math.lgamma(k + 1) - math.lgamma(n_differ - k + 1) - n_differ * math.log(2)

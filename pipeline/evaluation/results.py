@@ -1,4 +1,4 @@
-"""The form of an evaluation: results with intervals and baselines, tables and figures."""
+"""The format of an evaluation report: results with intervals and baselines, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, h
 
 
 def quoted(text: str) -> str:
-    """As an indented block, so that nothing in the text is read as Markdown."""
+    """The text as an indented block, so that nothing in it is interpreted as Markdown."""
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 

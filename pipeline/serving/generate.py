@@ -3,7 +3,7 @@
 In: a Checkpoint folder and text. Out: text, or the predictor of a fine-tuned model. Models are kept in memory between
 calls, by folder.
 
-torch is imported where it is used: Dagster loads this module.
+torch is imported where it is used, because Dagster loads this module.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ P = TypeVar("P", bound=Predictor)
 def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> list[str]:
     """What the decoder in `directory` writes after `prompt`, `n_samples` times, without the prompt.
 
-    The prompt may be empty. Ends early where the model ends the document, and before a stop string. Sample i depends
-    on prompt, config and i, not on the number of samples. Raises ValueError when `directory` holds no decoder, the
-    prompt is longer than its context (unless cfg.keep_prompt_end), or n_samples is below 1.
+    The prompt may be empty. A sample ends early when the model ends the document, and before a stop string. Sample i
+    depends on prompt, config and i, not on the number of samples. Raises ValueError when `directory` contains no
+    decoder, the prompt is longer than its context (unless cfg.keep_prompt_end), or n_samples is below 1.
     """
     texts = [""] * n_samples
     for sample, piece in stream_text(directory, prompt, cfg, n_samples):
@@ -34,7 +34,7 @@ def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: in
 
 
 def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> Iterator[tuple[int, str]]:
-    """As `generate_text`: number of the sample and a piece of its text, as soon as the piece is certain."""
+    """As `generate_text`, but yields the number of a sample and a piece of its text as soon as the piece is final."""
     from model.generate import stream_text
 
     if n_samples < 1:
@@ -51,14 +51,14 @@ def predictor_in(kind: type[P], directory: Path) -> P:
 
 
 def _written_at(directory: Path) -> int | None:
-    """What makes a remembered model stale; None where there is no model, which loading will say."""
+    """A key that changes when a cached model becomes stale; None if there is no model, which loading will report."""
     weights = directory / "model.safetensors"
     return weights.stat().st_mtime_ns if weights.exists() else None
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
-    """Its DecodeStep, which keeps the weights laid out for generation, and its tokenizer."""
+    """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
     from model.checkpoint import load_decoder
     from model.decode_step import DecodeStep
 

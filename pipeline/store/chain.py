@@ -1,10 +1,10 @@
 """The table of all stages, from raw pages to evaluated models: their order, and what is true of each.
 
-In: nothing. Out: CHAIN, with one row per stage, and questions about it. The command line, the asset bodies, the
+In: nothing. Out: CHAIN, with one row per stage, and functions that query it. The command line, the asset bodies, the
 checks, the corpus report, `gristmill trace`, `gristmill forget` and docs/stages.md read it, so that a new stage is a
 folder of its own and one row here. Stages and configs are dotted names, because the store imports nothing that is
-built on it; schemas are names of records.py, so that `gristmill --help` needs no pyarrow. Functions read CHAIN when
-they are called.
+built on it; schemas are names of records.py, so that `gristmill --help` needs no pyarrow. Functions read CHAIN at
+call time.
 """
 
 import importlib
@@ -24,7 +24,7 @@ GREY = "#BBBBBB"
 class Reads:
     """An input of a stage: `least` to `most` outputs (None = any number).
 
-    `what` names a stage, or a schema, in capitals: then the output of any earlier stage that writes it fits.
+    `what` is the name of a stage, or of a schema in capitals; the output of any earlier stage that writes it fits.
     """
 
     what: str
@@ -46,9 +46,9 @@ class Link:
 
     name: str
     does: str  # a phrase with a verb, for the data card and the documentation
-    stage: str = ""  # dotted name of the Stage constant; empty where it is made for each input or kind of task
+    stage: str = ""  # dotted name of the Stage constant; empty if it is created for each input or kind of task
     config: str = ""
-    recipe: str = ""  # class that wraps the config, where the stage needs more than its settings
+    recipe: str = ""  # class that wraps the config if the stage needs more than its settings
     asset: str = ""  # the asset that runs it, or the last part of its name (<task>_examples)
     command: str = ""  # the command of `gristmill` that runs it alone: stage, train or evaluate
     reads: tuple[Reads, ...] = ()
@@ -56,29 +56,30 @@ class Link:
     drops: bool = False  # whether it may drop rows
     evidence: str = ""  # schema of the rows in evidence/
     view: str = ""  # name of its evidence in the database of the corpus report
-    removes: bool = False  # whether it takes away text that the check source_loss limits
-    shows: tuple[str, ...] = ()  # columns of a kept row that tell what the stage found; `gristmill trace` shows them
-    colour: str = GREY  # in figures: one of Okabe and Ito, which colour-blind people can tell apart
+    removes: bool = False  # whether it removes text that the check source_loss limits
+    shows: tuple[str, ...] = ()  # columns of a kept row with what the stage found; `gristmill trace` shows them
+    colour: str = GREY  # in figures: a colour of Okabe and Ito, for colour-blind readers
 
     @property
     def has_documents(self) -> bool:
-        """Whether its rows are pages or documents, each at an address."""
+        """Whether its rows are pages or documents, each with a URL."""
         return "url" in self.columns()
 
     def columns(self) -> list[str]:
-        """Of the rows in its shards, none where they are not Parquet."""
+        """Schema of the rows in its shards; None if they are not Parquet."""
         return schema(self.writes).names if self.writes else []
 
     def load(self) -> tuple[Any, Any]:
-        """The Stage and its config class."""
+        """The Stage constant and its config class."""
         return _loaded(self.stage), _loaded(self.config)
 
     def settings(self, cfg: Any, **more: Any) -> Any:
-        """What the stage is built with: its config, wrapped with `more` where it has a recipe."""
+        """The config that the stage is built with, wrapped with `more` if it has a recipe."""
         return _loaded(self.recipe)(config=cfg, **more) if self.recipe else cfg
 
     def inputs(self, handles: Sequence["Handle"]) -> list[Any]:
-        """What it reads of `handles`, in the order of its inputs: the last where it reads one, else all that fit."""
+        """The `handles` it reads, in the order of its inputs: the last one that fits if it reads one, else all that
+        fit."""
         chosen: list[Handle] = []
         for read in self.reads:
             own = [handle for handle in handles if handle.stage in read.stages(self.name)]
@@ -273,7 +274,7 @@ def schema(name: str) -> "pa.Schema":
 
 
 def link_of(stage: str) -> Link:
-    """The row of a stage. ValueError names the stages that there are."""
+    """The row of a stage. The ValueError for an unknown one lists all stages."""
     for link in CHAIN:
         if link.name == stage:
             return link
@@ -281,22 +282,22 @@ def link_of(stage: str) -> Link:
 
 
 def links_of(asset: str) -> list[Link]:
-    """The stages that an asset runs, in their order."""
+    """The stages that an asset runs, in order."""
     return [link for link in CHAIN if link.asset == asset]
 
 
 def stages_of(asset: str) -> list[Any]:
-    """Their Stage constants."""
+    """The Stage constants of an asset."""
     return [link.load()[0] for link in links_of(asset)]
 
 
 def configs_of(asset: str) -> dict[str, Any]:
-    """Stage -> config class, of the stages that an asset runs."""
+    """Stage -> config class, for the stages that an asset runs."""
     return {link.name: link.load()[1] for link in links_of(asset)}
 
 
 def output_of(asset: str) -> str:
-    """The stage whose output an asset holds."""
+    """The stage whose output is the output of an asset."""
     return links_of(asset)[-1].name
 
 
@@ -330,13 +331,13 @@ def removing_stages() -> tuple[str, ...]:
 
 
 def same_asset(stage: str) -> set[str]:
-    """The stages of the asset that runs `stage`; of a stage outside the chain itself alone."""
+    """The stages of the asset that runs `stage`; only `stage` itself if it is not in the chain."""
     own = [link.asset for link in CHAIN if link.name == stage]
     return {link.name for link in CHAIN if link.asset in own} | {stage}
 
 
 def side_inputs(stage: str) -> set[str]:
-    """Stages whose outputs `stage` reads beside its rows, for instance examples that it looks for in them."""
+    """Stages whose outputs `stage` reads besides its rows, for instance examples that it searches for in them."""
     found = [link for link in CHAIN if link.name == stage]
     return {name for link in found for read in link.reads[1:] for name in read.stages(stage)}
 

@@ -1,7 +1,7 @@
 """A DuckDB database for work that may be larger than memory.
 
-In: a folder of the stage's own, and limits. Out: an open database whose tables lie in the folder and which spills
-there. duckdb is imported where it is used.
+In: a folder that belongs to the stage, and limits. Out: an open database with its tables and its spill files in the
+folder. duckdb is imported where it is used.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def open_database(folder: Path, *, n_threads: int, memory_mb: int) -> Any:
-    """A database that spills below `folder`, which is made; neither limit changes a result."""
+    """A database that spills below `folder`, which is created. The limits do not affect results."""
     import duckdb
 
     settings: dict[str, Any] = {

@@ -1,11 +1,12 @@
-"""What lies where below the data folder, and what of it nothing needs: `gristmill du` and `gristmill gc`.
+"""Disk usage below the data folder, and which outputs are no longer needed, for `gristmill du` and `gristmill gc`.
 
-In: a layout. Out: sizes a place, and the garbage: outputs that neither a kept result nor a registered model was made
-from, remembered shards (parts) that no kept output shares, and indexes of `gristmill trace` of what is gone.
+In: a layout. Out: the size of each place, and the garbage: outputs from which neither a kept result nor a registered
+model was built, cached shard results (parts) that no kept output shares, and indexes of `gristmill trace` for removed
+outputs.
 
-Kept are the newest outputs of every asset, those with a registered model, and, through the inputs in their records,
-all that they were made from. Unfinished outputs stay, because a training that was killed resumes from them, and with
-them the parts of their stage. A hard link costs nothing: bytes that several places share are counted once.
+The newest outputs of every asset and those with a registered model are kept, with everything that they were built
+from according to their records. Unfinished outputs and the parts of their stages are kept too, because a killed
+training resumes from them. Bytes that several places share through hard links are counted once.
 """
 
 import json
@@ -35,13 +36,13 @@ class DiskUse:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Garbage:
-    """Folders that can go, and the bytes that come free."""
+    """Folders that can be removed, and the bytes that this frees."""
 
     outputs: tuple[Path, ...]
     unfinished: tuple[Path, ...]
     parts: tuple[Path, ...]
     n_bytes: int
-    indexes: tuple[Path, ...] = ()  # of `gristmill trace`, of outputs that go or are gone
+    indexes: tuple[Path, ...] = ()  # of `gristmill trace`, for outputs that are removed now or were removed before
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -49,7 +50,7 @@ class Garbage:
 
 
 def disk_usage(layout: Layout) -> list[DiskUse]:
-    """A place a row, outputs of each stage first; what an earlier row counted is not counted again."""
+    """One row per place, first the outputs of each stage. Bytes that an earlier row counts are not counted again."""
     seen: set[tuple[int, int]] = set()
     current = {layout.store / entry["folder"] for entry in all_entries(layout)}
     places = []
@@ -62,12 +63,14 @@ def disk_usage(layout: Layout) -> list[DiskUse]:
         places.append(_place(f"store/{stage.name}", [*outputs, *_unfinished(stage)], seen, note))
     for stage in _stages(layout):
         if parts := _parts(stage):
-            places.append(_place(f"store/{stage.name}/parts", parts, seen, "remembered shards that no output shares"))
+            places.append(
+                _place(f"store/{stage.name}/parts", parts, seen, "cached shard results that no output shares")
+            )
     for folder, note in (
-        (layout.store / INDEXES, "indexes of `gristmill trace`; they are made again when missing"),
-        (layout.cache, "fetched packages; they are fetched again when missing"),
+        (layout.store / INDEXES, "indexes of `gristmill trace`; rebuilt when missing"),
+        (layout.cache, "downloads; fetched again when missing"),
         (layout.mlflow, "runs, artifacts, registered models"),
-        (layout.tracking, "points that wait for MLflow"),
+        (layout.tracking, "events that wait for MLflow"),
         (layout.dagster_home, "runs and their logs"),
     ):
         if folder.exists():
@@ -76,12 +79,12 @@ def disk_usage(layout: Layout) -> list[DiskUse]:
 
 
 def find_garbage(layout: Layout, *, keep: int, registered: Collection[str], unfinished: bool = False) -> Garbage:
-    """What neither the `keep` newest outputs of an asset nor the `registered` fingerprints need.
+    """What neither the `keep` newest outputs of each asset nor the `registered` fingerprints need.
 
-    `unfinished` counts outputs that were never finished as garbage too.
+    With `unfinished`, outputs that were never finished are garbage too.
     """
     if keep < 1:
-        raise ValueError(f"--keep is {keep}; keep at least 1 output of every asset")
+        raise ValueError(f"--keep is {keep}; it must be at least 1 output per asset")
     stages = _stages(layout)
     outputs = {output.name: output for stage in stages for output in _outputs(stage)}
     needed = _needed(layout, outputs, keep, registered)
@@ -109,7 +112,7 @@ def find_garbage(layout: Layout, *, keep: int, registered: Collection[str], unfi
 
 
 def remove_garbage(layout: Layout, garbage: Garbage) -> None:
-    """Delete the folders. ValueError, and nothing deleted, while a build runs."""
+    """Delete the folders. Raises ValueError, and deletes nothing, while a build runs."""
     with ExitStack() as stack:
         for path in sorted(layout.store.glob("*/.*.lock")):
             lock = FileLock(path)
@@ -117,9 +120,13 @@ def remove_garbage(layout: Layout, garbage: Garbage) -> None:
                 stack.enter_context(lock.acquire(timeout=0))
             except Timeout:
                 folder = path.with_name(path.name.removeprefix(".").removesuffix(".lock"))
-                raise ValueError(f"{folder} is being built; nothing was removed, try again when it is done") from None
+                raise ValueError(
+                    f"{folder} is being built; nothing was removed; try again when the build has ended"
+                ) from None
         for folder in garbage.folders:
-            (folder / RECORD).unlink(missing_ok=True)  # first: a folder that is half removed is not finished
+            (folder / RECORD).unlink(
+                missing_ok=True
+            )  # first, so that a partly removed folder does not count as finished
             shutil.rmtree(folder)
 
 
@@ -186,7 +193,7 @@ def _place(name: str, folders: Iterable[Path], seen: set[tuple[int, int]], note:
 
 
 def bytes_freed(folders: Iterable[Path]) -> int:
-    """Bytes of the files of which every link lies in `folders`."""
+    """Bytes of the files whose links are all in `folders`."""
     links: dict[tuple[int, int], int] = {}
     status = {}
     for file in _files(folders):

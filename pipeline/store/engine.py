@@ -1,8 +1,8 @@
 """Heavy parallel work: one call, `Engine.map(function, items)`, with results in the order of the items.
 
 In: a module-level function and any number of items. Out: for each item a `Done` or a `Failed`, never an
-exception, because a page that hangs, crashes or eats memory costs its own worker and nothing else. The worker
-count is no part of any fingerprint, and the order of the results does not depend on it.
+exception, because a page that hangs, crashes or uses too much memory only costs its own worker. The number of
+workers is not part of any fingerprint and does not affect the order of the results.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ __all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "valu
 
 T = TypeVar("T")
 R = TypeVar("R")
-LOOK_AHEAD = 8  # items in flight a worker: enough to keep workers busy, few enough to bound memory
+LOOK_AHEAD = 8  # items in flight per worker: enough to keep workers busy, few enough to bound memory
 
 
 class Engine(Protocol):
@@ -30,17 +30,17 @@ class Engine(Protocol):
         seconds: float | None = None,
         memory_mb: int | None = None,
     ) -> Iterator[Done[R] | Failed]:
-        """Results in the order of `items`; an item that takes longer than `seconds` is a Failed("timeout"), one that
-        wants more than `memory_mb` (None = the engine's own limit) a Failed("out_of_memory")."""
+        """Results in the order of `items`. An item that takes longer than `seconds` gives Failed("timeout"), one that
+        needs more than `memory_mb` (None = the engine's own limit) gives Failed("out_of_memory")."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalProcesses:
-    """Worker processes on this machine, each killed and replaced when an item overruns its limits."""
+    """Worker processes on this machine; each is killed and replaced when an item exceeds its limits."""
 
-    n_workers: int = 0  # 0 = as many as this process may use cores
-    memory_mb: int | None = 4096  # address space a worker may add to what it starts with; None = unlimited
+    n_workers: int = 0  # 0 = one per core that this process may use
+    memory_mb: int | None = 4096  # address space that a worker may add to its initial size; None = unlimited
 
     def map(
         self,
@@ -67,9 +67,10 @@ class LocalProcesses:
 
 
 def value_of(answer: Done[R] | Failed, path: Path, doing: str) -> R:
-    """What a worker made of the shard `path`, whose documents earlier stages passed, so that none can be at fault.
+    """The result of a worker for the shard `path`. Its documents passed earlier stages, so any failure is an error.
 
-    Raises its OSError as one, so that a full disk is known, and for the rest RuntimeError with what it was `doing`.
+    An OSError is raised as such, so that a full disk is recognised; any other failure raises a RuntimeError that
+    names what the worker was `doing`.
     """
     if isinstance(answer, Done):
         return answer.value

@@ -1,21 +1,21 @@
-"""What can go wrong that is not our own mistake; the command line shows each as one line and exit code 2.
+"""Errors that are not bugs of this program; the command line prints each as one line and exits with code 2.
 
 ValueError           a config, file, table or argument that a user gave
 OSError
-  DiskFull           no room left under the data folder
+  DiskFull           no space left below the data folder
 RuntimeError
-  CorruptShard       a finished output that no longer reads back as its record says
+  CorruptShard       a finished output that no longer matches its record
   SourceUnavailable  a package, archive or server that could not be fetched
-  Terminated         SIGTERM or a "terminate" in the UI, after what was done had been saved
+  Terminated         SIGTERM or "terminate" in the UI, after finished work was saved
 """
 
 
 class DiskFull(OSError):
-    """No room left; what was finished is kept and the next run goes on from it."""
+    """No space left. Finished work is kept and the next run continues from it."""
 
 
 class CorruptShard(RuntimeError):
-    """A finished output that no longer reads back as its record says."""
+    """A finished output that no longer matches its record."""
 
 
 class SourceUnavailable(RuntimeError):
@@ -23,4 +23,4 @@ class SourceUnavailable(RuntimeError):
 
 
 class Terminated(RuntimeError):
-    """A run that was asked to stop and has saved what it had."""
+    """A run that was asked to stop and has saved its state."""

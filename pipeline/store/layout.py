@@ -1,7 +1,7 @@
-"""Where everything lies below the data folder, and which output each asset holds at the moment.
+"""Paths below the data folder, and the current output of each asset.
 
 In: the data folder (GRISTMILL_DATA, else ./data). Out: paths, and the current handle of every asset: one small
-JSON file an asset, written when it materialises. Nothing here ever looks for "the newest file in a folder".
+JSON file per asset, written when it materialises. Nothing here searches for "the newest file in a folder".
 """
 
 import json
@@ -17,7 +17,7 @@ from pipeline.store.settings import did_you_mean
 from pipeline.store.shards import write_text
 from pipeline.store.store import read_handle
 
-INDEXES = "trace"  # folder of the store that holds the indexes of `gristmill trace`
+INDEXES = "trace"  # folder of the store with the indexes of `gristmill trace`
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Layout:
 
     @property
     def config_toml(self) -> Path:
-        return self.data / "config.toml"  # launchpad defaults of this project, a table an asset
+        return self.data / "config.toml"  # settings of this project, one table per asset: the launchpad defaults
 
     @property
     def denied(self) -> Path:
-        return self.data / "denied.jsonl"  # what must not be in the corpus again; see corpus/deny_list.py
+        return self.data / "denied.jsonl"  # what must not enter the corpus again; see corpus/deny_list.py
 
     @property
     def store(self) -> Path:
@@ -76,11 +76,11 @@ def layout_from_environment() -> Layout:
 
 
 def usable_layout() -> Layout:
-    """The data folder of the environment, to build in. ValueError says what keeps it from that, and the way out."""
+    """The data folder of the environment, to build in. Raises ValueError with advice when it cannot be used."""
     layout = layout_from_environment()
     given = os.environ.get("GRISTMILL_DATA")
     where = f"GRISTMILL_DATA names {layout.data}, which" if given else f"GRISTMILL_DATA is not set, and {layout.data}"
-    start = "`gristmill init FOLDER` writes a first one"
+    start = "`gristmill init FOLDER` creates one"
     if not layout.data.exists():
         raise ValueError(f"{where} does not exist; {start}")
     if not layout.data.is_dir():
@@ -95,9 +95,9 @@ def usable_layout() -> Layout:
 
 
 def save_current(layout: Layout, asset: str, handle: Handle) -> None:
-    """Remember that `asset` (`pages/<source>` for a source) now holds `handle`, which lies in the store.
+    """Record `handle`, which is in the store, as the current output of `asset` (`pages/<source>` for a source).
 
-    What it held before stays in the list `earlier`, newest first: `gristmill gc --keep N` counts along it.
+    Its previous outputs are kept in the list `earlier`, newest first, which `gristmill gc --keep N` uses.
     """
     folder = str(handle.directory.relative_to(layout.store))
     path = _entry_path(layout, asset)
@@ -107,7 +107,7 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
 
 
 def load_current(layout: Layout, asset: str) -> Any:
-    """The handle that `asset` holds. ValueError when it was never materialised."""
+    """The current handle of `asset`. Raises ValueError when it was never materialised."""
     path = _entry_path(layout, asset)
     if not path.exists():
         hint = did_you_mean(asset, [entry["asset"] for entry in all_entries(layout)])
@@ -117,7 +117,7 @@ def load_current(layout: Layout, asset: str) -> Any:
 
 
 def folder_or_current(layout: Layout, text: str) -> Path:
-    """The folder that a person means by its path, or by the name of the asset that holds it."""
+    """The folder that a user names by its path, or by the name of the asset whose output it is."""
     if Path(text).is_dir():
         return Path(text).absolute()
     if "/" in text and not _entry_path(layout, text).exists():
@@ -126,7 +126,7 @@ def folder_or_current(layout: Layout, text: str) -> Path:
 
 
 def all_current(layout: Layout) -> dict[str, Any]:
-    """Asset -> handle, for every asset that was materialised and whose output is still there."""
+    """Asset -> handle, for every asset that was materialised and whose output still exists."""
     return {
         entry["asset"]: read_handle(folder)
         for entry in all_entries(layout)
@@ -135,12 +135,12 @@ def all_current(layout: Layout) -> dict[str, Any]:
 
 
 def all_entries(layout: Layout) -> list[dict[str, Any]]:
-    """Of every asset its name, its folder in the store, and the folders it held earlier, newest first."""
+    """Name, current folder and earlier folders (newest first) of every asset."""
     return [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
-    """The record of what `asset` holds, then, once each, those of the stages before it that are no asset."""
+    """The record of the current output of `asset`, then those of earlier stages that are not assets, once each."""
     assets = {layout.store / entry["folder"] for entry in all_entries(layout)}
     return [record for record in lineage([load_current(layout, asset)], until=assets).values() if record]
 

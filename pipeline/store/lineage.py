@@ -1,8 +1,8 @@
-"""What an output was made from, stage by stage, back to the sources.
+"""Follows an output back to its sources, stage by stage, through the records of the store.
 
-In: handles. Out: for each folder that they were made from, directly or not, its record, or None where the folder
-was removed since. A record names the stage and the fingerprint of every input, and the outputs of one store lie side
-by side, so the chain is followed without a look at anything else.
+In: handles. Out: the record of each folder that they were built from, directly or indirectly, or None if the folder
+was removed since. A record names the stage and the fingerprint of every input, and these determine its folder in the
+store, so nothing but records is read.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -18,19 +18,19 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """Where the output of one build lies, or lay."""
+    """The folder of an output, which may have been removed."""
 
     stage: str
     fingerprint: str
     directory: Path
 
     def inputs(self, record: Mapping[str, Any] | None) -> list["Folder"]:
-        """What it was made from, in the same store, as its `record` names it; nothing where the record is gone."""
+        """The inputs that its `record` names, in the same store; none if there is no record."""
         return inputs_of(self.directory.parents[1], record)
 
 
 def inputs_of(store: Path, record: Mapping[str, Any] | None) -> list[Folder]:
-    """What a record names as inputs, in `store`, for an output that was written somewhere else."""
+    """The inputs that a record names, in `store`, for an output that was written somewhere else."""
     names = [(one["stage"], one["fingerprint"]) for one in (record or {}).get("inputs", ())]
     return [Folder(*name, output_folder(store, *name)) for name in names]
 
@@ -40,11 +40,11 @@ def folder_of(handle: Handle) -> Folder:
 
 
 def lineage(handles: Iterable[Handle], until: Collection[Path] = ()) -> dict[Folder, Record | None]:
-    """Every folder before those that it was made from.
+    """All folders that the handles were built from, each before its own inputs.
 
-    Inputs that lie in one of the directories `until` are left out, and with them what they were made from.
+    Inputs in one of the directories `until` are left out, and so are the inputs of those.
     """
-    found: dict[Folder, Record | None] = {}  # what it was made from, before every folder
+    found: dict[Folder, Record | None] = {}  # a folder comes before what it was built from
 
     def visit(folder: Folder) -> None:
         if folder in found:

@@ -1,4 +1,4 @@
-"""What lies in the finished folder of a model or a report: its curve, its results, its best checkpoint."""
+"""Reads the finished folder of a model or a report: its curve, its results, its best checkpoint."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ VALUES = "values.json"
 
 
 def best_checkpoint(directory: Path) -> Path | None:
-    """The kept checkpoint with the lowest validation value, None where none was validated."""
+    """The kept checkpoint with the lowest validation value; None if none was validated."""
     valued = [
         (values[BEST], path.parent)
         for path in sorted((directory / "checkpoints").glob(f"*/{VALUES}"))

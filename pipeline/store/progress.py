@@ -1,11 +1,11 @@
-"""What a person sees while stages work: the step, the stage in it, items, rate and time left.
+"""Shows progress while stages work: the step, its current stage, items, rate and time left.
 
-In: `Show` calls of the stages (stage, items done, items in all if known, unit), and `begin` and `end` of each step
-around them. Out: a live line where the stream is a terminal; where it is not, a plain line every ten seconds. Every
-finished step leaves one line behind.
+In: `Show` calls of the stages (stage, items done, total number of items if known, unit), and `begin` and `end` of
+each step. Out: a live line if the stream is a terminal, otherwise a plain line every ten seconds. Every finished step
+leaves one line.
 
-Whoever makes a Store takes its `show` from `current_show()`: it reaches the display that `displayed` has opened in
-this process, and nobody where there is none (in the Dagster UI, which has the logs of its runs).
+Code that creates a Store takes its `show` from `current_show()`, which reports to the display that `displayed` has
+opened in this process. Without a display (in the Dagster UI, which has the logs of its runs) reports are ignored.
 """
 
 import sys
@@ -20,18 +20,18 @@ from rich.text import Text
 
 from pipeline.store.store import Show
 
-PLAIN_SECONDS = 10.0  # between two lines of a step where the stream is no terminal
-LIVE_SECONDS = 0.2  # between two changes of the live line
+PLAIN_SECONDS = 10.0  # between two lines of a step if the stream is not a terminal
+LIVE_SECONDS = 0.2  # between two updates of the live line
 
 
 @dataclass(kw_only=True, slots=True)
 class Stint:
-    """How far the stage that works at the moment has come."""
+    """Progress of the stage that works at the moment."""
 
     stage: str
     unit: str
     started: float  # seconds of the clock at its first call
-    first: int  # items that were done then, so that the rate counts only what was done since
+    first: int  # items that were done then: the rate counts only later ones
     done: int
     total: int | None
 
@@ -48,7 +48,7 @@ class Stint:
 
 
 class Display:
-    """Steps on a stream, one after the other; `n_steps` is how many there will be, if known."""
+    """Displays steps on a stream, one after the other; `n_steps` is their number, if known."""
 
     def __init__(self, stream: TextIO, n_steps: int | None = None, clock: Callable[[], float] = time.monotonic):
         self.stream = stream
@@ -80,7 +80,7 @@ class Display:
             self._draw(self.stint.text(now))
 
     def end(self, note: str = "") -> None:
-        """Close the step; `note` says what came of it."""
+        """End the step; `note` describes its result."""
         seconds = self.clock() - self.started
         self.close()
         self._line(f"{self._prefix()}{self.name:<28} {seconds:7.1f} s  {note}".rstrip())
@@ -120,7 +120,7 @@ _display: Display | None = None
 
 @contextmanager
 def displayed(n_steps: int | None = None, stream: TextIO | None = None) -> Iterator[Display]:
-    """A display that `current_show()` of this process reaches until the block ends."""
+    """A display to which `current_show()` of this process reports until the block ends."""
     global _display
     _display = Display(stream or sys.stdout, n_steps)
     try:
@@ -131,7 +131,7 @@ def displayed(n_steps: int | None = None, stream: TextIO | None = None) -> Itera
 
 
 def current_show() -> Show:
-    """Where a Store made in this process reports its progress."""
+    """The function to which a Store of this process reports its progress."""
     return _forward
 
 

@@ -1,11 +1,11 @@
 """The data contracts between stages: Arrow schemas, and the handles that pass from asset to asset.
 
 In: nothing. Out: PAGE, DOCUMENT, SIGNALS, DROPPED and EVIDENCE (Parquet, zstd), and the frozen handles, which
-name a finished folder and never carry data. The schema of token shards lies in model/token_shards.py, because
+name a finished folder and contain no data. The schema of token shards is in model/token_shards.py, because
 training reads them without this package.
 
 A page is one text as it was collected: a web page, a file, a line of a jsonl file, an article of a wiki dump.
-A page becomes at most one document, so that counts reconcile: in = kept + dropped, at every stage.
+A page becomes at most one document, so counts add up at every stage: in = kept + dropped.
 """
 
 from collections.abc import Mapping
@@ -16,24 +16,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-PREVIEW_CHARACTERS = 200  # how much of a dropped text is kept beside its reason
-DENIED = "denied"  # reason of a row that the deny list names
+PREVIEW_CHARACTERS = 200  # length of the preview of a dropped text
+DENIED = "denied"  # reason of a row that is in the deny list
 
-QUALITY_RATIOS = (  # in the order of the rules that judge them
+QUALITY_RATIOS = (  # in the order of the rules that use them
     "mean_word_length",  # characters
-    "hash_ratio",  # number signs a word
-    "ellipsis_ratio",  # ellipses a word
+    "hash_ratio",  # number signs per word
+    "ellipsis_ratio",  # ellipses per word
     "bullet_line_fraction",
     "ellipsis_line_fraction",
-    "alphabetic_word_fraction",  # words with a letter among all words, signs included
-    "alphabetic_chunk_fraction",  # the same of what stands between white space
+    "alphabetic_word_fraction",  # words with a letter, among all words including punctuation
+    "alphabetic_chunk_fraction",  # the same for text between white space
     "duplicate_paragraph_fraction",
     "duplicate_paragraph_characters",  # fraction of all characters, as the next ones
     "duplicate_line_fraction",
     "duplicate_line_characters",
     *(f"top_{n}_gram" for n in (2, 3, 4)),
     *(f"duplicate_{n}_gram" for n in range(5, 11)),
-    # of the text; of what C4 leaves of it; and of what it leaves when lines without terminal punctuation go too
+    # of the text; of what C4 keeps of it; of what it keeps when lines without terminal punctuation are removed too
     *(
         f"{lines}{name}"
         for lines in ("", "c4_", "c4_terminated_")
@@ -41,7 +41,7 @@ QUALITY_RATIOS = (  # in the order of the rules that judge them
     ),
 )
 QUALITY_NUMBERS = (
-    "n_stop_words",  # of the eight of Gopher
+    "n_stop_words",  # how many of Gopher's eight occur
     *(
         f"c4_{lines}{name}"
         for lines in ("", "terminated_")
@@ -55,7 +55,7 @@ PAGE = pa.schema(
         pa.field("source", pa.string(), nullable=False),  # table name in sources.toml
         pa.field("url", pa.string(), nullable=False),  # file:// for local files, pypi:// for package members
         pa.field("media_type", pa.string(), nullable=False),  # text/html, text/plain, text/markdown, text/x-wiki
-        pa.field("title", pa.string()),  # where the container knows it (wiki dump, jsonl)
+        pa.field("title", pa.string()),  # if the container has one (wiki dump, jsonl)
         pa.field("content", pa.binary(), nullable=False),
         pa.field("collected_at", pa.timestamp("s", tz="UTC"), nullable=False),
         pa.field("licence", pa.string()),
@@ -72,27 +72,29 @@ DOCUMENT = pa.schema(
         pa.field("url", pa.string(), nullable=False),
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
-        pa.field("media_type", pa.string(), nullable=False),  # of the page that it comes from
-        pa.field("extractor", pa.string(), nullable=False),  # what took the text out: trafilatura, pdf, ...
-        pa.field("code_language", pa.string()),  # of source code
-        pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was mended
-        pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines taken out as cookie notices and the like
+        pa.field("media_type", pa.string(), nullable=False),  # of its page
+        pa.field(
+            "extractor", pa.string(), nullable=False
+        ),  # which extractor produced the text: trafilatura, pdf, ...
+        pa.field("code_language", pa.string()),  # set for source code
+        pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was repaired
+        pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines removed as cookie notices and the like
         pa.field("text", pa.large_string(), nullable=False),
     ]
 )
 
-# What `signals` measures on every document, so that a threshold can change without reading the text again. Rows lie
-# as those of the document shard of the same name. What is counted how: quality.py.
+# What `signals` measures on every document, so that a threshold can change without reading the text again. Rows have
+# the order of the document shard of the same name. quality.py defines how each value is counted.
 MEASURES = pa.schema(
     [
         pa.field("language", pa.string(), nullable=False),  # ISO 639-1; und = undetermined
         pa.field("language_confidence", pa.float64(), nullable=False),  # 0 to 1
-        pa.field("n_words", pa.int64(), nullable=False),  # words that are more than signs
+        pa.field("n_words", pa.int64(), nullable=False),  # words that are not only punctuation
         *(pa.field(name, pa.float64(), nullable=False) for name in QUALITY_RATIOS),
         *(pa.field(name, pa.int64(), nullable=False) for name in QUALITY_NUMBERS),
         pa.field(
             "profane_word_fraction", pa.float64()
-        ),  # of the words, 0 to 1; null where no list knows the language
+        ),  # share of the words, 0 to 1; null if there is no list for the language
         pa.field("adult_word_fraction", pa.float64()),
     ]
 )
@@ -100,34 +102,38 @@ EDIT = pa.struct(
     [
         pa.field("start", pa.int32(), nullable=False),  # characters of the text
         pa.field("end", pa.int32(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # of PII_KINDS, or a line that C4 removes (c4.py)
+        pa.field("kind", pa.string(), nullable=False),  # one of PII_KINDS, or a line that C4 removes (c4.py)
     ]
 )
 SIGNALS = pa.schema(
     [
         pa.field("page_id", pa.string(), nullable=False),
         *MEASURES,
-        pa.field("edits", pa.list_(EDIT), nullable=False),  # in the order of their starts
-        pa.field("failure", pa.string()),  # timeout, crash, out_of_memory, error: nothing was measured
+        pa.field("edits", pa.list_(EDIT), nullable=False),  # sorted by start
+        pa.field("failure", pa.string()),  # timeout, crash, out_of_memory or error: nothing was measured
     ]
 )
-# What `filter` keeps. Signals are those of the text before it was masked and lost lines.
+# What `filter` keeps. Signals are those of the text before masking and removal of lines.
 FILTERED = pa.schema(
     [
         *DOCUMENT,
         *MEASURES,
-        pa.field("pii", pa.map_(pa.string(), pa.int32()), nullable=False),  # kind -> places found, masked or not
-        pa.field("n_masked", pa.int32(), nullable=False),  # places masked
+        pa.field(
+            "pii", pa.map_(pa.string(), pa.int32()), nullable=False
+        ),  # kind -> number of places found, masked or not
+        pa.field("n_masked", pa.int32(), nullable=False),  # number of masked places
     ]
 )
 
-# What dedup and split add.
+# Columns that dedup and split add.
 CORPUS = pa.schema(
     [
         *FILTERED,
         pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
-        pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = nothing like it was seen
-        pa.field("family_id", pa.string(), nullable=False),  # of all that overlap: they lie on one side of the split
+        pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = no similar document was seen
+        pa.field(
+            "family_id", pa.string(), nullable=False
+        ),  # shared by all documents that overlap: they are on one side of the split
     ]
 )
 SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])
@@ -135,7 +141,7 @@ SPLITS = ("train", "validation", "test")
 
 DROPPED = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),  # document id, or page id where no text came out
+        pa.field("id", pa.string(), nullable=False),  # document id, or page id if the page gave no text
         pa.field("page_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),
         pa.field("url", pa.string(), nullable=False),
@@ -145,18 +151,18 @@ DROPPED = pa.schema(
         pa.field("preview", pa.string(), nullable=False),
     ]
 )
-PAGE_NAMES = ("id", "page_id", "source", "url")  # of a dropped row, as of the page or document that it was
+PAGE_NAMES = ("id", "page_id", "source", "url")  # columns that a dropped row takes from its page or document
 
 
 def dropped_row(page: Mapping[str, Any], stage: str, reason: str, score: float | None = None) -> dict[str, Any]:
-    """A row of DROPPED; `page` has PAGE_NAMES and `text`, of which a denied page keeps nothing."""
+    """A row of DROPPED. `page` has PAGE_NAMES and `text`; of a denied page no text is kept."""
     preview = "" if reason == DENIED else page["text"][:PREVIEW_CHARACTERS]
     names = {name: page[name] for name in PAGE_NAMES}
     return {**names, "stage": stage, "reason": reason, "score": score, "preview": preview}
 
 
 def dropped_rows(documents: pa.Table, stage: str, reasons: Any, scores: Any) -> pa.Table:
-    """The same for a table of documents: rows of DROPPED, each with its reason and score."""
+    """Rows of DROPPED for a table of documents, each with its reason and score."""
     options = pc.SliceOptions(0, PREVIEW_CHARACTERS)
     previews = pc.call_function("utf8_slice_codeunits", [documents["text"]], options).cast(pa.string())
     is_open = pc.call_function("not_equal", [reasons, DENIED])
@@ -178,32 +184,32 @@ EVIDENCE = pa.schema(
         pa.field("dropped_page_id", pa.string(), nullable=False),
         pa.field("rule", pa.string(), nullable=False),  # exact, similarity or containment
         pa.field("similarity", pa.float64(), nullable=False),  # Jaccard of word 5-grams, 0 to 1
-        pa.field("containment", pa.float64(), nullable=False),  # of the shorter in the longer, 0 to 1
-        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = exact, or found by the sample
+        pa.field("containment", pa.float64(), nullable=False),  # share of the shorter text in the longer one, 0 to 1
+        pa.field("bands_shared", pa.int32(), nullable=False),  # MinHash bands; 0 = exact copy, or found by the sample
     ]
 )
 
-# What `dedup_lines` took out, in the order of page and position. A row of kind `document` says instead that what was
-# left of a document is the text of another one, which stays.
+# What `dedup_lines` removed, in the order of page and position. A row of kind `document` instead means that the rest
+# of a document equals the text of another document, which is kept.
 REPEATED = pa.schema(
     [
         pa.field("page_id", pa.string(), nullable=False),
-        pa.field("id", pa.string(), nullable=False),  # of the document before lines went
+        pa.field("id", pa.string(), nullable=False),  # of the document before lines were removed
         pa.field("source", pa.string(), nullable=False),
-        pa.field("site", pa.string(), nullable=False),  # host of the URL; the source where it has none
+        pa.field("site", pa.string(), nullable=False),  # host of the URL, or the source if it has none
         pa.field("kind", pa.string(), nullable=False),  # line, paragraph or document
         pa.field("position", pa.int64(), nullable=False),  # characters of the text before
         pa.field("characters", pa.int64(), nullable=False),
-        pa.field("documents", pa.int64(), nullable=False),  # of the site that hold it
+        pa.field("documents", pa.int64(), nullable=False),  # documents of the site that contain it
         pa.field("site_documents", pa.int64(), nullable=False),
-        pa.field("kept_id", pa.string()),  # of kind document: the one that stays
+        pa.field("kept_id", pa.string()),  # for kind document: the one that is kept
         pa.field("kept_page_id", pa.string()),
         pa.field("preview", pa.string(), nullable=False),
     ]
 )
 
 
-# What `decontaminate` found in a document: a row for every example that it holds too much of.
+# What `decontaminate` found in a document: one row per example of which it contains too much.
 PIECE = pa.struct(
     [
         pa.field("start", pa.int64(), nullable=False),  # characters of the text
@@ -212,26 +218,26 @@ PIECE = pa.struct(
 )
 CONTAMINATION = pa.schema(
     [
-        pa.field("id", pa.string(), nullable=False),  # of the document before it was cut
+        pa.field("id", pa.string(), nullable=False),  # of the document before the cut
         pa.field("page_id", pa.string(), nullable=False),
-        pa.field("new_id", pa.string()),  # of what is left of it; null = dropped
+        pa.field("new_id", pa.string()),  # of the remaining text; null = dropped
         pa.field("task", pa.string(), nullable=False),
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("example_split", pa.string(), nullable=False),
-        pa.field("n_shared", pa.int64(), nullable=False),  # different runs of words
+        pa.field("n_shared", pa.int64(), nullable=False),  # distinct runs of words
         pa.field("example_share", pa.float64(), nullable=False),  # of the example's runs, 0 to 1
         pa.field("document_share", pa.float64(), nullable=False),  # of the document's words, 0 to 1
         pa.field("start", pa.int64(), nullable=False),  # characters of the text before the cut, first run found
         pa.field("end", pa.int64(), nullable=False),
-        pa.field("preview", pa.string(), nullable=False),  # what stands there
-        pa.field("left", pa.list_(PIECE), nullable=False),  # what stays of the document; none = dropped
+        pa.field("preview", pa.string(), nullable=False),  # the text there
+        pa.field("left", pa.list_(PIECE), nullable=False),  # what is kept of the document; none = dropped
     ]
 )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Handle:
-    """A finished folder of one stage. `digest` says what is in it, `fingerprint` what it was made from."""
+    """A finished folder of one stage. `digest` identifies its content, `fingerprint` what it was built from."""
 
     stage: str
     directory: Path
@@ -247,7 +253,7 @@ class Shards(Handle):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns(Handle):
-    """What was measured on documents: shards with the names and, row by row, the documents of another output."""
+    """Measurements on documents: shards with the names and the order of rows of another output."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -262,7 +268,7 @@ class Checkpoint(Handle):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenyList(Handle):
-    """denied.parquet: what must not be in the corpus; rows = number of keys."""
+    """denied.parquet: what must not enter the corpus; rows = number of keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,7 +283,7 @@ HANDLES: dict[str, type[Handle]] = {
 
 @dataclass(kw_only=True, slots=True)
 class Counts:
-    """What a stage did to its rows. Conservation: rows_in == kept + sum(dropped.values())."""
+    """Counts of the rows of a stage. Conservation: rows_in == kept + sum(dropped.values())."""
 
     rows_in: int = 0
     kept: int = 0

@@ -4,8 +4,8 @@ In: a frozen dataclass whose fields are annotated with type, range and descripti
 `Annotated[int, Ge(1), "Number of worker processes."]`, and values by name. Out: an instance of the dataclass.
 
 A value must have the type of its field: a text is not a number and true is not 1. A whole number is accepted for a
-float and becomes one, and a list becomes a tuple, so that the same setting has the same fingerprint whatever it was
-read from. A mistake is a ValueError that names the place, the key, what was given and what is allowed.
+float and becomes one, and a list becomes a tuple, so that a setting has the same fingerprint wherever it was
+read from. A wrong value raises a ValueError with the place, the key, what was given and what is allowed.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ OptionalCount = Annotated[int | None, Ge(1)]
 OptionalPositive = Annotated[float | None, Gt(0)]
 OptionalFraction = Annotated[float | None, Ge(0), Le(1)]
 NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-MOST_SHOWN = 120  # characters of a value or name that is wrong
+MOST_SHOWN = 120  # characters of a wrong value or name in a message
 LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
 
 
@@ -46,10 +46,10 @@ class Setting:
     name: str
     base: Any  # the type without its range and without None
     optional: bool  # whether None is a value
-    options: tuple[Any, ...]  # the values, or the items of a list, that a Literal allows; empty = no Literal
-    limits: str  # of the range, for instance "from 0 to 1"; "" = none
+    options: tuple[Any, ...]  # the values (or items of a list) that a Literal allows; empty = no Literal
+    limits: str  # the range in words, for instance "from 0 to 1"; "" = no limits
     description: str
-    default: Any  # dataclasses.MISSING where a value is required
+    default: Any  # dataclasses.MISSING if a value is required
     adapter: "TypeAdapter[Any]"
 
     @property
@@ -66,7 +66,7 @@ def settings_of(cls: type) -> dict[str, Setting]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file. ValueError gives the place of a syntax error."""
+    """The tables of a TOML file. Raises ValueError with the place of a syntax error."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -74,7 +74,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def read(cls: type[C], values: Any, where: str, **fixed: Any) -> C:
-    """An instance of `cls` from what a user gave at the place `where`; `fixed` are fields that are set elsewhere."""
+    """An instance of `cls` from what a user set at `where`; `fixed` are fields that are set elsewhere."""
     required = [name for name, one in settings_of(cls).items() if one.default is MISSING and name not in fixed]
     checked = checked_values(cls, values, where, without=fixed, required=required)
     try:
@@ -86,7 +86,7 @@ def read(cls: type[C], values: Any, where: str, **fixed: Any) -> C:
 def checked_values(
     cls: type, values: Any, where: str, *, without: Iterable[str] = (), required: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Some settings of `cls`, each as its type wants it. Those in `without` are not for a user to set here."""
+    """Some settings of `cls`, each converted to its type. Settings in `without` cannot be set here."""
     if not isinstance(values, Mapping):
         raise ValueError(f"{where} is {values!r}, expected a table of settings")
     settings = {name: setting for name, setting in settings_of(cls).items() if name not in without}
@@ -119,7 +119,7 @@ def read_recorded(cls: type[C], values: Mapping[str, Any]) -> C:
 
 
 def check_values(config: Any) -> None:
-    """For `__post_init__`: ValueError when a field has a value that its annotation does not allow."""
+    """For `__post_init__`: raises ValueError when a field has a value that its annotation does not allow."""
     for setting in settings_of(type(config)).values():
         _checked(setting, getattr(config, setting.name))
 
@@ -127,7 +127,7 @@ def check_values(config: Any) -> None:
 def refuse_unknown(
     where: str, what: str, given: Iterable[str], known: Iterable[str], shown: Iterable[str] | None = None
 ) -> None:
-    """ValueError when one of the names in `given` is not in `known`, with the name that was probably meant."""
+    """Raises ValueError when a name in `given` is not in `known`, and suggests the nearest known name."""
     known = list(known)
     for name in given:
         if name not in known:
@@ -137,18 +137,18 @@ def refuse_unknown(
 
 
 def did_you_mean(given: Any, known: Iterable[Any]) -> str:
-    """ "; did you mean `x`?" for the nearest of the known names; "" where none is near."""
+    """ "; did you mean `x`?" with the nearest of the known names; "" if none is near."""
     close = difflib.get_close_matches(str(given), [str(name) for name in known], n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
 
 
 def default_text(setting: Setting) -> str:
-    """ "=value" as one writes it after `--set key`; "" for a setting that has no default."""
+    """ "=value" as it is written after `--set key`; "" for a setting without a default."""
     return "" if setting.default is MISSING else f"={value_text(setting.default)}"
 
 
 def value_text(value: Any) -> str:
-    """A value as one writes it after `--set key=`."""
+    """A value as it is written after `--set key=`."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
@@ -187,7 +187,7 @@ def _checked(setting: Setting, value: Any) -> Any:
 
 
 def _from_text(setting: Setting, text: str) -> Any:
-    """The value that a text means; the text itself where it means none, which `read` then refuses."""
+    """The value that a text stands for; the text itself if it does not fit the type, so that `read` refuses it."""
     from pydantic import TypeAdapter, ValidationError
 
     if setting.optional and text.lower() == "none":

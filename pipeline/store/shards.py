@@ -1,8 +1,9 @@
-"""Read and write shards: atomic files, Parquet tables, content digests.
+"""Reads and writes shards: atomic files, Parquet tables, content digests.
 
-In: Arrow tables. Out: files that appear whole or not at all, because each is written beside and renamed.
-`shard_name` spreads pages over a fixed number of shards by hash of their URL, so that one changed file changes
-one shard and an added file moves no other.
+In: Arrow tables. Out: files that appear complete or not at all, because each is written under a temporary name and
+renamed.
+`shard_name` distributes pages over a fixed number of shards by a hash of their URL, so that one changed file
+changes one shard and an added file moves no other.
 """
 
 import os
@@ -25,7 +26,7 @@ IN_GLOB = re.compile(r"([*?\[])")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends, and vanishes when it fails."""
+    """A temporary path next to `path` that replaces it when the block ends, and is removed when the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -56,9 +57,9 @@ def write_rows(path: Path, rows: list[dict[str, object]], schema: pa.Schema) -> 
 
 
 def read_table(path: Path, schema: pa.Schema | None = None, columns: list[str] | None = None) -> pa.Table:
-    """The table in `path`; CorruptShard names the file when it does not read or lacks an expected column."""
+    """The table in `path`. Raises CorruptShard with its name when it is unreadable or lacks a column."""
     try:
-        with pq.ParquetFile(path) as file:  # read_table would take folders named key=value for columns
+        with pq.ParquetFile(path) as file:  # read_table would read folders named key=value as columns
             table = file.read(columns=columns)
     except (pa.ArrowException, OSError) as error:
         raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
@@ -71,12 +72,12 @@ def read_table(path: Path, schema: pa.Schema | None = None, columns: list[str] |
 
 
 def shard_paths(directory: Path, folder: str = "") -> list[Path]:
-    """Shard files of a finished folder in the order of their names."""
+    """Shard files of a finished folder, sorted by name."""
     return sorted((directory / folder).glob("*.parquet"))
 
 
 def duckdb_files(paths: Iterable[Path]) -> list[str]:
-    """`paths` as read_parquet takes them, which would read signs such as [ and * in them as patterns."""
+    """`paths` escaped for read_parquet, which would read signs such as [ and * in them as patterns."""
     return [IN_GLOB.sub(r"[\1]", str(path)) for path in paths]
 
 
@@ -85,7 +86,7 @@ def shard_name(source: str, url: str, n_shards: int) -> str:
 
 
 def text_digest(*parts: str | bytes) -> str:
-    """32 hex digits; the parts are kept apart by their lengths, so that ("ab", "c") differs from ("a", "bc")."""
+    """32 hex digits. The lengths of the parts are hashed too, so that ("ab", "c") differs from ("a", "bc")."""
     digest = xxhash.xxh3_128()
     for part in parts:
         raw = part.encode(errors="surrogatepass") if isinstance(part, str) else part
@@ -103,7 +104,7 @@ def file_digest(path: Path) -> str:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """`target` shares the bytes of `source` where the file system can, so that a reused shard costs no disk."""
+    """Hard-links `target` to `source` if the file system can, so that a reused shard needs no disk space."""
     with replacing(target) as part:
         try:
             os.link(source, part)

@@ -1,14 +1,14 @@
-"""Identity, memory and safety of outputs: `Store.build` makes each thing once.
+"""The store of outputs: `Store.build` builds each output once, caches it by fingerprint and writes it atomically.
 
-In: a stage, its config and the handles it reads. Out: a finished folder `<root>/<stage>/<fingerprint>/` with
-record.json in it, which is written last: present = complete.
+In: a stage, its config and the handles it reads. Out: a finished folder `<root>/<stage>/<fingerprint>/` that contains
+record.json. The record is written last, so a folder with a record is complete.
 
-- fingerprint = hash(stage name and version, versions of the libraries that decide its output, config literals,
-  digests of the inputs). Paths, machine, worker count and time never count.
-- digest = hash of the content. Inputs count by digest, not by fingerprint, so that a stage that ran again and
-  came out equal ends the rebuild there.
-- `map_shards` keeps the result of every shard under its own key, so that one changed input file costs one shard.
-- Two builds of the same thing at once: one builds, the other waits and reuses.
+- fingerprint = hash(stage name and version, versions of the libraries that affect its output, config literals,
+  digests of the inputs). Paths, machine, worker count and time are not part of it.
+- digest = hash of the content. Inputs enter a fingerprint by digest, so that a stage that is rebuilt with the same
+  content causes no further rebuilds.
+- `map_shards` caches the result of every shard under its own key, so that one changed input file costs one shard.
+- If two processes build the same output at once, one of them builds and the other waits and reuses the result.
 """
 
 import dataclasses
@@ -43,17 +43,17 @@ if TYPE_CHECKING:
     from model.launch import Ended
 
 RECORD = "record.json"
-BEGUN = ".begun"  # holds the fingerprint of a build until its record is written
-NOT_IDENTITY = {"identity": False}  # metadata of a config field that decides nothing about the output
+BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
+NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
-Launch = Callable[[Path], "Ended"]  # runs the training that a file describes in other processes, until they end
-Show = Callable[[str, int, int | None, str], None]  # stage, items done, items in all if known, unit
+Launch = Callable[[Path], "Ended"]  # runs the training described by a file in other processes and waits for them
+Show = Callable[[str, int, int | None, str], None]  # stage, items done, total number of items if known, unit
 
 
 class Observer(Protocol):
-    """Where a training stage tells how it goes; MLflow is one such place, and stages do not know it."""
+    """Receives the progress of a training stage, for example for MLflow; stages do not depend on MLflow."""
 
     def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None: ...
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -61,7 +61,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer that nobody listens to."""
+    """An observer that ignores all calls."""
 
     def started(self, fingerprint: str, params: Mapping[str, object], inputs: Sequence[Handle]) -> None: ...
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
@@ -73,31 +73,33 @@ def _show_nothing(stage: str, done: int, total: int | None, unit: str) -> None: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """What a stage function returns beside the files it wrote below `work.directory`."""
+    """The return value of a stage function, which writes its files below `work.directory`."""
 
     rows: int
     counts: Counts | None = None
     measures: Mapping[str, float] = field(default_factory=dict)  # numbers worth a plot over time
     content: tuple[str, ...] = (
         "*",
-    )  # patterns (`*` also spans folders) of the files whose bytes are the identity of the output
-    digests: Mapping[str, str] = field(default_factory=dict)  # file -> digest, where bytes hold a time of day
+    )  # patterns (`*` also spans folders) of the files whose bytes identify the output
+    digests: Mapping[str, str] = field(
+        default_factory=dict
+    )  # file -> digest, for files whose bytes contain a time of day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """Where and with what one build happens; nothing of it counts as identity."""
+    """The environment of one build; nothing in it is part of the fingerprint."""
 
     stage: str
     fingerprint: str
-    recipe: str  # fingerprint without the inputs: the key of the results that are kept per shard
-    libraries: Mapping[str, str]  # distribution -> version of those that decide the output
+    recipe: str  # fingerprint without the inputs: the key of results cached per shard
+    libraries: Mapping[str, str]  # distribution -> version, of those that affect the output
     directory: Path
     parts: Path
     engine: Engine
     show: Show
     observer: Observer
-    launch: Launch | None = None  # of a training; None = in this process
+    launch: Launch | None = None  # for a training; None = in this process
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
         self.show(self.stage, done, total, unit)
@@ -105,20 +107,20 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """One step of the pipeline: raise `version` whenever its output changes for equal input and config."""
+    """One step of the pipeline. Raise `version` whenever its output changes for equal input and config."""
 
     name: str
     version: int
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
-    libraries: tuple[str, ...] = ()  # distributions whose version decides the output
-    variant: str = ""  # which of several functions of this name it runs, for instance that of a kind of task
-    by_shard: bool = False  # all of its work is remembered a shard, so that it costs what changed
+    libraries: tuple[str, ...] = ()  # distributions whose version affects the output
+    variant: str = ""  # which of several functions with this name runs, for instance that of a kind of task
+    by_shard: bool = False  # results are cached per shard, so that a rebuild processes changed shards only
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
-    """A finished output, whether this call made it or found it, and its record."""
+    """A finished output with its record, built by this call or found in the store."""
 
     handle: Any
     unchanged: bool
@@ -132,30 +134,32 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Store:
-    """All outputs below one folder; `engine`, `show` and `observer` are how work is done and watched."""
+    """All outputs below one folder. `engine` runs the work; `show` and `observer` receive its progress."""
 
     root: Path
     engine: Engine = field(default_factory=LocalProcesses)
     show: Show = _show_nothing
     observer: Observer = field(default_factory=Silent)
-    launch: Launch | None = None  # how a training gets processes of its own; None = it happens in this one
+    launch: Launch | None = None  # starts the processes of a training; None = it runs in this process
 
     def where(self, stage: str, fingerprint: str) -> Path:
         """The folder of one output."""
         return output_folder(self.root, stage, fingerprint)
 
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
-        """The output of `stage` for `cfg` and `inputs`, made now or found finished.
+        """The output of `stage` for `cfg` and `inputs`, built now or found finished.
 
-        `directory` puts it there instead of below the root (command line: --out).
-        Raises DiskFull when no room is left, CorruptShard when a finished output lost bytes.
+        With `directory` the output is written there instead of below the root (command line: --out).
+        Raises DiskFull when the disk is full, CorruptShard when files of a finished output are damaged.
         """
         recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
         where = directory or self.where(stage.name, fingerprint)
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         with room_for(stage.name, where), _only_builder(where):
-            if record := read_record(where, fingerprint):  # another run finished it while this one waited
+            if record := read_record(
+                where, fingerprint
+            ):  # another run finished it while this one waited for the lock
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
             _begin(where, fingerprint, ours=directory is None)
             work = Work(
@@ -175,32 +179,32 @@ class Store:
 
 
 def output_folder(root: Path, stage: str, fingerprint: str) -> Path:
-    """Where a store below `root` keeps the output of a stage. Outputs of one store lie side by side."""
+    """The folder of an output in the store below `root`. All outputs of a store have this layout."""
     return root / stage / fingerprint
 
 
 def fingerprint_of(stage: Stage, cfg: Config, inputs: Sequence[Handle]) -> str:
-    """Hash of everything that decides a stage's output."""
+    """Hash of everything that affects a stage's output."""
     return text_digest(recipe_of(stage, cfg), *(handle.digest for handle in inputs))
 
 
 def recipe_of(stage: Stage, cfg: Config) -> str:
-    """Canonical text of everything that decides a stage's output, save its inputs."""
+    """Canonical text of everything that affects a stage's output, except its inputs."""
     return recipe_text(stage.name, stage.version, libraries_of(stage), literals(cfg), stage.variant)
 
 
 def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any, variant: str = "") -> str:
-    """`config` as literals, so that the recipe of a finished output can be made of its record."""
+    """`config` as literals, so that the recipe of a finished output can be computed from its record."""
     return json.dumps([name, version, libraries, config, *([variant] if variant else [])], sort_keys=True)
 
 
 def libraries_of(stage: Stage) -> dict[str, str]:
-    """Distribution -> version of those that decide the stage's output."""
+    """Distribution -> version, of those that affect the stage's output."""
     return {name: importlib.metadata.version(name) for name in sorted(stage.libraries)}
 
 
 def literals(value: Any, where: str = "config") -> Any:
-    """`value` as JSON literals; what is not written alike everywhere is refused with its place."""
+    """`value` as JSON literals. ValueError with the place of a value that has no unique text form."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
         value = {f.name: getattr(value, f.name) for f in fields}
@@ -210,14 +214,14 @@ def literals(value: Any, where: str = "config") -> Any:
         return [literals(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    raise ValueError(f"{where} is {value!r}: a config holds text, numbers, booleans, lists and tables only")
+    raise ValueError(f"{where} is {value!r}: a config may contain only text, numbers, booleans, lists and tables")
 
 
 def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """The record of a finished folder, or None where there is none.
+    """The record of a finished folder, or None if there is none.
 
-    Raises ValueError when the folder holds something else than `fingerprint`, CorruptShard when one of its
-    files is missing or has another size than recorded.
+    Raises ValueError when the folder contains an output with another fingerprint, CorruptShard when one of its
+    files is missing or differs in size from the record.
     """
     path = directory / RECORD
     if not path.exists():
@@ -226,10 +230,12 @@ def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, An
         record = json.loads(path.read_text())
         files = {directory / name: entry["bytes"] for name, entry in record["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptShard(f"{path} is no record of a finished output; delete {directory} and rerun") from error
+        raise CorruptShard(
+            f"{path} is not a valid record of a finished output; delete {directory} and rerun"
+        ) from error
     if fingerprint is not None and record["fingerprint"] != fingerprint:
         raise ValueError(
-            f"{directory} holds a finished `{record['stage']}` made from other inputs or settings;"
+            f"{directory} contains a finished `{record['stage']}` built from other inputs or settings;"
             " choose another folder or delete this one"
         )
     for file, expected in files.items():
@@ -253,7 +259,7 @@ def handle_of(directory: Path, record: Mapping[str, Any]) -> Any:
 
 
 def read_handle(directory: Path) -> Any:
-    """The handle of a finished folder. ValueError when `directory` is not one."""
+    """The handle of a finished folder. Raises ValueError when `directory` is not one."""
     record = read_record(directory)
     if record is None:
         raise ValueError(f"{directory} is not a finished output: it has no {RECORD}")
@@ -261,9 +267,9 @@ def read_handle(directory: Path) -> Any:
 
 
 def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
-    """Make `directory` ready: new, or as a killed build of the same thing left it.
+    """Prepare `directory` for a build: create it, or continue in what a killed build of the same output left.
 
-    Raises ValueError when something else lies in a folder that is not `ours`, because it would become a part of the
+    Raises ValueError when a folder that is not `ours` contains other files, because they would become a part of the
     output.
     """
     directory.mkdir(parents=True, exist_ok=True)
@@ -272,11 +278,11 @@ def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
     if not ours and begun != fingerprint and any(path.name != BEGUN for path in directory.iterdir()):
         raise ValueError(
             f"{directory} is not empty"
-            + (" and holds an unfinished build with other inputs or settings" if begun else "")
+            + (" and contains an unfinished build with other inputs or settings" if begun else "")
             + "; choose another folder or delete this one"
         )
-    for leftover in directory.rglob(".*.part"):  # of a build that was killed while it wrote
-        leftover.unlink(missing_ok=True)  # one of its workers may be at its last file
+    for leftover in directory.rglob(".*.part"):  # left by a build that was killed while writing
+        leftover.unlink(missing_ok=True)  # one of its workers may still write its last file
     write_text(marker, fingerprint)
 
 
@@ -319,7 +325,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
 
 @contextmanager
 def room_for(stage: str, directory: Path) -> Iterator[None]:
-    """Turns the system's "no space left" into DiskFull, which says what to do."""
+    """Turns the system's "no space left" into DiskFull with advice."""
     try:
         yield
     except OSError as error:
@@ -327,8 +333,8 @@ def room_for(stage: str, directory: Path) -> Iterator[None]:
             raise
         there = next(path for path in (directory, *directory.parents) if path.exists())
         raise DiskFull(
-            f"no room to write `{stage}` in {directory} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
-            " free some, or run `gristmill gc`, and run again: what was finished is kept"
+            f"no space left to write `{stage}` in {directory} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
+            " free some space, or run `gristmill gc`, and run again: finished work is kept"
         ) from error
 
 
@@ -344,18 +350,18 @@ def map_shards(
     unit: str = "items",
     key: Callable[[str], str] = lambda name: "",
 ) -> Counts:
-    """Run `function` over the items of every input shard in worker processes, once a shard content.
+    """Run `function` over the items of every input shard in worker processes, once per shard content.
 
     `read` lists the items of a shard; `write` puts their results (in order) below a part folder as files
     `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
-    `dropped/<shard>`, `<folder>/<shard>`. Output shards are named as the input shards are. `key` says of a shard name
-    what else decides its result, such as the digest of a second input's shard.
+    `dropped/<shard>`, `<folder>/<shard>`. Output shards have the names of the input shards. `key` maps the name of a
+    shard to what else affects its result, such as the digest of a second input's shard.
     """
     shards = _input_shards(inputs)
     parts = {name: work.parts / text_digest(work.recipe, digest, key(name)) for name, (_, digest) in shards.items()}
     pending = [name for name in shards if _read_part(parts[name]) is None]
     rows = {name: _n_rows(shards[name][0]) for name in pending}
-    opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are with the workers, in order
+    opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are being processed, in order
 
     def items_of_all() -> Iterator[Any]:
         for name in pending:
@@ -365,7 +371,7 @@ def map_shards(
     results = work.engine.map(function, items_of_all(), seconds=seconds, memory_mb=memory_mb) if pending else iter(())
     done = 0
     for name in pending:
-        if not opened:  # a shard without items is opened together with the next one's first item
+        if not opened:  # shards without items are opened together with the next shard that has some
             first = next(results, None)
             results = results if first is None else chain([first], results)
         _, items = opened.popleft()
@@ -377,12 +383,12 @@ def map_shards(
         parts[name].mkdir(parents=True, exist_ok=True)
         counts = write(parts[name], items, answers)
         _finish_part(parts[name], counts)
-    next(results, None)  # lets the engine close its workers
+    next(results, None)  # lets the engine stop its workers
     return _link_parts(work.directory, parts)
 
 
 def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
-    """Shard name -> path and content digest. ValueError when two inputs have shards of the same name."""
+    """Shard name -> path and content digest. Raises ValueError when two inputs have shards of the same name."""
     shards: dict[str, tuple[Path, str]] = {}
     for handle in inputs:
         record = read_record(handle.directory)
@@ -392,7 +398,7 @@ def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
                 continue
             if name in shards:
                 raise ValueError(
-                    f"{shards[name][0]} and {handle.directory / name} have the same name, so that one would replace"
+                    f"{shards[name][0]} and {handle.directory / name} have the same name, so one would replace"
                     " the other; rename one of the sources"
                 )
             shards[name] = (handle.directory / name, entry["digest"])
@@ -407,13 +413,13 @@ def _n_rows(path: Path) -> int:
 
 
 def _finish_part(part: Path, counts: Counts) -> None:
-    """Write the record of a shard's result, which makes it complete."""
+    """Write the record of a shard's result, which marks it as complete."""
     files = {path.name: file_digest(path) for path in sorted(part.iterdir()) if _is_result(path)}
     write_text(part / RECORD, json.dumps({"counts": dataclasses.asdict(counts), "files": files}))
 
 
 def _read_part(part: Path) -> Counts | None:
-    """Counts of a shard's result, None where there is none or it lost bytes: then it is made again."""
+    """Counts of a cached shard result; None if it is missing or damaged, so that it is computed again."""
     try:
         record = json.loads((part / RECORD).read_text())
         whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
@@ -444,7 +450,7 @@ def _only_builder(directory: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another run is building it; waiting for that one", directory)
+        log.warning("%s: another run is building it; waiting for that run", directory)
         lock.acquire()
     try:
         yield
@@ -454,7 +460,7 @@ def _only_builder(directory: Path) -> Iterator[None]:
 
 @functools.cache
 def code_commit() -> str | None:
-    """Commit of the code that runs, None outside a git checkout or without git."""
+    """Commit of the running code; None outside a git checkout or without git."""
     if shutil.which("git") is None:
         return None
     answer = subprocess.run(

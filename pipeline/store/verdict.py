@@ -1,4 +1,4 @@
-"""What a check finds, and the laws that hold for the output of any stage: nothing is lost, something is left."""
+"""The result of a check, and the checks for the output of any stage: no rows are lost, and some rows remain."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from pipeline.store.store import read_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """`observed` has to reach or stay below `limit`, as `rule` says."""
+    """The observed value and its limit; `rule` describes how they must compare."""
 
     passed: bool
     rule: str
@@ -26,7 +26,7 @@ class Verdict:
 
 
 def conservation(handle: Handle) -> Verdict:
-    """Rows in = kept + dropped, counted in the shards of each stage that the asset of `handle` runs."""
+    """Checks that rows in = kept + dropped, counted in the shards of each stage that the asset of `handle` runs."""
     stages, lost = same_asset(handle.stage), {}
     folder: Folder | None = folder_of(handle)
     while folder is not None and folder.stage in stages:
@@ -39,15 +39,15 @@ def conservation(handle: Handle) -> Verdict:
 
 
 def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:
-    """Rows that a stage cannot account for: of its inputs, of its shards, of its dropped rows."""
+    """Numbers of rows that are unaccounted for: in the inputs, in the shards, in the dropped rows."""
     counts, directory, beside = record["counts"], folder.directory, side_inputs(folder.stage)
     inputs = [read_record(one.directory) or {} for one in folder.inputs(record) if one.stage not in beside]
     shards = [one["rows"] for one in inputs if one.get("handle") == Shards.__name__]
-    given = sum(shards) if shards else counts["rows_in"]  # a stage may begin with files, and a deny list beside
+    given = sum(shards) if shards else counts["rows_in"]  # a stage may read files, and a deny list besides its rows
     dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
     if paths := shard_paths(directory):
         kept = sum(pq.read_metadata(path).num_rows for path in paths)
-    else:  # token shards, in which a document may stand several times
+    else:  # token shards, which may contain a document several times
         rows = sum(len(shard.document_ids) for split in SPLITS for shard in read_token_shards(directory, split))
         kept = rows - read_description(directory)["splits"]["train"]["repeats"]
     told = sum(counts["dropped"].values())

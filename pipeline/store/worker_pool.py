@@ -1,9 +1,9 @@
-"""Worker processes that may be killed at any moment, each with a pipe of its own.
+"""A pool of worker processes that survives the death of any worker, because each has its own pipe.
 
-In: a module-level function and one item. Out: a Future of `Done` or `Failed`. A thread a worker hands it one item
-after the other and waits for the answer, so that workers share nothing: one that is killed, by its item or from
-outside, takes no lock and no message of another with it, and is replaced. Its item is a Failed("crash") when it had
-begun, and is given to the next worker when it had not.
+In: a module-level function and one item. Out: a Future of `Done` or `Failed`. One thread per worker sends it
+one item after the other and waits for the answer, so that workers share nothing: when one is killed, by its item or
+from outside, no lock and no message of another is lost, and it is replaced. If it had begun its item, the item is a
+Failed("crash"); otherwise the item is given to the next worker.
 """
 
 import faulthandler
@@ -27,14 +27,14 @@ import psutil
 
 R = TypeVar("R")
 BEGUN = b"begun"
-PARENT_SECONDS = 0.1  # between two looks of a worker whether its parent still lives: until then it may write
+PARENT_SECONDS = 0.1  # how often a worker checks that its parent is alive; an orphan may write for as long
 GRACE_SECONDS = 10.0
-END_SECONDS = 0.5  # for a worker that has nothing to do to end by itself
+END_SECONDS = 0.5  # for an idle worker to end by itself
 DETAIL_CHARACTERS = 1000
-TASKS_A_WORKER = 2000  # then a fresh process, against slow leaks in C extensions
-NO_ROOM = 77  # exit code of a worker that could not even take its item
-FATAL = ("timeout", "crash")  # after these there is no worker any more
-ATTEMPTS = 3  # workers that may end before they begin with an item
+TASKS_A_WORKER = 2000  # then the process is replaced, against slow leaks in C extensions
+NO_ROOM = 77  # exit code of a worker that had no memory to receive its item
+FATAL = ("timeout", "crash")  # after these the worker is gone
+ATTEMPTS = 3  # number of workers that may end before they begin an item
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Done(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`reason` is one of timeout, crash, out_of_memory, error: the names that drop counts use."""
+    """`reason` is timeout, crash, out_of_memory or error: the names that drop counts use."""
 
     reason: str
     detail: str
-    errno: int | None = None  # of an OSError, so that a full disk is known as one
+    errno: int | None = None  # of an OSError, so that a full disk is recognised
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,12 @@ class _Task:
 
 
 class WorkerPool:
-    """Call `close` when all answers are there, or `stop` to end at once; both leave no process behind."""
+    """Call `close` after the last answer, or `stop` to end at once; both leave no process behind."""
 
     def __init__(self, n_workers: int, memory_mb: int | None):
         self.memory_mb = memory_mb
         self.tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self.lock = threading.Lock()  # of the next two
+        self.lock = threading.Lock()  # guards the next two
         self.workers: set[_Worker] = set()
         self.stopped = False
         self.threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(n_workers)]
@@ -73,7 +73,7 @@ class WorkerPool:
             thread.start()
 
     def schedule(self, function: Callable[[Any], R], item: Any, seconds: float | None) -> "Future[Done[R] | Failed]":
-        """`seconds` count from when a worker begins with the item."""
+        """`seconds` count from the moment a worker begins the item."""
         task = _Task(function, item, seconds, Future())
         self.tasks.put(task)
         return task.future
@@ -92,18 +92,18 @@ class WorkerPool:
         self.close()
 
     def _serve(self) -> None:
-        """One thread: answers tasks until there are no more, with one worker at a time."""
+        """The body of a thread: processes tasks until there are no more, with one worker at a time."""
         worker = None
         while (task := self.tasks.get()) is not None and not self.stopped:
             try:
                 message = ForkingPickler.dumps((task.function, task.item, task.seconds))
-            except Exception as error:  # whatever an item's own pickling raises
+            except Exception as error:  # pickling an item may raise anything
                 task.future.set_result(_failed(error))
                 continue
             try:
                 answer, worker = self._answer(message, task.seconds, worker)
                 task.future.set_result(answer)
-            except Exception as error:  # no worker starts: that is nobody's item, and ends the stage
+            except Exception as error:  # no worker starts: no item is at fault, and the stage ends
                 task.future.set_exception(error)
                 worker = None
         self._end(worker)
@@ -111,12 +111,12 @@ class WorkerPool:
     def _answer(
         self, message: memoryview, seconds: float | None, worker: "_Worker | None"
     ) -> "tuple[Done | Failed, _Worker | None]":
-        """The answer, and the worker if it goes on."""
+        """The answer, and the worker if it can continue."""
         for _ in range(ATTEMPTS):
             try:
                 worker = worker or self._start()
                 worker.begin(message)
-            except (EOFError, OSError):  # it or the fork server was killed, or it has no room for the item
+            except (EOFError, OSError):  # it or the fork server was killed, or it has no memory for the item
                 self._end(worker)
                 if worker is not None and worker.process.exitcode == NO_ROOM:
                     return Failed("out_of_memory", f"an item of {len(message) / 1e6:.1f} MB"), None
@@ -146,19 +146,19 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process and this side of its pipe."""
+    """A worker process and the parent's end of its pipe."""
 
     def __init__(self, memory_mb: int | None):
-        # forked workers would inherit locks of Dagster's and torch's threads in whatever state they are
+        # forked workers would inherit locks of Dagster's and torch's threads in an arbitrary state
         context = get_context("forkserver")
         self.pipe, other_end = context.Pipe()
         self.process = context.Process(target=_work, args=(other_end, memory_mb, os.getpid()), daemon=True)
         self.process.start()
-        other_end.close()  # so that the end of the worker ends the pipe
+        other_end.close()  # so that the pipe closes when the worker ends
         self.n_answers = 0
 
     def begin(self, message: memoryview) -> None:
-        """Raises EOFError or OSError when the worker ends before it begins."""
+        """Raises EOFError or OSError when the worker ends before it begins the item."""
         self.pipe.send_bytes(message)
         if self.pipe.recv_bytes() != BEGUN:
             raise EOFError
@@ -178,17 +178,17 @@ class _Worker:
             return _failed(error)
 
     def end(self) -> None:
-        self.pipe.close()  # which ends a worker that waits
+        self.pipe.close()  # which ends an idle worker
         self.process.join(END_SECONDS)
         self.process.kill()
         self.process.join()
 
 
 def _work(pipe: Connection, memory_mb: int | None, parent_pid: int) -> None:
-    """A worker's life: items come in by the pipe, answers go out, until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    """The main function of a worker: reads items from the pipe and writes answers until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, args=(parent_pid,), daemon=True).start()
-    _limit_memory(memory_mb)  # after the thread: starting one without memory never returns
+    _limit_memory(memory_mb)  # after the thread: starting a thread without memory never returns
     while True:
         try:
             message = pipe.recv_bytes()
@@ -210,8 +210,8 @@ def _work(pipe: Connection, memory_mb: int | None, parent_pid: int) -> None:
 
 
 def _guarded(function: Callable[[Any], R], item: Any, seconds: float | None) -> Done[R] | Failed:
-    """So that no exception has to travel: some cannot be pickled, some are no Exception."""
-    if seconds is not None:  # for an item that blocks every thread of a worker whose parent was killed
+    """Calls the function and turns exceptions into Failed: some cannot be pickled, some are no Exception."""
+    if seconds is not None:  # for an item that blocks all threads of a worker whose parent was killed
         faulthandler.dump_traceback_later(seconds + GRACE_SECONDS, exit=True)
     try:
         return Done(function(item))
@@ -236,7 +236,7 @@ def _failed(error: BaseException) -> Failed:
 
 
 def _end_with_parent(parent_pid: int) -> None:
-    """For a worker that is busy when its parent is killed: its pipe tells it only when it reads the next time."""
+    """Ends a busy worker whose parent was killed: the closed pipe would only be noticed at the next read."""
     try:
         parent = psutil.Process(parent_pid)
         while parent.is_running() and parent.status() != psutil.STATUS_ZOMBIE:
@@ -247,7 +247,7 @@ def _end_with_parent(parent_pid: int) -> None:
 
 
 def _limit_memory(memory_mb: int | None) -> None:
-    if memory_mb is None or sys.platform != "linux":  # others do not honour the limit, or refuse it
+    if memory_mb is None or sys.platform != "linux":  # other systems ignore or refuse the limit
         return
     limit = psutil.Process().memory_info().vms + memory_mb * 1024 * 1024
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]

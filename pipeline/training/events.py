@@ -1,9 +1,9 @@
-"""What a training in other processes tells, written down by the one that trains and told on by the one that waits.
+"""Transfers the events of a training in other processes to the process that waits for it, through a file.
 
 In: the calls of an Observer and of progress. Out: the same calls in another process, in their order, while the
-training goes on. Between them lies a file in the training's folder, a line an event: what was told before either side
-was killed is still told, at the latest by the next build. The reader notes how far he came, so that nothing is told
-again unless he was killed between telling and noting; whoever hears checkpoints and steps twice must bear that.
+training runs. The file is in the folder of the training and has one line per event, so that events written before
+either side was killed are still delivered, at the latest by the next build. The reader records its position, so an
+event is delivered twice only if the reader was killed between delivery and recording; receivers must accept that.
 """
 
 import json
@@ -16,15 +16,15 @@ from typing import Any, BinaryIO
 
 from pipeline.store.store import Observer
 
-EVENTS, TOLD = ".events.jsonl", ".events.told"  # hidden: no part of a finished output
+EVENTS, TOLD = ".events.jsonl", ".events.told"  # hidden: not part of a finished output
 LOOK_SECONDS = 0.2
-PROGRESS_SECONDS = 0.5  # between two that are written down
+PROGRESS_SECONDS = 0.5  # between two that are written
 
 Progress = Callable[[int, int], None]
 
 
 class EventWriter:
-    """An observer and its progress that write events down; for one process at a time."""
+    """An observer and its progress that write events to the file; for one process at a time."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / EVENTS
@@ -48,9 +48,9 @@ class EventWriter:
 
 @contextmanager
 def told_live(directory: Path, observer: Observer, progress: Progress) -> Iterator[None]:
-    """Within the block a thread tells what is written down; all of it is told when the block ends.
+    """Within the block a thread delivers the events of the file; all are delivered when the block ends.
 
-    An error of the observer ends the telling, and is raised when the block ends.
+    An error of the observer ends the delivery, and is raised when the block ends.
     """
     ends, errors = threading.Event(), []
 
@@ -75,7 +75,7 @@ def told_live(directory: Path, observer: Observer, progress: Progress) -> Iterat
 
 
 def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda done, total: None) -> None:
-    """Tell the events that nobody was told yet; also those that processes of an earlier build left."""
+    """Deliver the events that were not delivered yet, including those that an earlier build left."""
     path, told = directory / EVENTS, directory / TOLD
     if not path.exists():
         return
@@ -92,24 +92,24 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
                 observer.metrics(event["step"], event["values"])
             position += len(line)
     if position > before:
-        told.write_text(str(position))  # a kill that tears it costs a second telling
+        told.write_text(str(position))  # if a kill truncates it, events are delivered twice
 
 
 def forget_events(directory: Path) -> None:
-    """Once all is told and nobody writes any more."""
+    """Remove the files, once all is delivered and no process writes any more."""
     for name in (EVENTS, TOLD):
         (directory / name).unlink(missing_ok=True)
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Without one that is still being written, or was torn by a kill."""
+    """Without a last line that is still being written, or was truncated by a kill."""
     for line in file:
         if line.endswith(b"\n"):
             yield line
 
 
 def _tell_checkpoint(observer: Observer, event: Mapping[str, Any]) -> None:
-    """One that was pruned before it could be told is no checkpoint any more."""
+    """Skips a checkpoint that was pruned before it could be reported."""
     path = Path(event["path"])
     try:
         observer.checkpoint(path, event["step"], event["values"])

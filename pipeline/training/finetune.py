@@ -7,7 +7,7 @@ comparison; train all weights on batches of like length; the last weights are th
 falls to 0 and the number of epochs was chosen on validation data. The validation split is only measured, the test
 split never read.
 
-torch is imported where it is used: Dagster loads this module for its config alone.
+torch is imported where it is used, because Dagster loads this module only for its config.
 """
 
 import dataclasses
@@ -133,18 +133,18 @@ class FinetuneConfig:
 
 
 def train_config(cfg: FinetuneConfig, n_examples: int) -> TrainConfig:
-    """The plan for `n_examples`. ValueError names a setting that breaks a rule."""
+    """The plan for `n_examples`. Raises ValueError for a setting that breaks a rule."""
     rows = min(cfg.rows, n_examples)
     return TrainConfig(
         n_steps=cfg.epochs * (n_examples // rows),
         rows=rows,
-        seq_len=1,  # of token windows; examples have their own lengths
+        seq_len=1,  # for token windows; examples have their own lengths
         micro_batch=max(n for n in range(1, min(rows, LARGEST_MICRO_BATCH) + 1) if rows % n == 0),
         muon_lr=cfg.muon_lr,
         adamw_lr=cfg.adamw_lr,
         muon_weight_decay=cfg.muon_weight_decay,
         adamw_weight_decay=cfg.adamw_weight_decay,
-        beta2=0.98,  # the runs are short: 0.999 would remember what the new head did at its start
+        beta2=0.98,  # the runs are short: with 0.999 the first gradients of the new head would dominate too long
         schedule="linear",
         warmup_fraction=cfg.warmup_fraction,
         decay_fraction=0.0,
@@ -156,10 +156,11 @@ def train_config(cfg: FinetuneConfig, n_examples: int) -> TrainConfig:
 
 
 class ExampleBatches:
-    """Global batch k as a pure function of (examples, rows, seed, k). A batch holds texts of like length.
+    """Global batch k as a pure function of (examples, rows, seed, k). A batch contains texts of similar
+    length.
 
-    An epoch shuffles all examples, sorts pools of them by length, cuts batches and shuffles those. What does not
-    fill a batch sits out one epoch, and falls to others in the next.
+    An epoch shuffles all examples, sorts pools of them by length, cuts batches and shuffles these. Examples that do
+    not fill a batch are left out for one epoch; the next epoch leaves out others.
     """
 
     def __init__(self, examples: Encoded, *, rows: int, seed: int) -> None:
@@ -246,5 +247,5 @@ def finetune_stage(kind: Objective) -> Stage:
 
 
 def random_baseline(cfg: FinetuneConfig) -> FinetuneConfig:
-    """The same training without pretraining, with the learning rates that suit it best (chosen on validation)."""
+    """The same training without pretraining, with the learning rates that were best for it on validation data."""
     return dataclasses.replace(cfg, initialisation="random")

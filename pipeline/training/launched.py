@@ -1,8 +1,8 @@
-"""A training in other processes, as one call of the process that builds.
+"""Runs a training in other processes, as one call in the process that builds.
 
-In: a description that can be written down, and `work.launch`, which starts `pipeline.training.process` with it as
-often as devices are used. Out: the finished training in the folder; meanwhile the observer and the progress hear
-everything as if it happened here, and what goes wrong in a process is raised here in its own words.
+In: a serialisable description, and `work.launch`, which starts one `pipeline.training.process` per device with it.
+Out: the finished training in the folder. Meanwhile the observer and the progress receive the same calls as from a
+training in this process, and an error in a process is raised here with its own message.
 """
 
 import json
@@ -16,9 +16,9 @@ from pipeline.store.shards import write_text
 from pipeline.store.store import Work
 from pipeline.training.events import forget_events, tell_rest, told_live
 
-LAUNCH = ".launch"  # folders of one launch each: what is to be done, and what went wrong; no part of an output
+LAUNCH = ".launch"  # one folder per launch, with its order and its failures; not part of an output
 ORDER, FAILURE = "order.json", "failure-{rank}.json"
-KINDS = ("ValueError", "OSError", "Terminated", "RuntimeError")  # the first tells most: others follow from it
+KINDS = ("ValueError", "OSError", "Terminated", "RuntimeError")  # most informative first: the others follow from it
 
 
 def train_in_processes(description: str, work: Work) -> None:
@@ -34,8 +34,8 @@ def train_in_processes(description: str, work: Work) -> None:
         raise Terminated("stopped by a signal before there was anything to save; run it again to start")
     if ended.code:
         raise RuntimeError(
-            f"the processes of the training ended with code {ended.code}, without a word: killed, or out of memory?"
-            " Run it again to go on from the last checkpoint"
+            f"the processes of the training ended with code {ended.code}, without a message: killed, or out of"
+            " memory? Run it again to resume from the last checkpoint"
         )
     forget_launches(work.directory)
     forget_events(work.directory)
@@ -47,14 +47,14 @@ def forget_launches(directory: Path) -> None:
 
 
 def tell_what_was_left(work: Work) -> None:
-    """What processes of an earlier build had written down when it was killed."""
+    """Delivers the events that processes of an earlier, killed build had written."""
     tell_rest(work.directory, work.observer)
     forget_events(work.directory)
     forget_launches(work.directory)
 
 
 def write_failure(launch: Path, rank: int, error: BaseException) -> None:
-    """What the waiting process raises; of `error` the first of KINDS that it is. `launch`: the order's folder."""
+    """What the waiting process raises for `error`: the first of KINDS that fits. `launch` is the order's folder."""
     kind = next((kind.__name__ for kind in (ValueError, OSError, Terminated) if isinstance(error, kind)), KINDS[-1])
     message = str(error) if kind != KINDS[-1] else f"{type(error).__name__}: {error}"
     about = {"kind": kind, "rank": rank, "message": message, "errno": getattr(error, "errno", None)}
@@ -62,7 +62,7 @@ def write_failure(launch: Path, rank: int, error: BaseException) -> None:
 
 
 def failures_in(launch: Path) -> list[Exception]:
-    """Why processes ended, the reason before its consequences."""
+    """Why processes ended, the cause before its consequences."""
     failures = [json.loads(path.read_text()) for path in launch.glob(FAILURE.format(rank="*"))]
     failures.sort(key=lambda failure: (KINDS.index(failure["kind"]), failure["rank"]))
     return [_exception(failure) for failure in failures]

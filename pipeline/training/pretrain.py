@@ -1,12 +1,12 @@
 """Pretrain a decoder on token shards: the stage `pretrain`.
 
 In: token shards and the tokenizer they were made with. Out: a Checkpoint folder: model.safetensors, config.json,
-tokenizer/, curve.jsonl and the last and best of checkpoints/. Steps: a preset and what the user changed in it become
-whole configs; training begins, or goes on from the last complete checkpoint in the folder; the observer hears of
-every step once; the final weights are written last.
+tokenizer/, curve.jsonl and the last and best of checkpoints/. Steps: a preset and the changes of the user become
+complete configs; training begins, or resumes from the last complete checkpoint in the folder; every step is reported
+to the observer once; the final weights are written last.
 
-The fingerprint is made from `pretrain_recipe`, not from PretrainConfig, so that it changes when a preset does.
-torch is imported where it is used: Dagster loads this module for its config alone.
+The fingerprint is computed from `pretrain_recipe`, not from PretrainConfig, so that it changes when a preset does.
+torch is imported where it is used, because Dagster loads this module only for its config.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from pipeline.training.launched import tell_what_was_left, train_in_processes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainConfig:
-    """What a user edits: a preset, and what to change in it. None = as the preset has it."""
+    """The settings of a user: a preset, and changes to it. None = the value of the preset."""
 
     preset: Annotated[
         Literal["demo", "small", "gpt2_124m", "gpt2_350m"],
@@ -136,17 +136,17 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedPretrain:
-    """Every number of a training but the vocabulary size: what the fingerprint is made from."""
+    """All numbers of a training except the vocabulary size: the fingerprint is computed from it."""
 
     decoder: DecoderShape
     train: TrainConfig
 
 
 def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
-    """The preset or the dial's sizes, with what the user changed and what follows. ValueError names what does not
-    fit."""
+    """The sizes of the preset or the dial, with the changes of the user and what follows from them. Raises ValueError
+    for values that do not fit together."""
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
-    del changes["devices"]  # who trains decides nothing about what
+    del changes["devices"]  # the devices do not affect what is trained
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
     preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
     return ResolvedPretrain(decoder=preset.shape, train=preset.train)
@@ -172,7 +172,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
-    with pretraining.only_training(work.directory):  # processes of a build that was killed may still save
+    with pretraining.only_training(work.directory):  # processes of a killed build may still save
         tell_what_was_left(work)
     try:
         if work.launch is not None:
@@ -192,22 +192,22 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
 
 PRETRAIN = Stage(
     name="pretrain", version=2, function=pretrain, handle=Checkpoint, libraries=("torch",)
-)  # torch: another version may round otherwise
+)  # torch: another version may round differently
 
 
 def checked_description(tokens: Shards, tokenizer: TokenizerFile) -> dict:
-    """tokens.json of the shards. ValueError when another tokenizer made them."""
+    """tokens.json of the shards. Raises ValueError when they were made with another tokenizer."""
     description = read_description(tokens.directory)
     if description["tokenizer"] != tokenizer.digest:
         raise ValueError(
-            f"{tokens.directory} was made by the tokenizer {description['tokenizer']}, got {tokenizer.digest} in"
-            f" {tokenizer.directory}; tokenise again with this one, or give the one it was made with"
+            f"{tokens.directory} was made with the tokenizer {description['tokenizer']}, got {tokenizer.digest} in"
+            f" {tokenizer.directory}; tokenize again with this tokenizer, or give the other one"
         )
     return description
 
 
 def documents_of_step(tokens: Path, train: TrainConfig, step: int) -> list[str]:
-    """Ids of the documents that were in training step `step`, counted from 1 as the curve counts."""
+    """Ids of the documents that were in training step `step`, counted from 1 as in the curve."""
     from model.batches import token_batches
 
     if not 1 <= step <= train.n_steps:

@@ -1,11 +1,11 @@
-"""One of the processes of a training: `python -m pipeline.training.process ORDER`, started by torchrun.
+"""Runs one process of a training: `python -m pipeline.training.process ORDER`, started by torchrun.
 
-In: the path of a description (model.pretraining.Pretraining as JSON). Out: the trained model in its folder, and what
-happened: events (training/events.py), a failure (training/launched.py), and through Dagster Pipes, where Dagster
-waits for it, the lines that are logged. Ends with 0 also after a signal, once all is saved: torchrun takes any other
-code for a failure and would kill the others.
+In: the path of a description (model.pretraining.Pretraining as JSON). Out: the trained model in its folder, and a
+report: events (training/events.py), a failure (training/launched.py), and log lines through Dagster Pipes if Dagster
+waits for it. Exits with 0 also after a signal, once everything is saved: torchrun treats any other code as a failure
+and would kill the other processes.
 
-The first process tells; all of them note why they fail. This file alone imports dagster_pipes.
+Only the first process writes events; every process records why it fails. Only this file imports dagster_pipes.
 """
 
 import logging
@@ -27,7 +27,7 @@ from pipeline.training.events import EventWriter
 from pipeline.training.launched import write_failure
 
 LOGGERS = ("model", "pipeline")
-log = logging.getLogger("pipeline.training.process")  # not __main__, which it runs as
+log = logging.getLogger("pipeline.training.process")  # not __main__, its name here
 
 
 def main(order: Path) -> int:
@@ -45,14 +45,14 @@ def main(order: Path) -> int:
     except Exception as error:
         write_failure(launch, rank(), error)
         if not isinstance(error, ValueError | OSError):
-            traceback.print_exc()  # a mistake of ours, or of another process
+            traceback.print_exc()  # a bug, or a consequence of a failure in another process
         return 1
     return 0
 
 
 @contextmanager
 def logged_to_dagster() -> Iterator[None]:
-    """In the first process, where Dagster started it: what is logged reaches the log of the run."""
+    """Sends log lines of the first process to the log of the Dagster run, if Dagster started it."""
     if not (is_main() and DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ):
         yield
         return
@@ -65,7 +65,7 @@ def logged_to_dagster() -> Iterator[None]:
 
 
 class PipesHandler(logging.Handler):
-    """Records of Python's logging as log lines of the Dagster run."""
+    """Forwards records of Python's logging to the log of the Dagster run."""
 
     def __init__(self, pipes: PipesContext) -> None:
         super().__init__(logging.INFO)

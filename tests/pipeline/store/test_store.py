@@ -239,7 +239,7 @@ def test_store_folder_with_other_things_is_refused(store, tmp_path):
     with pytest.raises(ValueError, match="full is not empty; choose another folder"):
         store.build(WORDS, Settings(), directory=tmp_path / "full")
     store.build(WORDS, Settings(), directory=tmp_path / "out")
-    with pytest.raises(ValueError, match="holds a finished `words` made from other inputs or settings"):
+    with pytest.raises(ValueError, match="contains a finished `words` built from other inputs or settings"):
         store.build(WORDS, Settings(factor=3.0), directory=tmp_path / "out")
 
 
@@ -336,7 +336,7 @@ def big_then_small(cfg, inputs, work) -> Outcome:
 
 def test_store_full_disk_is_one_clear_line_and_the_next_build_goes_on(small_disk):
     store = Store(root=small_disk / "store")
-    with pytest.raises(DiskFull, match=r"no room to write `words` .*MB free\).*gristmill gc.*run again") as caught:
+    with pytest.raises(DiskFull, match=r"no space left to write `words` .*MB.*gristmill gc.*run again") as caught:
         store.build(replace(WORDS, function=big_then_small), Settings())
     assert "\n" not in str(caught.value)
     assert not list(small_disk.rglob(".*.part"))

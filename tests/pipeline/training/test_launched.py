@@ -136,7 +136,7 @@ def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_bu
 
 
 def test_launched_training_that_ends_without_a_word_says_so(corpus, tmp_path):
-    with pytest.raises(RuntimeError, match="ended with code -9, without a word"):
+    with pytest.raises(RuntimeError, match="ended with code -9, without a message"):
         built(corpus, tmp_path, launch=lambda order: Ended(-9, was_stopped=False))
 
 

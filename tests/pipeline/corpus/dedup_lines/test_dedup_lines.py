@@ -429,7 +429,7 @@ def test_dedup_lines_full_disk_says_so_and_the_next_run_goes_on(tmp_path, build,
         rng = random.Random(2)
         rows = [row for i in range(60) for row in site(8, f"{i}.example", seed=rng.random())]
         handle = build(rows).handle
-        with pytest.raises(DiskFull, match=r"no room to write `dedup_lines`.*run again"):
+        with pytest.raises(DiskFull, match=r"no space left to write `dedup_lines`.*run again"):
             build(rows, in_store=Store(root=disk / "store", engine=store.engine))
         assert not list((disk / "store" / "dedup_lines").glob("*/.scratch"))
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)

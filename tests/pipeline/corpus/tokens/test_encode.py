@@ -139,7 +139,7 @@ def test_tokenize_full_disk_stops_with_one_line_and_the_next_run_goes_on(
     corpus = split_corpus(rows)
     encoded = 2 * sum(len(one["text"]) for one in rows) / 1000
     own = Store(root=small_disk(int(times * encoded)) / "store", engine=LocalProcesses(n_workers=1))
-    with pytest.raises(DiskFull, match="no room to write `tokenize`"):
+    with pytest.raises(DiskFull, match="no space left to write `tokenize`"):
         own.build(TOKENIZE, recipe, corpus, byte_tokenizer)
     small_disk(int(30 * encoded), remount=True)
     again = own.build(TOKENIZE, recipe, corpus, byte_tokenizer).handle

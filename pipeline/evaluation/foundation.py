@@ -1,15 +1,12 @@
-"""Judge models on held-out data: the stages `evaluate_foundation` and `evaluate_classification`.
+"""Evaluates a language model on held-out documents: the stage `evaluate_foundation`.
 
-In: checkpoints and data that they were not trained on. Out: a Report folder: results.json (one entry per metric, with
-95 % bootstrap interval and baselines), report.md (tables), samples.md (texts that the decoder writes), figures/*.png.
+In: a checkpoint and documents that it was not trained on. Out: a Report folder: results.json (one entry per metric,
+with 95 % bootstrap interval and baselines), report.md (tables), samples.md (texts that the decoder writes),
+figures/*.png.
 
-- A language model predicts every token of every held-out document once; its baselines are n-gram models fitted on
-  all training tokens and evaluated on the same tokens, over the same bytes.
-- A classifier's baselines are the majority class, TF-IDF + logistic regression, and the same network trained from
-  random weights, where one is given.
-
-Figures are not part of the content digest: their bytes depend on fonts. torch, scikit-learn and matplotlib are
-imported where used.
+The model predicts every token of every held-out document once; its baselines are n-gram models fitted on all training
+tokens and evaluated on the same tokens, over the same bytes. Figures are not part of the content digest: their bytes
+depend on fonts. torch and matplotlib are imported where they are used.
 """
 
 import json

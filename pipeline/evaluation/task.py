@@ -1,8 +1,8 @@
-"""What a fine-tuned model is worth on held-out examples, beside baselines: the stage `evaluate_<kind>`.
+"""Evaluates a fine-tuned model and its baselines on held-out examples: the stage `evaluate_<kind>`.
 
-In: the model, the same network trained from random weights where it was trained, the examples, and the corpus of the
-pretraining where examples are to be looked for in it. Out: a Report folder: results.json (one entry per metric, with
-95 % interval and baselines), report.md and figures/*.png. What is measured and how is the kind's business (`Judge`).
+In: the model, the same network trained from random weights if it was trained, the examples, and the pretraining
+corpus if it is searched for examples. Out: a Report folder: results.json (one entry per metric, with 95 % interval
+and baselines), report.md and figures/*.png. The kind of task defines the metrics (`Judge`).
 """
 
 import json
@@ -26,14 +26,14 @@ from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SEEN = "examples_seen_in_pretraining"  # measure: judged examples whose words stand in the pretraining text
+SEEN = "examples_seen_in_pretraining"  # measure: evaluated examples whose words occur in the pretraining text
 MODEL, RANDOM_INIT = "model", "random_init"
 Answer = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskEvaluationConfig:
-    """How a fine-tuned model is judged."""
+    """How a fine-tuned model is evaluated."""
 
     split: Annotated[
         Literal["test", "validation"],
@@ -52,7 +52,7 @@ class TaskEvaluationConfig:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What each model answers to the held-out examples, in their order."""
+    """The answers of each model to the held-out examples, in their order."""
 
     description: Mapping[str, Any]  # config.json of the model
     examples: Sequence[Mapping[str, Any]]  # rows of examples.parquet: text, columns of the kind, ...
@@ -60,22 +60,22 @@ class Judged:
 
 
 class Judge(Protocol):
-    """How a kind of task judges a model."""
+    """How a kind of task evaluates a model."""
 
     name: str
     identity: str
     evaluation_version: int  # of the stage `evaluate_<name>`
-    libraries: tuple[str, ...]  # distributions whose version decides what an evaluation finds
+    libraries: tuple[str, ...]  # distributions whose version affects an evaluation
     predictor: type[Predictor]
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
-        """Answers of models that need no network, by name, to the rows of `held_out`."""
+        """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
         ...
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
-        """Metrics of the model with 95 % intervals, each beside those of all others that answered.
+        """Metrics of the model with 95 % intervals, each with the values of all others that answered.
 
-        ValueError when the examples hold what the model cannot answer.
+        Raises ValueError when the model cannot answer some of the examples.
         """
         ...
 
@@ -84,17 +84,17 @@ class Judge(Protocol):
         ...
 
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
-        """Markdown: tables, and the comparison of the model with its random baseline where there is one."""
+        """Markdown: tables, and the comparison of the model with its random baseline if there is one."""
         ...
 
     def figures(self, judged: Judged) -> "Mapping[str, Figure]":
-        """By file name without ending."""
+        """Figures by file name without suffix."""
         ...
 
 
 def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
     """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, the examples, and the
-    corpus of the pretraining if test examples are to be looked for in it."""
+    pretraining corpus if it is to be searched for test examples."""
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
     examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
     judged = judge(kind, cfg, models, examples, work)

@@ -1,7 +1,7 @@
-"""Use a trained model: continue a text, or answer for a task.
+"""Uses a trained model: continues a text, or answers for a task.
 
-In: a Checkpoint folder and text. Out: text, or the predictor of a fine-tuned model. Models are kept in memory between
-calls, by folder.
+In: a Checkpoint folder and text. Out: text, or the predictor of a fine-tuned model. Loaded models are cached by
+folder.
 
 torch is imported where it is used, because Dagster loads this module.
 """
@@ -46,7 +46,7 @@ def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int 
 
 
 def predictor_in(kind: type[P], directory: Path) -> P:
-    """The predictor of a fine-tuned model. ValueError when `directory` holds none of this kind."""
+    """The predictor of a fine-tuned model. Raises ValueError when `directory` contains no model of this kind."""
     return _predictor(kind, directory.resolve(), _written_at(directory))
 
 

@@ -1,8 +1,8 @@
-"""A fine-tuned model that answers: the base class of the predictors of all kinds of task.
+"""The base class of predictors, which apply a fine-tuned model of one kind of task.
 
 In: the folder of a Checkpoint, and rows of inputs. Out: an answer per row. This file and the class of the kind are
 shipped with every registered model (pipeline/serving/pyfunc.py): both may import the standard library, numpy, torch
-and `model`, and nothing of `pipeline`. What is heavy is imported where it is used.
+and `model`, and nothing of `pipeline`. Heavy libraries are imported where they are used.
 """
 
 import unicodedata
@@ -16,10 +16,10 @@ ROWS_AT_ONCE = 256
 
 
 class Predictor:
-    """A subclass says what its columns are, loads its network and answers; it may use what this file imports."""
+    """A subclass defines its columns, loads its network and answers; it may use what this file imports."""
 
     inputs: ClassVar[Mapping[str, str]]  # column -> its type in MLflow: string, double, long or boolean
-    outputs: ClassVar[Mapping[str, str]]  # the same of an answer
+    outputs: ClassVar[Mapping[str, str]]  # the same for an answer
 
     def __init__(self, directory: Path) -> None:
         from model.checkpoint import CONFIG, read_json
@@ -30,15 +30,16 @@ class Predictor:
         self.tokenizer = load_model_tokenizer(directory, self.description["model"]["vocab_size"])
 
     def load_network(self, directory: Path) -> Any:
-        """The network on the CPU in evaluation mode. ValueError when `directory` holds none of this kind."""
+        """The network on the CPU in evaluation mode. Raises ValueError when `directory` has none of this kind."""
         raise NotImplementedError
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """An answer (columns of `outputs`) per row (columns of `inputs`), in their order."""
+        """One answer (columns of `outputs`) per row (columns of `inputs`), in the same order."""
         raise NotImplementedError
 
     def of_texts(self, texts: Sequence[str], function: Callable[[Any], Any]) -> np.ndarray:
-        """`function` of the network's outputs for each text, float64 (N, ...). Texts are repaired as in training."""
+        """`function` applied to the network's outputs for each text, float64 (N, ...). Texts are repaired as in
+        training."""
         if not texts:
             return np.zeros((0, 0))
         repaired = [unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip() for text in texts]
@@ -46,7 +47,7 @@ class Predictor:
 
 
 def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
-    """Ids of each text behind the end-of-text token, which opens documents in pretraining too; the end is cut."""
+    """Ids of each text after the end-of-text token, which also opens documents in pretraining; the end is cut off."""
     ids_of_texts = tokenizer.encode_batch(list(texts))
     return [np.array([tokenizer.end_of_text, *ids[: max_tokens - 1]], np.int64) for ids in ids_of_texts]
 
@@ -65,9 +66,9 @@ def padded(tokens: Sequence[np.ndarray]) -> dict[str, Any]:
 def of_tokens(
     model: Any, tokens: Sequence[np.ndarray], function: Callable[[Any], Any], rows: int = ROWS_AT_ONCE
 ) -> np.ndarray:
-    """`function` of the outputs (B, ...) of `model`, float64 (N, ...) in the order of `tokens`.
+    """`function` applied to the outputs (B, ...) of `model`, float64 (N, ...) in the order of `tokens`.
 
-    Texts of like length share a batch. Outputs are those of one batch at a time, in double precision.
+    Texts of similar length share a batch. `function` gets the outputs of one batch at a time, in double precision.
     """
     import torch
 

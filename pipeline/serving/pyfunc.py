@@ -1,7 +1,7 @@
-"""What MLflow keeps and runs when somebody loads a registered model.
+"""The code that MLflow stores with a registered model and runs when it is loaded.
 
 In: a table with the input columns of the kind of task, a list, or one value where there is one such column. Out: a
-table of answers. A registered model holds this file, predictor.py and the predictor class of the kind as one file
+table of answers. A registered model contains this file, predictor.py and the predictor class of the kind as one file
 ("models from code", see tracking/packaging.py), so that it needs nothing of this repository.
 """
 
@@ -14,7 +14,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 
 class TaskModel(PythonModel):
-    """Answers by the predictor of a kind of task."""
+    """A fine-tuned model as an MLflow model, which answers with the predictor of its kind of task."""
 
     def __init__(self, predictor: type) -> None:
         self.kind_of_predictor = predictor
@@ -28,7 +28,7 @@ class TaskModel(PythonModel):
 
 
 def rows_of(model_input: Any, inputs: Mapping[str, str]) -> list[dict[str, Any]]:
-    """ValueError when a table lacks an input; its only column may have any name where there is one input."""
+    """Raises ValueError when a table lacks an input. If there is one input, a single column may have any name."""
     columns = list(inputs)
     if not isinstance(model_input, pd.DataFrame):
         values = [model_input] if isinstance(model_input, str) else list(model_input)

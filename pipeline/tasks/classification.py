@@ -1,7 +1,7 @@
-"""Classification: one label out of a fixed list for each text.
+"""The kind of task `classification`: assigns each text one label of a fixed list.
 
-In: rows with a text and a label. Out: the likeliest label of a text, and its probability. The head reads the last
-real token, the only one that has seen the whole text; the loss is cross entropy, on request with smoothed labels.
+In: rows with a text and a label. Out: the most likely label of a text, and its probability. The head reads the last
+real token, the only one that has seen the whole text; the loss is cross entropy, optionally with smoothed labels.
 Baselines are the majority class, TF-IDF with logistic regression, and the same network without pretraining.
 """
 
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor, nn
 
-MOST_LABELS = 100  # found in the data; more are most likely a wrong column
+MOST_LABELS = 100  # in the data; more are probably a wrong column
 LABEL = re.compile(r"[^=\s][^=]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationExamplesConfig(ExamplesConfig):
-    """How labelled rows become examples."""
+    """Settings for reading labelled rows."""
 
     text: Annotated[
         Text, "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
@@ -83,7 +83,7 @@ class ClassificationExamplesConfig(ExamplesConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassificationFinetuneConfig(FinetuneConfig):
-    """How a classifier is trained."""
+    """Settings for training a classifier."""
 
     label_smoothing: Annotated[
         float, Ge(0), Lt(1), "Probability that is spread evenly over all labels (arXiv:1512.00567)."
@@ -95,7 +95,7 @@ class EncodedTexts:
     """Texts as token ids with their classes."""
 
     ids: list[str]
-    tokens: list[np.ndarray]  # int64, at least one each
+    tokens: list[np.ndarray]  # int64, at least one per example
     classes: np.ndarray  # int64 (N,)
 
     @property
@@ -111,7 +111,7 @@ class EncodedTexts:
 
 
 class Classifier(Predictor):
-    """The likeliest label of each text with its probability."""
+    """The most likely label of each text with its probability."""
 
     inputs: ClassVar = {"text": "string"}
     outputs: ClassVar = {"label": "string", "probability": "double"}
@@ -131,12 +131,12 @@ class Classifier(Predictor):
         ]
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Of every label for every text, float64 (N, C)."""
+        """Probability of every label for every text, float64 (N, C)."""
         return self.of_texts(texts, lambda logits_BC: logits_BC.softmax(dim=-1))
 
 
 class Classification(Kind):
-    name, identity = "classification", ""  # the first kind: outputs from before there were others keep their place
+    name, identity = "classification", ""  # empty for the first kind, so that older outputs keep their fingerprint
     evaluation_version, libraries = 1, ("scikit-learn",)
     predictor = Classifier
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
@@ -170,7 +170,7 @@ class Classification(Kind):
         found = sorted({example["label"] for example in examples})
         if not cfg.labels and len(found) > MOST_LABELS:
             raise ValueError(
-                f"{name}: {cfg.label!r} holds {len(found)} different labels; more than {MOST_LABELS} need to be"
+                f"{name}: {cfg.label!r} has {len(found)} different labels; more than {MOST_LABELS} need to be"
                 " declared: labels = [...]; or is it another column?"
             )
         if len(found) < 2:
@@ -227,7 +227,7 @@ class Classification(Kind):
         return {name: [{"label": label} for label in of_texts] for name, of_texts in found.items()}
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
-        """accuracy and macro_f1; the resampled unit is the example."""
+        """Intervals of accuracy and macro_f1; the resampled unit is the example."""
         labels = judged.description["labels"]
         if unknown := sorted(set(_labels(judged.examples)) - set(labels)):
             raise ValueError(f"the model knows the labels {labels}, the examples also have {unknown}")
@@ -258,14 +258,14 @@ def labels_of(directory: Path) -> list[str]:
 
 
 def label_text(label: Any) -> str:
-    """A label as text; true, false and numbers as JSON writes them, "" for none."""
+    """A label as text: true, false and numbers as in JSON, "" for null."""
     if isinstance(label, str):
         return repaired(label)
     return json.dumps(label) if isinstance(label, bool | int | float) else ""
 
 
 def label_names(labels: Any, where: str) -> tuple[str, ...]:
-    """As "value=name", sorted, so that the order in the file decides nothing."""
+    """As "value=name", sorted, so that the order in the file has no effect."""
     if isinstance(labels, list):
         labels = {name: name for name in labels}
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in [*labels, *labels.values()]):

@@ -1,6 +1,6 @@
-"""The table of the kinds of task: where each is implemented, and its verb on the command line.
+"""The table of the kinds of task: the module and the command of each.
 
-A kind is one file with a constant KIND (tasks/kind.py says what it has to be), and one line here.
+A kind is one file with a constant KIND (see tasks/kind.py), and one line here.
 """
 
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 class Entry(NamedTuple):
     module: str
-    command: str  # of `gristmill`, to ask a model of this kind
+    command: str  # the command of `gristmill` that applies a model of this kind
 
 
 KINDS: dict[str, Entry] = {

@@ -1,8 +1,8 @@
-"""Tasks: what a model is fine-tuned for, a few lines of TOML each.
+"""Reads tasks.toml, which declares each task that a model is fine-tuned for.
 
-In: data/tasks.toml. Out: `Task` by name: where the labelled rows lie, how to read text and label from a row, and what
-differs from the default settings of its examples and its fine-tuning. A mistake is a ValueError that names file,
-table, key and what is allowed.
+In: data/tasks.toml. Out: `Task` by name: the source of the labelled rows, how to read text and label from a row, and
+the settings of its examples and its fine-tuning that differ from the defaults. A mistake raises a ValueError that
+names file, table, key and what is allowed.
 """
 
 import re
@@ -20,7 +20,7 @@ from pipeline.tasks.kinds import KINDS
 from pipeline.training.finetune import FinetuneConfig
 
 BASES = ("foundation_model",)
-KEYS, SETTINGS = ("kind", "base", "data"), ("examples", "finetune")  # of every kind
+KEYS, SETTINGS = ("kind", "base", "data"), ("examples", "finetune")  # keys of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
 LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
@@ -33,14 +33,14 @@ class Task:
 
     name: str
     kind: Kind
-    base: str  # asset that holds the checkpoint to start from
+    base: str  # asset of the checkpoint to start from
     data: Source | LabelledFile
     examples: ExamplesConfig
     finetune: FinetuneConfig
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
-    """The tasks of a TOML file by name, in its order; none where there is no file."""
+    """The tasks of a TOML file by name, in its order; none if the file does not exist."""
     if not path.exists():
         return {}
     return {name: _task(name, table, path) for name, table in read_toml(path).items()}

@@ -1,11 +1,11 @@
-"""Fine-tune a pretrained decoder for a task: the stage `finetune`.
+"""Fine-tunes a pretrained decoder for a task: the stage `finetune`.
 
 In: a base Checkpoint, labelled examples, and the `Objective` of a kind of task. Out: a Checkpoint folder:
 model.safetensors, config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoints. Steps: encode the
 training examples with the base's tokenizer; copy the base's trunk under a new head, or start from random weights for
-comparison; train all weights on batches of like length; the last weights are the result, because the learning rate
+comparison; train all weights on batches of similar length; the last weights are the result, because the learning rate
 falls to 0 and the number of epochs was chosen on validation data. The validation split is only measured, the test
-split never read.
+split is never read.
 
 torch is imported where it is used, because Dagster loads this module only for its config.
 """
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from model.decoder import Decoder
     from model.loss import LossFunction
 
-POOL_BATCHES = 50  # batches whose examples are sorted by length together: enough to pad little, few enough to shuffle
+POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
 
 
@@ -51,12 +51,12 @@ class Encoded(Protocol):
 
     @property
     def ids(self) -> list[str]:
-        """Of the examples."""
+        """Ids of the examples."""
         ...
 
     @property
     def lengths(self) -> np.ndarray:
-        """int64 (N,), tokens of each, at least 1."""
+        """int64 (N,): number of tokens of each example, at least 1."""
         ...
 
     def batch(self, places: np.ndarray) -> "dict[str, Tensor]":
@@ -65,34 +65,34 @@ class Encoded(Protocol):
 
 
 class Objective(Protocol):
-    """What a kind of task is trained for."""
+    """The training objective of a kind of task."""
 
-    identity: str  # what sets its outputs apart from those of other kinds, in the fingerprint
+    identity: str  # part of the fingerprint that distinguishes its outputs from those of other kinds
 
     def encode(self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> Encoded: ...
 
     def network(self, cfg: Any, decoder: "Decoder", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.
 
-        With cfg.initialisation "random" the decoder gives its shape only.
+        With cfg.initialisation "random" only the shape of the decoder is used.
         """
         ...
 
     def loss(self, cfg: Any) -> "LossFunction":
-        """A function of network and batch: the summed loss, and the number of targets that it is a sum over.
+        """A function of network and batch that returns the summed loss and the number of targets in the sum.
 
-        A sum with a count, so that accumulation, packing and several devices are exact.
+        A sum and a count keep accumulation, packing and several devices exact.
         """
         ...
 
     def validate(self, network: "nn.Module", encoded: Any) -> Mapping[str, float]:
-        """validation_loss (nats per target) and whatever else shows how good the network is."""
+        """validation_loss (nats per target) and any other metrics of the network."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
-    """How a task is trained; a kind adds its own settings. The defaults were chosen on the validation split of the
+    """Settings of fine-tuning; a kind of task adds its own. The defaults were chosen on the validation split of the
     sarcasm headlines."""
 
     initialisation: Annotated[
@@ -166,7 +166,7 @@ class ExampleBatches:
     def __init__(self, examples: Encoded, *, rows: int, seed: int) -> None:
         self.examples, self.rows, self.seed = examples, rows, seed
         self.batches_an_epoch = len(examples.ids) // rows
-        self.order: tuple[int, np.ndarray] | None = None  # epoch, its batches (n, rows): only remembered, not a state
+        self.order: tuple[int, np.ndarray] | None = None  # epoch, its batches (n, rows): a cache, not state
 
     def batch(self, k: int) -> "dict[str, Tensor]":
         return self.examples.batch(self.places(k))
@@ -234,7 +234,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
 
 
 def finetune_stage(kind: Objective) -> Stage:
-    """The stage of a kind of task. torch: another version may round otherwise."""
+    """The stage of a kind of task. torch is one of its libraries, because another version may round differently."""
     function: Callable[..., Outcome] = partial(finetune, kind)
     return Stage(
         name="finetune",

@@ -171,4 +171,4 @@ def test_gc_removes_the_trace_indexes_of_what_goes_or_is_gone_and_no_other(layou
 def test_du_shows_the_trace_indexes_as_a_place_and_not_as_a_stage(layout):
     _index(layout, _materialise(layout, "a")[0])
     places = {place.name: place for place in disk_usage(layout)}
-    assert places["store/trace"].n_bytes == KILOBYTE and "made again" in places["store/trace"].note
+    assert places["store/trace"].n_bytes == KILOBYTE and "rebuilt" in places["store/trace"].note

@@ -189,9 +189,7 @@ def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[To
     ]
     for number in range(min(cfg.n_samples, len(documents))):
         document_id, tokens = documents[number * len(documents) // cfg.n_samples]
-        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip(
-            "\ufffd"
-        )  # the cut may split a character
+        prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a split character
         sampling = SampleConfig(
             max_new_tokens=cfg.sample_tokens,
             temperature=cfg.temperature,

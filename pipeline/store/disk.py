@@ -124,9 +124,7 @@ def remove_garbage(layout: Layout, garbage: Garbage) -> None:
                     f"{folder} is being built; nothing was removed; try again when the build has ended"
                 ) from None
         for folder in garbage.folders:
-            (folder / RECORD).unlink(
-                missing_ok=True
-            )  # first, so that a partly removed folder does not count as finished
+            (folder / RECORD).unlink(missing_ok=True)  # first: a partly removed folder is not finished
             shutil.rmtree(folder)
 
 

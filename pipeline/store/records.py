@@ -73,9 +73,7 @@ DOCUMENT = pa.schema(
         pa.field("title", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("media_type", pa.string(), nullable=False),  # of its page
-        pa.field(
-            "extractor", pa.string(), nullable=False
-        ),  # which extractor produced the text: trafilatura, pdf, ...
+        pa.field("extractor", pa.string(), nullable=False),  # of the text: trafilatura, pdf, ...
         pa.field("code_language", pa.string()),  # set for source code
         pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was repaired
         pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines removed as cookie notices and the like
@@ -118,9 +116,7 @@ FILTERED = pa.schema(
     [
         *DOCUMENT,
         *MEASURES,
-        pa.field(
-            "pii", pa.map_(pa.string(), pa.int32()), nullable=False
-        ),  # kind -> number of places found, masked or not
+        pa.field("pii", pa.map_(pa.string(), pa.int32()), nullable=False),  # kind -> places found, masked or not
         pa.field("n_masked", pa.int32(), nullable=False),  # number of masked places
     ]
 )
@@ -131,9 +127,7 @@ CORPUS = pa.schema(
         *FILTERED,
         pa.field("cluster_id", pa.string(), nullable=False),  # page_id of the kept member
         pa.field("cluster_size", pa.int64(), nullable=False),  # 1 = no similar document was seen
-        pa.field(
-            "family_id", pa.string(), nullable=False
-        ),  # shared by all documents that overlap: they are on one side of the split
+        pa.field("family_id", pa.string(), nullable=False),  # of documents that overlap: all on one side of the split
     ]
 )
 SPLIT_CORPUS = pa.schema([*CORPUS, pa.field("split", pa.string(), nullable=False)])

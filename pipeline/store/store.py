@@ -81,9 +81,7 @@ class Outcome:
     content: tuple[str, ...] = (
         "*",
     )  # patterns (`*` also spans folders) of the files whose bytes identify the output
-    digests: Mapping[str, str] = field(
-        default_factory=dict
-    )  # file -> digest, for files whose bytes contain a time of day
+    digests: Mapping[str, str] = field(default_factory=dict)  # file -> digest, if bytes contain a time of day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,9 +155,7 @@ class Store:
         if record := read_record(where, fingerprint):
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         with room_for(stage.name, where), _only_builder(where):
-            if record := read_record(
-                where, fingerprint
-            ):  # another run finished it while this one waited for the lock
+            if record := read_record(where, fingerprint):  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
             _begin(where, fingerprint, ours=directory is None)
             work = Work(

@@ -1,4 +1,4 @@
-"""The protocol of a kind of task, which each file of a kind in this folder implements as `Kind`.
+"""Defines the protocol `Kind`, which every kind of task implements in one file of this folder.
 
     labelled row -> Rows.row -> example -> Objective.encode, loss -> network -> Predictor.answer -> Judge.results
 

@@ -1,7 +1,7 @@
-"""The datasets of an MLflow run: its inputs under the names of their assets, with columns and counts.
+"""Describes the datasets of an MLflow run: its inputs under the names of their assets, with columns and counts.
 
-In: the handles that a build reads. Out: one description per dataset, as JSON for the journal, and as what MLflow
-takes. The digest is the content digest, so that equal data is one dataset. Models and tokenizers are no datasets.
+In: the handles that a build reads. Out: one description per dataset, as JSON for the journal and as an MLflow
+dataset. The digest is the content digest, so that equal data is one dataset. Models and tokenizers are not datasets.
 """
 
 import json
@@ -16,7 +16,7 @@ from pipeline.store.layout import Layout, all_entries
 from pipeline.store.records import Columns, Handle, Shards
 from pipeline.store.store import read_record
 
-TYPES = {  # Arrow's names -> MLflow's, where they differ
+TYPES = {  # Arrow's type names -> MLflow's, if they differ
     "large_string": "string",
     "int8": "integer",
     "int16": "integer",
@@ -49,7 +49,7 @@ def dataset_of(layout: Layout, handle: Handle) -> dict[str, Any]:
 
 
 def asset_of(layout: Layout, handle: Handle) -> str:
-    """The asset that holds the output, or held it before; the stage of an output that is no asset."""
+    """The asset whose output this is or was; the stage, for an output that is not an asset."""
     for entry in all_entries(layout):
         if any(handle.directory == layout.store / folder for folder in (entry["folder"], *entry["earlier"])):
             return entry["asset"]
@@ -57,7 +57,7 @@ def asset_of(layout: Layout, handle: Handle) -> str:
 
 
 def columns_of(directory: Path) -> list[dict[str, Any]]:
-    """The columns of the first shard, as MLflow writes them; none for a folder without shards."""
+    """The columns of the first shard, in MLflow's format; none for a folder without shards."""
     for path in sorted([*directory.glob("*.parquet"), *directory.glob("train/*.arrow")]):
         if path.suffix == ".parquet":
             schema = pq.read_schema(path)
@@ -69,7 +69,7 @@ def columns_of(directory: Path) -> list[dict[str, Any]]:
 
 
 def dataset_inputs(layout: Layout, described: Sequence[dict[str, Any]], context: str) -> list[Any]:
-    """What MLflow takes; `context` is training or evaluation."""
+    """The MLflow datasets; `context` is training or evaluation."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     return [

@@ -1,12 +1,12 @@
-"""Brings the journals of builds to the MLflow server, while they are built or later.
+"""Delivers the journals of builds to the MLflow server, during the build or later.
 
 In: a journal (pipeline/tracking/journal.py). Out: one run per fingerprint in the experiment named after the asset's
-group, with one unbroken curve: parameters, metrics, datasets, models, checkpoints, figures, the load of the machine.
+group, with one unbroken curve: parameters, metrics, datasets, models, checkpoints, figures, system metrics.
 
-A thread delivers every ten seconds and at every checkpoint, with one log_batch for up to a thousand points; a server
-that is away costs the build nothing, and what could not be delivered waits for the next build or for `gristmill
-doctor`. Points at or below the last step that the server has of a metric are not sent again. mlflow is imported when
-the first event is delivered.
+A thread delivers every ten seconds and at every checkpoint, with one log_batch for up to a thousand points. A server
+that is down does not delay the build: undelivered events wait for the next build or for `gristmill doctor`. Points at
+or below the last step that the server has for a metric are not sent again. mlflow is imported when the first event is
+delivered.
 """
 
 import logging
@@ -28,14 +28,14 @@ from pipeline.tracking.logged_models import FINAL, RunModels, model_id_of, publi
 from pipeline.tracking.server import new_client, tracking_uri
 
 DELIVER_SECONDS = 10.0
-RETRY_SECONDS = 30.0  # after a failure, so that a server that hangs is not asked all the time
-MOST_POINTS = 1000  # that MLflow takes at once
+RETRY_SECONDS = 30.0  # after a failure, so that a server that does not respond is not asked all the time
+MOST_POINTS = 1000  # MLflow's limit per request
 MOST_PARAMS = 100
 log = logging.getLogger(__name__)
 
 
 class Courier(threading.Thread):
-    """Delivers a journal while the build goes on, and measures the machine meanwhile."""
+    """Delivers a journal during the build, and measures system metrics meanwhile."""
 
     def __init__(self, layout: Layout, journal: Journal):
         super().__init__(name=f"mlflow-{journal.fingerprint[:8]}", daemon=True)
@@ -64,27 +64,27 @@ class Courier(threading.Thread):
             if time.monotonic() >= next_sample and not self.stopping.is_set():
                 next_sample = time.monotonic() + (DELIVER_SECONDS if self._measured() else math.inf)
         if answered:
-            send_pending(self.layout)  # what earlier builds could not deliver
+            send_pending(self.layout)  # of earlier builds
 
     def _measured(self) -> bool:
-        """Whether the state of the machine could be read; a build goes on without it."""
+        """Whether system metrics could be measured; a build continues without them."""
         try:
             self.delivery.sample_machine()
             return True
-        except Exception as error:  # of MLflow's monitors, whatever this machine does to them
+        except Exception as error:  # MLflow's monitors may raise anything, depending on the machine
             log.warning("no system metrics: %s: %s", type(error).__name__, error)
             return False
 
 
 def _delivered(delivery: "Delivery") -> bool:
-    """Whether everything that waits has reached the server. A build goes on without it in any case."""
+    """Whether all waiting events have reached the server. A build continues in any case."""
     try:
         delivery.send()
         return True
-    except Exception as error:  # whatever goes wrong at or on the way to the server: the journal keeps it all
+    except Exception as error:  # any error of the server or the network: the journal keeps all events
         first_line = (str(error).splitlines() or [""])[0]
         log.warning(
-            "MLflow at %s did not take the journal in %s (%s: %s); it is kept and sent later",
+            "MLflow at %s did not accept the journal in %s (%s: %s); it is kept and sent later",
             tracking_uri(delivery.layout),
             delivery.journal.folder,
             type(error).__name__,
@@ -94,16 +94,16 @@ def _delivered(delivery: "Delivery") -> bool:
 
 
 class Delivery:
-    """Brings one journal to the server, each event in its turn."""
+    """Delivers one journal to the server, event by event."""
 
     def __init__(self, layout: Layout, journal: Journal):
         self.layout = layout
         self.journal = journal
         self.client: Any = None
         self.run_id = ""
-        self.params: set[str] = set()  # names of those that the server has
+        self.params: set[str] = set()  # names of the parameters that the server has
         self.last: dict[str, tuple[int, int]] = {}  # metric -> step and time of the last point that the server has
-        self.models: Any = None  # of a training
+        self.models: Any = None  # only for a training
         self.machine: Any = None
 
     def send(self) -> None:
@@ -121,13 +121,13 @@ class Delivery:
         self.journal.forget_delivered()
 
     def sample_machine(self) -> None:
-        """Append load and memory of this machine, under the names by which MLflow's page knows them."""
+        """Append load and memory of this machine, under the names that MLflow's page expects."""
         if self.machine is None:
             self.machine = Machine(self.run_id, tracking_uri(self.layout), self.last)
         self.journal.append([{"do": "metrics", "at": now_ms(), **self.machine.sample()}])
 
     def _attach(self) -> None:
-        """Find or make the run, log what is not there yet, and learn how far its curves have come."""
+        """Find or create the run, log what it lacks, and read the last step of each of its curves."""
         client, state = new_client(self.layout), self.journal.state()
         start = state["start"]
         experiment_id = experiment_id_of(client, self.layout, start["experiment"])
@@ -145,14 +145,14 @@ class Delivery:
         try:
             self._log_start(run, start)
         except BaseException:
-            self.client = None  # so that all of it is tried again
+            self.client = None  # so that everything is tried again
             raise
 
     def _find_run(self, client: Any, experiment_id: str) -> Any | None:
         from mlflow.exceptions import MlflowException
 
         if known := self.journal.state().get("run_id"):
-            with suppress(MlflowException):  # its database was deleted or replaced
+            with suppress(MlflowException):  # the database was deleted or replaced
                 run = client.get_run(known)
                 return run if run.info.lifecycle_stage == "active" else None
         wanted = f"tags.`gristmill.fingerprint` = '{self.journal.fingerprint}'"
@@ -168,7 +168,7 @@ class Delivery:
         self.client.log_batch(self.run_id, tags=tags)
         self._params({"values": start["params"]})
         if self.journal.state()["status"] == RUNNING and run.info.status != RUNNING:
-            self.client.update_run(self.run_id, status=RUNNING)  # it goes on
+            self.client.update_run(self.run_id, status=RUNNING)  # it continues
         if not (run.inputs.dataset_inputs or run.inputs.model_inputs):
             context = "training" if start["trains"] else "evaluation"
             models = [self._model_id(fingerprint) for fingerprint in start["models"]]
@@ -181,7 +181,7 @@ class Delivery:
             self.models.begin(start)
 
     def _params(self, event: Event) -> None:
-        """Those that the server does not have; it takes no second value of one."""
+        """Log the parameters that the server does not have; it accepts no second value."""
         from mlflow.entities import Param
 
         new = [Param(key, value) for key, value in event["values"].items() if key not in self.params]
@@ -196,7 +196,7 @@ class Delivery:
     def _metrics(self, events: Sequence[Event], **of: str | None) -> None:
         """New points; `of` names the model and the dataset that they belong to, if any.
 
-        What the run has already keeps its time, by which MLflow recognises it as the same point.
+        Points that the run already has keep their time, by which MLflow recognises them.
         """
         from mlflow.entities import Metric
 
@@ -230,13 +230,13 @@ class Delivery:
         elif path.exists():
             self.client.log_artifact(self.run_id, str(path), event["folder"] or None)
         else:
-            log.warning("%s was removed before MLflow could take it", path)
+            log.warning("%s was removed before MLflow could store it", path)
 
     def _model_file(self, event: Event) -> None:
         path = self.layout.data / event["path"]
         model = self.models.get(FINAL if event["step"] is None else str(event["step"])) if self.models else None
         if model is None or not path.exists():
-            log.warning("%s was removed before MLflow could take it", path)
+            log.warning("%s was removed before MLflow could store it", path)
         elif path.is_dir():
             self.client.log_model_artifacts(model.model_id, str(path), event["folder"] or None)
         else:
@@ -252,7 +252,7 @@ class Delivery:
 
     def _publish(self, event: Event) -> None:
         if (model_id := self._model_id(event["model"])) is None:
-            log.warning("%s is not registered, because MLflow does not know the model", event["name"])
+            log.warning("%s is not registered, because MLflow does not have the model", event["name"])
         else:
             publish(self.client, self.layout, model_id, event)
 
@@ -262,7 +262,7 @@ class Delivery:
         self.client.set_terminated(self.run_id, event["status"], event["at"])
 
     def _model_id(self, fingerprint: str) -> str | None:
-        """LoggedModel of a training, whose own journal is delivered first where it waits."""
+        """LoggedModel of a training, whose own journal is delivered first if it waits."""
         if fingerprint != self.journal.fingerprint and not model_id_of(self.layout, fingerprint):
             journal = Journal(self.layout, fingerprint)
             if journal.pending():
@@ -272,9 +272,9 @@ class Delivery:
 
 
 class Machine:
-    """Load of processor, memory, disk, network and GPUs, read by MLflow's monitor and written to the journal.
+    """Measures processor, memory, disk, network and GPUs by MLflow's monitors, for the journal.
 
-    Its own thread is not started: that sends to the server by itself, and ends when the server is away for a moment.
+    The monitor's own thread is not started: it sends to the server by itself, and ends when the server is down.
     """
 
     def __init__(self, run_id: str, uri: str, last: Mapping[str, tuple[int, int]]):
@@ -293,7 +293,7 @@ class Machine:
 
 
 def _measured_on(described: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The dataset of a metric, as MLflow takes it; none where nothing is described."""
+    """The MLflow dataset of a metric; none if the event has no description."""
     return (
         {"dataset_name": one["name"], "dataset_digest": one["digest"]} if (one := next(iter(described), None)) else {}
     )
@@ -303,14 +303,14 @@ def send_pending(layout: Layout) -> dict[str, int]:
     """Deliver what builds could not deliver. Returns fingerprint -> events that still wait."""
     waiting = {}
     for journal in journals(layout):
-        with suppress(Timeout), journal.lock.acquire(timeout=0):  # of a build that runs: it delivers by itself
+        with suppress(Timeout), journal.lock.acquire(timeout=0):  # a running build delivers by itself
             if journal.pending() and not _delivered(Delivery(layout, journal)):
                 waiting[journal.fingerprint] = len(journal.pending())
     return waiting
 
 
 def dead_runs(layout: Layout) -> list[str]:
-    """Fingerprints of tracked builds that are open though nobody works on them."""
+    """Fingerprints of tracked builds that are open although no process works on them."""
     return [journal.fingerprint for journal in journals(layout) if journal.is_abandoned()]
 
 

@@ -1,7 +1,7 @@
-"""The experiments of MLflow: one per group of assets, each with a description.
+"""Creates the experiments of MLflow: one per group of assets, each with a description.
 
-In: the name of a group. Out: the id of its experiment, made when it is first asked for. The empty experiment
-"Default" that MLflow makes with every database is archived then.
+In: the name of a group. Out: the id of its experiment, which is created when it is first needed. The empty
+experiment "Default" that MLflow creates with every database is archived then.
 """
 
 from contextlib import suppress
@@ -18,10 +18,10 @@ DESCRIPTIONS = {
     "pretraining": "Foundation models: decoders trained on the token shards. One run per model; the models and their"
     " checkpoints are under **Models**, with the validation loss of each.",
     "fine_tuning": "Models that were fine-tuned for the tasks of tasks.toml. One run per model.",
-    "evaluation": "Models judged on held-out data beside baselines. One run per evaluation; the pages of the models"
-    " show the scores, too.",
+    "evaluation": "Models evaluated on held-out data and compared with baselines. One run per evaluation; the pages"
+    " of the models show the scores, too.",
 }
-DEFAULT = "0"  # id of the experiment that MLflow makes
+DEFAULT = "0"  # id of the experiment that MLflow creates
 
 
 def experiment_id_of(client: Any, layout: Layout, name: str) -> str:
@@ -42,7 +42,7 @@ def _archive_default(client: Any) -> None:
     from mlflow.entities import ViewType
     from mlflow.exceptions import MlflowException
 
-    with suppress(MlflowException):  # a server that has none, or does not let us
+    with suppress(MlflowException):  # a server that has none, or does not permit it
         default = client.get_experiment(DEFAULT)
         unused = not client.search_runs([DEFAULT], run_view_type=ViewType.ALL, max_results=1)
         if default.name == "Default" and default.lifecycle_stage == "active" and unused:

@@ -1,9 +1,9 @@
-"""The journal of one build: everything that MLflow is to receive is written to a file before it is sent.
+"""The journal of one build: everything for MLflow is written to a file before it is sent.
 
-In: events (metrics, checkpoints, artifacts, the end). Out: <data>/tracking/<fingerprint>/ with run.json (what the run
-is, its ids in MLflow, its status, how much was delivered) and pending.jsonl (events that were not delivered yet).
-Every event may be delivered twice without harm, so that a kill between a delivery and its note costs nothing. Paths
-in events are relative to the data folder, so that it may be moved. Imports no mlflow.
+In: events (metrics, checkpoints, artifacts, the end). Out: <data>/tracking/<fingerprint>/ with run.json (the
+description, MLflow ids, status and delivered position of the run) and pending.jsonl (undelivered events). An event
+may be delivered twice without harm, so a kill between a delivery and its record costs nothing. Paths
+in events are relative to the data folder, so that the folder may be moved. This file imports no mlflow.
 """
 
 import json
@@ -21,12 +21,12 @@ from pipeline.store.layout import Layout
 from pipeline.store.shards import write_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
-OPEN_SECONDS = 60  # the store lets one process build; the doctor or a sensor may look for a moment
+OPEN_SECONDS = 60  # only one process builds; the doctor or a sensor may have the lock for a moment
 Event = dict[str, Any]
 
 
 class Journal:
-    """The journal of one fingerprint; the process that builds holds `lock` until it ends in any way."""
+    """The journal of one fingerprint; the building process holds `lock` until it ends."""
 
     def __init__(self, layout: Layout, fingerprint: str):
         self.fingerprint = fingerprint
@@ -37,9 +37,9 @@ class Journal:
         self._between_threads = threading.RLock()
 
     def open(self, start: Mapping[str, Any], begun_at: int | None = None) -> None:
-        """Begin, or go on with what another process began. `start` describes the run: see tracker.Tracker.
+        """Begin, or continue what another process began. `start` describes the run: see tracker.Tracker.
 
-        Raises TimeoutError when another process keeps the journal.
+        Raises TimeoutError when another process holds the journal.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -57,7 +57,7 @@ class Journal:
         """End the run; for the process that holds the lock.
 
         The status changes last: from then on a delivery may remove the file of events, and no event is appended.
-        Registrations follow the end, so that one that fails keeps nothing else waiting.
+        Registrations come after the end, so that a failing one does not block other events.
         """
         self._cut_torn_line()
         self.append([{"do": "end", "status": status, "at": at or now_ms()}, *registrations])
@@ -86,7 +86,7 @@ class Journal:
             return False
 
     def is_open_here(self) -> bool:
-        """Whether the run was begun on this machine and not closed. A process on another one is never judged."""
+        """Whether the run was begun on this machine and not closed. Processes of other machines are never checked."""
         state = self.state()
         return state.get("status") == RUNNING and state.get("host") == socket.gethostname()
 
@@ -103,7 +103,7 @@ class Journal:
             file.write(text)
 
     def pending(self) -> list[tuple[int, Event]]:
-        """Undelivered events, each with the position to note once it was delivered."""
+        """Undelivered events, each with the position to record once it is delivered."""
         if not self._pending.exists():
             return []
         events, position = [], self.state().get("delivered", 0)
@@ -111,7 +111,7 @@ class Journal:
             file.seek(position)
             for line in file:
                 if not line.endswith(b"\n"):
-                    break  # still being written, or torn
+                    break  # still being written, or truncated
                 position += len(line)
                 events.append((position, json.loads(line)))
         return events
@@ -127,7 +127,7 @@ class Journal:
                 self._pending.unlink()
 
     def _cut_torn_line(self) -> None:
-        """Remove the beginning of a line that a process left that was killed while it wrote."""
+        """Remove the incomplete last line of a process that was killed while writing."""
         if self._pending.exists() and not (content := self._pending.read_bytes()).endswith(b"\n"):
             os.truncate(self._pending, content.rfind(b"\n") + 1)
 
@@ -137,11 +137,11 @@ def journals(layout: Layout) -> list[Journal]:
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970, as MLflow counts."""
+    """Milliseconds since 1970, as MLflow uses."""
     return int(time.time() * 1000)
 
 
 def this_process() -> dict[str, Any]:
-    """Number, host and start time, which together identify a process even when its number is used again."""
+    """Process id, host and start time, which identify a process even when its id is used again."""
     process = psutil.Process()
     return {"pid": os.getpid(), "host": socket.gethostname(), "process_started": process.create_time()}

@@ -1,7 +1,7 @@
-"""What of a finished build is kept in MLflow: weights, scores, constants, tables and figures.
+"""Logs a finished build to MLflow: weights, scores, constants, tables and figures.
 
-In: a tracker and a finished Checkpoint or Report. Out: events in the tracker's journal. An output that was found
-finished, and whose run was closed as finished, is left alone: that makes no second run.
+In: a tracker and a finished Checkpoint or Report. Out: events in the tracker's journal. If an output was
+found finished and its run is closed as finished, nothing is logged, so there is no second run.
 """
 
 import calendar
@@ -19,14 +19,14 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
-SPEED = "tokens_per_second"  # a measure that is the median of a curve of the same name
-CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # measures that settings and data decide
+SPEED = "tokens_per_second"  # a measure, the median of the curve of the same name
+CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # depend only on settings and data
 
 
 def keep_results(
     tracker: Tracker, built: Built, inputs: Sequence[Handle], candidate: Candidate | None = None
 ) -> None:
-    """`candidate` is the model that a Report judges, where it is to be registered."""
+    """`candidate` is the model that a Report evaluates, if it is to be registered."""
     handle = built.handle
     if built.unchanged and is_finished(tracker.layout, handle.fingerprint):
         return
@@ -45,13 +45,13 @@ def keep_results(
 
 
 def times_of(record: Mapping[str, Any]) -> tuple[int, int]:
-    """Begin and end of a build, in milliseconds since 1970."""
+    """Start and end of a build, in milliseconds since 1970."""
     end = calendar.timegm(time.strptime(record["finished_at"], "%Y-%m-%dT%H:%M:%SZ"))
     return round(1000 * (end - record["seconds"])), 1000 * end
 
 
 def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, float], data: Handle | None) -> None:
-    """Without the state of the optimiser, which is twice the weights, and which only a resume on this disk needs."""
+    """Log a model without its optimiser state, which is twice as large and only needed for a resume on this disk."""
     constants = {name: measures[name] for name in CONSTANTS if name in measures}
     tracker.params(constants)
     measured = {name: value for name, value in measures.items() if name not in (*constants, SPEED)}
@@ -59,7 +59,7 @@ def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, floa
     for name in (WEIGHTS, "config.json", "tokenizer"):
         tracker.model_file(model.directory / name, "tokenizer" if name == "tokenizer" else "")
     best = best_checkpoint(model.directory)
-    if best is not None and (step := int(best.name.rpartition("-")[2])) != model.rows:  # else it is the model itself
+    if best is not None and (step := int(best.name.rpartition("-")[2])) != model.rows:  # else: the final model
         for name in (WEIGHTS, VALUES):
             tracker.model_file(best / name, step=step)
     if curve := read_curve(model.directory):
@@ -69,7 +69,7 @@ def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, floa
 def _keep_report(
     tracker: Tracker, report: Report, measures: Mapping[str, float], model: Checkpoint | None, data: Handle | None
 ) -> None:
-    """The model is credited with its own scores; those of the baselines belong to the run alone."""
+    """Log the scores of the model for the model; scores of baselines are logged for the run only."""
     scores = {**measures, **dict(result_metrics(read_results(report.directory)))}
     if model is not None:
         own = {name: value for name, value in scores.items() if "." not in name or name.endswith((".low", ".high"))}

@@ -1,12 +1,12 @@
-"""LoggedModels: how MLflow knows the model that a training makes, and its checkpoints.
+"""Creates the LoggedModels of MLflow: the model of a training, and its checkpoints.
 
-In: the run of a training, and events out of its journal. Out: one LoggedModel per training, named as its run, which
-is READY with the weights in it once the training has finished and FAILED when it ended otherwise; and one per
-checkpoint on disk, `<name>-step-<step>`, with its validation values, path and hash. When a checkpoint is removed from
-disk, its LoggedModel is deleted. Each is made once: the journal notes its id, and a model whose id was lost is found
-by its tags.
+In: the run of a training, and events from its journal. Out: one LoggedModel per training, named as its run, which is
+READY with the weights in it once the training has finished and FAILED when it ended otherwise; and one per checkpoint
+on disk, `<name>-step-<step>`, with its validation values, path and hash. When a checkpoint is removed from disk, its
+LoggedModel is deleted. Each is created once: the journal records its id, and a model whose id was lost is found by
+its tags.
 
-A foundation model that was judged becomes a version of the registered model `gristmill-<asset>`.
+An evaluated foundation model becomes a version of the registered model `gristmill-<asset>`.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipeline.tracking.server import chosen_server
 
 FINGERPRINT, STEP = "gristmill.fingerprint", "gristmill.step"
 PATH, SHA256 = "gristmill.path", "gristmill.sha256"
-FINAL = "final"  # value of STEP of the finished model
+FINAL = "final"  # value of STEP for the finished model
 VERSIONS = "mlflow.modelVersions"  # the tag from which the page of a LoggedModel shows that it is registered
 Event = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ class RunModels:
         self.outputs = {one.model_id for one in outputs}
 
     def begin(self, start: Mapping[str, Any]) -> None:
-        """Make the model, or show it as pending again where an earlier process failed. `start`: see Tracker."""
+        """Create the model, or mark it as pending again if an earlier process failed. `start`: see Tracker."""
         tags = {key: value for key, value in start["tags"].items() if key.startswith("mlflow.")}
         model = self._made(FINAL, self.name, start["params"], tags | {DESCRIPTION: start["description"]})
         if self.journal.state()["status"] == RUNNING and str(model.status) != "PENDING":
@@ -51,7 +51,7 @@ class RunModels:
             self._finalize(model.model_id, "READY" if status == FINISHED else "FAILED")
 
     def checkpoint(self, event: Event) -> str:
-        """Id of the checkpoint of an event; those whose folder is gone are deleted meanwhile."""
+        """Id of the LoggedModel for a checkpoint event. LoggedModels of checkpoints without a folder are deleted."""
         step = str(event["step"])
         tags = {PATH: event["path"], SHA256: event["sha256"]}
         model = self._made(step, f"{self.name}-step-{step}", {"step": step}, tags)
@@ -113,12 +113,12 @@ class RunModels:
 
 
 def model_id_of(layout: Layout, fingerprint: str) -> str | None:
-    """LoggedModel of a training, None where none was made or the server has not answered yet."""
+    """LoggedModel of a training; None if none was created or the server has not answered yet."""
     return Journal(layout, fingerprint).state().get("models", {}).get(FINAL)
 
 
 def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
-    """Make the LoggedModel of a training a version of a registered model, unless it is one."""
+    """Register the LoggedModel of a training as a version of a registered model, unless it is one."""
     name = event["name"]
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name)
@@ -139,7 +139,7 @@ def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
 
 
 def note_version(client: Any, model_id: str, version: Any) -> None:
-    """What mlflow.register_model does: the page of the LoggedModel shows the version."""
+    """Show the version on the page of the LoggedModel, as mlflow.register_model does."""
     tags = client.get_logged_model(model_id).tags
     noted = [*json.loads(tags.get(VERSIONS, "[]")), {"name": version.name, "version": int(version.version)}]
     client.set_logged_model_tags(model_id, {VERSIONS: json.dumps(noted)})

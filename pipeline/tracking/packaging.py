@@ -1,8 +1,8 @@
-"""What a registered model is made of, so that it needs nothing of this repository where it is loaded.
+"""Packages a registered model with its code, so that it can be loaded without this repository.
 
 In: the folder of a fine-tuned model and its kind of task. Out: a LoggedModel: one file of code ("models from code"),
 the package `model` in the model's own code folder, weights, config and tokenizer as files, a signature, an input
-example, and requirements that the package index has.
+example, and requirements that are on the package index.
 """
 
 import ast
@@ -19,11 +19,11 @@ from pipeline.serving import predictor
 from pipeline.store.shards import link_or_copy
 from pipeline.tasks.kind import Kind
 
-SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint folder; not the optimiser's state
+SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint, without the optimiser state
 LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "regex", "safetensors", "tiktoken", "torch")
 N_EXAMPLE_ROWS = 2
 CODE = "model_code.py"
-PYFUNC = Path(predictor.__file__).with_name("pyfunc.py")  # not imported here: it loads mlflow and pandas
+PYFUNC = Path(predictor.__file__).with_name("pyfunc.py")  # not imported, because it loads mlflow and pandas
 
 
 def log_model(
@@ -49,19 +49,19 @@ def log_model(
             code_paths=[str(Path(model.__path__[0]))],
             signature=ModelSignature(inputs=inputs, outputs=outputs),
             input_example=rows.select(list(kind.predictor.inputs)).to_pandas(),
-            pip_requirements=requirements(),  # else MLflow loads the model to find them out
+            pip_requirements=requirements(),  # otherwise MLflow loads the model to find them
         )
 
 
 def served_code(kind_of_predictor: type[predictor.Predictor]) -> str:
-    """A file that MLflow runs by itself: Predictor, the subclass of a kind, TaskModel and its instance."""
+    """Source of a self-contained file for MLflow: Predictor, the subclass of a kind, TaskModel and its instance."""
     end = f"from mlflow.models import set_model\n\nset_model(TaskModel({kind_of_predictor.__name__}))\n"
     own = inspect.getsource(kind_of_predictor)
     return "\n\n".join([inspect.getsource(predictor), own, PYFUNC.read_text(), end])
 
 
 def requirements() -> list[str]:
-    """What has to be installed, at the versions that are here, without local parts (+cpu), which no index has."""
+    """The required packages at the installed versions, without local parts (+cpu), which no index has."""
     return [f"{library}=={version(library).partition('+')[0]}" for library in LIBRARIES]
 
 
@@ -72,7 +72,7 @@ def link_served(directory: Path, folder: Path) -> None:
 
 
 def artifacts_of(mlflow: Any, name: str, number: str, folder: str) -> tuple[Path, Mapping[str, Any]]:
-    """A registered version brought to `folder`, and what its file MLmodel says about how to run it."""
+    """Download a registered version to `folder`. Returns its path and the python_function flavour of its MLmodel."""
     from mlflow.models import Model
 
     there = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder))

@@ -1,7 +1,7 @@
-"""Pictures for Dagster's metadata and MLflow's artifacts: the curve of a training, the histogram of a corpus.
+"""Draws pictures for Dagster's metadata and MLflow's artifacts: a training curve, a histogram of a corpus.
 
-In: numbers, or a Markdown file that shows pictures. Out: PNG, or an HTML page that contains its pictures. matplotlib
-is imported where it is used, through its object interface: no global figure, no display, safe in any thread.
+In: numbers, or a Markdown file with pictures. Out: PNG, or an HTML page that contains its pictures. matplotlib is
+imported where it is used, through its object interface: no global figure, no display, safe in any thread.
 """
 
 import base64
@@ -18,9 +18,9 @@ from pipeline.store.shards import write_bytes, write_text
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SMOOTHED = 50  # windows: enough to see the trend, few enough to see where it bends
+SMOOTHED = 50  # windows: enough to smooth the curve, few enough to show where it bends
 HISTOGRAM_BINS = 40
-LINKED_PICTURE = re.compile(r"\]\((figures/[\w.-]+\.png)\)")  # of a Markdown text, by a relative path
+LINKED_PICTURE = re.compile(r"\]\((figures/[\w.-]+\.png)\)")  # in a Markdown text, by a relative path
 PAGE = """\
 <!doctype html><meta charset="utf-8"><title>{title}</title>
 <style>body {{font: 15px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em}} img {{max-width: 100%}}
@@ -29,7 +29,7 @@ table {{border-collapse: collapse}} td, th {{border: 1px solid #ccc; padding: .2
 
 
 def curve_png(curve: Sequence[dict[str, float]]) -> bytes:
-    """Loss by step, thin, its running mean, and what validation said."""
+    """Loss by step as a thin line, its running mean, and the validation loss."""
 
     def draw(axes: "Axes") -> None:
         steps = np.array([line["step"] for line in curve if "loss" in line])
@@ -54,7 +54,7 @@ def write_curve(path: Path, curve: Sequence[dict[str, float]]) -> Path:
 
 
 def histogram_png(values: np.ndarray, label: str) -> bytes:
-    """How many rows have how much of something; logarithmic, because lengths of texts span four decades."""
+    """Histogram of a quantity, with a logarithmic axis because lengths of texts span four decades."""
 
     def draw(axes: "Axes") -> None:
         positive = values[values > 0]
@@ -68,17 +68,17 @@ def histogram_png(values: np.ndarray, label: str) -> bytes:
 
 
 def as_markdown(png: bytes, title: str) -> str:
-    """The picture inside a text, which is how Dagster's metadata can show one."""
+    """Markdown text that contains the picture, so that Dagster's metadata can show it."""
     return f"![{title}]({data_url(png)})"
 
 
 def data_url(png: bytes) -> str:
-    """The address that is the picture."""
+    """A data URL that contains the picture."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def with_pictures(text: str, folder: Path) -> str:
-    """A Markdown text with the pictures inside that it links in `folder`."""
+    """A Markdown text in which links to pictures in `folder` are replaced by the pictures."""
 
     def inside(link: re.Match[str]) -> str:
         path = folder / link[1]
@@ -88,7 +88,7 @@ def with_pictures(text: str, folder: Path) -> str:
 
 
 def html_page(markdown: Path, page: Path) -> Path:
-    """Write a Markdown file as an HTML page, which shows its tables and pictures wherever it is opened."""
+    """Convert a Markdown file to an HTML page that contains its tables and pictures."""
     from markdown_it import MarkdownIt
 
     text = with_pictures(markdown.read_text(), markdown.parent)

@@ -1,12 +1,12 @@
-"""Registered models: one version per fine-tuned model, and the alias `champion` on the best of them.
+"""Registers models in MLflow: one version per fine-tuned model, and the alias `champion` for the best one.
 
-In: a registration event out of an evaluation's journal. Out: a version of `gristmill-<task>`, made once per
-fingerprint out of the LoggedModel of the training (logged_models.py), to which code and signature are added
+In: a registration event from an evaluation's journal. Out: a version of `gristmill-<task>`, created once per
+fingerprint from the LoggedModel of the training (logged_models.py), to which code and signature are added
 (packaging.py).
 
-The rule: the new version becomes champion when there is none, or when the metric by which its kind of task decides is
-at least as good as that of the present champion on the same test examples. A champion that was judged on other
-examples is judged again on these; one that cannot answer them gives way.
+The new version becomes the champion if there is none, or if the deciding metric of its kind of task is at least as
+good as that of the current champion on the same test examples. A champion that was evaluated on other examples is
+evaluated again on these; one that cannot answer them is replaced.
 """
 
 import logging
@@ -30,14 +30,14 @@ from pipeline.tracking.packaging import artifacts_of, imports_repository, log_mo
 from pipeline.tracking.server import chosen_server, has_database, new_client
 
 PREFIX, CHAMPION = "gristmill-", "champion"
-LONGEST_CARD = 5000  # characters, a limit of MLflow's
+LONGEST_CARD = 5000  # characters, MLflow's limit
 FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A fine-tuned model that is judged on the test split of `examples`, to be registered for `task`."""
+    """A fine-tuned model that was evaluated on the test split of `examples`, to be registered for `task`."""
 
     task: str
     kind: str  # name of the kind of task
@@ -45,7 +45,7 @@ class Candidate:
     examples: Shards
 
     def event(self, results: Sequence[Mapping[str, Any]], report: str = "") -> dict[str, Any]:
-        """What the journal says about it; `report` becomes the description of the version, its model card."""
+        """The event for the journal; `report` becomes the description of the version, its model card."""
         return {
             "task": self.task,
             "kind": self.kind,
@@ -60,10 +60,10 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
-    """A champion whose code imports modules of this repository, so that it breaks, or broke, when they move."""
+    """A champion whose code imports modules of this repository, so that it breaks when they move."""
 
     name: str
-    version: Any  # of MLflow
+    version: Any  # MLflow's object
 
     @property
     def fingerprint(self) -> str:
@@ -71,9 +71,9 @@ class Outdated:
 
 
 def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any]) -> None:
-    """Make the version and move the alias, where that has not been done before.
+    """Create the version and move the alias, unless that has been done before.
 
-    The version belongs to the run that trained the model, or, while the server does not know that one, to `run_id`.
+    The version belongs to the run that trained the model, or to `run_id` if the server does not have that run.
     """
     name = f"{PREFIX}{event['task']}"
     trained_by = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
@@ -114,7 +114,7 @@ def outdated_champions(layout: Layout) -> Iterator[Outdated]:
 
 
 def register_again(layout: Layout, outdated: Outdated) -> str:
-    """A new version, which is the champion now, out of the folder in the store. ValueError when that is gone."""
+    """Register a new champion from the folder in the store. Raises ValueError when the folder was removed."""
     client, old = new_client(layout), outdated.version
     found = [path.parent for path in layout.store.glob(f"*/{outdated.fingerprint or '-'}/{RECORD}")]
     if not found:
@@ -141,7 +141,7 @@ def _is_score(key: str) -> bool:
 
 
 def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:
-    """The newest version of a fingerprint; there are two where the doctor registered one again."""
+    """The newest version of a fingerprint; there are two if the doctor registered one again."""
     versions = client.search_model_versions(f"name='{name}'")
     same = [one for one in versions if one.tags.get(FINGERPRINT) == fingerprint]
     return max(same, key=lambda one: int(one.version), default=None)
@@ -153,7 +153,7 @@ def _champion(client: Any, name: str) -> Any | None:
 
 
 def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float | None:
-    """The deciding metric of the present champion on the examples of `event`; None where it cannot answer them."""
+    """The deciding metric of the current champion on the examples of `event`; None if it cannot answer them."""
     kind = kind_named(event["kind"])
     metric, _ = kind.decides
     if champion.tags.get(EXAMPLES) == event["examples"] and (score := champion.tags.get(f"{SCORE}{metric}")):
@@ -166,14 +166,14 @@ def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float | N
             answers = {MODEL: model.answer(rows.select(list(kind.predictor.inputs)).to_pylist())}
         results = kind.results(Judged(model.description, rows.to_pylist(), answers), seed=0)
     except ValueError as error:
-        log.warning("%s %s gives way: %s", champion.name, champion.version, error)
+        log.warning("%s %s is replaced: %s", champion.name, champion.version, error)
         return None
     return next(result["value"] for result in results if result["metric"] == metric)
 
 
 @contextmanager
 def _active(mlflow: Any, client: Any, run_id: str | None) -> Iterator[None]:
-    """Makes a run the one that a new LoggedModel belongs to, and leaves it as it was."""
+    """Within the block new LoggedModels belong to a run, whose state is restored at the end."""
     if run_id is None:
         yield
         return
@@ -181,7 +181,7 @@ def _active(mlflow: Any, client: Any, run_id: str | None) -> Iterator[None]:
     try:
         with mlflow.start_run(run_id=run_id):
             yield
-    finally:  # start_run has opened it again
+    finally:  # start_run has reopened it
         client.set_terminated(run_id, before.status, before.end_time or None)
 
 

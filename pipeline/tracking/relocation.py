@@ -1,8 +1,8 @@
-"""What MLflow's database says about a data folder that was copied or moved since, and how it is corrected.
+"""Corrects the absolute addresses in MLflow's database after the data folder was copied or moved.
 
-In: a layout with a database of its own. Out: the folder that the database still names, and the same database with the
-present folder in its place. MLflow writes down absolute addresses, by which a run in a copy would show, and write
-into, the folder that it was copied from.
+In: a layout with its own database. Out: the old folder that the database names, and the database with the current
+folder in its place. MLflow stores absolute addresses, with which a run in a copy would show, and write to, the
+original folder.
 """
 
 import sqlite3
@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 
 from pipeline.store.layout import Layout
 
-ADDRESSES = (  # table and column of every address in MLflow's database
+ADDRESSES = (  # table and column of each address in MLflow's database
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -21,18 +21,18 @@ ADDRESSES = (  # table and column of every address in MLflow's database
     ("model_versions", "storage_location"),
     ("datasets", "dataset_source"),
 )
-BELOW = "/mlflow/artifacts/"  # of a data folder
-WAIT_SECONDS = 30  # for another process that writes
+BELOW = "/mlflow/artifacts/"  # in a data folder
+WAIT_SECONDS = 30  # for another process to finish writing
 
 
 def moved_from(layout: Layout) -> Path | None:
-    """A data folder other than the present one that addresses in the database name."""
+    """A data folder other than the current one that occurs in the database; None if there is none."""
     uri = next(_foreign_roots(layout), None)
     return None if uri is None else Path(unquote(urlparse(uri).path))
 
 
 def relocate(layout: Layout) -> int:
-    """Put the present data folder into all addresses of another one. Returns how many were changed."""
+    """Replace other data folders in all addresses by the current one. Returns the number of changed addresses."""
     roots = list(_foreign_roots(layout))
     if not roots:
         return 0
@@ -48,7 +48,7 @@ def relocate(layout: Layout) -> int:
 
 
 def _foreign_roots(layout: Layout) -> Iterator[str]:
-    """Addresses of the data folders that experiments keep their artifacts below, without the present one."""
+    """Addresses of the data folders with artifacts of experiments, except the current one."""
     path = layout.mlflow / "mlflow.db"
     if not path.exists():
         return

@@ -12,7 +12,7 @@ from pipeline.tracking.relocation import relocate
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 log = logging.getLogger(__name__)
-LINK_HOST, LINK_PORT = "127.0.0.1", 4747  # where `gristmill ui` resolves links; the same for every MLflow port
+LINK_HOST, LINK_PORT = "127.0.0.1", 4747  # where `gristmill ui` resolves links, whatever the port of MLflow
 
 
 def tracking_uri(layout: Layout) -> str:
@@ -21,7 +21,7 @@ def tracking_uri(layout: Layout) -> str:
 
 
 def is_local(layout: Layout) -> bool:
-    """Whether MLflow's database is the one in the data folder, and not a server's."""
+    """Whether MLflow's database is the file in the data folder, not a server."""
     return tracking_uri(layout).startswith("sqlite:")
 
 
@@ -31,7 +31,7 @@ def has_database(layout: Layout) -> bool:
 
 
 def new_client(layout: Layout) -> Any:
-    """A client that gives up soon, because a server that is away must not delay a build."""
+    """A client with short timeouts, because a server that is down must not delay a build."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "1",
@@ -43,11 +43,11 @@ def new_client(layout: Layout) -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # else a line for each of 50 migrations
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # otherwise it logs a line for each of 50 migrations
     layout.mlflow.mkdir(parents=True, exist_ok=True)
     if is_local(layout) and (n_changed := relocate(layout)):
         log.warning(
-            "the data folder was moved or copied to %s; %d addresses in MLflow follow", layout.data, n_changed
+            "the data folder was moved or copied to %s; %d addresses in MLflow were corrected", layout.data, n_changed
         )
     uri = tracking_uri(layout)
     return mlflow.MlflowClient(uri, uri)
@@ -55,7 +55,7 @@ def new_client(layout: Layout) -> Any:
 
 @contextmanager
 def chosen_server(layout: Layout) -> Iterator[Any]:
-    """mlflow for the calls that take no client, but ask the server that is set for the whole process."""
+    """The module mlflow, for calls that take no client but use the tracking URI of the process."""
     import mlflow
 
     before = os.environ.get(URI_VARIABLE)
@@ -63,21 +63,21 @@ def chosen_server(layout: Layout) -> Iterator[Any]:
     try:
         yield mlflow
     finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None takes the variable away again
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None removes the variable again
 
 
 def run_id_of(layout: Layout, fingerprint: str) -> str | None:
-    """MLflow run of a build, None where none was made or the server has not answered yet."""
+    """MLflow run of a build; None if none was created or the server has not answered yet."""
     return Journal(layout, fingerprint).state().get("run_id")
 
 
 def is_finished(layout: Layout, fingerprint: str) -> bool:
-    """Whether the journal of a build is closed as finished; events that wait in it are delivered later."""
+    """Whether the journal of a build is closed as finished; waiting events are delivered later."""
     return Journal(layout, fingerprint).state().get("status") == FINISHED
 
 
 def run_url(layout: Layout, fingerprint: str, server: str) -> str | None:
-    """Page of the run in the view for model training of the MLflow server at `server`."""
+    """Page of the run, in the model training view of the MLflow server at `server`."""
     state = Journal(layout, fingerprint).state()
     if not state.get("run_id"):
         return None
@@ -88,7 +88,7 @@ def run_url(layout: Layout, fingerprint: str, server: str) -> str | None:
 
 
 def run_link(layout: Layout, fingerprint: str) -> str:
-    """An address for records that are kept: it leads to the page of the run on whatever port MLflow will have."""
+    """A permanent address of the page of the run, which works whatever port MLflow has later."""
     uri = tracking_uri(layout)
     url = run_url(layout, fingerprint, uri) if uri.startswith("http") else None
     return url or f"http://{LINK_HOST}:{LINK_PORT}/runs/{fingerprint}"  # pipeline/commands/mlflow_links.py

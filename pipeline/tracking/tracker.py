@@ -1,7 +1,7 @@
-"""What a build reports to MLflow: every call appends an event to the journal of the build.
+"""Reports a build to MLflow: every call appends an event to the journal of the build.
 
-In: the calls of an observer (pipeline/store/store.py), and what is to be kept with the run. Out: a journal, and a
-thread (pipeline/tracking/delivery.py) that brings it to the server while the build goes on.
+In: the calls of an observer (pipeline/store/store.py), and artifacts for the run. Out: a journal, and a thread
+(pipeline/tracking/delivery.py) that delivers it to the server during the build.
 """
 
 import getpass
@@ -19,8 +19,8 @@ from pipeline.tracking.datasets import asset_of, datasets
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.journal import Event, Journal, now_ms, this_process
 
-LONGEST_PARAM = 6000  # characters, a limit of MLflow's
-LONGEST_DESCRIPTION = 5000  # characters; MLflow takes no tag much longer
+LONGEST_PARAM = 6000  # characters, MLflow's limit
+LONGEST_DESCRIPTION = 5000  # characters; MLflow's limit for tags is not much higher
 WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/checkpoint.py
 
 
@@ -31,9 +31,9 @@ class Tracker:
     layout: Layout
     asset: str
     group: str  # name of the MLflow experiment
-    run_name: str = ""  # else the name of the asset
-    trains: bool = False  # whether the build makes a model; else it judges models or data
-    description: str = ""  # what the page of the run shows first, as Markdown
+    run_name: str = ""  # if empty, the name of the asset
+    trains: bool = False  # whether the build trains a model; otherwise it evaluates models or data
+    description: str = ""  # Markdown at the top of the page of the run
     parent: str = ""  # fingerprint of the build whose run this one is a child of
     tags: Mapping[str, str] = field(default_factory=dict)
     journal: Journal | None = None
@@ -48,9 +48,9 @@ class Tracker:
         inputs: Sequence[Handle],
         times: tuple[int, int] | None = None,
     ) -> None:
-        """Open the run, or go on with the one that an earlier process began. A second call changes nothing.
+        """Open the run, or continue the one that an earlier process began. A second call has no effect.
 
-        `times` are begin and end of a build that has already ended, in milliseconds since 1970.
+        `times` are start and end of a build that has already ended, in milliseconds since 1970.
         """
         if self.journal is not None:
             return
@@ -80,16 +80,16 @@ class Tracker:
         self.courier.start()
 
     def _experiment(self) -> str:
-        """That of the parent, because MLflow shows children below a run of the same experiment only."""
+        """The group of the parent, because MLflow shows children only below a run of the same experiment."""
         start = Journal(self.layout, self.parent).state().get("start", {}) if self.parent else {}
         return start.get("experiment", self.group)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Points of the curves of this run."""
+        """Log points of the curves of this run."""
         self._note({"do": "metrics", "step": step, "at": now_ms(), "values": dict(values)})
 
     def scores(self, step: int, values: Mapping[str, float], model: Checkpoint, data: Handle | None) -> None:
-        """Metrics of a model, measured on `data`: the page of the model shows them, too."""
+        """Log metrics of a model, measured on `data`, which the page of the model shows too."""
         self._note(
             {
                 "do": "scores",
@@ -102,11 +102,11 @@ class Tracker:
         )
 
     def params(self, values: Mapping[str, object]) -> None:
-        """Constants that are known only now; they are parameters of the run, and of its model where it makes one."""
+        """Log constants that are only known now, as parameters of the run and of its model, if any."""
         self._note({"do": "params", "values": flat(literals(values))})
 
     def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
-        """Note a checkpoint by path and hash, and have everything up to it delivered."""
+        """Log a checkpoint by path and hash, and start delivery of all events up to it."""
         files = json.loads((path / COMPLETE).read_text())["files"]
         about = {"path": self._relative(path), "sha256": files[WEIGHTS]["sha256"], "values": dict(values)}
         self._note({"do": "checkpoint", "step": step, "at": now_ms(), **about})
@@ -114,30 +114,31 @@ class Tracker:
             self.courier.hurry()
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a file, or all files of a folder, with the run."""
+        """Log a file, or all files of a folder, as artifacts of the run."""
         self._note({"do": "artifact", "path": self._relative(path), "folder": folder})
 
     def model_file(self, path: Path, folder: str = "", step: int | None = None) -> None:
-        """Keep a file, or all files of a folder, with the model of this build, or with its checkpoint of `step`."""
+        """Log a file, or all files of a folder, as artifacts of the model of this build, or of its checkpoint of
+        `step`."""
         self._note({"do": "model_file", "path": self._relative(path), "folder": folder, "step": step})
 
     def describe(self, text: str) -> None:
-        """What the page of the run shows first, as Markdown."""
+        """Set the description at the top of the page of the run, as Markdown."""
         self._note({"do": "describe", "text": shortened(text)})
 
     def register(self, **event: Any) -> None:
-        """Register a fine-tuned model once the run has ended; `event` is made by registry.Candidate."""
+        """Register a fine-tuned model when the run has ended; `event` comes from registry.Candidate."""
         self.registrations.append({"do": "register", **event})
 
     def publish(self, model: Checkpoint, scores: Mapping[str, float], description: str) -> None:
-        """Register a foundation model as it is, once the run has ended."""
+        """Register a foundation model when the run has ended."""
         name = f"gristmill-{asset_of(self.layout, model)}"
         tags = {f"gristmill.{metric}": str(value) for metric, value in scores.items()}
         event = {"name": name, "model": model.fingerprint, "tags": tags, "description": shortened(description)}
         self.registrations.append({"do": "publish", **event})
 
     def close(self, status: str) -> None:
-        """End the run and wait until the journal is delivered, or the server was asked in vain once more."""
+        """End the run, and wait until the journal is delivered or one more attempt has failed."""
         if self.journal is None or self.courier is None:
             return
         self.journal.close(status, self.ended_at, self.registrations)
@@ -146,7 +147,7 @@ class Tracker:
         self.journal = self.courier = None
 
     def _relative(self, path: Path) -> str:
-        """As seen from the data folder, which may be moved before the event is delivered."""
+        """The path relative to the data folder, which may be moved before the event is delivered."""
         return str(path.relative_to(self.layout.data) if path.is_relative_to(self.layout.data) else path)
 
     def _note(self, event: Event) -> None:
@@ -165,15 +166,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def shortened(text: str) -> str:
-    """The lines of a long text that MLflow takes as a description."""
+    """The first lines of a long text, up to the length of a description in MLflow."""
     return text if len(text) <= LONGEST_DESCRIPTION else text[:LONGEST_DESCRIPTION].rpartition("\n")[0]
 
 
 def source_tags(source: str) -> Iterator[tuple[str, str]]:
-    """The tags from which MLflow's pages show what made a run, from which commit, for whom."""
+    """The tags with which MLflow shows source, commit and user of a run."""
     yield "mlflow.source.name", source
     yield "mlflow.source.type", "LOCAL"
     if commit := code_commit():
         yield "mlflow.source.git.commit", commit
-    with suppress(KeyError, OSError):  # a user without a name, as in some containers
+    with suppress(KeyError, OSError):  # the user has no name, as in some containers
         yield "mlflow.user", getpass.getuser()

@@ -214,7 +214,7 @@ def test_store_missing_shard_and_broken_record_are_named(store):
     with pytest.raises(CorruptShard, match=r"0\.parquet: missing, expected"):
         read_handle(built.handle.directory)
     write_text(built.handle.directory / "record.json", "{")
-    with pytest.raises(CorruptShard, match=r"record\.json is no record"):
+    with pytest.raises(CorruptShard, match=r"record\.json is not a valid record"):
         store.build(WORDS, Settings())
 
 

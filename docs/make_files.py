@@ -17,7 +17,7 @@ HEADER = """\
 # Where everything is
 
 Every module and the first sentence of its docstring. `python docs/make_files.py` writes this page, and a
-test holds it to the tree. Tests mirror `pipeline/` and `model/` by name.
+test compares it with the tree. Tests mirror `pipeline/` and `model/` by name.
 """
 STAGES_HEADER = """\
 # The stages
@@ -45,7 +45,7 @@ def page() -> str:
     for folder in FOLDERS:
         modules = [path for path in sorted((ROOT / folder).rglob("*.py")) if path.stem != "__init__"]
         for place in sorted({path.parent for path in modules}):
-            lines += [f"## {place.relative_to(ROOT)}/", "", "| file | what it holds |", "|---|---|"]
+            lines += [f"## {place.relative_to(ROOT)}/", "", "| file | what it is for |", "|---|---|"]
             own = [path for path in modules if path.parent == place]
             lines += [f"| [{path.name}](../{path.relative_to(ROOT)}) | {first_sentence(path)} |" for path in own]
             lines += [""]

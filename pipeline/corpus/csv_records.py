@@ -1,4 +1,4 @@
-"""Records of comma-separated files, also of files with quotes that are never closed."""
+"""Reads the records of csv files, including files with unterminated quotes."""
 
 import csv
 import re
@@ -9,12 +9,14 @@ DELIMITERS = (",", "\t", ";", "|")
 SNIFFED_RECORDS = 200
 SNIFFED_CHARACTERS = 100_000
 MAX_RECORD_CHARACTERS = 50_000_000
-MAX_TAKEN_BACK = 1000  # records; then quotes mean nothing in the rest of the file, so that reading stays linear
+MAX_TAKEN_BACK = (
+    1000  # records; after that, quotes in the rest of the file are ordinary characters, so that reading is linear
+)
 ROW_END = re.compile("\r\n|\r")
 
 
 def sniffed_delimiter(sample: str) -> str | None:
-    """The sign that cuts most records into the same number of cells, at least two; None where none does."""
+    """The delimiter that splits most records into the same number of cells, at least two; None if there is none."""
     lines = sample.split("\n")
     lines = lines[:-1] if len(lines) > 1 and len(sample) >= SNIFFED_CHARACTERS else lines
     best, best_share = None, 0.5
@@ -31,7 +33,7 @@ def sniffed_delimiter(sample: str) -> str | None:
 
 
 def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The cells of every record; empty lines are no records. Lines may come with or without their ends."""
+    """The cells of every record; empty lines are not records. Lines may have line ends or not."""
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     source = _Lines(lines)
     reader, quoting = csv.reader(source, delimiter=delimiter, strict=True), csv.QUOTE_MINIMAL
@@ -58,11 +60,11 @@ def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
 
 
 class _TooLong(Exception):
-    """A record that goes on and on."""
+    """A record exceeds MAX_RECORD_CHARACTERS."""
 
 
 class _Lines:
-    """Lines for csv.reader, which can be given back."""
+    """Lines for csv.reader that can be pushed back."""
 
     def __init__(self, lines: Iterable[str]):
         self.lines = iter(lines)
@@ -76,7 +78,7 @@ class _Lines:
     def __next__(self) -> str:
         line = self.given_back.popleft() if self.given_back else next(self.lines)
         line = ROW_END.sub("\n", line.replace("\0", ""))
-        line = line.rstrip("\n").replace("\n", " ") + "\n"  # csv.reader refuses a line end inside a line
+        line = line.rstrip("\n").replace("\n", " ") + "\n"  # csv.reader rejects a line end inside a line
         self.used.append(line)
         self.used_characters += len(line)
         if self.used_characters > MAX_RECORD_CHARACTERS:
@@ -84,6 +86,6 @@ class _Lines:
         return line
 
     def take_back(self) -> str:
-        """The first of the used lines; the others are read again."""
+        """The first of the lines used for the last record; the others are read again."""
         self.given_back.extendleft(reversed(self.used[1:]))
         return self.used[0]

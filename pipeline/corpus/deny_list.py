@@ -1,14 +1,15 @@
-"""The deny list: pages and texts that must not be in the corpus again, one JSON object a line of denied.jsonl.
+"""The deny list: pages and texts that must not be in the corpus again, one JSON object per line of denied.jsonl.
 
-In: a file that `gristmill forget` writes and people edit. Out: `Denial` rows, what of them concerns one source, and
-`deny_list`, which puts the keys of all of them into the store, so that a record says which list was in force.
+In: a file that `gristmill forget` writes and people edit. Out: `Denial` rows, the keys for one source, and
+`deny_list`, which stores the keys of all rows, so that records contain the list that was in force.
 
-A row holds addresses and hashes and never text: the list must not keep what it forgets. It acts in two places:
-- collect, by url and page_id, in the source that the row names (in every source where it names none), so that the
-  content of a denied page lies in no output at all;
+A row contains addresses and hashes and never text, because the list must not keep what it removes. It takes effect in
+two places:
+- collect, by url and page_id, in the source of the row (in every source if it names none), so that no output contains
+  the content of a denied page;
 - filter, by url, page_id and document_id in every source, so that the same text does not return from elsewhere.
 
-Rows are lines, because a mistake then has a line number, and people may append one without a look at the others.
+Rows are lines, so that an error has a line number and people can append a row without reading the others.
 """
 
 import codecs
@@ -31,15 +32,15 @@ from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, Work
 
 KEYS_FILE = "denied.parquet"
 KEYS = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)])
-KINDS = ("url", "page_id", "document_id")  # each of them alone denies
-MOST_LINE_BYTES = 100_000  # a row has some hundred; more is another file
-SHOWN_CHARACTERS = 60  # of a line that is wrong
+KINDS = ("url", "page_id", "document_id")  # each of them alone denies a page
+MOST_LINE_BYTES = 100_000  # a row has a few hundred; a longer line is not a deny list
+SHOWN_CHARACTERS = 60  # shown of an invalid line
 ROW_EXAMPLE = '{"url": "https://example.org/page.html", "date": "2026-01-31", "reason": "asked for"}'
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Denial:
-    """One line of the list. A page is denied by any row whose url, page_id or document_id is its own."""
+    """One line of the list. A page is denied by any row with its url, page_id or document_id."""
 
     url: Annotated[str | None, "Address of the page; whatever is found there is denied."] = None
     page_id: Annotated[str | None, "Id of the page: this content at this address."] = None
@@ -62,26 +63,26 @@ class Denial:
             if value is not None and (not value.strip() or as_text(value) != value):
                 raise ValueError(f"{name} is {repr(value)[:SHOWN_CHARACTERS]}, expected a text")
         if not any(getattr(self, kind) for kind in KINDS):
-            raise ValueError(f"it denies nothing; expected at least one of {', '.join(KINDS)}")
+            raise ValueError(f"the row denies nothing; expected at least one of {', '.join(KINDS)}")
         try:
             datetime.date.fromisoformat(self.date)
         except ValueError as error:
             raise ValueError(f"date is {self.date!r}, expected YYYY-MM-DD") from error
 
     def denies(self) -> Iterator[tuple[str, str]]:
-        """(kind, value) of everything that the row denies."""
+        """(kind, value) of every key that the row denies."""
         for kind in KINDS:
             if (value := getattr(self, kind)) is not None:
                 yield kind, value
 
     def told(self) -> str:
-        """For instance "asked for, on 2026-01-31 by the legal department"."""
+        """The reason, for instance "asked for, on 2026-01-31 by the legal department"."""
         return f"{self.reason}, on {self.date}" + (f" by {self.asked_by}" if self.asked_by else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What is denied, for quick look-ups."""
+    """All denied keys, for fast look-up."""
 
     url: frozenset[str] = frozenset()
     page_id: frozenset[str] = frozenset()
@@ -91,7 +92,7 @@ class Keys:
         return bool(self.url or self.page_id or self.document_id)
 
     def digest(self) -> str:
-        """Of everything that is denied; "" where nothing is. The order of the rows does not count."""
+        """Digest of all keys, independent of the order of the rows; "" if nothing is denied."""
         return text_digest(*(text for kind, value in self.pairs() for text in (kind, value))) if self else ""
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -102,11 +103,11 @@ NOTHING = Keys()
 
 
 def read_denials(path: Path) -> list[Denial]:
-    """The rows of the list, none where there is no file. ValueError names file, line and what is expected there."""
+    """The rows of the list, none if there is no file. A ValueError names file, line and what is expected."""
     if not path.exists():
         return []
     if not path.is_file():
-        raise ValueError(f"{path} is no file; expected lines such as {ROW_EXAMPLE}")
+        raise ValueError(f"{path} is not a file; expected lines such as {ROW_EXAMPLE}")
     denials = []
     with path.open("rb") as file:
         number = 0
@@ -115,7 +116,7 @@ def read_denials(path: Path) -> list[Denial]:
             if len(line) > MOST_LINE_BYTES:
                 raise ValueError(
                     f"{path}, line {number}: longer than {MOST_LINE_BYTES:,} bytes ({_beginning(line)} ...), expected"
-                    f" one row such as {ROW_EXAMPLE}; mend or remove the line"
+                    f" one row such as {ROW_EXAMPLE}; fix or remove the line"
                 )
             if line.strip():
                 denials.append(_denial(line, f"{path}, line {number}"))
@@ -131,20 +132,20 @@ def keys_of(denials: Iterable[Denial]) -> Keys:
 
 
 def keys_of_source(denials: Iterable[Denial], source: str) -> Keys:
-    """What `collect` leaves out of a source: addresses and pages; texts are not known there yet."""
+    """The keys that `collect` drops from a source: addresses and pages, because texts are not known yet."""
     concerned = keys_of(denial for denial in denials if denial.source in (None, source))
     return dataclasses.replace(concerned, document_id=frozenset())
 
 
 def change_denials(path: Path, change: Callable[[list[Denial]], tuple[Collection[Denial], Sequence[Denial]]]) -> None:
-    """Rewrite the list at once: `change` gets its rows and says which of them go and which are appended.
+    """Rewrite the list atomically: `change` gets its rows and returns the rows to remove and the rows to append.
 
-    One change at a time, so that two at once lose nothing; the other lines stay as people have written them. A
-    process that is killed leaves the old list or the new one.
+    A lock serialises changes, so that concurrent ones lose nothing; all other lines are kept exactly as they are. A
+    process that is killed leaves either the old list or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock_path(path)):
-        for leftover in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+        for leftover in path.parent.glob(f".{path.name}.*.part"):  # left by a process that was killed
             leftover.unlink()
         removed, added = change(read_denials(path))
         lines = path.read_text("utf-8").split("\n") if path.exists() else []
@@ -160,7 +161,7 @@ def lock_path(path: Path) -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DenyListRecipe:
-    """What decides the stored keys; made by `deny_list`."""
+    """What determines the stored keys; made by `deny_list`."""
 
     digest: str
     keys: Keys = field(metadata=NOT_IDENTITY)
@@ -176,13 +177,13 @@ DENY_LIST = Stage(name="deny_list", version=1, function=write_keys, handle=DenyL
 
 
 def deny_list(store: Store, path: Path) -> tuple[DenyList, ...]:
-    """The keys of the list as an input of `filter` and of labelled examples; () where nothing is denied."""
+    """The keys of the list as an input of `filter` and of labelled examples; () if nothing is denied."""
     keys = keys_of(read_denials(path))
     return (store.build(DENY_LIST, DenyListRecipe(digest=keys.digest(), keys=keys)).handle,) if keys else ()
 
 
 def read_keys(handles: Sequence[DenyList]) -> Keys:
-    """What the handle that `deny_list` made denies, if there is one."""
+    """The keys in the handle that `deny_list` returned, if there is one."""
     if not handles:
         return NOTHING
     (handle,) = handles
@@ -198,11 +199,11 @@ def _denial(line: bytes, where: str) -> Denial:
         row: Any = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{where}: {_beginning(line)} is no JSON object, expected a row such as {ROW_EXAMPLE}; mend or remove the"
-            " line"
+            f"{where}: {_beginning(line)} is not a JSON object, expected a row such as {ROW_EXAMPLE}; fix or remove"
+            " the line"
         ) from error
     if not isinstance(row, dict):
-        raise ValueError(f"{where}: {_beginning(line)} is no JSON object, expected a row such as {ROW_EXAMPLE}")
+        raise ValueError(f"{where}: {_beginning(line)} is not a JSON object, expected a row such as {ROW_EXAMPLE}")
     return read(Denial, row, where)
 
 

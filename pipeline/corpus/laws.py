@@ -1,7 +1,7 @@
-"""The laws that data and models have to keep; asset checks ask them, and so can anybody with a finished folder.
+"""The rules that data and models must satisfy; asset checks evaluate them, and anybody can on a finished folder.
 
-In: finished folders, or what lies in them. Out: a Verdict: whether the law is kept, what was observed, the limit, and
-what to look at when it is not. Nothing here trusts a count that it can count again.
+In: finished folders, or their content. Out: a Verdict: whether the rule is satisfied, the observed value, the limit,
+and what to look at if it is not. Nothing here relies on a recorded count that can be counted again.
 """
 
 import math
@@ -13,9 +13,9 @@ from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.corpus.examples.leaks import SIMILARITY, leaked
 from pipeline.store.verdict import Verdict
 
-REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of the law source_loss
+REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of source_loss
 ROUNDING = 9  # digits: 1 - (1 - 0.3) is not 0.3 in floating point
-# What a tokenizer gets wrong when it gets anything wrong.
+# Texts that a faulty tokenizer is most likely to get wrong.
 HARD_TEXTS = (
     "",
     " ",
@@ -33,7 +33,7 @@ HARD_TEXTS = (
 
 
 def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
-    """Every text comes back byte for byte."""
+    """Every text is decoded to the same bytes."""
     wrong = [
         text
         for text in (*HARD_TEXTS, *texts)
@@ -41,12 +41,16 @@ def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
     ]
     first = {"first_wrong": repr(wrong[0][:100])} if wrong else {}
     return Verdict(
-        passed=not wrong, rule="texts that do not come back = 0", observed=len(wrong), limit=0, details=first
+        passed=not wrong,
+        rule="texts that are not decoded to the same bytes = 0",
+        observed=len(wrong),
+        limit=0,
+        details=first,
     )
 
 
 def ids_in_range(directory: Path) -> Verdict:
-    """Every token id is one of the vocabulary, and every document opens with the end-of-text token."""
+    """Every token id is in the vocabulary, and every document begins with the end-of-text token."""
     description = read_description(directory)
     largest, unopened = 0, 0
     for split in SPLITS:
@@ -56,7 +60,7 @@ def ids_in_range(directory: Path) -> Verdict:
     limit = description["vocab_size"] - 1
     return Verdict(
         passed=largest <= limit and not unopened,
-        rule="largest token id <= vocabulary - 1, every document opened by end-of-text",
+        rule="largest token id <= vocabulary - 1, every document begins with end-of-text",
         observed=largest,
         limit=limit,
         details={"documents_not_opened": unopened},
@@ -79,7 +83,7 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
 
 
 def lost_shares(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Source -> stage -> the share of what came into that stage which it removed."""
+    """Source -> stage -> the share of its input that the stage removed."""
     lost: dict[str, dict[str, float]] = {}
     for record in records:
         for name, share in record["measures"].items():
@@ -89,7 +93,7 @@ def lost_shares(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, flo
 
 
 def lost_in_all(shares: Iterable[float]) -> float:
-    """The share that several stages remove together, each of what the one before it left."""
+    """The share that consecutive stages remove in total, given the share that each removes of its input."""
     return round(1 - math.prod(1 - share for share in shares), ROUNDING)
 
 
@@ -98,12 +102,12 @@ def source_loss(
     limits: Mapping[str, float],
     examples: Callable[[str], Sequence[str]] = lambda source: (),
 ) -> Verdict:
-    """No source loses more than its share to the stages of a corpus.
+    """No source loses more than its limit to the stages of a corpus.
 
-    `records` are those of the stages that remove, each with measures removed_fraction_<source>, a share of what came
-    into that stage. `limits` holds `removed_fraction` for all sources, removed_fraction_<source> for one of them.
-    `examples` says of a source that loses too much what went, and for what. Observed and limit are those of the
-    source that is furthest above its own limit, or nearest to it.
+    `records` are those of the stages that remove documents or text, each with measures removed_fraction_<source>, the
+    share of the input of that stage. `limits` has `removed_fraction` for all sources and removed_fraction_<source>
+    for single ones. `examples` returns examples of what a source lost and what was kept instead. Observed value and
+    limit are those of the source that is furthest above its own limit, or nearest to it.
     """
     lost = lost_shares(records)
     totals = {source: lost_in_all(shares.values()) for source, shares in lost.items()}
@@ -111,9 +115,9 @@ def source_loss(
     above = {source: total - own[source] for source, total in totals.items()}
     worst = max(sorted(above), key=above.__getitem__, default=None)
     details = {
-        source: f"lost {totals[source]:.1%} of itself ("
+        source: f"lost {totals[source]:.1%} in total ("
         + ", ".join(f"{stage} {share:.1%}" for stage, share in lost[source].items() if share)
-        + f"), may lose {own[source]:.1%}"
+        + f"), limit {own[source]:.1%}"
         + "".join(f"; {example}" for example in examples(source))
         for source in sorted(above)
         if above[source] > 0

@@ -1,8 +1,8 @@
-"""What every source lost to the stages that make a corpus, with examples of what went and for what.
+"""What every source lost to the stages of a corpus, with examples of what was dropped and what was kept instead.
 
-In: the output of the last of these stages. Out: the verdict of the law `source_loss` (laws.py), whose details name
-the sources that lost too much, what each stage took of them, and a few pairs `dropped URL -> kept URL`, so that a
-person can see whether the stage or the source is wrong.
+In: the output of the last of these stages. Out: the verdict of source_loss (laws.py), whose details name the sources
+that lost too much, the share that each stage removed, and a few pairs `dropped URL -> kept URL`, so that a person can
+see whether the stage or the source is at fault.
 """
 
 from collections import Counter
@@ -20,12 +20,12 @@ from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 from pipeline.store.verdict import Verdict
 
-DEFAULT_LIMITS = {REMOVED: 0.5}  # of its documents or its text
-MOST_PAIRS = 3  # of a source and a stage
+DEFAULT_LIMITS = {REMOVED: 0.5}  # share of its documents or its text
+MOST_PAIRS = 3  # per source and stage
 
 
 def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
-    """`limits` of config.toml come before the default ones. ValueError when a stage of the corpus was removed."""
+    """The verdict. `limits` override the defaults. Raises ValueError if an output of a stage was removed."""
     directories, records = _removing(corpus)
 
     def examples(source: str) -> list[str]:
@@ -35,7 +35,7 @@ def lost_sources(corpus: Handle, limits: Mapping[str, float]) -> Verdict:
 
 
 def removed_fractions(corpus: Handle) -> dict[str, float]:
-    """Source -> the share of it that all removing stages together took."""
+    """Source -> the share of it that all stages together removed."""
     return {source: lost_in_all(shares.values()) for source, shares in lost_shares(_removing(corpus)[1]).items()}
 
 
@@ -47,7 +47,7 @@ def _removing(corpus: Handle) -> tuple[list[Path], list[Mapping[str, Any]]]:
     for folder, record in lineage([corpus]).items():
         if folder.stage in removing and record is None:
             raise ValueError(
-                f"{folder.directory} was removed, so that nobody knows what sources lost; rebuild the corpus"
+                f"{folder.directory} was removed, so the losses of the sources are not known; rebuild the corpus"
             )
         if folder.stage in removing and record is not None:
             directories[folder.stage], records[folder.stage] = (
@@ -59,7 +59,7 @@ def _removing(corpus: Handle) -> tuple[list[Path], list[Mapping[str, Any]]]:
 
 
 def _with_shares(directory: Path, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The record, of a stage that measures no share by source with those of its documents."""
+    """The record; if its stage does not measure the removed share per source, the shares of documents are added."""
     if any(name.startswith(f"{REMOVED}_") for name in record["measures"]):
         return record
     kept, dropped = (
@@ -75,7 +75,7 @@ def _sources(path: Path) -> list[str]:
 
 
 def _pairs(directory: Path, source: str) -> Iterator[str]:
-    """The first dropped documents of a source, each with the document that stands for it."""
+    """The first dropped documents of a source, each with the document that was kept instead."""
     dropped = _first_rows(directory, DROPPED_FOLDER, ["page_id", "url", "source"], "source", {source}, MOST_PAIRS)
     kept_for = _kept_pages(directory, {row["page_id"] for row in dropped})
     kept = _first_rows(directory, "", ["page_id", "url"], "page_id", set(kept_for.values()), MOST_PAIRS)
@@ -86,7 +86,7 @@ def _pairs(directory: Path, source: str) -> Iterator[str]:
 
 
 def _kept_pages(directory: Path, page_ids: Collection[str]) -> dict[str, str]:
-    """Dropped page -> the page that stands for it, where the evidence of a stage names one."""
+    """Dropped page -> the page kept instead, if the evidence of the stage names one."""
     found: dict[str, str] = {}
     for path in shard_paths(directory, EVIDENCE_FOLDER):
         table = read_table(path)

@@ -1,8 +1,9 @@
-"""Bytes of unknown origin to clean Unicode text.
+"""Turns bytes of unknown origin into clean Unicode text.
 
-`decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by resiliparse; None for
-what is no text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
-`normalised`: the form whose hash is a document's id, so that texts that differ in case and spaces only are equal.
+`decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by resiliparse; None if the
+bytes are not text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
+`normalised`: the form whose hash is the id of a document, so that texts that differ only in case and spacing are
+equal.
 """
 
 import codecs
@@ -11,7 +12,7 @@ import unicodedata
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, because it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -28,9 +29,9 @@ SIGNATURES = (
     b"\xd0\xcf\x11\xe0",
 )
 DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
-HEAD_BYTES = 4096  # where a page declares its charset
-MAX_NUL_SHARE = 0.001  # of the bytes of a text; a page of the web may hold one by mistake
-LONGEST_PIECE = 1_000_000  # characters given to ftfy at once
+HEAD_BYTES = 4096  # in which a page declares its charset
+MAX_NUL_SHARE = 0.001  # of the bytes of a text; a web page may contain one by mistake
+LONGEST_PIECE = 1_000_000  # characters passed to ftfy at a time
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
 
 LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
@@ -45,7 +46,7 @@ BLANK_LINES = re.compile(r"\n{3,}")
 
 
 def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
-    """(text, "") or (None, reason): `binary` for what is no text, `undecodable` for text that stays garbled."""
+    """(text, "") or (None, reason): `binary` if it is not text, `undecodable` if it is garbled in every encoding."""
     if content.startswith(SIGNATURES):
         return None, "binary"
     encoding = encoding_of(content, is_html=media_type == "text/html")
@@ -60,9 +61,9 @@ def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
 
 
 def encoding_of(content: bytes, *, is_html: bool = False, is_cut: bool = False) -> str:
-    """The encoding of a text: mark, zeros of UTF-16, UTF-8, what a page declares, else a guess.
+    """The encoding of a text: mark, zeros of UTF-16, UTF-8, the one that a page declares, else a guess.
 
-    With `is_cut` the last bytes may be half a character.
+    With `is_cut` the last bytes may be part of a character.
     """
     for mark, encoding in BOMS:
         if content.startswith(mark):
@@ -75,18 +76,18 @@ def encoding_of(content: bytes, *, is_html: bool = False, is_cut: bool = False) 
     except UnicodeDecodeError:
         pass
     text = content.decode("utf-8", "replace")
-    if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few broken places
+    if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few invalid bytes
         return "utf-8"
     return (_declared(content) if is_html else None) or _guessed(content[:GUESS_BYTES])
 
 
 def repair(text: str) -> str:
-    """`text` with sound characters and at most one blank line in a row; empty when nothing visible is left."""
+    """`text` with repaired characters and at most one blank line in a row; empty if nothing visible remains."""
     return repaired(text)[0]
 
 
 def repaired(text: str) -> tuple[str, int]:
-    """What `repair` returns, and the number of lines whose encoding had to be mended (mojibake)."""
+    """The result of `repair`, and the number of lines whose encoding was repaired (mojibake)."""
     text, n_mojibake = LINE_END.sub("\n", text), 0
     if not text.isascii():
         lines = text.split("\n")
@@ -104,12 +105,12 @@ def normalised(text: str) -> str:
 
 
 def _repaired_line(line: str) -> tuple[str, bool]:
-    """The line, and whether its encoding had to be mended."""
+    """The line, and whether its encoding was repaired."""
     import ftfy
 
     fixed, mended = [], False
     for start in range(0, len(line), LONGEST_PIECE):
-        # quotes and ligatures stay as their author set them; entities were resolved by the HTML parser
+        # quotes and ligatures are kept as the author wrote them; the HTML parser already resolved entities
         piece, steps = ftfy.fix_and_explain(
             line[start : start + LONGEST_PIECE],
             uncurl_quotes=False,
@@ -140,7 +141,7 @@ def _utf16_without_mark(content: bytes) -> str | None:
 def _declared(content: bytes) -> str | None:
     """The charset that a page declares, as browsers read it.
 
-    None for UTF-8, which was tried, and UTF-16, in which a declaration would not have been found.
+    None for UTF-8, which was already tried, and for UTF-16, in which the declaration would not have been found.
     """
     from resiliparse.parse.encoding import map_encoding_to_html5
 
@@ -150,7 +151,7 @@ def _declared(content: bytes) -> str | None:
 
 
 def _guessed(content: bytes) -> str:
-    """The encoding that resiliparse (uchardet) detects, which knows no Korean and then answers utf-8."""
+    """The encoding that resiliparse (uchardet) detects; it does not know Korean and then returns utf-8."""
     from resiliparse.parse.encoding import detect_encoding
 
     encoding = detect_encoding(content) or "utf-8"
@@ -164,5 +165,5 @@ def _guessed(content: bytes) -> str:
 
 
 def as_text(value: str) -> str:
-    """`value` without lone surrogates, which no file could hold."""
+    """`value` without lone surrogates, which cannot be encoded in a file."""
     return value.encode(errors="replace").decode()

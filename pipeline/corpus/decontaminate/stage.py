@@ -1,13 +1,13 @@
-"""Stage `decontaminate`: text that models are judged on goes out of the corpus, with evidence.
+"""Stage `decontaminate`: removes the texts of evaluations from the corpus, with evidence.
 
-In: deduplicated document shards, then the examples of every task, of which validation and test count. Out: shards of
-the same names; dropped/ with the reason contaminated; evidence/ (records.CONTAMINATION); hits/, which are remembered
-a shard. Steps: index the runs of words of the examples (evaluation_runs.py); find them in every document; leave out
-runs that many documents hold; cut what is left out of the text (cuts.py), or drop the document.
+In: deduplicated document shards, then the examples of every task, of which the validation and test splits are used.
+Out: shards of the same names; dropped/ with the reason contaminated; evidence/ (records.CONTAMINATION); hits/, which
+are cached per shard. Steps: index the runs of words of the examples (evaluation_runs.py); find them in every
+document; ignore runs that many documents contain; cut what is found out of the text (cuts.py), or drop the document.
 
-Runs of 13 words, runs in more than 10 documents as stock phrases, 200 characters cut on both sides, pieces below 200
-characters left out, documents in more than 10 pieces dropped: arXiv:2005.14165, appendix C. That an example counts
-by its share or by a number of runs keeps one that is quoted from mattering, and finds one that is embedded.
+Runs of 13 words, runs in more than 10 documents ignored as stock phrases, 200 characters cut on both sides, pieces
+below 200 characters removed, documents in more than 10 pieces dropped: arXiv:2005.14165, appendix C. An example is
+found by the share or the number of its runs, so that a quotation from it has no effect, and an embedded one is found.
 """
 
 import dataclasses
@@ -49,13 +49,13 @@ from pipeline.store.shards import (
 from pipeline.store.store import Outcome, Stage, Work, map_shards
 
 HITS_FOLDER = "hits"
-HITS_VERSION = 1  # raise with any change to evaluation_runs.py that changes which runs a document holds
-SCRATCH = ".scratch"  # the index, gone when the stage ends
+HITS_VERSION = 1  # raise it with any change to evaluation_runs.py that changes the runs found in a document
+SCRATCH = ".scratch"  # the index, deleted when the stage ends
 ITEMS = "items.parquet"
 COUNTING = "counting.npy"
 ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
 REASON = "contaminated"
-LOOKING = "examples were looked for"  # for people, where a worker fails
+LOOKING = "examples were looked for"  # part of the error message if a worker fails
 HITS = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("run", pa.int64(), nullable=False)])
 
 
@@ -68,7 +68,7 @@ class DecontaminateConfig:
         Count,
         "Smallest number of different words with a letter that a run must contain; examples with fewer are not"
         " looked for.",
-    ] = 6  # of random runs of so many words 1 in 1,000 stands in 20 MB of other text, of 5 words 1 in 170
+    ] = 6  # of random runs of 6 words 1 in 1,000 occurs in 20 MB of other text, of 5 words 1 in 170
     min_share: Annotated[
         Share, "An example counts as found if a document contains at least this share of its runs."
     ] = 0.5
@@ -91,12 +91,14 @@ class DecontaminateConfig:
     def __post_init__(self) -> None:
         check_values(self)
         if self.min_words > self.n_words:
-            raise ValueError(f"min_words={self.min_words} is above n_words={self.n_words}: no run could have so many")
+            raise ValueError(
+                f"min_words={self.min_words} is above n_words={self.n_words}, so no run can have that many"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecontaminateRecipe:
-    """All that decides what `decontaminate` does; `tasks` names the examples that follow the corpus as inputs."""
+    """Everything that determines the output of `decontaminate`; `tasks` names the examples that follow the corpus."""
 
     config: DecontaminateConfig = field(default_factory=DecontaminateConfig)
     tasks: tuple[str, ...] = ()
@@ -104,7 +106,7 @@ class DecontaminateRecipe:
 
 @dataclass(frozen=True, slots=True)
 class ScanItem:
-    """A shard whose runs are looked up in the index below `index`."""
+    """A shard whose words are looked up in the index below `index`."""
 
     path: Path
     index: Path
@@ -113,7 +115,7 @@ class ScanItem:
 
 @dataclass(frozen=True, slots=True)
 class RewriteItem:
-    """A shard that holds runs, the table of them, and where what is made of it goes."""
+    """A shard that contains runs, the table of its runs, and the output folder."""
 
     path: Path
     hits: Path
@@ -124,30 +126,30 @@ class RewriteItem:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FoundExamples:
-    """What stands in one text: rows of the evidence without the columns of the document, and the places."""
+    """Examples found in one text: rows of the evidence without the columns of the document, and their spans."""
 
     evidence: list[dict[str, Any]]
-    spans: list[tuple[int, int]]  # characters, in order
-    score: float  # the largest share of an example
+    spans: list[tuple[int, int]]  # in characters, sorted
+    score: float  # the largest share of an example that was found
 
 
 @dataclass(kw_only=True, slots=True)
 class CutTally:
-    """What happened to the documents of a shard."""
+    """Counts for the documents of a shard."""
 
     counts: Counts
     n_cut: int = 0  # documents
-    n_characters: int = 0  # removed from those that stayed
-    n_common: int = 0  # documents that nothing but stock phrases speaks against
+    n_characters: int = 0  # removed from kept documents
+    n_common: int = 0  # documents that contain only stock phrases
     items: set[int] = field(default_factory=set)
 
 
 def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     corpus, *examples = inputs
     if len(recipe.tasks) != len(examples):
-        raise ValueError(f"decontaminate has the examples of {len(examples)} tasks and the names {recipe.tasks}")
+        raise ValueError(f"decontaminate has the examples of {len(examples)} tasks but the names {recipe.tasks}")
     scratch = work.directory / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     cfg, items = recipe.config, evaluation_items(examples, recipe.tasks)
     index = write_index(cfg, items, scratch)
     if len(index.ngrams):
@@ -186,7 +188,7 @@ def write_index(cfg: DecontaminateConfig, items: Sequence[Item], folder: Path) -
 
 
 def find_hits(cfg: DecontaminateConfig, index: RunIndex, corpus: Shards, work: Work) -> None:
-    """hits/ below the output: of every shard the runs of the index that its documents hold."""
+    """Writes hits/ below the output: for every shard the runs of the index that its documents contain."""
     recipe = json.dumps([HITS_FOLDER, HITS_VERSION, cfg.n_words, cfg.min_words, index.digest()])
     folder = work.directory / SCRATCH
     map_shards(
@@ -200,7 +202,7 @@ def find_hits(cfg: DecontaminateConfig, index: RunIndex, corpus: Shards, work: W
 
 
 def hits_of_shard(item: ScanItem) -> tuple[int, pa.Table]:
-    """Runs in a worker process. Number of documents and a table of HITS, each run once a document."""
+    """Number of documents and a table of HITS, with each run once per document. Runs in a worker process."""
     scanner = Scanner(RunIndex.load(item.index), item.config.n_words, item.config.min_words)
     texts = read_table(item.path, columns=["text"])["text"]
     rows, runs = scanner.runs_of_all(text.as_py() for text in texts)
@@ -214,7 +216,7 @@ def _write_hits(part: Path, items: list[ScanItem], answers: list[Done | Failed])
 
 
 def _counting(cfg: DecontaminateConfig, index: RunIndex, work: Work) -> tuple[np.ndarray, int]:
-    """Which runs count, because few documents hold them, and how many do not."""
+    """Mask of the runs that are used, because few documents contain them, and the number of the others."""
     n_documents = np.zeros(len(index.ngrams), np.int64)
     for path in shard_paths(work.directory, HITS_FOLDER):
         runs = read_table(path, HITS)["run"].to_numpy()
@@ -226,7 +228,7 @@ def _counting(cfg: DecontaminateConfig, index: RunIndex, work: Work) -> tuple[np
 def contaminating(
     cfg: DecontaminateConfig, index: RunIndex, runs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Items that a document with `runs` (distinct) holds too much of, the runs shared and the share of each."""
+    """Examples of which a document with `runs` (distinct) has too much, the shared runs and the share of each."""
     items, shared = np.unique(index.owners_of(runs)[1], return_counts=True)
     share = shared / index.sizes[items]
     found = (shared >= cfg.min_hits) | (share >= cfg.min_share - ROUNDING)
@@ -234,7 +236,7 @@ def contaminating(
 
 
 def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -> CutTally:
-    """Shards in which nothing was found are those of the input."""
+    """Writes all shards; those in which nothing was found are links to the input."""
     total, items = CutTally(counts=Counts()), []
     for path in paths:
         hits = work.directory / HITS_FOLDER / path.name
@@ -257,7 +259,7 @@ def _write_shards(cfg: DecontaminateConfig, paths: Sequence[Path], work: Work) -
 
 
 def rewrite_shard(item: RewriteItem) -> CutTally:
-    """Runs in a worker process: writes the shard without what its documents must not hold."""
+    """Writes a shard without the texts that were found in its documents. Runs in a worker process."""
     table = read_table(item.path, CORPUS).select(CORPUS.names)
     hits = read_table(item.hits, HITS)
     rows, runs = hits["row"].to_numpy(), hits["run"].to_numpy()
@@ -291,7 +293,7 @@ def rewrite_shard(item: RewriteItem) -> CutTally:
 
 
 class CutJudge:
-    """What a document holds of the examples, and the document without it."""
+    """Finds the examples in a document, and cuts them out of it."""
 
     def __init__(self, cfg: DecontaminateConfig, folder: Path) -> None:
         self.cfg, self.index, self.counting = cfg, RunIndex.load(folder), np.load(folder / COUNTING, mmap_mode="r")
@@ -301,16 +303,16 @@ class CutJudge:
     def without(
         self, document: dict[str, Any], tally: CutTally
     ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-        """`document` without what it holds, None where too little would be left, and its evidence."""
+        """`document` without what was found, or None if too little would remain, and the evidence."""
         text = document["text"]
         found, items = self.found(text)
-        assert found is not None  # its hits said so
+        assert found is not None  # because it has hits
         tally.items |= items
         limits = CutLimits(self.cfg.margin, self.cfg.min_piece, self.cfg.max_pieces)
         pieces = pieces_without(text, found.spans, limits)
         shorter = "\n\n".join(text[start:end] for start, end in pieces)
         new = None
-        # words on both sides of a cut could make an example; nobody would write such a text
+        # words on both sides of a cut could form an example, although nobody would write such a text
         if pieces and self.found(shorter)[0] is None:
             new = document | {"id": _id(shorter), "text": shorter, "n_words": _n_words(shorter)}
             tally.n_cut += 1
@@ -321,7 +323,7 @@ class CutJudge:
         return new, [{**names, "new_id": new_id, **one, "left": left} for one in found.evidence]
 
     def found(self, text: str) -> tuple[FoundExamples | None, set[int]]:
-        """What counts in `text`, None where nothing does, and the items."""
+        """What is found in `text`, None if nothing is, and the items."""
         places, runs, n_words = self.scanner.runs(text)
         counts = self.counting[runs]
         places, runs = places[counts], runs[counts]
@@ -335,7 +337,7 @@ class CutJudge:
         first, last = places[hits][order], places[hits][order] + self.index.lengths[runs[hits]][order] - 1
         bounds = np.searchsorted(owners[order], items)
         spans = spans_of_words(text, first, last)
-        # runs of an item are equally long, so that a run ends before the next one begins or overlaps it
+        # runs of an item have equal length, so a run either ends before the next one begins or overlaps it
         fresh = np.append(True, (first[1:] > last[:-1]) | (np.diff(owners[order]) > 0))
         covered = last - first + 1
         covered[~fresh] = (last[1:] - last[:-1])[~fresh[1:]]
@@ -358,7 +360,7 @@ class CutJudge:
 
 
 def _id(text: str) -> str:
-    """As of all documents, and block by block: a list of the words of a long text is ten times as large as it."""
+    """The id as for all documents, block by block: a list of the words of a long text takes ten times its size."""
     parts = (normalised(text[start:end]) for start, end in blocks(text))
     return text_digest(" ".join(part for part in parts if part))
 
@@ -369,7 +371,7 @@ def _n_words(text: str) -> int:
 
 
 def _with_rows(table: pa.Table, new: dict[int, dict[str, Any]], without: set[int]) -> pa.Table:
-    """`table` with the rows of `new` in their places, and without others."""
+    """`table` with its rows replaced by those in `new`, and without the rows in `without`."""
     stays = [row for row in range(table.num_rows) if row not in without]
     places = {row: table.num_rows + i for i, row in enumerate(new)}
     rows = pa.concat_tables([table, pa.Table.from_pylist(list(new.values()), schema=CORPUS)])

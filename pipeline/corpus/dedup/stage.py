@@ -1,12 +1,12 @@
-"""Stage `dedup`: every text once, the best version of it, with evidence for each one that went.
+"""Stage `dedup`: keeps the best version of every text, with evidence for each document that is dropped.
 
 In: filtered document shards; then, if there are any, earlier outputs of `dedup`: an accepted corpus, which new
 documents must not repeat. Out: shards of the same names with cluster_id, cluster_size and family_id as columns;
 dropped/ with the reasons exact_duplicate and near_duplicate; evidence/ with the kept counterpart of each dropped
-document; signatures/ (signatures.py), which are remembered a shard, and index/ (accepted.py), with which this output
-is an accepted corpus to later ones. Steps: signatures in worker processes, candidates and clusters in DuckDB,
-verification on the text (verification.py), shards written again without the dropped rows.
-Best is the highest quality (survivors.py), then the most words, bytes, source_priority, page id.
+document; signatures/ (signatures.py), which are cached per shard, and index/ (accepted.py), which makes this output
+an accepted corpus for later ones. Steps: signatures in worker processes, candidates and clusters in DuckDB,
+verification on the text (verification.py), shards rewritten without the dropped rows. The best version is the one
+with the highest quality (survivors.py), then the most words, the most bytes, the source_priority, the page id.
 """
 
 import shutil
@@ -44,7 +44,7 @@ from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 
-SCRATCH = ".scratch"  # the database and the windows of candidates, gone when the stage ends
+SCRATCH = ".scratch"  # the database and the windows of candidates, deleted when the stage ends
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +90,7 @@ class DedupConfig:
 
 @dataclass(frozen=True, slots=True)
 class ShardItem:
-    """A shard to write, and what becomes of its rows, in their order."""
+    """A shard to write, and the outcomes of its rows in their order."""
 
     path: Path
     outcomes: pa.Table
@@ -98,9 +98,9 @@ class ShardItem:
 
 
 def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
-    """`inputs`: the documents, then any number of earlier outputs whose documents stay as they are."""
+    """`inputs`: the documents, then any number of earlier outputs, whose documents are not changed."""
     scratch = work.directory / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     settings = _signature_settings(cfg)
     recipe = signature_recipe(settings, work.libraries)
     for handle in inputs[1:]:
@@ -127,7 +127,7 @@ DEDUP = Stage(name="dedup", version=2, function=dedup, handle=Shards, libraries=
 
 
 def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:
-    """What decides a signature; thresholds do not."""
+    """The settings that determine a signature; thresholds do not."""
     return {
         "n_words": cfg.shingle_words,
         "n_bands": cfg.bands,
@@ -139,7 +139,7 @@ def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:
 
 def _load(database: Any, directory: Path, scratch: Path) -> ShardPositions:
     signatures = shard_paths(directory, SIGNATURES_FOLDER)
-    if not signatures:  # DuckDB reads no list without files
+    if not signatures:  # DuckDB cannot read an empty list of files
         signatures = [scratch / "none.parquet"]
         write_table(signatures[0], SIGNATURES.empty_table())
     layout = positions_of(signatures)
@@ -150,7 +150,7 @@ def _load(database: Any, directory: Path, scratch: Path) -> ShardPositions:
 def judge(
     cfg: DedupConfig, database: Any, work: Work, paths: list[Path], layout: ShardPositions, accepted: ShardPositions
 ) -> dict[str, float]:
-    """Fill the table `outcomes`; what is worth a plot over time."""
+    """Fill the table `outcomes`. Returns the measures to plot over time."""
     n_candidates = find_candidates(
         database, cfg, memory_mb=cfg.memory_mb, done=lambda query, queries: work.progress(query, queries, "queries")
     )
@@ -196,7 +196,7 @@ def _write_shards(database: Any, work: Work, paths: list[Path], layout: ShardPos
 
 
 def written_shard(item: ShardItem) -> Counts:
-    """Runs in a worker process."""
+    """Writes one shard. Runs in a worker process."""
     table, outcomes = read_table(item.path, FILTERED).select(FILTERED.names), item.outcomes
     is_kept = outcomes["is_kept"]
     kept = table.filter(is_kept)
@@ -219,7 +219,7 @@ def written_shard(item: ShardItem) -> Counts:
 
 
 def _dropped(table: pa.Table, outcomes: pa.Table) -> pa.Table:
-    """A row of DROPPED for each dropped document."""
+    """One row of DROPPED per dropped document."""
     is_exact = pc.call_function("equal", [outcomes["rule"], pa.scalar("exact")])
     is_contained = pc.call_function("equal", [outcomes["rule"], pa.scalar("containment")])
     reasons = _either(is_exact, pa.scalar("exact_duplicate"), pa.scalar("near_duplicate"))
@@ -228,7 +228,7 @@ def _dropped(table: pa.Table, outcomes: pa.Table) -> pa.Table:
 
 
 def _evidence(dropped: pa.Table, outcomes: pa.Table) -> pa.Table:
-    """A row of EVIDENCE for each dropped document, in the order of `dropped`."""
+    """One row of EVIDENCE per dropped document, in the order of `dropped`."""
     columns = {
         **{name: outcomes[name] for name in ("kept_id", "kept_page_id", "rule", "similarity", "containment")},
         "bands_shared": outcomes["bands_shared"].cast(pa.int32()),

@@ -1,6 +1,6 @@
-"""What a reader of a data card should look at first.
+"""The findings that a reader of a data card should see first.
 
-In: the chain of builds and the tables of a report. Out: sentences, the gravest first; each names what was counted.
+In: the chain of builds and the tables of a report. Out: sentences, the most serious first, each with its counts.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from pipeline.corpus.report.corpus_chain import CorpusChain, Row
 from pipeline.corpus.report.corpus_results import share, total, unaccounted, words_in
 from pipeline.corpus.report.corpus_tables import Tables
 
-MUCH_OF_CORPUS = 0.5  # of the words in one source
-MUCH_DROPPED = 0.3  # of a source by one stage
-MUCH_MENDED = 0.05  # of the documents of a source
-MUCH_REPEATED = 0.1  # of the text of a source
-FEW_SHE = 0.35  # of the pronouns he and she
+MUCH_OF_CORPUS = 0.5  # share of the words in one source
+MUCH_DROPPED = 0.3  # share of a source that one stage drops
+MUCH_MENDED = 0.05  # share of the documents of a source
+MUCH_REPEATED = 0.1  # share of the text of a source
+FEW_SHE = 0.35  # share of the pronouns he and she
 FEWEST_PRONOUNS = 100
 
 
@@ -31,10 +31,13 @@ def findings(chain: CorpusChain, tables: Tables) -> Iterator[str]:
 
 def _of_the_counts(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     if n := unaccounted(tables):
-        yield f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped."
+        yield (
+            f"**{documents(n)} unaccounted for**: at some stage, the input is not the sum of kept and dropped"
+            " documents."
+        )
     if chain.missing:
         gone = listed(sorted({f"`{folder.stage}`" for folder in chain.missing}))
-        yield f"Outputs of {gone} were removed since they were used, so what was dropped before is not known."
+        yield f"Outputs of {gone} were removed since the corpus was built, so what they dropped is not known."
 
 
 def _of_the_sources(tables: Tables) -> Iterator[str]:
@@ -47,10 +50,10 @@ def _of_the_sources(tables: Tables) -> Iterator[str]:
             f" {listed([plain(row['source']) for row in without])}. They were kept."
         )
     if nothing := sorted({row["source"] for row in tables["funnel"]} - {row["source"] for row in sources}):
-        yield f"Nothing is left of {listed([plain(source) for source in nothing])}."
+        yield f"No document is left of {listed([plain(source) for source in nothing])}."
     largest = max(sources, key=lambda row: (row["words"], row["source"]))
     if len(sources) > 1 and share(largest["words"], words) > MUCH_OF_CORPUS:
-        yield f"{percent(largest['words'], words)} of all words come from {plain(largest['source'])}."
+        yield f"{percent(largest['words'], words)} of all words are from {plain(largest['source'])}."
     for row in tables["funnel"]:
         if share(row["dropped"], row["rows_in"]) > MUCH_DROPPED:
             yield (
@@ -59,13 +62,13 @@ def _of_the_sources(tables: Tables) -> Iterator[str]:
             )
     for row in tables["repeated_sources"]:
         if row["share"] > MUCH_REPEATED:
-            yield f"`dedup_lines` took {percent(row['share'], 1)} of the text of {plain(row['source'])}."
+            yield f"`dedup_lines` removed {percent(row['share'], 1)} of the text of {plain(row['source'])}."
     if words == words_in(tables, "train"):
         yield "Nothing is held out: there are no documents for validation or test."
 
 
 def _reasons(tables: Tables, row: Row) -> str:
-    """Of what one stage dropped of one source."""
+    """The reasons why one stage dropped documents of one source, with counts."""
     own = [one for one in tables["dropped"] if (one["stage"], one["source"]) == (row["stage"], row["source"])]
     own.sort(key=lambda one: (-one["documents"], one["reason"]))
     return listed([f"{code(one['reason'])} {one['documents']:,}" for one in own], most=3)
@@ -79,7 +82,7 @@ def _of_the_texts(tables: Tables) -> Iterator[str]:
         if share(row["mended"], row["documents"]) > MUCH_MENDED:
             yield (
                 f"{percent(row['mended'], row['documents'])} of the documents of {plain(row['source'])} had a broken"
-                " encoding, which was mended."
+                " encoding, which was repaired."
             )
     for name in ("profane", "adult"):
         if n := total(tables["word_fractions"], f"documents_above_1_percent_{name}"):

@@ -1,19 +1,19 @@
-"""Markdown of a data card: tables and words that came from outside and must stay words.
+"""Markdown for a data card: tables, and texts from outside with all markup escaped.
 
-In: numbers and texts. Out: Markdown in which nothing of a page, an address or a licence acts as markup.
+In: numbers and texts. Out: Markdown in which no part of a page, an address or a licence acts as markup.
 """
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-LONGEST_CELL = 80  # characters of what came from outside
+LONGEST_CELL = 80  # characters of a text from outside
 LONGEST_ADDRESS = 70
-NUMBERS = ("", "-", "under 0.1 %")  # that begin with no digit
+NUMBERS = ("", "-", "under 0.1 %")  # that do not begin with a digit
 MARKUP = str.maketrans({sign: f"\\{sign}" for sign in "\\`*_[]<>|#~$"} | {"&": "&amp;"})
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are Markdown already. A column is aligned to the right where every cell begins with a digit."""
+    """A table; its cells are already Markdown. A column is right-aligned if every cell begins with a digit."""
     numeric = [
         bool(rows) and all(row[place][:1].isdigit() or row[place] in NUMBERS for row in rows)
         for place in range(len(header))
@@ -23,13 +23,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def plain(text: object) -> str:
-    """A text from outside as words: one line, nothing invisible, no markup."""
+    """A text from outside as plain words: one line, without invisible characters or markup."""
     line = " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
     return (line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 3] + "...").translate(MARKUP)
 
 
 def code(name: str) -> str:
-    """A name of ours, or one that should look like it."""
+    """A name as code."""
     return (
         "`"
         + "".join(sign if sign.isprintable() and sign not in "`|\\" else "?" for sign in name[:LONGEST_CELL])
@@ -38,7 +38,7 @@ def code(name: str) -> str:
 
 
 def address(url: str) -> str:
-    """The end of an address as code; of a local file only its name, because its folders are nobody's business."""
+    """The end of an address as code; only the name of a local file, because its folders are private."""
     parts = urlsplit(url) if url.startswith("file:") else None
     shown = "file:.../" + parts.path.rsplit("/", 1)[-1] if parts else url
     return code(shown if len(shown) <= LONGEST_ADDRESS else "..." + shown[3 - LONGEST_ADDRESS :])
@@ -53,7 +53,7 @@ def documents(number: int) -> str:
 
 
 def percent(part: float, whole: float) -> str:
-    """One digit after the point; what is not nothing does not look like it."""
+    """A percentage with one decimal; a share above 0 is never shown as 0."""
     if not whole:
         return "-"
     value = 100 * part / whole
@@ -72,7 +72,7 @@ def size(n_bytes: int) -> str:
 
 
 def listed(words: Sequence[str], most: int = 6) -> str:
-    """a, b and c; of many the first."""
+    """The words as "a, b and c"; if there are more than `most`, the first and the number of the others."""
     shown = list(words[:most])
     if len(words) > most:
         shown.append(f"{len(words) - most} more")

@@ -1,4 +1,4 @@
-"""The sections of a data card about people: personal data, toxic words, and who is named in which English.
+"""The sections of a data card about people: personal data, toxic words, and which people and English varieties occur.
 
 In: the tables of a report. Out: Markdown paragraphs.
 """
@@ -10,12 +10,12 @@ from pipeline.corpus.report.corpus_results import share, total
 from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.corpus.report.corpus_terms import AXES, WORDS_BETWEEN
 
-FEWEST_TO_COMPARE = 50  # matches before cleaning; of fewer a share says nothing
+FEWEST_TO_COMPARE = 50  # matches before cleaning; with fewer a share is not meaningful
 BALANCE_MEANING = """\
 Words of short lists are counted in English documents. Such counts show that one side is named far more often than
-another, and, in the column `kept`, whether cleaning, filtering and the removal of duplicates took more from one:
-below 100 % means that more of these words went than of all English words. They do not show how somebody is spoken
-of, who wrote a text, or what a model will make of it. The lists and their sources stand in
+another, and, in the column `kept`, whether cleaning, filtering and deduplication removed more of one side: below
+100 % means that a larger share of these words was removed than of all English words. The counts do not show how
+people are described, who wrote a text, or what a model will learn from it. The lists and their sources are in
 pipeline/corpus/report/corpus_terms.py.
 """
 
@@ -31,7 +31,7 @@ def people(tables: Tables, min_occupation_count: int) -> Iterator[str]:
 
 
 def left_in_text(tables: Tables) -> dict[str, int]:
-    """Kind -> places that were found and not masked, because the settings say so."""
+    """Kind -> number of places that were found but, according to the settings, not masked."""
     masked = {row["source"]: row["kinds"] for row in tables["masked_kinds"]}
     left: dict[str, int] = {}
     for row in tables["pii"]:
@@ -43,7 +43,7 @@ def left_in_text(tables: Tables) -> dict[str, int]:
 def _personal_data(tables: Tables) -> Iterator[str]:
     words, left = total(tables["sources"], "words"), left_in_text(tables)
     if not tables["pii"]:
-        yield "No place was found that looks like personal data of the kinds that are looked for.\n"
+        yield "No personal data of the kinds that are searched for was found.\n"
     else:
         kinds: dict[str, dict[str, int]] = {}
         for row in tables["pii"]:
@@ -56,10 +56,10 @@ def _personal_data(tables: Tables) -> Iterator[str]:
             lines.append([code(kind), *told, listed([f"{plain(source)} {n:,}" for source, n in by_source], most=4)])
         yield table(["kind", "found", "masked", "found per million words", "by source"], lines)
         found, masked = total(tables["pii"], "found"), total(tables["masked"], "masked")
-        yield f"In all {found:,} places, of which {masked:,} are masked by a placeholder that names the kind.\n"
+        yield f"In total {found:,} places, of which {masked:,} are masked by a placeholder that names the kind.\n"
     yield (
-        "Found by patterns and check digits. **Names of people and street addresses are neither found nor masked**,"
-        " and what no pattern knows stays in the text.\n"
+        "Personal data is found by patterns and check digits. **Names of people and street addresses are neither"
+        " found nor masked**, and what no pattern matches remains in the text.\n"
     )
     if tables["pii"]:
         yield "![Personal data by kind](figures/personal_data.png)\n"
@@ -85,14 +85,17 @@ def _toxicity(tables: Tables) -> Iterator[str]:
     yield table(
         ["source", "profane words per million", above, "adult words per million", above, "not measured"], lines
     )
-    yield "Words of lists, without regard to what they mean where they stand. No document is hidden for them.\n"
+    yield (
+        "The words of lists are counted, without regard to their meaning in context. This table includes all"
+        " documents.\n"
+    )
 
 
 def _balance(tables: Tables) -> Iterator[str]:
     whole, *by_source = tables["english"]
     words = total(by_source, "words")
     if not words:
-        yield "There are no English documents, and the lists are English.\n"
+        yield "Nothing was counted, because the lists are English and there are no English documents.\n"
         return
     yield BALANCE_MEANING
     kept = share(words, whole["words"]) if whole["words"] else None
@@ -118,9 +121,9 @@ def _balance(tables: Tables) -> Iterator[str]:
                     listed([f"{code(one['match'])} {one['matches']:,}" for one in commonest]),
                 ]
             )
-    header = ["axis", "side", "matches", "per million words", "of its axis", "kept", "commonest"]
+    header = ["axis", "side", "matches", "per million words", "share of its axis", "kept", "most frequent"]
     yield table(header, lines)
-    yield "What else makes these numbers high:\n"
+    yield "Other reasons for high numbers:\n"
     yield "\n".join(f"- {axis.name}: {axis.caution}" for axis in AXES) + "\n"
     yield "![Balance by source](figures/balance.png)\n"
 
@@ -129,11 +132,14 @@ def _occupations(tables: Tables, least: int) -> Iterator[str]:
     rows = [row for row in tables["occupations"] if row["she"] + row["he"] >= least]
     if not rows:
         yield (
-            f"No occupation of the list is followed by `she` or `he` within {WORDS_BETWEEN} words of its sentence"
-            f" {least} times or more.\n"
+            f"No occupation of the list is followed by `she` or `he` within {WORDS_BETWEEN} words of the same"
+            f" sentence at least {least} times.\n"
         )
         return
-    yield f"The pronoun that follows an occupation within {WORDS_BETWEEN} words of its sentence ({least} or more):\n"
+    yield (
+        f"The pronoun that follows an occupation within {WORDS_BETWEEN} words of the same sentence, for occupations"
+        f" with at least {least} such pronouns:\n"
+    )
     lines = [
         [row["occupation"], count(row["she"]), count(row["he"]), percent(row["she"], row["she"] + row["he"])]
         for row in rows

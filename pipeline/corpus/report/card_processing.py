@@ -1,4 +1,4 @@
-"""The section of a data card that says what was done to the texts, and what it cost.
+"""The section of a data card about the processing of the texts and its losses.
 
 In: the chain of builds and the tables of a report. Out: Markdown paragraphs: funnel, reasons, repair, signals, what
 each rule set would drop, duplicates, repeated lines, texts of evaluations.
@@ -15,16 +15,16 @@ from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.store.chain import document_stages, link_of
 
 ALWAYS_SHOWN = {"language_confidence", "profane_word_fraction", "adult_word_fraction"}
-MOST_REASONS = 25  # rows of that table; the rest is added up
+MOST_REASONS = 25  # rows of that table; the rest is summed up
 
 
 def processing(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     stages = [stage for stage in document_stages() if any(row["stage"] == stage for row in tables["funnel"])]
-    yield "What each stage does to the documents, and how many are left. In = kept + dropped holds at every stage:\n"
+    yield "What each stage does to the documents, and how many remain. At every stage, in = kept + dropped:\n"
     yield _stages(tables, stages)
     yield _accounts(chain, tables)
     yield "### By source\n"
-    yield "Documents left after each stage.\n"
+    yield "Number of documents after each stage:\n"
     yield _funnel(tables, stages)
     yield "![What became of the pages](figures/funnel.png)\n"
     yield "### Why documents were dropped\n"
@@ -41,7 +41,7 @@ def processing(chain: CorpusChain, tables: Tables) -> Iterator[str]:
         yield "### Lines that repeat across a site\n"
         yield from _repeated_lines(tables)
     if chain.folders.get("decontaminate"):
-        yield "### Texts that models are judged on\n"
+        yield "### Texts of evaluations\n"
         yield from _contamination(chain, tables)
 
 
@@ -56,14 +56,20 @@ def _stages(tables: Tables, stages: list[str]) -> str:
 
 
 def _accounts(chain: CorpusChain, tables: Tables) -> str:
-    """Whether the numbers reconcile, and what cannot be told."""
+    """Whether the numbers are consistent, and what is not known."""
     if n := unaccounted(tables):
-        told = f"**{documents(n)} unaccounted for**: at some stage, in is not kept + dropped.\n"
+        told = (
+            f"**{documents(n)} unaccounted for**: at some stage, the input is not the sum of kept and dropped"
+            " documents.\n"
+        )
     else:
-        told = "Every page that was seen is accounted for, source by source.\n"
+        told = "Every page is accounted for, in every source.\n"
     if chain.missing:
         gone = listed(sorted({f"`{folder.stage}`" for folder in chain.missing}))
-        told += f"\nOutputs of {gone} were removed since; what they kept and dropped is not known here any more.\n"
+        told += (
+            f"\nOutputs of {gone} were removed since the corpus was built, so what they kept and dropped is not"
+            " known.\n"
+        )
     return told
 
 
@@ -77,7 +83,7 @@ def _funnel(tables: Tables, stages: list[str]) -> str:
         left = [own[stage]["kept"] if stage in own else None for stage in stages]
         last = next((n for n in reversed(left) if n is not None), 0)
         lines.append([plain(source), count(first), *map(count, left), percent(last, first)])
-    return table(["source", "seen", *(f"after {stage}" for stage in stages), "left"], lines)
+    return table(["source", "seen", *(f"after {stage}" for stage in stages), "share left"], lines)
 
 
 def _reasons(tables: Tables) -> Iterator[str]:
@@ -98,22 +104,25 @@ def _reasons(tables: Tables) -> Iterator[str]:
         lines.append([f"`{stage}`", code(reason), count(own["n"]), of_sources, address(own["example"])])
     if rest := order[MOST_REASONS:]:
         lines.append(["", f"{len(rest)} more reasons", count(sum(own["n"] for _, own in rest)), "", ""])
-    yield table(["stage", "reason", "documents", "by source", "for example"], lines)
-    yield "Every dropped page is listed with its reason in dropped/ of its stage; `gristmill trace URL` shows one.\n"
+    yield table(["stage", "reason", "documents", "by source", "example"], lines)
+    yield (
+        "Every dropped page is listed with its reason in the folder dropped/ of its stage; `gristmill trace URL`"
+        " shows one page.\n"
+    )
     yield "![Why documents were dropped](figures/drop_reasons.png)\n"
 
 
 def _repair(tables: Tables) -> Iterator[str]:
     sources = tables["sources"]
     if not total(sources, "mojibake") and not total(sources, "boilerplate_lines"):
-        yield "No broken encoding was mended and no boilerplate line was removed.\n"
+        yield "No broken encoding was repaired and no boilerplate line was removed.\n"
         return
     lines = [
         [plain(row["source"]), count(row["mended"]), count(row["mojibake"]), count(row["boilerplate_lines"])]
         for row in sources
     ]
     yield table(
-        ["source", "documents with mended encoding", "lines mended", "boilerplate lines removed"],
+        ["source", "documents with repaired encoding", "lines repaired", "boilerplate lines removed"],
         lines,
     )
 
@@ -125,9 +134,12 @@ def _rule_sets(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     own = {name: rules["rules"] for name, rules in sorted(config["sources"].items()) if rules["rules"] is not None}
     told = [f"The documents were judged by {listed([f'`{one}`' for one in judged]) or 'no rule set'}."]
     told += [f"{plain(name)}: {listed([f'`{one}`' for one in sets]) or 'none'}." for name, sets in own.items()]
-    yield " ".join(told) + " Beside that, from the same signals, what each set would drop if it judged alone:\n"
+    yield (
+        " ".join(told)
+        + " From the same signals, this table shows what each rule set would drop if it were the only one:\n"
+    )
     if not tables["measured"][0]["dropped_too"]:
-        yield "(The signals of the documents that were dropped are no longer there: these are the kept ones only.)\n"
+        yield "(The signals of the dropped documents no longer exist, so the table covers only the kept documents.)\n"
     lines = []
     for rule_set in RULE_SETS:
         rows = [row for row in tables["rule_sets"] if row["rule_set"] == rule_set]
@@ -145,14 +157,14 @@ def _rule_sets(chain: CorpusChain, tables: Tables) -> Iterator[str]:
 
 def _signals(tables: Tables) -> Iterator[str]:
     yield (
-        "Of the documents that `filter` kept, before near duplicates went; the signals that rule sets judge, and what"
-        " toxicity.py measures. tables.json has all of them.\n"
+        "Quantiles over the documents that `filter` kept, before deduplication, for the signals that rule sets use"
+        " and for toxic words. tables.json has all signals.\n"
     )
     names = ("p5", "p25", "median", "p75", "p95", "max")
     judged = {row["signal"] for row in tables["histograms"] if row["low"] + row["high"]} | ALWAYS_SHOWN
     shown = [row for row in tables["signals"] if row["signal"] in judged]
     lines = [[code(row["signal"]), *(_number(row[name]) for name in names)] for row in shown]
-    yield table(["signal", "5 %", "25 %", "median", "75 %", "95 %", "largest"], lines)
+    yield table(["signal", "5 %", "25 %", "median", "75 %", "95 %", "maximum"], lines)
     yield "![Documents by length](figures/lengths.png)\n"
     yield "![Documents by signal](figures/signals.png)\n"
 
@@ -171,37 +183,39 @@ def _duplicates(tables: Tables) -> Iterator[str]:
         yield "No document of the corpus had a duplicate.\n"
     else:
         yield (
-            f"Texts that came more than once: {before:,} documents, of which the best {kept:,} were kept. The others"
+            f"{before:,} documents had duplicates among each other; the best {kept:,} of them were kept. The others"
             " repeat one of these, exactly or nearly.\n"
         )
         lines = [[row["size"], count(row["kept"]), count(row["documents"])] for row in sizes]
-        yield table(["copies of a text", "kept", "documents before"], lines)
+        yield table(["copies of a text", "kept", "documents before deduplication"], lines)
         largest = [
             [plain(row["source"]), count(row["documents"]), address(row["url"])] for row in tables["largest_clusters"]
         ]
-        yield table(["source", "copies", "the one that was kept"], largest)
+        yield table(["source", "copies", "kept document"], largest)
     if families["families"]:
         yield (
-            "Documents that overlap without being duplicates form families, which no split divides. Families:"
-            f" {families['families']:,}; documents in the largest: {families['largest']:,}.\n"
+            "Documents that overlap without being duplicates form families, which `split` never divides. There are"
+            f" {families['families']:,} families; the largest has {documents(families['largest'])}.\n"
         )
 
 
 def _repeated_lines(tables: Tables) -> Iterator[str]:
     sources = tables["repeated_sources"]
     if not sources:
-        yield "No line was taken out.\n"
+        yield "No line was removed.\n"
         return
     yield (
-        "Menus, footers and notices that extraction missed: lines that a large part of a site's documents hold. Each"
-        " one that went is listed in evidence/ of `dedup_lines`.\n"
+        "Menus, footers and notices that extraction missed: lines that a large share of a site's documents contain."
+        " Each removed line is listed in the folder evidence/ of `dedup_lines`.\n"
     )
     lines = [
         [plain(row["source"]), count(row["documents"]), count(row["lines"]), percent(row["share"], 1)]
         for row in sources
     ]
-    yield table(["source", "documents that lost lines", "lines", "of its text, dropped documents too"], lines)
-    yield "The commonest of each site:\n"
+    yield table(
+        ["source", "documents with removed lines", "lines", "share of its text, including dropped documents"], lines
+    )
+    yield "The most frequent removed lines of each site:\n"
     shown = {row["site"]: row for row in tables["repeated_sites"]}
     order = sorted(tables["repeated_lines"], key=lambda row: (list(shown).index(row["site"]), -row["removed"]))
     lines = [
@@ -214,23 +228,26 @@ def _repeated_lines(tables: Tables) -> Iterator[str]:
         ]
         for row in order[:MOST_REASONS]
     ]
-    yield table(["site", "line", "times removed", "documents that hold it", "documents of the site"], lines)
+    yield table(["site", "line", "times removed", "documents that contain it", "documents of the site"], lines)
 
 
 def _contamination(chain: CorpusChain, tables: Tables) -> Iterator[str]:
     (folder,) = chain.folders["decontaminate"]
     tasks = chain.records[folder]["config"]["tasks"]
     if not tasks:
-        yield "There are no tasks, so that nothing was looked for.\n"
+        yield "There are no tasks, so nothing was searched for.\n"
         return
     found = tables["contamination"]
     looked_for = listed([code(task) for task in tasks], most=10)
     if not found:
         yield f"No text of the evaluations of {looked_for} was found in the corpus.\n"
         return
-    yield f"Texts of the evaluations of {looked_for} that stood in documents, cut out or dropped with them:\n"
+    yield (
+        f"Texts of the evaluations of {looked_for} that were found in documents. They were cut out, or the document"
+        " was dropped:\n"
+    )
     lines = [
         [code(row["task"]), plain(row["source"]), *map(count, (row["documents"], row["dropped"], row["examples"]))]
         for row in found
     ]
-    yield table(["task", "source", "documents", "dropped of them", "examples found"], lines)
+    yield table(["task", "source", "documents", "of these dropped", "examples found"], lines)

@@ -1,9 +1,9 @@
-"""The stages that made a corpus, opened as tables of a DuckDB database.
+"""The outputs of the stages that made a corpus, opened as tables of a DuckDB database.
 
-In: the handles that the assets `documents` and `corpus` hold. Out: a `CorpusChain` with the folder of every stage
-from the sources on, and a database with a view of each stage that is still there, `dropped` (stage, source, reason,
-page_id, url) of all of them, and a view of the evidence of each stage that leaves some, under the name in
-store/chain.py. The database reads columns as it needs them and spills to disk, so that a corpus may be larger than
+In: the handles of the assets `documents` and `corpus`. Out: a `CorpusChain` with the folder of every stage from the
+sources on, and a database with a view of each stage whose output still exists, `dropped` (stage, source, reason,
+page_id, url) of all of them, and a view of the evidence of each stage that writes some, under its name in
+store/chain.py. The database reads only the columns it needs and spills to disk, so a corpus may be larger than
 memory.
 """
 
@@ -19,7 +19,7 @@ from pipeline.store.lineage import Folder, Record, lineage
 from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, duckdb_files, shard_paths
 
-MEMORY_MB = 2048  # of DuckDB, beyond which it spills
+MEMORY_MB = 2048  # memory of DuckDB, beyond which it spills to disk
 DROPPED_COLUMNS = "source, reason, page_id, url"
 NO_DROPPED = (
     "CREATE VIEW dropped AS SELECT '' AS stage, '' AS source, '' AS reason, '' AS page_id, '' AS url WHERE false"
@@ -30,29 +30,29 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusChain:
-    """Folders by stage in the order of the stages; `missing` are those that were removed since."""
+    """Folders by stage in the order of the stages; `missing` are those that have been removed."""
 
     folders: Mapping[str, Sequence[Folder]]
     missing: Sequence[Folder]
     records: Mapping[Folder, Record]
 
     def there(self, stage: str) -> bool:
-        """Whether everything that a stage made for this corpus can still be read."""
+        """Whether all outputs of a stage for this corpus still exist."""
         return bool(self.folders.get(stage)) and not any(folder.stage == stage for folder in self.missing)
 
     def without(self, stage: str) -> bool:
-        """Whether this corpus was made without that stage. Of a chain with gaps nobody knows."""
+        """Whether this corpus was made without that stage; False if unknown, because the chain has gaps."""
         return not self.folders.get(stage) and not self.missing
 
     def identity(self) -> tuple[str, ...]:
-        """What a report depends on beside the content of its inputs: a drop leaves no trace in what was kept."""
+        """What a report depends on besides the content of its inputs, which does not show what was dropped."""
         missing = tuple(f"missing {folder.stage} {folder.fingerprint}" for folder in self.missing)
         there = (folder for folders in self.folders.values() for folder in folders)
         return (*(f"{folder.stage} {folder.fingerprint}" for folder in there), *missing)
 
 
 def read_chain(documents: Handle, corpus: Handle) -> CorpusChain:
-    """ValueError when `documents` is not what `filter` left, `corpus` not what `split` left, or made of others."""
+    """Raises ValueError unless `documents` is an output of `filter`, and `corpus` one of `split` made from it."""
     last = output_of("documents")
     for handle, stage in ((documents, last), (corpus, output_of("corpus"))):
         if handle.stage != stage:
@@ -80,7 +80,7 @@ def read_chain(documents: Handle, corpus: Handle) -> CorpusChain:
 
 @contextmanager
 def opened(chain: CorpusChain, scratch: Path, n_threads: int) -> Iterator[Any]:
-    """A database with a view a stage."""
+    """A database with one view per stage."""
     with open_database(scratch, n_threads=n_threads, memory_mb=MEMORY_MB) as database:
         dropped = []
         for stage, folders in chain.folders.items():
@@ -106,7 +106,7 @@ def opened(chain: CorpusChain, scratch: Path, n_threads: int) -> Iterator[Any]:
 
 
 def rows(database: Any, query: str, **values: Any) -> list[Row]:
-    """Every row of the answer; a query says itself in which order."""
+    """Every row of the result; the query determines the order."""
     answer = database.execute(query, values)
     names = [column[0] for column in answer.description]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

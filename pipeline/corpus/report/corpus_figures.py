@@ -1,7 +1,7 @@
-"""Pictures of a corpus, drawn from the tables of a report.
+"""Figures of a corpus, drawn from the tables of a report.
 
-In: the tables of corpus_tables.py. Out: PNG files. Colours are those of Okabe and Ito, which colour-blind people tell
-apart. matplotlib is imported where it is used, through its object interface: no global figure, no display.
+In: the tables of corpus_tables.py. Out: PNG files. The colours are those of Okabe and Ito, which colour-blind people
+can distinguish. matplotlib is imported where it is used, through its object interface: no global figure, no display.
 """
 
 import math
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, VERMILION, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"
 OF_SIDE = (BLUE, ORANGE, GREEN, PURPLE)
 DPI = 100
-MOST_SOURCES = 20  # that a picture shows, those with most documents
+MOST_SOURCES = 20  # shown per figure, those with the most documents
 MOST_REASONS = 15
 SIGNAL_COLUMNS = 5
 LEGEND_COLUMNS = 4
-FEW = 20  # below so many matches a share says nothing
+FEW = 20  # with fewer matches a share is not meaningful
 
 
 def write_figures(folder: Path, tables: Tables) -> None:
-    """A figure without anything to show is not drawn."""
+    """Draw all figures; one without data is not drawn."""
     drawn: dict[str, Callable[[Tables], Figure | None]] = {
         "sources": sources_figure,
         "funnel": funnel_figure,
@@ -52,7 +52,7 @@ def write_figures(folder: Path, tables: Tables) -> None:
 
 
 def sources_figure(tables: Tables) -> "Figure | None":
-    """Words by source; hatched where the licence is missing."""
+    """Words by source; hatched if the licence is missing."""
     rows = sorted(tables["sources"], key=lambda row: (-row["words"], row["source"]))[:MOST_SOURCES]
     if not rows:
         return None
@@ -71,12 +71,12 @@ def sources_figure(tables: Tables) -> "Figure | None":
 
 
 def funnel_figure(tables: Tables) -> "Figure | None":
-    """What became of every page, by source: shares that add up to all of them."""
+    """What became of every page, by source: shares that add up to 100 %."""
     pages, dropped = _pages(tables), _dropped(tables)
     names = sorted(pages, key=lambda source: (-pages[source], source))[:MOST_SOURCES]
     if not names:
         return None
-    figure, axes = _bars(len(names), "What became of the pages of every source", legend=True)
+    figure, axes = _bars(len(names), "What became of the pages of each source", legend=True)
     stages = [stage for stage in document_stages() if any(dropped.get((stage, source)) for source in names)]
     left = np.zeros(len(names))
     kept = [pages[source] - sum(dropped.get((stage, source), 0) for stage in stages) for source in names]
@@ -100,7 +100,7 @@ def funnel_figure(tables: Tables) -> "Figure | None":
 
 
 def drop_reasons_figure(tables: Tables) -> "Figure | None":
-    """The commonest reasons, in the colours of their stages."""
+    """The most frequent reasons, in the colours of their stages."""
     counts: dict[tuple[str, str], int] = {}
     for row in tables["dropped"]:
         key = (row["stage"], row["reason"])
@@ -125,7 +125,7 @@ def lengths_figure(tables: Tables) -> "Figure | None":
     figure = _figure(7, 3)
     axes = figure.subplots()
     _histogram(axes, found)
-    axes.set_title("Words a document, before near duplicates were removed")
+    axes.set_title("Words per document, before near duplicates were removed")
     axes.set_xlabel("words, up to")
     axes.set_ylabel("documents")
     axes.legend(frameon=False)
@@ -133,7 +133,7 @@ def lengths_figure(tables: Tables) -> "Figure | None":
 
 
 def signals_figure(tables: Tables) -> "Figure | None":
-    """A small histogram for every signal that a rule set judges; dashed where it has its limit."""
+    """A small histogram for every signal that a rule set uses, with its limits as dashed lines."""
     found = [row for row in tables["histograms"] if row["low"] + row["high"] and row["signal"] != "n_words"]
     if not found:
         return None
@@ -153,7 +153,7 @@ def signals_figure(tables: Tables) -> "Figure | None":
     figure.subplots_adjust(left=0.03, right=0.99, bottom=0.6 * inch, top=1 - 0.75 * inch, hspace=0.5, wspace=0.2)
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False)
-    figure.suptitle("Documents by signal (logarithmic); dashed: limits of the rule sets, whether they judged or not")
+    figure.suptitle("Documents by signal (logarithmic); dashed: limits of all rule sets, whether applied or not")
     return figure
 
 
@@ -181,7 +181,7 @@ def rule_sets_figure(tables: Tables) -> "Figure | None":
 
 
 def personal_data_figure(tables: Tables) -> "Figure | None":
-    """Places by kind, masked and left."""
+    """Number of places by kind, masked and left in the text."""
     masked_kinds = {row["source"]: set(row["kinds"]) for row in tables["masked_kinds"]}
     counts: dict[str, list[int]] = {}
     for row in tables["pii"]:
@@ -203,7 +203,7 @@ def personal_data_figure(tables: Tables) -> "Figure | None":
 
 
 def balance_figure(tables: Tables) -> "Figure | None":
-    """Shares of the sides of every axis by source; a source with few matches says so instead."""
+    """Shares of the sides of every axis by source; for a source with few matches only their number."""
     names = [row["source"] for row in tables["english"][1:]][:MOST_SOURCES]
     if not names:
         return None
@@ -216,12 +216,12 @@ def balance_figure(tables: Tables) -> "Figure | None":
         below.set_axis_off()
         below.legend(*axes.get_legend_handles_labels(), loc="upper center", fontsize=9, frameon=False)
     _named(grid[0, 0], names)
-    figure.suptitle("Whom English texts name, and in which English")
+    figure.suptitle("Who is named in English texts, and varieties of English")
     return figure
 
 
 def _sides(axes: "Axes", counts: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> None:
-    """Stacked shares of every side, a bar a source."""
+    """Stacked shares of every side, one bar per source."""
     left = np.zeros(len(names))
     totals = [sum(of_side.get(source, 0) for of_side in counts.values()) for source in names]
     for colour, (side, of_side) in zip(OF_SIDE, counts.items(), strict=False):
@@ -237,7 +237,7 @@ def _sides(axes: "Axes", counts: Mapping[str, Mapping[str, int]], names: Sequenc
 
 
 def _pages(tables: Tables) -> dict[str, int]:
-    """Pages that each source had at the first stage that is known."""
+    """Pages of each source at the first stage whose output still exists."""
     found: dict[str, int] = {}
     for row in tables["funnel"]:
         found.setdefault(row["source"], row["rows_in"])
@@ -249,25 +249,25 @@ def _dropped(tables: Tables) -> dict[tuple[str, str], int]:
 
 
 def _histogram(axes: "Axes", row: Row) -> None:
-    """Bins of equal width, because edges of counts double; what was dropped stands on top of what was kept."""
+    """Bins of equal width, because edges of counts double; dropped documents are stacked on kept ones."""
     edges, kept, dropped = row["edges"], np.array(row["kept"]), np.array(row["dropped"])
-    n_bins = len(edges) + bool(kept[-1] + dropped[-1])  # the open one at the end only where it holds something
+    n_bins = len(edges) + bool(kept[-1] + dropped[-1])  # the open bin at the end only if it is not empty
     borders = np.arange(n_bins + 1) - 0.5
     axes.stairs((kept + dropped)[:n_bins], borders, fill=True, color=ORANGE, label="dropped by filter")
     axes.stairs(kept[:n_bins], borders, fill=True, color=BLUE, label="kept by filter")
-    # a value at the limit stays: of whole numbers the one below a lower limit is the last to go
+    # a value at the limit is kept: for integers the last dropped value is the one below a lower limit
     limits = {low - row["whole"] for low in row["low"]} | set(row["high"])
     for place, limit in enumerate(sorted(limits)):
         label = None if place else "limit"
         axes.axvline(_place(limit, edges), color="black", linestyle="--", linewidth=1, label=label)
-    stride = max(1, len(edges) // 5) if row["whole"] else 5 * math.ceil(len(edges) / 30)  # edges are even steps
+    stride = max(1, len(edges) // 5) if row["whole"] else 5 * math.ceil(len(edges) / 30)  # edges in even steps
     shown = np.arange(0, n_bins, stride)
-    at = shown if row["whole"] else shown + 0.5 * (shown < len(edges))  # where the value itself is
+    at = shown if row["whole"] else shown + 0.5 * (shown < len(edges))  # the position of the value itself
     axes.set_xticks(at, [_short(edges[place]) if place < len(edges) else "more" for place in shown])
 
 
 def _place(limit: float, edges: Sequence[float]) -> float:
-    """Where a value stands among the bins: what is not above it lies to the left."""
+    """The position of a value among the bins: values up to it are on its left."""
     return float(np.interp(limit, edges, np.arange(len(edges)))) + 0.5
 
 

@@ -1,7 +1,7 @@
-"""The numbers of a corpus that are worth a plot over time, made of the tables of a report.
+"""The numbers of a corpus that are plotted over time, computed from the tables of a report.
 
-In: the tables of corpus_tables.py. Out: results as a Report holds them. They count everything and are no sample of
-anything, so they have no interval.
+In: the tables of corpus_tables.py. Out: the results of a Report. They are complete counts and not samples, so they
+have no intervals.
 """
 
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def total(rows: Iterable[Row], name: str) -> int:
 
 
 def share(part: float, whole: float) -> float:
-    """0 of nothing is 0."""
+    """`part` / `whole`, or 0 if `whole` is 0."""
     return part / whole if whole else 0.0
 
 
@@ -56,7 +56,7 @@ def words_in(tables: Tables, split: str) -> int:
 
 
 def dropped_shares(tables: Tables) -> dict[str, float]:
-    """Of what came into each stage."""
+    """Stage -> the dropped share of its input."""
     found = {}
     for stage in document_stages():
         own = [row for row in tables["funnel"] if row["stage"] == stage]
@@ -66,5 +66,5 @@ def dropped_shares(tables: Tables) -> dict[str, float]:
 
 
 def unaccounted(tables: Tables) -> int:
-    """Documents that came into a stage and were neither kept nor dropped, or the other way round."""
+    """Number of documents in the input of a stage that were neither kept nor dropped, or the reverse."""
     return sum(abs(row["unaccounted"] or 0) for row in tables["funnel"])

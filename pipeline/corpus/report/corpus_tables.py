@@ -1,8 +1,8 @@
-"""What is in a corpus and what became of the rest, counted in DuckDB over the shards.
+"""Counts what is in a corpus and what became of the rest, in DuckDB over the shards.
 
 In: a database with the views of corpus_chain.py. Out: tables, each a list of rows of plain numbers and words in a
-fixed order. Only whole numbers are added up, so that no answer depends on the number of threads; shares are divided
-once, at the end. Where a stage was removed since, its tables are shorter, and nothing is guessed.
+fixed order. Only integers are added up, so that no result depends on the number of threads; shares are divided once,
+at the end. If the output of a stage has been removed, its tables are shorter, and nothing is guessed.
 """
 
 import math
@@ -30,7 +30,7 @@ from pipeline.store.records import MEASURES
 
 Tables = dict[str, list[Row]]
 QUANTILES = {"min": 0.0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1.0}
-SIGNIFICANT_DIGITS = 6  # of a signal: columns hold 32-bit floats
+SIGNIFICANT_DIGITS = 6  # of a signal, because the columns are 32-bit floats
 ENGLISH = "en"
 BATCH_ROWS = 100_000
 
@@ -64,7 +64,7 @@ WHERE found.value > 0 GROUP BY ALL ORDER BY ALL
 MASKED = """
 SELECT source, CAST(sum(n_masked) AS BIGINT) AS masked FROM split GROUP BY source ORDER BY source
 """
-# Of a language without a list nothing is known, which is not the same as none.
+# For a language without a list the number is unknown, not 0.
 WORD_FRACTIONS = """
 SELECT source, coalesce(CAST(sum(n_words) FILTER (profane_word_fraction IS NOT NULL) AS BIGINT), 0) AS words,
     count(*) FILTER (profane_word_fraction IS NULL) AS unknown,
@@ -74,7 +74,7 @@ SELECT source, coalesce(CAST(sum(n_words) FILTER (profane_word_fraction IS NOT N
     count(*) FILTER (adult_word_fraction > 0.01) AS documents_above_1_percent_adult
 FROM split GROUP BY source ORDER BY source
 """
-# A package is its own place, a local file has none; user and port of an address are left out.
+# A package is its own domain, a local file has none; user and port of an address are removed.
 DOMAINS = r"""
 SELECT domain, count(*) AS documents, CAST(sum(n_words) AS BIGINT) AS words FROM (
     SELECT n_words, CASE
@@ -172,7 +172,7 @@ WHERE {signal} IS NOT NULL GROUP BY ALL ORDER BY ALL
 
 
 def count_all(database: Any, chain: CorpusChain, top_domains: int) -> Tables:
-    """Everything but the signals and the terms."""
+    """All tables except those of signals and terms."""
     return {
         "funnel": list(funnel(database, chain)),
         "dropped": rows(database, DROPPED),
@@ -196,7 +196,7 @@ def count_all(database: Any, chain: CorpusChain, top_domains: int) -> Tables:
 
 
 def removals(database: Any, chain: CorpusChain) -> Tables:
-    """What dedup_lines took out, with its `share` of the text of a source, and what decontaminate found."""
+    """What `dedup_lines` removed, with its `share` of the text of a source, and what `decontaminate` found."""
     measures = {
         name: value
         for folder in chain.folders.get("dedup_lines", ())
@@ -215,9 +215,9 @@ def removals(database: Any, chain: CorpusChain) -> Tables:
 
 
 def funnel(database: Any, chain: CorpusChain) -> Iterator[Row]:
-    """Of every source at every stage: documents in, kept, dropped, and those that nobody accounts for.
+    """For every source at every stage: documents in, kept, dropped and unaccounted for.
 
-    `unaccounted` is None where the stage before is no longer there to compare with.
+    `unaccounted` is None if the output of the previous stage no longer exists.
     """
     before: Mapping[str, int] | None = _collected(chain) if chain.there("collect") else None
     for stage in document_stages():
@@ -245,7 +245,7 @@ def funnel(database: Any, chain: CorpusChain) -> Iterator[Row]:
 
 
 def _collected(chain: CorpusChain) -> dict[str, int]:
-    """Pages that `collect` says it saw, by source."""
+    """Number of pages that `collect` recorded, by source."""
     records = [chain.records[folder] for folder in chain.folders.get("collect", ())]
     seen: dict[str, int] = {}
     for record in records:
@@ -262,12 +262,12 @@ def _by_source(database: Any, query: str) -> dict[str, int]:
 
 
 def signal_names() -> list[str]:
-    """The columns of records.MEASURES that are one number a document."""
+    """The columns of records.MEASURES with one number per document."""
     return [field.name for field in MEASURES if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
 
 
 def prepare_signals(database: Any, chain: CorpusChain) -> bool:
-    """Make the table `measured`; whether it also has the documents that were dropped."""
+    """Create the table `measured`. Returns whether it also contains the dropped documents."""
     columns = ", ".join(["language", *signal_names()])
     complete = chain.there("signals") and chain.there("clean")
     database.execute((MEASURED_ALL if complete else MEASURED_KEPT).format(columns=columns))
@@ -288,11 +288,11 @@ def signal_table(database: Any) -> list[Row]:
 
 
 def histograms(database: Any, n_bins: int, cfg: FilterConfig) -> list[Row]:
-    """Documents by the value of every signal, kept and dropped apart, and the limits that the rule sets have for it.
+    """Histograms of every signal, for kept and dropped documents, and the limits of the rule sets for it.
 
-    Bins hold their upper edge; what lies beyond the last one is counted in a bin of its own at the end.
+    Bins include their upper edge; values beyond the last edge are counted in a final bin.
     """
-    rules = [rule for one in RULE_SETS for rule in rules_of(cfg, [one])]  # each set as if it judged alone
+    rules = [rule for one in RULE_SETS for rule in rules_of(cfg, [one])]  # each set as if it were the only one
     is_whole = {field.name: pa.types.is_integer(field.type) for field in MEASURES}
     found = []
     for signal in signal_names():
@@ -313,7 +313,7 @@ def histograms(database: Any, n_bins: int, cfg: FilterConfig) -> list[Row]:
 
 
 def _edges(high: float, n_bins: int, limits: list[float], *, whole: bool) -> list[float]:
-    """Upper edges of the bins: powers of two for counts, else even steps; what is exactly 0 has a bin of its own."""
+    """Upper edges of the bins: powers of two for counts, else even steps. Exactly 0 has a bin of its own."""
     if whole:
         return [0.0, *(float(2**power) for power in range(max(1, math.ceil(math.log2(max(high, 1))) + 1)))]
     top = max([high, *(1.25 * limit for limit in limits)])
@@ -322,7 +322,7 @@ def _edges(high: float, n_bins: int, limits: list[float], *, whole: bool) -> lis
 
 
 def _nice(step: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50 and so on, up or down."""
+    """The next number in 1, 2, 5, 10, 20, 50 and so on, up or down."""
     power = 10.0 ** math.floor(math.log10(step)) if step else 0.01
     return _rounded(next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * (1 - 1e-9)))
 
@@ -332,8 +332,8 @@ def _rounded(value: float, digits: int = SIGNIFICANT_DIGITS) -> float:
 
 
 def rule_set_table(database: Any, cfg: FilterConfig) -> list[Row]:
-    """What each rule set would drop if it judged alone, by source and first reason. `reason` None = would stay."""
-    limits = {"max_profane_word_fraction": None, "max_adult_word_fraction": None}  # which belong to no set
+    """What each rule set alone would drop, by source and first reason. `reason` None = would be kept."""
+    limits = {"max_profane_word_fraction": None, "max_adult_word_fraction": None}  # these belong to no set
     alone = replace(cfg, **limits)
     found: Counter[tuple[str, str, str | None]] = Counter()
     columns = ", ".join(["source", "language", *signal_names()])
@@ -353,7 +353,7 @@ def rule_set_table(database: Any, cfg: FilterConfig) -> list[Row]:
 
 
 def term_tables(database: Any, chain: CorpusChain) -> Tables:
-    """English words by source, and how often every side of every axis is named, before cleaning and after."""
+    """English words by source, and the matches of every side of every axis, before and after cleaning."""
     compared = chain.there("clean") and chain.there("signals")
     words_before = rows(database, WORDS_BEFORE)[0]["words"] if compared else None
     before = _matches(database, TEXTS_BEFORE) if compared else {}
@@ -379,7 +379,7 @@ def term_tables(database: Any, chain: CorpusChain) -> Tables:
 
 
 def _matches(database: Any, texts: str) -> dict[int, dict[str, int]]:
-    """Place in SIDES -> source -> matches, which the table `matched` then holds by word."""
+    """Index in SIDES -> source -> matches; the table `matched` then has them by word."""
     patterns = {f"side_{place}": side.pattern for place, side in enumerate(s for axis in AXES for s in axis.sides)}
     cases = "".join(f" WHEN regexp_full_match(match, ${name}) THEN {place}" for place, name in enumerate(patterns))
     fixed = {"apostrophe": TYPOGRAPHIC_APOSTROPHE, "not_after": NOT_AFTER}

@@ -1,14 +1,15 @@
-"""Words that tell whom a corpus speaks of, and in which English: lists for counting, never for dropping a text.
+"""Word lists that show which people and varieties of English a corpus names; they never drop a text.
 
-In: nothing. Out: `AXES`, each a few sides that are compared with each other, and `OCCUPATIONS`. A word is a pattern
-over lower-case text (RE2, ' for every apostrophe) between word borders; the words of a list are kept apart by spaces.
+In: nothing. Out: `AXES`, each with a few sides that are compared with each other, and `OCCUPATIONS`. A word is a
+pattern over lower-case text (RE2, ' for every apostrophe) between word boundaries; the words of a list are separated
+by spaces.
 
-What such counts can show: that one side is named far more often than another, and whether cleaning removed more of
-one. What they cannot show: how somebody is spoken of, who wrote a text, or what a model will learn from it. Every
-list is ours, short, English, and misses most of what it stands for. Sources: pronouns and nouns as in the analyses of
+Such counts can show that one side is named far more often than another, and whether cleaning removed more of one.
+They cannot show how people are described, who wrote a text, or what a model will learn from it. All lists are our
+own, short and English, and miss most of what they represent. Sources: pronouns and nouns as in the analyses of
 arXiv:2204.02311 (C) and arXiv:2307.09288 (4.1); occupations after arXiv:1804.06876; spelling pairs after
-arXiv:1707.00781; markers of African-American English after arXiv:1608.08707, and why to look at what filters do to
-them arXiv:2104.08758 (5.3); Scots after aclanthology.org/E17-1116.
+arXiv:1707.00781; markers of African-American English after arXiv:1608.08707, and the reason to check the effect of
+filters on them in arXiv:2104.08758 (5.3); Scots after aclanthology.org/E17-1116.
 """
 
 from dataclasses import dataclass
@@ -18,17 +19,17 @@ from dataclasses import dataclass
 class Side:
     name: str
     words: str
-    phrases: tuple[str, ...] = ()  # with their own borders; what NOT_AFTER matches does not count
+    phrases: tuple[str, ...] = ()  # with their own boundaries; matches of NOT_AFTER are not counted
 
     @property
     def pattern(self) -> str:
-        """Which matches belong to this side, each as a whole."""
+        """A pattern that fully matches the words and phrases of this side."""
         return "|".join((*self.words.split(), *self.phrases))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """Sides whose counts are compared; `caution` is what else makes them high."""
+    """Sides whose counts are compared; `caution` names other reasons for high counts."""
 
     name: str
     sides: tuple[Side, ...]
@@ -49,7 +50,7 @@ PRONOUNS = Axis(
         Side(name="he", words="he him his himself"),
         Side(name="they", words="they them their theirs themself themselves"),
     ),
-    caution="`they` mostly means several people or things; older texts use `he` for anybody.",
+    caution="`they` usually refers to several people or things; older texts use `he` for anyone.",
 )
 NOUNS = Axis(
     name="nouns",
@@ -57,7 +58,7 @@ NOUNS = Axis(
         Side(name="woman", words="woman women girls? lady ladies females? gentlewoman gentlewomen"),
         Side(name="man", words="man men boys? lads? males? gentleman gentlemen"),
     ),
-    caution="`man` also stands for everybody and for a manual; plugs and sockets are male and female.",
+    caution="`man` can also mean everyone or a manual; plugs and sockets are called male and female.",
 )
 KINSHIP = Axis(
     name="kinship",
@@ -73,7 +74,7 @@ KINSHIP = Axis(
             " bridegrooms?",
         ),
     ),
-    caution="religious texts say `father`, `son` and `brother` of others than relatives.",
+    caution="religious texts use `father`, `son` and `brother` for people who are not relatives.",
 )
 SPELLING = Axis(
     name="spelling",
@@ -118,9 +119,9 @@ DIALECT = Axis(
         ),
     ),
     caution=(
-        "Early Modern English is a period and no dialect, counted because its `they be coming` looks like a habitual"
-        " `be`; a novel's dialogue counts as if its speakers had written it. `aye` and `wee` are not on the list of"
-        " Scots: parliaments say one, and old spelling has the other for `we`."
+        "Early Modern English is a period, not a dialect; it is counted because its `they be coming` looks like a"
+        " habitual `be`. The dialogue of a novel counts as if its speakers had written it. `aye` and `wee` are not on"
+        " the list of Scots, because parliaments use the former and the latter is an old spelling of `we`."
     ),
 )
 AXES = (PRONOUNS, NOUNS, KINSHIP, SPELLING, DIALECT)
@@ -130,21 +131,21 @@ OCCUPATIONS = (
     " editor engineer farmer guard judge lawyer librarian manager mechanic minister nurse officer painter philosopher"
     " physician poet president professor programmer scientist secretary servant soldier student tailor teacher writer"
 )
-WORDS_BETWEEN = 4  # an occupation and the pronoun that follows it in the same sentence, at most
+WORDS_BETWEEN = 4  # at most, between an occupation and the pronoun that follows it in the same sentence
 
 
 def word_pattern() -> str:
-    """Every word of every side."""
+    """A pattern for every word of every side."""
     return r"\b(?:" + "|".join(word for axis in AXES for side in axis.sides for word in side.words.split()) + r")\b"
 
 
 def phrase_pattern() -> str:
-    """Every phrase; apart from the words, because a phrase may hold one."""
+    """A pattern for every phrase; separate from the words, because a phrase may contain one."""
     return r"\b(?:" + "|".join(phrase for axis in AXES for side in axis.sides for phrase in side.phrases) + ")"
 
 
 def occupation_pattern() -> str:
-    """An occupation, at most a few words of the same sentence, and a pronoun; the first and the last are groups."""
+    """A pattern for an occupation, at most WORDS_BETWEEN words of the same sentence, and a pronoun. Two groups."""
     between = rf"(?:[^\w.!?;]+\w+){{0,{WORDS_BETWEEN}}}?"
     pronouns = "|".join(word for side in PRONOUNS.sides[:2] for word in side.words.split())
     return rf"\b({'|'.join(OCCUPATIONS.split())})s?{between}[^\w.!?;]+({pronouns})\b"

@@ -1,9 +1,9 @@
-"""The data card of a corpus, as Markdown: every number in it was counted, and what was not is said to be unknown.
+"""The data card of a corpus, as Markdown: every number in it was counted, and what was not counted is called unknown.
 
 In: the settings, the chain of builds and the tables of a report. Out: `data_card`, whose sections follow Datasheets
-for Datasets (arXiv:1803.09010) and Data Cards (arXiv:2204.01075); `first_page`, what one reads before deciding
-whether to read on; `provenance`, when and by which code everything was built. The first two hold no times, so that
-equal data gives equal bytes.
+for Datasets (arXiv:1803.09010) and Data Cards (arXiv:2204.01075); `first_page`, a summary for deciding whether to
+read on; `provenance`, when and by which code everything was built. The first two contain no times, so that equal data
+gives equal bytes.
 """
 
 import json
@@ -23,33 +23,33 @@ NO_LICENCE = "**none declared**"
 DIGEST_DIGITS = 12
 NOT_DECLARED = "not declared; set `{0}` in the table [corpus_report] of data/config.toml"
 KNOWN_LIMITS = """\
-- Names of people and street addresses are not masked, and no pattern finds all of the kinds that are.
-- A licence is what the table of a source says; nobody looked for another one in the pages.
-- Languages are told by a model that errs on short texts, code and tables, and on languages close to each other.
-- Extraction loses some text of some pages and keeps some menus; bench/results.md says how much on pages with a key.
-- Near duplicates are found by shared runs of words; translations and paraphrases stay.
-- Lines that a site repeats go where they are long, or stand in a row at an end of a document; short ones stay.
-- Texts that models are judged on are found word for word; translations and paraphrases stay.
+- Names of people and street addresses are not masked. For the kinds that are masked, no pattern finds every case.
+- A licence is the one declared in the table of its source; the pages were not searched for another one.
+- Languages are detected by a model that makes errors on short texts, code, tables and closely related languages.
+- Extraction loses some text of some pages and keeps some menus; bench/results.md has the errors on annotated pages.
+- Near duplicates are found by shared runs of words; translations and paraphrases are not found.
+- Lines that a site repeats are removed if they are long or in a run at either end of a document; others are kept.
+- Texts of evaluations are found word for word; translations and paraphrases are not found.
 - The quality rules were made for English web pages. They judge poems, code and tables by the same numbers.
-- Words of lists are counted without their meaning; a low count of toxic words is no proof of harmless text.
-- Whether anybody agreed to have a text used for training is not known, beyond the licence.
+- Words of lists are counted without regard to meaning; a low count of toxic words does not prove a text harmless.
+- Apart from the licence, it is not known whether anybody agreed to the use of a text for training.
 """
 REMOVAL = """\
 Contact: {contact}
 
-1. `gristmill trace URL` shows whether a page is in the corpus, under which id, in which file and row, and which
-   document stands for it where it was a duplicate.
-2. `gristmill forget URL` denies the page and what repeats it, which would come back in its place otherwise, and names
-   the outputs that hold it and the models that were trained on it.
-3. Materialise the graph again: what is denied is left out from the sources on. Only the shards that held it are
-   worked on anew.
-4. `gristmill forget --purge` removes the outputs that still hold it. A model that was trained on it has to be trained
-   again.
+1. `gristmill trace URL` shows whether a page is in the corpus, under which id, in which file and row, and, if it was
+   dropped as a duplicate, which document was kept instead.
+2. `gristmill forget URL` denies the page and its duplicates, which would otherwise replace it, and lists the outputs
+   that contain it and the models that were trained on it.
+3. Materialise the graph again: denied pages are dropped at the sources. Only the shards that contained them are
+   rebuilt.
+4. `gristmill forget --purge` removes the outputs that still contain it. A model that was trained on it must be
+   trained again.
 """
 
 
 class Declared(Protocol):
-    """What only a person knows, and how much to show."""
+    """The settings of the card: what only a person knows, and how much to show."""
 
     @property
     def title(self) -> str: ...
@@ -91,19 +91,19 @@ def data_card(cfg: Declared, chain: CorpusChain, tables: Tables) -> str:
 
 
 def first_page(cfg: Declared, chain: CorpusChain, tables: Tables) -> str:
-    """The opening of the card and its most important table."""
+    """The beginning of the card and its most important table."""
     parts = [
         f"# {plain(cfg.title)}\n",
         _abstract(tables),
         _bullets(findings(chain, tables)),
         _sources(tables),
-        "The whole is in data_card.md.\n",
+        "The complete data card is data_card.md.\n",
     ]
     return "\n".join(parts)
 
 
 def provenance(chain: CorpusChain) -> str:
-    """When, how long and by which code everything was built; no part of the identity of a report."""
+    """When, how long and by which code everything was built; not part of the identity of a report."""
     lines = [
         [
             f"`{folder.stage}`",
@@ -152,11 +152,13 @@ def _sources(tables: Tables) -> str:
             size(row["bytes"]),
         ]
         lines.append([plain(name), *numbers, licence])
-    return table(["source", "documents", "of the pages seen", "words", "of all words", "text", "licence"], lines)
+    return table(
+        ["source", "documents", "share of the pages seen", "words", "of all words", "text", "licence"], lines
+    )
 
 
 def _seen(tables: Tables) -> dict[str, int]:
-    """Pages at the first stage that is known."""
+    """Source -> pages at the first stage whose output still exists."""
     found: dict[str, int] = {}
     for row in tables["funnel"]:
         found.setdefault(row["source"], row["rows_in"])
@@ -183,7 +185,7 @@ def _composition(tables: Tables) -> Iterator[str]:
     yield "### Domains\n"
     (n_domains,) = tables["n_domains"]
     shown = percent(total(tables["domains"], "words"), words)
-    yield f"Domains: {n_domains['domains']:,}. Those with most words, which together hold {shown} of all:\n"
+    yield f"Number of domains: {n_domains['domains']:,}. The domains with the most words have {shown} of all words:\n"
     lines = [[address(row["domain"]), *_counts(row, words)] for row in tables["domains"]]
     yield table(["domain", "documents", "words", "of all words"], lines)
 
@@ -205,15 +207,15 @@ def _collection(chain: CorpusChain) -> Iterator[str]:
         members = listed([address(glob) for glob in source.get("members", ())], most=4)
         lines.append([plain(source["name"]), _origin(source), members, count(counts["rows_in"])])
     if not lines:
-        yield "The outputs of `collect` are no longer there.\n"
+        yield "The outputs of `collect` no longer exist.\n"
         return
-    yield table(["source", "where from", "files", "pages seen"], sorted(lines))
-    yield "Times of collection stand in provenance.md and in the column `collected_at` of every page.\n"
+    yield table(["source", "origin", "files", "pages seen"], sorted(lines))
+    yield "The times of collection are in provenance.md and in the column `collected_at` of every page.\n"
 
 
 def _origin(source: Mapping[str, Any]) -> str:
     if "package" not in source:
-        return "files of the collector"
+        return "files of the person who collected them"
     name, digest = f"{source['package']} {source['version']}", str(source.get("sha256", ""))[:DIGEST_DIGITS]
     return f"package {plain(name)} ({plain(source['registry'])}), sha256 {digest}"
 
@@ -227,8 +229,8 @@ def _licences(tables: Tables) -> Iterator[str]:
     yield table(["licence, as declared", "documents", "words", "of all words", "sources"], lines)
     if n := total(tables["sources"], "without_licence"):
         yield (
-            f"**No licence is declared for {documents(n)}.** They were kept. To leave them out, remove their source;"
-            " to say what they are, set `licence` in its table of data/sources.toml.\n"
+            f"**No licence is declared for {documents(n)}.** They were kept. To drop them, remove their source; to"
+            " declare a licence, set `licence` in its table of data/sources.toml.\n"
         )
 
 
@@ -243,7 +245,7 @@ def _splits(tables: Tables) -> Iterator[str]:
             [split, count(total(own, "documents")), count(n_words), percent(n_words, words), listed(by_source)]
         )
     yield table(["split", "documents", "words", "of all words", "documents by source"], lines)
-    yield "Divided by families of documents that overlap, so that no text of one side stands in another.\n"
+    yield "Families of overlapping documents are never divided, so that no text is in two splits.\n"
 
 
 def _making(chain: CorpusChain) -> Iterator[str]:
@@ -258,8 +260,11 @@ def _making(chain: CorpusChain) -> Iterator[str]:
         ]
         for folder, record in _in_order(chain)
     ]
-    yield "Equal recipes give equal bytes: a build is named by what it was made from, and by what came out.\n"
-    yield table(["stage", "version", "recipe", "content", "libraries that decide its output"], lines)
+    yield (
+        "Equal recipes give equal bytes. A build is identified by the hash of its recipe and the hash of its"
+        " content.\n"
+    )
+    yield table(["stage", "version", "recipe", "content", "libraries that affect its output"], lines)
     if chain.missing:
         yield _bullets(
             f"`{one.stage}` `{one.fingerprint[:DIGEST_DIGITS]}` was removed since" for one in chain.missing
@@ -268,7 +273,7 @@ def _making(chain: CorpusChain) -> Iterator[str]:
     settings = [
         f"{folder.stage}: {json.dumps(record['config'], sort_keys=True)}"
         for folder, record in _in_order(chain)
-        if folder.stage != "collect"  # which holds paths of the collector's machine
+        if folder.stage != "collect"  # its settings contain paths of the machine
     ]
     yield "```text\n" + "\n".join(settings).replace("`", "'") + "\n```\n"
 

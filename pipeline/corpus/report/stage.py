@@ -1,12 +1,13 @@
-"""Stage `corpus_report`: what is in a corpus, where it came from, what was left out and why, and what it lacks.
+"""Stage `corpus_report`: describes a corpus: content, origin, what was dropped and why, and what it lacks.
 
-In: the documents that `filter` left and the corpus that `split` left; what they were made from is found through their
-records. Out: a Report folder: tables.json (every number), results.json (those worth a plot over time), data_card.md
-(after arXiv:1803.09010 and arXiv:2204.01075), report.md (its first page), figures/*.png, and provenance.md with the
-times of the builds. Figures and provenance.md are no content: their bytes depend on fonts and clocks.
+In: the output of `filter` and the output of `split`; the outputs that they were made from are found through their
+records. Out: a Report folder: tables.json (every number), results.json (the numbers that are plotted over time),
+data_card.md (after arXiv:1803.09010 and arXiv:2204.01075), report.md (its first page), figures/*.png, and
+provenance.md with the times of the builds. Figures and provenance.md are not content, because their bytes depend on
+fonts and clocks.
 
-Steps: views of all stages (corpus_chain.py), counts (corpus_tables.py), text and pictures made of the counts alone
-(data_card.py, corpus_figures.py). Nothing is measured on a text again but the words of corpus_terms.py.
+Steps: views of all stages (corpus_chain.py), counts (corpus_tables.py), text and pictures from the counts alone
+(data_card.py, corpus_figures.py). No text is measured again except for the words of corpus_terms.py.
 """
 
 import json
@@ -39,7 +40,7 @@ from pipeline.store.shards import write_text
 from pipeline.store.store import Outcome, Stage, Work
 
 CONTENT = ("tables.json", "results.json", "data_card.md", "report.md")
-SCRATCH = ".scratch"  # the database, gone when the stage ends
+SCRATCH = ".scratch"  # the database, deleted when the stage ends
 STEPS = 6
 
 
@@ -62,14 +63,14 @@ class CorpusReportConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusReportRecipe:
-    """Made by `corpus_report_recipe`: what was dropped leaves no trace in the content of the inputs."""
+    """Made by `corpus_report_recipe`, because the content of the inputs does not show what was dropped."""
 
     config: CorpusReportConfig
     made_from: tuple[str, ...]
 
 
 def corpus_report_recipe(cfg: CorpusReportConfig, documents: Handle, corpus: Handle) -> CorpusReportRecipe:
-    """ValueError when the corpus was not made from these documents."""
+    """Raises ValueError if the corpus was not made from these documents."""
     return CorpusReportRecipe(config=cfg, made_from=read_chain(documents, corpus).identity())
 
 
@@ -88,15 +89,15 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
     return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
 
 
-CORPUS_REPORT = Stage(name="corpus_report", version=2, function=corpus_report, handle=Report, libraries=("duckdb",))
+CORPUS_REPORT = Stage(name="corpus_report", version=3, function=corpus_report, handle=Report, libraries=("duckdb",))
 
 
 def measured_tables(
     cfg: CorpusReportConfig, chain: CorpusChain, scratch: Path, progress: Callable[[int], None]
 ) -> Tables:
-    """Everything that the card and the figures are made of. `scratch` is a folder that exists meanwhile only."""
+    """All tables of the card and the figures. `scratch` is a temporary folder."""
     recipe = filter_recipe(chain)
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     with opened(chain, scratch, n_usable_cores()) as database:
         tables = count_all(database, chain, cfg.top_domains)
         progress(1)

@@ -1,13 +1,13 @@
-"""Stage `split`: train, validation and test, so that nothing held out is known from training.
+"""Stage `split`: divides into train, validation and test, so that nothing held out is known from training.
 
 In: deduplicated shards. Out: shards of the same names with the column `split`. A family (all documents that overlap,
-or are of one section of a site: families.py) lies on one side. Each source with enough families gives its share of
-words, families in the order of hash(seed, family), test first, so that a larger validation part moves nothing of
-test; families so large that a source would lose much of itself are passed over. Then every 5-gram is counted
-(overlap.py), and what still leaks goes to train.
+or belong to one section of a site: families.py) is on one side. Each source with enough families contributes its
+share of words, families in the order of hash(seed, family), test first, so that a larger validation split does not
+change the test split; families that are a large part of their source are skipped. Then every 5-gram is counted
+(overlap.py), and held-out families that still leak are moved to train.
 
-`leaked_documents` is the same count on a finished corpus, for the asset check, together with one of the clusters,
-families and sections that lie on two sides, which leaks.py makes in a way of its own.
+`leaked_documents` makes the same count on a finished corpus, for the asset check, and counts the clusters, families
+and sections that are on two sides, which leaks.py computes independently.
 """
 
 import shutil
@@ -32,8 +32,8 @@ from pipeline.store.verdict import Verdict
 
 TRAIN, VALIDATION, TEST = SPLITS
 SCRATCH = ".scratch"
-REFILLS = 3  # rounds in which a family that leaked is replaced by another one
-FEWEST_FAMILIES = 3  # of a whole corpus that has anything held out: one for each side
+REFILLS = 3  # rounds in which leaking families are replaced by others
+FEWEST_FAMILIES = 3  # of a corpus with held-out documents: one for each side
 SHOWN_LEAKS = 10
 GROUPED = ("source", "url", "n_words", "id", "cluster_id", "family_id", "split")
 
@@ -75,7 +75,7 @@ def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     paths = shard_paths(inputs[0].directory)
     families = read_families(paths, cfg.max_section_fraction)
     scratch = work.directory / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)  # of a build that was killed
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a build that was killed
     sides, n_leaked = _sides_without_leaks(cfg, families, paths, work)
     shutil.rmtree(scratch, ignore_errors=True)
     rows: dict[str, int] = dict.fromkeys(SPLITS, 0)
@@ -103,7 +103,7 @@ SPLIT = Stage(name="split", version=2, function=split, handle=Shards)
 
 
 def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
-    """How many held-out documents another side's document repeats too much of, and how many groups are torn apart."""
+    """Counts held-out documents that overlap too much with a document of another side, and groups on two sides."""
     record = read_record(corpus.directory)
     assert record is not None
     limit = record["config"]["max_overlap"]
@@ -117,7 +117,7 @@ def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
         leaks = _leaks(sides, paths, limit, engine or LocalProcesses(), Path(scratch))
     leaks.sort(key=lambda leak: (-leak.share, leak.page_id))
     shown = {
-        f"leak_{i}": f"{urls[leak.page_id]} ({sides[leak.page_id]}): {leak.share:.2f} of it stands in"
+        f"leak_{i}": f"{urls[leak.page_id]} ({sides[leak.page_id]}): {leak.share:.2f} of it is in"
         f" {urls[leak.other_page_id]} ({sides[leak.other_page_id]})"
         for i, leak in enumerate(leaks[:SHOWN_LEAKS], 1)
     }
@@ -125,7 +125,7 @@ def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
     first = {f"first_torn_{kind}": sorted(names)[0] for kind, names in torn.items() if names}
     return Verdict(
         passed=not leaks and not first,
-        rule=f"held-out documents of which another side holds {limit:g}, and groups on two sides = 0",
+        rule=f"held-out documents that share {limit:g} with another side, and groups on two sides = 0",
         observed=len({leak.page_id for leak in leaks}) + sum(map(len, torn.values())),
         limit=0,
         details={
@@ -138,12 +138,12 @@ def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:
 
 
 def held_out_families(cfg: SplitConfig, families: Sequence[Family], passed_over: frozenset[str]) -> dict[str, str]:
-    """Family id -> validation or test; the other families are for training."""
+    """Family id -> validation or test; all other families are for training."""
     by_source: dict[str, list[Family]] = {}
     for family in sorted(families, key=lambda family: text_digest("split", str(cfg.seed), family.id)):
         by_source.setdefault(family.source, []).append(family)
     sources = [own for own in by_source.values() if len(own) >= cfg.min_families]
-    if not sources and len(families) >= FEWEST_FAMILIES:  # a small corpus: all sources as one
+    if not sources and len(families) >= FEWEST_FAMILIES:  # a small corpus: all sources together
         sources = [[family for own in by_source.values() for family in own]]
     sides: dict[str, str] = {}
     for own in sources:
@@ -156,11 +156,11 @@ def held_out_families(cfg: SplitConfig, families: Sequence[Family], passed_over:
 
 
 def _taken(families: Sequence[Family], n_words: float, largest: float) -> list[Family]:
-    """The first families that together hold `n_words`, none above `largest`; at least one if any are wanted."""
+    """The first families with `n_words` in total, none larger than `largest`; at least one if `n_words` is not 0."""
     if n_words == 0 or len(families) < 2:
         return []
     median = sorted(family.n_words for family in families)[(len(families) - 1) // 2]
-    largest = max(largest, median)  # of few documents each is a large part
+    largest = max(largest, median)  # with few documents each is a large part
     taken: list[Family] = []
     n_taken = 0
     for family in families:
@@ -175,7 +175,7 @@ def _taken(families: Sequence[Family], n_words: float, largest: float) -> list[F
 def _sides_without_leaks(
     cfg: SplitConfig, families: Sequence[Family], paths: Sequence[Path], work: Work
 ) -> tuple[dict[str, str], int]:
-    """Page id -> validation or test, and how many families went to train because they leaked."""
+    """Page id -> validation or test, and the number of families that were moved to train because they leaked."""
     family_of = {page_id: family.id for family in families for page_id in family.page_ids}
     leaked: frozenset[str] = frozenset()
     chosen = held_out_families(cfg, families, leaked)
@@ -197,7 +197,7 @@ def _sides_without_leaks(
 def _leaks(
     sides: Mapping[str, str], paths: Sequence[Path], limit: float, engine: Engine, scratch: Path
 ) -> list[Overlap]:
-    """Overlaps between a held-out document and one of another side. A page id that `sides` lacks is for training."""
+    """Overlaps between a held-out document and one of another side. A page id not in `sides` is for training."""
     held_out = [page_id for page_id, side in sides.items() if side != TRAIN]
     found = find_overlaps(paths, held_out, min_share=limit, engine=engine, scratch=scratch)
     return [one for one in found if sides[one.page_id] != sides.get(one.other_page_id, TRAIN)]

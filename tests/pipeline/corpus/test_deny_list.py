@@ -225,7 +225,7 @@ def texts_of(built: Built, side: str) -> list[str]:
 @pytest.mark.parametrize(
     ("content", "line", "part"),
     [
-        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), 1, "no JSON object"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), 1, "not a JSON object"),
         (
             b'{"url": "https://a.example/", "date": "2026-01-31", "reason": "x"}\n{"uri": "b"}\n',
             2,
@@ -236,8 +236,8 @@ def texts_of(built: Built, side: str) -> list[str]:
         (b'{"url": "https://a.example/", "date": "31.1.2026", "reason": "x"}\n', 1, "expected YYYY-MM-DD"),
         (b'{"url": 7, "date": "2026-01-31", "reason": "x"}\n', 1, "url is 7, expected a text"),
         (b'{"url": "\\ud800", "date": "2026-01-31", "reason": "x"}\n', 1, "expected a text"),
-        (b'["https://a.example/"]\n', 1, "no JSON object"),
-        (b"[" * 90_000 + b"\n", 1, "no JSON object"),
+        (b'["https://a.example/"]\n', 1, "not a JSON object"),
+        (b"[" * 90_000 + b"\n", 1, "not a JSON object"),
         (b"x" * 10_000_000, 1, "longer than 100,000 bytes"),
     ],
 )

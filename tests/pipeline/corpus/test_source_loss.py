@@ -27,7 +27,7 @@ def test_source_loss_adds_up_what_every_stage_left():
     verdict = source_loss(records, LIMITS)
     assert not verdict.passed
     assert (verdict.observed, verdict.limit) == (pytest.approx(0.55), 0.5)
-    assert verdict.details == {"web": "lost 55.0% of itself (dedup 40.0%, dedup_lines 25.0%), may lose 50.0%"}
+    assert verdict.details == {"web": "lost 55.0% in total (dedup 40.0%, dedup_lines 25.0%), limit 50.0%"}
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.3, True), (0.300001, False), (0.0, True), (1.0, False)])
@@ -125,5 +125,5 @@ def test_lost_sources_limits_of_the_user_count(corpus):
 def test_lost_sources_of_a_removed_stage_are_not_guessed(corpus):
     (directory,) = [path.parent for path in corpus.directory.parents[1].glob("dedup/*/record.json")]
     (directory / "record.json").unlink()
-    with pytest.raises(ValueError, match="was removed, so that nobody knows"):
+    with pytest.raises(ValueError, match="was removed, so the losses of the sources are not known"):
         lost_sources(corpus, {})

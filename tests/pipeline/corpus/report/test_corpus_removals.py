@@ -104,7 +104,7 @@ def test_report_repeated_lines_are_those_of_the_evidence(store, made, reported):
     assert (source["source"], source["lines"], source["characters"]) == ("mill", 22, 22 * len(NOTICE))
     assert 0.1 < source["share"] < 0.3
     card = (reported / "data_card.md").read_text()
-    assert NOTICE[:40] in card and "`dedup_lines` took" in card
+    assert NOTICE[:40] in card and "`dedup_lines` removed" in card
 
 
 def test_report_contamination_is_that_of_the_evidence(made, reported):
@@ -139,5 +139,5 @@ def test_report_of_a_corpus_that_lost_nothing_to_the_stages_says_so(store, clean
     made = corpus_report_recipe(CorpusReportConfig(), filtered, corpus)
     folder = store.build(CORPUS_REPORT, made, filtered, corpus).handle.directory
     card = (folder / "data_card.md").read_text()
-    assert "No line was taken out." in card and "There are no tasks, so that nothing was looked for." in card
+    assert "No line was removed." in card and "There are no tasks, so nothing was searched for." in card
     assert not shard_paths(lined.directory, DROPPED_FOLDER)

@@ -32,7 +32,7 @@ from pipeline.store.records import (
 from pipeline.store.shards import DROPPED_FOLDER, text_digest, write_rows
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, recipe_of
 
-DIGEST = "ab25be0743d31cbda83a7e367bb4e3c3"
+DIGEST = "e1dafb12274a745d393fa973967ac089"
 PII = ("email", "ip_address")
 OF_THE_RULES = ("signals", "histograms", "rule_sets")
 
@@ -343,7 +343,7 @@ def test_report_card_flags_a_missing_licence_and_keeps_the_documents(example):
 
 def test_report_card_names_sources_of_which_nothing_is_left(store):
     pages = [Page(source="web", name="a"), Page(source="gone", name="b", fate="clean no_text")]
-    assert "- Nothing is left of gone." in said(store, pages).card
+    assert "- No document is left of gone." in said(store, pages).card
 
 
 def test_report_card_has_every_section_and_shows_every_figure(built):

@@ -172,3 +172,14 @@ def test_plan_before_anything_was_built_knows_no_times(toy_layout, monkeypatch, 
     assert "0:00" not in out
     assert {one.asset for one in assets if one.rebuilt} == {one.asset for one in assets}
     assert all(build.seconds is None for one in assets for build in one.rebuilt)
+
+
+def test_plan_of_an_evaluation_without_random_init_trains_no_second_model(other_settings):
+    def stages():
+        (found,) = (one for one in plan(other_settings) if one.asset == "moods_evaluation")
+        return [build.stage for build in found.builds]
+
+    assert stages() == ["finetune", "evaluate_classification"]
+    text = other_settings.config_toml.read_text()
+    other_settings.config_toml.write_text(text + "\n[moods_evaluation]\nrandom_init = false\n")
+    assert stages() == ["evaluate_classification"]

@@ -12,17 +12,14 @@ nearest members of its bucket, so the cost is linear in the size of a bucket. Ra
 0.
 """
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.corpus.dedup.signatures import ShardPositions
 from pipeline.corpus.dedup.verification import PairLimits, Verified
-from pipeline.store.errors import DiskFull
 from pipeline.store.shards import duckdb_files
 
 BAND_NEIGHBOURS = 8  # a text is paired with this many at the top of its bucket, and with this many just before it
@@ -30,7 +27,6 @@ SAMPLE_NEIGHBOURS = 4  # as above, for the hashes of the sample, of which there 
 COMMON = 50  # a shingle in more texts than this is boilerplate and makes no candidates
 MAX_CANDIDATES = 32  # pairs verified per text: those that share most
 SAMPLE_MARGIN = 0.7  # pairs are verified from this fraction of the limits on, the error of a sample of few hashes
-NO_SPACE = ("max_temp_directory_size", "No space left", "Disk quota exceeded")  # in DuckDB's messages
 KEY_BYTES = 120  # of memory per hash while it is looked up in other texts
 
 DOCUMENTS = """
@@ -125,25 +121,17 @@ CREATE TABLE outcomes AS
 
 
 @contextmanager
-def explained(folder: Path, memory_mb: int) -> Iterator[None]:
-    """Turns DuckDB's errors for a full disk and for too little memory into errors with advice."""
+def explained(memory_mb: int) -> Iterator[None]:
+    """Turns DuckDB's error for too little memory into one with advice."""
     import duckdb
 
     try:
         yield
-    except duckdb.Error as error:
-        message = str(error)
-        if any(sign in message for sign in NO_SPACE):
-            raise DiskFull(
-                f"no room for what `dedup` spills in {folder} ({shutil.disk_usage(folder).free / 1e6:.0f} MB free);"
-                " free some, or run `gristmill gc`, and run again: what was finished is kept"
-            ) from error
-        if isinstance(error, duckdb.OutOfMemoryException):
-            raise ValueError(
-                f"memory_mb={memory_mb} of `dedup` is too little for this corpus; set a larger one"
-                f" ({message.splitlines()[0]})"
-            ) from error
-        raise
+    except duckdb.OutOfMemoryException as error:
+        raise ValueError(
+            f"memory_mb={memory_mb} of `dedup` is too little for this corpus; set a larger one"
+            f" ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def load_signatures(database: Any, layout: ShardPositions) -> None:

@@ -109,7 +109,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     paths = shard_paths(inputs[0].directory)
     scratch.mkdir(exist_ok=True)
     try:
-        with explained(scratch, cfg.memory_mb):
+        with explained(cfg.memory_mb):
             threads = cfg.threads or n_usable_cores()
             with open_database(scratch, n_threads=threads, memory_mb=cfg.memory_mb) as database:
                 layout = _load(database, work.directory, scratch)

@@ -1,20 +1,22 @@
 """Rewrites a shard of documents without the lines that repeat across its site.
 
-In: a shard, and the file of repeated lines (line_frequency.py). Out: the kept documents, dropped/ and evidence/ of
-that shard, and the amount of text removed per source. Both functions run in worker processes and write their files
-themselves, so that no text is sent between processes. A shard that loses nothing is linked, not copied.
+In: a shard, and the file of repeated lines (stage.py). Out: `documents_left`, the ids that its documents have without
+these lines, from which the stage finds documents that became equal; then `rewritten`, which writes the kept
+documents, dropped/ and evidence/ of the shard. Both functions run in worker processes, and `rewritten` writes its
+files itself, so that no text is sent between processes. A shard that loses nothing is linked, not copied.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.corpus.dedup_lines.line_frequency import REPEATED_LINES, key_of_site
+from pipeline.corpus.dedup_lines.line_frequency import key_of_site
 from pipeline.corpus.dedup_lines.repeated_lines import (
     LineLimits,
     Repeated,
@@ -40,10 +42,17 @@ from pipeline.store.shards import (
 )
 
 STAGE = "dedup_lines"
-# One row per kept document; `row` is its row in the output shard.
-LEFT = pa.schema(
+REPEATED_LINES = pa.schema(
     [
-        pa.field("row", pa.int64(), nullable=False),
+        pa.field("site", pa.uint64(), nullable=False),
+        pa.field("line", pa.uint64(), nullable=False),
+        pa.field("documents", pa.int64(), nullable=False),
+        pa.field("site_documents", pa.int64(), nullable=False),
+    ]
+)
+LEFT = pa.schema(  # of every document that keeps enough words
+    [
+        pa.field("row", pa.int64(), nullable=False),  # in its shard
         pa.field("id", pa.string(), nullable=False),
         pa.field("page_id", pa.string(), nullable=False),
         pa.field("site", pa.uint64(), nullable=False),
@@ -58,50 +67,40 @@ class RemovalLimits(LineLimits, Protocol):
     def min_words(self) -> int: ...
 
 
+class Equal(NamedTuple):
+    """A document whose text now equals that of others; the one with place 1 is kept."""
+
+    row: int
+    place: int
+    size: int  # cluster_size of the one that is kept
+    n_equal: int
+    kept_page_id: str
+    site_documents: int
+
+
 @dataclass(frozen=True, slots=True)
 class RemovalItem:
     """A shard to be rewritten below `directory` without the lines in `repeated`."""
 
     path: Path
-    repeated: Path
-    left: Path  # path of the file for its rows of LEFT
     directory: Path
+    repeated: Path
     cfg: RemovalLimits
-
-
-@dataclass(frozen=True, slots=True)
-class Equal:
-    """A document whose text now equals that of another one, which is kept."""
-
-    row: int
-    kept_page_id: str
-    n_equal: int
-    site_documents: int
-
-
-@dataclass(frozen=True, slots=True)
-class EqualsItem:
-    """A shard written by `rewritten` in which documents are to be dropped, or cluster sizes to be raised."""
-
-    path: Path
-    directory: Path  # the output folder
-    equals: tuple[Equal, ...]
-    sizes: Mapping[int, int]  # row -> cluster_size
+    equals: tuple[Equal, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LinesTally:
-    """Counts for one shard; characters per source."""
+    """Counts for one shard."""
 
     counts: Counts
-    characters: Mapping[str, int] = field(default_factory=dict)
-    gone: Mapping[str, int] = field(default_factory=dict)  # removed characters, including those of dropped documents
-    n_lines: int = 0
-    n_changed: int = 0
+    before: Mapping[str, int]  # characters by source
+    after: Mapping[str, int]
+    n_lines: int
+    n_changed: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Edit:
+class _Edit(NamedTuple):
     """A document from which units are removed."""
 
     row: int
@@ -112,49 +111,63 @@ class _Edit:
     n_words: int
 
 
-def place_shard(staged: Path, name: str, directory: Path) -> None:
-    """Places a shard that `rewritten` wrote below `staged` in `directory`, with its dropped/ and evidence/."""
-    for folder in ("", DROPPED_FOLDER, EVIDENCE_FOLDER):
-        if (staged / folder / name).exists():
-            link_or_copy(staged / folder / name, directory / folder / name)
-        else:
-            (directory / folder / name).unlink(missing_ok=True)  # left by a build that was killed
+def documents_left(item: RemovalItem) -> pa.Table:
+    """Rows of LEFT."""
+    table, sites, edits = _read(item)
+    changed = {edit.row for edit in edits}
+    left = _edited(table, edits).select(["id", "page_id", "cluster_size"]).to_pydict()
+    left["row"] = list(range(table.num_rows))
+    left["site"] = [key_of_site(site) for site in sites]
+    left["is_changed"] = [row in changed for row in left["row"]]
+    return _without_rows(pa.table(left, schema=LEFT), _short(edits, item.cfg))
 
 
 def rewritten(item: RemovalItem) -> LinesTally:
-    table = read_table(item.path, CORPUS).select(CORPUS.names)
-    sources = table["source"].to_pylist()
-    sites = [site_of(url, source) for url, source in zip(table["url"].to_pylist(), sources, strict=True)]
-    edits = list(_edits(item, table, sites))
-    short = {edit.row for edit in edits if edit.n_words < item.cfg.min_words}
-    target = item.directory / item.path.name
-    is_kept = np.ones(table.num_rows, bool)
-    is_kept[list(short)] = False
-    if edits or table.schema != CORPUS:
-        new = _edited(table, edits)
-        write_table(target, new.filter(pa.array(is_kept)))
+    table, sites, edits = _read(item)
+    short = _short(edits, item.cfg)
+    equals = [equal for equal in item.equals if equal.place > 1]
+    new = _edited(table, edits, item.equals)
+    kept = _without_rows(new, short | {equal.row for equal in equals})
+    if edits or item.equals or table.schema != CORPUS:
+        write_table(item.directory / item.path.name, kept)
     else:
-        new = table
-        link_or_copy(item.path, target)
-    _write_left(item.left, new, sites, {edit.row for edit in edits}, is_kept)
-    rows = table.select(["id", "page_id", "source", "url", "text"])
-    of_edits = list(
-        zip(edits, rows.take(pa.array([edit.row for edit in edits], pa.int64())).to_pylist(), strict=True)
-    )
-    dropped = [
-        dropped_row(document, STAGE, "only_repeated_lines", float(edit.n_words))
-        for edit, document in of_edits
-        if edit.row in short
-    ]
-    evidence = [row for edit, document in of_edits for row in _evidence(edit, document)]
-    _write_beside(item.directory, item.path.name, dropped, evidence)
-    counts = Counts(rows_in=table.num_rows, kept=table.num_rows - len(short))
-    if short:
-        counts.drop("only_repeated_lines", len(short))
-    return _tally(table, sources, edits, short, counts)
+        link_or_copy(item.path, item.directory / item.path.name)
+    counts = Counts(rows_in=table.num_rows, kept=kept.num_rows)
+    dropped, evidence = [], []
+    for edit, document in zip(edits, _documents(table, [edit.row for edit in edits]), strict=True):
+        for unit, numbers in zip(edit.units, edit.documents, strict=True):
+            kind = kind_of(document["text"], unit)
+            evidence.append(_evidence(document, edit.site, kind, unit.start, unit.end, numbers))
+        if edit.row in short:
+            dropped.append(dropped_row(document, STAGE, "only_repeated_lines", float(edit.n_words)))
+    for equal, document in zip(equals, _documents(new, [equal.row for equal in equals]), strict=True):
+        numbers, end = (equal.n_equal, equal.site_documents), len(document["text"])
+        row = _evidence(document, sites[equal.row], "document", 0, end, numbers)
+        evidence.append({**row, "kept_id": document["id"], "kept_page_id": equal.kept_page_id})
+        dropped.append(dropped_row(document, STAGE, "exact_duplicate", 1.0))
+    for folder, rows, schema in ((DROPPED_FOLDER, dropped, DROPPED), (EVIDENCE_FOLDER, evidence, REPEATED)):
+        if rows:
+            write_rows(item.directory / folder / item.path.name, rows, schema)
+    for row in dropped:
+        counts.drop(row["reason"])
+    n_lines = sum(len(edit.units) for edit in edits)
+    return LinesTally(counts, _characters(table), _characters(kept), n_lines, len(edits) - len(short))
 
 
-def _edits(item: RemovalItem, table: pa.Table, sites: Sequence[str]) -> Iterable[_Edit]:
+def n_words_of(text: str) -> int:
+    """Number of words that are not only signs, as counted in `signals`."""
+    kinds = words_of(text.split()).kinds
+    return int(np.count_nonzero((kinds & SIGN) == 0))
+
+
+def _read(item: RemovalItem) -> tuple[pa.Table, list[str], list[_Edit]]:
+    """The shard, the site of each of its documents, and what is removed from them."""
+    table = read_table(item.path, CORPUS).select(CORPUS.names)
+    sites = [site_of(*pair) for pair in zip(table["url"].to_pylist(), table["source"].to_pylist(), strict=True)]
+    return table, sites, list(_edits(item, table, sites))
+
+
+def _edits(item: RemovalItem, table: pa.Table, sites: Sequence[str]) -> Iterator[_Edit]:
     repeated = _repeated_by_site(item.repeated, {key_of_site(site) for site in sites})
     columns = (table[name].to_pylist() for name in ("media_type", "code_language"))
     for row, (site, media_type, code_language, text) in enumerate(zip(sites, *columns, table["text"], strict=True)):
@@ -168,133 +181,59 @@ def _edits(item: RemovalItem, table: pa.Table, sites: Sequence[str]) -> Iterable
             yield _Edit(row, site, gone, [lines[unit.key] for unit in gone if unit.key], after, n_words_of(after))
 
 
-def n_words_of(text: str) -> int:
-    """Number of words that are not only signs, as counted in `signals`."""
-    kinds = words_of(text.split()).kinds
-    return int(np.count_nonzero((kinds & SIGN) == 0))
-
-
 def _repeated_by_site(path: Path, sites: set[int]) -> Mapping[int, Repeated]:
     """Site -> line -> (documents that contain it, documents of the site)."""
-    columns = (column.to_numpy() for column in read_table(path, REPEATED_LINES).select(REPEATED_LINES.names))
-    all_sites, *others = columns
-    own = np.isin(all_sites, np.fromiter(sites, np.uint64, len(sites)))
+    table = read_table(path, REPEATED_LINES)
+    table = table.filter(pa.array(np.isin(table["site"].to_numpy(), np.fromiter(sites, np.uint64, len(sites)))))
     found: dict[int, dict[int, tuple[int, int]]] = {}
-    rows = zip(all_sites[own].tolist(), *(column[own].tolist() for column in others), strict=True)
-    for site, line, documents, site_documents in rows:
-        found.setdefault(site, {})[line] = (documents, site_documents)
+    for site, line, *numbers in zip(*(table[name].to_pylist() for name in REPEATED_LINES.names), strict=True):
+        found.setdefault(site, {})[line] = tuple(numbers)
     return found
 
 
-def _edited(table: pa.Table, edits: Sequence[_Edit]) -> pa.Table:
-    values = {name: table[name].to_pylist() for name in ("id", "text", "n_words")}
+def _short(edits: Sequence[_Edit], cfg: RemovalLimits) -> set[int]:
+    return {edit.row for edit in edits if edit.n_words < cfg.min_words}
+
+
+def _edited(table: pa.Table, edits: Sequence[_Edit], equals: Sequence[Equal] = ()) -> pa.Table:
+    """`table` with its new texts, and with the number of pages that each document represents now."""
+    values = {name: table[name].to_pylist() for name in ("id", "text", "n_words", "cluster_size")}
     for edit in edits:
         values["id"][edit.row] = text_digest(normalised(edit.text))
         values["text"][edit.row] = edit.text
         values["n_words"][edit.row] = edit.n_words
-    columns = [
-        pa.array(values[name], CORPUS.field(name).type) if name in values else table[name] for name in CORPUS.names
-    ]
-    return pa.Table.from_arrays(columns, schema=CORPUS)
+    for equal in equals:
+        values["cluster_size"][equal.row] = equal.size
+    return pa.table({name: values.get(name, table[name]) for name in CORPUS.names}, schema=CORPUS)
 
 
-def _write_left(path: Path, new: pa.Table, sites: Sequence[str], changed: set[int], is_kept: np.ndarray) -> None:
-    rows = np.flatnonzero(is_kept)
-    kept = new.select(["id", "page_id", "cluster_size"]).filter(pa.array(is_kept))
-    columns = {
-        **{name: kept[name] for name in kept.column_names},
-        "row": np.arange(len(rows)),
-        "site": np.array([key_of_site(sites[row]) for row in rows.tolist()], np.uint64),
-        "is_changed": np.isin(rows, np.fromiter(changed, np.int64, len(changed))),
-    }
-    write_table(path, pa.table({name: columns[name] for name in LEFT.names}, schema=LEFT))
+def _without_rows(table: pa.Table, rows: set[int]) -> pa.Table:
+    return table.filter(pa.array([row not in rows for row in range(table.num_rows)], pa.bool_()))
 
 
-def _evidence(edit: _Edit, document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    text = document["text"]
-    for unit, (documents, site_documents) in zip(edit.units, edit.documents, strict=True):
-        yield {
-            **{name: document[name] for name in ("id", "page_id", "source")},
-            "site": edit.site,
-            "kind": kind_of(text, unit),
-            "position": unit.start,
-            "characters": unit.end - unit.start,
-            "documents": documents,
-            "site_documents": site_documents,
-            "kept_id": None,
-            "kept_page_id": None,
-            "preview": text[unit.start : min(unit.end, unit.start + PREVIEW_CHARACTERS)],
-        }
+def _documents(table: pa.Table, rows: list[int]) -> list[dict[str, Any]]:
+    return table.select(["id", "page_id", "source", "url", "text"]).take(pa.array(rows, pa.int64())).to_pylist()
 
 
-def _write_beside(directory: Path, name: str, dropped: list[dict[str, Any]], evidence: list[dict[str, Any]]) -> None:
-    """Writes dropped/ and evidence/ of a shard, and deletes leftovers of a killed build there."""
-    for folder, rows, schema in ((DROPPED_FOLDER, dropped, DROPPED), (EVIDENCE_FOLDER, evidence, REPEATED)):
-        if rows:
-            write_rows(directory / folder / name, rows, schema)
-        else:
-            (directory / folder / name).unlink(missing_ok=True)
-
-
-def _tally(
-    table: pa.Table, sources: Sequence[str], edits: Sequence[_Edit], short: set[int], counts: Counts
-) -> LinesTally:
-    characters: dict[str, int] = {}
-    gone: dict[str, int] = {}
-    lengths = pc.call_function("utf8_length", [table["text"]]).to_pylist()
-    for source, length in zip(sources, lengths, strict=True):
-        characters[source] = characters.get(source, 0) + length
-    for edit in edits:
-        left = 0 if edit.row in short else len(edit.text)
-        gone[sources[edit.row]] = gone.get(sources[edit.row], 0) + lengths[edit.row] - left
-    n_lines = sum(len(edit.units) for edit in edits)
-    return LinesTally(counts, characters, gone, n_lines, len(edits) - len(short))
-
-
-def without_equals(item: EqualsItem) -> LinesTally:
-    table = read_table(item.path, CORPUS).select(CORPUS.names)
-    sizes = table["cluster_size"].to_pylist()
-    for row, size in item.sizes.items():
-        sizes[row] = size
-    place = CORPUS.get_field_index("cluster_size")
-    table = table.set_column(place, CORPUS.field("cluster_size"), pa.array(sizes, pa.int64()))
-    rows = [equal.row for equal in item.equals]
-    documents = table.select(["id", "page_id", "source", "url", "text"]).take(pa.array(rows, pa.int64())).to_pylist()
-    gone: dict[str, int] = {}
-    for document in documents:
-        gone[document["source"]] = gone.get(document["source"], 0) + len(document["text"])
-    staged, name = item.path.parent, item.path.name
-    dropped = [dropped_row(document, STAGE, "exact_duplicate", 1.0) for document in documents]
-    evidence = [_equal_evidence(*pair) for pair in zip(item.equals, documents, strict=True)]
-    _write_beside(
-        item.directory,
-        name,
-        _rows(staged / DROPPED_FOLDER / name, DROPPED) + dropped,
-        _rows(staged / EVIDENCE_FOLDER / name, REPEATED) + evidence,
-    )
-    is_kept = np.ones(table.num_rows, bool)
-    is_kept[rows] = False
-    write_table(item.directory / name, table.filter(pa.array(is_kept)).cast(CORPUS))
-    counts = Counts(kept=-len(rows))
-    if rows:
-        counts.drop("exact_duplicate", len(rows))
-    return LinesTally(counts, gone=gone)
-
-
-def _equal_evidence(equal: Equal, document: Mapping[str, Any]) -> dict[str, Any]:
+def _evidence(
+    document: Mapping[str, Any], site: str, kind: str, start: int, end: int, numbers: tuple[int, int]
+) -> dict[str, Any]:
     return {
         **{name: document[name] for name in ("id", "page_id", "source")},
-        "site": site_of(document["url"], document["source"]),
-        "kind": "document",
-        "position": 0,
-        "characters": len(document["text"]),
-        "documents": equal.n_equal,
-        "site_documents": equal.site_documents,
-        "kept_id": document["id"],
-        "kept_page_id": equal.kept_page_id,
-        "preview": document["text"][:PREVIEW_CHARACTERS],
+        "site": site,
+        "kind": kind,
+        "position": start,
+        "characters": end - start,
+        **dict(zip(("documents", "site_documents"), numbers, strict=True)),
+        "kept_id": None,
+        "kept_page_id": None,
+        "preview": document["text"][start : min(end, start + PREVIEW_CHARACTERS)],
     }
 
 
-def _rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    return read_table(path, schema).to_pylist() if path.exists() else []
+def _characters(table: pa.Table) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    lengths = pc.call_function("utf8_length", [table["text"]])
+    for source, length in zip(table["source"].to_pylist(), lengths.to_pylist(), strict=True):
+        counts[source] += length
+    return counts

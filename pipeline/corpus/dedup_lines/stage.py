@@ -6,49 +6,62 @@ dropped/ with the reasons only_repeated_lines and exact_duplicate (the remaining
 document); evidence/ (records.REPEATED) with each removed line and the number of documents of its site that contain
 it; lines/, the lines of every shard, cached per shard.
 
-Steps: hash every line in worker processes; count documents by site and line in DuckDB, which spills to disk; rewrite
-the shards in a scratch folder, again in worker processes; move them into the output without documents that became
-equal. repeated_lines.py decides what may be removed where. Llama 3 (arXiv:2407.21783 section 3.1.1) removes lines
-that occur more than 6 times in a bucket of 30 M documents, and reports that this removes menus and cookie notices,
-but good frequent text as well; hence the counts here are per site, and a line must occur in a share of the site's
-documents.
+Steps: hash every line in worker processes; count documents by site and line in DuckDB, which spills to disk; compute
+in worker processes which ids the documents have without the repeated lines, so that DuckDB finds those that became
+equal; write the shards. repeated_lines.py decides what may be removed where. Llama 3 (arXiv:2407.21783 section 3.1.1)
+removes lines that occur more than 6 times in a bucket of 30 M documents, and reports that this removes menus and
+cookie notices, but good frequent text as well; hence the counts here are per site, and a line must occur in a share
+of the site's documents.
 """
 
 import shutil
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from annotated_types import Ge
 
-from pipeline.corpus.dedup_lines.line_frequency import (
-    COUNTING,
-    LINES_FOLDER,
-    count_lines,
-    find_repeated,
-    opened_database,
-)
+from pipeline.corpus.dedup_lines.line_frequency import COUNTING, LINES_FOLDER, SITES_FOLDER, count_lines
 from pipeline.corpus.dedup_lines.line_removal import (
+    REPEATED_LINES,
     STAGE,
     Equal,
-    EqualsItem,
     LinesTally,
     RemovalItem,
-    place_shard,
+    documents_left,
     rewritten,
-    without_equals,
 )
+from pipeline.store.database import open_database
 from pipeline.store.engine import n_usable_cores, value_of
 from pipeline.store.records import Counts, Shards
 from pipeline.store.settings import Count, Natural, Share, check_values
-from pipeline.store.shards import duckdb_files, shard_paths
+from pipeline.store.shards import duckdb_files, shard_paths, write_table
 from pipeline.store.store import Outcome, Stage, Work
 
-SCRATCH = ".scratch"  # the database and the results of workers, deleted when the stage ends
-LEFT_FOLDER, REWRITTEN_FOLDER = "left", "rewritten"  # below it
+R = TypeVar("R")
+SCRATCH = ".scratch"  # the database and the repeated lines, deleted when the stage ends
 MEMORY_MB = 768  # memory of DuckDB, beyond which it spills to disk
+MOST_PLACES = 2  # average occurrences in a document that contains the line; a line with more is content
+SITES_SUMMED = """
+CREATE TABLE sites AS SELECT site, CAST(sum(documents) AS BIGINT) AS site_documents
+FROM read_parquet($files, hive_partitioning = false) GROUP BY site
+"""
+LINES_SUMMED = """
+CREATE TABLE repeated AS SELECT site, line, documents, site_documents FROM (
+    SELECT site, line, CAST(sum(documents) AS BIGINT) AS documents, CAST(sum(places) AS BIGINT) AS places
+    FROM read_parquet($files, hive_partitioning = false)
+    SEMI JOIN (SELECT site FROM sites WHERE site_documents >= $min_documents) USING (site)
+    GROUP BY site, line HAVING sum(documents) >= $min_documents
+) JOIN sites USING (site)
+WHERE documents >= $min_fraction * site_documents AND places <= $most_places * documents
+"""
+DOCUMENTS = """
+CREATE TABLE documents (
+    shard BIGINT, row BIGINT, id VARCHAR, page_id VARCHAR, site UBIGINT, cluster_size BIGINT, is_changed BOOLEAN
+)
+"""
 # Of equal texts the one that lost nothing is kept, then the one with the largest cluster, then the first page.
 EQUAL = """
 SELECT shard, row, place, size, n_equal, kept_page_id, site_documents FROM (
@@ -59,11 +72,6 @@ SELECT shard, row, place, size, n_equal, kept_page_id, site_documents FROM (
     ) USING (id)
     WINDOW best AS (PARTITION BY id ORDER BY is_changed, cluster_size DESC, page_id, shard, row)
 ) JOIN sites USING (site) ORDER BY shard, row
-"""
-DOCUMENTS = """
-CREATE TABLE documents AS SELECT row, id, page_id, site, cluster_size, is_changed,
-    CAST(parse_filename(filename, true) AS BIGINT) AS shard
-FROM read_parquet($files, hive_partitioning = false, filename = true)
 """
 
 
@@ -98,86 +106,60 @@ def dedup_lines(cfg: DedupLinesConfig, inputs: tuple[Shards], work: Work) -> Out
     count_lines(inputs, work)
     paths = shard_paths(inputs[0].directory)
     try:
-        with opened_database(scratch, n_threads=n_usable_cores(), memory_mb=MEMORY_MB) as database:
-            n_repeated = find_repeated(cfg, database, work.directory / LINES_FOLDER, scratch / "repeated.parquet")
-            tallies = _rewrite(cfg, paths, work)
-            tallies += _drop_equals(database, paths, work)
+        with open_database(scratch, n_threads=n_usable_cores(), memory_mb=MEMORY_MB) as database:
+            n_repeated, tallies = _removed(cfg, database, paths, work) if paths else (0, [])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    counts, measures = _summed(tallies)
+    counts, before, after = Counts(), Counter[str](), Counter[str]()
+    for tally in tallies:
+        counts.add(tally.counts)
+        before.update(tally.before)
+        after.update(tally.after)
+    removed = {source: (n - after[source]) / n if n else 0.0 for source, n in sorted(before.items())}
+    measures = {
+        "repeated_lines": n_repeated,
+        "removed_lines": sum(tally.n_lines for tally in tallies),
+        "changed_documents": sum(tally.n_changed for tally in tallies),
+        **{f"removed_fraction_{source}": share for source, share in removed.items()},  # of its characters
+    }
     kept = tuple(path.name for path in paths)
-    return Outcome(rows=counts.kept, counts=counts, measures={"repeated_lines": n_repeated, **measures}, content=kept)
+    return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
 
 
 DEDUP_LINES = Stage(name=STAGE, version=1, function=dedup_lines, handle=Shards)
 
 
-def _rewrite(cfg: DedupLinesConfig, paths: Sequence[Path], work: Work) -> list[LinesTally]:
-    scratch = work.directory / SCRATCH
-    items = [
-        RemovalItem(path, scratch / "repeated.parquet", _left(scratch, shard), scratch / REWRITTEN_FOLDER, cfg)
-        for shard, path in enumerate(paths)
-    ]
-    tallies = []
-    for item, answer in zip(items, work.engine.map(rewritten, items) if items else (), strict=True):
-        tallies.append(value_of(answer, item.path, COUNTING))
-        work.progress(len(tallies), len(items), "shards")
-    return tallies
-
-
-def _drop_equals(database: Any, paths: Sequence[Path], work: Work) -> list[LinesTally]:
-    """Drop documents that differed only in their menus and are now equal. Writes the output.
-
-    A worker of a killed build may still be writing, so no file is read here that such a worker could have written in
-    a different state.
-    """
-    if not paths:
-        return []
-    scratch = work.directory / SCRATCH
-    files = [_left(scratch, shard) for shard in range(len(paths))]
-    database.execute(DOCUMENTS, {"files": duckdb_files(files)})
-    found = database.execute(EQUAL).fetchall()
-    equals: dict[int, list[Equal]] = {}
-    sizes: dict[int, dict[int, int]] = {}
-    for shard, row, place, size, n_equal, kept_page_id, site_documents in found:
-        if place > 1:
-            equals.setdefault(shard, []).append(Equal(row, kept_page_id, n_equal, site_documents))
-        else:
-            sizes.setdefault(shard, {})[row] = size
-    for path in paths:
-        place_shard(scratch / REWRITTEN_FOLDER, path.name, work.directory)
-    items = [
-        EqualsItem(
-            scratch / REWRITTEN_FOLDER / paths[shard].name,
-            work.directory,
-            tuple(equals.get(shard, ())),
-            sizes.get(shard, {}),
-        )
-        for shard in sorted({*equals, *sizes})
-    ]
-    answers = work.engine.map(without_equals, items) if items else ()
-    return [value_of(answer, item.path, COUNTING) for item, answer in zip(items, answers, strict=True)]
-
-
-def _left(scratch: Path, shard: int) -> Path:
-    return scratch / LEFT_FOLDER / f"{shard:08d}.parquet"
-
-
-def _summed(tallies: Sequence[LinesTally]) -> tuple[Counts, dict[str, float]]:
-    """Total counts and measures. removed_fraction_<source> counts characters of removed lines and of dropped
-    documents."""
-    counts = Counts()
-    characters: Counter[str] = Counter()
-    gone: Counter[str] = Counter()
-    for tally in tallies:
-        counts.add(tally.counts)
-        characters.update(tally.characters)
-        gone.update(tally.gone)
-    removed = {
-        f"removed_fraction_{source}": gone[source] / n if n else 0.0 for source, n in sorted(characters.items())
+def find_repeated(cfg: DedupLinesConfig, database: Any, folder: Path, target: Path) -> int:
+    """Fill the table `sites`, and the file `target` with rows of REPEATED_LINES. Returns the number of rows."""
+    database.execute(SITES_SUMMED, {"files": duckdb_files(shard_paths(folder, SITES_FOLDER))})
+    limits = {
+        "min_documents": cfg.min_documents,
+        "min_fraction": min(cfg.min_edge_fraction, cfg.min_fraction),
+        "most_places": MOST_PLACES,
     }
-    lines = {
-        "removed_lines": sum(tally.n_lines for tally in tallies),
-        "changed_documents": sum(tally.n_changed for tally in tallies),
-    }
-    return counts, {**lines, **removed}
+    database.execute(LINES_SUMMED, {"files": duckdb_files(shard_paths(folder)), **limits})
+    repeated = database.sql("SELECT * FROM repeated ORDER BY site, line").to_arrow_table()
+    write_table(target, repeated.cast(REPEATED_LINES))
+    return repeated.num_rows
+
+
+def _removed(cfg: DedupLinesConfig, database: Any, paths: Sequence[Path], work: Work) -> tuple[int, list[LinesTally]]:
+    """Write the output; returns the number of repeated lines, and what happened to each shard."""
+    repeated = work.directory / SCRATCH / "repeated.parquet"
+    n_repeated = find_repeated(cfg, database, work.directory / LINES_FOLDER, repeated)
+    items = [RemovalItem(path, work.directory, repeated, cfg) for path in paths]
+    database.execute(DOCUMENTS)
+    for shard, left in enumerate(_answers(documents_left, items, work)):
+        database.register("documents_left", left)
+        database.execute("INSERT INTO documents SELECT $shard, * FROM documents_left", {"shard": shard})
+    equals = defaultdict(list)  # documents that differed by their menus only
+    for shard, *equal in database.execute(EQUAL).fetchall():
+        equals[shard].append(Equal(*equal))
+    items = [replace(item, equals=tuple(equals[shard])) for shard, item in enumerate(items)]
+    return n_repeated, list(_answers(rewritten, items, work))
+
+
+def _answers(function: Callable[[RemovalItem], R], items: Sequence[RemovalItem], work: Work) -> Iterator[R]:
+    for n_done, (item, answer) in enumerate(zip(items, work.engine.map(function, items), strict=True), 1):
+        yield value_of(answer, item.path, COUNTING)
+        work.progress(n_done, len(items), "shards")

@@ -14,7 +14,7 @@ from pipeline.corpus.dedup.stage import DEDUP, SCRATCH, DedupConfig
 from pipeline.store.database import open_database
 from pipeline.store.errors import DiskFull
 from pipeline.store.shards import shard_paths
-from pipeline.store.store import Store
+from pipeline.store.store import Store, room_for
 
 SYLLABLES = ["ba", "de", "fi", "go", "lu", "mer", "nan", "pol", "ris", "tov"]
 
@@ -118,14 +118,20 @@ def test_dedup_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, store, w
 
 
 def test_explained_too_little_memory_names_the_setting(tmp_path):
-    database = open_database(tmp_path, n_threads=1, memory_mb=64)
-    with pytest.raises(ValueError, match=r"memory_mb=64 .* is too little"), explained(tmp_path, 64):
+    message = r"memory_mb=64 .* is too little"
+    with (
+        pytest.raises(ValueError, match=message),
+        explained(64),
+        open_database(tmp_path, n_threads=1, memory_mb=64) as database,
+    ):
         database.execute("SELECT list(i) FROM range(100000000) AS t(i)").fetchall()
-    database.close()
 
 
-def test_explained_spill_over_its_limit_is_a_full_disk(tmp_path):
-    with open_database(tmp_path, n_threads=2, memory_mb=64) as database:
+def test_open_database_spill_over_its_limit_is_a_full_disk(tmp_path):
+    with (
+        pytest.raises(DiskFull, match="no room to write `dedup`"),
+        room_for("dedup", tmp_path),
+        open_database(tmp_path, n_threads=2, memory_mb=64) as database,
+    ):
         database.execute("SET max_temp_directory_size = '1MB'")
-        with pytest.raises(DiskFull, match="spills in"), explained(tmp_path, 64):
-            database.execute("CREATE TABLE t AS SELECT i, hash(i) AS h FROM range(20000000) AS r(i) ORDER BY h")
+        database.execute("CREATE TABLE t AS SELECT i, hash(i) AS h FROM range(20000000) AS r(i) ORDER BY h")

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 
-from pipeline.corpus.dedup_lines.line_frequency import LINES_FOLDER, LINES_VERSION, find_repeated, opened_database
-from pipeline.corpus.dedup_lines.stage import DEDUP_LINES, DedupLinesConfig
+from pipeline.corpus.dedup_lines.line_frequency import LINES_FOLDER, LINES_VERSION
+from pipeline.corpus.dedup_lines.stage import DEDUP_LINES, DedupLinesConfig, find_repeated
+from pipeline.store.database import open_database
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
 from pipeline.store.records import CORPUS, DROPPED, REPEATED, Counts, Shards
@@ -341,7 +342,7 @@ def test_dedup_lines_repeated_lines_do_not_depend_on_threads_or_memory(tmp_path,
     folder = build(site(30) + pages(LETTER)).handle.directory / LINES_FOLDER
 
     def found(name, **limits):
-        with opened_database(tmp_path / name, **limits) as database:
+        with open_database(tmp_path / name, **limits) as database:
             find_repeated(DedupLinesConfig(), database, folder, tmp_path / f"{name}.parquet")
         return (tmp_path / f"{name}.parquet").read_bytes()
 

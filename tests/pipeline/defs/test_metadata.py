@@ -42,9 +42,9 @@ def test_metadata_numbers_are_short_and_constants_are_no_numbers(toy_graph):
     assert metadata["tokenizer"]["vocabulary_size"].value == "300"
 
 
-def test_metadata_only_tables_have_rows_a_schema_and_an_address(toy_graph):
+def test_metadata_only_tables_have_rows_a_schema_and_an_address(toy_graph, second_run):
     handles = all_current(toy_graph.layout)
-    for asset, values in shown(toy_graph.second).items():
+    for asset, values in shown(second_run).items():
         names = {"dagster/row_count", "dagster/column_schema", "dagster/uri"}
         assert names & set(values) == (names if asset in TABLES else set())
         if asset in TABLES:
@@ -63,8 +63,8 @@ def test_metadata_sample_has_five_rows_and_no_text(toy_graph):
             assert text.split(".")[0][:40] not in sample
 
 
-def test_metadata_of_what_was_not_built_again_has_no_pictures(toy_graph):
-    first, second = shown(toy_graph.first), shown(toy_graph.second)
+def test_metadata_of_what_was_not_built_again_has_no_pictures(toy_graph, second_run):
+    first, second = shown(toy_graph.first), shown(second_run)
     with_pictures = {asset for asset, values in first.items() if "data:image/png" in str(values)}
     assert {"documents", "foundation_model", "corpus_report"} <= with_pictures
     assert not [asset for asset, values in second.items() if "data:image/png" in str(values)]
@@ -80,16 +80,16 @@ def test_metadata_of_corpus_says_what_all_stages_together_removed_of_a_source(to
     assert "source `local-texts`" in check.description
 
 
-def test_metadata_link_to_mlflow_names_no_port_of_mlflow(toy_graph, monkeypatch):
+def test_metadata_link_to_mlflow_names_no_port_of_mlflow(toy_graph):
     fingerprint = load_current(toy_graph.layout, "foundation_model").fingerprint
     link = shown(toy_graph.first)["foundation_model"]["mlflow"]
     assert isinstance(link, dg.UrlMetadataValue) and link.value.endswith(f"/runs/{fingerprint}")
 
 
-def test_metadata_wide_texts_are_long_enough_for_the_dialog_of_the_ui(toy_graph):
+def test_metadata_wide_texts_are_long_enough_for_the_dialog_of_the_ui(second_run):
     texts = [
         value.value
-        for values in shown(toy_graph.second).values()
+        for values in shown(second_run).values()
         for value in values.values()
         if isinstance(value, dg.MarkdownMetadataValue)
     ]

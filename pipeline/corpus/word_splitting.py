@@ -77,7 +77,6 @@ SYMBOL_RANGES = (  # of category So, without the arrows of mathematics
 )
 SYMBOL = re.compile(f"[{SYMBOL_RANGES}]")
 DOTS = re.compile(r"\.{2,}")
-CLOSING_DOTS = re.compile(r"\.{2,}\Z")
 ENDS_IN_UNIT = re.compile(r"[0-9]([a-z\u00b5][\w/\u00b2\u00b3]{0,4}|[A-Z][A-Za-z]?|%)\Z")
 JOINED = re.compile(r"\):|''|:\)|:\(|\(:|\[:|=\[|\]=|=\(|=\)|;\)|:\*|:\]|[a-z\u00e4\u00f6\u00fc]\.")
 SMILEY = re.compile(

@@ -11,7 +11,6 @@ torch is imported where it is used, because Dagster loads this module only for i
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge
@@ -19,7 +18,7 @@ from annotated_types import Ge
 from model.config import DecoderConfig, DecoderShape, TrainConfig
 from model.presets import PRESETS, from_depth
 from model.recipe import changed
-from model.token_shards import read_description, read_token_shards
+from model.token_shards import read_description
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
@@ -204,12 +203,3 @@ def checked_description(tokens: Shards, tokenizer: TokenizerFile) -> dict:
             f" {tokenizer.directory}; tokenize again with this tokenizer, or give the other one"
         )
     return description
-
-
-def documents_of_step(tokens: Path, train: TrainConfig, step: int) -> list[str]:
-    """Ids of the documents that were in training step `step`, counted from 1 as in the curve."""
-    from model.batches import token_batches
-
-    if not 1 <= step <= train.n_steps:
-        raise ValueError(f"step {step} was never trained; steps go from 1 to {train.n_steps}")
-    return token_batches(read_token_shards(tokens, "train"), train).documents_of_batch(step - 1)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Le, MinLen
 
@@ -35,7 +35,6 @@ MediaType = Literal[
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
     "application/x-ipynb+json",
 ]
-MEDIA_TYPES: tuple[str, ...] = get_args(MediaType)
 OptionalText = Annotated[str | None, MinLen(1)]
 
 

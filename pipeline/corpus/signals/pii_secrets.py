@@ -41,7 +41,6 @@ BEFORE_VALUE = re.compile(
     r"|secret|token|passwd|password|pwd|credentials?|bearer|authorization)[\"'\])]{0,2}[ \t]{0,3}"
     r"(?:[:=]|=>|:=|[ \t]is[ \t:]|bearer|basic)[ \t]{0,3}(?:bearer[ \t]|basic[ \t])?[\"'`]?\Z"
 )
-BEARER = re.compile(r"(?i)\bbearer[ \t]{1,3}\Z")
 STANDS_FOR_VALUE = re.compile(
     r"(?i)your|example|sample|dummy|change|replace|insert|placeholder|xxxx|1234567890|abcdef|\.\.\.|redacted|todo"
 )

@@ -27,7 +27,6 @@ from pipeline.store.records import DROPPED, SPLITS, dropped_rows
 from pipeline.store.shards import replacing
 
 LEFT_OUT = "down_weighted"  # drop reason
-REHYDRATIONS = ("none", "fineweb2")
 N_RANGES = 1 << 16  # of the hash
 RANGE_BITS = np.uint64(64 - 16)
 EVERYTHING = 1 << 64

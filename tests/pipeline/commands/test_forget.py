@@ -30,7 +30,7 @@ from pipeline.store.records import Checkpoint, Handle
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Outcome, Stage, Store, read_record
 from pipeline.store.verdict import conservation
-from pipeline.training.pretrain import documents_of_step
+from tests.pipeline.training.steps import documents_of_step
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DATA_ASSETS = ("pages/web", "pages/local-texts", "documents", "corpus", "token_shards", "corpus_report")

@@ -15,7 +15,7 @@ from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
 from pipeline.tasks.classification import KIND, ClassificationFinetuneConfig
 from pipeline.training.finetune import ExampleBatches, train_config
-from pipeline.training.pretrain import documents_of_step
+from tests.pipeline.training.steps import documents_of_step
 
 HEAVY = ("torch", "mlflow", "dagster", "duckdb", "pandas", "scipy", "trafilatura")
 

@@ -32,7 +32,8 @@ from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Store, Work, read_handle
 from pipeline.tasks.classification import KIND
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
-from pipeline.training.pretrain import PretrainConfig, documents_of_step, pretrain_recipe
+from pipeline.training.pretrain import PretrainConfig, pretrain_recipe
+from tests.pipeline.training.steps import documents_of_step
 
 PEOPLE = ["miller", "baker", "farmer", "teacher", "sailor", "weaver", "shepherd", "doctor"]
 THINGS = ["the grain", "the flour of the village", "some bread", "the wheel and the stone", "her candle", "a letter"]

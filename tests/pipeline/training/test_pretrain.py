@@ -22,7 +22,6 @@ from pipeline.store.store import Built, Store, recipe_of
 from pipeline.training.pretrain import (
     PRETRAIN,
     PretrainConfig,
-    documents_of_step,
     pretrain_recipe,
     resolve,
 )
@@ -235,15 +234,6 @@ def test_recipe_is_the_same_however_its_numbers_were_reached():
 def test_config_that_does_not_fit_is_refused_when_it_is_made(changes, named):
     with pytest.raises(ValueError, match=named):
         PretrainConfig(**changes)
-
-
-def test_documents_of_step_are_those_the_curve_line_was_trained_on(directory):
-    train = pretrain_recipe(TINY).train
-    names = documents_of_step(directory / "tokens", train, 3)
-    assert names and set(names) <= {f"train-{i}" for i in range(20)}
-    assert names == documents_of_step(directory / "tokens", train, 3)
-    with pytest.raises(ValueError, match="steps go from 1 to 24"):
-        documents_of_step(directory / "tokens", train, 25)
 
 
 def test_stage_module_is_cheap_to_import():

@@ -8,6 +8,7 @@ import lzma
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.formats import DOCX, EPUB, MAIL, NOTEBOOK, PDF, SOURCE_CODE, Found, Refused, read_member
 from pipeline.corpus.collect.members import Member, members_of
-from pipeline.corpus.collect.source import MEDIA_TYPES
+from pipeline.corpus.collect.source import MediaType
 
 CSV = b'title,text,link\nOne,"The first\ntext",https://a.example\nTwo,\nThree,third,\n\n'
 MB = 1_000_000
@@ -49,7 +50,7 @@ def reasons(items: list[Found | Refused]) -> list[str]:
 def test_formats_media_type_is_that_of_the_name(name, media_type):
     (page,) = read(name, b"some bytes")
     assert isinstance(page, Found) and (page.media_type, page.content) == (media_type, b"some bytes")
-    assert media_type in MEDIA_TYPES
+    assert media_type in get_args(MediaType)
 
 
 @pytest.mark.parametrize(

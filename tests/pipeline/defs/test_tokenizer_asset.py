@@ -42,7 +42,7 @@ def test_tokenizer_materialisation_shows_its_report_and_numbers_to_plot(material
     metadata = materialise("the cat sat on the mat. " * 20).metadata
     assert "| web | 1 |" in metadata["report"].md_str
     assert metadata["bytes_per_token"] == metadata["bytes_per_token_of_web"] > 1.5
-    assert metadata["vocab_size"] == metadata["dagster/row_count"] == 262
+    assert metadata["vocab_size"] == metadata["vocabulary_size"] == "262"
 
 
 def test_tokenizer_kept_one_is_the_answer_for_every_corpus(materialise, layout):

@@ -7,8 +7,7 @@ sampled document uses are parameters that a model cannot learn.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +27,39 @@ KINDS: tuple[str, ...] = (
     "several of these",
     "a part of a character",
 )
+REPORT = """# Tokenizer
+
+Measured on {documents:,} documents of {megabytes:.2f} MB: an equal share per source, documents of validation first.
+
+## Bytes per token
+
+More bytes per token mean shorter sequences. Held out: the share of these bytes that the tokenizer was not learned\
+ from.
+
+{sources}
+
+{languages}
+
+{missing}## Vocabulary
+
+{vocabularies}
+
+## Tokens by kind
+
+Number of tokens in the vocabulary, and their share of all tokens in these documents.
+
+{kinds}
+
+## Longest tokens of {name}
+
+{space} is a space.
+
+{longest}
+
+## Unused tokens of {name}
+
+{unused}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,56 +80,36 @@ def measured(tokenizers: Mapping[str, Tokenizer], documents: Sequence[Sampled]) 
         n_tokens[name] = np.array([len(ids) for ids in encoded], np.int64)
         flat = np.fromiter((token for ids in encoded for token in ids), np.int64, int(n_tokens[name].sum()))
         vocabularies[name] = _vocabulary(tokenizer, np.bincount(flat, minlength=tokenizer.vocab_size))
-    group = _grouped(documents, n_bytes, n_tokens)
+    held_out = np.array([document.held_out for document in documents], bool)
     return {
         "documents": len(documents),
         "bytes": int(n_bytes.sum()),
-        "all": group(lambda document: "all"),
-        "sources": group(lambda document: document.source),
-        "languages": group(lambda document: document.language),
+        "all": _groups(["all"] * len(documents), n_bytes, n_tokens, held_out),
+        "sources": _groups([document.source for document in documents], n_bytes, n_tokens, held_out),
+        "languages": _groups([document.language for document in documents], n_bytes, n_tokens, held_out),
         "vocabularies": vocabularies,
     }
 
 
 def report_markdown(numbers: Mapping[str, Any], missing: Mapping[str, str]) -> str:
     """The report as Markdown. `missing`: name of a tokenizer that could not be compared -> reason."""
-    names = list(numbers["vocabularies"])
-    judged = numbers["vocabularies"][names[0]]
-    lines = ["# Tokenizer", ""]
     if not numbers["documents"]:
-        return "\n".join([*lines, "There is nothing to measure, because no document is in train or validation.", ""])
-    lines += [
-        f"Measured on {numbers['documents']:,} documents of {numbers['bytes'] / 1e6:.2f} MB: an equal share"
-        " per source, documents of validation first.",
-        "",
-        "## Bytes per token",
-        "",
-        "More bytes per token mean shorter sequences. Held out: the share of these bytes that the tokenizer was not"
-        " learned from.",
-        "",
-    ]
-    for title, rows in (("source", [*numbers["sources"], *numbers["all"]]), ("language", numbers["languages"])):
-        header = [title, "documents", "MB", "held out", *names]
-        lines += [*_table(header, [_group_cells(row, names) for row in rows]), ""]
-    lines += [f"{name} is left out of the comparison: {reason}\n" for name, reason in missing.items()]
-    lines += ["## Vocabulary", "", *_vocabulary_table(numbers["vocabularies"]), ""]
-    lines += [
-        "## Tokens by kind",
-        "",
-        "Number of tokens in the vocabulary, and their share of all tokens in these documents.",
-        "",
-    ]
-    lines += [
-        *_kinds_table(numbers["vocabularies"]),
-        "",
-        f"## Longest tokens of {names[0]}",
-        "",
-        f"{SPACE} is a space.",
-        "",
-    ]
-    lines += [*_table(["token", "bytes", "uses"], [list(map(str, row)) for row in judged["longest"]]), ""]
-    lines += [f"## Unused tokens of {names[0]}", "", _unused_text(judged), ""]
-    return "\n".join(lines)
+        return "# Tokenizer\n\nThere is nothing to measure, because no document is in train or validation.\n"
+    vocabularies = numbers["vocabularies"]
+    name, *_ = vocabularies
+    return REPORT.format(
+        documents=numbers["documents"],
+        megabytes=numbers["bytes"] / 1e6,
+        sources=_groups_table("source", [*numbers["sources"], *numbers["all"]], vocabularies),
+        languages=_groups_table("language", numbers["languages"], vocabularies),
+        missing="".join(f"{other} is left out of the comparison: {why}\n\n" for other, why in missing.items()),
+        vocabularies=_table(["", *vocabularies], _vocabulary_rows(vocabularies.values())),
+        kinds=_table(["kind", *vocabularies], _kind_rows(vocabularies.values())),
+        name=name,
+        space=SPACE,
+        longest=_table(["token", "bytes", "uses"], [list(map(str, row)) for row in vocabularies[name]["longest"]]),
+        unused=_unused_text(vocabularies[name]),
+    )
 
 
 def report_measures(numbers: Mapping[str, Any]) -> dict[str, float]:
@@ -108,9 +120,8 @@ def report_measures(numbers: Mapping[str, Any]) -> dict[str, float]:
     (total,) = numbers["all"]
     measures = {"unused_tokens": numbers["vocabularies"][names[0]]["unused"]}
     for name in names:
-        measures["bytes_per_token" if name == names[0] else f"bytes_per_token_{name}"] = total["bytes_per_token"][
-            name
-        ]
+        measure = "bytes_per_token" if name == names[0] else f"bytes_per_token_{name}"
+        measures[measure] = total["bytes_per_token"][name]
     for row in numbers["sources"][:PLOTTED_SOURCES]:
         measures[f"bytes_per_token_of_{row['name']}"] = row["bytes_per_token"][names[0]]
     return {name: value for name, value in measures.items() if value is not None}
@@ -139,33 +150,26 @@ def shown(token: bytes) -> str:
     return "`" + re.sub(r"[`|]", lambda match: f"\\x{ord(match.group()):02x}", escaped).replace(" ", SPACE) + "`"
 
 
-def _grouped(
-    documents: Sequence[Sampled], n_bytes: np.ndarray, n_tokens: Mapping[str, np.ndarray]
-) -> Callable[[Callable[[Sampled], str]], list[dict[str, Any]]]:
-    held_out = np.array([document.held_out for document in documents], bool)
-
-    def group(name_of: Callable[[Sampled], str]) -> list[dict[str, Any]]:
-        rows = defaultdict(list)
-        for i, document in enumerate(documents):
-            rows[name_of(document)].append(i)
-        return [_group(name, np.array(own), n_bytes, n_tokens, held_out) for name, own in sorted(rows.items())]
-
-    return group
-
-
-def _group(
-    name: str, own: np.ndarray, n_bytes: np.ndarray, n_tokens: Mapping[str, np.ndarray], held_out: np.ndarray
-) -> dict[str, Any]:
-    total = int(n_bytes[own].sum())
-    tokens = {tokenizer: int(counts[own].sum()) for tokenizer, counts in n_tokens.items()}
-    return {
-        "name": name,
-        "documents": len(own),
-        "bytes": total,
-        "held_out_bytes": int((n_bytes[own] * held_out[own]).sum()),
-        "tokens": tokens,
-        "bytes_per_token": {one: total / count if count else None for one, count in tokens.items()},
-    }
+def _groups(
+    names: Sequence[str], n_bytes: np.ndarray, n_tokens: Mapping[str, np.ndarray], held_out: np.ndarray
+) -> list[dict[str, Any]]:
+    """The numbers of the documents of each name, sorted by name."""
+    groups, name_of = [], np.array(names, object)
+    for name in sorted(set(names)):
+        own = name_of == name
+        total = int(n_bytes[own].sum())
+        tokens = {tokenizer: int(counts[own].sum()) for tokenizer, counts in n_tokens.items()}
+        groups.append(
+            {
+                "name": name,
+                "documents": int(own.sum()),
+                "bytes": total,
+                "held_out_bytes": int(n_bytes[own & held_out].sum()),
+                "tokens": tokens,
+                "bytes_per_token": {one: total / count if count else None for one, count in tokens.items()},
+            }
+        )
+    return groups
 
 
 def _vocabulary(tokenizer: Tokenizer, uses: np.ndarray) -> dict[str, Any]:
@@ -190,45 +194,35 @@ def _vocabulary(tokenizer: Tokenizer, uses: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in [header, *rows]]
-    return [lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]]
+    return "\n".join([lines[0], "|---|" + "---:|" * (len(header) - 1), *lines[1:]])
 
 
-def _group_cells(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    share = row["held_out_bytes"] / row["bytes"] if row["bytes"] else 0
-    values = [row["bytes_per_token"][name] for name in names]
+def _groups_table(title: str, groups: Iterable[Mapping[str, Any]], names: Iterable[str]) -> str:
+    rows = []
+    for group in groups:
+        share = group["held_out_bytes"] / group["bytes"] if group["bytes"] else 0
+        values = [group["bytes_per_token"][name] for name in names]
+        shown_values = ["-" if value is None else f"{value:.2f}" for value in values]
+        megabytes = f"{group['bytes'] / 1e6:.2f}"
+        rows.append([group["name"], f"{group['documents']:,}", megabytes, f"{share:.0%}", *shown_values])
+    return _table([title, "documents", "MB", "held out", *names], rows)
+
+
+def _vocabulary_rows(vocabularies: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     return [
-        row["name"],
-        f"{row['documents']:,}",
-        f"{row['bytes'] / 1e6:.2f}",
-        f"{share:.0%}",
-        *("-" if value is None else f"{value:.2f}" for value in values),
+        ["vocabulary size (largest id + 1)", *(f"{one['vocab_size']:,}" for one in vocabularies)],
+        ["never used in these documents", *(_share(one["unused"], one["tokens"]) for one in vocabularies)],
+        ["longest token, bytes", *(f"{one['longest'][0][1]:,}" for one in vocabularies)],
     ]
 
 
-def _vocabulary_table(vocabularies: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    rows = [
-        ["vocabulary size (largest id + 1)", *(f"{one['vocab_size']:,}" for one in vocabularies.values())],
-        ["never used in these documents", *(_share(one["unused"], one["tokens"]) for one in vocabularies.values())],
-        ["longest token, bytes", *(f"{one['longest'][0][1]:,}" for one in vocabularies.values())],
-    ]
-    return _table(["", *vocabularies], rows)
-
-
-def _kinds_table(vocabularies: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    totals = {name: max(1, sum(one["uses_by_kind"].values())) for name, one in vocabularies.items()}
-    rows = [
-        [
-            kind,
-            *(
-                f"{one['kinds'][kind]:,} ({one['uses_by_kind'][kind] / totals[name]:.1%})"
-                for name, one in vocabularies.items()
-            ),
-        ]
-        for kind in KINDS
-    ]
-    return _table(["kind", *vocabularies], rows)
+def _kind_rows(vocabularies: Iterable[Mapping[str, Any]]) -> Iterable[list[str]]:
+    totals = [max(1, sum(one["uses_by_kind"].values())) for one in vocabularies]
+    for kind in KINDS:
+        columns = zip(vocabularies, totals, strict=True)
+        yield [kind, *(f"{one['kinds'][kind]:,} ({one['uses_by_kind'][kind] / n:.1%})" for one, n in columns)]
 
 
 def _unused_text(vocabulary: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.commands.mlflow_links import links_resolved
+from pipeline.defs.run_process import CODE_LOCATION
 from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
 from pipeline.tracking.server import LINK_PORT
@@ -32,7 +33,13 @@ HOST = "127.0.0.1"
 START_SECONDS = 180.0  # a cold start on a busy machine; the first one also makes MLflow's database
 STOP_SECONDS = 20.0  # a run that trains saves a checkpoint on SIGTERM
 LOG_LINES = 12  # of a server that died
-PACKAGE = Path(__file__).resolve().parents[1]  # with dagster.yaml and workspace.yaml, also in a wheel
+DAGSTER_YAML = Path(__file__).resolve().parents[1] / "dagster.yaml"  # in a checkout and in a wheel
+WORKSPACE = f"""\
+load_from:
+  - python_module:
+      module_name: pipeline.definitions
+      location_name: {CODE_LOCATION}
+"""
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,7 +60,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=PACKAGE.parent,
+                cwd=DAGSTER_YAML.parents[1],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -160,7 +167,7 @@ def dagster_server(layout: Layout, port: int) -> Server:
     return Server(
         name="Dagster",
         command=[
-            *[sys.executable, "-m", "dagster", "dev", "-w", str(PACKAGE / "workspace.yaml")],
+            *[sys.executable, "-m", "dagster", "dev", "-w", str(layout.dagster_home / "workspace.yaml")],
             *["-h", HOST, "-p", str(port)],
         ],
         environment={
@@ -175,11 +182,12 @@ def dagster_server(layout: Layout, port: int) -> Server:
 
 
 def prepare_dagster_home(layout: Layout) -> None:
-    """DAGSTER_HOME with a dagster.yaml in it, which its owner may edit: it is written once."""
+    """DAGSTER_HOME with a dagster.yaml, which is written once and may be edited, and the workspace that is served."""
     settings = layout.dagster_home / "dagster.yaml"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text((PACKAGE / "dagster.yaml").read_text())
+        settings.write_text(DAGSTER_YAML.read_text())
+    (layout.dagster_home / "workspace.yaml").write_text(WORKSPACE)
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:

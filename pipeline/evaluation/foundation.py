@@ -46,7 +46,9 @@ class FoundationEvaluationConfig:
         "Split whose documents the model is evaluated on; validation was already used during training.",
     ] = "test"
     stride: Annotated[
-        int | None, Ge(1), "Number of tokens between two windows over a document; without a value half the context."
+        int | None,
+        Ge(1),
+        "Number of tokens by which the window over a document advances; without a value half the context.",
     ] = None
     n_samples: Annotated[Natural, "Number of sample texts that the model writes for the report."] = 3
     prompt_tokens: Annotated[Count, "Number of tokens of a held-out document that each sample text begins with."] = 16

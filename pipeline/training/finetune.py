@@ -104,7 +104,7 @@ class FinetuneConfig:
     max_tokens: Annotated[
         int | None,
         Ge(2),
-        "Number of tokens of a text that are read, the first of which opens the text; without a value the context"
+        "Largest number of tokens per text, including the end-of-text token at its start; without a value the context"
         " of the base model.",
     ] = None
     muon_lr: Annotated[Positive, "Peak learning rate of the hidden matrices, which Muon trains."] = 0.02
@@ -124,7 +124,7 @@ class FinetuneConfig:
         Fraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
     ] = 0.1
     seed: Annotated[int, "Seed for new weights and the order of the examples."] = 0
-    validate_every: Annotated[Count, "Measure the validation split every N updates."] = 200
+    validate_every: Annotated[Count, "Evaluate on the validation split every N updates."] = 200
     checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = 200
 
     def __post_init__(self) -> None:

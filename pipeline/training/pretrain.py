@@ -40,7 +40,7 @@ class PretrainConfig:
     ] = "demo"
     depth: Annotated[
         OptionalCount,
-        "Number of layers from which all other sizes follow, instead of a preset: the width is 64 per layer, and"
+        "Derive all sizes from this number of layers instead of from a preset: the width is 64 times the depth, and"
         " context, tokens, batch size, learning rates and weight decay come from the rules in model/presets.py.",
     ] = None
     family: Annotated[
@@ -54,7 +54,7 @@ class PretrainConfig:
     n_kv_heads: Annotated[
         OptionalCount,
         "Number of key and value heads, a divisor of the number of query heads (grouped-query attention); without"
-        " a value it follows the query heads.",
+        " a value it equals the number of query heads.",
     ] = None
     d_ff: Annotated[
         OptionalCount,
@@ -71,8 +71,8 @@ class PretrainConfig:
     ] = None
     packing: Annotated[
         Literal["concatenated", "documents"] | None,
-        "How rows are filled: with windows of all text joined together, or with whole pieces of documents by best"
-        " fit.",
+        "How training sequences are filled: with windows of the concatenated documents, or with whole documents and"
+        " pieces of long ones by best fit.",
     ] = None
     document_mask: Annotated[bool | None, "Whether a token attends only to tokens of its own document."] = None
     batch_warmup_fraction: Annotated[
@@ -107,7 +107,7 @@ class PretrainConfig:
     ] = None
     skip_spikes: Annotated[
         OptionalPositive,
-        "Skip updates whose loss or gradient norm is more than this many deviations above the recent ones.",
+        "Skip updates whose loss or gradient norm is more than this many deviations above recent ones.",
     ] = None
     activation_checkpointing: Annotated[
         bool | None, "Whether to recompute the layers in the backward pass: less memory, about a third slower."

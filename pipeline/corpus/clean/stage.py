@@ -47,7 +47,7 @@ class CleanConfig:
         " out_of_memory.",
     ] = 2048
     max_page_mb: Annotated[
-        Positive, "Pages larger than this many megabytes are dropped as too_large without being read."
+        Positive, "Collected pages larger than this many megabytes are dropped as too_large before they are parsed."
     ] = 20.0
 
     def __post_init__(self) -> None:

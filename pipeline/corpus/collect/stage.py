@@ -51,7 +51,9 @@ class CollectConfig:
     n_shards: Annotated[
         int, Ge(1), Le(99_999), "Number of shards that a source is spread over; each shard must fit into memory."
     ] = 16
-    max_page_mb: Annotated[Positive, "Pages larger than this many megabytes are dropped as too_large."] = 256.0
+    max_page_mb: Annotated[
+        Positive, "Pages larger than this many megabytes are not collected; their reason is too_large."
+    ] = 256.0
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -62,24 +62,26 @@ HITS = pa.schema([pa.field("row", pa.int64(), nullable=False), pa.field("run", p
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecontaminateConfig:
     n_words: Annotated[
-        Count, "Number of words per run that is looked for (GPT-3 uses 13); a shorter example must occur as a whole."
+        Count,
+        "Length in words of the n-grams of evaluation examples that are searched for (GPT-3 uses 13); a shorter"
+        " example must occur as a whole.",
     ] = 13
     min_words: Annotated[
         Count,
-        "Smallest number of different words with a letter that a run must contain; examples with fewer are not"
-        " looked for.",
+        "An n-gram is searched for only if it has at least this many different words that contain a letter;"
+        " examples with fewer such words are ignored.",
     ] = 6  # of random runs of 6 words 1 in 1,000 occurs in 20 MB of other text, of 5 words 1 in 170
     min_share: Annotated[
-        Share, "An example counts as found if a document contains at least this share of its runs."
+        Share, "An example counts as found if a document has at least this share of its n-grams, or min_hits of them."
     ] = 0.5
     min_hits: Annotated[
-        Count, "An example counts as found if a document contains at least this many of its runs (Marin uses 8)."
+        Count, "An example also counts as found if a document has at least this many of its n-grams (Marin uses 8)."
     ] = 8
     max_documents: Annotated[
-        Count, "Runs that more documents than this contain are stock phrases and do not count (GPT-3 uses 10)."
+        Count, "N-grams that occur in more documents than this are stock phrases and are ignored (GPT-3 uses 10)."
     ] = 10
     margin: Annotated[
-        Natural, "Number of characters to cut before and after each run that was found (GPT-3 uses 200)."
+        Natural, "Number of characters to cut before and after each n-gram that was found (GPT-3 uses 200)."
     ] = 200
     min_piece: Annotated[Count, "Drop pieces between cuts that have fewer characters than this (GPT-3 uses 200)."] = (
         200

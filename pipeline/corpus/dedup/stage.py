@@ -53,10 +53,10 @@ class DedupConfig:
     bands: Annotated[Count, "Number of MinHash bands (FineWeb uses 14)."] = 14
     rows: Annotated[Count, "Number of MinHash values per band (FineWeb uses 8)."] = 8
     sample_one_in: Annotated[
-        Count, "Compare one shingle in every N when looking for documents that contain another one."
+        Count, "Compare only one in N shingles when searching for documents that contain another document."
     ] = 4
     min_similarity: Annotated[
-        Share, "Drop a document whose shingles have at least this Jaccard index with those of a better one."
+        Share, "Of two documents whose shingle sets have at least this Jaccard index, drop the one of lower quality."
     ] = 0.7
     min_containment: Annotated[
         Share, "Drop a document if a longer one contains at least this share of its shingles."
@@ -67,10 +67,11 @@ class DedupConfig:
         " passage.",
     ] = 15
     max_own_share: Annotated[
-        Share, "Keep a near-duplicate if a single unique passage makes up at least this share of its words."
+        Share, "Keep a near-duplicate if one unique passage makes up a larger share of its words than this."
     ] = 0.05
     family_overlap: Annotated[
-        Share, "Keep two documents on one side of the split if they share at least this part of the smaller one."
+        Share,
+        "Put two documents into the same split if they share at least this fraction of the smaller one's shingles.",
     ] = 0.2  # editions of a play in old and new spelling share a quarter of their 5-grams
     source_priority: Annotated[
         tuple[str, ...],

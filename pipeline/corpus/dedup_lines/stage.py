@@ -81,7 +81,8 @@ class DedupLinesConfig:
         int, Ge(2), "Remove a line only if at least this many documents of its site contain it."
     ] = 6
     min_fraction: Annotated[
-        Share, "Remove a long line only if at least this share of its site's documents contains it."
+        Share,
+        "Remove a line of min_characters or more only if at least this share of its site's documents contain it.",
     ] = 0.5
     min_edge_fraction: Annotated[
         Share,
@@ -89,7 +90,7 @@ class DedupLinesConfig:
         " contains it there.",
     ] = 0.25
     min_characters: Annotated[
-        Count, "Lines with fewer characters are removed only in a run at the beginning or end of a document."
+        Count, "Shorter lines are removed only in a block of repeated lines at the beginning or end of a document."
     ] = 40
     max_characters: Annotated[Count, "Lines and paragraphs with more characters than this are never removed."] = 2000
     min_words: Annotated[Natural, "Drop a document as only_repeated_lines if fewer words than this remain."] = 10

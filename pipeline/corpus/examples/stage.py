@@ -72,13 +72,16 @@ class ExamplesConfig:
         "Expected SHA-256 digest of the labelled file or package; without a value any content is accepted.",
     ] = None
     validation_fraction: Annotated[
-        float, Gt(0), Lt(1), "Fraction of the groups of near-duplicates that go to the validation split."
+        float, Gt(0), Lt(1), "Fraction of the examples in the validation split; near-duplicates are kept together."
     ] = 0.1
     test_fraction: Annotated[
-        float, Gt(0), Lt(1), "Fraction of the groups of near-duplicates that go to the test split."
+        float, Gt(0), Lt(1), "Fraction of the examples in the test split; near-duplicates are kept together."
     ] = 0.1
     similarity: Annotated[
-        float, Ge(0.5), Le(1), "Keep texts in one split if their sets of words have at least this Jaccard index."
+        float,
+        Ge(0.5),
+        Le(1),
+        "Put two texts into the same split if their sets of words have at least this Jaccard index.",
     ] = SIMILARITY
     seed: Annotated[int, "Seed for assigning groups of examples to splits."] = 0
 

@@ -35,46 +35,50 @@ class FilterConfig:
         "en",
     )
     min_language_confidence: Annotated[
-        Fraction, "Smallest probability of the detected language (FineWeb uses 0.65, with another detector)."
+        Fraction, "Smallest allowed probability of the detected language (FineWeb uses 0.65, with another detector)."
     ] = 0.65
     pii: Annotated[
         tuple[PiiKind, ...], "Kinds of personal data to mask; an empty list masks none. See docs/data.md."
     ] = PII_KINDS
     max_profane_word_fraction: Annotated[
-        OptionalFraction, "Largest fraction of words that are profane; without a value there is no limit."
+        OptionalFraction, "Largest allowed fraction of profane words; without a value there is no limit."
     ] = None
     max_adult_word_fraction: Annotated[
-        OptionalFraction, "Largest fraction of words that are sexual; without a value there is no limit."
+        OptionalFraction, "Largest allowed fraction of sexually explicit words; without a value there is no limit."
     ] = None
 
     min_words: Annotated[
-        Natural, "Smallest number of words per document, not counting punctuation (Gopher uses 50)."
+        Natural, "Smallest allowed number of words per document, not counting punctuation (Gopher uses 50)."
     ] = 50
     max_words: Annotated[
         Natural,
-        "Largest number of words per document, not counting punctuation. Gopher uses 100,000, but whole books are"
+        "Largest allowed number of words per document, not counting punctuation. Gopher uses"
+        " 100,000, but whole books are"
         " longer.",
     ] = 1_000_000
-    min_mean_word_length: Annotated[Ratio, "Smallest mean word length in characters (Gopher uses 3)."] = 3.0
-    max_mean_word_length: Annotated[Ratio, "Largest mean word length in characters (Gopher uses 10)."] = 10.0
-    max_hash_ratio: Annotated[Ratio, "Largest number of hash signs per word (Gopher uses 0.1)."] = 0.1
-    max_ellipsis_ratio: Annotated[Ratio, "Largest number of ellipses per word (Gopher uses 0.1)."] = 0.1
+    min_mean_word_length: Annotated[Ratio, "Smallest allowed mean word length in characters (Gopher uses 3)."] = 3.0
+    max_mean_word_length: Annotated[Ratio, "Largest allowed mean word length in characters (Gopher uses 10)."] = 10.0
+    max_hash_ratio: Annotated[Ratio, "Largest allowed number of hash signs per word (Gopher uses 0.1)."] = 0.1
+    max_ellipsis_ratio: Annotated[Ratio, "Largest allowed number of ellipses per word (Gopher uses 0.1)."] = 0.1
     max_bullet_line_fraction: Annotated[
-        Fraction, "Largest fraction of lines that begin with a bullet (Gopher uses 0.9)."
+        Fraction, "Largest allowed fraction of lines that begin with a bullet (Gopher uses 0.9)."
     ] = 0.9
     max_ellipsis_line_fraction: Annotated[
-        Fraction, "Largest fraction of lines that end in an ellipsis (Gopher uses 0.3)."
+        Fraction, "Largest allowed fraction of lines that end in an ellipsis (Gopher uses 0.3)."
     ] = 0.3
     min_alphabetic_word_fraction: Annotated[
-        Fraction, "Smallest fraction of words that contain a letter (Gopher uses 0.8)."
+        Fraction, "Smallest allowed fraction of words that contain a letter (Gopher uses 0.8)."
     ] = 0.8
     signs_are_words: Annotated[
         bool,
-        "Whether punctuation marks count as words when the fraction of words with a letter is measured. datatrove"
-        " counts them, but manuals then fail.",
+        "Whether punctuation marks count as words for min_alphabetic_word_fraction. datatrove counts them, but most"
+        " technical manuals are then dropped.",
     ] = False
     min_stop_words: Annotated[
-        int, Ge(0), Le(8), "Smallest number of Gopher's eight English stop words that must occur (Gopher uses 2)."
+        int,
+        Ge(0),
+        Le(8),
+        "Smallest allowed number of Gopher's eight English stop words that must occur (Gopher uses 2).",
     ] = 2
     stop_word_languages: Annotated[
         tuple[str, ...],
@@ -83,43 +87,46 @@ class FilterConfig:
     ] = ("en",)
 
     max_duplicate_line_fraction: Annotated[
-        Fraction, "Largest fraction of lines that repeat an earlier line (Gopher uses 0.3)."
+        Fraction, "Largest allowed fraction of lines that repeat an earlier line (Gopher uses 0.3)."
     ] = 0.3
     max_duplicate_paragraph_fraction: Annotated[
-        Fraction, "Largest fraction of paragraphs that repeat an earlier paragraph (Gopher uses 0.3)."
+        Fraction, "Largest allowed fraction of paragraphs that repeat an earlier paragraph (Gopher uses 0.3)."
     ] = 0.3
     max_duplicate_line_characters: Annotated[
-        Fraction, "Largest fraction of characters in lines that repeat an earlier line (Gopher uses 0.2)."
+        Fraction, "Largest allowed fraction of characters in lines that repeat an earlier line (Gopher uses 0.2)."
     ] = 0.2
     max_duplicate_paragraph_characters: Annotated[
-        Fraction, "Largest fraction of characters in paragraphs that repeat an earlier one (Gopher uses 0.2)."
+        Fraction, "Largest allowed fraction of characters in paragraphs that repeat an earlier one (Gopher uses 0.2)."
     ] = 0.2
     max_top_2_gram: Annotated[
-        Ratio, "Largest ratio of characters in the most frequent word 2-gram to all characters (Gopher uses 0.2)."
+        Ratio,
+        "Largest allowed ratio of characters in the most frequent word 2-gram to all characters (Gopher uses 0.2).",
     ] = 0.2
     max_top_3_gram: Annotated[
-        Ratio, "Largest ratio of characters in the most frequent word 3-gram to all characters (Gopher uses 0.18)."
+        Ratio,
+        "Largest allowed ratio of characters in the most frequent word 3-gram to all characters (Gopher uses 0.18).",
     ] = 0.18
     max_top_4_gram: Annotated[
-        Ratio, "Largest ratio of characters in the most frequent word 4-gram to all characters (Gopher uses 0.16)."
+        Ratio,
+        "Largest allowed ratio of characters in the most frequent word 4-gram to all characters (Gopher uses 0.16).",
     ] = 0.16
     max_duplicate_5_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 5-grams to all characters (Gopher uses 0.15)."
+        Ratio, "Largest allowed ratio of characters in repeated word 5-grams to all characters (Gopher uses 0.15)."
     ] = 0.15
     max_duplicate_6_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 6-grams to all characters (Gopher uses 0.14)."
+        Ratio, "Largest allowed ratio of characters in repeated word 6-grams to all characters (Gopher uses 0.14)."
     ] = 0.14
     max_duplicate_7_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 7-grams to all characters (Gopher uses 0.13)."
+        Ratio, "Largest allowed ratio of characters in repeated word 7-grams to all characters (Gopher uses 0.13)."
     ] = 0.13
     max_duplicate_8_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 8-grams to all characters (Gopher uses 0.12)."
+        Ratio, "Largest allowed ratio of characters in repeated word 8-grams to all characters (Gopher uses 0.12)."
     ] = 0.12
     max_duplicate_9_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 9-grams to all characters (Gopher uses 0.11)."
+        Ratio, "Largest allowed ratio of characters in repeated word 9-grams to all characters (Gopher uses 0.11)."
     ] = 0.11
     max_duplicate_10_gram: Annotated[
-        Ratio, "Largest ratio of characters in repeated word 10-grams to all characters (Gopher uses 0.1)."
+        Ratio, "Largest allowed ratio of characters in repeated word 10-grams to all characters (Gopher uses 0.1)."
     ] = 0.1
 
     min_sentences: Annotated[
@@ -132,15 +139,18 @@ class FilterConfig:
     ] = False
 
     min_terminal_line_fraction: Annotated[
-        Fraction, "Smallest fraction of lines that end a sentence (FineWeb uses 0.12)."
+        Fraction, "Rule set `fineweb`: smallest allowed fraction of lines that end a sentence (FineWeb uses 0.12)."
     ] = 0.12
     max_short_line_fraction: Annotated[
-        Fraction, "Largest fraction of lines of at most 30 characters (FineWeb uses 0.67)."
+        Fraction,
+        "Rule set `fineweb`: largest allowed fraction of lines of at most 30 characters (FineWeb uses 0.67).",
     ] = 0.67
     max_repeated_line_characters: Annotated[
-        Fraction, "Largest fraction of characters in repeated lines, as FineWeb counts them (FineWeb uses 0.01)."
+        Fraction, "Rule set `fineweb`: largest allowed fraction of characters in repeated lines (FineWeb uses 0.01)."
     ] = 0.01
-    max_newline_ratio: Annotated[Ratio, "Largest number of line breaks per word (FineWeb uses 0.3)."] = 0.3
+    max_newline_ratio: Annotated[
+        Ratio, "Rule set `fineweb`: largest allowed number of line breaks per word (FineWeb uses 0.3)."
+    ] = 0.3
 
     def __post_init__(self) -> None:
         check_values(self)

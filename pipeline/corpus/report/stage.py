@@ -47,13 +47,14 @@ STEPS = 6
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusReportConfig:
     title: Annotated[str, "Heading of the data card."] = "Corpus"
-    purpose: Annotated[
-        str | None, "What the corpus is made for, as the data card should state it; this cannot be measured."
-    ] = None
-    contact: Annotated[str | None, "Whom to ask for the removal of a page, as the data card should state it."] = None
+    purpose: Annotated[str | None, "Purpose of the corpus, which the data card prints."] = None
+    contact: Annotated[str | None, "Contact for the removal of a page, which the data card prints."] = None
     histogram_bins: Annotated[int, Ge(5), Le(200), "Number of bins in the histogram of each signal."] = 40
     top_domains: Annotated[int, Ge(1), Le(1000), "Number of domains to list, those with the most words first."] = 20
-    min_occupation_count: Annotated[Count, "List an occupation only if at least this many pronouns follow it."] = 10
+    min_occupation_count: Annotated[
+        Count,
+        "The data card counts the pronouns after the names of occupations; list an occupation from this many on.",
+    ] = 10
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -31,12 +31,13 @@ UNMEASURED = {field.name: None if field.nullable else 0 for field in MEASURES} |
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SignalsConfig:
     document_seconds: Annotated[
-        Positive, "Time limit per document in seconds; `filter` drops a document that takes longer as timeout."
+        Positive,
+        "Time limit per document in seconds; if a document takes longer, `filter` drops it with the reason timeout.",
     ] = 60.0
     document_memory_mb: Annotated[
         Count,
-        "Memory limit per document in megabytes of address space, on Linux only; `filter` drops a document that"
-        " needs more as out_of_memory.",
+        "Memory limit per document in megabytes of address space, on Linux only; if a document needs more,"
+        " `filter` drops it with the reason out_of_memory.",
     ] = 2048
 
     def __post_init__(self) -> None:

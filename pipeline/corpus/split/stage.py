@@ -47,18 +47,20 @@ class SplitConfig:
     min_families: Annotated[
         int,
         Ge(FEWEST_FAMILIES),
-        "Sources with fewer document families than this contribute nothing to validation or test.",
+        "Sources with fewer families (groups of overlapping documents) than this contribute nothing to validation or"
+        " test.",
     ] = 10
     max_family_fraction: Annotated[
-        Share, "Families with more than this fraction of the words of their source stay in the train split."
+        Share, "Families with more than this fraction of their source's words are always in the train split."
     ] = 0.03
     max_section_fraction: Annotated[
         Fraction,
-        "A directory of URLs is a section, which stays on one side, unless it has more than this fraction of the"
-        " words of its source; 0 turns sections off.",
+        "Documents whose URLs share a directory are put into the same split, unless the directory has more than this"
+        " fraction of the words of its source; 0 turns this off.",
     ] = 0.05  # with 0.1 half of the words of the default manuals could be held out, with 0.5 a fiftieth
     max_overlap: Annotated[
-        Fraction, "Largest share of a held-out document that a document of another split may contain."
+        Fraction,
+        "Move a held-out document to train if a document of another split contains more than this share of it.",
     ] = 0.2
     seed: Annotated[int, "Seed for the order in which families are held out."] = 1
 

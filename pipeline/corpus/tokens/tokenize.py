@@ -40,7 +40,8 @@ class TokenizeConfig:
     )
     seed: Annotated[
         int,
-        "Seed for the order of the documents, and for choosing documents of a source whose weight has a fraction.",
+        "Seed for the order of the documents, and for choosing documents of a source whose weight is"
+        " no whole number.",
     ] = 1
     rehydration: Annotated[
         Literal["none", "fineweb2"],
@@ -48,7 +49,8 @@ class TokenizeConfig:
     ] = "none"
     shuffle_memory_mb: Annotated[
         Count,
-        "Memory in megabytes that shuffling may use, besides the file that it writes. Does not change the result.",
+        "Memory in megabytes that shuffling may use, not counting the file that it writes. Does not"
+        " change the result.",
     ] = field(default=128, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:

@@ -41,8 +41,8 @@ log = logging.getLogger(__name__)
 class TokenizerConfig:
     vocabulary: Annotated[
         Literal["trained", "gpt2", "cl100k_base", "o200k_base"],
-        "Train a vocabulary on the corpus, or use a published one of 50,257, 100,277 or 200,019 tokens, to which"
-        " the settings of training do not apply.",
+        "Train a vocabulary on the corpus, or use a published one: gpt2 (50,257 tokens), cl100k_base (100,277) or"
+        " o200k_base (200,019), for which vocab_size, pattern, sample_bytes and seed have no effect.",
     ] = "trained"
     vocab_size: Annotated[
         int,

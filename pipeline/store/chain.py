@@ -90,7 +90,7 @@ class Link:
 CHAIN: tuple[Link, ...] = (
     Link(
         name="collect",
-        does="takes pages from their sources and refuses those that are too large or no text",
+        does="collects pages from their sources and refuses those that are too large or not text",
         stage="pipeline.corpus.collect.stage.COLLECT",
         config="pipeline.corpus.collect.stage.CollectConfig",
         asset="pages",
@@ -101,7 +101,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="clean",
-        does="takes the text out of each page and repairs it",
+        does="extracts the text of each page and repairs it",
         stage="pipeline.corpus.clean.stage.CLEAN",
         config="pipeline.corpus.clean.stage.CleanConfig",
         asset="documents",
@@ -124,7 +124,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="filter",
-        does="keeps wanted languages and what the rule sets let pass; masks personal data",
+        does="keeps documents in the chosen languages that satisfy the rule sets; masks personal data",
         stage="pipeline.corpus.filter.stage.FILTER",
         config="pipeline.corpus.filter.rules.FilterConfig",
         recipe="pipeline.corpus.filter.rules.FilterRecipe",
@@ -154,7 +154,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="dedup_lines",
-        does="takes out lines that many documents of a site repeat",
+        does="removes lines that many documents of a site repeat",
         stage="pipeline.corpus.dedup_lines.stage.DEDUP_LINES",
         config="pipeline.corpus.dedup_lines.stage.DedupLinesConfig",
         asset="corpus",
@@ -169,7 +169,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="decontaminate",
-        does="cuts out texts that models are judged on",
+        does="removes texts of evaluations",
         stage="pipeline.corpus.decontaminate.stage.DECONTAMINATE",
         config="pipeline.corpus.decontaminate.stage.DecontaminateConfig",
         recipe="pipeline.corpus.decontaminate.stage.DecontaminateRecipe",
@@ -197,7 +197,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="tokenizer",
-        does="learns a byte-pair vocabulary from the train split, or takes a published one",
+        does="learns a byte-pair vocabulary from the train split, or uses a published one",
         stage="pipeline.corpus.tokens.tokenizer.TOKENIZER",
         config="pipeline.corpus.tokens.tokenizer.TokenizerConfig",
         asset="tokenizer",
@@ -217,7 +217,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="corpus_report",
-        does="counts what is in the corpus and what was left out, and writes the data card",
+        does="counts what is in the corpus and what was dropped, and writes the data card",
         stage="pipeline.corpus.report.stage.CORPUS_REPORT",
         config="pipeline.corpus.report.stage.CorpusReportConfig",
         asset="corpus_report",
@@ -257,7 +257,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="evaluate_classification",
-        does="judges a classifier on held-out examples",
+        does="evaluates a classifier on held-out examples",
         config="pipeline.evaluation.task.TaskEvaluationConfig",
         asset="evaluation",
         command="evaluate",

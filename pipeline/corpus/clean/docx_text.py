@@ -84,8 +84,7 @@ class _Block:
 
 
 def docx_text(content: bytes) -> Extracted:
-    """The text of a docx file. Never raises for a broken one: `reason` is unreadable, encrypted, no_text or
-    too_large."""
+    """The text of a docx. Never raises for a broken one: `reason` is unreadable, encrypted, no_text or too_large."""
     try:
         parts = Parts(content)
         name = _document_name(parts)

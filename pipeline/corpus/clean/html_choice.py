@@ -30,7 +30,7 @@ MENU_CLASSES = sum(1 << CLASSES.index(name) for name in ("nav", "side", "footer"
 MIN_MENU, MENU_LINK_SHARE = 5, 0.8  # number of entries; share of the characters
 SHORT = 300  # characters of a cell or an item
 MAX_ITEMS = 60  # of a list that is kept or dropped as a whole
-LEAST_SCORE = 0.01  # of units that are not menus, so that a page of such units gives a text
+LEAST_SCORE = 0.01  # of units that are not menus, so that a page of such units is not empty
 WINDOWS = (2, 6)  # blocks on either side
 AROUND = (
     "nav",

@@ -91,8 +91,7 @@ def by_trafilatura(tree: Any) -> str:
 
 
 def title_of(tree: Any) -> str | None:
-    """The heading that the page's name contains, usually without the name of the site; else that name; else a
-    heading.
+    """The heading that the page's name contains, usually without the site's name; else that name; else a heading.
 
     The name is og:title, otherwise the title of the window.
     """

@@ -23,7 +23,7 @@ BROKEN = (OSError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError
 
 
 class Unusable(Exception):
-    """The reason why a document gives no text: unreadable, encrypted, no_text or too_large."""
+    """The reason why a document has no text: unreadable, encrypted, no_text or too_large."""
 
     def __init__(self, reason: str):
         super().__init__(reason)

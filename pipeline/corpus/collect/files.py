@@ -80,8 +80,7 @@ class FilesSource(Source):
         return selected(members_of(path), self.members, f"{path} (source `{self.name}`)")
 
     def _files(self) -> list[Path]:
-        """The files that determine the pages: the single file or archive, or the files of a folder that match the
-        globs."""
+        """The files that determine the pages: the file or archive, or the files of a folder that match the globs."""
         path = self._existing()
         if not path.is_dir():
             return [path]

@@ -50,7 +50,7 @@ class Source(ABC):
         tuple[str, ...], "Globs of the files to read; a glob that starts with ! excludes files. See docs/data.md."
     ]
     licence: Annotated[OptionalText, "Licence of the texts, which is stored with every document."] = None
-    note: Annotated[OptionalText, "What the source is, for people who look at the graph or the data card."] = field(
+    note: Annotated[OptionalText, "Description of the source, shown with its asset in the graph."] = field(
         default=None, metadata=NOT_IDENTITY
     )
     media_type: Annotated[MediaType | None, "Media type of files whose suffix does not show their format."] = None

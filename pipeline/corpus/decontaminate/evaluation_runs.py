@@ -162,8 +162,7 @@ class Scanner:
         return np.unique(rows[text[inside]] * max(1, len(self.index.ngrams)) + runs[inside])
 
     def runs(self, text: str) -> tuple[np.ndarray, np.ndarray, int]:
-        """The first word and the number in the index of every run in `text`, in order, and the number of words of
-        `text`."""
+        """First word and index number of every run in `text`, in order, and the number of words of `text`."""
         places, runs = [], []
         n_before, tail = 0, np.zeros(0, np.uint64)
         for start, end in blocks(text):

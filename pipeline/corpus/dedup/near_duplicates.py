@@ -90,7 +90,7 @@ CREATE TABLE candidates AS
     WHERE bands_shared > 0 OR sample_shared >= $share * least(r.n_sample, k.n_sample)
     QUALIFY $most >= least(
         row_number() OVER (PARTITION BY rank ORDER BY bands_shared DESC, sample_shared DESC, kept),
-        row_number() OVER (  -- an excerpt may be the better text of a pair, and yet be the one that goes
+        row_number() OVER (  -- an excerpt may be the better text of a pair, and yet be the one that is dropped
             PARTITION BY CASE WHEN kept > 0 AND k.n_shingles < r.n_shingles THEN kept ELSE rank END
             ORDER BY bands_shared DESC, sample_shared DESC, kept, rank
         )
@@ -156,8 +156,7 @@ def find_candidates(
     memory_mb: int,
     done: Callable[[int, int], None] = lambda query, queries: None,
 ) -> int:
-    """Fill the tables `documents`, `candidates`, `wanted`, `relatives` and `repeated`. Returns the number of
-    candidates.
+    """Fill `documents`, `candidates`, `wanted`, `relatives` and `repeated`. Returns the number of candidates.
 
     The views of signatures (load_signatures, accepted.py) must exist. `done` is called before each query with its
     number and the number of queries.

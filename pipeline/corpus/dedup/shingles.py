@@ -65,8 +65,7 @@ class Shingler:
         return windows
 
     def sets(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sorted unique hashes of the texts one after the other, and for each text how many there are and how many
-        windows."""
+        """Sorted unique hashes of the texts, concatenated, and per text the number of hashes and of windows."""
         windows = self.windows_of(texts)
         n_windows = np.fromiter(map(len, windows), np.int64, len(windows))
         if len(texts) == 1:  # a single text may be long: avoid a second copy

@@ -165,8 +165,7 @@ class PairJudge:
     def _losses(
         self, few: Text, many: Text, is_shared: np.ndarray, is_similar: bool, advantage: float
     ) -> tuple[bool, bool]:
-        """Whether each text, the smaller one first, may be dropped; `advantage` is how much higher the smaller one's
-        quality is."""
+        """Whether each text, the smaller first, may be dropped; `advantage`: its quality minus that of the larger."""
         missing_few, missing_many = ~is_in(few.windows, many.shingles), ~is_in(many.windows, few.shingles)
         passages_few = self._passages(few.windows, missing_few)
         passages_many = self._passages(many.windows, missing_many)

@@ -96,7 +96,7 @@ class ExamplesConfig:
 
 @dataclass(slots=True)
 class Row:
-    """A row of the labelled file as an example. `reason` says why it was dropped."""
+    """A row of the labelled file as an example. `reason` is the drop reason."""
 
     text: str
     values: dict[str, Any] = field(default_factory=dict)  # values of the columns of the kind
@@ -133,8 +133,7 @@ def build_examples(
     *,
     denied: Path | None = None,
 ) -> Built:
-    """The examples of a task. `cache` is the folder of downloaded packages, `denied` the deny list, which need not
-    exist.
+    """The examples of a task. `cache` is the folder of downloaded packages, `denied` the deny list, if it exists.
 
     Raises ValueError if there is no such file, package or member, or its sha256 differs from `cfg`.
     """

@@ -110,8 +110,7 @@ def filter_shard(
 
 
 def edited(text: str, masks: Sequence[tuple[int, int, str]], removals: Iterable[tuple[int, int]]) -> tuple[str, int]:
-    """`text` with a placeholder for each of `masks` (start, end, kind) and without `removals`, and the number of
-    masks.
+    """`text` with placeholders for `masks` (start, end, kind) and without `removals`, and the number of masks.
 
     Personal data inside a removed line is removed with it; if it extends beyond the line, it is masked instead.
     """

@@ -48,8 +48,7 @@ class Lines:
 
 
 def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words) -> Lines:
-    """`lines` are the lines of `text` with their line ends, `n_chunks` the number of whitespace-separated chunks of
-    each."""
+    """`lines` are those of `text` with line ends, `n_chunks` the number of whitespace-separated chunks per line."""
     line_of_word = np.repeat(np.arange(len(lines)), n_chunks)[words.chunks]
     n_sentences = _n_sentences(words, line_of_word, len(lines))
     texts = [line.strip() for line in lines]
@@ -108,7 +107,7 @@ def _runs(starts: np.ndarray, flags: np.ndarray, kind: str) -> list[Edit]:
 def _n_sentences(words: Words, line_of_word: np.ndarray, n_lines: int) -> np.ndarray:
     """Number of sentences per line, by the rule of spaCy's sentencizer.
 
-    Each word that is not punctuation adds one if a sentence-ending mark stands between it and the previous such word
+    Each word that is not punctuation adds one if a sentence-ending mark is between it and the previous such word
     of its line, or the beginning of the line."""
     ends = (words.kinds & END) != 0
     others = np.flatnonzero(~ends & ((words.kinds & PUNCTUATION) == 0))

@@ -147,8 +147,7 @@ def _is_international(number: str, n_digits: int) -> bool:
 
 
 def _has_form_of_a_region(number: str, n_digits: int) -> bool:
-    """Whether it has a trunk zero or a bracketed area code and at least two groups, and is valid in one of the
-    regions."""
+    """Whether it has a trunk zero or bracketed area code, at least two groups, and is valid in one of the regions."""
     if not 9 <= n_digits <= 12 or number.isdigit():
         return False
     groups = [group for group in re.split(r"[^0-9]+", number) if group]

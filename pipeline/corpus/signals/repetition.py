@@ -56,8 +56,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _repeated(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each n: where the repeated n-grams begin, which group of equal ones each belongs to, and the size of the
-    group."""
+    """For each n: the starts of the repeated n-grams, the group of equal ones of each, and the size of the group."""
     n_words = len(ids)
     if not n_words:
         return

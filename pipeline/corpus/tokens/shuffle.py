@@ -91,8 +91,7 @@ def concatenated(parts: Sequence[Documents]) -> Documents:
 
 
 class TokenFiles:
-    """Writes documents to <directory>/NNNNN.arrow, at most `most` tokens per file; a longer document has its own
-    file.
+    """Writes <directory>/NNNNN.arrow with at most `most` tokens per file; a longer document has its own file.
 
     Call `close` at the end; it writes the last file.
     """

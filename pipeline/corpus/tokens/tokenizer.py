@@ -158,8 +158,7 @@ class Sample:
 
 
 def _sampled(cfg: TokenizerConfig, paths: Sequence[Path]) -> tuple[Sample, dict[str, Sample]]:
-    """The sample to learn from, and per source the sample to report on: validation before train, equal shares per
-    source."""
+    """The sample to learn from, and one to report on: equal shares per source, validation before train."""
     to_learn = Sample(limit=cfg.sample_bytes)
     of_source: dict[str, Sample] = {}
     for path in paths:
@@ -188,7 +187,9 @@ def _learned(cfg: TokenizerConfig, sample: Sample, work: Work) -> dict[bytes, in
     texts = _sampled_texts(sample, lambda done: work.progress(done, sample.n_bytes, "bytes"))
     ranks = train_ranks(texts, cfg.vocab_size - 1, TRAINED_PATTERNS[cfg.pattern])
     if len(ranks) + 1 < cfg.vocab_size:
-        log.warning("the corpus gives %d tokens, not the %d of vocab_size", len(ranks) + 1, cfg.vocab_size)
+        log.warning(
+            "the corpus is enough for %d tokens only, not for the %d of vocab_size", len(ranks) + 1, cfg.vocab_size
+        )
     return ranks
 
 

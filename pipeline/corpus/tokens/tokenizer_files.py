@@ -25,8 +25,7 @@ TOKENIZER_FILES = (*IDENTITY_FILES, TOKENIZER_JSON, TOKENIZER_CONFIG_JSON)
 
 
 def write_tokenizer(directory: Path, ranks: Mapping[bytes, int], pattern_name: str) -> None:
-    """Writes all files of a tokenizer. `pattern_name` is one of TRAINED_PATTERNS, or the name of a published
-    vocabulary."""
+    """Writes all files of a tokenizer. `pattern_name`: one of TRAINED_PATTERNS, or a published vocabulary."""
     raw = ranks_file(ranks)
     description = describe(pattern_name, raw, len(ranks))
     hugging_face = tokenizer_json(ranks, description["pattern"], description["special_tokens"])

@@ -107,7 +107,7 @@ def test_dedup_full_disk_is_one_line_and_the_next_run_goes_on(tmp_path, store, w
     expected = file_bytes(store.build(DEDUP, DedupConfig(), handle).handle)
     with mounted(tmp_path / "small", kilobytes) as root:
         small = Store(root=root, engine=store.engine)
-        with pytest.raises(DiskFull, match=r"no room .*MB free.*free some.*what was finished is kept") as stopped:
+        with pytest.raises(DiskFull, match=r"no space left .*MB free.*free some.*finished work is kept") as stopped:
             small.build(DEDUP, DedupConfig(), handle)
         assert "\n" not in str(stopped.value) and str(root) in str(stopped.value)
         assert not list(root.glob(f"dedup/*/{SCRATCH}"))
@@ -129,7 +129,7 @@ def test_explained_too_little_memory_names_the_setting(tmp_path):
 
 def test_open_database_spill_over_its_limit_is_a_full_disk(tmp_path):
     with (
-        pytest.raises(DiskFull, match="no room to write `dedup`"),
+        pytest.raises(DiskFull, match="no space left to write `dedup`"),
         room_for("dedup", tmp_path),
         open_database(tmp_path, n_threads=2, memory_mb=64) as database,
     ):

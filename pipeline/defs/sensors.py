@@ -17,7 +17,9 @@ LOOK_SECONDS = 30
 
 def sensors(layout: Layout, sources: Iterable[Source]) -> list[dg.SensorDefinition]:
     watched = [watch(source) for source in sources if source.is_watched]
-    return [*watched, close_failed(layout), close_cancelled(layout)]
+    ended = dg.DagsterRunStatus
+    closing = [close(layout, "failed", ended.FAILURE, FAILED), close(layout, "cancelled", ended.CANCELED, KILLED)]
+    return [*watched, *closing]
 
 
 def watch(source: Source) -> dg.SensorDefinition:
@@ -45,28 +47,16 @@ def watch(source: Source) -> dg.SensorDefinition:
     return watch_source
 
 
-def close_failed(layout: Layout) -> dg.SensorDefinition:
-    """A build closes its own MLflow run, unless its process was killed; then this does."""
+def close(layout: Layout, runs: str, ended: dg.DagsterRunStatus, status: str) -> dg.SensorDefinition:
+    """A build closes its own MLflow run, unless its process was killed; then this sensor closes it."""
 
-    @dg.run_failure_sensor(
-        name="close_mlflow_runs_of_failed_runs",
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks the MLflow runs of a failed Dagster run FAILED.",
-    )
-    def close(context: dg.RunFailureSensorContext) -> None:
-        end_dead_runs(layout, FAILED, context.dagster_run.run_id)
-
-    return close
-
-
-def close_cancelled(layout: Layout) -> dg.SensorDefinition:
     @dg.run_status_sensor(
-        run_status=dg.DagsterRunStatus.CANCELED,
-        name="close_mlflow_runs_of_cancelled_runs",
+        run_status=ended,
+        name=f"close_mlflow_runs_of_{runs}_runs",
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Marks the MLflow runs of a cancelled Dagster run KILLED.",
+        description=f"Marks the MLflow runs of a {runs} Dagster run {status}.",
     )
-    def close(context: dg.RunStatusSensorContext) -> None:
-        end_dead_runs(layout, KILLED, context.dagster_run.run_id)
+    def close_runs(context: dg.RunStatusSensorContext) -> None:
+        end_dead_runs(layout, status, context.dagster_run.run_id)
 
-    return close
+    return close_runs

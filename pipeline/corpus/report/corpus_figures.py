@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.corpus.collect.source_rules import RULE_SETS
 from pipeline.corpus.report.corpus_chain import Row
-from pipeline.corpus.report.corpus_results import share
+from pipeline.corpus.report.corpus_results import pages_seen, share
 from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.corpus.report.corpus_terms import AXES
 from pipeline.store.chain import document_stages, link_of
@@ -72,7 +72,7 @@ def sources_figure(tables: Tables) -> "Figure | None":
 
 def funnel_figure(tables: Tables) -> "Figure | None":
     """What became of every page, by source: shares that add up to 100 %."""
-    pages, dropped = _pages(tables), _dropped(tables)
+    pages, dropped = pages_seen(tables), _dropped(tables)
     names = sorted(pages, key=lambda source: (-pages[source], source))[:MOST_SOURCES]
     if not names:
         return None
@@ -234,14 +234,6 @@ def _sides(axes: "Axes", counts: Mapping[str, Mapping[str, int]], names: Sequenc
             axes.text(2, place, f"only {n} matches" if n else "no match", va="center", fontsize=8, color="#555555")
     axes.set_xlim(0, 100)
     axes.set_xlabel("% of matches")
-
-
-def _pages(tables: Tables) -> dict[str, int]:
-    """Pages of each source at the first stage whose output still exists."""
-    found: dict[str, int] = {}
-    for row in tables["funnel"]:
-        found.setdefault(row["source"], row["rows_in"])
-    return found
 
 
 def _dropped(tables: Tables) -> dict[tuple[str, str], int]:

@@ -51,6 +51,14 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
+def pages_seen(tables: Tables) -> dict[str, int]:
+    """Source -> pages at the first stage whose output still exists."""
+    found: dict[str, int] = {}
+    for row in tables["funnel"]:
+        found.setdefault(row["source"], row["rows_in"])
+    return found
+
+
 def words_in(tables: Tables, split: str) -> int:
     return sum(row["words"] for row in tables["splits"] if row["split"] == split)
 

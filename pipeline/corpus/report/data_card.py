@@ -15,7 +15,7 @@ from pipeline.corpus.report.card_markdown import address, count, documents, list
 from pipeline.corpus.report.card_people import people
 from pipeline.corpus.report.card_processing import processing
 from pipeline.corpus.report.corpus_chain import CorpusChain
-from pipeline.corpus.report.corpus_results import total, words_in
+from pipeline.corpus.report.corpus_results import pages_seen, total, words_in
 from pipeline.corpus.report.corpus_tables import Tables
 from pipeline.store.records import SPLITS
 
@@ -136,7 +136,7 @@ def _bullets(lines: Iterator[str]) -> str:
 
 
 def _sources(tables: Tables) -> str:
-    words, seen = total(tables["sources"], "words"), _seen(tables)
+    words, seen = total(tables["sources"], "words"), pages_seen(tables)
     licences: dict[str, int] = {row["source"]: row["without_licence"] for row in tables["sources"]}
     lines = []
     for row in sorted(tables["sources"], key=lambda row: (-row["words"], row["source"])):
@@ -155,14 +155,6 @@ def _sources(tables: Tables) -> str:
     return table(
         ["source", "documents", "share of the pages seen", "words", "of all words", "text", "licence"], lines
     )
-
-
-def _seen(tables: Tables) -> dict[str, int]:
-    """Source -> pages at the first stage whose output still exists."""
-    found: dict[str, int] = {}
-    for row in tables["funnel"]:
-        found.setdefault(row["source"], row["rows_in"])
-    return found
 
 
 def _composition(tables: Tables) -> Iterator[str]:

@@ -1,9 +1,8 @@
-"""Which documents repeat given texts, wholly or in part, by every run of words that they share.
+"""Finds documents that repeat given texts, fully or in part, by all the runs of words that they share.
 
 In: texts by page id, and document shards. Out: a `Copy` for each document and each text that share enough. Nothing is
-sampled: the runs of the given texts, which are few, become a sorted index, and one pass over all shards in worker
-processes looks theirs up. A run that many documents hold counts as well, because a text of which there are many
-copies is the very thing that is looked for.
+sampled: the runs of the given texts, which are few, become a sorted index, and worker processes look up the runs of
+all shards in one pass. Frequent runs count too, because a text with many copies is exactly what is searched for.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,12 +22,12 @@ INDEX = "texts"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CopyLimits:
-    """What counts; the first two as in dedup.DedupConfig."""
+    """The limits for a copy; the first two as in dedup.DedupConfig."""
 
-    n_words: int = 5  # a run
+    n_words: int = 5  # words per run
     min_similarity: float = 0.8  # Jaccard index from which a document is a copy
-    min_containment: float = 0.9  # share of a document that stands in the text, from which it is a copy
-    min_held: float = 0.2  # share of the text that a longer document holds, from which it is told
+    min_containment: float = 0.9  # share of a document that is in the text, from which it is a copy
+    min_held: float = 0.2  # share of the text that a longer document contains, from which it is reported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +35,11 @@ class Copy:
     """A document that repeats one of the texts."""
 
     of: str  # page id of the text
-    page_id: str  # of the document, or what else its key is
+    page_id: str  # of the document, or another key
     similarity: float  # Jaccard index of their runs, 0 to 1
-    held: float  # share of the text that the document holds, 0 to 1
-    part: float  # share of the document that is the text's, 0 to 1
-    is_copy: bool  # by the limits; otherwise it holds a part of the text beside other things
+    held: float  # share of the text that the document contains, 0 to 1
+    part: float  # share of the document that is in the text, 0 to 1
+    is_copy: bool  # by the limits; otherwise it contains a part of the text besides other content
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ def find_copies(
     scratch: Path,
     key: str = "page_id",
 ) -> list[Copy]:
-    """Copies in the order of the shards; a text is no copy of itself, which is told by the column `key`."""
+    """Copies in the order of the shards. A text is not a copy of itself; the column `key` identifies it."""
     if not texts:
         return []
     flat, n_runs, _ = Shingler(limits.n_words).sets(list(texts.values()))
@@ -69,12 +68,12 @@ def find_copies(
     items = [_Item(path, scratch / INDEX, tuple(texts), limits, key) for path in paths]
     copies: list[Copy] = []
     for item, answer in zip(items, engine.map(copies_in_shard, items) if items else (), strict=True):
-        copies += value_of(answer, item.path, "copies were looked for")
+        copies += value_of(answer, item.path, "copies were searched for")
     return copies
 
 
 def copies_in_shard(item: _Item) -> list[Copy]:
-    """Runs in a worker process."""
+    """Finds the copies in one batch of documents; runs in a worker process."""
     index = NgramIndex.load(item.index)
     table = read_table(item.path, columns=[item.key, "text"])
     page_ids = iter(table[item.key].to_pylist())

@@ -1,9 +1,9 @@
-"""Which trained models saw which documents, and in which training steps.
+"""Finds which models were trained on which documents, and in which training steps.
 
-In: the store, and pages or documents. Out: of every finished Checkpoint below the store whose token shards hold one
-of them, where they stand and the steps that read them. Steps: the record of a checkpoint names its token shards, a
-fine-tuned one its base; the corpus that the shards were made from leads from page ids to document ids; the index of
-the shards leads to their rows; the order of the data, turned round, to the steps (model/batches.py).
+In: the store, and pages or documents. Out: for every finished Checkpoint in the store whose token shards contain one
+of them, the places of the documents and the steps that read them. Steps: the record of a checkpoint names its token
+shards, and a fine-tuned one names its base; the corpus of the shards maps page ids to document ids; the index of the
+shards gives their rows; the inverse of the data order gives the steps (model/batches.py).
 """
 
 import json
@@ -23,32 +23,32 @@ from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.store import RECORD, read_record
 
 TRAIN = "train"
-# fields of a TrainConfig that the order of the data depends on, as they were when a record does not name them
+# fields of a TrainConfig that affect the order of the data; defaults for records that do not have them
 ORDER = {"seed": 0, "packing": "concatenated", "batch_warmup_fraction": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """One place of a document in token shards; it may stand in several."""
+    """One place of a document in token shards; a document may have several."""
 
-    page_id: str | None  # None where the corpus that the shards were made from is gone
-    document_id: str  # when it was tokenised
+    page_id: str | None  # None if the corpus of the shards was removed
+    document_id: str  # at the time of tokenizing
     side: str  # train, validation or test
     where: str  # file below the folder of the token shards
     row: int
-    n_tokens: int  # with the end-of-text token that opens it
-    steps: np.ndarray  # int64, sorted, from 1: those with a token of it; empty = it was never reached
+    n_tokens: int  # including the end-of-text token at its start
+    steps: np.ndarray  # int64, sorted, from 1: steps with a token of it; empty = never reached
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelExposure:
-    """A finished checkpoint, and the documents that stand in the token shards it was trained on."""
+    """A finished checkpoint, and the documents that are in its token shards."""
 
     stage: str
     fingerprint: str
     directory: Path
     n_steps: int  # of the training on `tokens`
-    base: str | None  # fingerprint of the checkpoint whose training that was; None = its own
+    base: str | None  # fingerprint of the checkpoint of that training; None = this checkpoint
     base_directory: Path | None
     tokens: Path
     documents: tuple[Seen, ...]
@@ -60,7 +60,7 @@ class ModelExposure:
 
 @dataclass(frozen=True)
 class Training:
-    """A finished checkpoint whose own training read token shards."""
+    """A finished checkpoint that was trained on token shards itself."""
 
     folder: Folder
     record: Record
@@ -95,10 +95,10 @@ def _say_nothing(text: str) -> None: ...
 def models_of(
     store: Path, *, page_ids: Collection[str] = (), document_ids: Collection[str] = (), say: Say = _say_nothing
 ) -> list[ModelExposure]:
-    """Every finished checkpoint below `store` whose token shards hold one of the documents, by stage and fingerprint.
+    """Every finished checkpoint in `store` whose token shards contain one of the documents, by stage and fingerprint.
 
-    `page_ids` are looked up in the corpus that each folder of token shards was made from; `document_ids` are ids of
-    the time of tokenising. A fine-tuned checkpoint saw what its base saw, unless it began with random weights.
+    `page_ids` are looked up in the corpus of each folder of token shards; `document_ids` are ids at the time of
+    tokenizing. A fine-tuned checkpoint was trained on the documents of its base, unless it began with random weights.
     """
     checkpoints = finished_checkpoints(store)
     places: dict[Folder, list[tuple[str | None, str, str, int]]] = {}
@@ -126,7 +126,7 @@ def models_of(
 
 
 def unexplained_models(store: Path) -> list[tuple[Path, str]]:
-    """Finished checkpoints of which nobody can say what they saw, each with the reason."""
+    """Finished checkpoints whose training documents are unknown, each with the reason."""
     checkpoints = finished_checkpoints(store)
     found = []
     for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
@@ -134,16 +134,14 @@ def unexplained_models(store: Path) -> list[tuple[Path, str]]:
         if training is None and is_from_random_weights(store, folder, checkpoints):
             continue
         if training is None:
-            found.append(
-                (folder.directory, "the checkpoint that it was made from was removed, or came from elsewhere")
-            )
+            found.append((folder.directory, "its base checkpoint was removed, or came from elsewhere"))
         elif not (training.tokens.directory / RECORD).exists():
             found.append((folder.directory, f"its token shards {training.tokens.directory} were removed"))
     return found
 
 
 def finished_checkpoints(store: Path) -> dict[Folder, Record]:
-    """Every finished Checkpoint folder below `store`."""
+    """Every finished Checkpoint folder in `store`."""
     found = {}
     for path in sorted(store.glob(f"*/*/{RECORD}")):
         text = path.read_text()
@@ -155,7 +153,7 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
 def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
     """The training on token shards that a checkpoint's weights come from, its own or that of its base.
 
-    None where that is not known, and where the weights began at random, so that they learned nothing from the base.
+    None if it is not known, and if the weights began at random, so that they learned nothing from the base.
     """
     while not begins_at_random(record := checkpoints[folder]):
         inputs = inputs_of(store, record)
@@ -169,7 +167,7 @@ def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record
 
 
 def is_from_random_weights(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> bool:
-    """Whether a checkpoint, or one that it was made from, took no weights from its base."""
+    """Whether a checkpoint, or one of its bases, took no weights from its base."""
     while not begins_at_random(record := checkpoints[folder]):
         bases = [one for one in inputs_of(store, record) if one in checkpoints]
         if not bases:
@@ -179,12 +177,12 @@ def is_from_random_weights(store: Path, folder: Folder, checkpoints: Mapping[Fol
 
 
 def begins_at_random(record: Record) -> bool:
-    """Whether a fine-tuning took only shape and tokenizer from its base, as the baseline random_init does."""
+    """Whether a fine-tuning took only shape and tokenizer from its base, as for the baseline random_init."""
     return record["config"].get("initialisation") == "random"
 
 
 def corpus_of(tokens: Folder) -> Folder | None:
-    """The corpus that token shards were made from, None where it was removed."""
+    """The corpus that token shards were made from; None if it was removed."""
     beside = side_inputs(tokens.stage)
     inputs = tokens.inputs(read_record(tokens.directory))
     there = [one for one in inputs if one.stage not in beside and (one.directory / RECORD).exists()]
@@ -196,7 +194,7 @@ def token_places(
 ) -> Iterator[tuple[str | None, str, str, int]]:
     """(page id, document id, file, row) of each place of the documents in token shards, pages first.
 
-    A file in dropped/ has what the weights of the sources left out.
+    A file in dropped/ contains the documents that the weights of the sources left out.
     """
     wanted: dict[str, str | None] = {}  # document id -> page id
     if (corpus := corpus_of(tokens)) is not None:

@@ -1,15 +1,15 @@
-"""What `gristmill forget` has to deny, and what else knows it: pages, their copies, what holds a part of them.
+"""Finds what `gristmill forget` must deny: pages, their copies, and documents that contain parts of them.
 
-In: the handles that the assets hold now, and addresses or ids. Out: `Findings`: the pages that were asked for, those
-that repeat them, and those that hold a part of them beside other things.
+In: the current handles of the assets, and addresses or ids. Out: `Findings`: the requested pages, the pages that
+repeat them, and those that contain a part of them besides other content.
 
-A page goes with the ones that were asked for when
-- its text is the same (document id), in whatever source;
-- `dedup` or `dedup_lines` dropped it for one of these: it would come back in their place (evidence says which); and
-  so does the page for which one of these was dropped as a near copy, with all that was dropped for that one;
-- it is like a forgotten text, or an excerpt of it, and `dedup` has not found it to be a text of its own.
-What `dedup` kept beside a forgotten text, as two pages of one template, or a longer document that holds the text or a
-part of it, is told with its share and stays, because other things stand there too.
+A page is denied together with the requested pages if
+- it has the same text (document id), in any source;
+- `dedup` or `dedup_lines` dropped it in favour of one of them, according to the evidence: it would come back in their
+  place. The page in favour of which one of them was dropped as a near copy is denied too, with all its copies;
+- it is similar to a forgotten text, or an excerpt of it, and `dedup` has not kept it as a different text.
+A page that `dedup` kept besides a forgotten text, such as another page of the same template, or a longer document
+that contains the text or a part of it, is reported with its share and kept, because it has other content too.
 """
 
 import tempfile
@@ -32,12 +32,12 @@ from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths
 
 PARTS = ("", DROPPED_FOLDER)
-PAIR_COLUMNS = ("dropped_page_id", "kept_page_id", "similarity", "containment")  # of the evidence of `dedup`
+PAIR_COLUMNS = ("dropped_page_id", "kept_page_id", "similarity", "containment")  # columns of the evidence of `dedup`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """A page that some output knows. `document_id` and `n_words` are None where no text came out of it."""
+    """A page in some output. `document_id` and `n_words` are None if the page gave no text."""
 
     page_id: str
     source: str
@@ -48,17 +48,17 @@ class Page:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relative:
-    """A page that repeats another one, wholly or in part."""
+    """A page that repeats another one, fully or in part."""
 
     page: Page
     of: str  # page id of the other one
-    why: str  # for people
-    held: float  # share of the other one's text that it holds, 0 to 1
+    why: str  # to be printed
+    held: float  # share of the other page's text that it contains, 0 to 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Findings:
-    """`copies` are denied with `asked`; `holders` are told, those that hold most first."""
+    """`copies` are denied with `asked`; `holders` are only reported, largest share first."""
 
     asked: tuple[Page, ...]
     copies: tuple[Relative, ...]
@@ -68,13 +68,13 @@ class Findings:
 
     @property
     def pages(self) -> tuple[Page, ...]:
-        """All that is denied."""
+        """All pages that are denied."""
         return (*self.asked, *(copy.page for copy in self.copies))
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Everything that the current outputs were made from and that is still there."""
+    """All outputs behind the current ones that still exist."""
 
     handles: Mapping[str, Handle]  # asset -> handle
     folders: Mapping[Folder, Record]
@@ -85,12 +85,12 @@ class Known:
 
 def known(handles: Mapping[str, Handle]) -> Known:
     there = {folder: record for folder, record in lineage(handles.values()).items() if record is not None}
-    # dropped examples have ids and addresses too, which are those of rows and not of pages
+    # dropped examples have ids and addresses too, but of rows, not of pages
     return Known(handles, {folder: record for folder, record in there.items() if folder.stage != "examples"})
 
 
 def find_pages(outputs: Known, query: str) -> list[Page]:
-    """The pages that `query` means: a URL, a page id, a document id of any stage, or else the end of a URL."""
+    """The pages that `query` identifies: a URL, a page id, a document id of any stage, or else the end of a URL."""
     exact: set[Page] = set()
     endings: set[Page] = set()
     for folder in outputs.folders:
@@ -108,7 +108,8 @@ def findings(
     containing: float | None,
     engine: Engine,
 ) -> Findings:
-    """What goes with `asked`. `containing`: share of a forgotten text from which a longer document goes as well."""
+    """What is denied with `asked`. `containing`: share of a forgotten text from which a longer document is denied
+    too."""
     texts = texts_of(outputs, asked)
     own = {page.page_id for page in asked}
     with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +135,7 @@ def findings(
 
 
 def denials_of(outputs: Known, found: Findings, *, date: str, reason: str, asked_by: str | None) -> list[Denial]:
-    """Rows of the deny list. An address that other pages have too, which nobody wants to forget, is not denied."""
+    """Rows of the deny list. An address that pages which are not forgotten have too is not denied."""
     shared = _shared_urls(outputs, found.pages)
     of = {relative.page.page_id: relative for relative in found.copies}
     return [
@@ -154,7 +155,7 @@ def denials_of(outputs: Known, found: Findings, *, date: str, reason: str, asked
 
 
 def texts_of(outputs: Known, pages: Iterable[Page]) -> dict[str, str]:
-    """Page id -> text, as `filter` left it, else as `clean` did; a page that gave no text is not in it."""
+    """Page id -> text as written by `filter`, else by `clean`; pages without text are not in it."""
     texts: dict[str, str] = {}
     wanted = sorted({page.page_id for page in pages})
     for stage in ("clean", "filter"):
@@ -164,7 +165,7 @@ def texts_of(outputs: Known, pages: Iterable[Page]) -> dict[str, str]:
 
 
 def holding_shards(directory: Path, pages: Collection[str]) -> tuple[int, int]:
-    """How many shards of a finished folder hold one of `pages` (page ids), and how many there are."""
+    """Number of shards of a finished folder with one of `pages` (page ids), and number of all shards."""
     paths = shard_paths(directory)
     if not paths:
         return 0, 0
@@ -177,15 +178,15 @@ def _relative(copy: Copy) -> Relative:
     if copy.similarity == 1.0:
         why = "the same words"
     elif copy.is_copy:
-        why = f"near copy: {copy.similarity:.0%} alike"
+        why = f"near copy: {copy.similarity:.0%} similar"
         why = why if copy.part <= copy.held else f"excerpt: {copy.part:.0%} of it is forgotten text"
     else:
-        why = f"holds {copy.held:.0%} of the forgotten text"
+        why = f"contains {copy.held:.0%} of the forgotten text"
     return Relative(page=Page(page_id=copy.page_id, source="", url=""), of=copy.of, why=why, held=copy.held)
 
 
 def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
-    """Pages of any source that gave the same text."""
+    """Pages of any source with the same text."""
     of = {page.document_id: page.page_id for page in reversed(pages) if page.document_id}
     for folder in outputs.of_stage("clean") if of else ():
         for row in _found(folder, lambda table: _is_among(table["id"], of)):
@@ -194,11 +195,11 @@ def _same_texts(outputs: Known, pages: Sequence[Page]) -> Iterator[Relative]:
 
 
 def _as_judged(outputs: Known, own: Collection[str], copies: Sequence[Copy]) -> list[Copy]:
-    """`copies`, with the judgement of `dedup`, which weighs more than shares, where it judged both pages."""
+    """`copies`, corrected by the decision of `dedup` if it compared both pages; it overrides the shares."""
     others = {copy.page_id for copy in copies}
     kept: set[str] = set()
     judged: set[str] = set()
-    pairs: set[tuple[str, str]] = set()  # dropped as a near copy, kept
+    pairs: set[tuple[str, str]] = set()  # (dropped as a near copy, kept)
     for folder in _of_corpus(outputs, "dedup"):
         limit = outputs.folders[folder]["config"]["min_similarity"]
         kept.update(page_id for (page_id,) in _select(folder, "", ("page_id",), others | set(own)))
@@ -220,24 +221,24 @@ def _as_judged(outputs: Known, own: Collection[str], copies: Sequence[Copy]) -> 
 
 
 def _of_corpus(outputs: Known, stage: str) -> list[Folder]:
-    """Folders of a stage that the corpus of today was made by."""
+    """Folders of a stage from which the current corpus was built."""
     stages = [link.name for link in links_of("corpus")]
     corpus = [handle for handle in outputs.handles.values() if handle.stage in stages]
     return [folder for folder, record in lineage(corpus).items() if record is not None and folder.stage == stage]
 
 
 def _dropped_for(outputs: Known, page_ids: Collection[str]) -> Iterator[Relative]:
-    """What stages of the corpus dropped for one of the pages, by their evidence."""
+    """Pages that stages of the corpus dropped in favour of one of the pages, according to their evidence."""
     for link in links_of("corpus"):
         named = schema(link.evidence).names if link.evidence else ()
         if "kept_page_id" not in named:
             continue
-        # without measures: equal once the lines of their site are taken out
+        # without measures: equal after the lines of their site are removed
         columns = PAIR_COLUMNS if set(PAIR_COLUMNS) <= set(named) else ("page_id", "kept_page_id")
         for folder in _of_corpus(outputs, link.name):
             for dropped, kept, *measured in _select(folder, EVIDENCE_FOLDER, columns, page_ids, key="kept_page_id"):
                 similarity, containment = measured or (1.0, 1.0)
-                why = f"dropped as a copy before, {similarity:.0%} alike; it would come back"
+                why = f"dropped as a copy before, {similarity:.0%} similar; it would come back"
                 page = Page(page_id=dropped, source="", url="")
                 yield Relative(page=page, of=kept, why=why, held=containment)
 
@@ -250,7 +251,7 @@ def _examples(
     engine: Engine,
     scratch: Path,
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
-    """Of each asset of labelled examples the rows with a forgotten text, and how many others repeat a part of it."""
+    """Per asset of labelled examples: the rows with a forgotten text, and the number of others that repeat a part."""
     ids = {page.document_id for page in asked if page.document_id}
     same: dict[str, list[str]] = {}
     near: dict[str, int] = {}
@@ -270,7 +271,7 @@ def _examples(
 
 
 def _named(outputs: Known, relatives: Iterable[Relative], *, besides: Collection[str]) -> list[Relative]:
-    """Each page once, by the first that is said of it, with everything that is known of it."""
+    """Each page once, with its first reason and all that is known about it."""
     first: dict[str, Relative] = {}
     for one in relatives:
         if one.page.page_id not in besides:
@@ -287,7 +288,7 @@ def pages_by_id(outputs: Known, page_ids: Sequence[str]) -> list[Page]:
 
 
 def _described(outputs: Known, pages: Collection[Page]) -> list[Page]:
-    """With document id and number of words, in the order of their addresses."""
+    """Pages with document id and number of words, sorted by address."""
     wanted = sorted({page.page_id for page in pages})
     ids: dict[str, str] = {}
     words: dict[str, int] = {}
@@ -300,7 +301,7 @@ def _described(outputs: Known, pages: Collection[Page]) -> list[Page]:
 
 
 def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
-    """Addresses of `pages` that a page has today which is not one of them."""
+    """Addresses of `pages` that another current page has too."""
     own = {page.page_id for page in pages}
     shared = set()
     for handle in outputs.handles.values():
@@ -311,14 +312,14 @@ def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
 
 
 def _document_shards(outputs: Known) -> list[Path]:
-    """Of the documents as they are now; before there are any, of what they will be made from."""
+    """Of the current documents; before there are any, of the outputs that they will be built from."""
     current = [handle for handle in outputs.handles.values() if handle.stage == "filter"]
     folders = current or outputs.of_stage("clean")
     return [path for folder in folders for path in shard_paths(folder.directory)]
 
 
 def _found(folder: Folder, is_wanted: Callable[[pa.Table], pa.ChunkedArray]) -> Iterator[dict[str, Any]]:
-    """page_id, id, source and url of the wanted rows, kept or dropped. A page has its page id for an id."""
+    """page_id, id, source and url of the wanted rows, kept or dropped. For a page, id is the page id."""
     for part in PARTS:
         for path in shard_paths(folder.directory, part):
             names = pq.read_schema(path).names
@@ -331,7 +332,7 @@ def _found(folder: Folder, is_wanted: Callable[[pa.Table], pa.ChunkedArray]) -> 
 
 
 def _is_named(table: pa.Table, query: str) -> pa.ChunkedArray:
-    """Rows of that id, page or address, and those whose address ends so."""
+    """Rows with that id, page id or address, and rows whose address ends with it."""
     named = pc.call_function("ends_with", [table["url"]], pc.MatchSubstringOptions(query))
     for column in ("id", "page_id"):
         named = pc.call_function("or", [named, pc.call_function("equal", [table[column], query])])

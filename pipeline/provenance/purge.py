@@ -1,11 +1,11 @@
-"""What still holds the text of denied pages below the data folder, and its removal: `gristmill forget --purge`.
+"""Finds and removes outputs that still contain the text of denied pages: `gristmill forget --purge`.
 
-In: a layout and its deny list. Out: `Holders`: outputs and remembered shards with a row of a denied page, outputs
-that were made from those and quote them, and which of all these an asset holds at the moment.
+In: a layout and its deny list. Out: `Holders`: outputs and cached shard results with a row of a denied page, outputs
+that were built from these and quote them, and which of them are current outputs of assets.
 
-`gristmill gc` keeps what a registered model was made from. Here that is no reason to stay: the model stays, the text
-it was trained on goes. What assets hold now is left, because the next materialisation makes it anew: purge after it.
-Models and tokenizers are never removed, nor the user's own files and fetched packages.
+`gristmill gc` keeps what a registered model was built from. Here such outputs are removed: the model is kept, its
+training text is not. Current outputs of assets are left, because the next materialisation rebuilds them, so purge
+after it. Models and tokenizers are never removed, nor are the user's own files and downloads.
 """
 
 import json
@@ -30,14 +30,14 @@ OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holders:
-    """`garbage` can go; `current` are held by the assets named there, which a materialisation makes anew."""
+    """`garbage` can be removed; `current` are current outputs of assets, which a materialisation rebuilds."""
 
     garbage: Garbage
     current: dict[Path, str]  # folder -> asset
 
 
 def find_holders(layout: Layout, keys: Keys) -> Holders:
-    """Everything in the store that holds the text of a denied page."""
+    """Everything in the store that contains the text of a denied page."""
     stages = sorted(path for path in layout.store.glob("*") if path.is_dir() and path.name != INDEXES)
     folders = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir() and path.name != PARTS]
     ids = set(keys.document_id)
@@ -61,9 +61,10 @@ def find_holders(layout: Layout, keys: Keys) -> Holders:
 
 
 def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
-    """Whether a table or token shard of `folder` has a row of a denied page; `ids` learns what its texts are called.
+    """Whether a table or token shard of `folder` has a row of a denied page; document ids of the page are added to
+    `ids`.
 
-    A text has another id after each stage that changes it, so that only the id leads to it in token shards.
+    A text gets a new id in each stage that changes it, and token shards contain only document ids.
     """
     found = False
     for path in sorted(folder.rglob("*.parquet")):
@@ -80,7 +81,7 @@ def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
 
 
 def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[str, str]]:
-    """Rows of denied pages, but not those that say that one was denied."""
+    """Rows of denied pages, except those that record that a page was denied."""
     for row in table.to_pylist():
         page_id = row.get("page_id", row.get("id"))
         is_denied = page_id in keys.page_id or row.get("url") in keys.url or row.get("id") in ids
@@ -89,14 +90,14 @@ def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[st
 
 
 def _arrow_ids(path: Path) -> set[str]:
-    """Ids of documents and pages in a token shard, or in what `tokenize` keeps of one."""
+    """Ids of documents and pages in a token shard, or in the cached result of `tokenize` for one."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
         return {value for name in ARROW_IDS if name in table.column_names for value in table[name].to_pylist()}
 
 
 def _quotes(folder: Path, holding: Collection[Path], records: dict[str, dict]) -> bool:
-    """Whether a finished report was made from one of the folders that hold the text."""
+    """Whether a finished report was built from one of the folders with the text."""
     record = records.get(folder.name)
     if record is None or record["handle"] != Report.__name__:
         return False
@@ -105,7 +106,7 @@ def _quotes(folder: Path, holding: Collection[Path], records: dict[str, dict]) -
 
 
 def _assets(layout: Layout, records: dict[str, dict]) -> dict[Path, str]:
-    """Folder -> asset that holds it, or holds data that were made from it. The data of models do not count."""
+    """Folder -> asset whose current output it is, or was built from it. The data of models do not count."""
     assets: dict[Path, str] = {}
     for entry in all_entries(layout):
         waiting = [layout.store / entry["folder"]]

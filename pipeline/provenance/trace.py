@@ -1,9 +1,9 @@
-"""What became of a page: every stage's verdict with its evidence, and the models that were trained on it.
+"""Traces a page: the decision of every stage with its evidence, and the models that were trained on it.
 
-In: the store, the handles that the assets hold now, and a URL (or its end), page id or document id. Out: a PageTrace
-a page, its TraceSteps in the order of the stages. Steps: the records of the newest token shards (or of what there is)
-lead back to every earlier stage; indexes say where the page lies in each (trace_index.py), the rows there say why
-(trace_evidence.py), the records of the checkpoints who read its tokens and when (exposure.py).
+In: the store, the current handles of the assets, and a URL (or its end), page id or document id. Out: one PageTrace
+per page, with its TraceSteps in the order of the stages. Steps: the records of the newest token shards (or of the
+latest output) lead back to every earlier stage; indexes find the page in each (trace_index.py), its rows give the
+reasons (trace_evidence.py), and the records of checkpoints show which models read its tokens and when (exposure.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,21 +20,21 @@ from pipeline.store.chain import output_of, traced_stages
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import Handle
 
-MOST_PAGES = 20  # that a query may mean
+MOST_PAGES = 20  # that a query may match
 MOST_SHOWN = 60  # characters of a query in a message
-SEARCH_SECONDS = 20.0  # for which all texts are read for one that no index finds
+SEARCH_SECONDS = 20.0  # time limit for reading all texts if no index finds the text
 KEPT, DROPPED, REMOVED = "kept", "dropped", "removed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TraceStep:
-    """What one stage did to one page. `where` is the file, below the stage's folder, that holds it now."""
+    """What one stage did to one page. `where` is the file with the page, below the folder of the stage."""
 
     stage: str
-    outcome: str  # kept, dropped; train, validation, test once split; removed where the output is gone
+    outcome: str  # kept, dropped; train, validation, test after split; removed if the output was removed
     page_id: str
     url: str
-    document_id: str | None = None  # None while there is no text
+    document_id: str | None = None  # None before there is a text
     directory: Path | None = None  # of the output
     where: str | None = None
     row: int | None = None
@@ -51,11 +51,11 @@ class PageTrace:
     steps: tuple[TraceStep, ...]
     models: tuple[ModelExposure, ...] = ()
 
-    match: TextMatch | None = None  # how it was found by a text
+    match: TextMatch | None = None  # how it was found, for a query by text
 
     @property
     def document_ids(self) -> list[str]:
-        """Of all stages, each once, in their order."""
+        """Ids in all stages, each once, in order."""
         return list(dict.fromkeys(step.document_id for step in self.steps if step.document_id))
 
 
@@ -65,10 +65,10 @@ def say_nothing(text: str) -> None: ...
 def trace(
     store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
 ) -> tuple[list[PageTrace], list[ExampleTrace]]:
-    """Every stage's word on the pages that `query` means, and the labelled examples that it means.
+    """The traces of the pages that `query` matches, and the labelled examples that it matches.
 
-    `query` is the first of these that it can be: an id, a URL or the end of one; the path of a file with a text; a
-    text of several words. ValueError when it means nothing, or too many pages.
+    `query` is interpreted as the first of these that fits: an id, a URL or the end of one; the path of a file with a
+    text; a text of several words. Raises ValueError when it matches nothing, or too many pages.
     """
     if pages := find_pages(store, handles, query, say):
         return pages, find_examples(store, handles, query, say)
@@ -77,7 +77,7 @@ def trace(
         if examples := find_examples(store, handles, query, say):
             return [], examples
         raise ValueError(
-            f"{_shown(query)} is neither a URL, nor the end of one, nor a page id or document id of the data; a text"
+            f"{_shown(query)} is not a URL, the end of one, a page id or a document id of the data; a text"
             " to look for has several words, or comes from a file or through `-`"
         )
     return trace_text(store, handles, query if text is None else text, say, seconds)
@@ -86,8 +86,8 @@ def trace(
 def trace_text(
     store: Path, handles: Mapping[str, Handle], text: str, say: Say = say_nothing, seconds: float = SEARCH_SECONDS
 ) -> tuple[list[PageTrace], list[ExampleTrace]]:
-    """The pages and examples that hold `text`, best first. ValueError when there is none."""
-    text = text.encode(errors="replace").decode()  # a lone surrogate stands in no document
+    """The pages and examples that contain `text`, best first. Raises ValueError when there is none."""
+    text = text.encode(errors="replace").decode()  # no document contains a lone surrogate
     examples = find_examples(store, handles, text, say)
     for chain in chains_of(store, handles, say):
         if matches := find_text(chain, text, say, seconds if not examples else 0.0):
@@ -97,7 +97,7 @@ def trace_text(
             return sorted(found, key=lambda page: -by_page[page.page_id].containment), examples
     if examples:
         return [], examples
-    raise ValueError(f"no document holds the text {_shown(text)}")
+    raise ValueError(f"no document contains the text {_shown(text)}")
 
 
 def _shown(query: str) -> str:
@@ -105,19 +105,19 @@ def _shown(query: str) -> str:
 
 
 def find_pages(store: Path, handles: Mapping[str, Handle], query: str, say: Say = say_nothing) -> list[PageTrace]:
-    """As `trace`, but none where the query means none."""
+    """As `trace`, but empty if the query matches nothing."""
     chains = []
     for chain in chains_of(store, handles, say):
         chains.append(chain)
         if pages := chain.pages(query, MOST_PAGES):
             return traced(chain, pages)
-    if any(chain.mended() for chain in chains):  # what was not found may have stood in a damaged index
+    if any(chain.mended() for chain in chains):  # the page may have been in a damaged index
         return find_pages(store, handles, query, say)
     return []
 
 
 def chains_of(store: Path, handles: Mapping[str, Handle], say: Say) -> Iterator[TraceChain]:
-    """What the newest output was made from; then also what was built since and is not in it yet."""
+    """The chain of the newest output; then chains of outputs that were built since and are not in it yet."""
     stages = traced_stages()
     data = [handle for handle in handles.values() if handle.stage in stages]
     if not data:
@@ -145,7 +145,7 @@ def traced(chain: TraceChain, pages: Mapping[str, str]) -> list[PageTrace]:
 
 
 class _Lost(Exception):
-    """A page that one stage kept and the next one neither kept nor dropped: an index or an output is damaged."""
+    """A page that one stage kept and the next neither kept nor dropped, because an index or output is damaged."""
 
 
 def _page_steps(chain: TraceChain, page_id: str, url: str) -> Iterator[TraceStep]:
@@ -198,7 +198,7 @@ def _step(
 def _token_steps(
     chain: TraceChain, folder: Any, page_id: str, url: str, documents: Iterable[str]
 ) -> Iterator[TraceStep]:
-    """`documents`: the last known id, for shards whose corpus is gone."""
+    """`documents`: the last known ids, for shards whose corpus was removed."""
     for _, document, where, row in token_places(chain.store, folder, [page_id], documents, chain.say):
         path = folder.directory / where
         dropped = read_row(path, row, DROPPED_COLUMNS) if path.suffix == ".parquet" else {}
@@ -219,7 +219,7 @@ def _token_steps(
 
 
 def _models(chain: TraceChain, pages: Iterable[str]) -> dict[str, list[ModelExposure]]:
-    """Page id -> the models whose token shards hold it."""
+    """Page id -> the models whose token shards contain it."""
     found: dict[str, list[ModelExposure]] = {}
     for model in models_of(chain.store, page_ids=list(pages), say=chain.say):
         for page_id in pages:

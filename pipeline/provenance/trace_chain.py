@@ -1,7 +1,7 @@
-"""The outputs that the data went through, in the order of the stages, and where in each of them a page lies.
+"""The outputs that the data passed through, in the order of the stages, and the place of a page in each.
 
-In: handles, and the store that holds their folders. Out: a TraceChain: the finished folders that they were made from,
-those that were removed since, and the pages that an id, a URL or the end of one names, all found by index
+In: handles, and the store with their folders. Out: a TraceChain: the finished folders that they were built from,
+those that were removed since, and the pages that an id, a URL or the end of one identifies, all found by index
 (trace_index.py).
 """
 
@@ -21,8 +21,8 @@ from pipeline.store.lineage import Folder, Record, inputs_of, lineage
 from pipeline.store.records import Handle
 from pipeline.store.shards import DROPPED_FOLDER
 
-TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # a second; Parquet has no whole seconds
-BATCH_ROWS = 1024  # decoded at once on the way to a row
+TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # per second; Parquet has no whole seconds
+BATCH_ROWS = 1024  # rows that are decoded at once to reach one
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class TracedRow:
     where: str  # file below the folder
     row: int
     page_id: str
-    document_id: str | None  # None while there is no text
+    document_id: str | None  # None before there is a text
 
     @property
     def is_kept(self) -> bool:
@@ -50,7 +50,7 @@ class TracedRow:
 
 @dataclass(slots=True)
 class TraceChain:
-    """Folders in the order of the stages; `gone` are those that a record names and that are not there any more."""
+    """Folders in the order of the stages; `gone` are those that a record names but that were removed."""
 
     store: Path
     folders: dict[Folder, Record]
@@ -70,7 +70,7 @@ class TraceChain:
         return self.of(*document_stages())
 
     def with_addresses(self) -> list[Folder]:
-        """Where every page is met first: what was collected; later outputs where that was removed."""
+        """The first outputs with every page: the collected pages, or later outputs if these were removed."""
         return [
             folder
             for folder, record in self.folders.items()
@@ -86,9 +86,9 @@ class TraceChain:
         return [one for one in self.folders if one in given]
 
     def pages(self, query: str, most: int) -> dict[str, str]:
-        """Page id -> URL of the pages that an id or a URL names; those whose URL ends in it where it names none.
+        """Page id -> URL of the pages with that id or URL; if there are none, of those whose URL ends with it.
 
-        ValueError when that are more than `most`.
+        Raises ValueError when there are more than `most`.
         """
         ids = {
             self.page_id(folder, row)
@@ -109,7 +109,7 @@ class TraceChain:
         return ""
 
     def places(self, page_id: str) -> Iterator[TracedRow]:
-        """Where the page lies in each output, in the order of the stages. A stage that dropped it comes last."""
+        """Places of the page in each output, in the order of the stages. A stage that dropped it comes last."""
         for folder in self.documents():
             index = self.index(folder)
             for row in index.rows_of("page_id", page_id):
@@ -118,7 +118,7 @@ class TraceChain:
                 yield TracedRow(folder, where, number, page_id, None if document == page_id else document)
 
     def mended(self) -> bool:
-        """Forget indexes whose bytes have changed since they were written; whether there were any."""
+        """Discard indexes whose bytes have changed since they were written. Returns whether there were any."""
         damaged = [folder for folder in self.folders if drop_damaged(self.store, folder)]
         self.opened.clear()
         return bool(damaged)
@@ -142,7 +142,7 @@ class TraceChain:
 
 
 def chain_of(store: Path, handles: Iterable[Handle], say: Say) -> TraceChain:
-    """All that `handles` were made from, and they themselves."""
+    """`handles` and everything that they were built from."""
     stages = traced_stages()
     found = {folder: record for folder, record in lineage(handles).items() if folder.stage in stages}
     ordered = sorted(found, key=lambda folder: stages.index(folder.stage))
@@ -155,7 +155,7 @@ def chain_of(store: Path, handles: Iterable[Handle], say: Say) -> TraceChain:
 
 
 def _value(column: pa.Array, row: int) -> Any:
-    """Of a time the ISO text; Arrow's own conversion would import pandas first, which takes 0.2 s."""
+    """A value, with times as ISO text; Arrow's own conversion would import pandas first, which takes 0.2 s."""
     if not pa.types.is_timestamp(column.type):
         return column[row].as_py()
     ticks = column.view(pa.int64())[row].as_py()
@@ -163,9 +163,9 @@ def _value(column: pa.Array, row: int) -> Any:
 
 
 def read_row(path: Path, row: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
-    """One row of a Parquet shard: those of `columns` that it has (None = all), times as text.
+    """One row of a Parquet shard: the `columns` that it has (None = all), with times as text.
 
-    Reads no further than that row.
+    Reads only up to that row.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -180,6 +180,6 @@ def read_row(path: Path, row: int, columns: Iterable[str] | None = None) -> dict
                 if row < batch.num_rows:
                     return {name: _value(batch.column(name), row) for name in names}
                 row -= batch.num_rows
-    except OSError as error:  # Arrow's own errors on what is read are among them
+    except OSError as error:  # includes Arrow's errors while reading
         raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
-    raise CorruptShard(f"{path} ends before the rows that it says it has; delete its folder and rerun")
+    raise CorruptShard(f"{path} has fewer rows than its footer states; delete its folder and rerun")

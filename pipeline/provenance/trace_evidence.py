@@ -1,8 +1,8 @@
-"""Why a stage kept or dropped a page: the rule with its limit, the kept counterpart, the lines that went.
+"""Why a stage kept or dropped a page: the rule with its limit, the kept counterpart, the removed lines.
 
 In: the places of a page in the outputs (trace_chain). Out: for each place the reason, the score and the evidence as a
-table of literals, which is what --json shows; `evidence_lines` says it for people. Read are the row itself, in
-narrow columns, and the rows of evidence/ of the same shard; never a text.
+table of literals, which --json prints; `evidence_lines` formats it for people. Only narrow columns of the row itself
+and the rows of evidence/ of the same shard are read, never a text.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +15,13 @@ from pipeline.store.settings import read_recorded
 from pipeline.store.shards import EVIDENCE_FOLDER, read_table
 
 DROPPED_COLUMNS = ("reason", "score", "preview")
-PAGE_OF_EVIDENCE = ("dropped_page_id", "page_id")  # the first of them that the evidence of a stage has
-MOST_LINES = 5  # of evidence that people are shown of one stage
-PREVIEW = 60  # characters of a line
+PAGE_OF_EVIDENCE = ("dropped_page_id", "page_id")  # the evidence of a stage has one of them
+MOST_LINES = 5  # lines of evidence that are printed per stage
+PREVIEW = 60  # characters per line
 
 
 def kept_facts(places: Sequence[TracedRow]) -> dict[str, dict[str, Any]]:
-    """Stage -> what it added to the page, of the stages that kept it."""
+    """Stage -> what it added to the page, for the stages that kept it."""
     facts: dict[str, dict[str, Any]] = {}
     kept = [place for place in places if place.is_kept]
     shown = {stage: link_of(stage).shows for stage in document_stages()}
@@ -40,7 +40,7 @@ def kept_facts(places: Sequence[TracedRow]) -> dict[str, dict[str, Any]]:
 def evidence_of(
     chain: TraceChain, places: Sequence[TracedRow], place: TracedRow, facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is known of one place: of a dropped page `reason`, `score` and what led to them."""
+    """The evidence for one place; for a dropped page `reason`, `score` and what led to them."""
     stage = place.folder.stage
     rows = list(_evidence_rows(chain, place)) if link_of(stage).evidence else []
     told: dict[str, Any] = dict(facts.get(stage, {})) if place.is_kept else {}
@@ -72,7 +72,7 @@ def _evidence_rows(chain: TraceChain, place: TracedRow) -> Iterator[dict[str, An
 
 
 def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The limit of `dedup` that the pair passed. Equal texts pass none: they are equal."""
+    """The limit of `dedup` that the pair exceeded; none for equal texts."""
     for row in rows:
         if row.get("rule") in ("similarity", "containment"):
             limit = record["config"][f"min_{row['rule']}"]
@@ -83,7 +83,7 @@ def _duplicate_rule(record: Record, rows: Sequence[Mapping[str, Any]]) -> dict[s
 def _broken_rule(
     chain: TraceChain, record: Record, places: Sequence[TracedRow], told: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The rule of `filter` with the limit that held for the source of the page."""
+    """The rule of `filter` with the limit that applied to the source of the page."""
     from pipeline.corpus.filter.rules import FilterRecipe, rules_of
 
     measured = _signals(chain, record, places)
@@ -107,7 +107,7 @@ def _broken_rule(
 
 
 def _signals(chain: TraceChain, record: Record, places: Sequence[TracedRow]) -> dict[str, Any]:
-    """Language as `signals` measured it; its rows lie as those of `clean`. Empty where its output was removed."""
+    """Language as measured by `signals`, whose rows have the order of `clean`. Empty if its output was removed."""
     cleaned = next((place for place in places if place.folder.stage == "clean" and place.is_kept), None)
     folders = [one for one in inputs_of(chain.store, record) if one.stage == "signals"] if cleaned else []
     if cleaned is None or not folders:
@@ -117,7 +117,7 @@ def _signals(chain: TraceChain, record: Record, places: Sequence[TracedRow]) -> 
 
 
 def evidence_lines(stage: str, told: Mapping[str, Any]) -> Iterator[str]:
-    """For people, the most telling first."""
+    """The evidence as lines for people, most informative first."""
     rows = told.get("evidence", ())
     if rule := told.get("rule"):
         yield _rule_line(rule, told)
@@ -136,12 +136,12 @@ def evidence_lines(stage: str, told: Mapping[str, Any]) -> Iterator[str]:
     elif line := _facts_line(stage, told):
         yield line
     if "reason" in told and told.get("preview", "").strip():
-        yield f"it begins: {_shortened(told['preview'])}"
+        yield f"begins with: {_shortened(told['preview'])}"
 
 
 def _rule_line(rule: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     if "wanted" in rule:
-        language = told.get("language", "not known any more")
+        language = told.get("language", "no longer known")
         wanted = " or ".join(rule["wanted"])
         return f"language {language}, confidence {rule['value']:.3g}; wanted: {wanted}, at least {rule['at_least']:g}"
     value = "not measured" if rule["value"] is None else f"{rule['value']:.4g}"
@@ -160,22 +160,22 @@ def _facts_line(stage: str, told: Mapping[str, Any]) -> str:
         licence = told.get("licence") or "no licence declared"
         return f"{told['source']}, {told['media_type']}, {licence}, collected {told['collected_at'][:10]}{status}"
     if stage == "clean" and told.get("extractor"):
-        counts = (("n_mojibake", "lines mended"), ("n_boilerplate_lines", "boilerplate lines out"))
+        counts = (("n_mojibake", "lines repaired"), ("n_boilerplate_lines", "boilerplate lines removed"))
         parts = [f"{told[name]:,} {what}" for name, what in counts if told.get(name)]
         return ", ".join([f"text by {told['extractor']}", *parts])
     if stage == "filter" and "n_words" in told:
         masked = f", {told['n_masked']:,} places masked" if told.get("n_masked") else ""
         return f"{told['n_words']:,} words, language {told['language']}{masked}"
-    return f"on the side of {told['family_url']}, which it overlaps" if told.get("family_url") else ""
+    return f"on the same side as {told['family_url']}, which it overlaps" if told.get("family_url") else ""
 
 
 def _repeated_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for row in rows[:MOST_LINES]:
         if row["kind"] == "document":
-            yield f"what was left is the text of {row.get('kept_url') or row['kept_page_id']}"
+            yield f"the remaining text is that of {row.get('kept_url') or row['kept_page_id']}"
         else:
             share = f"in {row['documents']:,} of the {row['site_documents']:,} documents of {row['site']}"
-            yield f"{row['kind']} out, {share}: {_shortened(row['preview'])}"
+            yield f"{row['kind']} removed, {share}: {_shortened(row['preview'])}"
     if len(rows) > MOST_LINES:
         yield f"and {len(rows) - MOST_LINES:,} more (--json lists them)"
 

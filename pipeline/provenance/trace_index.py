@@ -1,13 +1,13 @@
-"""Where the rows of a finished output lie, so that a look-up among millions reads a few pages of memory and no shard.
+"""Indexes of the rows of a finished output, so that a look-up among millions reads a few memory pages and no shard.
 
 In: the folder of a finished output. Out: an Index, which finds rows by page id, document id, URL or the end of one,
-or by the shingles of a text. It lies in <store>/trace/<fingerprint>/, one memory-mapped Arrow file a kind, made when
-it is first wanted, once, whoever asks at the same time. It is no part of an output: it can be removed at any time,
-and one that is missing, damaged or of another version is made again.
+or by the shingles of a text. It is in <store>/trace/<fingerprint>/, one memory-mapped Arrow file per kind, and is
+built once, when it is first needed, even if several processes need it at the same time. It is not part of the output:
+it can be removed at any time, and is rebuilt if it is missing, damaged or of another version.
 
-Kinds: keys (ids, exact, and their order), addresses (URL, the order of the URLs read backwards, source, licence) and
-passages (of dedup's signatures: a share of the shingles, and the rows that hold them). Rows are numbered over the
-files in the order of their names, kept ones first.
+Kinds: keys (ids, exact, and their order), addresses (URL, the order of the reversed URLs, source, licence) and
+passages (from dedup's signatures: a share of the shingles, and the rows with them). Rows are numbered over the files
+sorted by name, kept ones first.
 """
 
 import binascii
@@ -29,30 +29,30 @@ from pipeline.store.lineage import Folder
 from pipeline.store.shards import DROPPED_FOLDER, file_digest, read_table, replacing, shard_paths, write_text
 
 LOCK = ".index.lock"
-VERSION = 1  # raise with any change of what the files below hold
+VERSION = 1  # raise it when the content of the files below changes
 KEYS, ADDRESSES, PASSAGES = "keys", "addresses", "passages"
 SIGNATURES_FOLDER = "signatures"
-ONE_SHINGLE_IN = 8  # shingles that `passages` knows: 20 of a passage of 160 words
-HEX_DIGITS, HEX_BYTES = 32, 16  # of an id as the stages make them
-LONGEST_LIST = 10_000  # rows of one shingle that are looked at: a commoner one tells nothing
+ONE_SHINGLE_IN = 8  # share of the shingles in `passages`: 20 of a passage of 160 words
+HEX_DIGITS, HEX_BYTES = 32, 16  # of an id as the stages write it
+LONGEST_LIST = 10_000  # rows per shingle; more frequent shingles are ignored
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The rows of one output; `columns` are arrays of the mapped file, one entry a row, save those of PASSAGES."""
+    """The rows of one output; `columns` are arrays of the mapped file with one entry per row, except for PASSAGES."""
 
     files: tuple[str, ...]  # below the output
-    ends: np.ndarray  # int64: of the rows of each file
+    ends: np.ndarray  # int64: cumulative number of rows per file
     columns: dict[str, pa.Array]
 
     def place(self, row: int) -> tuple[str, int]:
-        """The file that holds a row, and where in it."""
+        """The file of a row, and its number in the file."""
         number = int(np.searchsorted(self.ends, row, side="right"))
         return self.files[number], row - (int(self.ends[number - 1]) if number else 0)
 
     def rows_of(self, column: str, value: str) -> list[int]:
-        """Rows whose `column` (page_id or id) is `value`, in their order."""
+        """Rows whose `column` (page_id or id) is `value`, in order."""
         values, order = self.columns[column], _numbers(self.columns[f"{column}_order"])
         if (wanted := _key(value, values.type)) is None:
             return []
@@ -64,12 +64,12 @@ class Index:
         return sorted(rows)
 
     def value(self, column: str, row: int) -> Any:
-        """Of a row, ids as text."""
+        """The values of a row, ids as text."""
         value = self.columns[column][row].as_py()
         return value.hex() if isinstance(value, bytes) else value
 
     def rows_ending_in(self, end: str, most: int) -> tuple[list[int], int]:
-        """At most `most` rows whose URL ends in `end`, shortest URL first, and how many there are."""
+        """At most `most` rows whose URL ends with `end`, shortest URL first, and their total number."""
         urls, order = self.columns["url"], _numbers(self.columns["url_order"])
         wanted = end.encode(errors="replace")[::-1]
 
@@ -82,9 +82,9 @@ class Index:
         return [int(row) for row in order[first : min(last, first + most)]], last - first
 
     def rows_sharing(self, shingles: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        """Rows with one of `shingles`, those that share most first, how many they share, and of how many.
+        """Rows with one of `shingles`, those that share most first, with the number that they share and the total.
 
-        Counted are the shingles that the index knows, see ONE_SHINGLE_IN.
+        Only shingles in the index are counted, see ONE_SHINGLE_IN.
         """
         wanted = indexed_shingles(shingles)
         hashes, owners = _numbers(self.columns["hash"]), _numbers(self.columns["row"])
@@ -98,13 +98,13 @@ class Index:
 
 
 def open_index(store: Path, folder: Folder, kind: str, say: Say) -> Index:
-    """The index of a finished output, made now where there is none that can be used. `say` hears of that."""
+    """The index of a finished output, which is built if there is no valid one. `say` is called before that."""
     path = _path(store, folder, kind)
     if (index := _read(path, folder)) is not None:
         return index
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(store / INDEXES / LOCK):
-        if (index := _read(path, folder)) is None:  # no other run made it while this one waited
+        if (index := _read(path, folder)) is None:  # no other run built it while this one waited
             _make(path, folder, kind, say)
             index = _read(path, folder)
     if index is None:
@@ -113,7 +113,7 @@ def open_index(store: Path, folder: Folder, kind: str, say: Say) -> Index:
 
 
 def drop_damaged(store: Path, folder: Folder) -> bool:
-    """Remove the indexes of `folder` whose bytes are not those that were written; whether there were any."""
+    """Remove the indexes of `folder` whose bytes have changed. Returns whether there were any."""
     damaged = False
     for record in sorted((store / INDEXES / folder.fingerprint).glob("*.json")):
         path = record.with_suffix(".arrow")
@@ -128,13 +128,13 @@ def drop_damaged(store: Path, folder: Folder) -> bool:
 
 
 def indexed_shingles(shingles: np.ndarray) -> np.ndarray:
-    """Those of `shingles` (uint64) that an index of passages knows, as it knows them: sorted, unique uint32."""
+    """The `shingles` (uint64) that an index of passages contains, in its format: sorted, unique uint32."""
     known = shingles[shingles < np.uint64(2**64 // ONE_SHINGLE_IN)]
     return np.unique((known // np.uint64(2**32 // ONE_SHINGLE_IN)).astype(np.uint32))
 
 
 def has_passages(folder: Folder) -> bool:
-    """Whether the signatures that an index of passages is made from are there."""
+    """Whether the signatures for an index of passages exist."""
     paths = shard_paths(folder.directory, SIGNATURES_FOLDER)
     return bool(paths) and "sample" in pq.read_schema(paths[0]).names
 
@@ -144,7 +144,7 @@ def _path(store: Path, folder: Folder, kind: str) -> Path:
 
 
 def _read(path: Path, folder: Folder) -> Index | None:
-    """None where there is no whole index of this version."""
+    """None if there is no complete index of this version."""
     try:
         record = json.loads(path.with_suffix(".json").read_text())
         if record["version"] != VERSION or path.stat().st_size != record["bytes"]:
@@ -158,7 +158,7 @@ def _read(path: Path, folder: Folder) -> Index | None:
 
 
 def _make(path: Path, folder: Folder, kind: str, say: Say) -> None:
-    path.with_suffix(".json").unlink(missing_ok=True)  # what is damaged is unfinished until it is whole again
+    path.with_suffix(".json").unlink(missing_ok=True)  # a damaged index counts as unfinished until it is rebuilt
     maker = {KEYS: _key_columns, ADDRESSES: _address_columns, PASSAGES: _passage_columns}[kind]
     parts = list(_parts(folder, kind))
     files = [(name, n_rows) for name, n_rows, _ in parts]
@@ -171,7 +171,7 @@ def _make(path: Path, folder: Folder, kind: str, say: Say) -> None:
 
 
 def _parts(folder: Folder, kind: str) -> Iterator[tuple[str, int, Path]]:
-    """Name below the output, rows and path of the files that an index covers."""
+    """Name below the output, number of rows and path of the files that an index covers."""
     if kind == PASSAGES:
         paths = shard_paths(folder.directory, SIGNATURES_FOLDER)
     elif folder.stage == "tokenize":
@@ -251,7 +251,7 @@ def _joined(chunks: list[pa.Array], kind: pa.DataType) -> pa.Array:
 
 
 def _sorted_ids(chunks: list[pa.Array]) -> tuple[pa.Array, pa.Array]:
-    """Ids, as 16 bytes where all are 32 hex digits as the stages write them, and the rows in the order of the ids."""
+    """Ids, as 16 bytes if all are 32 hex digits as the stages write them, and the rows in the order of the ids."""
     import pyarrow.compute as pc
 
     texts = _joined(chunks, pa.large_string())
@@ -264,7 +264,7 @@ def _sorted_ids(chunks: list[pa.Array]) -> tuple[pa.Array, pa.Array]:
             packed = binascii.unhexlify(raw)
         except ValueError:
             packed = None
-        if packed is not None and binascii.hexlify(packed) == bytes(raw):  # else upper case, which would be lost
+        if packed is not None and binascii.hexlify(packed) == bytes(raw):  # otherwise upper case, which would be lost
             halves = np.frombuffer(packed, ">u8").reshape(-1, 2).astype(np.uint64)
             order = np.lexsort((halves[:, 1], halves[:, 0])).astype(np.uint32)
             binary = pa.Array.from_buffers(pa.binary(HEX_BYTES), len(texts), [None, pa.py_buffer(packed)])
@@ -274,7 +274,7 @@ def _sorted_ids(chunks: list[pa.Array]) -> tuple[pa.Array, pa.Array]:
 
 
 def _key(value: str, kind: pa.DataType) -> Any:
-    """`value` as an index holds it, None where it cannot be in it."""
+    """`value` in the format of the index; None if it cannot be in it."""
     if not pa.types.is_fixed_size_binary(kind):
         return value
     if len(value) != HEX_DIGITS or value != value.lower():

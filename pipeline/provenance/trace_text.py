@@ -1,10 +1,10 @@
-"""Which documents, and which labelled examples, hold a text.
+"""Finds the documents and labelled examples that contain a text.
 
 In: a text of any length and the chain of outputs (trace_chain.py). Out: TextMatches, best first. Steps, of which the
-first that finds something decides: the hash of the whole text, which is the id of a document that equals it; the
-runs of words that dedup keeps of every document (a share of them, by index), whose best documents are read to count
-all runs; last, where a text is too short for that or stands nowhere, all texts are searched for its first words, for
-a limited time. DuckDB is imported where it is used.
+first that finds something decides: the hash of the whole text, which is the id of an equal document; the runs of
+words that dedup stores for every document (a share of them, by index), whose best documents are read to count all
+runs; last, for a text that is too short or not found, all texts are searched for its first words, for a limited time.
+DuckDB is imported where it is used.
 """
 
 import re
@@ -30,10 +30,10 @@ from pipeline.store.shards import duckdb_files, shard_paths, text_digest
 
 MOST_MATCHES = 5  # that are traced
 MOST_READ = 8  # documents that are read to count all their runs of words
-LEAST_CONTAINMENT = 0.1  # of a text in a document that is told
-FEWEST_WORDS = 3  # of a text that is searched for
-SEARCHED_WORDS, SEARCHED_CHARACTERS = 32, 400  # of the beginning of a text that is searched for
-MOST_CHARACTERS = 20_000_000  # of a text that is asked for
+LEAST_CONTAINMENT = 0.1  # of a text in a document that is reported
+FEWEST_WORDS = 3  # of a text to search for
+SEARCHED_WORDS, SEARCHED_CHARACTERS = 32, 400  # length of the beginning of a text that is searched for
+MOST_CHARACTERS = 20_000_000  # of a text to look for
 SEARCH = """
 SELECT page_id, url FROM read_parquet($files, hive_partitioning = false)
 WHERE regexp_matches(text, $pattern) LIMIT $most
@@ -45,7 +45,7 @@ class TextMatch:
     page_id: str
     url: str
     how: str  # equal, passage (runs of words) or search
-    containment: float  # share of the runs of words of the text that the document holds, 0 to 1
+    containment: float  # share of the runs of words of the text in the document, 0 to 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,13 +60,13 @@ class ExampleTrace:
     split: str | None  # None = dropped
     label: str | None
     reason: str | None
-    models: tuple[Path, ...]  # checkpoints made from these examples; they saw it where it is of the train split
+    models: tuple[Path, ...]  # checkpoints trained on the train split of these examples
 
 
 def find_text(chain: TraceChain, text: str, say: Say, seconds: float) -> list[TextMatch]:
-    """At most MOST_MATCHES documents that hold `text`, best first. ValueError for a text without words."""
+    """At most MOST_MATCHES documents that contain `text`, best first. Raises ValueError for a text without words."""
     if len(text) > MOST_CHARACTERS:
-        raise ValueError(f"the text has {len(text):,} characters, at most {MOST_CHARACTERS:,} can be looked for")
+        raise ValueError(f"the text has {len(text):,} characters, the limit is {MOST_CHARACTERS:,}")
     if not text.strip():
         raise ValueError("the text is empty; give some words of it")
     if equal := chain.pages(text_digest(normalised(text)), MOST_MATCHES):
@@ -95,14 +95,14 @@ def find_examples(store: Path, handles: Mapping[str, Handle], query: str, say: S
 
 
 def is_text(query: str) -> bool:
-    """Whether `query` can be meant as a text: some words with spaces between, or in a script without spaces."""
+    """Whether `query` can be a text: several words separated by spaces, or in a script without spaces."""
     words = WORD.findall(query[:10_000])
     spaceless = any(len(word) == 1 and not word.isascii() for word in words)
     return len(words) >= FEWEST_WORDS and "://" not in query[:50] and (spaceless or len(query.split()) > 1)
 
 
 def text_file(query: str) -> str | None:
-    """The text in the file that `query` names, None where it names none."""
+    """The text of the file that `query` names; None if there is no such file."""
     if "\0" in query or "\n" in query or len(query) > 4096:
         return None
     try:
@@ -128,7 +128,7 @@ def _by_passages(chain: TraceChain, folder: Folder, text: str) -> Iterator[TextM
     for row, count in zip(rows[:MOST_READ].tolist(), counts[:MOST_READ].tolist(), strict=True):
         where, number = index.place(row)
         source = next((one for one in documents if (one.directory / Path(where).name).exists()), None)
-        if source is None:  # what dedup read was removed: the share of the known runs has to do
+        if source is None:  # the input of dedup was removed: use the share of the indexed runs
             (page_id,) = read_row(folder.directory / where, number, ["page_id"]).values()
             containment = count / n_known
         else:
@@ -141,13 +141,13 @@ def _by_passages(chain: TraceChain, folder: Folder, text: str) -> Iterator[TextM
 
 
 def _by_search(chain: TraceChain, text: str, say: Say, seconds: float) -> list[TextMatch]:
-    """Reads every text, which takes seconds a GB; ValueError when the time is up before something was found."""
+    """Reads every text, which takes seconds per GB. Raises ValueError when nothing was found in time."""
     import duckdb
 
     folders = [folder for stage in stages_with_texts() for folder in chain.of(stage)]
     if not folders or not (paths := _paths_of_stage(folders)):
         return []
-    say(f"no run of words of the index is in this text; reading all texts, for {seconds:g} s at most")
+    say(f"the index contains no run of words of this text; reading all texts, for at most {seconds:g} s")
     with duckdb.connect() as database:
         timer = threading.Timer(seconds, database.interrupt)
         timer.start()
@@ -166,12 +166,12 @@ def _by_search(chain: TraceChain, text: str, say: Say, seconds: float) -> list[T
 
 
 def _paths_of_stage(folders: Sequence[Folder]) -> list[Path]:
-    """Shards of all folders of the first stage that is there."""
+    """Shards of all folders of the first stage that exists."""
     return [path for folder in folders if folder.stage == folders[0].stage for path in shard_paths(folder.directory)]
 
 
 def _pattern(text: str) -> str:
-    """The first words of `text` as RE2 has it: in any case, with anything between them that is no word."""
+    """The first words of `text` as a regular expression of RE2: any case, anything but words between them."""
     words = WORD.findall(text[: 10 * SEARCHED_CHARACTERS])[:SEARCHED_WORDS] or text.split()[:SEARCHED_WORDS]
     while len(words) > 1 and sum(map(len, words)) > SEARCHED_CHARACTERS:
         words.pop()

@@ -1,9 +1,9 @@
-"""What was in a training step: the documents, their URLs, sources and licences, and how many of their tokens.
+"""Lists the content of training steps: documents with URLs, sources, licences and numbers of tokens.
 
 In: the store, a finished Checkpoint and a range of its steps. Out: the documents of those steps in the order of the
-batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/batches.py), the
-borders of the documents say whose tokens a row holds, the index of the corpus says where those came from. Of a
-fine-tuned model the steps are those of its own training, on labelled examples.
+batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/batches.py); the
+boundaries of the documents show whose tokens are in a row; the index of the corpus shows where those came from. For a
+fine-tuned model the steps are those of its own training on labelled examples.
 """
 
 import json
@@ -27,12 +27,12 @@ class StepDocument:
     """A document, or a labelled example, in a range of steps."""
 
     document_id: str
-    n_tokens: int  # predicted; 0 = its last token opened a row whose targets belong to the next document
-    page_id: str | None = None  # None where the corpus was removed
+    n_tokens: int  # predicted ones; 0 = its last token only opened a row of the next document
+    page_id: str | None = None  # None if the corpus was removed
     url: str | None = None
     source: str | None = None
     licence: str | None = None
-    label: str | None = None  # of an example, as the beginning of its text, which has neither page nor URL
+    label: str | None = None  # of an example, which has neither page nor URL
     preview: str | None = None
 
 
@@ -43,7 +43,7 @@ class StepContent:
     n_steps: int  # of the whole training
     kind: str  # documents, or examples
     documents: tuple[StepDocument, ...]
-    note: str = ""  # what is not known, and why
+    note: str = ""  # what is unknown, and why
 
     @property
     def n_tokens(self) -> int:
@@ -63,9 +63,9 @@ class StepContent:
 def content_of_steps(
     store: Path, model: Path, first: int, last: int, say: Say, kind_of: Callable[[Record], Objective]
 ) -> StepContent:
-    """What the steps `first` to `last` (both included, from 1) read. `kind_of` finds the kind of a fine-tuned model.
+    """The content of the steps `first` to `last` (inclusive, from 1). `kind_of` finds the kind of a fine-tuned model.
 
-    Raises ValueError for steps that were never trained, a folder that holds no model, and data that was removed.
+    Raises ValueError for steps that were never trained, a folder without a model, and data that was removed.
     """
     handle, record = read_handle(model), read_record(model)
     assert record is not None
@@ -81,9 +81,11 @@ def content_of_steps(
     training = training_of(store, folder, {**finished_checkpoints(store), folder: record})
     if training is None or not (training.tokens.directory / RECORD).exists():
         where = f" ({training.tokens.directory})" if training else ""
-        raise ValueError(f"the token shards{where} that {model} was trained on were removed; their steps are lost")
+        raise ValueError(
+            f"the token shards{where} that {model} was trained on were removed, so its steps are unknown"
+        )
     numbers, n_tokens = training.batches.documents_of_batches(first - 1, last)
-    tokens: dict[str, int] = {}  # a document may stand in the stream several times
+    tokens: dict[str, int] = {}  # a document may be in the stream several times
     for document, n in zip(training.batches.stream.document_ids(numbers), n_tokens.tolist(), strict=True):
         tokens[document] = tokens.get(document, 0) + n
     return StepContent(
@@ -123,7 +125,7 @@ def _examples_of_steps(
     last: int,
     kind_of: Callable[[Record], Objective],
 ) -> StepContent:
-    """Their order depends on their lengths, so that they are encoded once more, as the training did."""
+    """Examples in training order, which depends on their lengths: they are encoded again as in training."""
     from model.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
     from pipeline.training.finetune import ExampleBatches

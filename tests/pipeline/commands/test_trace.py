@@ -115,7 +115,7 @@ def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
         (("--step", "no_such_model", "1"), "no_such_model"),
         (("tale-05.txt", "--step", "foundation_model", "1"), "asks for something else"),
         ((), "nothing to trace"),
-        (("nowhere.txt",), "neither a URL"),
+        (("nowhere.txt",), "is not a URL"),
     ],
 )
 def test_trace_mistake_is_one_line(told, arguments, part):

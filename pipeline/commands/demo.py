@@ -1,4 +1,4 @@
-"""`gristmill demo`: the whole graph on the default sources, and how to look at what came out of it."""
+"""`gristmill demo`: runs the whole graph on the default sources, and shows how to look at the results."""
 
 import runpy
 import sys
@@ -11,7 +11,7 @@ HOW_TO_LOOK = """
 To look at it:
   make ui                                prints the addresses of both UIs, which run until Ctrl-C: Dagster shows the
                                          graph, materialisations and checks, MLflow runs, curves and models
-  .venv/bin/gristmill generate "The "    a text by the new model"""
+  .venv/bin/gristmill generate "The "    a text of the new model"""
 
 
 def run(args: Namespace) -> int:

@@ -1,8 +1,8 @@
-"""`gristmill doctor`: finds what a crash or a mistake left behind, and mends what can be mended.
+"""`gristmill doctor`: finds what a crash or a mistake left behind, and repairs what it can.
 
-In: a layout. Out: findings, one a row: runs in Dagster and MLflow whose process is gone (mended: closed as failed or
-cancelled, so that the next one starts clean and nothing spins in the UI for ever), runs that wait for a daemon that
-is not there, outputs that lost files, settings that do not read, ports, disk space, versions.
+In: a layout. Out: findings, one per row: runs in Dagster and MLflow whose process is gone (repaired: they are closed
+as failed or cancelled, so that nothing runs in the UI for ever), runs that wait for a daemon that is not running,
+outputs with missing files, invalid settings, ports, disk space, versions.
 """
 
 import importlib.metadata
@@ -37,22 +37,22 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Visit:
-    """What the doctor looks at, and whether it may change anything."""
+    """What the doctor checks, and whether it may change anything."""
 
     layout: Layout
     mend: bool
-    ports: tuple[int, int] = (3000, 5000)  # of Dagster, of MLflow
+    ports: tuple[int, int] = (3000, 5000)  # of Dagster and of MLflow
 
 
 def run(args: Namespace) -> int:
-    """1 when something is left that needs a person."""
+    """Print the findings. Returns 1 if something is left that a person must fix."""
     findings = list(examine(Visit(layout=layout_from_environment(), mend=args.mend)))
     print("\n".join(table_lines(["check", "state", "what"], [[f.check, f.state, f.detail] for f in findings])))
     return int(any(finding.state == BAD for finding in findings))
 
 
 def examine(visit: Visit) -> Iterator[Finding]:
-    """All findings; each check gives at least one row."""
+    """All findings; each check returns at least one row."""
     checks: list[Callable[[Visit], Iterator[Finding]]] = [
         check_python,
         check_packages,
@@ -97,14 +97,14 @@ def check_packages(visit: Visit) -> Iterator[Finding]:
                 detail=f"{version or 'missing'}, wanted {requirement.specifier}; run `make clean` and `make demo`",
             )
     if found == len(requirements):
-        yield Finding(check="packages", state=OK, detail=f"{found} as pyproject.toml wants them")
+        yield Finding(check="packages", state=OK, detail=f"{found} as pyproject.toml requires them")
 
 
 def check_disk(visit: Visit) -> Iterator[Finding]:
     folder = next(path for path in (visit.layout.data, *visit.layout.data.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     state = OK if free >= LITTLE_BYTES else WARNING if free >= TOO_LITTLE_BYTES else BAD
-    advice = "" if state == OK else "; `gristmill du` shows what lies where, `gristmill gc` frees some"
+    advice = "" if state == OK else "; `gristmill du` shows what uses the space, `gristmill gc` frees some"
     yield Finding(check="disk", state=state, detail=f"{size_text(free)} free below {visit.layout.data}{advice}")
 
 
@@ -120,18 +120,18 @@ def check_ports(visit: Visit) -> Iterator[Finding]:
 
 
 def check_settings(visit: Visit) -> Iterator[Finding]:
-    """Whether sources.toml, tasks.toml and config.toml make a graph, and the files that they name are there."""
+    """Whether sources.toml, tasks.toml and config.toml define a graph, and the files that they name exist."""
     try:
         from pipeline.commands.planning import plan
         from pipeline.definitions import definitions
 
         graph = definitions(visit.layout)
-    except Exception as error:  # whatever keeps the graph from loading is what the doctor is asked about
+    except Exception as error:  # the doctor reports any error that keeps the graph from loading
         yield Finding(check="settings", state=BAD, detail=" ".join(str(error).split()))
         return
     try:
         faults = [one.fault for one in plan(visit.layout, graph) if one.fault]
-    except CorruptShard:  # which `check_outputs` finds
+    except CorruptShard:  # `check_outputs` reports it
         faults = []
     yield from (Finding(check="settings", state=BAD, detail=fault) for fault in faults)
     n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
@@ -148,11 +148,11 @@ def check_outputs(visit: Visit) -> Iterator[Finding]:
         else:
             n_whole += 1
     if n_whole == len(entries):
-        yield Finding(check="outputs", state=OK, detail=f"{n_whole} current, all whole" if entries else "none yet")
+        yield Finding(check="outputs", state=OK, detail=f"{n_whole} current, all complete" if entries else "none yet")
 
 
 def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
-    """Runs that can never end, because the process that would end them is gone."""
+    """Runs that can never end, because their process is gone."""
     if not (visit.layout.dagster_home / "dagster.yaml").exists():
         yield Finding(check="Dagster runs", state=OK, detail="none yet")
         return
@@ -172,14 +172,16 @@ def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
         yield Finding(check=check, state=OK, detail="none points outside the data folder")
     elif visit.mend:
         n_changed = relocate(visit.layout)
-        yield Finding(check=check, state=MENDED, detail=f"{n_changed} named {former}; they name {visit.layout.data}")
+        yield Finding(
+            check=check, state=MENDED, detail=f"{n_changed} named {former}; they now name {visit.layout.data}"
+        )
     else:
         detail = f"some name {former}, from where this folder was copied or moved; run `gristmill doctor`"
         yield Finding(check=check, state=BAD, detail=detail)
 
 
 def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
-    """Runs whose build died, and what builds could not deliver while the server was away."""
+    """Runs whose build died, and events that builds could not deliver while the server was down."""
     from pipeline.tracking.delivery import dead_runs, end_dead_runs, send_pending
 
     dead = dead_runs(visit.layout)
@@ -195,7 +197,7 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
         yield Finding(check="MLflow runs", state=OK, detail="none hangs")
     waiting = send_pending(visit.layout) if visit.mend else {}
     if waiting:
-        detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait; is the server up? They are kept"
+        detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait and are kept; is the server running?"
         yield Finding(check="MLflow journal", state=WARNING, detail=detail)
 
 
@@ -230,7 +232,7 @@ def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
     for run in instance.get_runs(RunsFilter(statuses=active)):
         tags, check = run.tags, f"Dagster run {run.run_id[:8]}"
         if not is_recorded(tags):
-            detail = f"{run.status.value}, and nobody wrote down its process; if it hangs, terminate it in the UI"
+            detail = f"{run.status.value}, and its process was not recorded; if it is stuck, terminate it in the UI"
             yield Finding(check=check, state=WARNING, detail=detail)
             continue
         if not is_gone(tags):
@@ -243,12 +245,12 @@ def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
             yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as cancelled")
         else:
             instance.report_run_failed(run, f"gristmill doctor: {detail}")
-            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as failed, start it again")
+            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as failed; start it again")
     if mend:
         free_slots_of_dead_runs(instance)
     queued = instance.get_runs(RunsFilter(statuses=[status.QUEUED]))
     if queued and not _daemon_lives(instance):
-        detail = f"{len(queued)} QUEUED, and no daemon to start them; `make ui` starts one, or cancel them there"
+        detail = f"{len(queued)} QUEUED, and no daemon runs to start them; `make ui` starts one, or cancel them there"
         yield Finding(check="Dagster queue", state=WARNING, detail=detail)
 
 
@@ -258,7 +260,7 @@ def _daemon_lives(instance: Any) -> bool:
 
 
 def _dependencies() -> list[str]:
-    """What pyproject.toml of the checkout asks for, else what the installed package says."""
+    """The requirements in pyproject.toml of the checkout, else those of the installed package."""
     path = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if path.exists():
         return tomllib.loads(path.read_text())["project"]["dependencies"]
@@ -266,7 +268,7 @@ def _dependencies() -> list[str]:
 
 
 def _complaint(folder: Path) -> str | None:
-    """What is wrong with the finished output in `folder`, or None."""
+    """The problem of the finished output in `folder`, or None."""
     try:
         record = read_record(folder)
     except (CorruptShard, ValueError) as error:

@@ -1,4 +1,4 @@
-"""`gristmill du`: how much of the data folder is used, and for what."""
+"""`gristmill du`: shows how the disk space of the data folder is used."""
 
 from argparse import Namespace
 

@@ -1,9 +1,9 @@
-"""How long a run will take on the machine at hand, estimated before it starts.
+"""Estimates how long a run will take on this machine, before it starts.
 
-In: the plan of the graph. Out: an Estimate, and a sentence for people. Only what is not up to date counts. Training
-counts by its FLOPs and the speed of matrix products, which is measured for two seconds. Every other stage counts by
-the seconds of its last build, or where it never ran, by those of the demo: of a corpus of another size, the first
-estimate is rough.
+In: the plan of the graph. Out: an Estimate, and a sentence for people. Only assets that are not up to date count.
+Training is estimated from its FLOPs and the speed of matrix products, which is measured for two seconds. Every other
+stage is estimated from the seconds of its last build or, if it never ran, from those of the demo; for a corpus of
+another size the first estimate is rough.
 """
 
 import time
@@ -19,9 +19,9 @@ from pipeline.training.finetune import FinetuneConfig
 from pipeline.training.pretrain import ResolvedPretrain
 
 MEASURED_SECONDS = 2.0
-SIZES = (1024, 128, 384)  # rows x width x d_ff: the largest product of a layer of the preset `demo`
-TRAINING_SHARE = 0.54  # of the speed of such products that a training reaches (docs/log.md)
-# Seconds of the demo on 2 idle cores of an AMD EPYC whose products ran at DEMO_SPEED (docs/log.md).
+SIZES = (1024, 128, 384)  # rows x width x d_ff: the largest product in a layer of the preset `demo`
+TRAINING_SHARE = 0.54  # share of the speed of such products that a training reaches (docs/log.md)
+# Seconds of the demo on 2 idle cores of an AMD EPYC, on which products ran at DEMO_SPEED (docs/log.md).
 DEMO_SPEED = 2.28e11  # FLOP/s
 DEMO_SECONDS = {
     "pages": 1.1,
@@ -36,17 +36,17 @@ DEMO_SECONDS = {
     "model": 0.0,
     "evaluation": 7.0,
 }
-OUTSIDE_SECONDS = 0.8  # of every asset: its step, its checks and its share of the start
+OUTSIDE_SECONDS = 0.8  # per asset: its step, its checks and its share of the start
 DEMO_VOCABULARY = 4096
-DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and what one costs in tokens of pretraining
+DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and the cost of one in pretraining tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """The work of what is not built yet, and the speed of this machine."""
+    """The work of the assets that are not up to date, and the speed of this machine."""
 
-    flops: float  # of training
-    demo_seconds: float  # of everything else where products run at DEMO_SPEED
+    flops: float  # of all trainings
+    demo_seconds: float  # of everything else on a machine with DEMO_SPEED
     flops_per_second: float
 
     @property
@@ -56,7 +56,7 @@ class Estimate:
 
 
 def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = None) -> Estimate | None:
-    """For those of `names` that have to be built; None where that takes a few seconds only."""
+    """The estimate for the `names` that have to be built; None if that takes only a few seconds."""
     wanted = [one for one in assets if (names is None or one.asset in names) and one.rebuilt]
     flops = sum(_training_flops(wanted, assets))
     if not wanted or (flops < 1e11 and all(build.last for one in wanted for build in one.rebuilt)):
@@ -83,9 +83,9 @@ def estimate_line(work: Estimate) -> str:
 
 
 def matrix_product_speed(seconds: float = MEASURED_SECONDS) -> float:
-    """FLOP/s of float32 matrix products of the demo's size, on all cores, at the present load of the machine.
+    """FLOP/s of float32 matrix products of the demo's size, on all cores, at the current load of the machine.
 
-    Every core computes products of its own: on busy cores the threads of one product would wait for each other.
+    Every core computes its own products: on busy cores the threads of one product would wait for each other.
     """
     import numpy as np
     from threadpoolctl import threadpool_limits
@@ -107,7 +107,7 @@ def matrix_product_speed(seconds: float = MEASURED_SECONDS) -> float:
 
 
 def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[float]:
-    """Of every model that is trained; the evaluation of a task trains the task's model again from random weights."""
+    """FLOPs of every model that is trained; the evaluation of a task trains its model again from random weights."""
     per_token = 0.0
     by_name = {one.asset: one for one in assets}
     for one in assets:
@@ -139,6 +139,6 @@ def _trains(config: Any) -> bool:
 
 
 def _kind(asset: str) -> str:
-    """The key of DEMO_SECONDS: the asset itself, `pages`, or what a task's asset ends in."""
+    """The key of DEMO_SECONDS: the asset itself, `pages`, or the last part of the name of a task's asset."""
     first, last = asset.split("/")[0], asset.rsplit("_", 1)[-1]
     return next(name for name in (asset, first, last) if name in DEMO_SECONDS)

@@ -1,7 +1,7 @@
-"""`gristmill export`: a trained model as a folder of Hugging Face's, or as a GGUF file for llama.cpp.
+"""`gristmill export`: writes a trained model as a Hugging Face folder, or as a GGUF file for llama.cpp.
 
-In: a model by the name of its asset or by its folder (also a checkpoint of a training, or a folder of Hugging
-Face's). Out: the files, listed with their sizes, and the line that opens them. Only an earlier export is replaced.
+In: a model by the name of its asset or by its folder (also a checkpoint of a training, or a Hugging Face folder).
+Out: the files, listed with their sizes, and the command that opens them. Only an earlier export is replaced.
 """
 
 import json
@@ -23,7 +23,7 @@ PROMPT = "Once upon a time"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A model that is there."""
+    """The model to export."""
 
     model: "Decoder | SequenceClassifier"
     labels: tuple[str, ...] | None  # of a classifier
@@ -49,7 +49,7 @@ def run_export(args: Namespace) -> int:
         from model.hf.gguf import write_gguf
 
         if not isinstance(source.model, Decoder):
-            raise ValueError(f"{folder} holds a classifier, GGUF files hold decoders; export it with --format hf")
+            raise ValueError(f"{folder} contains a classifier, but GGUF is for decoders; export it with --format hf")
         files = [write_gguf(out, source.model, tokenizer, name=out.stem, dtype=args.dtype)]
     for file in files:
         print(f"{size_text(file.stat().st_size):>10}  {file}")
@@ -58,14 +58,14 @@ def run_export(args: Namespace) -> int:
 
 
 def read_source(folder: Path) -> Source:
-    """The model in `folder`, which is ours or Hugging Face's. ValueError says what is wrong with it."""
+    """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.checkpoint import CONFIG, load_classifier, load_decoder, read_json
     from model.hf.files import read_classifier, read_folder
     from model.tokenizer import DESCRIPTION_FILE, load_tokenizer
 
     description = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     if not isinstance(description, dict):
-        raise ValueError(f"{folder / CONFIG} holds no object; expected the config of a model")
+        raise ValueError(f"{folder / CONFIG} contains no JSON object; expected the config of a model")
     if "model_type" in description:
         names = description.get("architectures") or [""]
         if str(names[0]).endswith("ForSequenceClassification"):
@@ -84,7 +84,7 @@ def read_source(folder: Path) -> Source:
 
 
 def read_chat_template(path: Path) -> str:
-    """A Jinja template that makes text of messages, tried on one in a sandbox, as those who open the export do."""
+    """A Jinja template that turns messages into text; it is tested in a sandbox, as transformers runs it."""
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -97,12 +97,12 @@ def read_chat_template(path: Path) -> str:
     except (TemplateError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a chat template ({type(error).__name__}: {error})") from error
     if PROMPT not in written:
-        raise ValueError(f"{path}: not a chat template, it leaves out what the user says")
+        raise ValueError(f"{path}: not a chat template: it leaves out the message of the user")
     return text
 
 
 def _notes(folder: Path) -> dict[str, str]:
-    """What the model card says of where the model comes from."""
+    """The origin of the model, for its model card."""
     record = folder / "record.json"
     if not record.exists():
         return {}

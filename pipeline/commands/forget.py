@@ -1,7 +1,7 @@
-"""`gristmill forget`: deny pages and what repeats them, and tell what that means for corpus and models.
+"""`gristmill forget`: denies pages and their copies, and shows what that means for corpus and models.
 
-In: parsed arguments. Out: text on stdout, the deny list (data/denied.jsonl) with new rows, and exit code 0; 1 where
-nothing was denied because nobody agreed. The next materialisation builds without what is denied.
+In: parsed arguments. Out: text on stdout, the deny list (data/denied.jsonl) with new rows, and exit code 0; 1 if
+nothing was denied because the user did not agree. The next materialisation leaves out what is denied.
 """
 
 import sys
@@ -28,10 +28,10 @@ from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, all_current, all_entries, layout_from_environment, load_current
 from pipeline.store.records import Checkpoint
 
-SHARDED = ("pages", "documents")  # assets of which the shards that change are listed
-MOST_HOLDERS = 10  # that are shown
-MOST_PAGES = 3  # of an address that means many, in an error
-MOST_STEPS = 5  # that are told one by one
+SHARDED = ("pages", "documents")  # assets whose changing shards are counted
+MOST_HOLDERS = 10  # pages with a part of the text that are listed
+MOST_PAGES = 3  # pages in the message for an ambiguous address
+MOST_STEPS = 5  # steps that are listed one by one
 
 
 def run_forget(args: Namespace) -> int:
@@ -63,7 +63,7 @@ def _forget(layout: Layout, args: Namespace) -> int:
     print("\n".join(_findings_lines(found, {row.page_id for row in new if row.page_id})))
     print("\n".join(_model_lines(layout, found)))
     if not new:
-        print(f"\nAll of it is denied already, in {layout.denied}; nothing was changed.")
+        print(f"\nAll of these are denied already, in {layout.denied}; nothing was changed.")
         if args.new_tokenizer and not args.dry_run:
             print(_tokenizer_line(layout, new=True))
         return 0
@@ -74,19 +74,18 @@ def _forget(layout: Layout, args: Namespace) -> int:
     if not (args.yes or _agreed(f"\nDeny {_pages(len(new))}? [y/N] ")):
         print("\nNothing was changed; --yes denies without asking.")
         return 1
-    told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: killed in between, a rerun finds rows to add
+    told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: after a kill a rerun finds rows to add
     change_denials(layout.denied, lambda rows: ([], _new_rows(rows, new)))
     print(f"\nDenied in {layout.denied}. {told}".rstrip())
-    print("The next materialisation builds without them; `gristmill plan` shows what that costs. After it,")
-    print(
-        "`gristmill forget --purge` removes the older outputs, which still hold the texts. Your own files and fetched"
-    )
-    print("packages are not touched.")
+    print("The next materialisation leaves them out; `gristmill plan` shows what that costs. After it,")
+    print("`gristmill forget --purge` removes the older outputs, which still contain the texts. Your own files and")
+    print("fetched packages are not touched.")
     return 0
 
 
 def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Page]:
-    """The pages that the arguments mean. ValueError where one means none, or many that were not agreed to."""
+    """The pages that the arguments match. Raises ValueError when one matches none, or many without the user's
+    consent."""
     if not outputs.folders:
         raise ValueError(
             "nothing has been collected yet, so there is nothing to forget; materialise `pages/<source>`"
@@ -107,7 +106,7 @@ def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Pa
 
 
 def _unknown(query: str, denied: Sequence[Denial]) -> str:
-    told = f"{query!r} is neither a URL, nor the end of one, nor a page id or document id of the data"
+    told = f"{query!r} is not a URL, the end of one, a page id or a document id of the data"
     rows = [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
     if rows:
         return f"{told}; it is denied already ({rows[0].told()})"
@@ -115,7 +114,7 @@ def _unknown(query: str, denied: Sequence[Denial]) -> str:
 
 
 def _limits(outputs: Known) -> CopyLimits:
-    """As strict as the corpus that there is, or stricter."""
+    """Limits as strict as those of the current corpus, or stricter."""
     limits = CopyLimits()
     for folder in outputs.of_stage("dedup"):
         config = outputs.folders[folder]["config"]
@@ -128,7 +127,7 @@ def _limits(outputs: Known) -> CopyLimits:
 
 
 def _new_rows(denied: Iterable[Denial], rows: Iterable[Denial]) -> list[Denial]:
-    """Those of `rows` that deny something which nothing denies yet."""
+    """The `rows` that deny something that is not denied yet."""
     there = {key for row in denied for key in _keys(row)}
     return [row for row in rows if not _keys(row) <= there]
 
@@ -154,16 +153,16 @@ def _findings_lines(found: Findings, new: set[str]) -> Iterator[str]:
     yield from table_lines(["page", "source", "words", "why"], rows, right=(2,))
     yield from _holder_lines(found.holders)
     for asset, ids in found.examples.items():
-        yield f"\n{asset}: {len(ids)} labelled rows are such a text; the next run drops them as `denied`."
+        yield f"\n{asset}: {len(ids)} labelled rows have such a text; the next run drops them as `denied`."
     for asset, n_rows in found.near_examples.items():
-        yield f"\n{asset}: {n_rows} labelled rows repeat a part of these texts; they stay."
+        yield f"\n{asset}: {n_rows} labelled rows repeat a part of these texts; they are kept."
 
 
 def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
     if not holders:
         return
-    told = "1 other page holds" if len(holders) == 1 else f"{len(holders):,} other pages hold"
-    yield f"\n{told} a part of the texts and will stay, unless `--containing SHARE` takes it along:"
+    told = "1 other page contains" if len(holders) == 1 else f"{len(holders):,} other pages contain"
+    yield f"\n{told} a part of the texts and will be kept, unless `--containing SHARE` denies them too:"
     yield ""
     rows = [[f"{one.held:.0%}", one.page.url, one.page.source] for one in holders[:MOST_HOLDERS]]
     yield from table_lines(["held", "page", "source"], rows, right=(0,))
@@ -172,20 +171,20 @@ def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
 
 
 def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
-    """Every finished model that was trained on one of the pages, by the names that people know."""
+    """Every finished model that was trained on one of the pages, with its names for people."""
     from pipeline.provenance.exposure import models_of, unexplained_models
 
     assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
     for directory, reason in unexplained_models(layout.store):
         name = assets.get(directory, f"{directory.parent.name}/{directory.name[:8]}")
-        yield f"\nNobody can say whether {name} was trained on them: {reason}."
+        yield f"\nIt is unknown whether {name} was trained on them: {reason}."
     models = [
         model
         for model in models_of(layout.store, page_ids=[page.page_id for page in found.pages])
         if model.was_trained_on
     ]
     if not models:
-        yield "\nNo model that is there was trained on them."
+        yield "\nNo existing model was trained on them."
         return
     registered = _registered_names(layout)
     yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
@@ -219,11 +218,11 @@ def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokeniz
         for asset, handle in outputs.handles.items():
             n_shards, n_all = holding_shards(handle.directory, page_ids) if handle.stage == stage else (0, 0)
             if n_shards:
-                rows.append([asset, f"{n_shards} of {n_all} shards; the others are remembered"])
+                rows.append([asset, f"{n_shards} of {n_all} shards; the others are cached"])
     rows += [[asset, text] for asset, text in _later_assets(new_tokenizer) if rows and asset in outputs.handles]
     models = [asset for asset, handle in outputs.handles.items() if isinstance(handle, Checkpoint)]
     if rows and models:
-        rows.append([", ".join(models), "if the corpus came out otherwise"])
+        rows.append([", ".join(models), "if the corpus changes"])
     if rows:
         yield "\nThe next run rebuilds:"
         yield ""
@@ -231,13 +230,13 @@ def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokeniz
 
 
 def _later_assets(new_tokenizer: bool) -> Iterator[tuple[str, str]]:
-    yield "corpus", "compared again, from what is remembered of the other documents"
-    yield "tokenizer", "trained again" if new_tokenizer else "kept; it knows the texts as counts of pairs only"
+    yield "corpus", "compared again, with cached signatures of the other documents"
+    yield "tokenizer", "trained again" if new_tokenizer else "kept; it contains only counts of pairs from the texts"
     yield "token_shards", "encoded again" if new_tokenizer else "shuffled again"
 
 
 def _tokenizer_line(layout: Layout, *, new: bool) -> str:
-    """Keep the tokenizer that there is, or let the next run train a new one; what was done."""
+    """Keep the current tokenizer, or let the next run train a new one. Returns a description of what was done."""
     from pipeline.corpus.tokens.kept_tokenizer import keep_tokenizer, release_tokenizer
 
     if new:
@@ -246,36 +245,39 @@ def _tokenizer_line(layout: Layout, *, new: bool) -> str:
     if not any(entry["asset"] == "tokenizer" for entry in all_entries(layout)):
         return ""
     keep_tokenizer(layout.kept_tokenizer, layout.store, load_current(layout, "tokenizer"))
-    return "The tokenizer is kept; `gristmill forget --new-tokenizer` lets the next run train a new one."
+    return "The tokenizer is kept; with `gristmill forget --new-tokenizer` the next run trains a new one."
 
 
 def _purge(layout: Layout, args: Namespace) -> int:
-    """Remove what still holds texts of the whole deny list."""
+    """Remove everything that still contains texts of the deny list."""
     from pipeline.provenance.purge import find_holders
     from pipeline.store.disk import remove_garbage, size_text
 
     if args.what:
-        raise ValueError("--purge removes what holds any denied text; run it alone, after a materialisation")
+        raise ValueError(
+            "--purge removes everything that contains a denied text; run it without URL_OR_ID, after a"
+            " materialisation"
+        )
     holders = find_holders(layout, keys_of(read_denials(layout.denied)))
     for folder, asset in holders.current.items():
-        print(f"stays  {folder.relative_to(layout.data)}: {asset} holds it until it is materialised again")
+        print(f"kept  {folder.relative_to(layout.data)}: current output of {asset} until that is materialised again")
     for folder in (*holders.garbage.outputs, *holders.garbage.unfinished):
         print(f"remove {folder.relative_to(layout.data)}")
     if not holders.garbage.folders:
         print("Nothing to remove" + ("; materialise the assets above first." if holders.current else "."))
         return int(bool(holders.current))
     n_parts = len(holders.garbage.parts)
-    print(f"and {n_parts:,} remembered shards; {size_text(holders.garbage.n_bytes)} in all")
+    print(f"and {n_parts:,} cached shards; {size_text(holders.garbage.n_bytes)} in all")
     if args.dry_run or not (args.yes or _agreed("\nRemove them? [y/N] ")):
         print("\nNothing was removed" + ("." if args.dry_run else "; --yes removes without asking."))
         return 0 if args.dry_run else 1
     remove_garbage(layout, holders.garbage)
-    print("\nRemoved. Your own files, fetched packages and trained models are as they were.")
+    print("\nRemoved. Your own files, fetched packages and trained models were not changed.")
     return int(bool(holders.current))
 
 
 def _undo(layout: Layout, args: Namespace) -> int:
-    """Take back rows by address or id, with those that were denied because of them."""
+    """Remove rows from the deny list by address or id, with those that were denied because of them."""
     denied = read_denials(layout.denied)
     back: list[Denial] = []
     for query in args.what:
@@ -289,13 +291,13 @@ def _undo(layout: Layout, args: Namespace) -> int:
         print("\nNothing was changed" + ("." if args.dry_run else "; --yes takes them back without asking."))
         return 0 if args.dry_run else 1
     change_denials(layout.denied, lambda rows: ([row for row in rows if row in back], []))
-    print("\nTaken back; the next materialisation collects them again where they still are.")
+    print("\nTaken back; the next materialisation collects them again if they still exist.")
     return 0
 
 
 def _list_lines(layout: Layout, denied: Sequence[Denial]) -> list[str]:
     if not denied:
-        return [f"Nothing is denied; {layout.denied} is the list."]
+        return [f"Nothing is denied in {layout.denied}."]
     rows = [
         [
             row.date,

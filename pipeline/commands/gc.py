@@ -1,4 +1,4 @@
-"""`gristmill gc`: removes outputs that no kept result and no registered model needs, after a question."""
+"""`gristmill gc`: removes outputs that no kept result and no registered model needs, after confirmation."""
 
 import sys
 from argparse import Namespace
@@ -27,7 +27,7 @@ def run(args: Namespace) -> int:
         print("Nothing was removed; --yes removes without asking.")
         return 0
     remove_garbage(layout, garbage)
-    print(f"Removed; {size_text(garbage.n_bytes)} came free.")
+    print(f"Removed; {size_text(garbage.n_bytes)} freed.")
     return 0
 
 
@@ -36,7 +36,7 @@ def _agreed(garbage: Garbage) -> bool:
 
 
 def _registered(layout: Layout) -> set[str]:
-    """Fingerprints of the builds whose MLflow runs a version of a registered model names."""
+    """Fingerprints of the builds whose MLflow runs belong to versions of registered models."""
     if tracking_uri(layout).startswith("sqlite:") and not (layout.mlflow / "mlflow.db").exists():
         return set()
     client = new_client(layout)

@@ -7,14 +7,14 @@ from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.store.shards import write_text
 
 SOURCES = """\
-# Where the text comes from. One table per source; each becomes the asset pages/<name of the table>.
+# The sources of the corpus. One table per source; each becomes the asset pages/<name of the table>.
 # docs/your-data.md describes all keys, and other kinds of sources.
 
 [my-text]
 kind = "files"
 path = "text"                    # EDIT THIS: a folder, a file or an archive; relative to this file, or absolute
 # members = ["**/*.md", "!drafts/**"]  # which files; a pattern that begins with ! excludes files; default: all
-# licence = "CC-BY-4.0"          # is kept with every document and shown in the data card
+# licence = "CC-BY-4.0"          # stored with every document and shown in the data card
 # languages = ["en"]             # the languages to keep; default: the setting of `documents`
 # weight = 1.0                   # how often training reads these documents
 """
@@ -46,7 +46,7 @@ CONFIG = """\
 
 
 def run(args: Namespace) -> int:
-    """Write the three files. ValueError when one of them exists: nothing is overwritten."""
+    """Write the three files. Raises ValueError when one of them exists; nothing is overwritten."""
     layout = Layout(Path(args.folder).absolute()) if args.folder else layout_from_environment()
     files = {layout.sources_toml: SOURCES, layout.tasks_toml: TASKS, layout.config_toml: CONFIG}
     if there := [path for path in files if path.exists()]:

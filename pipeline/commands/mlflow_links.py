@@ -1,6 +1,6 @@
-"""Resolves the links to MLflow in Dagster's metadata, which is kept for ever, while MLflow's port may change.
+"""Redirects the links to MLflow in Dagster's metadata, which is kept for ever, while MLflow's port may change.
 
-In: a layout and the address that MLflow has now. Out: a server on LINK_PORT that sends /runs/<fingerprint> on to the
+In: a layout and the current address of MLflow. Out: a server on LINK_PORT that redirects /runs/<fingerprint> to the
 page of that run. It runs as long as `gristmill ui` does.
 """
 
@@ -18,7 +18,7 @@ RUN = re.compile(r"/runs/([0-9a-f]+)")
 
 @contextmanager
 def links_resolved(layout: Layout, mlflow: str, port: int = LINK_PORT) -> Iterator[int | None]:
-    """Yields the port, or None where another program, such as a second `gristmill ui`, has it."""
+    """Yields the port, or None if another program, such as a second `gristmill ui`, uses it."""
     try:
         server = ThreadingHTTPServer((LINK_HOST, port), _handler(layout, mlflow))
     except OSError:

@@ -1,7 +1,7 @@
-"""`gristmill generate`, `classify` and the like: a trained model at work.
+"""`gristmill generate`, `classify` and other commands that apply a trained model.
 
-In: a text, and which model. Out: the text and how it goes on, to a terminal while it is written; or the answer of a
-fine-tuned model, in the columns of its kind of task.
+In: a text and a model. Out: the text with its continuation, streamed to a terminal; or the answer of a fine-tuned
+model, in the columns of its kind of task.
 """
 
 import json
@@ -30,7 +30,7 @@ def run_generate(args: Namespace) -> int:
 
     is_streamed = sys.stdout.isatty() if args.stream is None else args.stream
     if args.samples == 1 and is_streamed:
-        pieces = stream_text(folder, args.text, cfg)  # first, so that a mistake is told instead of the text
+        pieces = stream_text(folder, args.text, cfg)  # first: a mistake is reported before any text
         print(args.text, end="", flush=True)
         for _, piece in pieces:
             print(piece, end="", flush=True)
@@ -44,7 +44,7 @@ def run_generate(args: Namespace) -> int:
 
 
 def run_task(args: Namespace) -> int:
-    """Asks the model of a task for its answer to one row of inputs."""
+    """Print the answer of the model of a task to one row of inputs."""
     folder = folder_or_current(layout_from_environment(), f"{args.task}_model")
     from pipeline.serving.generate import predictor_in
     from pipeline.store.store import read_record

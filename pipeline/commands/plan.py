@@ -1,6 +1,6 @@
-"""`gristmill plan`: what a materialisation would rebuild, why, and what it would cost.
+"""`gristmill plan`: shows what a materialisation would rebuild, why, and what it would cost.
 
-In: parsed arguments. Out: a table, its sums, and exit code 0; 1 where an asset cannot be built as things are.
+In: parsed arguments. Out: a table, its sums, and exit code 0; 1 if an asset cannot be built.
 """
 
 import json
@@ -28,7 +28,7 @@ def run(args: Namespace) -> int:
 
 
 def plan_lines(assets: Sequence[PlannedAsset]) -> list[str]:
-    """For people: what is rebuilt with its reasons, then the sums."""
+    """The table: what is rebuilt with its reasons, then the sums."""
     changed = [asset for asset in assets if asset.rebuilt or asset.fault]
     if not changed:
         return [f"Nothing to rebuild: all {count_text(len(assets), 'asset')} are up to date."]
@@ -60,7 +60,7 @@ def _reasons(asset: PlannedAsset) -> Iterator[str]:
     for build in asset.rebuilt:
         if new := [reason for reason in build.reasons if reason not in told]:
             told.update(new)
-            yield f"{build.stage}: {'; '.join(new)}" + (" (goes on with what was begun)" if build.resumes else "")
+            yield f"{build.stage}: {'; '.join(new)}" + (" (continues an unfinished build)" if build.resumes else "")
 
 
 def _sums(assets: Sequence[PlannedAsset], changed: Sequence[PlannedAsset]) -> Iterator[str]:
@@ -73,7 +73,7 @@ def _sums(assets: Sequence[PlannedAsset], changed: Sequence[PlannedAsset]) -> It
     if unknown := len(builds) - len(known):
         total += f"{', and' if known else ':'} {count_text(unknown, 'stage')} that never ran"
     yield f"{total}."
-    yield "Times are those of the last build. What is made from a stage is not rebuilt if its output stays equal."
+    yield "Times are those of the last build. If the output of a stage stays equal, nothing after it is rebuilt."
 
 
 def _time(seconds: Sequence[float | None]) -> str:
@@ -82,7 +82,7 @@ def _time(seconds: Sequence[float | None]) -> str:
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    """None where nothing is known of any."""
+    """None if nothing is known about any."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 

@@ -1,14 +1,14 @@
-"""What a materialisation of the whole graph would rebuild, and why, without building anything.
+"""Computes what a materialisation of the whole graph would rebuild, and why, without building anything.
 
-In: a layout. Out: a PlannedAsset an asset, in the order in which Dagster would make them. Steps: the bodies of the
-assets run as they always do, but on a mill whose store compares instead of building: the recipe and the inputs of
-each stage with those of the output that the asset holds now. Settings are those of config.toml; what somebody types
-into the launchpad is not known here.
+In: a layout. Out: one PlannedAsset per asset, in the order in which Dagster would build them. Steps: the bodies of
+the assets run as usual, but with a store that compares instead of building: the recipe and the inputs of each stage
+with those of the current output of the asset. Settings are those of config.toml; changes in the launchpad are not
+known here.
 
-What a changed stage will write is not known before it ran. Whatever reads it counts as rebuilt, although equal
-content would end the rebuild there, and its earlier output stands in for it: so a plan is the most that can happen.
-Seconds and bytes are those of the last time, in proportion to the shards that changed where a stage works shard by
-shard, and to the work of the settings where it trains.
+The output of a changed stage is not known before it ran. Everything that reads it counts as rebuilt, although equal
+content would end the rebuild there, and its earlier output is used in its place: a plan is an upper bound. Seconds
+and bytes are those of the last build, in proportion to the shards that changed if a stage works per shard, and to the
+work that the settings imply if it trains.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -41,26 +41,26 @@ from pipeline.training.pretrain import PRETRAIN, ResolvedPretrain
 
 Record = Mapping[str, Any]
 NO_RECORD = {"seconds": 0.0, "bytes": 0, "counts": None, "measures": {}, "finished_at": ""}
-MOST_REASONS = 4  # of one stage that are told one by one
+MOST_REASONS = 4  # reasons per stage that are listed one by one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedBuild:
-    """What would happen to the output of one stage. No reasons: it is up to date."""
+    """The plan for the output of one stage. Without reasons it is up to date."""
 
     stage: str
     reasons: tuple[str, ...] = ()
-    last: Record | None = None  # record of the output that is there
-    share: float = 1.0  # of the work of the last time, about
+    last: Record | None = None  # record of the existing output
+    share: float = 1.0  # of the work of the last build, approximately
     bytes_share: float = 1.0  # of its bytes
     n_tokens: int | None = None  # to train on
-    fingerprint: str | None = None  # of what will lie there, where that is known before
-    config: Any = None  # what the stage is built with, where that is known before
-    resumes: bool = False  # an unfinished build lies there
+    fingerprint: str | None = None  # of the new output, if known in advance
+    config: Any = None  # config of the stage, if known in advance
+    resumes: bool = False  # there is an unfinished build
 
     @property
     def seconds(self) -> float | None:
-        """None where it was never built, so that nobody knows."""
+        """None if it was never built, so that nothing is known."""
         return None if self.last is None else self.last["seconds"] * self.share
 
     @property
@@ -70,7 +70,7 @@ class PlannedBuild:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedAsset:
-    """The stages of one asset in their order. `fault` is what will stop it, for instance a path that is gone."""
+    """The stages of one asset in order. `fault` is what will stop it, for instance a missing path."""
 
     asset: str
     builds: tuple[PlannedBuild, ...]
@@ -82,13 +82,13 @@ class PlannedAsset:
 
     @property
     def n_documents(self) -> int | None:
-        """Rows that went into its first counted stage the last time."""
+        """Number of input rows of its first counted stage in the last build."""
         counted = [build.last["counts"] for build in self.builds if build.last and build.last["counts"]]
         return counted[0]["rows_in"] if counted else None
 
     @property
     def n_tokens(self) -> int | None:
-        """Tokens of its shards the last time, or tokens to train on."""
+        """Tokens of its shards in the last build, or tokens to train on."""
         if planned := [build.n_tokens for build in self.rebuilt if build.n_tokens is not None]:
             return planned[0]
         measures = {name: value for b in self.builds if b.last for name, value in b.last["measures"].items()}
@@ -102,15 +102,15 @@ class PlannedAsset:
 
 @dataclass(kw_only=True, slots=True)
 class Changes:
-    """What is known of outputs that will be rebuilt: their folder -> the share of their shards that changes."""
+    """What is known about outputs that will be rebuilt: folder -> the share of its shards that changes."""
 
     shares: dict[Path, float] = field(default_factory=dict)
-    names: dict[Path, str] = field(default_factory=dict)  # folder -> asset that holds it
+    names: dict[Path, str] = field(default_factory=dict)  # folder -> asset whose output it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanningStore(Store):
-    """Compares instead of building. `before` are the records of the asset's stages, `plan` is what it found."""
+    """Compares instead of building. `before` are the records of the asset's stages; `plan` collects the result."""
 
     before: Mapping[str, Record]
     changes: Changes
@@ -142,7 +142,7 @@ class PlanningStore(Store):
         return Built(handle=handle, unchanged=False, record=dict(last or NO_RECORD))
 
     def _stand_in(self, stage: Stage, where: Path, last: Record | None) -> Any:
-        """The output of the last time; where there is none, the address of the one that will be."""
+        """The last output; if there is none, the address of the future one."""
         if last is not None:
             return handle_of(self.where(last["stage"], last["fingerprint"]), last)
         return stage.handle(stage=stage.name, directory=where, fingerprint=where.name, digest="", rows=0)
@@ -150,7 +150,7 @@ class PlanningStore(Store):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanningMill(Mill):
-    """The mill of an asset that is only planned."""
+    """The mill for planning an asset."""
 
     planner: PlanningStore
 
@@ -167,14 +167,14 @@ class PlanningMill(Mill):
 
 
 def plan(layout: Layout, code: dg.Definitions | None = None) -> list[PlannedAsset]:
-    """Every asset of the graph, which is made of `code` where that is already loaded.
+    """The plans of all assets of the graph; `code` is the loaded graph, if it is loaded already.
 
-    Raises ValueError when one of the three toml files does not fit.
+    Raises ValueError when one of the three toml files is invalid.
     """
     graph = (code or definitions(layout)).resolve_asset_graph()
     current = all_current(layout)
     changes = Changes(names={layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)})
-    handles: dict[str, Handle] = {}  # of what was built at least once
+    handles: dict[str, Handle] = {}  # of assets that were built at least once
     assets = []
     for key in graph.toposorted_asset_keys:
         records = asset_records(layout, asset_name(key)) if asset_name(key) in current else []
@@ -194,7 +194,7 @@ def _planned_asset(
     """The plan of one asset, and the handle that it would return."""
     inputs = {parameter: asset_name(key) for parameter, key in definition.keys_by_input_name.items()}
     if missing := sorted({one for one in inputs.values() if one not in handles}):
-        reason = f"made from {', '.join(missing)}, which was never built"
+        reason = f"needs {', '.join(missing)}, which was never built"
         configs = _configs(definition, store, layout, {p: handles.get(one) for p, one in inputs.items()})
         stages = {**configs, **store.before} or {name: None}
         builds = [
@@ -213,17 +213,17 @@ def _planned_asset(
 
 
 def _place(layout: Layout, asset: str) -> str:
-    """File and table that an asset without inputs is made from."""
+    """File and table that declare an asset without inputs."""
     if asset.startswith("pages/"):
         return f"{layout.sources_toml}: [{asset.removeprefix('pages/')}]: "
     return f"{layout.tasks_toml}: [{asset.removesuffix('_examples')}]: " if asset.endswith("_examples") else ""
 
 
 def refuse_faults(planned: Sequence[PlannedAsset], assets: Collection[str]) -> None:
-    """ValueError when one of `assets` cannot be built as things are: a file is missing, or lacks a column.
+    """Raises ValueError when one of `assets` cannot be built, because a file is missing or lacks a column.
 
-    The commands check this before anything runs. Loading the graph does not, so that the UI still opens, and the
-    other assets can be built, while a disk is not mounted.
+    The commands check this before anything runs. Loading the graph does not, so that the UI still opens and other
+    assets can be built while a disk is not mounted.
     """
     if faults := [one.fault for one in planned if one.fault and one.asset in assets]:
         raise ValueError(faults[0] + (f" ({len(faults) - 1} more: see `gristmill plan`)" if faults[1:] else ""))
@@ -232,7 +232,7 @@ def refuse_faults(planned: Sequence[PlannedAsset], assets: Collection[str]) -> N
 def _configs(
     definition: dg.AssetsDefinition, store: PlanningStore, layout: Layout, given: Mapping[str, Handle | None]
 ) -> dict[str, Any]:
-    """Stage -> config of an asset whose inputs were never built, as far as its body comes without reading them."""
+    """Stage -> config of an asset whose inputs were never built, as far as its body runs without reading them."""
     trial = replace(store, changes=Changes(), plan=[])
     stood_in: dict[str, Any] = {}
     for parameter, handle in given.items():
@@ -240,7 +240,7 @@ def _configs(
         cls = annotated if isinstance(annotated, type) and issubclass(annotated, Handle) else Handle
         nothing = cls(stage="", directory=layout.store / ".none", fingerprint="", digest="", rows=0)
         stood_in[parameter] = handle or nothing
-    with suppress(ValueError, OSError, AssertionError):  # it read an input
+    with suppress(ValueError, OSError, AssertionError):  # the body read an input
         definition(dg.build_asset_context(), mill=PlanningMill(layout=layout, planner=trial), **stood_in)
     return {build.stage: build.config for build in trial.plan}
 
@@ -256,7 +256,7 @@ def _reasons(
     if len(found) > MOST_REASONS:
         yield f"and {len(found) - MOST_REASONS} more"
     if not found:
-        yield "its output is gone, or was never finished"
+        yield "its output was removed, or never finished"
 
 
 def _differences(
@@ -279,7 +279,7 @@ def _differences(
         elif i >= len(before) or before[i] != one.digest:
             yield f"{name} has changed"
     if len(before) > len(inputs):
-        yield f"{len(before) - len(inputs)} of its inputs are gone"
+        yield f"{len(before) - len(inputs)} of its inputs were removed"
 
 
 def _flat(value: Any, where: str = "") -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _short(value: Any, most: int = 40) -> str:
 
 
 def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record | None, changes: Changes) -> float:
-    """Of the work of the last time, about."""
+    """Approximate share of the work of the last build."""
     if last is None:
         return 1.0
     if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN:
@@ -314,7 +314,7 @@ def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record |
 
 
 def _training_work(cfg: ResolvedPretrain) -> float:
-    """Multiplications of the layers over all steps; the head is left out, its size is not known before."""
+    """Multiplications of the layers over all steps, without the head, whose size is not known in advance."""
     return _training_work_of(literals(cfg))
 
 

@@ -1,7 +1,7 @@
-"""`gristmill report`: the data card of the corpus.
+"""`gristmill report`: prints or writes the data card of the corpus.
 
-In: the asset corpus_report as it was last materialised. Out: its data card on the terminal, or the card and its
-figures in a folder, to be handed on with a model or a data set.
+In: the current output of the asset corpus_report. Out: its data card on the terminal, or the card and its figures in
+a folder, to be published with a model or a data set.
 """
 
 from argparse import Namespace
@@ -22,6 +22,6 @@ def run_report(args: Namespace) -> int:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; expected a folder, new or not, for {CARD} and its {FIGURES}")
     for path in (folder / CARD, *sorted((folder / FIGURES).glob("*.png"))):
-        write_bytes(out / path.relative_to(folder), path.read_bytes())  # no link: who edits the card edits a copy
+        write_bytes(out / path.relative_to(folder), path.read_bytes())  # no link, so that the card may be edited
     print(out / CARD)
     return 0

@@ -1,7 +1,7 @@
-"""The newest evaluation of every model: what `gristmill results`, the demo and the documentation show.
+"""`gristmill results`: shows the newest evaluation of every model; the demo shows the same table.
 
-In: a layout; what the `*_evaluation` assets hold at the moment. Out: results, a metric each: asset, metric, value,
-95 % interval, which way is better, baselines, fingerprint and MLflow run of the evaluation.
+In: a layout with the current outputs of the `*_evaluation` assets. Out: one result per metric: asset, metric, value,
+95 % interval, whether higher is better, baselines, fingerprint and MLflow run of the evaluation.
 """
 
 import json
@@ -23,7 +23,7 @@ def run(args: Namespace) -> int:
 
 
 def newest_results(layout: Layout) -> list[Result]:
-    """Results in the order of the assets' names. ValueError when nothing was evaluated yet."""
+    """Results sorted by the names of the assets. Raises ValueError when nothing was evaluated yet."""
     reports = {asset: handle for asset, handle in all_current(layout).items() if asset.endswith(SUFFIX)}
     if not reports:
         raise ValueError(f"no evaluation has been materialised below {layout.data}; run `gristmill run`")

@@ -1,10 +1,11 @@
 """`gristmill run`: materialises the graph, or a part of it, in this process, with progress and a summary.
 
 In: the data folder with its sources and tasks, and names of assets. Out: the assets materialised in a Dagster run
-that the UI shows too; a progress display while it works; then the evaluations beside their baselines, the checks and
-the seconds of every asset. What is up to date is not built again. What failed is named, and everything else is kept.
+that the UI shows too; a progress display while it works; then the evaluations with their baselines, the checks and
+the seconds of every asset. Assets that are up to date are not rebuilt. Failures are listed, and everything else is
+kept.
 
-Dagster's own event lines go to its log, which the UI shows, and what libraries print to data/dagster/demo.log.
+Dagster's event lines are in its log, which the UI shows; output of libraries is written to data/dagster/demo.log.
 """
 
 import multiprocessing
@@ -25,7 +26,7 @@ from pipeline.store.settings import refuse_unknown
 
 JOB = "demo"
 NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-# or else Dagster takes stdout and stderr away for its log, with two watching processes that a Ctrl-C reaches too
+# otherwise Dagster redirects stdout and stderr to its log, with two extra processes that also receive Ctrl-C
 NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
@@ -40,23 +41,23 @@ class Made:
 
     asset: str
     rows: int
-    seconds: float  # inside its stages
+    seconds: float  # in its stages
 
 
 @dataclass(kw_only=True, slots=True)
 class Watch:
-    """Turns Dagster's events into lines of the display, and notes what happened."""
+    """Turns Dagster's events into lines of the display, and records what happened."""
 
     display: Display
     layout: Layout
-    assets_of: Mapping[str, str]  # step -> asset; checks are steps of their own that take no time worth a line
+    assets_of: Mapping[str, str]  # step -> asset; steps of checks are too short for a line
     started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     built: list[Made] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
     interrupted: bool = False  # by Ctrl-C or SIGTERM
     n_passed: int = 0  # checks
-    complaints: list[str] = field(default_factory=list)  # of checks that did not pass
+    complaints: list[str] = field(default_factory=list)  # messages of checks that did not pass
 
     def __call__(self, entry: Any) -> None:
         event = entry.dagster_event
@@ -106,13 +107,13 @@ class Watch:
 
 
 def run(args: Namespace) -> int:
-    """Materialise the named assets, or everything; 1 when an asset failed."""
+    """Materialise the named assets, or everything. Returns 1 if an asset failed."""
     command = " ".join(["gristmill run", *args.assets])
     return run_assets(usable_layout(), args.assets, again=command)
 
 
 def run_assets(layout: Layout, assets: Sequence[str], again: str, ending: Sequence[str] = ()) -> int:
-    """`again` is the command that goes on after a failure; `ending` are lines below the summary."""
+    """`again` is the command that continues after a failure; `ending` are lines below the summary."""
     started = time.perf_counter()
     watch, run_id = materialise(layout, assets)
     seconds = time.perf_counter() - started
@@ -127,12 +128,13 @@ def run_assets(layout: Layout, assets: Sequence[str], again: str, ending: Sequen
 
 
 def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]:
-    """Run the job of the whole graph, or `assets` of it, in this process. Returns what happened, and the run's id."""
+    """Run the job of the whole graph, or `assets` of it, in this process. Returns what happened, and the id of the
+    run."""
     print("Loading the graph", flush=True)
     multiprocessing.set_forkserver_preload(PRELOADED)
     prepare_dagster_home(layout)
     from dagster import DagsterInstance
-    from dagster._core.instance.ref import InstanceRef  # public calls take no overrides
+    from dagster._core.instance.ref import InstanceRef  # public functions accept no overrides
 
     from pipeline.commands.estimate import estimate, estimate_line
     from pipeline.commands.planning import plan, refuse_faults
@@ -152,7 +154,7 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
         DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
         displayed(n_steps=len(assets_of)) as display,
         (layout.dagster_home / LIBRARIES_LOG).open("a") as log,
-        redirect_stdout(log),  # what libraries print would tear the display
+        redirect_stdout(log),  # output of libraries would break the display
         redirect_stderr(log),
     ):
         watch = Watch(display=display, layout=layout, assets_of=assets_of)
@@ -164,9 +166,9 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
 
 
 def selected(graph: Any, names: Sequence[str]) -> Collection[Any]:
-    """Keys of assets: `NAME`, `+NAME` with all that it is made from, `NAME+` with all that is made from it.
+    """Keys of assets: `NAME`, `+NAME` with everything before it, `NAME+` with everything after it.
 
-    No names mean all. ValueError when there is no such asset.
+    Without names: all. Raises ValueError when there is no such asset.
     """
     from dagster import AssetSelection
 
@@ -182,18 +184,18 @@ def selected(graph: Any, names: Sequence[str]) -> Collection[Any]:
 
 
 def failure_lines(layout: Layout, watch: Watch, run_id: str, again: str) -> list[str]:
-    """What failed and why, and what to do; steps that only lack their input are left out."""
+    """What failed, why, and what to do; steps that only lack their input are left out."""
     return [
         *watch.complaints,
         *(f"ERROR: `{step}` failed: {message}" for step, message in watch.failures),
-        f"What was finished is kept: {_built_text(watch)}. Fix the error and run `{again}` again to continue.",
+        f"Finished work is kept: {_built_text(watch)}. Fix the error and run `{again}` again to continue.",
         f"The full log: `gristmill ui`, then run {run_id[:8]} on Dagster's page Runs; the output of libraries:"
         f" {layout.dagster_home / LIBRARIES_LOG}",
     ]
 
 
 def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
-    """Evaluations, seconds of every asset, checks, and whether all went well."""
+    """Print evaluations, seconds of every asset and checks. Returns whether everything succeeded."""
     from pipeline.commands.results import newest_results, result_lines
 
     lines = []
@@ -225,7 +227,7 @@ def _built_text(watch: Watch) -> str:
 
 
 def chain_of(error: Any) -> tuple[list[str], str]:
-    """Class names of a chain of errors, and in one line the message of the first that is not Dagster's own."""
+    """The class names of a chain of errors, and the message of the first that is not Dagster's, in one line."""
     chain = [error]
     while chain[-1].cause is not None:
         chain.append(chain[-1].cause)

@@ -1,7 +1,7 @@
-"""`gristmill settings`: every setting of the graph, with its type and range, its value and what it means.
+"""`gristmill settings`: lists every setting of the graph with its type, range, value and meaning.
 
-In: parsed arguments. Out: a table on stdout, or JSON, and exit code 0. The values are those that a run takes without
-changes in the launchpad; where a file sets another one than the code, the default of the code is shown beside it.
+In: parsed arguments. Out: a table on stdout, or JSON, and exit code 0. The values are those of a run without changes
+in the launchpad; if a file sets another value than the code, the default of the code is shown too.
 """
 
 import dataclasses
@@ -19,16 +19,16 @@ from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.store.settings import Setting, refuse_unknown, value_text
 
 HEADER = ("asset", "setting", "type", "value", "default", "description")
-TYPE_WIDTH, LEAST_WIDTH = 30, 40  # columns of a terminal for the type, and at least for the description
+TYPE_WIDTH, LEAST_WIDTH = 30, 40  # characters for the type, and at least for the description
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """A setting of an asset, or of one of its stages."""
 
-    asset: str  # or asset.stage, as the table of config.toml is called
+    asset: str  # or asset.stage, the name of the table in config.toml
     setting: Setting
-    value: Any  # dataclasses.MISSING where the launchpad asks for one
+    value: Any  # dataclasses.MISSING if the launchpad requires one
 
 
 def run(args: Namespace) -> int:
@@ -41,7 +41,7 @@ def run(args: Namespace) -> int:
 
 
 def settings_of_graph(layout: Layout) -> list[Row]:
-    """The settings of all assets, in the order of the graph. ValueError when one of the files does not fit."""
+    """The settings of all assets, in the order of the graph. Raises ValueError when one of the files is invalid."""
     from pipeline.definitions import definitions
     from pipeline.defs.run_config import settings_in
 
@@ -53,7 +53,7 @@ def settings_of_graph(layout: Layout) -> list[Row]:
 
 
 def settings_lines(rows: Sequence[Row]) -> list[str]:
-    """A table; on a terminal, its long texts are broken into lines."""
+    """A table; on a terminal, long texts are wrapped."""
     cells = [[row.asset, row.setting.name, *_texts(row), row.setting.description] for row in rows]
     width = shutil.get_terminal_size((10**6, 0)).columns
     fixed = sum(max((len(row[i]) for row in cells), default=0) + 2 for i in (0, 1, 3, 4))
@@ -82,7 +82,7 @@ def _text(value: Any) -> str:
 
 
 def _names(rows: Sequence[Row]) -> list[str]:
-    """Of assets and of their stages, each once."""
+    """Names of assets and of their stages, each once."""
     return list(dict.fromkeys(name for row in rows for name in (row.asset.partition(".")[0], row.asset)))
 
 

@@ -1,8 +1,8 @@
-"""`gristmill stage`, `train` and `evaluate`: single stages from a shell, without Dagster.
+"""`gristmill stage`, `train` and `evaluate`: run single stages from a shell, without Dagster.
 
-In: folders of earlier outputs, or raw pages. Out: a finished folder where --out says, which the next command takes.
-What is remembered a shard lies in the store of the data folder, so that the same work is not done twice. A stage
-that is run again into the same folder goes on, or says that nothing has changed.
+In: folders of earlier outputs, or raw pages. Out: a finished folder at --out, which the next command reads. Results
+per shard are cached in the store of the data folder, so that no work is done twice. A stage that is run again into
+the same folder continues, or reports that nothing has changed.
 """
 
 import re
@@ -85,7 +85,7 @@ def run_evaluate(args: Namespace) -> int:
 
 
 def _evaluation(model: Handle, link: Link) -> tuple[Stage, Any]:
-    """The stage that judges a model, and its config; that of a fine-tuned model is made for its kind of task."""
+    """The stage that evaluates a model, and its config; for a fine-tuned model it depends on the kind of task."""
     if link.stage:
         return link.load()
     from pipeline.evaluation.task import evaluation_stage
@@ -100,12 +100,12 @@ def _store(layout: Layout, args: Namespace) -> Store:
 
 
 def _launch(devices: int) -> Launch:
-    """A process a device, of torchrun."""
+    """Run one process per device, with torchrun."""
     return lambda order: launch("pipeline.training.process", [str(order)], devices)
 
 
 def _handles(layout: Layout, name: str, inputs: list[str], args: Namespace) -> list[tuple[str, Handle]]:
-    """What was given and the output it means, in the order in which stage `name` takes them.
+    """The outputs that the arguments name, in the order in which stage `name` takes them.
 
     Raw pages are collected first.
     """
@@ -139,17 +139,17 @@ def _reads_pages(link: Link) -> bool:
 
 def _told(read: Reads, stages: Sequence[str]) -> str:
     names = " or ".join(f"`{stage}`" for stage in stages)
-    return names if read.least == read.most else f"{names} (if wanted)"
+    return names if read.least == read.most else f"{names} (optional)"
 
 
 def _task_names(given: list[tuple[str, Handle]]) -> tuple[str, ...]:
-    """Of examples: the name of the asset `<task>_examples`, or of the folder."""
+    """The name of examples: that of the asset `<task>_examples`, or of the folder."""
     names = (Path(text).name.removesuffix("_examples") for text, handle in given if handle.stage == "examples")
     return tuple(names)
 
 
 def _with_packages(stage: Stage, layout: Layout) -> Stage:
-    """The stage `tokenizer` with the folder that published vocabularies are fetched into."""
+    """The stage `tokenizer` with the folder in which published vocabularies are cached."""
     from pipeline.corpus.tokens.tokenizer import tokenizer_stage
 
     return tokenizer_stage(layout.cache)
@@ -168,7 +168,7 @@ def _collect_config() -> Any:
 
 
 def _collected(layout: Layout, args: Namespace, path: Path, cfg: Any, directory: Path | None) -> Built:
-    """The pages of a raw folder, file or archive, as a source of kind `files` that is named after it."""
+    """The pages of a raw folder, file or archive, as a source of kind `files` with its name."""
     from pipeline.corpus.collect.sources import FilesSource
     from pipeline.corpus.collect.stage import collect
 

@@ -1,4 +1,4 @@
-"""Plain tables for a terminal, a log or a pipe: columns padded to their widest cell.
+"""Formats plain tables for a terminal, a log or a pipe: columns padded to their widest cell.
 
 In: a header and rows of text. Out: lines.
 """
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """The header, a rule, and a line a row; the columns `right` are aligned to the right."""
+    """The header, a rule, and one line per row; the columns `right` are aligned to the right."""
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
-"""`gristmill trace`: what became of a page or a text, and what was in a training step.
+"""`gristmill trace`: shows what happened to a page or a text at each stage, and what was in a training step.
 
-In: a URL, its end, a page id, a document id or a text; or a model and its steps. Out: the verdict of every stage with
-its evidence, and the models that were trained on it; or the documents of the steps. torch, MLflow and Dagster are not
-loaded for it.
+In: a URL, its end, a page id, a document id or a text; or a model and its steps. Out: the decision of every stage
+with its evidence, and the models that were trained on it; or the documents of the steps. torch, MLflow and Dagster
+are not loaded for it.
 """
 
 import json
@@ -25,7 +25,7 @@ from pipeline.provenance.trace import PageTrace, trace, trace_text
 from pipeline.provenance.training_steps import content_of_steps
 from pipeline.store.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
 
-MOST_BYTES = 80_000_000  # of a text from stdin
+MOST_BYTES = 80_000_000  # limit for a text from stdin
 STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
 
@@ -33,7 +33,7 @@ def run_trace(args: Namespace) -> int:
     layout = layout_from_environment()
     if args.step is not None:
         if args.what is not None:
-            raise ValueError(f"--step MODEL STEP asks for what was in a step; {args.what!r} asks for something else")
+            raise ValueError(f"--step MODEL STEP shows the content of a step, and cannot be combined with {args.what!r}")
         return _run_steps(layout, *args.step, as_json=args.json)
     if args.what is None:
         raise ValueError(
@@ -59,7 +59,7 @@ def run_trace(args: Namespace) -> int:
 
 
 def denied_pages(layout: Layout, pages: Iterable[PageTrace]) -> dict[str, str]:
-    """Page id -> since when and why it is on the deny list, of those that are."""
+    """Page id -> since when and why it is on the deny list, for denied pages."""
     if not layout.denied.exists():
         return {}
     from pipeline.corpus.deny_list import read_denials
@@ -89,7 +89,7 @@ def _run_steps(layout: Layout, model: str, steps: str, *, as_json: bool) -> int:
 
 
 def _model_folder(layout: Layout, model: str) -> Path:
-    """A folder, the asset that holds it, or, asked last because MLflow takes seconds to load, a registered model."""
+    """A folder, an asset, or a registered model, which is tried last because MLflow takes seconds to load."""
     try:
         return folder_or_current(layout, model)
     except ValueError as error:
@@ -104,11 +104,11 @@ def _model_folder(layout: Layout, model: str) -> Path:
         ]
         if not named:
             raise error
-        return min(named)[1]  # of a name without a version the champion
+        return min(named)[1]  # a name without a version means the champion
 
 
 def model_names(layout: Layout) -> dict[Path, str]:
-    """Folder -> the asset that holds it, or held it before."""
+    """Folder -> the asset whose output it is, or was."""
     names: dict[Path, str] = {}
     for entry in all_entries(layout):
         names[layout.store / entry["folder"]] = entry["asset"]
@@ -118,11 +118,13 @@ def model_names(layout: Layout) -> dict[Path, str]:
 
 
 def teller() -> Callable[[str], None]:
-    """Says on stderr what takes seconds; of the indexes, of which there is one an output, only that they are made."""
+    """Reports on stderr what takes seconds; for the indexes, of which there is one per output, only once."""
     told = set()
 
     def say(text: str) -> None:
-        shown = "indexing what was built since the last trace, once" if text.startswith("indexing") else text
+        shown = (
+            "indexing outputs that were built since the last trace (once)" if text.startswith("indexing") else text
+        )
         if shown not in told:
             print(f"gristmill: {shown}", file=sys.stderr)
         told.add(shown)
@@ -131,6 +133,6 @@ def teller() -> Callable[[str], None]:
 
 
 def write(lines: Iterable[str]) -> None:
-    """Pages are not ours: what they hold must not reach the terminal as commands."""
+    """Remove control characters: text of pages must not reach the terminal as commands."""
     for line in lines:
         print("".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in line))

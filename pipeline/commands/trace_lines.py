@@ -1,7 +1,7 @@
-"""What `gristmill trace` says, for people and for machines.
+"""The output of `gristmill trace`, for people and for programs.
 
-In: the traces of pages, steps and texts. Out: lines for a terminal of 100 columns (a heading a page, a line a stage,
-what speaks for it indented below), and objects for --json, where nothing is cut.
+In: the traces of pages, steps and texts. Out: lines for a terminal of 100 columns (one heading per page, one line per
+stage, with its evidence indented below), and objects for --json, where nothing is shortened.
 """
 
 import dataclasses
@@ -18,32 +18,32 @@ from pipeline.provenance.trace_evidence import evidence_lines
 from pipeline.provenance.trace_text import ExampleTrace, TextMatch
 from pipeline.provenance.training_steps import StepContent, StepDocument
 
-Names = Mapping[Path, str]  # folder of a checkpoint -> what people call it
-INDENT = " " * 27  # below the place of a stage
-MOST_STEPS = 12  # of a model that are listed
-MOST_DOCUMENTS = 40  # of a training step
+Names = Mapping[Path, str]  # folder of a checkpoint -> its name for people
+INDENT = " " * 27  # below the text of a stage
+MOST_STEPS = 12  # steps of a model that are listed
+MOST_DOCUMENTS = 40  # documents of a training step that are listed
 PREVIEW = 60  # characters of an example
 
 
 def page_lines(page: PageTrace, names: Names, denied: str | None = None) -> Iterator[str]:
-    """`denied`: what the deny list says of the page."""
+    """`denied` is the entry of the page in the deny list."""
     if page.match is not None:
         yield match_line(page.match)
-    yield page.url or "(URL unknown: the outputs that knew it were removed)"
+    yield page.url or "(URL unknown: the outputs that contained it were removed)"
     yield f"  page {page.page_id}" + "".join(f", document {one}" for one in page.document_ids)
     for step in page.steps:
         yield from step_lines(step)
     yield from model_lines(page, names)
     if denied is not None:
-        yield f"  {'forget':<14} {'denied':<10}{denied}; no later run takes it in"
+        yield f"  {'forget':<14} {'denied':<10}{denied}; no later run includes it"
 
 
 def match_line(match: TextMatch) -> str:
     if match.how == "equal":
         return "The text is the whole of this document:"
     if match.how == "search":
-        return "The text stands in this document:"
-    return f"{match.containment:.0%} of the text's runs of words stand in this document:"
+        return "This document contains the text:"
+    return f"{match.containment:.0%} of the text's runs of words are in this document:"
 
 
 def example_lines(example: ExampleTrace, names: Names) -> Iterator[str]:
@@ -64,7 +64,7 @@ def example_object(example: ExampleTrace, names: Names) -> dict[str, Any]:
 def step_lines(step: TraceStep) -> Iterator[str]:
     head = f"  {step.stage:<14} {step.outcome:<10}"
     if step.outcome == REMOVED:
-        yield f"{head}its output was removed, and what it knew of the page with it"
+        yield f"{head}its output was removed, with its evidence for the page"
         return
     tokens = "" if step.n_tokens is None else f": {step.n_tokens:,} tokens"
     reason = (
@@ -77,7 +77,7 @@ def step_lines(step: TraceStep) -> Iterator[str]:
 
 def model_lines(page: PageTrace, names: Names) -> Iterator[str]:
     if not page.models and page.steps and page.steps[-1].outcome != DROPPED:
-        yield f"  {'models':<14} none      no finished model was trained on token shards that hold it"
+        yield f"  {'models':<14} none      no finished model was trained on token shards that contain it"
     for i, model in enumerate(page.models):
         steps = seen_steps(model)
         outcome = "trained" if len(steps) else "not seen"
@@ -129,7 +129,7 @@ def model_object(model: ModelExposure, names: Names) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """As JSON knows it."""
+    """The value as JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -142,7 +142,7 @@ def plain(value: Any) -> Any:
 
 
 def joined(blocks: Iterable[Iterable[str]]) -> Iterator[str]:
-    """The lines of all blocks with an empty line between two."""
+    """The lines of all blocks, separated by empty lines."""
     for i, block in enumerate(blocks):
         if i:
             yield ""
@@ -150,7 +150,7 @@ def joined(blocks: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def step_content_lines(content: StepContent, model: str) -> Iterator[str]:
-    """Sums first, then the documents, most tokens first."""
+    """Sums first, then the documents, sorted by number of tokens."""
     steps = (
         f"step {content.first:,}" if content.first == content.last else f"steps {content.first:,}-{content.last:,}"
     )

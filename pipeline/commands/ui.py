@@ -1,11 +1,11 @@
-"""`gristmill ui`: the Dagster and MLflow servers, started together, stopped together.
+"""`gristmill ui`: starts and stops the Dagster and MLflow servers together.
 
-In: two ports. Out: both servers on 127.0.0.1, their addresses printed once both answer. Ctrl-C, SIGTERM, SIGHUP, or
-the end of one of them stops both, with every process below them.
+In: two ports. Out: both servers on 127.0.0.1, with their addresses printed when both answer. Ctrl-C, SIGTERM, SIGHUP,
+or the end of one of them stops both, with every process below them.
 
-Each server leads a process group of its own, so that a Ctrl-C in the terminal reaches this process alone. The
+Each server leads its own process group, so that Ctrl-C in the terminal reaches only this process. The
 supervisor sets handlers for its signals before it starts them: a handler is reset to the default in a child, whereas
-a signal that a shell ignores for its background jobs stays ignored, and Dagster is then deaf to SIGTERM.
+a signal that a shell ignores for its background jobs stays ignored, and Dagster would then ignore SIGTERM.
 """
 
 import http.client
@@ -30,9 +30,9 @@ from pipeline.tracking.relocation import relocate
 from pipeline.tracking.server import LINK_PORT
 
 HOST = "127.0.0.1"
-START_SECONDS = 180.0  # a cold start on a busy machine; the first one also makes MLflow's database
-STOP_SECONDS = 20.0  # a run that trains saves a checkpoint on SIGTERM
-LOG_LINES = 12  # of a server that died
+START_SECONDS = 180.0  # a cold start on a busy machine; the first start also creates MLflow's database
+STOP_SECONDS = 20.0  # a training saves a checkpoint on SIGTERM
+LOG_LINES = 12  # last lines of the log of a server that died
 DAGSTER_YAML = Path(__file__).resolve().parents[1] / "dagster.yaml"  # in a checkout and in a wheel
 WORKSPACE = f"""\
 load_from:
@@ -45,7 +45,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(kw_only=True, slots=True)
 class Server:
-    """A child process that answers HTTP once it is ready."""
+    """A child process that answers HTTP when it is ready."""
 
     name: str
     command: list[str]
@@ -84,7 +84,7 @@ class Server:
     def obituary(self) -> str:
         code = self.process.returncode if self.process else None
         lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join([f"{self.name} ended with code {code}; its log is {self.log} and ends:", *lines])
+        return "\n".join([f"{self.name} ended with code {code}; its log {self.log} ends with:", *lines])
 
 
 def run(args: Namespace) -> int:
@@ -112,7 +112,7 @@ def serve(layout: Layout, dagster_port: int, mlflow_port: int) -> int:
 
 
 def require_free_port(name: str, port: int) -> None:
-    """OSError that names the process when something listens on `port`."""
+    """Raises OSError, with the name of the process, when something listens on `port`."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -121,19 +121,19 @@ def require_free_port(name: str, port: int) -> None:
             who = listener_of(port)
             raise OSError(
                 f"port {port} for {name} is in use{f' by {who}' if who else ''};"
-                f" stop that, or choose another one: gristmill ui --{name}-port {port + 1}"
+                f" stop that process, or choose another port: gristmill ui --{name}-port {port + 1}"
             ) from error
 
 
 def listener_of(port: int) -> str | None:
-    """For instance "python3 (process 4711)", or None where the system does not tell."""
+    """For instance "python3 (process 4711)", or None if the system does not show it."""
     try:
         for connection in psutil.net_connections("tcp"):
             here = connection.status == psutil.CONN_LISTEN and getattr(connection.laddr, "port", None) == port
             if here and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except psutil.Error:
-        return None  # other users' processes are not ours to see
+        return None  # processes of other users are not visible
     return None
 
 
@@ -143,7 +143,7 @@ def mlflow_uri(layout: Layout) -> str:
 
 def mlflow_server(layout: Layout, port: int) -> Server:
     layout.mlflow.mkdir(parents=True, exist_ok=True)
-    relocate(layout)  # the server would show the artifacts of the folder that this one was copied from
+    relocate(layout)  # otherwise the server shows artifacts of the folder that this one was copied from
     return Server(
         name="MLflow",
         command=[
@@ -153,7 +153,7 @@ def mlflow_server(layout: Layout, port: int) -> Server:
         ],
         environment={
             **os.environ,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 7 processes and 2 GB that nothing here uses
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 7 processes and 2 GB that nothing here uses
             "MLFLOW_DISABLE_TELEMETRY": "true",
         },
         port=port,
@@ -182,7 +182,7 @@ def dagster_server(layout: Layout, port: int) -> Server:
 
 
 def prepare_dagster_home(layout: Layout) -> None:
-    """DAGSTER_HOME with a dagster.yaml, which is written once and may be edited, and the workspace that is served."""
+    """DAGSTER_HOME with a dagster.yaml, which is written once and may be edited, and the workspace file."""
     settings = layout.dagster_home / "dagster.yaml"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def prepare_dagster_home(layout: Layout) -> None:
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """SIGTERM to the process groups, then SIGKILL to whatever is left of them or below them."""
+    """Send SIGTERM to the process groups, then SIGKILL to all processes that remain in or below them."""
     processes = list(processes)
     members = [member for process in processes for member in _family(process.pid)]
     for process in processes:
@@ -203,7 +203,7 @@ def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:
         time.sleep(0.1)
     for process in processes:
         _signal_group(process.pid, signal.SIGKILL)
-    for member in members:  # those that left their group
+    for member in members:  # children that left their group
         if _is_alive(member):
             member.kill()
     for process in processes:
@@ -237,7 +237,7 @@ def _supervise(servers: list[Server], stopping: threading.Event) -> int:
 
 
 def _bury(servers: list[Server]) -> bool:
-    """Whether a server has ended; says which and why."""
+    """Whether a server has ended; prints which one and why."""
     dead = [server for server in servers if server.is_dead()]
     for server in dead:
         print(server.obituary(), file=sys.stderr)
@@ -245,7 +245,7 @@ def _bury(servers: list[Server]) -> bool:
 
 
 def _family(leader: int) -> list[psutil.Process]:
-    """The processes of the group that `leader` leads and those below it."""
+    """The processes of the group of `leader`, and those below it."""
     members: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
@@ -254,7 +254,7 @@ def _family(leader: int) -> list[psutil.Process]:
             if process.pid == leader:
                 members.update({child.pid: child for child in process.children(recursive=True)})
         except (psutil.NoSuchProcess, ProcessLookupError):
-            continue  # it ended while this looked
+            continue  # it ended in the meantime
     return list(members.values())
 
 
@@ -269,4 +269,4 @@ def _signal_group(leader: int, number: int) -> None:
     try:
         os.killpg(leader, number)
     except ProcessLookupError:
-        return  # all of the group has ended
+        return  # the whole group has ended

@@ -31,7 +31,7 @@ def test_demo_failed_source_is_named_and_the_rest_is_kept(toy_layout, monkeypatc
     told = capsys.readouterr().out
     assert "`pages/web` failed: " in told
     assert "broken.zip" in told
-    assert "What was finished is kept: 2 assets built, 0 unchanged." in told
+    assert "Finished work is kept: 2 assets built, 0 unchanged." in told
 
 
 def test_demo_missing_file_is_refused_before_anything_runs(toy_layout, monkeypatch, capsys):

@@ -173,7 +173,7 @@ def test_chat_template_is_taken_along_and_its_special_tokens_are_tokens(model, t
         ("{% for m in messages %}", "TemplateSyntaxError"),
         ("{{ messages[0].content.__class__.mro() }}", "SecurityError"),
         ("{{ messages.append(1) }}", "SecurityError"),
-        ("hello", "leaves out what the user says"),
+        ("hello", "leaves out the message of the user"),
     ],
 )
 def test_template_that_is_none_or_that_is_not_safe_is_refused(template, named, model, tmp_path, capsys):
@@ -271,4 +271,4 @@ def test_what_is_no_model_is_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert "is not the folder of a model: it has no config.json" in refusal(capsys, "empty", "out")
     (tmp_path / "empty" / "config.json").write_text("[1]")
-    assert "holds no object" in refusal(capsys, "empty", "out")
+    assert "contains no JSON object" in refusal(capsys, "empty", "out")

@@ -236,7 +236,7 @@ def test_purge_leaves_the_text_in_no_data(forgotten, capsys):
     old = forgotten.before["token_shards"].directory
     assert old.exists()
     assert main(["forget", "--purge", "--yes"]) == 1  # a copy was collected since, and the evaluations are older
-    assert "holds it until it is materialised again" in capsys.readouterr().out
+    assert "until that is materialised again" in capsys.readouterr().out
     assert not old.exists() and forgotten.after["token_shards"].directory.exists()
     stages = [folder for folder in forgotten.layout.store.iterdir() if folder.name != "tokenizer"]
     for name in ("tale-00.txt", forgotten.seen):
@@ -272,7 +272,7 @@ def test_forget_names_a_model_of_which_nobody_knows_what_it_saw(collected, capsy
     built = Store(root=collected.store).build(stage, {})
     assert main(["forget", "two.txt", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert f"Nobody can say whether finetune/{built.handle.fingerprint[:8]} was trained on them" in told
+    assert f"It is unknown whether finetune/{built.handle.fingerprint[:8]} was trained on them" in told
 
 
 def write_nothing(cfg, inputs, work) -> Outcome:
@@ -308,8 +308,8 @@ def test_forget_list_and_undo_give_back_what_was_denied(collected, capsys):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["nowhere.html", "--yes"], "'nowhere.html' is neither a URL, nor the end of one"),
-        (["", "--yes", "--all"], "is neither a URL"),
+        (["nowhere.html", "--yes"], "'nowhere.html' is not a URL, the end of one"),
+        (["", "--yes", "--all"], "is not a URL"),
         ([], "nothing to forget: give a URL"),
         (["two.txt", "--containing", "2"], "--containing is 2, expected a share above 0 to 1"),
         (["--undo", "two.txt"], "has the address or id 'two.txt'"),

@@ -113,7 +113,7 @@ def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
         (("--step", "foundation_model", "first"), "expected a step such as 1234"),
         (("--step", "token_shards", "1"), "expected a trained model"),
         (("--step", "no_such_model", "1"), "no_such_model"),
-        (("tale-05.txt", "--step", "foundation_model", "1"), "asks for something else"),
+        (("tale-05.txt", "--step", "foundation_model", "1"), "cannot be combined with"),
         ((), "nothing to trace"),
         (("nowhere.txt",), "is not a URL"),
     ],

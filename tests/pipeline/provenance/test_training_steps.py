@@ -199,7 +199,7 @@ def test_unexplained_models_are_those_whose_shards_or_base_are_gone(store, made)
     assert set(reasons) == {made["model"].directory, made["tuned"].directory}
     shutil.rmtree(made["model"].directory)
     ((folder, reason),) = unexplained_models(store.root)
-    assert folder == made["tuned"].directory and "made from" in reason
+    assert folder == made["tuned"].directory and "base checkpoint" in reason
     assert models_of(store.root, document_ids=[document_id(4)]) == []
 
 

@@ -1,4 +1,4 @@
-"""`python -m pipeline` is `gristmill`."""
+"""Runs the command line `gristmill` as `python -m pipeline`."""
 
 import sys
 

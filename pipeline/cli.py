@@ -1,7 +1,7 @@
-"""`gristmill`: everything the graph does, from a shell and without Dagster, and what keeps it in order.
+"""The command line `gristmill`: runs the graph or its stages, shows their results, and maintains the data folder.
 
-In: arguments. Out: an exit code: 0 for success; 1 where something is wrong (an asset of `run` or `demo` failed,
-`doctor` found what it cannot fix, `plan` found an asset that cannot be built); 2 for a mistake in what was given,
+In: arguments. Out: an exit code: 0 for success; 1 if something is wrong (an asset of `run` or `demo` failed,
+`doctor` found what it cannot fix, `plan` found an asset that cannot be built); 2 for a mistake of the user,
 which is reported in one line; 130 for Ctrl-C. A command's module is imported when it runs, so that
 `gristmill --help` is quick.
 """
@@ -18,20 +18,22 @@ from typing import Any
 from pipeline.store.chain import run_by
 from pipeline.tasks.kinds import KINDS
 
-EPILOG = "Data lies in the folder GRISTMILL_DATA, else ./data. `gristmill COMMAND --help` tells more of each."
+EPILOG = (
+    "All data is in the folder GRISTMILL_DATA, by default ./data. `gristmill COMMAND --help` describes a command."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script `gristmill`."""
-    # Threads that wait by spinning cost a busy machine most of its time, threads that sleep at once cost an
-    # idle one a third (docs/log.md). libgomp reads this when torch loads, here and in what `gristmill ui` starts.
+    # Threads that spin while they wait cost a busy machine most of its time; threads that sleep at once cost an
+    # idle one a third (docs/log.md). libgomp reads this when torch loads, here and in children of `gristmill ui`.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return _command(args.run)(args)
     except KeyboardInterrupt:
-        print("gristmill: stopped; what was finished is kept", file=sys.stderr)
+        print("gristmill: stopped; finished work is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `gristmill results | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests the nearest name where somebody types one that is no choice: a command, a stage, a format."""
+    """Suggests the nearest name when a user types an invalid choice: a command, a stage, a format."""
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -77,7 +79,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Prints the version of the installed package, which is looked up only then."""
+    """Prints the version of the installed package, which is read only when needed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "nargs": 0})
@@ -95,7 +97,10 @@ Adder = Callable[..., argparse.ArgumentParser]
 def _add_graph_commands(command: Adder) -> None:
     init = command("init", "pipeline.commands.init:run", "Write a first sources.toml, tasks.toml and config.toml")
     init.add_argument(
-        "folder", metavar="FOLDER", nargs="?", help="new or without these files; default: the data folder"
+        "folder",
+        metavar="FOLDER",
+        nargs="?",
+        help="folder without these files, new or existing; default: the data folder",
     )
     run = command(
         "run",
@@ -107,8 +112,7 @@ def _add_graph_commands(command: Adder) -> None:
         "assets",
         metavar="ASSET",
         nargs="*",
-        help="asset to build; +ASSET also builds everything it is made from, ASSET+ everything that is made from it;"
-        " default: all",
+        help="asset to build; +ASSET also builds everything before it, ASSET+ everything after it; default: all",
     )
     command("demo", "pipeline.commands.demo:run", "Materialise the whole graph of the default sources")
     ui = command("ui", "pipeline.commands.ui:run", "Serve Dagster and MLflow until Ctrl-C")
@@ -116,30 +120,34 @@ def _add_graph_commands(command: Adder) -> None:
     ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
     results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
-    trace = command("trace", "pipeline.commands.trace:run_trace", "Tell what became of a page, stage by stage")
+    trace = command("trace", "pipeline.commands.trace:run_trace", "Show what happened to a page at each stage")
     trace.add_argument(
         "what",
         metavar="URL_OR_ID_OR_TEXT",
         nargs="?",
-        help="URL, the end of one, page id, document id, a file with a text, or a text of several words; - reads one",
+        help="URL, the end of one, page id, document id, a file with a text, a text of several words, or - for stdin",
     )
     trace.add_argument(
         "--step",
         metavar=("MODEL", "STEP"),
         nargs=2,
-        help="instead: what was in a training step (1234, or 1200-1234) of an asset, folder or registered model",
+        help="instead: show a training step (1234, or 1200-1234) of an asset, folder or registered model",
     )
     trace.add_argument("--json", action="store_true", help="as objects, with all evidence and every training step")
     trace.add_argument(
-        "--seconds", metavar="S", type=float, default=20, help="to read all texts where no index helps; default: 20"
+        "--seconds",
+        metavar="S",
+        type=float,
+        default=20,
+        help="time limit for reading all texts if no index helps; default: 20",
     )
-    plan = command("plan", "pipeline.commands.plan:run", "Tell what a materialisation would rebuild, and why")
+    plan = command("plan", "pipeline.commands.plan:run", "Show what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
     settings = command("settings", "pipeline.commands.settings:run", "List every setting with its range and meaning")
     settings.add_argument("asset", metavar="ASSET", nargs="?", help="only of this asset or asset.stage; default: all")
     settings.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
-    report.add_argument("--out", metavar="DIR", help="write the card and its figures there instead")
+    report.add_argument("--out", metavar="DIR", help="write the card and its figures to this folder instead")
 
 
 def _add_stage_commands(command: Adder) -> None:
@@ -165,26 +173,28 @@ def _add_stage_commands(command: Adder) -> None:
     evaluate = command(
         "evaluate", "pipeline.commands.stages:run_evaluate", "Evaluate a model on held-out data without Dagster"
     )
-    evaluate.add_argument("model", metavar="MODEL", help="output folder of a training, or the asset that holds it")
+    evaluate.add_argument("model", metavar="MODEL", help="output folder of a training, or its asset")
     evaluate.add_argument("data", metavar="DATA", help="token shards, or labelled examples: folder or asset")
     _add_build_options(evaluate)
 
 
 def _add_build_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder to write; finished work in it is kept")
+    parser.add_argument("--out", metavar="DIR", required=True, help="output folder; finished work in it is kept")
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="a setting; lists are written a,b,c and `none` is no value. A wrong key lists all of them",
+        help="a setting; lists are written a,b,c, and `none` means no value. A wrong key lists all settings",
     )
-    parser.add_argument("--workers", metavar="N", type=int, default=0, help="worker processes; default: all cores")
+    parser.add_argument(
+        "--workers", metavar="N", type=int, default=0, help="number of worker processes; default: one per core"
+    )
 
 
 def _add_model_commands(command: Adder) -> None:
     generate = command("generate", "pipeline.commands.models:run_generate", "Continue a text")
-    generate.add_argument("text", help="how it begins")
+    generate.add_argument("text", help="the beginning of the text")
     generate.add_argument(
         "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
     )
@@ -199,10 +209,10 @@ def _add_model_commands(command: Adder) -> None:
     export = command(
         "export",
         "pipeline.commands.export:run_export",
-        "Write a model as others open it: a Hugging Face folder, or a GGUF file for llama.cpp",
+        "Write a model for other tools: a Hugging Face folder, or a GGUF file for llama.cpp",
         epilog="For example: gristmill export foundation_model my-model/, or: ... my-model.gguf --format gguf",
     )
-    export.add_argument("model", metavar="ASSET|DIR", help="for instance foundation_model; or a folder of a model")
+    export.add_argument("model", metavar="ASSET|DIR", help="for instance foundation_model, or the folder of a model")
     export.add_argument(
         "out", metavar="OUT", help="folder (hf) or file (gguf) to write; an earlier export is replaced"
     )
@@ -211,44 +221,70 @@ def _add_model_commands(command: Adder) -> None:
         "--dtype",
         choices=("float32", "float16", "bfloat16"),
         default="float32",
-        help="of the weights; default: float32",
+        help="data type of the weights; default: float32",
     )
     export.add_argument(
         "--chat-template",
         metavar="FILE",
-        help="Jinja file that makes a text of messages; default: the model's, or none",
+        help="Jinja file that turns messages into text; default: that of the model, or none",
     )
 
 
 def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
-    """Defaults are those of SampleConfig, written out so that `--help` imports nothing; a test compares them."""
+    """The defaults repeat those of SampleConfig, so that `--help` imports nothing; a test compares them."""
     add = generate.add_argument
-    add("--tokens", metavar="N", type=int, default=100, help="how many to add at most; default: 100")
-    add("--temperature", metavar="T", type=float, default=0.8, help="0 = always the likeliest; default: 0.8")
-    add("--top-k", metavar="K", type=_number_or_none(int), default=50, help="draw from the K likeliest; default: 50")
-    add("--top-p", metavar="P", type=_number_or_none(float), help="draw from the likeliest that hold P together")
-    add("--min-p", metavar="P", type=_number_or_none(float), help="leave out what has less than P of the likeliest's")
+    add("--tokens", metavar="N", type=int, default=100, help="maximum number of tokens to add; default: 100")
+    add(
+        "--temperature",
+        metavar="T",
+        type=float,
+        default=0.8,
+        help="sampling temperature; 0 = always the most likely token; default: 0.8",
+    )
+    add(
+        "--top-k",
+        metavar="K",
+        type=_number_or_none(int),
+        default=50,
+        help="sample from the K most likely tokens; default: 50",
+    )
+    add(
+        "--top-p",
+        metavar="P",
+        type=_number_or_none(float),
+        help="sample from the most likely tokens with total probability P",
+    )
+    add(
+        "--min-p",
+        metavar="P",
+        type=_number_or_none(float),
+        help="exclude tokens below P times the highest probability",
+    )
     add(
         "--repetition-penalty",
         metavar="F",
         type=_number_or_none(float),
-        help="above 1: what was there before comes less often, for instance 1.2",
+        help="above 1, tokens that occurred before become less likely; for instance 1.2",
     )
     add(
-        "--stop", metavar="TEXT", action="append", default=[], help="end before this text; may be given several times"
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="stop before this text; may be given several times",
     )
-    add("--seed", metavar="N", type=int, default=0, help="of the random choices; default: 0")
-    add("--samples", "-n", metavar="N", type=int, default=1, help="how many texts to write; default: 1")
+    add("--seed", metavar="N", type=int, default=0, help="random seed; default: 0")
+    add("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
     add(
         "--keep-prompt-end",
         action="store_true",
-        help="read the end of a text that is longer than the model's context",
+        help="if the text is longer than the model's context, use its end",
     )
     add(
         "--stream",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="print one text while it is written; default: on a terminal",
+        help="print the text while it is generated; default: on a terminal",
     )
 
 
@@ -258,7 +294,7 @@ def _number_or_none(number: type[int] | type[float]) -> Callable[[str], int | fl
     def read(text: str) -> int | float | None:
         return None if text == "none" else number(text)
 
-    read.__name__ = "number"  # argparse says: invalid number value
+    read.__name__ = "number"  # argparse prints: invalid number value
     return read
 
 
@@ -267,15 +303,15 @@ def _add_upkeep_commands(command: Adder) -> None:
     doctor = command(
         "doctor",
         "pipeline.commands.doctor:run",
-        "Find runs that died with their process and mend them; check ports, disk, versions and data",
+        "Find and close runs whose process died; check ports, disk, versions, settings and data",
     )
-    doctor.add_argument("--no-mend", dest="mend", action="store_false", help="only look")
-    command("du", "pipeline.commands.du:run", "Show what lies where and how much of it")
+    doctor.add_argument("--no-mend", dest="mend", action="store_false", help="only report, change nothing")
+    command("du", "pipeline.commands.du:run", "Show the disk space of every kind of output")
     gc = command("gc", "pipeline.commands.gc:run", "Remove what no kept result and no registered model needs")
     gc.add_argument(
-        "--keep", metavar="N", type=int, default=1, help="newest outputs to keep of every asset; default: 1"
+        "--keep", metavar="N", type=int, default=1, help="number of newest outputs to keep per asset; default: 1"
     )
-    gc.add_argument("--unfinished", action="store_true", help="also builds that were never finished")
+    gc.add_argument("--unfinished", action="store_true", help="also remove builds that were never finished")
     gc.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -283,27 +319,31 @@ def _add_forget(command: Adder) -> None:
     forget = command(
         "forget",
         "pipeline.commands.forget:run_forget",
-        "Keep pages and their copies out of the corpus from the next run on, and name the models that saw them",
+        "Deny pages and their copies from the next run on, and list the models that were trained on them",
     )
     forget.add_argument("what", metavar="URL_OR_ID", nargs="*", help="URL or its end, page id or document id")
-    forget.add_argument("--list", action="store_true", help="only show what is denied")
-    forget.add_argument("--undo", action="store_true", help="take rows back, and what was denied because of them")
-    forget.add_argument("--reason", metavar="TEXT", default="asked for", help="kept in the list; default: asked for")
-    forget.add_argument("--by", metavar="NAME", help="who wants it; kept in the list")
-    forget.add_argument("--all", action="store_true", help="every page whose address ends in URL_OR_ID")
+    forget.add_argument("--list", action="store_true", help="only print the list of denied pages")
+    forget.add_argument(
+        "--undo", action="store_true", help="remove rows from the list, and rows that were denied because of them"
+    )
+    forget.add_argument(
+        "--reason", metavar="TEXT", default="asked for", help="reason to store in the list; default: asked for"
+    )
+    forget.add_argument("--by", metavar="NAME", help="who requested it; stored in the list")
+    forget.add_argument("--all", action="store_true", help="deny every page whose address ends with URL_OR_ID")
     forget.add_argument(
         "--containing",
         metavar="SHARE",
         type=float,
-        help="also longer documents that hold at least this share of a forgotten text, above 0 to 1",
+        help="also deny longer documents that contain at least this share of a forgotten text, above 0 to 1",
     )
     forget.add_argument("--new-tokenizer", action="store_true", help="train the tokenizer again without the texts")
     forget.add_argument(
         "--purge",
         action="store_true",
-        help="after a materialisation: remove the older outputs that hold denied texts",
+        help="after a materialisation: remove the older outputs that contain denied texts",
     )
-    forget.add_argument("--dry-run", action="store_true", help="only tell what would be denied")
+    forget.add_argument("--dry-run", action="store_true", help="only show what would be denied")
     forget.add_argument("--yes", action="store_true", help="do not ask")
 
 

@@ -1,7 +1,8 @@
-"""What Dagster loads: the graph of one data folder, made from sources.toml, tasks.toml and config.toml.
+"""Builds the graph that Dagster loads, for one data folder, from sources.toml, tasks.toml and config.toml.
 
-In: a layout. Out: Definitions. A mistake in one of the files names file, table, key and what is allowed. Nothing
-heavy is imported here, because the UI, the daemon and every step pay for it: see tests/test_layers.py.
+In: a layout. Out: Definitions. A mistake in one of the files is reported with file, table, key and what is
+allowed. Nothing heavy is imported here, because it would slow down the UI, the daemon and every step: see
+tests/test_layers.py.
 """
 
 import dagster as dg
@@ -22,7 +23,7 @@ from pipeline.tasks.tasks_toml import read_tasks
 
 
 def definitions(layout: Layout) -> dg.Definitions:
-    """The whole graph. Raises ValueError when one of the three files does not fit."""
+    """The whole graph. Raises ValueError when one of the three files is invalid."""
     file = read_config_file(layout.config_toml)
     sources, all_tasks = read_sources(layout.sources_toml), read_tasks(layout.tasks_toml)
     assets = [
@@ -58,5 +59,5 @@ def definitions(layout: Layout) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """For Dagster: the folder that the environment names."""
+    """The graph of the folder that the environment names, for Dagster."""
     return definitions(layout_from_environment())

@@ -33,7 +33,7 @@ def run_trace(args: Namespace) -> int:
     layout = layout_from_environment()
     if args.step is not None:
         if args.what is not None:
-            raise ValueError(f"--step MODEL STEP shows the content of a step and cannot be combined with {args.what!r}")
+            raise ValueError(f"--step MODEL STEP shows a training step and cannot be combined with {args.what!r}")
         return _run_steps(layout, *args.step, as_json=args.json)
     if args.what is None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Asset checks: one step an asset, which asks every law that the asset has to keep (pipeline/corpus/laws.py).
+"""Asset checks: one step per asset, which evaluates all checks of the asset (pipeline/corpus/laws.py).
 
-In: the handles of the asset and of those that a law needs beside it. Out: a result a law, with what was observed and
-the limit as numbers that the UI plots. A check blocks where a bad result would be trained on:
+In: the handles of the asset and of other assets that a check needs. Out: one result per check, with the observed
+value and the limit as numbers that the UI plots. A check blocks if a model would be trained on a bad result:
 
     pages/<source>         conservation (blocks), not_empty
     documents              conservation (blocks), not_empty (blocks)
@@ -14,7 +14,8 @@ the limit as numbers that the UI plots. A check blocks where a bad result would 
     foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks)
     <task>_model           finite_loss (blocks)
-    <task>_evaluation      beats_<baseline of the kind>, and the limits of [checks.<task>_evaluation] in config.toml
+    <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of
+                           [checks.<task>_evaluation] in config.toml
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,14 +41,14 @@ from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, not_empty
 from pipeline.tasks.tasks_toml import Task
 
-TABLE = "checks"  # of config.toml
-SAMPLE_DOCUMENTS = 200  # that the tokenizer has to give back, beside the hard texts
+TABLE = "checks"  # table of config.toml
+SAMPLE_DOCUMENTS = 200  # that are checked for losslessness, besides the hard texts
 Key = Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Law:
-    """`judge` gets the handle of the asset, then those of `others`."""
+    """A check; `judge` gets the handle of the asset, then those of `others`."""
 
     name: str
     judge: Callable[..., Verdict]
@@ -95,7 +96,7 @@ def asset_checks(
 
 
 def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = ()) -> dg.AssetChecksDefinition:
-    """One step for all laws of an asset: a step a check would cost a process each."""
+    """One step for all checks of an asset, because each step costs a process."""
     asset = dg.AssetKey(key)
     inputs = {"_".join(one).replace("-", "_"): dg.AssetIn(list(one)) for one in (key, *others)}
 
@@ -112,7 +113,7 @@ def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = (
             for law in laws_of_asset
         ],
         ins=inputs,
-        can_subset=True,  # or else the UI would run no check of an asset that has several
+        can_subset=True,  # otherwise the UI could not run checks of an asset with several
     )
     def check(context: dg.AssetCheckExecutionContext, **handles: Handle) -> Iterable[dg.AssetCheckResult]:
         selected = {key.name for key in context.selected_asset_check_keys}
@@ -134,7 +135,7 @@ def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetChec
 
 
 def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
-    """[checks.<evaluation or report>] of config.toml: metric = limit. ValueError names what does not fit."""
+    """[checks.<evaluation or report>] of config.toml: metric = limit. Raises ValueError for invalid entries."""
     tables = file.table(TABLE)
     refuse_unknown(f"{file.path}: [{TABLE}]", "table", tables, evaluations)
     for name, table in tables.items():
@@ -144,23 +145,23 @@ def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[
 
 
 def _conserved(handle: Handle) -> Verdict:
-    """Every row that came in was kept, or dropped with a reason."""
+    """Every input row was kept, or dropped with a reason."""
     return conservation(handle)
 
 
 def _accounted(report: Handle) -> Verdict:
-    """Of every source, what went into a stage of the corpus was kept there, or dropped with a reason."""
+    """For every source, each document that entered a stage of the corpus was kept, or dropped with a reason."""
     lost = _result(report, "unaccounted_documents")["value"]
     return Verdict(passed=not lost, rule="documents in - kept - dropped = 0", observed=lost, limit=0)
 
 
 def _has_rows(handle: Handle) -> Verdict:
-    """Something is left."""
+    """The output has at least one row."""
     return not_empty(handle.rows)
 
 
 def _corpus_leak(corpus: Handle) -> Verdict:
-    """No document of validation or test has a near duplicate in train; no group of documents lies on two sides."""
+    """No document of validation or test has a near duplicate in train; no family of documents is on two sides."""
     return leaked_documents(corpus)
 
 
@@ -169,7 +170,7 @@ def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
     refuse_unknown(f"config.toml: [{TABLE}.corpus]", "key", limits, allowed)
 
     def judge(corpus: Handle) -> Verdict:
-        """No source loses more than a set share of itself to copies, repeated lines and texts of evaluations."""
+        """No source loses more than a set share of its text as copies, repeated lines and evaluation texts."""
         return lost_sources(corpus, limits)
 
     return Law(name="source_loss", judge=judge, blocks=True)
@@ -185,12 +186,12 @@ def _examples_leak(examples: Handle) -> Verdict:
 
 
 def _unseen(report: Handle) -> Verdict:
-    """No judged example stands in the text that the base was pretrained on."""
+    """No evaluated example occurs in the text that the base model was pretrained on."""
     return unseen((read_record(report.directory) or {})["measures"][SEEN])
 
 
 def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:
-    """Hard texts and documents of the corpus come back byte for byte."""
+    """Hard texts and documents of the corpus are equal to the byte after encoding and decoding."""
     texts = (
         text
         for path in shard_paths(corpus.directory)
@@ -216,12 +217,12 @@ def _limit(metric: str, limit: float) -> Law:
     def judge(report: Handle) -> Verdict:
         return beats(_result(report, metric), limit)
 
-    judge.__doc__ = f"{metric} is better than {limit:g}, which data/config.toml asks for."
+    judge.__doc__ = f"{metric} is better than {limit:g}, the limit in data/config.toml."
     return Law(name=f"{metric}_limit", judge=judge, blocks=False)
 
 
 def _result(report: Handle, metric: str) -> dict[str, Any]:
     results = {result["metric"]: result for result in read_results(report.directory)}
     if metric not in results:
-        raise ValueError(f"{report.directory}: no metric {metric!r}; there are: {', '.join(results)}")
+        raise ValueError(f"{report.directory}: no metric {metric!r}; the metrics are: {', '.join(results)}")
     return results[metric]

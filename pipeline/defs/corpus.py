@@ -1,4 +1,4 @@
-"""Asset `corpus`: every document once, nothing that models are judged on, and on one side of the split."""
+"""Asset `corpus`: every document once, without evaluation texts, and on one side of the split."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -33,9 +33,9 @@ def corpus(tasks: Mapping[str, Task], file: ConfigFile) -> dg.AssetsDefinition:
         **examples: Shards,
     ) -> dg.MaterializeResult[Shards]:
         """Documents without exact and near duplicates, without lines that a site repeats and without the texts that
-        models are judged on, split into train, validation and test by family.
+        models are evaluated on, split into train, validation and test by family.
 
-        The evidence for everything that was removed is kept beside them.
+        The evidence for everything that was removed is kept with them.
         """
         judged = [examples[f"{name}_examples"] for name in names]
         own = {"decontaminate": {"tasks": tuple(names)}}

@@ -33,9 +33,9 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
     ) -> dg.MaterializeResult[Shards]:
         """Texts extracted from the pages of all sources, repaired, measured, and without formatted personal data.
 
-        What the rules dropped is kept beside them, each document with its reason.
+        Dropped documents are kept with them, each with its reason.
         """
-        by_name = [pages[name] for name in sorted(pages)]  # so that their order in sources.toml does not count
+        by_name = [pages[name] for name in sorted(pages)]  # so that their order in sources.toml has no effect
         denied = deny_list(mill.store(context), mill.layout.denied)
         own = {"filter": {"sources": _own_rules(sources)}}
         return mill.materialised(*mill.build_chain(context, "documents", cfg, [*by_name, *denied], own))

@@ -1,4 +1,4 @@
-"""Assets `foundation_evaluation` and `<task>_evaluation`: how good the models are, compared with baselines."""
+"""Assets `foundation_evaluation` and `<task>_evaluation`: metrics of the models, compared with baselines."""
 
 import dagster as dg
 
@@ -30,7 +30,7 @@ def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
         token_shards: Shards,
         corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
-        """Bits per byte and perplexity on held-out documents, beside n-gram models, and samples of text."""
+        """Bits per byte and perplexity on held-out documents, compared with n-gram models, and samples of text."""
         inputs = (foundation_model, token_shards, corpus)
         return mill.materialised(mill.build(context, EVALUATE_FOUNDATION, cfg, *inputs))
 
@@ -59,11 +59,11 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         examples: Shards,
         corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
-        """How good the model is on test examples, compared with baselines and the same network without pretraining.
+        """Metrics of the model on test examples, compared with baselines and the same network without pretraining.
 
         That last baseline, random_init, is a second model, which is trained here and takes as long as the model
-        itself did; the setting `random_init` switches it off. Registers the model with MLflow, as champion if it is
-        the best so far.
+        itself; the setting `random_init` switches it off. The model is registered in MLflow, as champion if it is the
+        best so far.
         """
         candidate = Candidate(task=task.name, kind=kind.name, model=model, examples=examples)
         recipe = random_baseline(made_with(kind.finetune, model))

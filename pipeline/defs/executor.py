@@ -1,8 +1,8 @@
-"""How steps run: one process per step, forked from one that has the heavy libraries loaded, or all in one process.
+"""The executors: one process per step, forked from one with the heavy libraries loaded, or all steps in one process.
 
 GRISTMILL_EXECUTOR chooses: `processes` (default) or `in_process`. A step whose process was killed, most often for
-lack of memory, starts once more. The assets have no dg.RetryPolicy, because that also repeats what failed by a
-mistake, and in Dagster 1.13 even what was interrupted: Ctrl-C would restart the step that it is meant to stop.
+lack of memory, is started once more. The assets have no dg.RetryPolicy, because that also repeats steps that failed
+with an error, and in Dagster 1.13 even interrupted ones: Ctrl-C would restart the step that it is meant to stop.
 """
 
 import os
@@ -20,11 +20,11 @@ from pipeline.defs.run_process import process_tags
 
 NAMES = ("processes", "in_process")
 PRELOADED = ["torch", "mlflow.tracking", "pipeline.definitions"]  # once, in the process that steps are forked from
-AGAIN = dg.RetryPolicy(max_retries=1, delay=5)  # of a step whose process died
+AGAIN = dg.RetryPolicy(max_retries=1, delay=5)  # for a step whose process died
 
 
 class Recorded(Executor):
-    """Records which process works on a run, when the run starts; `gristmill doctor` looks for that process."""
+    """Records which process works on a run, when the run starts; `gristmill doctor` checks that process."""
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         plan_context.instance.add_run_tags(plan_context.run_id, process_tags())
@@ -36,7 +36,7 @@ class StepsHere(Recorded, InProcessExecutor):
 
 
 class StepProcesses(Recorded, MultiprocessExecutor):
-    """One process per step; a step whose process died starts again."""
+    """One process per step; a step whose process died is started again."""
 
     def log_failure_or_retry_event_after_error(self, step_context: Any, err_info: Any, known_state: Any) -> Any:
         """Dagster calls this in the process of the run, for a step whose own process ended without a result."""
@@ -76,7 +76,7 @@ def _processes(context: dg.InitExecutorContext) -> StepProcesses:
 
 
 def executor() -> dg.ExecutorDefinition:
-    """The executor that GRISTMILL_EXECUTOR names. ValueError when it names none."""
+    """The executor that GRISTMILL_EXECUTOR names. Raises ValueError for an unknown name."""
     name = os.environ.get("GRISTMILL_EXECUTOR", NAMES[0])
     if name not in NAMES:
         raise ValueError(f"GRISTMILL_EXECUTOR={name!r} must be one of {', '.join(NAMES)}")

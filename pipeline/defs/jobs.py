@@ -1,4 +1,4 @@
-"""Jobs: parts of the graph that are worth one click. What is up to date in them costs no work."""
+"""Jobs: parts of the graph that are run with one click. Assets that are up to date cost no work."""
 
 from typing import Any
 
@@ -6,19 +6,19 @@ import dagster as dg
 
 Job = Any  # what dg.define_asset_job returns has no public name
 ALL = dg.AssetSelection.all()
-CORPUS = dg.AssetSelection.groups("corpus").upstream()  # with the examples, which the corpus must not hold
+CORPUS = dg.AssetSelection.groups("corpus").upstream()  # with the examples, which the corpus must not contain
 EVALUATED = dg.AssetSelection.groups("pretraining") | dg.AssetSelection.assets("foundation_evaluation")
 
 
 def jobs() -> dict[str, Job]:
-    """By name. `pretrain` and `finetune` start from what the assets before them hold at the moment."""
+    """The jobs by name. `pretrain` and `finetune` start from the current outputs of the assets before them."""
     selections = {
         "demo": (ALL, "Everything: from the sources to the evaluated models."),
         "build_corpus": (CORPUS, "Collect the sources again and build everything up to the token shards."),
-        "pretrain": (EVALUATED, "The foundation model and its evaluation, from the token shards as they are."),
+        "pretrain": (EVALUATED, "The foundation model and its evaluation, from the current token shards."),
         "finetune": (
             ALL - EVALUATED - dg.AssetSelection.groups("corpus"),
-            "Examples, model and evaluation of every task, from the foundation model as it is.",
+            "Examples, model and evaluation of every task, from the current foundation model.",
         ),
     }
     return {

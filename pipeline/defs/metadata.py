@@ -1,9 +1,9 @@
-"""What a materialisation shows in the Dagster UI: results first, then counts and samples, cost, and where it is.
+"""Metadata of a materialisation in the Dagster UI: results first, then counts and samples, cost, and location.
 
 In: the builds of an asset, the last of which is its output. Out: a MaterializeResult with the handle as value and its
-digest as data version, so that the UI calls stale what was made from other content. Dagster plots every number over
-time, so that only what may change from run to run is a number; a constant is text. Metadata is kept for ever, also
-after `gristmill forget --purge`, so that a sample of rows holds no text of a page.
+digest as data version, so that the UI marks assets that were built from other content as stale. Dagster plots every
+number over time, so only values that may change between runs are numbers; constants are text. Metadata is kept for
+ever, even after `gristmill forget --purge`, so a sample of rows contains no text of a page.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,20 +28,18 @@ from pipeline.store.store import Built
 from pipeline.tracking.pictures import as_markdown, curve_png, data_url, histogram_png
 from pipeline.tracking.server import run_link
 
-LENGTHS = "n_words"  # column of document shards that the histogram shows
+LENGTHS = "n_words"  # column of document shards for the histogram
 CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_examples", "vocab_size"}
 SAMPLE_ROWS = 5
 SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
 CELL_CHARACTERS = 80
 SIGNIFICANT_DIGITS = 4
-LINE_CHARACTERS = 60  # of a Markdown text that fits into the column of values
-DIALOG_CHARACTERS = (
-    1000  # from which on the UI shows a Markdown text in a dialog, which scrolls, and not in the column
-)
+LINE_CHARACTERS = 60  # width of a Markdown text that fits into the column of values
+DIALOG_CHARACTERS = 1000  # length from which the UI shows a Markdown text in a scrolling dialog instead of the column
 
 
 def materialised(layout: Layout, *builds: Built) -> dg.MaterializeResult[Any]:
-    """The result of an asset that went through `builds`, in this order."""
+    """The result of an asset after `builds`, in this order."""
     handle = builds[-1].handle
     metadata = {**_results(builds[-1]), **_counts(builds), **_measures(builds), **_table(handle), **_texts(builds)}
     return dg.MaterializeResult(
@@ -55,7 +53,7 @@ def materialised(layout: Layout, *builds: Built) -> dg.MaterializeResult[Any]:
 
 
 def _results(built: Built) -> dict[str, Any]:
-    """What an evaluation, a report or a training found; intervals and baselines stand in the text of a report."""
+    """Results of an evaluation, a report or a training; intervals and baselines are in the text of a report."""
     handle = built.handle
     if not isinstance(handle, Report):
         measures = built.record["measures"] if isinstance(handle, Checkpoint) else {}
@@ -64,7 +62,7 @@ def _results(built: Built) -> dict[str, Any]:
 
 
 def _counts(builds: Sequence[Built]) -> dict[str, Any]:
-    """How much there is, by the name of what it is, and what was dropped for which reason."""
+    """Number of rows, under the name of what they are, and dropped rows by reason."""
     handle = builds[-1].handle
     name = {TokenizerFile: "vocabulary_size", Checkpoint: "steps", Report: "evaluated_items"}.get(type(handle))
     counted = [counts for built in builds if (counts := built.counts) is not None]
@@ -80,11 +78,11 @@ def _counts(builds: Sequence[Built]) -> dict[str, Any]:
 
 
 def _measures(builds: Sequence[Built]) -> dict[str, Any]:
-    """Numbers that the stages measured. What a corpus removed of a source is that of all of its stages together."""
+    """Numbers that the stages measured. What a corpus removed from a source is summed over its stages."""
     measures = {name: value for built in builds for name, value in built.record["measures"].items()}
     if builds[-1].handle.stage == SPLIT.name:
         measures |= {f"{REMOVED}_{name}": lost for name, lost in removed_fractions(builds[-1].handle).items()}
-    if builds[-1].handle.stage == TOKENIZE.name:  # the table of its mixture has the same numbers of every source
+    if builds[-1].handle.stage == TOKENIZE.name:  # the table of the mixture has the same numbers for every source
         of_source = tuple(name.removeprefix("share") for name in measures if name.startswith("share_"))
         measures = {name: value for name, value in measures.items() if not name.endswith(of_source)}
     return measures
@@ -109,7 +107,7 @@ def _table(handle: Handle) -> dict[str, Any]:
 
 
 def _texts(builds: Sequence[Built]) -> dict[str, Any]:
-    """Reports, and the pictures of what this materialisation built: an unchanged output has shown its own before."""
+    """Reports, and pictures of what this materialisation built; those of unchanged outputs were shown before."""
     handle, new = builds[-1].handle, not builds[-1].unchanged
     metadata: dict[str, Any] = {}
     if new and isinstance(handle, Shards) and (lengths := document_lengths(handle)) is not None:
@@ -148,7 +146,7 @@ def _place(layout: Layout, built: Built) -> dict[str, Any]:
 
 
 def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[str, Any]]:
-    """The texts of a report with the figures that they show inside, then the figures that none shows."""
+    """The texts of a report with their figures included, then the other figures."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):
         text = path.read_text()
@@ -177,7 +175,7 @@ def _count_lines(builds: Sequence[Built]) -> Iterator[str]:
 
 
 def sample_table(paths: Sequence[Path]) -> str:
-    """A few rows of the first shard, from all over it, without texts: `gristmill trace` shows the text of a URL."""
+    """A few rows, spread over the first shard, without texts: `gristmill trace` shows the text of a URL."""
     names = [name for name in SAMPLED if name in pq.read_schema(paths[0]).names]
     table = read_table(paths[0], columns=names)
     places = sorted({i * table.num_rows // SAMPLE_ROWS for i in range(min(SAMPLE_ROWS, table.num_rows))})
@@ -192,7 +190,7 @@ def _cell(value: Any) -> str:
 
 
 def document_lengths(handle: Shards) -> np.ndarray | None:
-    """Words of every document, None for shards that hold no documents."""
+    """Words of every document; None for shards without documents."""
     paths = shard_paths(handle.directory)
     if not paths or LENGTHS not in pq.read_schema(paths[0]).names:
         return None
@@ -200,13 +198,13 @@ def document_lengths(handle: Shards) -> np.ndarray | None:
 
 
 def _markdown(text: str) -> dg.MarkdownMetadataValue:
-    """A text that is wider than the column would be cut at its edge; blanks bring it into the dialog."""
+    """A text wider than the column would be cut at its edge; padding with blanks moves it into the dialog."""
     wide = max(map(len, text.splitlines()), default=0) > LINE_CHARACTERS
     return dg.MetadataValue.md(text.ljust(DIALOG_CHARACTERS) if wide else text)
 
 
 def _value(name: str, value: Any) -> Any:
-    """Numbers as Dagster takes and plots them, with few digits; constants as text, which it does not plot."""
+    """Numbers with few digits, which Dagster plots; constants as text, which it does not plot."""
     if isinstance(value, np.generic):
         value = value.item()
     if name in CONSTANTS and isinstance(value, int | float):

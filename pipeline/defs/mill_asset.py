@@ -1,4 +1,4 @@
-"""`@mill_asset`: the head that all assets share, so that a body holds its stages and nothing else.
+"""The decorator `@mill_asset` with everything that assets share, so that a body contains only its stages.
 
 In: the body of an asset, with a parameter `cfg` for its settings. Out: a Dagster asset whose launchpad shows these
 settings, and whose body gets them as the dataclass that its stage declares (or as stage -> dataclass).
@@ -17,10 +17,10 @@ from pipeline.defs.run_config import Config, ConfigFile, asset_config
 from pipeline.store.store import Stage
 
 Body = Callable[..., dg.MaterializeResult[Any]]
-CORES = "cores"  # the pool of the steps that use every core; dagster.yaml limits it to one step at a time
+CORES = "cores"  # pool of the steps that use every core; dagster.yaml limits it to one step at a time
 OWNER = re.compile(r"team:\w+|[^@\s]+@[^@\s]+\.[^@\s]+")
-CORPUS_AGE = (2, 8)  # days until the UI warns that an asset is old, and until it calls the asset overdue
-PROJECT = "project"  # table of config.toml that holds for all assets
+CORPUS_AGE = (2, 8)  # days until the UI marks an asset as old, and as overdue
+PROJECT = "project"  # table of config.toml that applies to all assets
 MODEL_AGE = (8, 15)  # the schedules rebuild the corpus every night, and the rest every week
 
 
@@ -40,7 +40,7 @@ def mill_asset(
     """Decorates a function of `context`, `mill`, `cfg` and the handles that the asset reads.
 
     `config` is the dataclass of its settings (or stage -> dataclass), `given` their defaults from tasks.toml, `code`
-    the stages whose versions make up the code version, `ins` parameter -> asset where the two names differ.
+    the stages whose versions make up the code version, `ins` maps parameters to assets with other names.
     """
     path = [key] if isinstance(key, str) else list(key)
     warn, fail = (datetime.timedelta(days=days) for days in (CORPUS_AGE if group == "corpus" else MODEL_AGE))
@@ -60,7 +60,7 @@ def mill_asset(
 
 
 def owners(file: ConfigFile) -> list[str]:
-    """`owner` of the table [project] of config.toml. ValueError when Dagster would not take it."""
+    """`owner` in the table [project] of config.toml. Raises ValueError when Dagster would not accept it."""
     table = file.tables.get(PROJECT, {})
     owner = table.get("owner", "") if isinstance(table, Mapping) and set(table) <= {"owner"} else None
     if not isinstance(owner, str) or (owner and not OWNER.fullmatch(owner)):
@@ -72,7 +72,7 @@ def owners(file: ConfigFile) -> list[str]:
 
 
 def _without_cfg(body: Body) -> Body:
-    """`body` as Dagster may call it: its parameter `cfg` comes from the context."""
+    """`body` with the signature that Dagster calls: the parameter `cfg` is read from the context."""
     signature = inspect.signature(body)
 
     @functools.wraps(body)
@@ -82,5 +82,5 @@ def _without_cfg(body: Body) -> Body:
     parameters = [parameter for name, parameter in signature.parameters.items() if name != "cfg"]
     compute.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     compute.__annotations__ = {name: hint for name, hint in body.__annotations__.items() if name != "cfg"}
-    del compute.__wrapped__  # or Dagster would find `cfg` again
+    del compute.__wrapped__  # otherwise Dagster would find `cfg` again
     return compute

@@ -1,4 +1,4 @@
-"""Asset `foundation_model`: the decoder that everything else starts from."""
+"""Asset `foundation_model`: the pretrained decoder, the base of all other models."""
 
 import dagster as dg
 
@@ -25,7 +25,7 @@ def foundation_model(file: ConfigFile) -> dg.AssetsDefinition:
         token_shards: Shards,
         tokenizer: TokenizerFile,
     ) -> dg.MaterializeResult[Checkpoint]:
-        """A Transformer decoder pretrained on the train split. A run that was stopped resumes at its checkpoint."""
+        """A Transformer decoder pretrained on the train split. A stopped run resumes from its checkpoint."""
         built = mill.build(context, PRETRAIN, pretrain_recipe(cfg), token_shards, tokenizer, devices=cfg.devices)
         return mill.materialised(built)
 

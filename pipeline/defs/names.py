@@ -1,4 +1,4 @@
-"""The name of an asset: how config.toml, the command line and the files below data/current write its key."""
+"""The name of an asset, as config.toml, the command line and the files below data/current write its key."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,6 @@
-"""What the assets share: the mill, which builds stages in the data folder, and how handles pass between assets.
+"""The resources of the assets: the mill, which builds stages in the data folder, and the I/O manager for handles.
 
-Both show under "Resources" in the Dagster UI. GRISTMILL_DATA names the data folder (pipeline/store/layout.py),
+Both are listed under "Resources" in the Dagster UI. GRISTMILL_DATA names the data folder (pipeline/store/layout.py),
 MLFLOW_TRACKING_URI the MLflow server (pipeline/tracking/server.py).
 """
 
@@ -32,17 +32,17 @@ from pipeline.tracking.server import URI_VARIABLE, tracking_uri
 from pipeline.tracking.tracker import Tracker
 
 C = TypeVar("C")
-LOG_SECONDS = 10.0  # between two lines about progress in the log of a run
+LOG_SECONDS = 10.0  # between two lines on progress in the log of a run
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mill:
-    """Builds the stages of one data folder on behalf of assets."""
+    """Builds the stages of one data folder for the assets."""
 
     layout: Layout
 
     def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
-        """`shown_as` names what is built in the log, else the stage does."""
+        """`shown_as` is the name in the log, by default that of the stage."""
         return Store(root=self.layout.store, show=_shown_and_logged(context, current_show(), shown_as))
 
     def build(
@@ -56,11 +56,11 @@ class Mill:
         candidate: Candidate | None = None,
         devices: int = 1,
     ) -> Built:
-        """The output of a stage, made now or found finished. What trains or evaluates becomes an MLflow run.
+        """The output of a stage, built now or found finished. A training or evaluation becomes an MLflow run.
 
-        `run_name` names that run, else the asset does; it becomes a child of the run of `parent`; `candidate` is the
-        model to register after its evaluation; a training on more than one of `devices` gets a process for each,
-        through Dagster Pipes.
+        `run_name` is the name of that run, by default that of the asset; it becomes a child of the run of `parent`.
+        `candidate` is the model to register after its evaluation. A training with several `devices` runs one process
+        per device, through Dagster Pipes.
         """
         if not issubclass(stage.handle, Checkpoint | Report):
             return self.store(context).build(stage, cfg, *inputs)
@@ -79,9 +79,9 @@ class Mill:
         inputs: Sequence[Handle],
         own: Mapping[str, Mapping[str, Any]],
     ) -> list[Built]:
-        """The stages of an asset, one after the other, each from the newest outputs that it reads.
+        """Build the stages of an asset, one after the other, each from the newest outputs that it reads.
 
-        `cfg`: stage -> settings; `own`: stage -> what its recipe holds beside them.
+        `cfg`: stage -> settings; `own`: stage -> what its recipe contains besides them.
         """
         handles, builds = list(inputs), []
         for link in links_of(asset):
@@ -91,14 +91,14 @@ class Mill:
         return builds
 
     def materialised(self, *builds: Built) -> dg.MaterializeResult[Any]:
-        """The result of an asset that went through `builds`, the last of which is its output."""
+        """The result of an asset after `builds`, the last of which is its output."""
         return materialised(self.layout, *builds)
 
     @contextmanager
     def tracked(
         self, context: dg.AssetExecutionContext, stage: Stage, run_name: str, parent: Handle | None
     ) -> Iterator[Tracker]:
-        """An observer whose MLflow run ends as the block does: finished, failed, or killed on request."""
+        """An observer whose MLflow run ends with the status of the block: finished, failed, or killed on request."""
         key = context.asset_key
         tracker = Tracker(
             layout=self.layout,
@@ -122,7 +122,7 @@ class Mill:
 
 
 class MessagesOfOneWriter(dg.PipesTempFileMessageReader):
-    """Dagster 1.13 warns whoever leaves it to Dagster how many processes write: the first alone does."""
+    """States that only the first process writes; without that Dagster 1.13 warns."""
 
     @property
     def expected_writer_count(self) -> int:
@@ -130,9 +130,11 @@ class MessagesOfOneWriter(dg.PipesTempFileMessageReader):
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch:
-    """Starts the processes of a training in a session of Dagster Pipes, which brings their log lines into the run's.
+    """Starts the processes of a training in a session of Dagster Pipes, which adds their log lines to those of the
+    run.
 
-    Not by PipesSubprocessClient: it interrupts once and gives up after 20 seconds, while a checkpoint is written.
+    PipesSubprocessClient is not used: it interrupts once and gives up after 20 seconds, while a checkpoint is
+    written.
     """
 
     def launched(order: Path) -> Ended:
@@ -144,7 +146,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch
 
 
 def made_with(config: type[C], handle: Handle) -> C:
-    """The config that a finished output was made with."""
+    """The config that a finished output was built with."""
     record = read_record(handle.directory)
     assert record is not None
     return read_recorded(config, record["config"])
@@ -164,13 +166,13 @@ class MillOfFolder(dg.ConfigurableResource[Mill]):
 
     def create_resource(self, context: dg.InitResourceContext) -> Mill:
         layout = Layout(Path(self.data_folder))
-        if self.mlflow_tracking_uri != tracking_uri(layout):  # somebody chose another one in the launchpad
+        if self.mlflow_tracking_uri != tracking_uri(layout):  # another one was chosen in the launchpad
             os.environ[URI_VARIABLE] = self.mlflow_tracking_uri
         return Mill(layout=layout)
 
 
 class HandleFiles(dg.ConfigurableIOManager):
-    """Passes the address of a finished folder from asset to asset: one small JSON file per asset, never the data."""
+    """The I/O manager: passes the address of a finished folder between assets in one small JSON file per asset."""
 
     data_folder: str = FOLDER
 
@@ -182,7 +184,7 @@ class HandleFiles(dg.ConfigurableIOManager):
 
 
 def resources(layout: Layout) -> dict[str, Any]:
-    """By key. The UI shows the name MLFLOW_TRACKING_URI and not its value, which may hold a password."""
+    """Resources by key. The UI shows the name MLFLOW_TRACKING_URI, not its value, which may contain a password."""
     folder = str(layout.data)
     uri = dg.EnvVar(URI_VARIABLE) if os.environ.get(URI_VARIABLE) else tracking_uri(layout)
     return {
@@ -192,7 +194,7 @@ def resources(layout: Layout) -> dict[str, Any]:
 
 
 def _shown_and_logged(context: dg.AssetExecutionContext, show: Show, shown_as: str) -> Show:
-    """Progress for a terminal where there is one, and now and then a line in the log of the run."""
+    """Shows progress on the terminal, if there is one, and now and then a line in the log of the run."""
     last = time.monotonic()
 
     def show_and_log(stage: str, done: int, total: int | None, unit: str) -> None:

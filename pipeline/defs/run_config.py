@@ -26,12 +26,12 @@ from dagster_shared.error import SerializableErrorInfo
 
 from pipeline.store.settings import Setting, checked_values, read, read_toml, refuse_unknown, settings_of
 
-NONE = "none"  # for a setting that may have one of several names, or none
-Config = type[Any] | Mapping[str, type[Any]]  # of one stage, or stage -> of each
+NONE = "none"  # for a setting that is one of several names, or none
+Config = type[Any] | Mapping[str, type[Any]]  # config class of one stage, or stage -> config class
 
 
 class RefusedSettings(ValueError, DagsterUserCodeProcessError):
-    """A value that somebody typed into the launchpad. Dagster shows the message alone."""
+    """A wrong value in the launchpad. Dagster shows only its message."""
 
     def __init__(self, message: str) -> None:
         told = SerializableErrorInfo(message, [], "ValueError")
@@ -46,7 +46,7 @@ class ConfigFile:
     tables: Mapping[str, Any] = field(default_factory=dict)
 
     def table(self, *names: str) -> Mapping[str, Any]:
-        """The table [a.b] for the names a and b, empty where there is none."""
+        """The table [a.b] for the names a and b; empty if there is none."""
         value: Any = self.tables
         for i, name in enumerate(names, 1):
             value = value.get(name, {})
@@ -60,14 +60,14 @@ class ConfigFile:
 
 
 def read_config_file(path: Path) -> ConfigFile:
-    """No file is an empty one. ValueError names the place of a syntax error."""
+    """A missing file counts as empty. Raises ValueError with the place of a syntax error."""
     return ConfigFile(path, read_toml(path) if path.exists() else {})
 
 
 def asset_config(asset: str, config: Config, file: ConfigFile, given: Mapping[str, Any] | None = None) -> dg.Field:
     """The config field of an asset. `given` are defaults from elsewhere (tasks.toml); config.toml overrides them.
 
-    Raises ValueError naming file, table, key and what is allowed when config.toml does not fit.
+    Raises ValueError with file, table, key and what is allowed when config.toml is invalid.
     """
     if not isinstance(config, Mapping):
         return _field(config, given or {}, file, asset)
@@ -77,7 +77,7 @@ def asset_config(asset: str, config: Config, file: ConfigFile, given: Mapping[st
 
 
 def _field(cls: type[Any], given: Mapping[str, Any], file: ConfigFile, *names: str) -> dg.Field:
-    """Field of the dataclass `cls`; its defaults are checked at once, when the graph loads."""
+    """Config field of the dataclass `cls`; its defaults are checked when the graph loads."""
     where, settings = f"{file.path}: [{'.'.join(names)}]", settings_of(cls)
     defaults = {name: one.default for name, one in settings.items() if one.default is not dataclasses.MISSING}
     defaults |= {**given, **checked_values(cls, file.table(*names), where)}
@@ -124,8 +124,8 @@ class _Builder:
 
 
 def settings_in(field: dg.Field) -> Iterator[tuple[str, Setting, Any]]:
-    """Of every setting in the config field of an asset its place (asset, or asset.stage) and the value that the files
-    give it, dataclasses.MISSING where it has none."""
+    """For every setting in the config field of an asset its place (asset, or asset.stage) and its value according to
+    the files, dataclasses.MISSING if it has none."""
     shape: Any = field.config_type
     builder = shape.__dict__.get("post_process")
     if builder is None:

@@ -1,8 +1,9 @@
-"""Which process works on a Dagster run, and what runs need that are started outside the UI, as by `gristmill demo`.
+"""Records which process works on a Dagster run, and registers runs outside the UI, such as those of `gristmill demo`.
 
 In: an instance. Out: the process of a run as tags, so that a run whose process died is recognised; runs that the UI
-shows in its timeline and below their job; and places in pools that dead runs no longer hold. Dagster frees those of a
-killed run only while its daemon runs, and those of a killed `gristmill demo` never: the next one would wait for ever.
+shows in its timeline and below their job; and freed slots in pools of dead runs. Dagster frees the slots of a killed
+run only while its daemon runs, and those of a killed `gristmill demo` never, so that the next one would wait for
+ever.
 """
 
 import functools
@@ -20,7 +21,7 @@ from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 TAG = ".dagster/gristmill_"  # a prefix that the UI hides
 PID_TAG, HOST_TAG, STARTED_TAG = f"{TAG}pid", f"{TAG}host", f"{TAG}process_started"
-CLOCK_SECONDS = 2.0  # by which two readings of a process's start may differ
+CLOCK_SECONDS = 2.0  # tolerance between two readings of a process's start
 CODE_LOCATION, REPOSITORY = "gristmill", "__repository__"  # as workspace.yaml and Dagster name them
 FREE_EVERY_SECONDS = 15.0
 
@@ -36,14 +37,14 @@ def is_recorded(tags: Mapping[str, str]) -> bool:
 
 
 def is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the recorded process has ended; False where none is recorded, and for one of another machine."""
+    """Whether the recorded process has ended; False if none is recorded, or it is on another machine."""
     if not is_recorded(tags) or tags.get(HOST_TAG) != socket.gethostname():
         return False
     return not is_same_process(int(tags[PID_TAG]), float(tags[STARTED_TAG]))
 
 
 def is_same_process(pid: int, started: float) -> bool:
-    """Whether the process `pid` that began at `started` (seconds since 1970) still runs."""
+    """Whether the process `pid` that started at `started` (seconds since 1970) still runs."""
     try:
         process = psutil.Process(pid)
         same = abs(process.create_time() - started) < CLOCK_SECONDS
@@ -53,7 +54,7 @@ def is_same_process(pid: int, started: float) -> bool:
 
 
 def free_slots_of_dead_runs(instance: dg.DagsterInstance) -> None:
-    """Gives back the places in pools of runs that have ended, or whose process has."""
+    """Frees the slots in pools of runs that have ended, or whose process has ended."""
     for run_id in instance.event_log_storage.get_concurrency_run_ids():
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished or is_gone(run.tags):
@@ -63,7 +64,7 @@ def free_slots_of_dead_runs(instance: dg.DagsterInstance) -> None:
 def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, **options: Any) -> dg.ExecuteInProcessResult:
     """Executes a job in this process as a run of the code location that the UI loads.
 
-    Without that origin the UI lists the run, but neither in its timeline nor below its job. Dagster's public calls
+    Without that origin the UI shows the run neither in its timeline nor below its job. Dagster's public functions
     cannot set it for a run in the same process.
     """
     origin = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(CODE_LOCATION), REPOSITORY)
@@ -76,7 +77,7 @@ def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, **options: Any
 
 @contextmanager
 def slots_of_dead_runs_freed(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Frees them now, and again and again while the block waits for a place in a pool."""
+    """Frees the slots now, and repeatedly while the block waits for a slot in a pool."""
     free_slots_of_dead_runs(instance)
     ended = threading.Event()
 

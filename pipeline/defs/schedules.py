@@ -1,4 +1,4 @@
-"""Schedules, both off until somebody switches them on under "Automation" in the Dagster UI."""
+"""Schedules, both off until they are switched on under "Automation" in the Dagster UI."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import dagster as dg
 from pipeline.defs.jobs import Job
 
 NIGHTLY = "0 2 * * *"
-WEEKLY = "0 4 * * 0"  # Sunday; two hours after the nightly one, so that it finds the sources collected
+WEEKLY = "0 4 * * 0"  # Sunday; two hours after the nightly one, when the sources are collected
 
 
 def schedules(jobs: Mapping[str, Job]) -> list[dg.ScheduleDefinition]:
@@ -18,7 +18,7 @@ def schedules(jobs: Mapping[str, Job]) -> list[dg.ScheduleDefinition]:
             job=jobs["build_corpus"],
             cron_schedule=NIGHTLY,
             default_status=off,
-            description="At 2:00 UTC: collect all sources; what has not changed is not built again.",
+            description="At 2:00 UTC: collect all sources; unchanged outputs are not rebuilt.",
         ),
         dg.ScheduleDefinition(
             name="weekly_demo",

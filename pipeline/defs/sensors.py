@@ -1,6 +1,6 @@
 """Sensors: watch the folders of `files` sources (off until switched on), and close MLflow runs of dead builds (on).
 
-A sensor lets its errors fail, so that the UI shows them; the next tick tries again.
+Errors of a sensor are not caught, so that the UI shows them; the next tick tries again.
 """
 
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ def sensors(layout: Layout, sources: Iterable[Source]) -> list[dg.SensorDefiniti
 
 
 def watch(source: Source) -> dg.SensorDefinition:
-    """Asks for `pages/<source>` when files came, went or changed, and have been left alone since the last look.
+    """Requests `pages/<source>` when files were added, removed or changed, and are unchanged since the last tick.
 
-    Cursor: the digest that was asked for last, and the one that was seen last.
+    Cursor: the digest of the last request, and the digest of the last tick.
     """
 
     @dg.sensor(

@@ -1,4 +1,4 @@
-"""Assets `tokenizer` and `token_shards`: from text to numbers."""
+"""Assets `tokenizer` and `token_shards`: convert text to token ids."""
 
 from collections.abc import Mapping
 
@@ -40,7 +40,7 @@ def token_shards(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDe
         corpus: Shards,
         tokenizer: TokenizerFile,
     ) -> dg.MaterializeResult[Shards]:
-        """All documents as token ids, each as often as its source's weight says, shuffled once, in Arrow files."""
+        """All documents as token ids in Arrow files, repeated by the weights of their sources and shuffled once."""
         recipe = TokenizeRecipe(config=cfg, weights=weights)
         return mill.materialised(mill.build(context, TOKENIZE, recipe, corpus, tokenizer))
 

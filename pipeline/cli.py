@@ -97,10 +97,7 @@ Adder = Callable[..., argparse.ArgumentParser]
 def _add_graph_commands(command: Adder) -> None:
     init = command("init", "pipeline.commands.init:run", "Write a first sources.toml, tasks.toml and config.toml")
     init.add_argument(
-        "folder",
-        metavar="FOLDER",
-        nargs="?",
-        help="folder without these files, new or existing; default: the data folder",
+        "folder", metavar="FOLDER", nargs="?", help="folder without these files; default: the data folder"
     )
     run = command(
         "run",
@@ -139,7 +136,7 @@ def _add_graph_commands(command: Adder) -> None:
         metavar="S",
         type=float,
         default=20,
-        help="time limit for reading all texts if no index helps; default: 20",
+        help="limit for reading all texts, without index; default: 20",
     )
     plan = command("plan", "pipeline.commands.plan:run", "Show what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
@@ -233,33 +230,13 @@ def _add_model_commands(command: Adder) -> None:
 def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
     """The defaults repeat those of SampleConfig, so that `--help` imports nothing; a test compares them."""
     add = generate.add_argument
-    add("--tokens", metavar="N", type=int, default=100, help="maximum number of tokens to add; default: 100")
+    add("--tokens", metavar="N", type=int, default=100, help="maximum number of tokens; default: 100")
+    add("--temperature", metavar="T", type=float, default=0.8, help="0 = always the most likely token; default: 0.8")
     add(
-        "--temperature",
-        metavar="T",
-        type=float,
-        default=0.8,
-        help="sampling temperature; 0 = always the most likely token; default: 0.8",
+        "--top-k", metavar="K", type=_number_or_none(int), default=50, help="sample from the K likeliest; default: 50"
     )
-    add(
-        "--top-k",
-        metavar="K",
-        type=_number_or_none(int),
-        default=50,
-        help="sample from the K most likely tokens; default: 50",
-    )
-    add(
-        "--top-p",
-        metavar="P",
-        type=_number_or_none(float),
-        help="sample from the most likely tokens with total probability P",
-    )
-    add(
-        "--min-p",
-        metavar="P",
-        type=_number_or_none(float),
-        help="exclude tokens below P times the highest probability",
-    )
+    add("--top-p", metavar="P", type=_number_or_none(float), help="sample from the likeliest tokens that sum to P")
+    add("--min-p", metavar="P", type=_number_or_none(float), help="exclude tokens below P times the highest")
     add(
         "--repetition-penalty",
         metavar="F",
@@ -275,11 +252,7 @@ def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
     )
     add("--seed", metavar="N", type=int, default=0, help="random seed; default: 0")
     add("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
-    add(
-        "--keep-prompt-end",
-        action="store_true",
-        help="if the text is longer than the model's context, use its end",
-    )
+    add("--keep-prompt-end", action="store_true", help="if the text is longer than the model's context, use its end")
     add(
         "--stream",
         action=argparse.BooleanOptionalAction,

@@ -131,13 +131,8 @@ def _add_graph_commands(command: Adder) -> None:
         help="instead: show a training step (1234, or 1200-1234) of an asset, folder or registered model",
     )
     trace.add_argument("--json", action="store_true", help="as objects, with all evidence and every training step")
-    trace.add_argument(
-        "--seconds",
-        metavar="S",
-        type=float,
-        default=20,
-        help="limit for reading all texts, without index; default: 20",
-    )
+    seconds = "time limit in seconds for a search without index; default: 20"
+    trace.add_argument("--seconds", metavar="S", type=float, default=20, help=seconds)
     plan = command("plan", "pipeline.commands.plan:run", "Show what a materialisation would rebuild, and why")
     plan.add_argument("--json", action="store_true", help="as a list of objects")
     settings = command("settings", "pipeline.commands.settings:run", "List every setting with its range and meaning")

@@ -313,7 +313,7 @@ def test_forget_list_and_undo_give_back_what_was_denied(collected, capsys):
         ([], "nothing to forget: give a URL"),
         (["two.txt", "--containing", "2"], "--containing is 2, expected a share above 0 to 1"),
         (["--undo", "two.txt"], "has the address or id 'two.txt'"),
-        (["two.txt", "--purge"], "run it alone"),
+        (["two.txt", "--purge"], "without URL_OR_ID"),
     ],
 )
 def test_forget_mistake_is_one_line(collected, capsys, arguments, part):

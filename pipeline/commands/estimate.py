@@ -66,7 +66,7 @@ def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = Non
     for one in wanted:
         known = [build.seconds for build in one.rebuilt if build.seconds is not None and not _trains(build.config)]
         here = sum(known) * speed / DEMO_SPEED  # `seconds` were measured on this machine
-        seconds += OUTSIDE_SECONDS + (here if known else DEMO_SECONDS[_kind(one.asset)])
+        seconds += OUTSIDE_SECONDS + (here if known else _demo_seconds(one.asset))
     return Estimate(flops=flops, demo_seconds=seconds, flops_per_second=speed)
 
 
@@ -138,7 +138,7 @@ def _trains(config: Any) -> bool:
     return isinstance(config, ResolvedPretrain | FinetuneConfig)
 
 
-def _kind(asset: str) -> str:
-    """The key of DEMO_SECONDS: the asset itself, `pages`, or the last part of the name of a task's asset."""
-    first, last = asset.split("/")[0], asset.rsplit("_", 1)[-1]
-    return next(name for name in (asset, first, last) if name in DEMO_SECONDS)
+def _demo_seconds(asset: str) -> float:
+    """DEMO_SECONDS of an asset, of `pages`, or of the last part of the name of a task's asset; 0 for other assets."""
+    names = (asset, asset.split("/")[0], asset.rsplit("_", 1)[-1])
+    return next((DEMO_SECONDS[name] for name in names if name in DEMO_SECONDS), 0.0)

@@ -63,7 +63,7 @@ def result_lines(results: list[Result]) -> list[str]:
 
 
 def _standing(result: Result, baseline: float) -> str:
-    """Of a baseline beside the model; equal = printed alike."""
+    """How a baseline compares with the model; equal = with the same printed value."""
     if _number(result["value"]) == _number(baseline):
         return "equal"
     return "better" if (baseline > result["value"]) == result["higher_is_better"] else "worse"

@@ -1,4 +1,4 @@
-"""Asset checks: one step per asset, which evaluates all checks of the asset (pipeline/corpus/laws.py).
+"""Asset checks: one step per asset, which evaluates all checks of the asset.
 
 In: the handles of the asset and of other assets that a check needs. Out: one result per check, with the observed
 value and the limit as numbers that the UI plots. A check blocks if a model would be trained on a bad result:

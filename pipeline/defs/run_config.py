@@ -9,7 +9,7 @@ before anything runs, with the message of pipeline/store/settings.py. An unknown
 Dagster itself while it is typed.
 
 The launchpad opens with all settings of an asset and their values, but Dagster 1.13 leaves out those whose default is
-null. A setting without a value is therefore shown as {}, or as `none` where the values are names; null is accepted
+null. A setting without a value is therefore shown as {}, or as `none` if the values are names; null is accepted
 too. Dagster's private parts that this needs are in this file only: `post_process` of a shape, and the exception that
 is shown without a stack trace.
 """

@@ -1,6 +1,6 @@
 """The code that MLflow stores with a registered model and runs when it is loaded.
 
-In: a table with the input columns of the kind of task, a list, or one value where there is one such column. Out: a
+In: a table with the input columns of the kind of task, a list, or one value if there is one such column. Out: a
 table of answers. A registered model contains this file, predictor.py and the predictor class of the kind as one file
 ("models from code", see tracking/packaging.py), so that it needs nothing of this repository.
 """

@@ -17,7 +17,7 @@ NO_SPACE = ("max_temp_directory_size", "No space left", "Disk quota exceeded")  
 def open_database(folder: Path, *, n_threads: int, memory_mb: int) -> Iterator[Any]:
     """A database that spills below `folder`, which is created. The limits do not affect results.
 
-    Raises OSError where a spill finds no room, as a full disk does everywhere else (`store.room_for`).
+    Raises OSError when the disk is too full to spill, like any other full disk (`store.room_for`).
     """
     import duckdb
 

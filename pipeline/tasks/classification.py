@@ -272,7 +272,7 @@ def label_names(labels: Any, where: str) -> tuple[str, ...]:
         raise ValueError(f'{where}: labels is a table of texts {{ "value in the data" = "name" }} or a list of names')
     for name in labels.values():
         if not LABEL.fullmatch(name):
-            raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or hold '='")
+            raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or contain '='")
     return tuple(sorted(f"{value}={name}" for value, name in labels.items()))
 
 

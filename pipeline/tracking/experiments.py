@@ -14,7 +14,7 @@ DESCRIPTION = (
     "mlflow.note.content"  # the tag that MLflow shows as the description of a run or experiment, as Markdown
 )
 DESCRIPTIONS = {
-    "corpus": "Data cards of the corpus: what it contains, where it came from, what was removed. One run per card.",
+    "corpus": "Data cards of the corpus: content, origin, and what was removed. One run per card.",
     "pretraining": "Foundation models: decoders trained on the token shards. One run per model; the models and their"
     " checkpoints are under **Models**, with the validation loss of each.",
     "fine_tuning": "Models that were fine-tuned for the tasks of tasks.toml. One run per model.",

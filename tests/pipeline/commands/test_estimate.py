@@ -1,5 +1,7 @@
 """estimate: the work of what is not built yet, and of nothing else."""
 
+import dataclasses
+
 import pytest
 
 from pipeline.commands.estimate import DEMO_SPEED, Estimate, estimate, estimate_line, matrix_product_speed
@@ -16,6 +18,12 @@ def test_estimate_of_a_graph_that_was_never_built_counts_every_training(toy_layo
     whole = estimate(assets)
     assert whole.flops == pytest.approx(sum(work.flops for work in only.values()))
     assert whole.demo_seconds > sum(work.demo_seconds for work in only.values())
+
+
+def test_estimate_of_an_asset_that_the_demo_does_not_have_is_no_error(toy_layout):
+    """A new asset needed an entry in DEMO_SECONDS, or `gristmill run` failed."""
+    documents = next(one for one in plan(toy_layout) if one.asset == "documents")
+    assert estimate([dataclasses.replace(documents, asset="flour")]).demo_seconds > 0
 
 
 def test_estimate_of_what_is_built_is_nothing(toy_graph):

@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.commands.tables import table_lines
 from pipeline.store.disk import size_text
@@ -26,8 +26,7 @@ LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an
 TOO_LITTLE_BYTES = 1e9
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A row of the table; `state` is one of ok, mended, warning, bad."""
 
     check: str
@@ -47,7 +46,7 @@ class Visit:
 def run(args: Namespace) -> int:
     """Print the findings. Returns 1 if something is left that a person must fix."""
     findings = list(examine(Visit(layout=layout_from_environment(), mend=args.mend)))
-    print("\n".join(table_lines(["check", "state", "what"], [[f.check, f.state, f.detail] for f in findings])))
+    print("\n".join(table_lines(["check", "state", "what"], findings)))
     return int(any(finding.state == BAD for finding in findings))
 
 
@@ -75,29 +74,22 @@ def check_python(visit: Visit) -> Iterator[Finding]:
     wanted = importlib.metadata.metadata("gristmill")["Requires-Python"]
     version = ".".join(map(str, sys.version_info[:3]))
     state = OK if SpecifierSet(wanted).contains(version) else BAD
-    yield Finding(check="Python", state=state, detail=f"{version}, wanted {wanted}")
+    yield Finding("Python", state, f"{version}, wanted {wanted}")
 
 
 def check_packages(visit: Visit) -> Iterator[Finding]:
+    """Whether what pyproject.toml requires is installed; `pip check` does not know a file that changed since."""
     from packaging.requirements import Requirement
 
-    requirements = [Requirement(text) for text in _dependencies()]
-    found = 0
-    for requirement in requirements:
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-        if version is not None and requirement.specifier.contains(version, prereleases=True):
-            found += 1
-        else:
-            yield Finding(
-                check=f"package {requirement.name}",
-                state=BAD,
-                detail=f"{version or 'missing'}, wanted {requirement.specifier}; run `make clean` and `make demo`",
-            )
-    if found == len(requirements):
-        yield Finding(check="packages", state=OK, detail=f"{found} as pyproject.toml requires them")
+    requirements, is_right = [Requirement(text) for text in _dependencies()], True
+    for one in requirements:
+        found = next(iter(importlib.metadata.distributions(name=one.name)), None)
+        if found is None or not one.specifier.contains(found.version, prereleases=True):
+            is_right, version = False, found.version if found else "missing"
+            detail = f"{version}, wanted {one.specifier}; run `make clean` and `make demo`"
+            yield Finding(f"package {one.name}", BAD, detail)
+    if is_right:
+        yield Finding("packages", OK, f"{len(requirements)} as pyproject.toml requires them")
 
 
 def check_disk(visit: Visit) -> Iterator[Finding]:
@@ -105,7 +97,7 @@ def check_disk(visit: Visit) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free
     state = OK if free >= LITTLE_BYTES else WARNING if free >= TOO_LITTLE_BYTES else BAD
     advice = "" if state == OK else "; `gristmill du` shows what uses the space, `gristmill gc` frees some"
-    yield Finding(check="disk", state=state, detail=f"{size_text(free)} free below {visit.layout.data}{advice}")
+    yield Finding("disk", state, f"{size_text(free)} free below {visit.layout.data}{advice}")
 
 
 def check_ports(visit: Visit) -> Iterator[Finding]:
@@ -114,9 +106,9 @@ def check_ports(visit: Visit) -> Iterator[Finding]:
     for name, port in zip(("dagster", "mlflow"), visit.ports, strict=True):
         try:
             require_free_port(name, port)
-            yield Finding(check=f"port {port}", state=OK, detail=f"free for {name}")
+            yield Finding(f"port {port}", OK, f"free for {name}")
         except OSError as error:
-            yield Finding(check=f"port {port}", state=WARNING, detail=f"{error}, unless it is `gristmill ui`")
+            yield Finding(f"port {port}", WARNING, f"{error}, unless it is `gristmill ui`")
 
 
 def check_settings(visit: Visit) -> Iterator[Finding]:
@@ -127,40 +119,38 @@ def check_settings(visit: Visit) -> Iterator[Finding]:
 
         graph = definitions(visit.layout)
     except Exception as error:  # the doctor reports any error that keeps the graph from loading
-        yield Finding(check="settings", state=BAD, detail=" ".join(str(error).split()))
+        yield Finding("settings", BAD, " ".join(str(error).split()))
         return
     try:
         faults = [one.fault for one in plan(visit.layout, graph) if one.fault]
     except CorruptShard:  # `check_outputs` reports it
         faults = []
-    yield from (Finding(check="settings", state=BAD, detail=fault) for fault in faults)
+    yield from (Finding("settings", BAD, fault) for fault in faults)
     n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
-    yield Finding(check="settings", state=OK, detail=f"a graph of {n_assets} assets")
+    yield Finding("settings", OK, f"a graph of {n_assets} assets")
 
 
 def check_outputs(visit: Visit) -> Iterator[Finding]:
-    entries = all_entries(visit.layout)
-    n_whole = 0
+    entries, n_whole = all_entries(visit.layout), 0
     for entry in entries:
-        folder = visit.layout.store / entry["folder"]
-        if complaint := _complaint(folder):
-            yield Finding(check=f"output {entry['asset']}", state=BAD, detail=complaint)
+        if complaint := _complaint(visit.layout.store / entry["folder"]):
+            yield Finding(f"output {entry['asset']}", BAD, complaint)
         else:
             n_whole += 1
     if n_whole == len(entries):
-        yield Finding(check="outputs", state=OK, detail=f"{n_whole} current, all complete" if entries else "none yet")
+        yield Finding("outputs", OK, f"{n_whole} current, all complete" if entries else "none yet")
 
 
 def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
     """Runs that can never end, because their process is gone."""
     if not (visit.layout.dagster_home / "dagster.yaml").exists():
-        yield Finding(check="Dagster runs", state=OK, detail="none yet")
+        yield Finding("Dagster runs", OK, "none yet")
         return
     from dagster import DagsterInstance
 
     with DagsterInstance.from_config(str(visit.layout.dagster_home)) as instance:
         findings = list(_dagster_findings(instance, visit.mend))
-    yield from findings or [Finding(check="Dagster runs", state=OK, detail="none hangs")]
+    yield from findings or [Finding("Dagster runs", OK, "none hangs")]
 
 
 def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
@@ -169,15 +159,13 @@ def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
 
     former, check = moved_from(visit.layout), "MLflow addresses"
     if former is None:
-        yield Finding(check=check, state=OK, detail="none points outside the data folder")
+        yield Finding(check, OK, "none points outside the data folder")
     elif visit.mend:
         n_changed = relocate(visit.layout)
-        yield Finding(
-            check=check, state=MENDED, detail=f"{n_changed} named {former}; they now name {visit.layout.data}"
-        )
+        yield Finding(check, MENDED, f"{n_changed} named {former}; they now name {visit.layout.data}")
     else:
         detail = f"some name {former}, from where this folder was copied or moved; run `gristmill doctor`"
-        yield Finding(check=check, state=BAD, detail=detail)
+        yield Finding(check, BAD, detail)
 
 
 def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
@@ -187,18 +175,14 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
     dead = dead_runs(visit.layout)
     if dead and visit.mend:
         end_dead_runs(visit.layout)
+    state, done = (MENDED, "closed as failed") if visit.mend else (BAD, "run `gristmill doctor` to close it")
     for fingerprint in dead:
-        detail = "its process is gone" + (
-            "; closed as failed" if visit.mend else "; run `gristmill doctor` to close it"
-        )
-        state = MENDED if visit.mend else BAD
-        yield Finding(check=f"MLflow run of {fingerprint[:8]}", state=state, detail=detail)
+        yield Finding(f"MLflow run of {fingerprint[:8]}", state, f"its process is gone; {done}")
     if not dead:
-        yield Finding(check="MLflow runs", state=OK, detail="none hangs")
-    waiting = send_pending(visit.layout) if visit.mend else {}
-    if waiting:
+        yield Finding("MLflow runs", OK, "none hangs")
+    if visit.mend and (waiting := send_pending(visit.layout)):
         detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait and are kept; is the server running?"
-        yield Finding(check="MLflow journal", state=WARNING, detail=detail)
+        yield Finding("MLflow journal", WARNING, detail)
 
 
 def check_champions(visit: Visit) -> Iterator[Finding]:
@@ -211,15 +195,15 @@ def check_champions(visit: Visit) -> Iterator[Finding]:
         check = f"registered model {one.name} {one.version.version}"
         detail = "its code imports modules of an earlier version of gristmill"
         if not visit.mend:
-            yield Finding(check=check, state=BAD, detail=f"{detail}; run `gristmill doctor` to register it again")
+            yield Finding(check, BAD, f"{detail}; run `gristmill doctor` to register it again")
             continue
         try:
             number = register_again(visit.layout, one)
-            yield Finding(check=check, state=MENDED, detail=f"{detail}; registered again as version {number}")
+            yield Finding(check, MENDED, f"{detail}; registered again as version {number}")
         except ValueError as error:
-            yield Finding(check=check, state=BAD, detail=f"{detail}; {error}")
+            yield Finding(check, BAD, f"{detail}; {error}")
     if not found:
-        yield Finding(check="registered models", state=OK, detail="every champion has its own code")
+        yield Finding("registered models", OK, "every champion has its own code")
 
 
 def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
@@ -233,25 +217,25 @@ def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
         tags, check = run.tags, f"Dagster run {run.run_id[:8]}"
         if not is_recorded(tags):
             detail = f"{run.status.value}, and its process was not recorded; if it is stuck, terminate it in the UI"
-            yield Finding(check=check, state=WARNING, detail=detail)
+            yield Finding(check, WARNING, detail)
             continue
         if not is_gone(tags):
             continue
         detail = f"{run.status.value}, but its process {tags[PID_TAG]} is gone"
         if not mend:
-            yield Finding(check=check, state=BAD, detail=f"{detail}; run `gristmill doctor` to close it")
-        elif run.status == status.CANCELING:
-            instance.report_run_canceled(run, f"gristmill doctor: {detail}")
-            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as cancelled")
-        else:
-            instance.report_run_failed(run, f"gristmill doctor: {detail}")
-            yield Finding(check=check, state=MENDED, detail=f"{detail}; closed as failed; start it again")
+            yield Finding(check, BAD, f"{detail}; run `gristmill doctor` to close it")
+            continue
+        cancelled = run.status == status.CANCELING
+        report = instance.report_run_canceled if cancelled else instance.report_run_failed
+        report(run, f"gristmill doctor: {detail}")
+        done = "closed as cancelled" if cancelled else "closed as failed; start it again"
+        yield Finding(check, MENDED, f"{detail}; {done}")
     if mend:
         free_slots_of_dead_runs(instance)
     queued = instance.get_runs(RunsFilter(statuses=[status.QUEUED]))
     if queued and not _daemon_lives(instance):
         detail = f"{len(queued)} QUEUED, and no daemon runs to start them; `make ui` starts one, or cancel them there"
-        yield Finding(check="Dagster queue", state=WARNING, detail=detail)
+        yield Finding("Dagster queue", WARNING, detail)
 
 
 def _daemon_lives(instance: Any) -> bool:

@@ -4,12 +4,12 @@ In: parsed arguments. Out: text on stdout, the deny list (data/denied.jsonl) wit
 nothing was denied because the user did not agree. The next materialisation leaves out what is denied.
 """
 
-import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 
-from pipeline.commands.tables import table_lines
+from pipeline.commands.tables import agreed, count_text, table_lines
+from pipeline.commands.trace_lines import seen_steps
 from pipeline.corpus.deny_list import Denial, change_denials, keys_of, read_denials
 from pipeline.provenance.copies import CopyLimits
 from pipeline.provenance.forget import (
@@ -67,11 +67,12 @@ def _forget(layout: Layout, args: Namespace) -> int:
         if args.new_tokenizer and not args.dry_run:
             print(_tokenizer_line(layout, new=True))
         return 0
-    print("\n".join(_next_run_lines(layout, outputs, found, args.new_tokenizer)))
+    print("\n".join(_next_run_lines(outputs, found, args.new_tokenizer)))
+    pages = count_text(len(new), "page")
     if args.dry_run:
-        print(f"\nNothing was changed; without --dry-run {_pages(len(new))} would be denied in {layout.denied}.")
+        print(f"\nNothing was changed; without --dry-run {pages} would be denied in {layout.denied}.")
         return 0
-    if not (args.yes or _agreed(f"\nDeny {_pages(len(new))}? [y/N] ")):
+    if not (args.yes or agreed(f"\nDeny {pages}? [y/N] ")):
         print("\nNothing was changed; --yes denies without asking.")
         return 1
     told = _tokenizer_line(layout, new=args.new_tokenizer)  # first: after a kill a rerun finds rows to add
@@ -99,7 +100,7 @@ def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Pa
         if by_ending and len(pages) > 1 and not args.all:
             first = ", ".join(page.url for page in pages[:MOST_PAGES])
             question = f"{query!r} is the end of {len(pages)} addresses, such as {first}"
-            if args.yes or args.dry_run or not _agreed(f"{question}. Forget all of them? [y/N] "):
+            if args.yes or args.dry_run or not agreed(f"{question}. Forget all of them? [y/N] "):
                 raise ValueError(f"{question}; give more of it, or --all for all of them")
         asked.update(dict.fromkeys(pages))
     return list(asked)
@@ -107,10 +108,13 @@ def _asked(outputs: Known, denied: Sequence[Denial], args: Namespace) -> list[Pa
 
 def _unknown(query: str, denied: Sequence[Denial]) -> str:
     told = f"{query!r} is not a URL, the end of one, a page id or a document id of the data"
-    rows = [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
-    if rows:
+    if rows := _rows_of(query, denied):
         return f"{told}; it is denied already ({rows[0].told()})"
     return f"{told}; to deny an address before it is collected, add a row to denied.jsonl (docs/your-data.md)"
+
+
+def _rows_of(query: str, denied: Sequence[Denial]) -> list[Denial]:
+    return [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
 
 
 def _limits(outputs: Known) -> CopyLimits:
@@ -137,7 +141,7 @@ def _keys(row: Denial) -> set[tuple[str | None, str, str]]:
 
 
 def _findings_lines(found: Findings, new: set[str]) -> Iterator[str]:
-    yield f"{_pages(len(found.pages))} to be forgotten:"
+    yield f"{count_text(len(found.pages), 'page')} to be forgotten:"
     yield ""
     why = {page.page_id: "asked for" for page in found.asked}
     why |= {copy.page.page_id: copy.why for copy in found.copies}
@@ -173,45 +177,31 @@ def _holder_lines(holders: Sequence[Relative]) -> Iterator[str]:
 def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     """Every finished model that was trained on one of the pages, with its names for people."""
     from pipeline.provenance.exposure import models_of, unexplained_models
+    from pipeline.tracking.registry import registered_names
 
     assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
     for directory, reason in unexplained_models(layout.store):
         name = assets.get(directory, f"{directory.parent.name}/{directory.name[:8]}")
         yield f"\nIt is unknown whether {name} was trained on them: {reason}."
-    models = [
-        model
-        for model in models_of(layout.store, page_ids=[page.page_id for page in found.pages])
-        if model.was_trained_on
-    ]
+    page_ids = [page.page_id for page in found.pages]
+    models = [model for model in models_of(layout.store, page_ids=page_ids) if model.was_trained_on]
     if not models:
         yield "\nNo existing model was trained on them."
         return
-    registered = _registered_names(layout)
+    registered, rows = registered_names(layout), []
     yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
     yield ""
-    rows = []
     for model in models:
-        steps = sorted({int(step) for document in model.documents for step in document.steps})
+        steps = seen_steps(model).tolist()
+        listed = ", ".join(f"{step:,}" for step in steps[:MOST_STEPS]) + (", ..." if len(steps) > MOST_STEPS else "")
         names = [assets.get(model.directory, f"{model.stage}/{model.fingerprint[:8]}")]
         names += registered.get(model.fingerprint, [])
-        told = f"{len(steps):,} of {model.n_steps:,}: {_steps_text(steps)}"
-        rows.append([", ".join(names), told + (" (of its base)" if model.base else "")])
+        base = " (of its base)" if model.base else ""
+        rows.append([", ".join(names), f"{len(steps):,} of {model.n_steps:,}: {listed}{base}"])
     yield from table_lines(["model", "training steps with a token of them"], rows)
 
 
-def _steps_text(steps: Sequence[int]) -> str:
-    shown = ", ".join(f"{step:,}" for step in steps[:MOST_STEPS])
-    return shown + (", ..." if len(steps) > MOST_STEPS else "")
-
-
-def _registered_names(layout: Layout) -> dict[str, list[str]]:
-    """Fingerprint of a model -> its names in MLflow's registry, with versions and aliases."""
-    from pipeline.tracking.registry import registered_names
-
-    return registered_names(layout)
-
-
-def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
+def _next_run_lines(outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
     page_ids = [page.page_id for page in found.pages]
     rows = []
     for stage in map(output_of, SHARDED):
@@ -219,20 +209,19 @@ def _next_run_lines(layout: Layout, outputs: Known, found: Findings, new_tokeniz
             n_shards, n_all = holding_shards(handle.directory, page_ids) if handle.stage == stage else (0, 0)
             if n_shards:
                 rows.append([asset, f"{n_shards} of {n_all} shards; the others are cached"])
-    rows += [[asset, text] for asset, text in _later_assets(new_tokenizer) if rows and asset in outputs.handles]
-    models = [asset for asset, handle in outputs.handles.items() if isinstance(handle, Checkpoint)]
-    if rows and models:
+    if not rows:
+        return
+    later = {
+        "corpus": "compared again, with cached signatures of the other documents",
+        "tokenizer": "trained again" if new_tokenizer else "kept; it contains only counts of pairs from the texts",
+        "token_shards": "encoded again" if new_tokenizer else "shuffled again",
+    }
+    rows += [[asset, text] for asset, text in later.items() if asset in outputs.handles]
+    if models := [asset for asset, handle in outputs.handles.items() if isinstance(handle, Checkpoint)]:
         rows.append([", ".join(models), "if the corpus changes"])
-    if rows:
-        yield "\nThe next run rebuilds:"
-        yield ""
-        yield from table_lines(["asset", "what"], rows)
-
-
-def _later_assets(new_tokenizer: bool) -> Iterator[tuple[str, str]]:
-    yield "corpus", "compared again, with cached signatures of the other documents"
-    yield "tokenizer", "trained again" if new_tokenizer else "kept; it contains only counts of pairs from the texts"
-    yield "token_shards", "encoded again" if new_tokenizer else "shuffled again"
+    yield "\nThe next run rebuilds:"
+    yield ""
+    yield from table_lines(["asset", "what"], rows)
 
 
 def _tokenizer_line(layout: Layout, *, new: bool) -> str:
@@ -268,7 +257,7 @@ def _purge(layout: Layout, args: Namespace) -> int:
         return int(bool(holders.current))
     n_parts = len(holders.garbage.parts)
     print(f"and {n_parts:,} cached shards; {size_text(holders.garbage.n_bytes)} in all")
-    if args.dry_run or not (args.yes or _agreed("\nRemove them? [y/N] ")):
+    if args.dry_run or not (args.yes or agreed("\nRemove them? [y/N] ")):
         print("\nNothing was removed" + ("." if args.dry_run else "; --yes removes without asking."))
         return 0 if args.dry_run else 1
     remove_garbage(layout, holders.garbage)
@@ -281,13 +270,12 @@ def _undo(layout: Layout, args: Namespace) -> int:
     denied = read_denials(layout.denied)
     back: list[Denial] = []
     for query in args.what:
-        named = [row for row in denied if query in (row.url, row.address, row.page_id, row.document_id)]
-        if not named:
+        if not (named := _rows_of(query, denied)):
             raise ValueError(f"no row of {layout.denied} has the address or id {query!r}; --list shows them")
         ids = {row.page_id for row in named if row.page_id}
         back += [row for row in denied if row in named or row.duplicate_of in ids]
     print("\n".join(_list_lines(layout, [row for row in denied if row in back])))
-    if args.dry_run or not (args.yes or _agreed(f"\nTake back {len(set(back))} of {len(denied)} rows? [y/N] ")):
+    if args.dry_run or not (args.yes or agreed(f"\nTake back {len(set(back))} of {len(denied)} rows? [y/N] ")):
         print("\nNothing was changed" + ("." if args.dry_run else "; --yes takes them back without asking."))
         return 0 if args.dry_run else 1
     change_denials(layout.denied, lambda rows: ([row for row in rows if row in back], []))
@@ -298,21 +286,6 @@ def _undo(layout: Layout, args: Namespace) -> int:
 def _list_lines(layout: Layout, denied: Sequence[Denial]) -> list[str]:
     if not denied:
         return [f"Nothing is denied in {layout.denied}."]
-    rows = [
-        [
-            row.date,
-            row.url or row.address or row.page_id or f"text {row.document_id}",
-            row.source or "every",
-            row.reason,
-        ]
-        for row in denied
-    ]
+    what = [row.url or row.address or row.page_id or f"text {row.document_id}" for row in denied]
+    rows = [[row.date, one, row.source or "every", row.reason] for row, one in zip(denied, what, strict=True)]
     return table_lines(["denied on", "page", "source", "why"], rows)
-
-
-def _pages(number: int) -> str:
-    return f"{number:,} page" + ("" if number == 1 else "s")
-
-
-def _agreed(question: str) -> bool:
-    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")

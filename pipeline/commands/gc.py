@@ -1,10 +1,9 @@
 """`gristmill gc`: removes outputs that no kept result and no registered model needs, after confirmation."""
 
-import sys
 from argparse import Namespace
 
-from pipeline.commands.tables import count_text
-from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
+from pipeline.commands.tables import agreed, count_text
+from pipeline.store.disk import find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.tracking.journal import journals
 from pipeline.tracking.server import new_client, tracking_uri
@@ -23,16 +22,12 @@ def run(args: Namespace) -> int:
         f" {count_text(len(garbage.parts), 'cached shard')} and"
         f" {len(garbage.indexes)} indexes of `gristmill trace` that nothing needs: {size_text(garbage.n_bytes)}"
     )
-    if not (args.yes or _agreed(garbage)):
+    if not (args.yes or agreed("Remove them? [y/N] ")):
         print("Nothing was removed; --yes removes without asking.")
         return 0
     remove_garbage(layout, garbage)
     print(f"Removed; {size_text(garbage.n_bytes)} freed.")
     return 0
-
-
-def _agreed(garbage: Garbage) -> bool:
-    return sys.stdin.isatty() and input("Remove them? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _registered(layout: Layout) -> set[str]:

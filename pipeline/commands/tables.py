@@ -1,8 +1,6 @@
-"""Formats plain tables for a terminal, a log or a pipe: columns padded to their widest cell.
+"""What several commands say alike: plain tables with columns padded to their widest cell, counts, and questions."""
 
-In: a header and rows of text. Out: lines.
-"""
-
+import sys
 from collections.abc import Sequence
 
 
@@ -23,3 +21,8 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
 def count_text(n: int, noun: str) -> str:
     """For instance "1 asset" or "1,204 assets"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def agreed(question: str) -> bool:
+    """Whether the user agrees; false without a terminal to ask at."""
+    return sys.stdin.isatty() and input(question).strip().lower() in ("y", "yes")

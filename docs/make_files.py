@@ -22,11 +22,12 @@ test compares it with the tree. Tests mirror `pipeline/` and `model/` by name.
 STAGES_HEADER = """\
 # The stages
 
-One row per stage, in their order. `python docs/make_files.py` writes this page from the table in
-`pipeline/store/chain.py`, and a test compares the two. To add a stage, write its folder in `pipeline/corpus/` and one
-row in that table; the command line, the asset, the check `conservation`, the data card and `gristmill trace` use it.
+This table has one row per stage, in the order in which they run. `python docs/make_files.py` writes this page from
+the table in `pipeline/store/chain.py`, and a test compares the two. To add a stage, create its folder in
+`pipeline/corpus/` and add one row to that table. The command line, the asset, the check `conservation`, the data card
+and `gristmill trace` read this row.
 
-| stage | asset | what it does | reads | rows | drops | evidence | alone |
+| stage | asset | what it does | input stages | output schema | drops rows | evidence schema | to run it alone |
 |---|---|---|---|---|---|---|---|
 """
 FOR_EACH_TASK = ("examples", "model", "evaluation")  # assets that every task has
@@ -59,13 +60,14 @@ def stages_page() -> str:
 
 def _cells(link: Link) -> list[str]:
     reads = (" or ".join(f"`{name}`" for name in read.stages(link.name)) for read in link.reads)
+    earlier = ("earlier outputs of " if read.what == link.name else "" for read in link.reads)
     optional = ("" if read.least else " (optional)" for read in link.reads)
     asset = {"pages": "pages/<source>"}.get(link.asset, link.asset)
     return [
         f"`{link.name}`",
         f"`<task>_{asset}`" if asset in FOR_EACH_TASK else f"`{asset}`",
         link.does,
-        ", ".join(map("".join, zip(reads, optional, strict=True))),
+        ", ".join(map("".join, zip(earlier, reads, optional, strict=True))),
         f"`{link.writes}`" if link.writes else "",
         "yes" if link.drops else "",
         f"`{link.evidence}`" if link.evidence else "",

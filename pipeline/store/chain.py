@@ -1,4 +1,4 @@
-"""The table of all stages, from raw pages to evaluated models: their order, and what is true of each.
+"""The table of all stages, from raw pages to evaluated models: their order and properties, such as inputs and schema.
 
 In: nothing. Out: CHAIN, with one row per stage, and functions that query it. The command line, the asset bodies, the
 checks, the corpus report, `gristmill trace`, `gristmill forget` and docs/stages.md read it, so that a new stage is a
@@ -90,7 +90,7 @@ class Link:
 CHAIN: tuple[Link, ...] = (
     Link(
         name="collect",
-        does="collects pages from their sources and refuses those that are too large or not text",
+        does="reads the pages of a source and drops those that are too large or are not text",
         stage="pipeline.corpus.collect.stage.COLLECT",
         config="pipeline.corpus.collect.stage.CollectConfig",
         asset="pages",
@@ -101,7 +101,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="clean",
-        does="extracts the text of each page and repairs it",
+        does="extracts the text of each page and repairs its encoding",
         stage="pipeline.corpus.clean.stage.CLEAN",
         config="pipeline.corpus.clean.stage.CleanConfig",
         asset="documents",
@@ -124,7 +124,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="filter",
-        does="keeps documents in the chosen languages that satisfy the rule sets; masks personal data",
+        does="keeps documents in the selected languages that satisfy the rule sets; masks personal data",
         stage="pipeline.corpus.filter.stage.FILTER",
         config="pipeline.corpus.filter.rules.FilterConfig",
         recipe="pipeline.corpus.filter.rules.FilterRecipe",
@@ -154,7 +154,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="dedup_lines",
-        does="removes lines that many documents of a site repeat",
+        does="removes lines that occur in many documents of a site",
         stage="pipeline.corpus.dedup_lines.stage.DEDUP_LINES",
         config="pipeline.corpus.dedup_lines.stage.DedupLinesConfig",
         asset="corpus",
@@ -169,7 +169,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="decontaminate",
-        does="removes texts of evaluations",
+        does="removes texts that models are evaluated on",
         stage="pipeline.corpus.decontaminate.stage.DECONTAMINATE",
         config="pipeline.corpus.decontaminate.stage.DecontaminateConfig",
         recipe="pipeline.corpus.decontaminate.stage.DecontaminateRecipe",
@@ -185,7 +185,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="split",
-        does="divides into train, validation and test; drops nothing",
+        does="assigns each document to train, validation or test; drops nothing",
         stage="pipeline.corpus.split.stage.SPLIT",
         config="pipeline.corpus.split.stage.SplitConfig",
         asset="corpus",
@@ -206,7 +206,7 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="tokenize",
-        does="encodes, weighs and shuffles the documents into token shards",
+        does="encodes the documents, repeats them by weight, and shuffles them into token shards",
         stage="pipeline.corpus.tokens.tokenize.TOKENIZE",
         config="pipeline.corpus.tokens.tokenize.TokenizeConfig",
         recipe="pipeline.corpus.tokens.tokenize.TokenizeRecipe",

@@ -1,4 +1,4 @@
-"""`gristmill doctor`: finds what a crash or a mistake left behind, and repairs what it can.
+"""`gristmill doctor`: finds what crashes and user errors left behind, and repairs what it can.
 
 In: a layout. Out: findings, one per row: runs in Dagster and MLflow whose process is gone (repaired: they are closed
 as failed or cancelled, so that nothing runs in the UI for ever), runs that wait for a daemon that is not running,

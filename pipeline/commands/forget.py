@@ -1,4 +1,4 @@
-"""`gristmill forget`: denies pages and their copies, and shows what that means for corpus and models.
+"""`gristmill forget`: adds pages and their copies to the deny list, and reports which assets and models are affected.
 
 In: parsed arguments. Out: text on stdout, the deny list (data/denied.jsonl) with new rows, and exit code 0; 1 if
 nothing was denied because the user did not agree. The next materialisation leaves out what is denied.

@@ -1,4 +1,4 @@
-"""`gristmill gc`: removes outputs that no kept result and no registered model needs, after confirmation."""
+"""`gristmill gc`: asks for confirmation and deletes outputs that no current result or registered model needs."""
 
 from argparse import Namespace
 

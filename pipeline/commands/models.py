@@ -1,4 +1,4 @@
-"""`gristmill generate`, `classify` and other commands that apply a trained model.
+"""`gristmill generate`, `classify` and similar commands: apply a trained model to text.
 
 In: a text and a model. Out: the text with its continuation, streamed to a terminal; or the answer of a fine-tuned
 model, in the columns of its kind of task.

@@ -1,4 +1,4 @@
-"""The output of `gristmill trace`, for people and for programs.
+"""Formats the output of `gristmill trace`, as text or as JSON.
 
 In: the traces of pages, steps and texts. Out: lines for a terminal of 100 columns (one heading per page, one line per
 stage, with its evidence indented below), and objects for --json, where nothing is shortened.

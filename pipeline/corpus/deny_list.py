@@ -1,4 +1,4 @@
-"""The deny list: pages and texts that must not be in the corpus again, one JSON object per line of denied.jsonl.
+"""The deny list: pages and texts that must be kept out of the corpus, as one JSON object per line of denied.jsonl.
 
 In: a file that `gristmill forget` writes and people edit. Out: `Denial` rows, the keys for one source, and
 `deny_list`, which stores the keys of all rows, so that records contain the list that was in force.

@@ -1,4 +1,4 @@
-"""The rules that data and models must satisfy, as functions of finished folders; asset checks evaluate them.
+"""The rules that data must satisfy, as functions of finished output folders; asset checks evaluate them.
 
 In: finished folders, or their content. Out: a Verdict: whether the rule is satisfied, the observed value, the limit,
 and what to look at if it is not. Nothing here relies on a recorded count that can be counted again.

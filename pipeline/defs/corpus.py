@@ -1,4 +1,4 @@
-"""Asset `corpus`: every document once, without evaluation texts, and on one side of the split."""
+"""Asset `corpus`: the documents without duplicates and evaluation texts, each assigned to one split."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Jobs: parts of the graph that are run with one click. Assets that are up to date cost no work."""
+"""Jobs: parts of the graph that can be started with one click; assets that are up to date are not rebuilt."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The decorator `@mill_asset` with everything that assets share, so that a body contains only its stages.
+"""`@mill_asset`: the decorator with the options that all assets share, so that an asset body only calls its stages.
 
 In: the body of an asset, with a parameter `cfg` for its settings. Out: a Dagster asset whose launchpad shows these
 settings, and whose body gets them as the dataclass that its stage declares (or as stage -> dataclass).

@@ -1,4 +1,4 @@
-"""Asset `foundation_model`: the pretrained decoder, the base of all other models."""
+"""Asset `foundation_model`: the pretrained decoder that task models are fine-tuned from."""
 
 import dagster as dg
 

@@ -1,4 +1,4 @@
-"""Finds documents that repeat given texts, fully or in part, by all the runs of words that they share.
+"""Finds documents that repeat given texts, wholly or partly, from all word n-grams that they share.
 
 In: texts by page id, and document shards. Out: a `Copy` for each document and each text that share enough. Nothing is
 sampled: the runs of the given texts, which are few, become a sorted index, and worker processes look up the runs of

@@ -1,4 +1,4 @@
-"""The outputs that the data passed through, in the order of the stages, and the place of a page in each.
+"""Lists the outputs that the data passed through, in stage order, and the position of a page in each of them.
 
 In: handles, and the store with their folders. Out: a TraceChain: the finished folders that they were built from,
 those that were removed since, and the pages that an id, a URL or the end of one identifies, all found by index

@@ -1,4 +1,4 @@
-"""Why a stage kept or dropped a page: the rule with its limit, the kept counterpart, the removed lines.
+"""Explains why a stage kept or dropped a page: the rule with its limit, the document kept instead, the removed lines.
 
 In: the places of a page in the outputs (trace_chain). Out: for each place the reason, the score and the evidence as a
 table of literals, which --json prints; `evidence_lines` formats it for people. Only narrow columns of the row itself

@@ -1,4 +1,4 @@
-"""Indexes of the rows of a finished output, so that a look-up among millions reads a few memory pages and no shard.
+"""Indexes of the row positions in an output, so that a look-up among millions reads a few kilobytes and no shard.
 
 In: the folder of a finished output. Out: an Index, which finds rows by page id, document id, URL or the end of one,
 or by the shingles of a text. It is in <store>/trace/<fingerprint>/, one memory-mapped Arrow file per kind, and is

@@ -1,4 +1,4 @@
-"""Uses a trained model: continues a text, or answers for a task.
+"""Applies a trained model: continues a text, or predicts the answer of a task.
 
 In: a Checkpoint folder and text. Out: text, or the predictor of a fine-tuned model. Loaded models are cached by
 folder.

@@ -1,4 +1,4 @@
-"""Transfers the events of a training in other processes to the process that waits for it, through a file.
+"""Transfers the events of training processes to their parent process through a file.
 
 In: the calls of an Observer and of progress. Out: the same calls in another process, in their order, while the
 training runs. The file is in the folder of the training and has one line per event, so that events written before

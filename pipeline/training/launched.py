@@ -1,4 +1,4 @@
-"""Runs a training in other processes, as one call in the process that builds.
+"""Starts a training run in child processes, and returns to the caller when it has finished.
 
 In: a serialisable description, and `work.launch`, which starts one `pipeline.training.process` per device with it.
 Out: the finished training in the folder. Meanwhile the observer and the progress receive the same calls as from a

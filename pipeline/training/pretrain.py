@@ -1,4 +1,4 @@
-"""Pretrain a decoder on token shards: the stage `pretrain`.
+"""Pretrains a decoder on token shards: the stage `pretrain`.
 
 In: token shards and the tokenizer they were made with. Out: a Checkpoint folder: model.safetensors, config.json,
 tokenizer/, curve.jsonl and the last and best of checkpoints/. Steps: a preset and the changes of the user become

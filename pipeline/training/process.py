@@ -1,4 +1,4 @@
-"""Runs one process of a training: `python -m pipeline.training.process ORDER`, started by torchrun.
+"""The entry point of one training process, started by torchrun: `python -m pipeline.training.process ORDER`.
 
 In: the path of a description (model.pretraining.Pretraining as JSON). Out: the trained model in its folder, and a
 report: events (training/events.py), a failure (training/launched.py), and log lines through Dagster Pipes if Dagster

@@ -1,4 +1,4 @@
-"""Removes lines that sites put on every page and that no author wrote from extracted text, by rules.
+"""Removes from extracted text, by rules, the lines that a site adds to every page.
 
 In: text with structure (html_structure.py). Out: the text without such lines, and their number. A line is removed
 only if the whole line is such a phrase, or if it is short and begins like a notice; a sentence about cookies or

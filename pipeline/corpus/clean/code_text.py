@@ -1,4 +1,4 @@
-"""Source code with the name of its language, and notebooks.
+"""Extracts the text of source code files, with the language name, and of notebooks.
 
 In: a text and the name or address of its file. Out: `Extracted`: the unchanged code, including indentation, comments
 and licence header, its file name as title, and `code_language`, determined by suffix, by name (Makefile), by the

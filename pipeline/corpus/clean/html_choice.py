@@ -1,4 +1,4 @@
-"""Chooses the blocks of a page that are its text, by a linear score over extractors and places.
+"""Selects the blocks that form the main text of a page, by a linear score of features and of extractors' choices.
 
 In: the blocks of a page, and the text that each extractor (resiliparse; trafilatura if it ran) took from the same
 page. Out: one score per unit (a block, a short list or a table, see `units_of`), an estimate of the share of its

@@ -1,4 +1,4 @@
-"""Text files: licence boilerplate of Project Gutenberg, and the markup of reStructuredText and Markdown.
+"""Cleans text files: removes licence boilerplate of Project Gutenberg, and interprets reStructuredText and Markdown.
 
 In: text. Out: text. Plain text is unchanged except for the boilerplate. In reStructuredText, comments, targets,
 tables of contents and the wrapping of roles and code are removed, and headings get the '#' of their level; in

@@ -1,4 +1,4 @@
-"""Reads rows of delimited text (csv, tsv) of any origin, and a whole table as text.
+"""Parses delimited text (csv, tsv), including malformed files, and converts a whole table to text.
 
 In: lines of text. Out: records, one after the other, or `Extracted` with one row `| a | b |` per record.
 

@@ -1,4 +1,4 @@
-"""The parts of a document that is a zip file of XML (epub, docx), read with limits and without trust.
+"""Reads the parts of a zipped XML document (epub, docx), with limits on their sizes.
 
 In: the bytes of the file. Out: `Parts`, which returns a part by name, as bytes or as a parsed tree. No part is
 unpacked to disk, all parts together give at most MAX_UNPACKED_BYTES, whatever sizes the file declares, and parsing

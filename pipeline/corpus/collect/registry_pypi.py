@@ -1,4 +1,4 @@
-"""Downloads sdists and wheels from the Python package index by the simple API.
+"""Downloads sdists and wheels from the Python package index through its Simple API.
 
 In: pip's settings (`pip config list`, PIP_INDEX_URL), otherwise PyPI itself, and a pinned source. Out: its file.
 """

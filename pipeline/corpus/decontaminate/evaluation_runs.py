@@ -1,4 +1,4 @@
-"""The word n-grams (runs) of evaluation texts, as an index that worker processes map from files.
+"""An index of the word n-grams (runs) of evaluation texts, which worker processes memory-map.
 
 In: examples of tasks. Out: `Item`s, and a `RunIndex`: hashes of every run of 13 words of an item (of all words of a
 shorter item), sorted, each with the items that contain it. `Scanner` finds runs in a text block by block, so that a

@@ -1,4 +1,4 @@
-"""The index of an accepted corpus: what earlier outputs of `dedup` kept, so that new documents are compared with it.
+"""The index of an accepted corpus (documents that earlier outputs of `dedup` kept), to compare new documents with.
 
 In: finished outputs of `dedup` whose signatures have the same settings as those of the new documents. Out: DuckDB
 views over their files; nothing is copied. The folder index/ of an output lists, for each shard, which rows of its

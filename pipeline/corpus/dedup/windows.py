@@ -1,4 +1,4 @@
-"""The windows (hashes of all word n-grams in text order) of the texts that have a candidate, in one file.
+"""Stores, in one file, the windows (hashes of all word n-grams in text order) of the texts in a candidate pair.
 
 In: the positions of those texts. Out: `Windows`, which reads the windows of one text at a time, so that memory does
 not grow with their number. Worker processes write one file per shard; the files are then joined.

@@ -1,4 +1,4 @@
-"""Counts, for every site of a shard, its documents and the documents that contain each of its lines.
+"""For every site in a shard, counts the documents of the site and, for each line, the documents that contain it.
 
 In: document shards. Out: lines/<shard>, the distinct lines of every site with their counts, and lines/sites/<shard>,
 the number of documents per site. Both are computed in worker processes and cached per shard. They contain hashes,

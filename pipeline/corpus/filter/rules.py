@@ -1,4 +1,4 @@
-"""The quality rules of the papers, under their names and with their numbers, applied to columns and never to text.
+"""The quality rules of Gopher, C4 and FineWeb, with their published thresholds, applied to the columns of `signals`.
 
 In: FilterConfig, the settings of single sources (SourceRules), and columns of records.SIGNALS. Out: for every row the
 first rule that it breaks, with the value that broke it.

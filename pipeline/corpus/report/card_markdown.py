@@ -1,4 +1,4 @@
-"""Markdown for a data card: tables, and texts from outside with all markup escaped.
+"""Writes Markdown for a data card: tables, and untrusted text with all markup escaped.
 
 In: numbers and texts. Out: Markdown in which no part of a page, an address or a licence acts as markup.
 """

@@ -1,4 +1,4 @@
-"""The sections of a data card about people: personal data, toxic words, and which people and English varieties occur.
+"""The sections of a data card about people: personal data, profane words, groups of people and varieties of English.
 
 In: the tables of a report. Out: Markdown paragraphs.
 """

@@ -1,4 +1,4 @@
-"""Word lists that show which people and varieties of English a corpus names; they never drop a text.
+"""Word lists that count the groups of people and the varieties of English in a corpus; they never drop a document.
 
 In: nothing. Out: `AXES`, each with a few sides that are compared with each other, and `OCCUPATIONS`. A word is a
 pattern over lower-case text (RE2, ' for every apostrophe) between word boundaries; the words of a list are separated

@@ -1,4 +1,4 @@
-"""The data card of a corpus, as Markdown: every number in it was counted, and what was not counted is called unknown.
+"""Writes the data card of a corpus as Markdown: every number is counted, and missing values are shown as unknown.
 
 In: the settings, the chain of builds and the tables of a report. Out: `data_card`, whose sections follow Datasheets
 for Datasets (arXiv:1803.09010) and Data Cards (arXiv:2204.01075); `first_page`, a summary for deciding whether to

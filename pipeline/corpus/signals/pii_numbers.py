@@ -1,4 +1,4 @@
-"""Credit card numbers, IBANs and US social security numbers.
+"""Finds credit card numbers, IBANs and US social security numbers in a text.
 
 In: a text. Out: (start, end) of each. Cards are checked by issuer range and length (ISO/IEC 7812) and by Luhn; short
 and very long ones (Maestro, 13 and 19 digits) are reported only next to a word such as "card". IBANs are checked by

@@ -1,4 +1,4 @@
-"""E-mail addresses, IP addresses, and passwords inside URLs.
+"""Finds e-mail addresses, IP addresses, and passwords inside URLs in a text.
 
 In: a text. Out: (start, end) of each. E-mail addresses are matched outwards from the '@'; file names such as
 logo@2x.png and remote names such as git@host: are not reported. An IP address is reported if it is global (RFC 6890).

@@ -1,4 +1,4 @@
-"""Phone numbers.
+"""Finds phone numbers in a text.
 
 In: a text. Out: (start, end) of each. A number is reported if it is in one of these forms: international
 (+41 44 668 18 00) and possible; North American (201-555-0123); with a trunk zero or an area code in brackets, if

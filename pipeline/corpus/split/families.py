@@ -1,4 +1,4 @@
-"""Families: the documents that a split must keep on one side.
+"""Finds families: groups of documents that must all be in the same split.
 
 In: document shards. Out: a Family for every set of linked documents: by family_id (they overlap, as editions of a
 book do), by cluster_id or id (the same text), or by the section of a site, which is the directory of their URLs.

@@ -1,4 +1,4 @@
-"""How much of each held-out document another document also contains, counted on every word 5-gram.
+"""Measures which fraction of the word 5-grams of each held-out document occurs in another document.
 
 In: document shards, and the page ids of the held-out documents. Out: an Overlap for each held-out document and each
 other document that contains at least a given share of its 5-grams. It shares no sampling, no hash and no database

@@ -1,4 +1,4 @@
-"""Stage `split`: divides into train, validation and test, so that nothing held out is known from training.
+"""Stage `split`: assigns documents to train, validation and test, so that no held-out text also occurs in train.
 
 In: deduplicated shards. Out: shards of the same names with the column `split`. A family (all documents that overlap,
 or belong to one section of a site: families.py) is on one side. Each source with enough families contributes its

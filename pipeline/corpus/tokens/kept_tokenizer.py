@@ -1,4 +1,4 @@
-"""Keeps a tokenizer although the corpus changes, so that a forgotten page does not rebuild every model.
+"""Reuses the tokenizer after `gristmill forget` removed pages from the corpus, so that not every model is retrained.
 
 In: a small JSON file that names a finished output of the stage `tokenizer`. Out: that output, as long as the recipe
 (stage, version, libraries, settings) is the one it was made with. Nothing is copied: outputs never change, and only

@@ -1,4 +1,4 @@
-"""Stage `tokenize`: turns documents into token shards: a mixture of the sources, shuffled once, out of core.
+"""Stage `tokenize`: writes the documents, mixed by source weight and shuffled once on disk, to token shards.
 
 In: split's shards and a tokenizer. Out: train/, validation/ and test/ with NNNNN.arrow files and tokens.json, as
 model/token_shards.py describes; mixture.md, what each source contributes to the train stream; dropped/ with the

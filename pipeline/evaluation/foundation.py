@@ -230,5 +230,5 @@ def bits_figure(result: Result) -> "Figure":
 
 
 EVALUATE_FOUNDATION = Stage(
-    name="evaluate_foundation", version=2, function=evaluate_foundation, handle=Report, libraries=("torch",)
+    name="evaluate_foundation", version=3, function=evaluate_foundation, handle=Report, libraries=("torch",)
 )

@@ -197,7 +197,7 @@ def _collection(chain: CorpusChain) -> Iterator[str]:
         record = chain.records[folder]
         source, counts = record["config"]["source"], record["counts"]
         members = listed([address(glob) for glob in source.get("members", ())], most=4)
-        lines.append([plain(source["name"]), _origin(source), members, count(counts["rows_in"])])
+        lines.append([plain(source["name"]), origin_of(source), members, count(counts["rows_in"])])
     if not lines:
         yield "The outputs of `collect` no longer exist.\n"
         return
@@ -205,11 +205,14 @@ def _collection(chain: CorpusChain) -> Iterator[str]:
     yield "The times of collection are in provenance.md and in the column `collected_at` of every page.\n"
 
 
-def _origin(source: Mapping[str, Any]) -> str:
-    if "package" not in source:
-        return "files of the person who collected them"
-    name, digest = f"{source['package']} {source['version']}", str(source.get("sha256", ""))[:DIGEST_DIGITS]
-    return f"package {plain(name)} ({plain(source['registry'])}), sha256 {digest}"
+def origin_of(source: Mapping[str, Any]) -> str:
+    """Where the pages of a source come from, by what the record of `collect` contains of it."""
+    if "package" in source:
+        name, digest = f"{source['package']} {source['version']}", source["sha256"][:DIGEST_DIGITS]
+        return f"package {plain(name)}, sha256 {digest}"
+    if "urls" in source:
+        return listed([address(url.partition("#")[0]) for url in source["urls"]], most=4)
+    return "files of the person who collected them"
 
 
 def _licences(tables: Tables) -> Iterator[str]:

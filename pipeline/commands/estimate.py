@@ -9,7 +9,7 @@ another size the first estimate is rough.
 import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from model.size import flops_a_token
@@ -20,9 +20,10 @@ from pipeline.training.pretrain import ResolvedPretrain
 
 MEASURED_SECONDS = 2.0
 SIZES = (1024, 128, 384)  # rows x width x d_ff: the largest product in a layer of the preset `demo`
-TRAINING_SHARE = 0.54  # share of the speed of such products that a training reaches (docs/log.md)
-# Seconds of the demo on 2 idle cores of an AMD EPYC, on which products ran at DEMO_SPEED (docs/log.md).
-DEMO_SPEED = 2.28e11  # FLOP/s
+# FLOP/s of such products and of a training of the demo on 2 idle cores of an AMD EPYC, by HAS_FAST_ONEDNN of
+# model/linear.py: wider instructions speed up the products alone, so that a training reaches a smaller share of them.
+SPEEDS = {True: (4.7e11, 1.25e11), False: (1.9e11, 0.96e11)}
+# Seconds of the demo on those two cores.
 DEMO_SECONDS = {
     "pages": 1.1,
     "documents": 17.7,
@@ -46,13 +47,18 @@ class Estimate:
     """The work of the assets that are not up to date, and the speed of this machine."""
 
     flops: float  # of all trainings
-    demo_seconds: float  # of everything else on a machine with DEMO_SPEED
-    flops_per_second: float
+    demo_seconds: float  # of everything else on the machine of SPEEDS
+    product_speed: float  # measured here, FLOP/s
+    fast_onednn: bool  # which of SPEEDS to compare with
 
     @property
     def seconds(self) -> float:
-        training = self.flops / (self.flops_per_second * TRAINING_SHARE)
-        return training + self.demo_seconds * DEMO_SPEED / self.flops_per_second
+        return self.slowdown * (self.flops / SPEEDS[self.fast_onednn][1] + self.demo_seconds)
+
+    @property
+    def slowdown(self) -> float:
+        """How many times as long as on the machine of SPEEDS everything takes here and now."""
+        return SPEEDS[self.fast_onednn][0] / self.product_speed
 
 
 def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = None) -> Estimate | None:
@@ -61,49 +67,65 @@ def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = Non
     flops = sum(_training_flops(wanted, assets))
     if not wanted or (flops < 1e11 and all(build.last for one in wanted for build in one.rebuilt)):
         return None
-    speed = matrix_product_speed(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20)
+    work = Estimate(
+        flops=flops, demo_seconds=0.0, **measured(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20)
+    )
     seconds = 0.0
     for one in wanted:
         known = [build.seconds for build in one.rebuilt if build.seconds is not None and not _trains(build.config)]
-        here = sum(known) * speed / DEMO_SPEED  # `seconds` were measured on this machine
+        here = sum(known) / work.slowdown  # `seconds` were measured on this machine
         seconds += OUTSIDE_SECONDS + (here if known else _demo_seconds(one.asset))
-    return Estimate(flops=flops, demo_seconds=seconds, flops_per_second=speed)
+    return replace(work, demo_seconds=seconds)
 
 
 def estimate_line(work: Estimate) -> str:
     """For instance "About 6 minutes on this machine (2 cores, 41 GFLOP/s measured): ..."."""
     minutes = round(work.seconds / 60)
-    length = f"{minutes} minutes" if minutes > 1 else "1 minute" if work.seconds >= 45 else "less than a minute"
+    length = (
+        f"About {minutes} minutes"
+        if minutes > 1
+        else "About a minute"
+        if work.seconds >= 45
+        else "Less than a minute"
+    )
     trained = f"{work.flops / 1e12:,.1f} TFLOP of training" if work.flops else "no training"
-    other = work.demo_seconds * DEMO_SPEED / work.flops_per_second
     return (
-        f"About {length} on this machine ({n_usable_cores()} cores, {work.flops_per_second / 1e9:,.0f} GFLOP/s"
-        f" measured): {trained}, {other:,.0f} seconds for everything else."
+        f"{length} on this machine ({n_usable_cores()} cores, {work.product_speed / 1e9:,.0f} GFLOP/s"
+        f" measured): {trained}, {work.demo_seconds * work.slowdown:,.0f} seconds for everything else."
     )
 
 
-def matrix_product_speed(seconds: float = MEASURED_SECONDS) -> float:
-    """FLOP/s of float32 matrix products of the demo's size, on all cores, at the current load of the machine.
+def measured(seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
+    """The measured fields of an Estimate: FLOP/s of float32 matrix products of the demo's size, on all cores, at the
+    current load of the machine.
 
-    Every core computes its own products: on busy cores the threads of one product would wait for each other.
+    By the product that trainings use (model/linear.py). Every core computes its own products: on busy cores the
+    threads of one product would wait for each other.
     """
-    import numpy as np
-    from threadpoolctl import threadpool_limits
+    import torch
+
+    from model.linear import HAS_FAST_ONEDNN, product
 
     rows, width, wide = SIZES
-    a, b = np.ones((rows, width), np.float32), np.ones((width, wide), np.float32)
+    a, b = torch.ones(rows, width), torch.ones(wide, width)
 
     def n_products(until: float) -> int:
         n = 0
         while time.perf_counter() < until:
-            a @ b
+            product(a, b)
             n += 1
         return n
 
-    with threadpool_limits(1), ThreadPoolExecutor(n_usable_cores()) as threads:
-        started = time.perf_counter()
-        total = sum(threads.map(n_products, [started + seconds] * n_usable_cores()))
-        return max(total, 1) * 2.0 * rows * width * wide / (time.perf_counter() - started)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(n_usable_cores()) as threads, torch.inference_mode():
+            started = time.perf_counter()
+            total = sum(threads.map(n_products, [started + seconds] * n_usable_cores()))
+            speed = max(total, 1) * 2.0 * rows * width * wide / (time.perf_counter() - started)
+            return {"product_speed": speed, "fast_onednn": HAS_FAST_ONEDNN}
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[float]:

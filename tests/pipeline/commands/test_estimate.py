@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.commands.estimate import DEMO_SPEED, Estimate, estimate, estimate_line, matrix_product_speed
+from pipeline.commands.estimate import SPEEDS, Estimate, estimate, estimate_line, measured
 from pipeline.commands.planning import plan
 
 
@@ -30,13 +30,17 @@ def test_estimate_of_what_is_built_is_nothing(toy_graph):
     assert estimate(plan(toy_graph.layout)) is None
 
 
-def test_estimate_line_is_in_minutes_and_half_as_long_on_a_machine_twice_as_fast():
-    slow = Estimate(flops=2e13, demo_seconds=70, flops_per_second=DEMO_SPEED / 2)
-    fast = Estimate(flops=2e13, demo_seconds=70, flops_per_second=DEMO_SPEED)
+@pytest.mark.parametrize(("fast_onednn", "minutes"), [(True, 4), (False, 5)])
+def test_estimate_line_is_in_minutes_and_half_as_long_on_a_machine_twice_as_fast(fast_onednn, minutes):
+    speed, _ = SPEEDS[fast_onednn]
+    slow, fast = (
+        Estimate(flops=2e13, demo_seconds=70, product_speed=one, fast_onednn=fast_onednn)
+        for one in (speed / 2, speed)
+    )
     assert slow.seconds == pytest.approx(2 * fast.seconds)
-    assert estimate_line(fast).startswith("About 4 minutes on this machine (")
-    assert "228 GFLOP/s measured): 20.0 TFLOP of training, 70 seconds for everything else." in estimate_line(fast)
+    assert estimate_line(fast).startswith(f"About {minutes} minutes on this machine (")
+    assert "GFLOP/s measured): 20.0 TFLOP of training, 70 seconds for everything else." in estimate_line(fast)
 
 
-def test_matrix_product_speed_is_one_of_a_computer():
-    assert 1e7 < matrix_product_speed(0.05) < 1e15
+def test_measured_speed_is_that_of_a_computer():
+    assert 1e7 < measured(0.05)["product_speed"] < 1e15

@@ -52,7 +52,7 @@ def contestants(shares: Counter[str]) -> dict[str, Callable[[str], str]]:
 
 
 def raced(pages: list[GoldPage], runners: dict[str, Callable[[str], str]]) -> tuple[dict, dict[str, list[float]]]:
-    """Texts by (contestant, page id), and processor seconds a page by contestant."""
+    """Texts by (contestant, page id), and processor seconds per page by contestant."""
     texts: dict[tuple[str, str], str] = {}
     seconds: defaultdict[str, list[float]] = defaultdict(list)
     order = list(runners)

@@ -1,14 +1,14 @@
 """Bits per byte for tokens and seconds, beside nanoGPT: trials of our settings, and a duel over seeds.
 
 In: a text (--data FILE for one character a token, or --shards DIR of token shards) and, for the peer, --nanogpt DIR,
-a checkout whose model.py is imported by its path (a duel without it says so and does nothing). Out: a JSON line a run
-in --out, and markdown tables of them, printed.
+a checkout whose model.py is imported by its path (a duel without it says so and does nothing). Out: a JSON line per
+run in --out, and markdown tables of them, printed.
 
     python -m bench.convergence trials --data FILE --out RUNS --trial muon_lr=0.02 --trial muon_lr=0.04,n_steps=600
     python -m bench.convergence duel   --data FILE --nanogpt DIR --out RUNS --seeds 3 --trial n_steps=1300
     python -m bench.convergence table  --out RUNS
 
-Both models see the same number of tokens a step and have the same number of parameters to 1 %. Both are judged by
+Both models see the same number of tokens per step and have the same number of parameters to 1 %. Both are judged by
 model.evaluate.document_losses over the same windows, which do not overlap. In a duel the two train in turns, a
 hundredth of their steps each, so that what else the machine does falls on both; evaluation and the making of the
 models are not timed. A run whose line is in RUNS is not made again.
@@ -48,7 +48,7 @@ CHARACTERS = (
     DecoderShape(n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=336, max_seq_len=64),
     TrainConfig(n_steps=1300, rows=12, seq_len=64, micro_batch=12),
 )
-# the same width and depth on the default corpus, 1,024 tokens a step
+# the same width and depth on the default corpus, 1,024 tokens per step
 WORDS = (
     DecoderShape(
         n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=344, max_seq_len=128, tie_embeddings=True

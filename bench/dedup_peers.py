@@ -1,8 +1,8 @@
 """The tools that `dedup` is compared with, each as a function from texts to the names of those that it removes.
 
 In: texts by name, written as Parquet into a temporary folder. Out: `peers`: those that are installed; a line is
-printed for each that is not. datatrove 0.10.1 runs its four steps with a process a core, 14 x 8 on word 5-grams, as
-FineWeb does; text-dedup runs as a program of an interpreter of its own, because its pins do not agree with ours.
+printed for each that is not. datatrove 0.10.1 runs its four steps with one process per core, 14 x 8 on word 5-grams,
+as FineWeb does; text-dedup runs as a program of an interpreter of its own, because its pins do not agree with ours.
 """
 
 import json

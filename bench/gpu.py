@@ -9,8 +9,9 @@ the same weights on the same data; a run that kills itself and goes on, beside o
     python -m bench.gpu                      # --device cpu --tiny walks the same path with tiny sizes
 
 MFU is FLOPs that the formula counts, over what the device can do (989 TFLOP/s on an H200 or H100, dense bfloat16).
-FLOPs a token, T tokens a row: 6 N + 12 L H K T (arXiv:2204.02311 appendix B), N all matrices and the head, without
-the embedding's look-up. Two other conventions stand beside it: N without the head, and attention's causal half.
+FLOPs per token, T tokens per row: 6 N + 12 L H K T (arXiv:2204.02311 appendix B), N all matrices and the head,
+without the embedding's look-up. Two other conventions stand beside it: N without the head, and attention's causal
+half.
 """
 
 import argparse
@@ -190,7 +191,7 @@ def mfu(cfg: DecoderConfig, rate: float, device: torch.device) -> list[str]:
 def print_throughput(plan: Plan, device: torch.device) -> None:
     (name, cfg), *others = plan.sizes.items()
     can_compile = device.type == "cuda" and chosen_compile(None, device.type)
-    print(f"## Micro-batch, {name}, {plan.sweep_rows} x {cfg.max_seq_len} tokens a step, Muon\n")
+    print(f"## Micro-batch, {name}, {plan.sweep_rows} x {cfg.max_seq_len} tokens per step, Muon\n")
     print("| rows at once | | tokens/s | MFU | peak GB | estimated GB | first step s |")
     print("|---:|---|---:|---:|---:|---:|---:|")
     best, best_rate = plan.micro_batches[0], 0.0
@@ -199,7 +200,7 @@ def print_throughput(plan: Plan, device: torch.device) -> None:
         speed = print_sweep_row(cfg, train_config(cfg, plan.sweep_rows, rows), device, plan.steps, compiled)
         if speed is not None and speed.tokens_a_second > best_rate and compiled == can_compile:
             best, best_rate = rows, speed.tokens_a_second
-    print(f"\n## Throughput, {plan.rows} rows a step, compiled: {can_compile}\n")
+    print(f"\n## Throughput, {plan.rows} rows per step, compiled: {can_compile}\n")
     print("| size | N | optimiser | rows at once | ms a step | tokens/s | MFU | N without head | causal half | GB |")
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     print_speed(name, cfg, train_config(cfg, plan.rows, best), device, plan.steps, can_compile)

@@ -63,7 +63,7 @@ def whole(text: str, filler: Callable[[int], str]) -> str:
 
 
 def wrapped(text: str, filler: Callable[[int], str]) -> str:
-    """Eight words a line."""
+    """Eight words per line."""
     words = text.split()
     return "\n".join(" ".join(words[i : i + 8]) for i in range(0, len(words), 8))
 

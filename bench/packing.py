@@ -67,7 +67,7 @@ def sections(shards: Sequence[TokenShard], n_tokens: int, vocab_size: int, path:
 def shares_table(shards: Sequence[TokenShard]) -> list[str]:
     """What rows of several lengths leave empty, tear apart and mix."""
     lines = [
-        "| tokens a row | rows hold | rows | cells left empty | never a target | documents torn that would fit"
+        "| tokens per row | rows hold | rows | cells left empty | never a target | documents torn that would fit"
         " | tokens of its own document before a target, mean | seen tokens of other documents, no mask |",
         "|--:|:--|--:|--:|--:|--:|--:|--:|",
     ]

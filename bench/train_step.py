@@ -93,7 +93,7 @@ def main() -> None:
     for _ in range(arguments.steps):
         for name, (state, optimizer) in entries.items():
             seconds[name].append(timed_step(state, optimizer, batch, cfg))
-    print(f"{arguments.preset}: {cfg.rows} x {cfg.seq_len} tokens a step, {device}, {arguments.threads} threads")
+    print(f"{arguments.preset}: {cfg.rows} x {cfg.seq_len} tokens per step, {device}, {arguments.threads} threads")
     print(f"{'optimiser':<18}{'forward+backward ms':>21}{'update ms':>11}{'step ms':>9}{'tokens/s':>10}")
     for name, times in seconds.items():
         passes, updates, steps = (min(part) for part in zip(*((a, b, a + b) for a, b in times), strict=True))

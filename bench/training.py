@@ -2,7 +2,7 @@
 
 In: --nanogpt DIR with its train.py (without it, it is left out, and a line says so). Out: tables, printed. Every
 contestant runs in a process of its own, and they take turns for --rounds rounds; a ratio is the median over rounds of
-the ratio within a round, and its spread stands beside it: what else the machine does then falls on all alike.
+the ratio within a round, and its spread is given with it: what else the machine does then falls on all alike.
 
     python -m bench.training --nanogpt ../nanoGPT [--steps 200] [--rounds 3] [--threads 2] [--only speed]
 """

@@ -5,7 +5,7 @@ data/store/split); of these the first --documents, a document a paragraph, so th
 tables, printed.
 
 - costs: seconds to write all files of a vocabulary (ranks, and tokenizer.json with its merges), to load it, and the
-  bytes a token of the documents. A vocabulary of 4,096 tokens is trained on the documents, the others are published
+  bytes per token of the documents. A vocabulary of 4,096 tokens is trained on the documents, the others are published
   and fetched into --cache.
 - ids: documents whose ids by AutoTokenizer are not ours; there must be none.
 
@@ -42,7 +42,7 @@ def main() -> None:
     texts = list(itertools.islice(paragraphs(args.data or newest_split()), args.documents))
     n_bytes = sum(len(text.encode()) for text in texts)
     print(f"{machine(1)}\n\n{len(texts):,} documents, {n_bytes / 1e6:.1f} MB\n")
-    print("| vocabulary | tokens | write, s | load, s | bytes a token | documents with other ids in transformers |")
+    print("| vocabulary | tokens | write, s | load, s | bytes per token | documents with other ids in transformers |")
     print("|---|---:|---:|---:|---:|---:|")
     for name in (f"trained ({PATTERN})", *PUBLISHED):
         ranks = (

@@ -152,7 +152,7 @@ class TrainConfig:
 
     n_steps: int
     rows: int  # rows of a global batch
-    seq_len: int  # tokens a row
+    seq_len: int  # tokens per row
     # rows that pass through the model at once; divides rows; None = as memory allows
     micro_batch: int | None = field(default=None, metadata=HOW)
     # keep only inputs of layers for backward: less memory, a third slower

@@ -30,7 +30,7 @@ from model.train import micro_batches, precision
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DocumentLosses:
-    """A row a document, in the order of the shards."""
+    """One row per document, in the order of the shards."""
 
     document_ids: list[str]
     nats: np.ndarray  # float64, summed over the predicted tokens

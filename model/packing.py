@@ -11,7 +11,7 @@ PackedDocuments: a document of n tokens fills n // T rows of its own, from its f
 are left share a row with those of other documents, the longest first, each where it leaves least room (best fit
 decreasing over the histogram of lengths, as in arXiv:2107.02027). A document begins where its row or its piece
 begins. Its last target is the end-of-text token that opens the next one. Every token but the first of the stream is
-a target exactly once; cells that stay empty have none. The plan holds at most 24 bytes a document, the borders 8.
+a target exactly once; cells that stay empty have none. The plan holds at most 24 bytes per document, the borders 8.
 
 Legend: T tokens of a row.
 """

@@ -14,7 +14,7 @@ The rules, from n_layers and d_model (`from_depth` takes 64 n_layers as width):
 - batch: a power of the tokens with exponent 0.383 (arXiv:2505.13738, independent of the size of the model) through
   2^19 at 12 layers; but at least MIN_STEPS updates, which is what binds below 12 layers. A power of two.
 - Muon's learning rate is the same for all: an orthogonal update times sqrt(max(1, rows / columns)) changes what a
-  matrix puts out by as much at every width (arXiv:2310.17813). 0.02 at 124 M and 2^19 tokens a step
+  matrix puts out by as much at every width (arXiv:2310.17813). 0.02 at 124 M and 2^19 tokens per step
   (https://kellerjordan.github.io/posts/muon); 0.009 and 0.015 were best, and alike, at 4 layers of 128 and 2^10.
 - AdamW's falls with 1/sqrt(d_model), from the rate that was found for 128.
 - three steps of Newton-Schulz below a width of 512, where batches are small and they are a fifth of a step; else 5.

@@ -126,7 +126,7 @@ def validation(
     """A function of the model that gives validation_loss (nats a token) and validation_bits_per_byte, over the
     same windows each time; None when the split is too small for one window.
 
-    Bits per byte are an estimate from these windows, by the bytes a token has in the whole split; evaluation
+    Bits per byte are an estimate from these windows, by the bytes per token of the whole split; evaluation
     (model/evaluate.py) counts whole documents.
     """
     n_tokens = sum(len(shard.tokens) for shard in shards)

@@ -1,7 +1,7 @@
 """A training run that lives in a folder: begun or resumed, always to the same end.
 
 In: a folder and a Job (model with its initial weights, batches, loss, validation). Out: the trained model, the curve
-and the last checkpoints in the folder: curve.jsonl (a line a step, a line a validation) and checkpoints/.
+and the last checkpoints in the folder: curve.jsonl (one line per step and per validation) and checkpoints/.
 
 A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
 checkpoint gives weights, optimiser, generators, step, the length that the curve had, and what was chosen once: thread

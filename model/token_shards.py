@@ -1,6 +1,6 @@
 """Token shards: the one Arrow schema for tokens, its writer and its memory-mapped reader.
 
-In: documents as arrays of token ids. Out: Arrow IPC files, uncompressed, one row a document, which training reads
+In: documents as arrays of token ids. Out: Arrow IPC files, uncompressed, one row per document, which training reads
 with no copy: the flat values of the list column are the token stream, its offsets the document borders.
 
 A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json:

@@ -2,7 +2,7 @@
 
 In: a folder with the two files that decide every id,
 
-    tokenizer.tiktoken        tiktoken's own format: base64 of a token, space, rank, a line a token
+    tokenizer.tiktoken        tiktoken's own format: base64 of a token, space, rank, one line per token
     gristmill_tokenizer.json  which vocabulary this is: split pattern by name and text, special tokens, vocabulary
                               size, sha256 of the ranks
 

@@ -300,7 +300,7 @@ def _divergence(step: int, numbers: Mapping[str, float], batches: "Batches", che
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within the block SIGTERM and SIGINT are remembered, not obeyed; the value tells whether one came.
+    """Within the block SIGTERM and SIGINT are recorded, not obeyed; the value is whether one came.
 
     Outside the main thread, where handlers cannot be set, it always says no.
     """

@@ -81,7 +81,7 @@ PUBLISHED = {
 
 
 def ranks_file(ranks: Mapping[bytes, int]) -> bytes:
-    """tiktoken's format: base64 of a token, space, rank, a line a token."""
+    """tiktoken's format: base64 of a token, space, rank, one line per token."""
     return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for token, rank in ranks.items())
 
 

@@ -150,7 +150,7 @@ def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
 
     with DagsterInstance.from_config(str(visit.layout.dagster_home)) as instance:
         findings = list(_dagster_findings(instance, visit.mend))
-    yield from findings or [Finding("Dagster runs", OK, "none hangs")]
+    yield from findings or [Finding("Dagster runs", OK, "none is stuck")]
 
 
 def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
@@ -179,7 +179,7 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
     for fingerprint in dead:
         yield Finding(f"MLflow run of {fingerprint[:8]}", state, f"its process is gone; {done}")
     if not dead:
-        yield Finding("MLflow runs", OK, "none hangs")
+        yield Finding("MLflow runs", OK, "none is stuck")
     if visit.mend and (waiting := send_pending(visit.layout)):
         detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait and are kept; is the server running?"
         yield Finding("MLflow journal", WARNING, detail)

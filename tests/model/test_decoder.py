@@ -89,7 +89,7 @@ def test_decoder_cached_steps_equal_full_pass_and_again_after_clear(data, decode
 @given(data=st.data(), n_padding=st.integers(1, 7), n_read=st.integers(1, 12))
 @law
 def test_decoder_left_padding_changes_no_row(data, n_padding, n_read, decoder_configs, ids_BT):
-    """The padded row stands beside a full one; both go on from a cache."""
+    """The padded row is next to a full one; both continue from a cache."""
     model = random_decoder(data.draw(decoder_configs))
     short_T, full_T = ids_BT[0, : 20 - n_padding], ids_BT[1]
     padded_BT = torch.stack([torch.cat([torch.full((n_padding,), 7), short_T]), full_T])

@@ -242,7 +242,7 @@ def write_tokens(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """A folder a run: `one` process, two in `ddp` and `fsdp`; `mixed` goes from one to two and back to one.
+    """One folder per run: `one` process, two in `ddp` and `fsdp`; `mixed` goes from one to two and back to one.
 
     `mixed`: one process to step 20, DDP until a signal at 25, FSDP to step 30, one process to the end.
     """

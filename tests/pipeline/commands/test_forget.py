@@ -174,7 +174,7 @@ def test_forgotten_pages_and_their_copies_are_counted_as_denied(forgotten):
 
 
 def test_forget_leaves_the_other_shards_as_they_were(forgotten):
-    """The same files, not equal ones: they were remembered and not made again."""
+    """The same files, not equal ones: they were cached and not made again."""
     for asset in ("documents",):
         before, after = forgotten.before[asset].directory, forgotten.after[asset].directory
         same = [path for path in shard_paths(after) if path.stat().st_ino in forgotten.inodes]

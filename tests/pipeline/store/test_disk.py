@@ -23,7 +23,7 @@ class LetterConfig:
 
 
 def _write_letter(cfg, inputs, work) -> Outcome:
-    """A kilobyte of one letter, remembered as a part and linked into the output, as map_shards does."""
+    """A kilobyte of one letter, cached as a part and linked into the output, as map_shards does."""
     part = work.parts / cfg.letter / "kept.parquet"
     if not part.exists():
         write_text(part, cfg.letter * KILOBYTE)

@@ -196,8 +196,8 @@ def test_store_shard_that_lost_bytes_is_named_and_rebuilt_after_it_was_deleted(s
     assert bytes_of(store.build(UPPER, None, words).handle.directory) == before
 
 
-def test_store_flipped_byte_in_a_remembered_shard_is_not_used_again(store):
-    """The output is a link to the remembered shard, so that damage to one is damage to the other."""
+def test_store_flipped_byte_in_a_cached_shard_is_not_used_again(store):
+    """The output is a link to the cached shard, so that damage to one is damage to the other."""
     words = store.build(WORDS, Settings()).handle
     built = store.build(UPPER, None, words)
     before = bytes_of(built.handle.directory)

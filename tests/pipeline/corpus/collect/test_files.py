@@ -142,7 +142,7 @@ def test_collect_same_files_collected_at_another_time_have_the_same_digest(mill,
 
 
 def test_collect_file_of_same_size_and_time_but_other_bytes_is_noticed_after_it_settled(mill, folder):
-    """A digest remembered by size and time must not hide a change that came right after it was taken."""
+    """A digest cached by size and time must not hide a change that came right after it was taken."""
     first = mill.build(folder)
     stat = (folder / "note.txt").stat()
     (folder / "note.txt").write_text("NOTE")

@@ -471,7 +471,7 @@ def test_dedup_shard_that_lost_its_tail_is_named(store, written_documents):
 
 
 def test_dedup_shard_that_changes_after_its_signatures_is_named(store, written_documents):
-    """Its signatures are remembered, so that only the writing reads it."""
+    """Its signatures are cached, so that only the writing reads it."""
     handle = written_documents([(f"s{i % 2}", "x", f"p{i}", f"{FOX} {i}") for i in range(50)])
     workers = Store(root=store.root, engine=LocalProcesses(n_workers=1))
     workers.build(DEDUP, DedupConfig(), handle)

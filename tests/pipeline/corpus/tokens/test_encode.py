@@ -1,4 +1,4 @@
-"""encode: tokens of each shard, remembered, and what happens to bad shards, tokenizers and disks."""
+"""encode: tokens of each shard, cached, and what happens to bad shards, tokenizers and disks."""
 
 import itertools
 import random

@@ -1,7 +1,8 @@
-"""The pictures of the docs, taken from the data at hand: dagster-graph.png, corpus-report.png and mlflow-curve.png.
+"""The pictures of the docs, taken from the data at hand.
 
-In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: three PNG files. Starts
-`gristmill ui` on ports 3900 and 5900 and drives Debian's chromium through Playwright.
+In: a data folder that `gristmill demo` has filled (GRISTMILL_DATA, else data/). Out: dagster-graph.png,
+launchpad.png, corpus-report.png and mlflow-curve.png. Starts `gristmill ui` on ports 3900 and 5900 and drives
+Debian's chromium through Playwright.
 
     .venv/bin/python -m bench.screenshots [--out docs]
 """
@@ -35,6 +36,7 @@ def main() -> None:
     with servers(), sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         show_graph(browser.new_page(viewport={"width": 2600, "height": 2000}), args.out / "dagster-graph.png")
+        show_launchpad(browser.new_page(viewport={"width": 1700, "height": 1100}), args.out / "launchpad.png")
         show_report(browser.new_page(viewport={"width": 1700, "height": 1400}), args.out / "corpus-report.png")
         show_curve(browser.new_page(viewport={"width": 1600, "height": 900}), layout, args.out / "mlflow-curve.png")
         browser.close()
@@ -64,6 +66,14 @@ def show_graph(page: Page, path: Path) -> None:
     page.wait_for_timeout(SETTLE_MS)
     expect(page.get_by_text("Loading...")).to_have_count(0, timeout=LOADED_MS)
     page.screenshot(path=path, clip={"x": 369, "y": 240, "width": 2231, "height": 1640})  # the graph alone
+    print(path)
+
+
+def show_launchpad(page: Page, path: Path) -> None:
+    page.goto(f"http://127.0.0.1:{DAGSTER_PORT}/locations/gristmill/jobs/pretrain/playground")
+    page.get_by_text("foundation_model").first.wait_for()
+    page.wait_for_timeout(SETTLE_MS)
+    page.screenshot(path=path)
     print(path)
 
 

@@ -23,6 +23,7 @@ from pipeline.store.disk import size_text
 from pipeline.store.layout import Layout, asset_records, usable_layout
 from pipeline.store.progress import Display, clock_text, displayed
 from pipeline.store.settings import refuse_unknown
+from pipeline.store.store import RECORD
 
 JOB = "demo"
 NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -51,13 +52,16 @@ class Watch:
     display: Display
     layout: Layout
     assets_of: Mapping[str, str]  # step -> asset; steps of checks are too short for a line
-    started_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    finished_before: set[str] = field(init=False)  # fingerprints; the time of a record has whole seconds only
     built: list[Made] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)  # step, message
     interrupted: bool = False  # by Ctrl-C or SIGTERM
     n_passed: int = 0  # checks
     complaints: list[str] = field(default_factory=list)  # messages of checks that did not pass
+
+    def __post_init__(self) -> None:
+        self.finished_before = {record.parent.name for record in self.layout.store.glob(f"*/*/{RECORD}")}
 
     def __call__(self, entry: Any) -> None:
         event = entry.dagster_event
@@ -97,7 +101,7 @@ class Watch:
         )
 
     def _outcome(self, asset: str) -> str:
-        records = [r for r in asset_records(self.layout, asset) if r["finished_at"] >= self.started_at]
+        records = [r for r in asset_records(self.layout, asset) if r["fingerprint"] not in self.finished_before]
         if not records:
             self.unchanged.append(asset)
             return "unchanged"

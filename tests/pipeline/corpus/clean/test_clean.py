@@ -258,10 +258,10 @@ def test_normalised_ignores_case_width_and_space():
 
 def test_clean_pathological_whitespace_is_quick():
     text = " " * 2_000_000 + "x" + "\n" * 500_000 + "([" * 50_000
-    started = time.process_time()
+    started = time.thread_time()
     for media_type in ("text/plain", "text/x-wiki", "text/x-rst", "text/markdown"):
         clean_page(item(text.encode(), media_type))
-    assert time.process_time() - started < 60  # time with the square of its length would be hours
+    assert time.thread_time() - started < 60  # time with the square of its length would be hours
 
 
 PAGES = {

@@ -186,10 +186,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_html_text_hostile_page_costs_little_and_raises_nothing(name):
-    start = time.process_time()
+    start = time.thread_time()
     extracted = html_text(HOSTILE[name])
     assert isinstance(extracted.text, str)
-    assert time.process_time() - start < 10
+    assert time.thread_time() - start < 10
 
 
 @pytest.mark.parametrize("name", ["nul", "lone surrogate", "xml declaration", "charset that lies", "broken tags"])

@@ -54,8 +54,8 @@ def test_text_hostile_markup_costs_time_in_proportion_to_its_length(function, pi
 
     def seconds(n_characters: int) -> float:
         text = "`" + piece * (n_characters // len(piece))
-        started = time.process_time()
+        started = time.thread_time()
         function(text)
-        return time.process_time() - started
+        return time.thread_time() - started
 
     assert seconds(100_000) < 25 * max(0.02, seconds(10_000))

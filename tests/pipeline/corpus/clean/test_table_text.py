@@ -78,9 +78,9 @@ def test_table_of_empty_cells_has_no_text():
 )
 def test_table_hostile_quotes_cost_time_in_proportion_to_their_length(text):
     def seconds(part: str) -> float:
-        started = time.process_time()
+        started = time.thread_time()
         table_text(part, ",")
-        return time.process_time() - started
+        return time.thread_time() - started
 
     seconds(text[:1000])
     assert seconds(text) < 20 * max(0.02, seconds(text[: len(text) // 4]))

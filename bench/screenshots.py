@@ -44,7 +44,7 @@ def main() -> None:
 
 @contextmanager
 def servers() -> Iterator[None]:
-    command = [Path(sys.executable).parent / "gristmill", "ui"]
+    command = [sys.executable, "-m", "pipeline", "ui"]
     ports = ["--dagster-port", str(DAGSTER_PORT), "--mlflow-port", str(MLFLOW_PORT)]
     with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as supervisor:
         try:

@@ -66,7 +66,7 @@ class Link:
         return "url" in self.columns()
 
     def columns(self) -> list[str]:
-        """Schema of the rows in its shards; None if they are not Parquet."""
+        """Columns of the rows in its shards; empty if they are not Parquet."""
         return schema(self.writes).names if self.writes else []
 
     def load(self) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ from pipeline.commands.tables import agreed, count_text
 from pipeline.store.disk import find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.tracking.journal import journals
-from pipeline.tracking.server import new_client, tracking_uri
+from pipeline.tracking.server import has_database, new_client
 
 
 def run(args: Namespace) -> int:
@@ -32,7 +32,7 @@ def run(args: Namespace) -> int:
 
 def _registered(layout: Layout) -> set[str]:
     """Fingerprints of the builds whose MLflow runs belong to versions of registered models."""
-    if tracking_uri(layout).startswith("sqlite:") and not (layout.mlflow / "mlflow.db").exists():
+    if not has_database(layout):
         return set()
     client = new_client(layout)
     versions = [

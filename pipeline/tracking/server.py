@@ -27,7 +27,7 @@ def is_local(layout: Layout) -> bool:
 
 def has_database(layout: Layout) -> bool:
     """False where tracking is a SQLite file that was not made yet."""
-    return not tracking_uri(layout).startswith("sqlite:") or (layout.mlflow / "mlflow.db").exists()
+    return not is_local(layout) or (layout.mlflow / "mlflow.db").exists()
 
 
 def new_client(layout: Layout) -> Any:

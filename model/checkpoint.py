@@ -29,6 +29,7 @@ from model.decoder import Decoder
 from model.distributed import is_main, local, part_of, whole_on_main
 from model.heads import SequenceClassifier
 from model.optim import check_same_shapes
+from model.size_check import check_size, shapes_in
 from model.train import TrainState
 
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
@@ -178,6 +179,7 @@ def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]
 def load_decoder(directory: Path) -> Decoder:
     """The decoder of a Checkpoint folder, on the CPU, in evaluation mode. ValueError when it holds no decoder."""
     cfg, _ = _read_description(directory, "decoder")
+    check_size(cfg, shapes_in(directory / WEIGHTS), directory / CONFIG)
     model = Decoder(cfg)
     load_weights(directory / WEIGHTS, model)
     return model.eval()
@@ -186,10 +188,13 @@ def load_decoder(directory: Path) -> Decoder:
 def load_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
     """The classifier of a Checkpoint folder, as in `load_decoder`, and its labels in the order of its classes."""
     cfg, description = _read_description(directory, "sequence_classifier")
-    labels = tuple(description["labels"])
+    labels = description.get("labels")
+    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{directory / CONFIG}: labels={str(labels)[:100]} must be a list of two or more names")
+    check_size(cfg, shapes_in(directory / WEIGHTS), directory / CONFIG)
     model = SequenceClassifier(cfg, len(labels))
     load_weights(directory / WEIGHTS, model)
-    return model.eval(), labels
+    return model.eval(), tuple(labels)
 
 
 def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[str, Any]]:
@@ -202,7 +207,7 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
         raise ValueError(f"{path}: holds a {found!r}, expected a {kind!r}")
     try:
         return decoder_config(description["model"]), description
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a config of this version ({error})") from error
 
 
@@ -275,7 +280,7 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1))
+    path.write_text(json.dumps(value, indent=1), "utf-8")
 
 
 def replace_json(path: Path, value: Any) -> None:
@@ -289,8 +294,8 @@ def replace_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # also of brackets or digits without end
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
 
 

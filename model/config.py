@@ -128,6 +128,9 @@ def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
     known = {f.name for f in fields(DecoderConfig)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown fields {', '.join(unknown)}; a decoder has {', '.join(sorted(known))}")
+    for one in fields(DecoderConfig):
+        if one.type is int and type(values.get(one.name, 0)) is not int:
+            raise ValueError(f"{one.name}={values[one.name]!r} must be a whole number")
     scaling = values.get("rope_scaling")
     changed = {
         "rope_scaling": RopeScaling(**scaling) if isinstance(scaling, Mapping) else scaling,

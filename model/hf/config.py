@@ -5,7 +5,6 @@ DecoderConfig; or the reverse, in a form that both versions read. What our decod
 name of the field; switches that no family has are refused by the names of the switches.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ from model.config import DecoderConfig, RopeScaling
 from model.hf.names import FAMILIES, Family
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
+LARGEST = 1e15  # of any size; beyond, a float is no whole number any more
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Ours -> theirs, of rope_scaling; linear has the factor alone.
 LLAMA3_SCALING = {
@@ -106,8 +106,11 @@ def _rope_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def config_from_hf(config: Mapping[str, Any]) -> DecoderConfig:
-    """ValueError names the family, or the field, that our decoder cannot compute, or that is missing."""
+def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> DecoderConfig:
+    """ValueError names the family, or the field, that our decoder cannot compute, or that is missing.
+
+    `n_tensors`: how many the weight files hold; a config with more layers is refused before a layer is counted.
+    """
     if not isinstance(config, Mapping):
         raise ValueError(f"config.json holds a {type(config).__name__}, expected an object")
     model_type = config.get("model_type")
@@ -116,6 +119,9 @@ def config_from_hf(config: Mapping[str, Any]) -> DecoderConfig:
         raise ValueError(f"model_type={model_type!r}: only {', '.join(FAMILIES)} can be read")
     _refuse_what_we_cannot(config, family)
     values: dict[str, Any] = {**family.switches, **_sizes(config, family)}
+    if n_tensors is not None and values["n_layers"] > n_tensors:
+        layers = f"{family.sizes['n_layers']}={values['n_layers']}"
+        raise ValueError(f"{layers} layers, but the weight files hold {n_tensors} tensors in all")
     for theirs, switches in family.flags.items():
         values |= dict.fromkeys(switches, bool(config.get(theirs, False)))
     if family.switches["positions"] == "rotary":
@@ -215,6 +221,7 @@ def _rope_from_hf(config: Mapping[str, Any], max_seq_len: int) -> dict[str, Any]
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} must be a number")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not -LARGEST <= value <= LARGEST:  # also nan
+        raise ValueError(f"{name}={repr(value)[:40]} must be a number of at most {LARGEST:g}")
     return float(value)

@@ -27,6 +27,7 @@ from model.hf.config import config_from_hf, config_to_hf
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
 from model.sample_config import SampleConfig
+from model.size_check import check_size, shapes_in
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"
@@ -39,8 +40,7 @@ def read_folder(directory: Path) -> Decoder:
 
     Raises ValueError naming what our decoder cannot compute, a weight without a place, or a place without a weight.
     """
-    config = _read_config(directory)
-    decoder = Decoder(config_from_hf(config))
+    decoder = Decoder(_read_shape(directory, _read_config(directory)))
     weights_from_hf(decoder, decoder.cfg, _read_weights(directory))
     return decoder.eval()
 
@@ -48,11 +48,11 @@ def read_folder(directory: Path) -> Decoder:
 def read_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
     """The sequence classifier in a folder of Hugging Face's, as in `read_folder`, and its labels by class."""
     config = _read_config(directory)
-    names = config.get("id2label") or {}
-    if sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
+    names = config.get("id2label")
+    if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
         raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
     labels = tuple(str(names[str(i)]) for i in range(len(names)))
-    model = SequenceClassifier(config_from_hf(config), len(labels))
+    model = SequenceClassifier(_read_shape(directory, config), len(labels))
     weights_from_hf(model, model.cfg, _read_weights(directory))
     return model.eval(), labels
 
@@ -175,23 +175,42 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json(directory / CONFIG)
 
 
+def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
+    """The decoder that `config` describes. ValueError, before it takes any memory, when the weights do not fit it."""
+    shapes = {name: shape for path in _weight_files(directory) for name, shape in shapes_in(path).items()}
+    try:
+        cfg = config_from_hf(config, n_tensors=len(shapes))
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG}: {error}") from error
+    check_size(cfg, shapes, directory / CONFIG)
+    return cfg
+
+
 def _read_weights(directory: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for path in _weight_files(directory):
+        weights |= read_tensors(path)
+    places = {} if (directory / WEIGHTS).exists() else read_json(directory / INDEX)["weight_map"]
+    if missing := sorted(places.keys() - weights.keys()):
+        raise ValueError(f"{directory / INDEX}: {missing[0]} is not in {places[missing[0]]}, where it should be")
+    return weights
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a folder: one, or those that its index names."""
     if (directory / WEIGHTS).exists():
-        return read_tensors(directory / WEIGHTS)
+        return [directory / WEIGHTS]
     if not (directory / INDEX).exists():
         pickled = sorted(path.name for path in directory.glob("*.bin")) + sorted(
             path.name for path in directory.glob("*.pt*")
         )
         found = f"; {pickled[0]} is pickled, may run code, and is not read" if pickled else ""
         raise ValueError(f"{directory} has neither {WEIGHTS} nor {INDEX}{found}")
-    places = read_json(directory / INDEX).get("weight_map")
+    index = read_json(directory / INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise ValueError(f"{directory / INDEX}: weight_map must say in which file each weight lies")
-    weights: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name:
-            raise ValueError(f"{directory / INDEX}: {name!r} points outside the folder")
-        weights |= read_tensors(directory / name)
-    if missing := sorted(places.keys() - weights.keys()):
-        raise ValueError(f"{directory / INDEX}: {missing[0]} is not in {places[missing[0]]}, where it should be")
-    return weights
+    names = sorted(set(places.values()))
+    if outside := [name for name in names if Path(name).name != name]:
+        raise ValueError(f"{directory / INDEX}: {outside[0]!r} points outside the folder")
+    return [directory / name for name in names]

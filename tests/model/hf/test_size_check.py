@@ -79,7 +79,7 @@ def test_config_nested_without_end_is_refused_by_its_file(reader, decoders, tmp_
 def test_id2label_that_is_no_table_of_classes_is_refused(names, decoders, tmp_path):
     write_folder(tmp_path, SequenceClassifier(decoders["qwen3"], 2), labels=("a", "b"))
     edited(tmp_path / "config.json", id2label=names)
-    with pytest.raises(ValueError, match="id2label=.* must name the classes"):
+    with pytest.raises(ValueError, match=r"id2label=.* must name the classes"):
         read_classifier(tmp_path)
 
 
@@ -108,7 +108,7 @@ def test_own_classifier_without_a_list_of_labels_is_refused(labels, decoders, tm
     cfg = decoders["qwen3"]
     save_model(tmp_path, SequenceClassifier(cfg, 2), describe(cfg, ("a", "b")))
     edited(tmp_path / "config.json", labels=labels)
-    with pytest.raises(ValueError, match="labels=.* must be a list of two or more names"):
+    with pytest.raises(ValueError, match=r"labels=.* must be a list of two or more names"):
         load_classifier(tmp_path)
 
 

@@ -122,7 +122,7 @@ def bits_per_byte(model: nn.Module, text: Text) -> float:
 
 def characters(path: Path, folder: Path) -> Text:
     """A text file, one token a character, the last tenth held out: nanoGPT's data/shakespeare_char."""
-    text = path.read_text()
+    text = path.read_text("utf-8")
     alphabet = {c: i for i, c in enumerate(sorted(set(text)))}
     ids = np.array([alphabet[c] for c in text], np.uint16)
     cut = int(0.9 * len(text))
@@ -240,7 +240,7 @@ def race(text: Text, runs: list[Run], out: Path) -> None:
     waiting = list(runs)
     while waiting:
         waiting = [run for run in waiting if run.turn()]
-    with out.open("a") as lines:
+    with out.open("a", encoding="utf-8") as lines:
         for run in runs:
             line = json.dumps({**run.result(text), "threads": torch.get_num_threads()})
             lines.write(line + "\n")
@@ -248,7 +248,7 @@ def race(text: Text, runs: list[Run], out: Path) -> None:
 
 
 def read_runs(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
 
 
 def settings_of(run: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def row_of(cost: dict[str, float]) -> str:
 def child_cost(n_documents: int, n_examples: int, n_workers: int) -> dict[str, float]:
     command = [sys.executable, "-m", "bench.decontaminate", "--stage", str(n_documents)]
     command += ["--examples", str(n_examples), "--workers", str(n_workers)]
-    answer = subprocess.run(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(
+        command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, encoding="utf-8", check=True
+    )
     return json.loads(answer.stdout)
 
 
@@ -232,7 +234,7 @@ def plain_found(text: str, runs: dict[int, set[tuple[str, ...]]]) -> bool:
 def peer_line(python: Path | None) -> str:
     if python is None:
         return "datatrove: not measured (no --peer)."
-    answer = subprocess.run([str(python), "-c", PEER], capture_output=True, text=True)
+    answer = subprocess.run([str(python), "-c", PEER], capture_output=True, encoding="utf-8")
     if answer.returncode:
         return f"datatrove: not measured, it does not start there: {answer.stderr.strip().splitlines()[-1]}"
     found = json.loads(answer.stdout)

@@ -79,7 +79,7 @@ def read_data(folders: Sequence[Path]) -> Iterator[Named]:
             for i, row in enumerate(pq.read_table(path, columns=columns).to_pylist()):
                 yield Named(row.get("url", f"{path}#{i}"), row.get("source", path.stem), row["text"])
         for path in sorted(folder.rglob("*.txt")):
-            yield Named(str(path), folder.name, path.read_text(errors="replace"))
+            yield Named(str(path), folder.name, path.read_text("utf-8", errors="replace"))
 
 
 def filtered_rows(texts: Mapping[str, str], *, measured: bool) -> Iterator[dict[str, Any]]:

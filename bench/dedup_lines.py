@@ -68,7 +68,7 @@ def main() -> None:
             size: child_cost(folder / str(size), size, args.seed, args.workers) for size in sorted(args.documents)
         }
     text = "\n".join([machine(args.workers), "", *planted, "", *cost_table(costs), ""])
-    args.out.write_text(text)
+    args.out.write_text(text, "utf-8")
     print(text)
 
 
@@ -170,7 +170,7 @@ def write_corpus(folder: Path, n_documents: int, seed: int) -> None:
 
     stage = Stage(name="dedup", version=1, function=documents, handle=Shards)
     built = Store(root=folder / "store").build(stage, {"documents": n_documents, "seed": seed})
-    (folder / "input.txt").write_text(str(built.handle.directory))
+    (folder / "input.txt").write_text(str(built.handle.directory), "utf-8")
 
 
 def scale_pages(words: Words) -> Iterator[dict[str, Any]]:
@@ -199,14 +199,14 @@ def child_cost(folder: Path, n_documents: int, seed: int, n_workers: int) -> dic
         "--workers",
         str(n_workers),
     ]
-    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     cost = json.loads(answer.stdout)
     print(f"{n_documents}: {cost}", file=sys.stderr)
     return cost
 
 
 def cost_of(folder: Path, n_workers: int) -> dict[str, float]:
-    handle = read_handle(Path((folder / "input.txt").read_text()))
+    handle = read_handle(Path((folder / "input.txt").read_text("utf-8")))
     store = Store(root=folder / "store", engine=LocalProcesses(n_workers=n_workers))
     with Memory() as memory:
         started = time.perf_counter()

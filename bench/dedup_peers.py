@@ -104,7 +104,7 @@ def text_dedup_removed(python: Path, texts: Mapping[str, str]) -> dict[str, str 
     with tempfile.TemporaryDirectory(prefix="gristmill-bench-") as name:
         write_parquet(texts, Path(name), 1)
         command = [str(python), "-c", TEXT_DEDUP, name]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        answer = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if answer.returncode:
         raise SystemExit(f"text-dedup failed: {answer.stderr[-2000:]}")
     left = set(json.loads(answer.stdout.splitlines()[-1]))

@@ -98,7 +98,7 @@ def main() -> None:
                 probes[size] = child_cost(new, accepted, folder / f"{root.name}-new", args.workers, args.set)
     text = "\n".join([machine(args.workers), "", *table(costs), "", *(probe_table(probes) if probes else ()), ""])
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(text, "utf-8")
     print(text)
 
 
@@ -130,7 +130,9 @@ class Texts:
             self.chances /= self.chances[-1]
         else:
             files = sorted(Path(data).rglob("*.txt"))
-            self.words = np.array(" ".join(path.read_text(errors="replace") for path in files).split(), dtype=object)
+            self.words = np.array(
+                " ".join(path.read_text("utf-8", errors="replace") for path in files).split(), dtype=object
+            )
             self.chances = None
         self.stock = [self.sentence() for _ in range(STOCK_SENTENCES)]
         self.pool: list[list[str]] = []
@@ -212,7 +214,7 @@ def child_cost(
     command = [sys.executable, "-m", "bench.dedup_scale", "--corpus", str(corpus.directory), "--folder", str(root)]
     command += ["--workers", str(n_workers), *(f"--set={setting}" for setting in settings)]
     command += ["--accepted", str(accepted)] if accepted else []
-    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     cost = json.loads(answer.stdout)
     print(f"{corpus.rows} documents: {cost}", file=sys.stderr)
     return cost

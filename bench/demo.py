@@ -44,7 +44,7 @@ def main() -> None:
             shutil.copytree(args.cache, layout.cache)
         lines = table(layout, demo_seconds(layout), demo_seconds(layout))
     text = "\n".join([f"{machine()}.", "", *lines, ""])
-    args.out.write_text(text)
+    args.out.write_text(text, "utf-8")
     print(text)
 
 
@@ -85,10 +85,10 @@ def table(layout: Layout, first: tuple[float, float], second: tuple[float, float
 def machine() -> str:
     """Processor, cores, memory, versions, commit and day."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
     processor = models[0] if models else platform.processor() or platform.machine()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8")
     import torch
 
     return (

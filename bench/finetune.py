@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def read_metrics(report: Path) -> dict[str, dict]:
-    return {result["metric"]: result for result in json.loads((report / "results.json").read_text())}
+    return {result["metric"]: result for result in json.loads((report / "results.json").read_text("utf-8"))}
 
 
 def spread(values: list[float]) -> str:

@@ -109,7 +109,7 @@ def main() -> None:
 
 def machine(device: torch.device) -> str:
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     ).stdout.strip()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return f"{name}, torch {torch.__version__}, CUDA {torch.version.cuda}, commit {commit or 'unknown'}"
@@ -362,7 +362,7 @@ def print_resume(plan: Plan, device: torch.device) -> None:
             command = [sys.executable, "-m", "bench.gpu", "--device", device.type, "--resume-child"]
             answer = subprocess.run(
                 [*command, str(folder), str(step)],
-                cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+                cwd=ROOT, env=environment, capture_output=True, encoding="utf-8", check=False,
             )  # fmt: skip
             codes.append(answer.returncode)
             if answer.returncode not in (0, -signal.SIGKILL):

@@ -56,9 +56,9 @@ class Memory:
 def machine(n_workers: int) -> str:
     """Processor, cores, workers, memory, commit and day."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8")
     return (
         f"{models[0] if models else platform.machine()}, {n_usable_cores()} cores, {n_workers or n_usable_cores()}"
         f" workers, {psutil.virtual_memory().total / 2**30:.0f} GiB, Python {platform.python_version()},"

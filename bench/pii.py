@@ -186,7 +186,7 @@ def print_speed(texts: list[str], peer: str | None) -> None:
         for _ in range(3):  # in turns: what else the machine does falls on all alike
             rounds["find_pii"].append(seconds_of(find_pii, texts))
             if peer:
-                answer = subprocess.run([peer, "-c", PEER, path], capture_output=True, text=True, check=True)
+                answer = subprocess.run([peer, "-c", PEER, path], capture_output=True, encoding="utf-8", check=True)
                 rounds["datatrove PIIFormatter (e-mail, IP)"].append(float(answer.stdout))
     for kind, finder in FINDERS.items():
         rounds[f"  {kind}"].append(seconds_of(finder, texts))

@@ -75,7 +75,7 @@ def main() -> None:
             for size in sorted(args.sizes)
         }
     text = "\n".join([machine(args.workers), "", *table(costs), ""])
-    args.out.write_text(text)
+    args.out.write_text(text, "utf-8")
     print(text)
 
 
@@ -153,7 +153,7 @@ def pages_of(package: str, path: Path, limit: int) -> Iterator[tuple[int, str, b
 
 def child_cost(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--stage", stage, "--folder", str(folder), "--workers", str(n_workers)]
-    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
     cost = json.loads(answer.stdout)
     print(f"{folder.name} {stage}: {cost}", file=sys.stderr)
     return cost
@@ -166,7 +166,7 @@ def cost_of(stage: str, folder: Path, n_workers: int) -> dict[str, float]:
         started = time.perf_counter()
         handles, counts = run(stage, store, folder)
         seconds = time.perf_counter() - started
-    (folder / f"{stage}.json").write_text(json.dumps([str(handle.directory) for handle in handles]))
+    (folder / f"{stage}.json").write_text(json.dumps([str(handle.directory) for handle in handles]), "utf-8")
     read, column = ("collect", "content") if stage in ("collect", "clean") else ("clean", "text")
     shards = [path for handle in made(folder, read) for path in shard_paths(handle.directory)]
     return {
@@ -205,7 +205,7 @@ def name_of(path: Path) -> str:
 
 
 def made(folder: Path, stage: str) -> list[Any]:
-    return [read_handle(Path(path)) for path in json.loads((folder / f"{stage}.json").read_text())]
+    return [read_handle(Path(path)) for path in json.loads((folder / f"{stage}.json").read_text("utf-8"))]
 
 
 def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:

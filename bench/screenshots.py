@@ -46,7 +46,7 @@ def main() -> None:
 def servers() -> Iterator[None]:
     command = [sys.executable, "-m", "pipeline", "ui"]
     ports = ["--dagster-port", str(DAGSTER_PORT), "--mlflow-port", str(MLFLOW_PORT)]
-    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, text=True) as supervisor:
+    with subprocess.Popen([*command, *ports], stdout=subprocess.PIPE, encoding="utf-8") as supervisor:
         try:
             assert supervisor.stdout is not None
             for line in supervisor.stdout:

@@ -231,7 +231,7 @@ def datatrove_seconds(python: Path, folder: Path, corpus: Shards, file: Any) -> 
     out = folder / "datatrove"
     shutil.rmtree(out, ignore_errors=True)
     command = [str(python), "-c", DATATROVE, str(corpus.directory), str(file.directory / "tokenizer.json"), str(out)]
-    answer = subprocess.run([*command, str(n_usable_cores())], capture_output=True, text=True, check=False)
+    answer = subprocess.run([*command, str(n_usable_cores())], capture_output=True, encoding="utf-8", check=False)
     if answer.returncode:
         raise SystemExit(f"datatrove failed: {answer.stderr[-2000:]}")
     return float(answer.stdout.split()[-1])
@@ -255,10 +255,10 @@ def memory_table(folder: Path, texts: list[str], args: argparse.Namespace) -> st
         store = Store(root=own / "store")
         corpus = write_corpus(store, texts, size * MB)
         file = store.build(TOKENIZER, TokenizerConfig(vocab_size=args.vocab_size), corpus).handle
-        (own / "inputs.json").write_text(json.dumps([str(corpus.directory), str(file.directory)]))
+        (own / "inputs.json").write_text(json.dumps([str(corpus.directory), str(file.directory)]), "utf-8")
         command = [sys.executable, "-m", "bench.token_shards", "--memory-of", str(own)]
         command += ["--shuffle-mb", str(args.shuffle_mb)]
-        answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        answer = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True)
         shutil.rmtree(own)
         cost = json.loads(answer.stdout)
         names = ("start_mb", "parent_mb", "worker_mb", "total_mb")
@@ -268,11 +268,11 @@ def memory_table(folder: Path, texts: list[str], args: argparse.Namespace) -> st
 
 
 def memory_of(folder: Path, shuffle_mb: int) -> dict[str, float]:
-    corpus, file = (read_handle(Path(path)) for path in json.loads((folder / "inputs.json").read_text()))
+    corpus, file = (read_handle(Path(path)) for path in json.loads((folder / "inputs.json").read_text("utf-8")))
     with Memory() as memory:
         seconds = stage_seconds(folder, corpus, file, shuffle_mb)
     record = next((folder / "run" / "tokenize").glob("*/record.json"))
-    tokens = json.loads(record.read_text())["measures"]["train_tokens"]
+    tokens = json.loads(record.read_text("utf-8"))["measures"]["train_tokens"]
     return {"tokens": tokens, "seconds": seconds, **memory.measures()}
 
 

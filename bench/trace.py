@@ -101,7 +101,7 @@ def main() -> None:
         shutil.rmtree(layout.store / "trace", ignore_errors=True)
         lines = table(layout, args.runs, args.cold)
     text = "\n".join([f"{args.documents:,} documents. {machine()}.", "", *lines, ""])
-    args.out.write_text(text)
+    args.out.write_text(text, "utf-8")
     print(text)
 
 
@@ -292,7 +292,7 @@ def seconds_of(layout: Layout, arguments: list[str], cold: bool) -> float:
     environment = {**os.environ, "GRISTMILL_DATA": str(layout.data)}
     command = [str(Path(sys.executable).parent / "gristmill"), "trace", *arguments]
     started = time.perf_counter()
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True)
+    answer = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8")
     seconds = time.perf_counter() - started
     if answer.returncode and "is neither" not in answer.stderr:
         raise SystemExit(f"{' '.join(command)}: {answer.stderr}")
@@ -313,9 +313,9 @@ def size_of(folder: Path) -> int:
 
 def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
     models = [line.split(":")[1].strip() for line in text.splitlines() if "model name" in line]
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8")
     return f"{models[0] if models else 'unknown processor'}, {os.cpu_count()} cores, commit {commit.stdout.strip()}"
 
 

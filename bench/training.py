@@ -100,7 +100,7 @@ def child(folder: Path, name: str, shape: str, n_steps: int, args: argparse.Name
     if name == "nanogpt":
         command += ["--nanogpt", str(args.nanogpt)]
     threads = {name: str(args.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    answer = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, env=os.environ | threads, capture_output=True, encoding="utf-8", check=False)
     if answer.returncode:
         raise SystemExit(f"{name} failed:\n{answer.stderr[-3000:]}")
     return json.loads(answer.stdout.splitlines()[-1])
@@ -154,7 +154,7 @@ def print_loss(n_rounds: int, n_threads: int) -> None:
     for _ in range(n_rounds):
         for kind, values in measured.items():
             answer = subprocess.run(
-                [sys.executable, "-c", LOSS, kind], env=environment, capture_output=True, text=True, check=True
+                [sys.executable, "-c", LOSS, kind], env=environment, capture_output=True, encoding="utf-8", check=True
             )
             values.append(tuple(json.loads(answer.stdout)))
     print("## Head and loss, 2,048 tokens, 384 wide, vocabulary 50,304, forward and backward\n")

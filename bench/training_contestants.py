@@ -172,7 +172,7 @@ def nanogpt(folder: Path, shape: Shape, n_steps: int, source: Path) -> dict:
     }  # fmt: skip
     command = [sys.executable, "train.py", "config/train_shakespeare_char.py"]
     command += [f"--{name}={value}" for name, value in flags.items()]
-    answer = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    answer = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
     if answer.returncode:
         raise SystemExit(f"nanoGPT's train.py failed:\n{answer.stderr[-2000:]}")
     n_parameters = re.search(r"number of parameters: ([\d.]+)M", answer.stdout)

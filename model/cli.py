@@ -11,6 +11,7 @@ by --devices N, or by torchrun around it.
 
 import argparse
 import hashlib
+import io
 import math
 import shutil
 import sys
@@ -29,6 +30,8 @@ STOPPED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a model may say what a terminal cannot show
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)

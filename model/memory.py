@@ -99,12 +99,12 @@ def free_memory(device: torch.device) -> int:
         import os
 
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    lines = dict(line.split(":", 1) for line in meminfo.read_text("utf-8").splitlines())
     free = int(lines["MemAvailable"].split()[0]) * 1024
     group = Path("/sys/fs/cgroup")  # a container's limit, version 2
     limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
+    if limit.exists() and used.exists() and (text := limit.read_text("utf-8").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text("utf-8")))
     return free
 
 

@@ -275,5 +275,5 @@ class _Run:
 
 def read_curve(directory: Path) -> list[dict[str, float]]:
     """The lines of curve.jsonl: step, and loss or validation values."""
-    with (directory / CURVE).open() as lines:
+    with (directory / CURVE).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

@@ -7,7 +7,9 @@ which is reported in one line; 130 for Ctrl-C. A command's module is imported wh
 """
 
 import argparse
+import codecs
 import importlib
+import io
 import logging
 import os
 import sys
@@ -28,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that spin while they wait cost a busy machine most of its time; threads that sleep at once cost an
     # idle one a third (docs/log.md). libgomp reads this when torch loads, here and in children of `gristmill ui`.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if argv is None:
+        use_utf8()
+    print_any_character()
     args = build_parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
@@ -44,6 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"gristmill: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def use_utf8() -> None:
+    """Start again in Python's UTF-8 mode if the locale is ASCII (LC_ALL=C), where a path with an umlaut is an error."""
+    if sys.flags.utf8_mode == 0 and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
+        os.environ["PYTHONUTF8"] = "1"  # for the child processes
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def print_any_character() -> None:
+    """A terminal that cannot show a character gets its number instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def build_parser() -> argparse.ArgumentParser:

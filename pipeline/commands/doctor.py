@@ -247,7 +247,7 @@ def _dependencies() -> list[str]:
     """The requirements in pyproject.toml of the checkout, else those of the installed package."""
     path = Path(__file__).resolve().parents[2] / "pyproject.toml"
     if path.exists():
-        return tomllib.loads(path.read_text())["project"]["dependencies"]
+        return tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]
     return [text for text in importlib.metadata.requires("gristmill") or [] if "extra ==" not in text]
 
 

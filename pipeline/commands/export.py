@@ -106,7 +106,7 @@ def _notes(folder: Path) -> dict[str, str]:
     record = folder / "record.json"
     if not record.exists():
         return {}
-    made = json.loads(record.read_text())
+    made = json.loads(record.read_text("utf-8"))
     return {"made by": f"{made['stage']} {made['fingerprint']}"}
 
 

@@ -16,7 +16,7 @@ CARD, FIGURES = "data_card.md", "figures"
 def run_report(args: Namespace) -> int:
     folder = load_current(layout_from_environment(), "corpus_report").directory
     if args.out is None:
-        print((folder / CARD).read_text())
+        print((folder / CARD).read_text("utf-8"))
         return 0
     out = Path(args.out).absolute()
     if out.exists() and not out.is_dir():

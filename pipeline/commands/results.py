@@ -40,7 +40,7 @@ def newest_results(layout: Layout) -> list[Result]:
             "mlflow_run_id": run_id_of(layout, report.fingerprint),
         }
         for asset, report in reports.items()
-        for result in json.loads((report.directory / "results.json").read_text())
+        for result in json.loads((report.directory / "results.json").read_text("utf-8"))
     ]
 
 

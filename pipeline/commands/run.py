@@ -157,7 +157,7 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
     with (
         DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
         displayed(n_steps=len(assets_of)) as display,
-        (layout.dagster_home / LIBRARIES_LOG).open("a") as log,
+        (layout.dagster_home / LIBRARIES_LOG).open("a", encoding="utf-8", errors="backslashreplace") as log,
         redirect_stdout(log),  # output of libraries would break the display
         redirect_stderr(log),
     ):

@@ -80,7 +80,7 @@ def run_evaluate(args: Namespace) -> int:
         display.begin("evaluate")
         built = _store(layout, args).build(stage, cfg, model, data, directory=Path(args.out).absolute())
         display.end(_summary(built))
-    print((built.handle.directory / "report.md").read_text())
+    print((built.handle.directory / "report.md").read_text("utf-8"))
     return 0
 
 

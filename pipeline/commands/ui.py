@@ -83,7 +83,7 @@ class Server:
 
     def obituary(self) -> str:
         code = self.process.returncode if self.process else None
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        lines = self.log.read_text("utf-8", errors="replace").splitlines()[-LOG_LINES:]
         return "\n".join([f"{self.name} ended with code {code}; its log {self.log} ends with:", *lines])
 
 
@@ -186,8 +186,8 @@ def prepare_dagster_home(layout: Layout) -> None:
     settings = layout.dagster_home / "dagster.yaml"
     if not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(DAGSTER_YAML.read_text())
-    (layout.dagster_home / "workspace.yaml").write_text(WORKSPACE)
+        settings.write_text(DAGSTER_YAML.read_text("utf-8"), "utf-8")
+    (layout.dagster_home / "workspace.yaml").write_text(WORKSPACE, "utf-8")
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:

@@ -149,7 +149,7 @@ def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[st
     """The texts of a report with their figures included, then the other figures."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         for name in [name for name in left if f"]({name})" in text]:
             picture = left.pop(name)
             address = data_url(picture.read_bytes()) if with_pictures else picture.as_uri()

@@ -144,7 +144,7 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
     """Every finished Checkpoint folder in `store`."""
     found = {}
     for path in sorted(store.glob(f"*/*/{RECORD}")):
-        text = path.read_text()
+        text = path.read_text("utf-8")
         if '"Checkpoint"' in text and (record := json.loads(text)).get("handle") == "Checkpoint":
             found[Folder(record["stage"], record["fingerprint"], path.parent)] = record
     return found

@@ -42,7 +42,9 @@ def find_holders(layout: Layout, keys: Keys) -> Holders:
     folders = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir() and path.name != PARTS]
     ids = set(keys.document_id)
     holding = [folder for folder in folders if _holds(folder, keys, ids)]
-    records = {folder.name: json.loads((folder / RECORD).read_text()) for folder in folders if _is_finished(folder)}
+    records = {
+        folder.name: json.loads((folder / RECORD).read_text("utf-8")) for folder in folders if _is_finished(folder)
+    }
     holding += [folder for folder in folders if folder not in holding and _quotes(folder, holding, records)]
     parts = [part for stage in stages for part in sorted((stage / PARTS).glob("*")) if part.is_dir()]
     parts = [part for part in parts if _holds(part, keys, ids)]

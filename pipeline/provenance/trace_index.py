@@ -118,7 +118,7 @@ def drop_damaged(store: Path, folder: Folder) -> bool:
     for record in sorted((store / INDEXES / folder.fingerprint).glob("*.json")):
         path = record.with_suffix(".arrow")
         try:
-            whole = path.exists() and file_digest(path) == json.loads(record.read_text())["digest"]
+            whole = path.exists() and file_digest(path) == json.loads(record.read_text("utf-8"))["digest"]
         except (ValueError, KeyError, TypeError):
             whole = False
         if not whole:
@@ -146,7 +146,7 @@ def _path(store: Path, folder: Folder, kind: str) -> Path:
 def _read(path: Path, folder: Folder) -> Index | None:
     """None if there is no complete index of this version."""
     try:
-        record = json.loads(path.with_suffix(".json").read_text())
+        record = json.loads(path.with_suffix(".json").read_text("utf-8"))
         if record["version"] != VERSION or path.stat().st_size != record["bytes"]:
             return None
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)

@@ -134,7 +134,7 @@ def _examples_of_steps(
     if not (folder.directory / RECORD).exists():
         raise ValueError(f"the examples {folder.directory} that {model.directory} was trained on were removed")
     examples = read_handle(folder.directory)
-    max_tokens = json.loads((model.directory / "config.json").read_text())["max_tokens"]
+    max_tokens = json.loads((model.directory / "config.json").read_text("utf-8"))["max_tokens"]
     tokenizer = load_tokenizer(model.directory / "tokenizer")
     encoded = kind_of(record).encode(examples, "train", tokenizer, max_tokens)
     rows, seed = min(record["config"]["rows"], len(encoded.ids)), record["config"]["seed"]

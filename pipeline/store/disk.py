@@ -149,7 +149,7 @@ def _needed(layout: Layout, outputs: dict[str, Path], keep: int, registered: Col
         if output in needed:
             continue
         needed.add(output)
-        inputs = json.loads((output / RECORD).read_text())["inputs"]
+        inputs = json.loads((output / RECORD).read_text("utf-8"))["inputs"]
         waiting += [outputs[entry["fingerprint"]] for entry in inputs if entry["fingerprint"] in outputs]
     return needed
 

@@ -101,7 +101,7 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
     """
     folder = str(handle.directory.relative_to(layout.store))
     path = _entry_path(layout, asset)
-    before = json.loads(path.read_text()) if path.exists() else {"folder": folder, "earlier": []}
+    before = json.loads(path.read_text("utf-8")) if path.exists() else {"folder": folder, "earlier": []}
     earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
     write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
@@ -113,7 +113,7 @@ def load_current(layout: Layout, asset: str) -> Any:
         hint = did_you_mean(asset, [entry["asset"] for entry in all_entries(layout)])
         hint = hint or f"; run `gristmill run +{asset}`, or materialise it in the UI"
         raise ValueError(f"{asset} has not been materialised below {layout.data}{hint}")
-    return read_handle(layout.store / json.loads(path.read_text())["folder"])
+    return read_handle(layout.store / json.loads(path.read_text("utf-8"))["folder"])
 
 
 def folder_or_current(layout: Layout, text: str) -> Path:
@@ -136,7 +136,7 @@ def all_current(layout: Layout) -> dict[str, Any]:
 
 def all_entries(layout: Layout) -> list[dict[str, Any]]:
     """Name, current folder and earlier folders (newest first) of every asset."""
-    return [json.loads(path.read_text()) for path in sorted(layout.current.glob("*.json"))]
+    return [json.loads(path.read_text("utf-8")) for path in sorted(layout.current.glob("*.json"))]
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ def best_checkpoint(directory: Path) -> Path | None:
     valued = [
         (values[BEST], path.parent)
         for path in sorted((directory / "checkpoints").glob(f"*/{VALUES}"))
-        if BEST in (values := json.loads(path.read_text()))
+        if BEST in (values := json.loads(path.read_text("utf-8")))
     ]
     return min(valued)[1] if valued else None
 
@@ -23,12 +23,12 @@ def best_checkpoint(directory: Path) -> Path | None:
 def read_curve(directory: Path) -> list[dict[str, float]]:
     """The lines of curve.jsonl: `step`, and values of that step."""
     path = directory / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
     """results.json of a Report: metric, value, low, high, higher_is_better, baselines."""
-    return json.loads((directory / "results.json").read_text())
+    return json.loads((directory / "results.json").read_text("utf-8"))
 
 
 def result_metrics(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:

@@ -223,7 +223,7 @@ def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, An
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text("utf-8"))
         files = {directory / name: entry["bytes"] for name, entry in record["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorruptShard(
@@ -270,7 +270,7 @@ def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker = directory / BEGUN
-    begun = marker.read_text() if marker.exists() else None
+    begun = marker.read_text("utf-8") if marker.exists() else None
     if not ours and begun != fingerprint and any(path.name != BEGUN for path in directory.iterdir()):
         raise ValueError(
             f"{directory} is not empty"
@@ -417,7 +417,7 @@ def _finish_part(part: Path, counts: Counts) -> None:
 def _read_part(part: Path) -> Counts | None:
     """Counts of a cached shard result; None if it is missing or damaged, so that it is computed again."""
     try:
-        record = json.loads((part / RECORD).read_text())
+        record = json.loads((part / RECORD).read_text("utf-8"))
         whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
         return Counts(**record["counts"]) if whole else None
     except (OSError, ValueError, KeyError):
@@ -431,7 +431,7 @@ def _is_result(path: Path) -> bool:
 def _link_parts(directory: Path, parts: Mapping[str, Path]) -> Counts:
     counts = Counts()
     for name, part in parts.items():
-        record = json.loads((part / RECORD).read_text())
+        record = json.loads((part / RECORD).read_text("utf-8"))
         counts.add(Counts(**record["counts"]))
         for file in sorted(map(Path, record["files"])):
             folder = directory if file.stem == "kept" else directory / file.stem
@@ -463,7 +463,7 @@ def code_commit() -> str | None:
         ["git", "rev-parse", "--verify", "--quiet", "HEAD"],
         cwd=Path(__file__).parent,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     return answer.stdout.strip() or None

@@ -91,7 +91,7 @@ class Journal:
         return state.get("status") == RUNNING and state.get("host") == socket.gethostname()
 
     def state(self) -> dict[str, Any]:
-        return json.loads(self._state.read_text()) if self._state.exists() else {}
+        return json.loads(self._state.read_text("utf-8")) if self._state.exists() else {}
 
     def update(self, **changes: Any) -> None:
         with self._between_threads:
@@ -99,7 +99,7 @@ class Journal:
 
     def append(self, events: Sequence[Event]) -> None:
         text = "".join(json.dumps(event) + "\n" for event in events)
-        with self._between_threads, self._pending.open("a") as file:
+        with self._between_threads, self._pending.open("a", encoding="utf-8") as file:
             file.write(text)
 
     def pending(self) -> list[tuple[int, Event]]:

@@ -37,7 +37,7 @@ def keep_results(
         return
     model = next((one for one in inputs if isinstance(one, Checkpoint)), None)
     _keep_report(tracker, handle, built.record["measures"], model, data)
-    results, report = read_results(handle.directory), (handle.directory / "report.md").read_text()
+    results, report = read_results(handle.directory), (handle.directory / "report.md").read_text("utf-8")
     if candidate is not None:
         tracker.register(**candidate.event(results, report))
     elif model is not None and model.stage == PRETRAIN.name:
@@ -81,4 +81,4 @@ def _keep_report(
     for path in sorted(report.directory.glob("*.md")):
         page = html_page(path, tracker.layout.tracking / report.fingerprint / f"{path.stem}.html")
         tracker.artifact(page, folder)
-    tracker.describe((report.directory / "report.md").read_text())
+    tracker.describe((report.directory / "report.md").read_text("utf-8"))

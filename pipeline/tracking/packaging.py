@@ -39,7 +39,7 @@ def log_model(
     rows = read_examples(examples, "test").slice(0, N_EXAMPLE_ROWS)
     with tempfile.TemporaryDirectory() as folder:
         code, weights = Path(folder) / CODE, Path(folder) / "model"
-        code.write_text(served_code(kind.predictor))
+        code.write_text(served_code(kind.predictor), "utf-8")
         link_served(directory, weights)
         return mlflow.pyfunc.log_model(
             name=name,
@@ -57,7 +57,7 @@ def served_code(kind_of_predictor: type[predictor.Predictor]) -> str:
     """Source of a self-contained file for MLflow: Predictor, the subclass of a kind, TaskModel and its instance."""
     end = f"from mlflow.models import set_model\n\nset_model(TaskModel({kind_of_predictor.__name__}))\n"
     own = inspect.getsource(kind_of_predictor)
-    return "\n\n".join([inspect.getsource(predictor), own, PYFUNC.read_text(), end])
+    return "\n\n".join([inspect.getsource(predictor), own, PYFUNC.read_text("utf-8"), end])
 
 
 def requirements() -> list[str]:

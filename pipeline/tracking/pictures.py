@@ -91,7 +91,7 @@ def html_page(markdown: Path, page: Path) -> Path:
     """Convert a Markdown file to an HTML page that contains its tables and pictures."""
     from markdown_it import MarkdownIt
 
-    text = with_pictures(markdown.read_text(), markdown.parent)
+    text = with_pictures(markdown.read_text("utf-8"), markdown.parent)
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     write_text(page, PAGE.format(title=markdown.stem.replace("_", " "), body=body))
     return page

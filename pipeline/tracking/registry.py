@@ -109,7 +109,7 @@ def outdated_champions(layout: Layout) -> Iterator[Outdated]:
             with chosen_server(layout) as mlflow, tempfile.TemporaryDirectory() as folder:
                 there, flavor = artifacts_of(mlflow, model.name, champion.version, folder)
                 code = there / (flavor.get("model_code_path") or "")
-                if code.is_file() and imports_repository(code.read_text()):
+                if code.is_file() and imports_repository(code.read_text("utf-8")):
                     yield Outdated(name=model.name, version=champion)
 
 

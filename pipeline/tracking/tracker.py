@@ -107,7 +107,7 @@ class Tracker:
 
     def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
         """Log a checkpoint by path and hash, and start delivery of all events up to it."""
-        files = json.loads((path / COMPLETE).read_text())["files"]
+        files = json.loads((path / COMPLETE).read_text("utf-8"))["files"]
         about = {"path": self._relative(path), "sha256": files[WEIGHTS]["sha256"], "values": dict(values)}
         self._note({"do": "checkpoint", "step": step, "at": now_ms(), **about})
         if self.courier:

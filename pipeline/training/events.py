@@ -79,7 +79,7 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
     path, told = directory / EVENTS, directory / TOLD
     if not path.exists():
         return
-    before = position = int(told.read_text() or 0) if told.exists() else 0
+    before = position = int(told.read_text("utf-8") or 0) if told.exists() else 0
     with path.open("rb") as file:
         file.seek(position)
         for line in _whole_lines(file):
@@ -92,7 +92,7 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
                 observer.metrics(event["step"], event["values"])
             position += len(line)
     if position > before:
-        told.write_text(str(position))  # if a kill truncates it, events are delivered twice
+        told.write_text(str(position), "utf-8")  # if a kill truncates it, events are delivered twice
 
 
 def forget_events(directory: Path) -> None:

@@ -63,7 +63,7 @@ def write_failure(launch: Path, rank: int, error: BaseException) -> None:
 
 def failures_in(launch: Path) -> list[Exception]:
     """Why processes ended, the cause before its consequences."""
-    failures = [json.loads(path.read_text()) for path in launch.glob(FAILURE.format(rank="*"))]
+    failures = [json.loads(path.read_text("utf-8")) for path in launch.glob(FAILURE.format(rank="*"))]
     failures.sort(key=lambda failure: (KINDS.index(failure["kind"]), failure["rank"]))
     return [_exception(failure) for failure in failures]
 

@@ -35,7 +35,7 @@ def main(order: Path) -> int:
     launch = order.parent
     try:
         with logged_to_dagster():
-            plan = Pretraining.from_json(order.read_text())
+            plan = Pretraining.from_json(order.read_text("utf-8"))
             log.info("training in %d processes, this one on %s", n_processes(), training_device())
             events = EventWriter(plan.out)
             pretrain(plan, events, events.progress)

@@ -43,7 +43,7 @@ class FilesSource(Source):
 
     def digest(self, cache: Path) -> str:
         memory = cache / "file_digests" / f"{text_digest(self.path)}.json"
-        known = json.loads(memory.read_text()) if memory.exists() else {}
+        known = json.loads(memory.read_text("utf-8")) if memory.exists() else {}
         now: dict[str, list[Any]] = {}
         parts: list[str] = []
         for path in self._files():

@@ -93,7 +93,11 @@ class _Tracker:
 def _pip_settings() -> dict[str, str]:
     """Settings of pip by name; empty if this environment has no pip."""
     answer = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+        timeout=60,
     )
     sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}  # later ones have precedence
     for line in answer.stdout.splitlines():

@@ -72,7 +72,7 @@ def check_index(handle: Shards, recipe: str) -> None:
         raise ValueError(
             f"{handle.directory} has no index/{RECIPE}: it was made by an older version of `dedup`; build it again"
         )
-    if (made := path.read_text()) != recipe:
+    if (made := path.read_text("utf-8")) != recipe:
         raise ValueError(
             f"{handle.directory} cannot be an index: its signatures were made as {made}, those of the new documents"
             f" as {recipe}; run `dedup` with the same shingle_words, bands, rows, sample_one_in and seed"

@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def use_utf8() -> None:
-    """Start again in Python's UTF-8 mode if the locale is ASCII (LC_ALL=C), where a path with an umlaut is an error."""
+    """Starts again in Python's UTF-8 mode if the locale is ASCII (LC_ALL=C), which has no path with an umlaut."""
     if sys.flags.utf8_mode == 0 and codecs.lookup(sys.getfilesystemencoding()).name == "ascii":
         os.environ["PYTHONUTF8"] = "1"  # for the child processes
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

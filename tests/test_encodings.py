@@ -1,6 +1,7 @@
 """Text files are read and written as UTF-8 whatever the locale says.
 
-ruff's unspecified-encoding (PLW1514) sees a call only where it knows that the object is a Path; this test reads names.
+ruff's unspecified-encoding (PLW1514) sees a call only where it knows that the object is a Path; this test reads
+names.
 """
 
 import ast

@@ -26,6 +26,7 @@ from pipeline.store.layout import Layout, all_current, all_entries, asset_record
 from pipeline.store.records import Handle
 from pipeline.store.store import (
     BEGUN,
+    FORMAT,
     RECORD,
     Built,
     Config,
@@ -262,6 +263,8 @@ def _reasons(
 def _differences(
     stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record, changes: Changes
 ) -> Iterator[str]:
+    if (known := last.get("format", 1)) != FORMAT:
+        yield f"fingerprints and digests are computed in a new way: format {known} -> {FORMAT}"
     if last["version"] != stage.version:
         yield f"code of `{stage.name}`: version {last['version']} -> {stage.version}"
     for library, version in libraries_of(stage).items():
@@ -304,7 +307,8 @@ def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record |
         return 1.0
     if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN:
         return _training_work(cfg) / _training_work_of(last["config"])
-    is_same_recipe = last["version"] == stage.version and last["config"] == literals(cfg)
+    is_same_recipe = (last.get("format", 1), last["version"]) == (FORMAT, stage.version)
+    is_same_recipe = is_same_recipe and last["config"] == literals(cfg)
     if not (stage.by_shard and is_same_recipe and last["libraries"] == libraries_of(stage)):
         return 1.0
     before = {one["digest"] for one in last["inputs"]}

@@ -5,8 +5,8 @@ record.json. The record is written last, so a folder with a record is complete.
 
 - fingerprint = hash(stage name and version, versions of the libraries that affect its output, config literals,
   digests of the inputs). Paths, machine, worker count and time are not part of it.
-- digest = hash of the content. Inputs enter a fingerprint by digest, so that a stage that is rebuilt with the same
-  content causes no further rebuilds.
+- digest = hash of the content as data (digests.py). Inputs enter a fingerprint by digest, so that a stage that is
+  rebuilt with the same content causes no further rebuilds.
 - `map_shards` caches the result of every shard under its own key, so that one changed input file costs one shard.
 - If two processes build the same output at once, one of them builds and the other waits and reuses the result.
 """
@@ -34,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from pipeline.store.digests import content_digest
 from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
 from pipeline.store.records import HANDLES, Counts, Handle, Shards
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from model.launch import Ended
 
 RECORD = "record.json"
+FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
 log = logging.getLogger(__name__)
@@ -80,8 +82,8 @@ class Outcome:
     measures: Mapping[str, float] = field(default_factory=dict)  # numbers worth a plot over time
     content: tuple[str, ...] = (
         "*",
-    )  # patterns (`*` also spans folders) of the files whose bytes identify the output
-    digests: Mapping[str, str] = field(default_factory=dict)  # file -> digest, if bytes contain a time of day
+    )  # patterns (`*` also spans folders) of the files whose content identifies the output
+    volatile: tuple[str, ...] = ()  # columns of its tables that do not, such as a time of day
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +100,7 @@ class Work:
     show: Show
     observer: Observer
     launch: Launch | None = None  # for a training; None = in this process
+    digests: dict[tuple[Path, int], str] = field(default_factory=dict)  # (file, inode) -> digest, where it is known
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
         self.show(self.stage, done, total, unit)
@@ -191,7 +194,8 @@ def recipe_of(stage: Stage, cfg: Config) -> str:
 
 def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any, variant: str = "") -> str:
     """`config` as literals, so that the recipe of a finished output can be computed from its record."""
-    return json.dumps([name, version, libraries, config, *([variant] if variant else [])], sort_keys=True)
+    recipe = [FORMAT, name, version, libraries, config, *([variant] if variant else [])]
+    return json.dumps(recipe, sort_keys=True)
 
 
 def libraries_of(stage: Stage) -> dict[str, str]:
@@ -291,11 +295,13 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(work.directory).parts)
     }
     identity = {
-        name: outcome.digests.get(name) or file_digest(work.directory / name)
+        name: work.digests.get(_as_written(work.directory / name))
+        or content_digest(work.directory / name, outcome.volatile)
         for name in files
         if any(fnmatch.fnmatch(name, pattern) for pattern in outcome.content)
     }
     record = {
+        "format": FORMAT,
         "stage": stage.name,
         "version": stage.version,
         "variant": stage.variant,
@@ -308,6 +314,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "rows": outcome.rows,
         "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
         "measures": dict(outcome.measures),
+        "volatile": list(outcome.volatile),
         "files": {name: {"bytes": size, "digest": identity.get(name)} for name, size in files.items()},
         "bytes": sum(files.values()),
         "seconds": round(time.perf_counter() - started, 3),
@@ -380,7 +387,7 @@ def map_shards(
         counts = write(parts[name], items, answers)
         _finish_part(parts[name], counts)
     next(results, None)  # lets the engine stop its workers
-    return _link_parts(work.directory, parts)
+    return _link_parts(work, parts)
 
 
 def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
@@ -410,8 +417,13 @@ def _n_rows(path: Path) -> int:
 
 def _finish_part(part: Path, counts: Counts) -> None:
     """Write the record of a shard's result, which marks it as complete."""
-    files = {path.name: file_digest(path) for path in sorted(part.iterdir()) if _is_result(path)}
-    write_text(part / RECORD, json.dumps({"counts": dataclasses.asdict(counts), "files": files}))
+    files = [path for path in sorted(part.iterdir()) if _is_result(path)]
+    record = {
+        "counts": dataclasses.asdict(counts),
+        "files": {path.name: file_digest(path) for path in files},
+        "content": {path.name: content_digest(path) for path in files},
+    }
+    write_text(part / RECORD, json.dumps(record))
 
 
 def _read_part(part: Path) -> Counts | None:
@@ -419,7 +431,7 @@ def _read_part(part: Path) -> Counts | None:
     try:
         record = json.loads((part / RECORD).read_text("utf-8"))
         whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
-        return Counts(**record["counts"]) if whole else None
+        return Counts(**record["counts"]) if whole and record["files"].keys() == record["content"].keys() else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -428,15 +440,22 @@ def _is_result(path: Path) -> bool:
     return path.name != RECORD and not path.name.startswith(".")
 
 
-def _link_parts(directory: Path, parts: Mapping[str, Path]) -> Counts:
-    counts = Counts()
+def _link_parts(work: Work, parts: Mapping[str, Path]) -> Counts:
+    counts, directory = Counts(), work.directory
     for name, part in parts.items():
         record = json.loads((part / RECORD).read_text("utf-8"))
         counts.add(Counts(**record["counts"]))
         for file in sorted(map(Path, record["files"])):
             folder = directory if file.stem == "kept" else directory / file.stem
-            link_or_copy(part / file, folder / Path(name).with_suffix(file.suffix).name)
+            target = folder / Path(name).with_suffix(file.suffix).name
+            link_or_copy(part / file, target)
+            work.digests[_as_written(target)] = record["content"][str(file)]
     return counts
+
+
+def _as_written(path: Path) -> tuple[Path, int]:
+    """A file that was replaced since has another inode."""
+    return path, path.stat().st_ino
 
 
 @contextmanager

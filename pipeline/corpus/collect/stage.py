@@ -10,7 +10,6 @@ rebuild anything downstream. The location of the cache is not part of the recipe
 because the addresses of its pages contain it.
 """
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -122,7 +121,6 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
                     refused.add(shard, _dropped_row(item, source))
                 work.progress(counts.rows_in, None, "pages")
         _check_found(source, counts)
-        digests = {}
         for shard in spool.shards():
             rows, repeated = _sorted_pages(spool.read(shard))
             for row in repeated:
@@ -130,7 +128,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
                 item = Refused(row["url"], "repeated_page", row["content"][:1000])
                 refused.add(shard, _dropped_row(item, source))
             counts.kept += len(rows)
-            digests[shard] = _write_pages(work.directory / shard, rows)
+            _write_pages(work.directory / shard, rows)
         for shard in refused.shards():
             rows = sorted(refused.read(shard), key=lambda row: (row["url"], row["reason"], row["preview"]))
             write_rows(work.directory / DROPPED_FOLDER / shard, rows, DROPPED)
@@ -138,7 +136,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
         raise SourceUnavailable(f"files of source `{source.name}` changed while they were read; run again")
     kept = tuple(path.name for path in shard_paths(work.directory))
     seconds = {"seconds_reading": time.monotonic() - started}
-    return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, digests=digests)
+    return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, volatile=("collected_at",))
 
 
 COLLECT = Stage(name="collect", version=3, function=collect_pages, handle=Shards)
@@ -243,12 +241,10 @@ def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], lis
     return kept, repeated
 
 
-def _write_pages(path: Path, rows: list[dict[str, Any]]) -> str:
-    """Writes pages. Returns a digest of all columns but collected_at; `id` covers address and content."""
+def _write_pages(path: Path, rows: list[dict[str, Any]]) -> None:
     with replacing(path) as part, pq.ParquetWriter(part, PAGE, compression="zstd", compression_level=3) as writer:
         for group in _row_groups(rows):
             writer.write_table(pa.Table.from_pylist(group, schema=PAGE))
-    return text_digest(*(json.dumps([row["id"], row["media_type"], row["title"], row["licence"]]) for row in rows))
 
 
 def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

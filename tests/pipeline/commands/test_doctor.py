@@ -105,7 +105,7 @@ class FlourConfig:
 
 
 def _write_flour(cfg, inputs, work) -> Outcome:
-    write_text(work.directory / "flour.parquet", "flour" * cfg.sacks)
+    write_text(work.directory / "flour.txt", "flour" * cfg.sacks)
     return Outcome(rows=cfg.sacks)
 
 
@@ -117,7 +117,7 @@ def test_doctor_output_that_lost_bytes_is_named_and_exits_1(layout, capsys):
     save_current(layout, "flour", handle)
     visit = Visit(layout=layout, mend=True)
     assert [finding.state for finding in check_outputs(visit)] == [OK]
-    (handle.directory / "flour.parquet").write_text("fl")
+    (handle.directory / "flour.txt").write_text("fl")
     (finding,) = check_outputs(visit)
     assert (finding.check, finding.state) == ("output flour", BAD)
     assert "2 bytes, expected 5 bytes" in finding.detail

@@ -24,10 +24,10 @@ class LetterConfig:
 
 def _write_letter(cfg, inputs, work) -> Outcome:
     """A kilobyte of one letter, cached as a part and linked into the output, as map_shards does."""
-    part = work.parts / cfg.letter / "kept.parquet"
+    part = work.parts / cfg.letter / "kept.txt"
     if not part.exists():
         write_text(part, cfg.letter * KILOBYTE)
-    link_or_copy(part, work.directory / "letters.parquet")
+    link_or_copy(part, work.directory / "letters.txt")
     return Outcome(rows=1)
 
 

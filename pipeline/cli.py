@@ -134,6 +134,13 @@ def _add_graph_commands(command: Adder) -> None:
     ui = command("ui", "pipeline.commands.ui:run", "Serve Dagster and MLflow until Ctrl-C")
     ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
+    ui.add_argument(
+        "--allow-host",
+        metavar="NAME[:PORT]",
+        action="append",
+        default=[],
+        help="a name under which a proxy serves them; requests to other names, and from other sites, are refused",
+    )
     results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Show what happened to a page at each stage")

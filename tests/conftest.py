@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,12 @@ def group_of(file: str) -> str:
 def toy_layout(tmp_path) -> Layout:
     """A data folder with sources, a task and settings so small that the whole graph takes seconds."""
     return write_toy_project(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def write_project() -> Callable[[Path], Layout]:
+    """`write_toy_project`, for fixtures that make a project of their own."""
+    return write_toy_project
 
 
 def write_toy_project(data: Path) -> Layout:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from pipeline.serving.same_origin import refusal
 from pipeline.store.layout import Layout
 from pipeline.tracking.server import LINK_HOST, LINK_PORT, run_url
 
@@ -37,8 +38,11 @@ def links_resolved(layout: Layout, mlflow: str, port: int = LINK_PORT) -> Iterat
 def _handler(layout: Layout, mlflow: str) -> type[BaseHTTPRequestHandler]:
     class Redirect(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            refused = refusal("GET", self.headers.items())
             match = RUN.fullmatch(self.path)
-            if match and (url := run_url(layout, match[1], mlflow)):
+            if refused:
+                self.send_error(refused.status, refused.reason)
+            elif match and (url := run_url(layout, match[1], mlflow)):
                 self.send_response(302)
                 self.send_header("Location", url)
                 self.end_headers()

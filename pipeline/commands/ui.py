@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import psutil
 
 from pipeline.commands.mlflow_links import links_resolved
 from pipeline.defs.run_process import CODE_LOCATION
+from pipeline.serving.same_origin import split_host
 from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
 from pipeline.tracking.server import LINK_PORT
@@ -88,16 +89,21 @@ class Server:
 
 
 def run(args: Namespace) -> int:
-    return serve(usable_layout(), args.dagster_port, args.mlflow_port)
+    return serve(usable_layout(), args.dagster_port, args.mlflow_port, args.allow_host)
 
 
-def serve(layout: Layout, dagster_port: int, mlflow_port: int) -> int:
-    """Run both servers until a signal comes or one of them ends. Returns the exit code."""
+def serve(layout: Layout, dagster_port: int, mlflow_port: int, hosts: Sequence[str] = ()) -> int:
+    """Run both servers until a signal comes or one of them ends. Returns the exit code.
+
+    `hosts` are names under which a proxy serves them, besides those of this machine.
+    """
+    for host in hosts:
+        split_host(host)
     if dagster_port == mlflow_port:
         raise ValueError(f"both servers were given port {mlflow_port}; choose two different ones")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         require_free_port(name, port)
-    servers = [mlflow_server(layout, mlflow_port), dagster_server(layout, dagster_port)]
+    servers = [mlflow_server(layout, mlflow_port, hosts), dagster_server(layout, dagster_port, hosts)]
     stopping = threading.Event()
     former = {number: signal.signal(number, lambda *_: stopping.set()) for number in SIGNALS}
     try:
@@ -137,39 +143,25 @@ def listener_of(port: int) -> str | None:
     return None
 
 
-def mlflow_uri(layout: Layout) -> str:
-    return f"sqlite:///{layout.mlflow / 'mlflow.db'}"
-
-
-def mlflow_server(layout: Layout, port: int) -> Server:
+def mlflow_server(layout: Layout, port: int, hosts: Sequence[str] = ()) -> Server:
     layout.mlflow.mkdir(parents=True, exist_ok=True)
     relocate(layout)  # otherwise the server shows artifacts of the folder that this one was copied from
     return Server(
         name="MLflow",
-        command=[
-            *[sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", HOST, "--port", str(port)],
-            *["--backend-store-uri", mlflow_uri(layout)],
-            *["--artifacts-destination", str(layout.mlflow / "artifacts")],
-        ],
-        environment={
-            **os.environ,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 7 processes and 2 GB that nothing here uses
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        },
+        command=_command("pipeline.tracking.mlflow_server", port, hosts, "--data", str(layout.data)),
+        environment=dict(os.environ),
         port=port,
         ready_path="/health",
         log=layout.mlflow / "server.log",
     )
 
 
-def dagster_server(layout: Layout, port: int) -> Server:
+def dagster_server(layout: Layout, port: int, hosts: Sequence[str] = ()) -> Server:
     prepare_dagster_home(layout)
+    workspace = str(layout.dagster_home / "workspace.yaml")
     return Server(
         name="Dagster",
-        command=[
-            *[sys.executable, "-m", "dagster", "dev", "-w", str(layout.dagster_home / "workspace.yaml")],
-            *["-h", HOST, "-p", str(port)],
-        ],
+        command=_command("pipeline.commands.dagster_server", port, hosts, "--workspace", workspace),
         environment={
             **os.environ,
             "DAGSTER_HOME": str(layout.dagster_home),
@@ -179,6 +171,11 @@ def dagster_server(layout: Layout, port: int) -> Server:
         ready_path="/server_info",
         log=layout.dagster_home / "server.log",
     )
+
+
+def _command(module: str, port: int, hosts: Sequence[str], *options: str) -> list[str]:
+    permitted = [part for host in hosts for part in ("--allow-host", host)]
+    return [sys.executable, "-m", module, "--port", str(port), *options, *permitted]
 
 
 def prepare_dagster_home(layout: Layout) -> None:

@@ -1,9 +1,11 @@
-"""`gristmill ui` as a person meets it: two servers that start and stop together, and a graph that one click builds.
+"""`gristmill ui` as a person meets it: two servers that start and stop together, and a graph that one click builds;
+and as a page of another site meets it, which must not start or delete anything.
 
 The browser test drives Debian's chromium; it is skipped where there is none, but never in CI. GRISTMILL_SCREENSHOTS
 names a folder for what it saw.
 """
 
+import http.client
 import json
 import os
 import signal
@@ -13,11 +15,14 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import psutil
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
@@ -78,6 +83,14 @@ def alive(processes: list[psutil.Process]) -> list[str]:
     return [p.name() for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.fixture(scope="module")
+def real(tmp_path_factory, write_project) -> Iterator[tuple[Layout, subprocess.Popen[str], str, str]]:
+    """Both real servers on a toy project, started once; the browser test, the last one, ends them."""
+    layout = write_project(tmp_path_factory.mktemp("ui") / "data")
+    with servers(layout) as (supervisor, dagster, mlflow):
+        yield layout, supervisor, dagster, mlflow
+
+
 def test_ui_port_in_use_names_port_and_process(toy_layout, monkeypatch, capsys):
     monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
     with socket.socket() as busy:
@@ -136,6 +149,69 @@ def kill_and_look(supervisor: subprocess.Popen[str], mlflow: str) -> None:
     assert supervisor.wait(timeout=600) == 1
     assert "MLflow ended with code -9" in supervisor.stdout.read()
     assert alive(below) == []
+
+
+PAUSE = "mutation { setAutoMaterializePaused(paused: %s) }"  # an action whose effect can be read again
+IS_PAUSED = "{ instance { autoMaterializePaused } }"
+FOREIGN = (
+    {"Origin": "http://evil.example"},
+    {"Origin": "http://127.0.0.1:8080"},
+    {"Origin": "null"},
+    {"Host": "evil.example"},
+    {"Host": "10.evil.example", "Origin": "http://10.evil.example"},  # MLflow's own check takes it for 10.x.x.x
+    {"Sec-Fetch-Site": "cross-site"},
+)
+
+
+def status_of(address: str, method: str, path: str, headers: dict[str, str], body: str | None = None) -> int:
+    """Status of the answer to a request with exactly these headers."""
+    url = urlsplit(address)
+    with closing(http.client.HTTPConnection(url.hostname, url.port, timeout=60)) as connection:
+        connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+        length = {} if body is None else {"Content-Length": str(len(body))}
+        for name, value in {"Host": url.netloc, **length, **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders(None if body is None else body.encode())
+        return connection.getresponse().status
+
+
+def test_ui_pages_of_other_sites_cannot_act_in_dagster(real):
+    """A GET with a foreign Origin deleted a run, and WebSockets took every Origin and Host (own reliability trials)."""
+    _, _, dagster, _ = real
+    before = graphql(dagster, IS_PAUSED)["instance"]["autoMaterializePaused"]
+    query = PAUSE % ("false" if before else "true")
+    forged = json.dumps({"query": query})
+    for headers in FOREIGN:
+        assert status_of(dagster, "POST", "/graphql", {"Content-Type": "application/json", **headers}, forged) == 403
+        assert status_of(dagster, "GET", f"/graphql?query={quote(query)}", headers) == 403
+        assert status_of(dagster, "GET", "/", headers) == 403
+    form = {"Content-Type": "text/plain"}
+    assert status_of(dagster, "POST", f"/graphql?query={quote(query)}", form, "x") == 415
+    assert status_of(dagster, "GET", f"/graphql?query={quote(query)}", {"Accept": "image/png"}) == 405
+    assert graphql(dagster, IS_PAUSED)["instance"]["autoMaterializePaused"] == before
+    assert graphql(dagster, query)["setAutoMaterializePaused"] != before  # the same request from here
+
+
+def test_ui_websocket_is_open_to_its_own_pages_only(real):
+    _, _, dagster, _ = real
+    address = f"{dagster.replace('http', 'ws')}/graphql"
+    for headers in FOREIGN[:3]:
+        with pytest.raises(InvalidStatus, match="403"):
+            connect(address, origin=headers["Origin"], subprotocols=["graphql-ws"])
+    with connect(address, origin=dagster, subprotocols=["graphql-ws"]) as socket_:
+        socket_.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(socket_.recv(timeout=60))["type"] == "connection_ack"
+
+
+def test_ui_pages_of_other_sites_cannot_act_in_mlflow(real):
+    """MLflow's own check lets pages of every other port of this machine create and delete what they like."""
+    _, _, _, mlflow = real
+    path, body = "/ajax-api/2.0/mlflow/experiments/create", json.dumps({"name": "planted"})
+    for headers in FOREIGN:
+        assert status_of(mlflow, "POST", path, {"Content-Type": "application/json", **headers}, body) == 403
+        assert status_of(mlflow, "GET", "/ajax-api/2.0/mlflow/experiments/get?experiment_id=0", headers) == 403
+    own = {"Content-Type": "application/json", "Origin": mlflow, "Sec-Fetch-Site": "same-origin"}
+    assert status_of(mlflow, "POST", path, own, body) == 200  # it did not exist before
 
 
 RUNS = "{ runsOrError { ... on Runs { results { runId status pipelineName } } } }"
@@ -202,35 +278,35 @@ def as_in_a_browser(value: float) -> str:
 
 
 @pytest.mark.timeout(1800)
-def test_ui_one_click_builds_everything_and_both_pages_show_it(toy_layout, page):
+def test_ui_one_click_builds_everything_and_both_pages_show_it(real, page):
     """One click, one run; then Dagster shows what `gristmill results` says, and MLflow the curve.
 
     Then MLflow is killed, and everything ends.
     """
-    with servers(toy_layout) as (supervisor, dagster, mlflow):
-        page.goto(f"{dagster}/asset-groups/")
-        page.locator("button", has_text="Materialize all").click()
-        wait_for_only_run(dagster)
-        results = results_of(toy_layout)
-        assert {result["asset"] for result in results} == {"foundation_evaluation", "moods_evaluation"}
-        for asset in ("foundation_evaluation", "moods_evaluation"):
-            page.goto(f"{dagster}/assets/{asset}")
-            for result in (result for result in results if result["asset"] == asset):
-                row = page.locator("tr", has=page.get_by_text(result["metric"], exact=True))
-                row.get_by_text(as_in_a_browser(result["value"]), exact=True).wait_for()
-            shot(page, asset)
-        page.locator("button", has_text="Plots").click()
-        page.locator("canvas").first.wait_for()
-        shot(page, "plots")
-        page.goto(f"{dagster}/assets/corpus?view=checks")
-        for check in ("conservation", "no_leak", "not_empty"):
-            page.get_by_text(check, exact=True).first.wait_for()
-        page.get_by_text("Succeeded", exact=True).nth(2).wait_for()
-        shot(page, "checks")
-        run = run_url(toy_layout, load_current(toy_layout, "foundation_model").fingerprint, mlflow)
-        page.goto(run.replace("?", "/model-metrics?"))
-        page.get_by_text("gradient_norm", exact=True).wait_for()
-        page.locator("svg.main-svg path.point").nth(30).wait_for()  # more than charts of a single point have
-        shot(page, "mlflow")
-        assert len(family(supervisor)) >= 6
-        kill_and_look(supervisor, mlflow)
+    toy_layout, supervisor, dagster, mlflow = real
+    page.goto(f"{dagster}/asset-groups/")
+    page.locator("button", has_text="Materialize all").click()
+    wait_for_only_run(dagster)
+    results = results_of(toy_layout)
+    assert {result["asset"] for result in results} == {"foundation_evaluation", "moods_evaluation"}
+    for asset in ("foundation_evaluation", "moods_evaluation"):
+        page.goto(f"{dagster}/assets/{asset}")
+        for result in (result for result in results if result["asset"] == asset):
+            row = page.locator("tr", has=page.get_by_text(result["metric"], exact=True))
+            row.get_by_text(as_in_a_browser(result["value"]), exact=True).wait_for()
+        shot(page, asset)
+    page.locator("button", has_text="Plots").click()
+    page.locator("canvas").first.wait_for()
+    shot(page, "plots")
+    page.goto(f"{dagster}/assets/corpus?view=checks")
+    for check in ("conservation", "no_leak", "not_empty"):
+        page.get_by_text(check, exact=True).first.wait_for()
+    page.get_by_text("Succeeded", exact=True).nth(2).wait_for()
+    shot(page, "checks")
+    run = run_url(toy_layout, load_current(toy_layout, "foundation_model").fingerprint, mlflow)
+    page.goto(run.replace("?", "/model-metrics?"))
+    page.get_by_text("gradient_norm", exact=True).wait_for()
+    page.locator("svg.main-svg path.point").nth(30).wait_for()  # more than charts of a single point have
+    shot(page, "mlflow")
+    assert len(family(supervisor)) >= 6
+    kill_and_look(supervisor, mlflow)

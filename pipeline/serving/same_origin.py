@@ -90,7 +90,7 @@ def refusal(method: str, headers: Headers, hosts: Collection[str] = ()) -> Refus
     if (split := _split(host)) is None or split[0] not in {*LOCAL, *_names(hosts)}:
         return Refusal(
             status=403,
-            reason=f"the Host {host[:80]!r} is not a name of this server; `gristmill ui --allow-host NAME` permits one",
+            reason=f"the Host {host[:80]!r} is not a name of this server; see `gristmill ui --allow-host`",
         )
     if "origin" in given and not _is_ours(origin, split, hosts):
         return Refusal(status=403, reason=f"the Origin {origin[:80]!r} is another site than the Host {host!r}")

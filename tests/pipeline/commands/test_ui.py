@@ -176,7 +176,7 @@ def status_of(address: str, method: str, path: str, headers: dict[str, str], bod
 
 
 def test_ui_pages_of_other_sites_cannot_act_in_dagster(real):
-    """A GET with a foreign Origin deleted a run, and WebSockets took every Origin and Host (own reliability trials)."""
+    """A GET with a foreign Origin deleted a run, and WebSockets took every Origin (own trials)."""
     _, _, dagster, _ = real
     before = graphql(dagster, IS_PAUSED)["instance"]["autoMaterializePaused"]
     query = PAUSE % ("false" if before else "true")

@@ -1,4 +1,4 @@
-"""Requests that pages of other sites make a browser send are refused; those of our own pages and of programs are not."""
+"""Requests that pages of other sites make a browser send are refused; those of own pages and programs are not."""
 
 import asyncio
 
@@ -107,7 +107,7 @@ def answer(scope: dict, headers: list[tuple[str, str]]) -> list[dict]:
 
 @pytest.mark.parametrize("path", ["/graphql", "/graphql/", "//GraphQL"])
 def test_same_origin_get_never_acts(path):
-    """An image `<img src="http://127.0.0.1:3000/graphql?query=mutation...">` deleted runs (own reliability trials)."""
+    """An image `<img src="http://127.0.0.1:3000/graphql?query=mutation...">` deleted runs (own trials)."""
     get = {"type": "http", "method": "GET", "path": path}
     assert answer(get, [HERE])[0]["status"] == 405
     assert answer({**get, "method": "HEAD"}, [HERE, ("Accept", "image/png")])[0]["status"] == 405

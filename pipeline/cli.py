@@ -131,16 +131,7 @@ def _add_graph_commands(command: Adder) -> None:
         help="asset to build; +ASSET also builds everything before it, ASSET+ everything after it; default: all",
     )
     command("demo", "pipeline.commands.demo:run", "Materialise the whole graph of the default sources")
-    ui = command("ui", "pipeline.commands.ui:run", "Serve Dagster and MLflow until Ctrl-C")
-    ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
-    ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
-    ui.add_argument(
-        "--allow-host",
-        metavar="NAME[:PORT]",
-        action="append",
-        default=[],
-        help="a name under which a proxy serves them; requests to other names, and from other sites, are refused",
-    )
+    _add_ui(command)
     results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Show what happened to a page at each stage")
@@ -166,6 +157,19 @@ def _add_graph_commands(command: Adder) -> None:
     settings.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
     report.add_argument("--out", metavar="DIR", help="write the card and its figures to this folder instead")
+
+
+def _add_ui(command: Adder) -> None:
+    ui = command("ui", "pipeline.commands.ui:run", "Serve Dagster and MLflow until Ctrl-C")
+    ui.add_argument("--dagster-port", type=int, default=3000, help="default: 3000")
+    ui.add_argument("--mlflow-port", type=int, default=5000, help="default: 5000")
+    ui.add_argument(
+        "--allow-host",
+        metavar="NAME[:PORT]",
+        action="append",
+        default=[],
+        help="a name under which a proxy serves them; requests to other names, and from other sites, are refused",
+    )
 
 
 def _add_stage_commands(command: Adder) -> None:

@@ -3,7 +3,7 @@
 import csv
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DELIMITERS = (",", "\t", ";", "|")
 SNIFFED_RECORDS = 200
@@ -32,8 +32,24 @@ def sniffed_delimiter(sample: str) -> str | None:
     return best
 
 
-def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
-    """The cells of every record; empty lines are not records. Lines may have line ends or not."""
+def literal_cells(line: str, delimiter: str) -> list[str]:
+    """The cells of a line in which quotation marks are ordinary characters; none of an empty line."""
+    bare = line.rstrip("\r\n")
+    return bare.split(delimiter) if bare else []
+
+
+def records(
+    lines: Iterable[str],
+    delimiter: str,
+    *,
+    row_test: Callable[[Sequence[str]], bool] | None = None,
+    stray_quotes: list[int] | None = None,
+) -> Iterator[list[str]]:
+    """The cells of every record; empty lines are not records. Lines may have line ends or not.
+
+    A record of several lines is read again line by line if each of its lines passes `row_test`. `stray_quotes`
+    gets the number of every line whose quotation marks were read as ordinary characters.
+    """
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     source = _Lines(lines)
     reader, quoting = csv.reader(source, delimiter=delimiter, strict=True), csv.QUOTE_MINIMAL
@@ -43,7 +59,11 @@ def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
         source.used_characters = 0
         try:
             record = next(reader)
-            is_wrong = len(source.used) > 1 and width > 1 and len(record) != width
+            is_wrong = (
+                len(source.used) > 1
+                and width > 1
+                and (len(record) != width or bool(row_test and _are_rows(source.used, delimiter, row_test)))
+            )
         except StopIteration:
             return
         except (csv.Error, _TooLong):
@@ -51,12 +71,19 @@ def records(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
         if is_wrong:
             n_taken_back += len(source.used) > 1
             first = source.take_back()
+            if stray_quotes is not None:
+                stray_quotes.append(source.n_read)
             record = next(csv.reader([first], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
             quoting = csv.QUOTE_NONE if n_taken_back > MAX_TAKEN_BACK else quoting
             reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
         width = width or len(record)
         if record:
             yield record
+
+
+def _are_rows(lines: Sequence[str], delimiter: str, row_test: Callable[[Sequence[str]], bool]) -> bool:
+    """Whether each of the lines is a row, as a record may swallow them from one stray quotation mark to the next."""
+    return all(row_test(literal_cells(line, delimiter)) for line in lines)
 
 
 class _TooLong(Exception):
@@ -71,6 +98,7 @@ class _Lines:
         self.given_back: deque[str] = deque()
         self.used: list[str] = []  # since the last record
         self.used_characters = 0
+        self.n_read = 0  # lines, without those that were given back
 
     def __iter__(self) -> "_Lines":
         return self
@@ -79,6 +107,7 @@ class _Lines:
         line = self.given_back.popleft() if self.given_back else next(self.lines)
         line = ROW_END.sub("\n", line.replace("\0", ""))
         line = line.rstrip("\n").replace("\n", " ") + "\n"  # csv.reader rejects a line end inside a line
+        self.n_read += 1
         self.used.append(line)
         self.used_characters += len(line)
         if self.used_characters > MAX_RECORD_CHARACTERS:
@@ -88,4 +117,5 @@ class _Lines:
     def take_back(self) -> str:
         """The first of the lines used for the last record; the others are read again."""
         self.given_back.extendleft(reversed(self.used[1:]))
+        self.n_read -= len(self.used) - 1
         return self.used[0]

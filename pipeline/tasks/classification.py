@@ -6,24 +6,21 @@ Baselines are the majority class, TF-IDF with logistic regression, and the same 
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from annotated_types import Ge, Lt
 
-from pipeline.corpus.examples.stage import (
-    ExamplesConfig,
-    Row,
-    read_examples,
-    refuse_empty_splits,
-    repaired,
-)
+from pipeline.corpus.examples.rows import Row, repaired
+from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
 from pipeline.evaluation.metrics import (
     accuracy_of,
@@ -48,6 +45,9 @@ if TYPE_CHECKING:
 
 MOST_LABELS = 100  # in the data; more are probably a wrong column
 LABEL = re.compile(r"[^=\s][^=]*")
+SHOWN_CHARACTERS = 60  # of a value in a message
+MISSING = {"nan", "-nan", "nat", "null", "<na>", "#n/a"}  # what programs write for a missing value, in lower case
+WHOLE = re.compile(r"(-?\d+)\.0")  # a whole number, as a program writes it whose column has missing values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +73,9 @@ class ClassificationExamplesConfig(ExamplesConfig):
         if len(self.names()) == 1:
             raise ValueError(f"labels={self.labels} has one label; a classification needs at least 2")
 
-    def names(self) -> dict[str, str]:
+    def names(self) -> Mapping[str, str]:
         """Value in the data -> name of the label; empty = as found."""
-        pairs = [entry.rpartition("=") for entry in self.labels]
-        if not all(separator and name for _, separator, name in pairs):
-            raise ValueError(f"labels={self.labels} must be texts of the form value=name")
-        return {value: name for value, _, name in pairs}
+        return names_of(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,33 +149,38 @@ class Classification(Kind):
         return {**table, "labels": label_names(table.get("labels", []), where)}
 
     def row(self, parts: Mapping[str, Any], cfg: ClassificationExamplesConfig) -> Row:
-        names, text, value = cfg.names(), parts["text"], label_text(parts["label"])
-        row = Row(
-            repaired(text) if isinstance(text, str) else "", {"label": names.get(value, "") if names else value}
-        )
+        text, value = parts["text"], parts["label"]
+        row = Row(repaired(text) if isinstance(text, str) else "")
         if not row.text:
-            row.reason = "no_text"
-        elif not value:
-            row.reason = "no_label"
-        elif not row.values["label"]:
-            row.reason = "unknown_label"
+            is_missing = text is None or isinstance(text, str) or (isinstance(text, float) and math.isnan(text))
+            row.reason, row.detail = ("no_text", "") if is_missing else ("not_text", shown(text))
+        elif isinstance(value, list | dict):
+            row.reason, row.detail = "not_text_label", shown(value)
+        else:
+            label, names = label_text(value), cfg.names()
+            if label is None and not (isinstance(value, str) and repaired(value) in names):
+                row.reason, row.detail = "no_label", "" if value in (None, "") else shown(value)
+            elif names and (name := named(value, names)) is None:
+                row.reason, row.detail = "unknown_label", shown(value)
+            else:
+                row.values["label"] = name if names else label
         return row
 
-    def check_examples(
-        self, examples: Sequence[Mapping[str, Any]], cfg: ClassificationExamplesConfig, name: str
-    ) -> None:
-        found = sorted({example["label"] for example in examples})
+    def check_examples(self, examples: pa.Table, cfg: ClassificationExamplesConfig, name: str) -> None:
+        found = sorted(examples["label"].unique().to_pylist())
         if not cfg.labels and len(found) > MOST_LABELS:
             raise ValueError(
                 f"{name}: {cfg.label!r} has {len(found)} different labels; more than {MOST_LABELS} need to be"
                 " declared: labels = [...]; or is it another column?"
             )
         if len(found) < 2:
+            declared = f" (declared: {', '.join(cfg.names())})" if cfg.labels else ""
             raise ValueError(
-                f"{name}: {len(examples)} usable rows with the labels {found}; at least 2 labels are needed"
+                f"{name}: {examples.num_rows} usable rows with the labels {found}; at least 2 labels are needed in"
+                f" {cfg.label!r}{declared}"
             )
         refuse_empty_splits(examples, name)
-        learned = {example["label"] for example in examples if example["split"] == "train"}
+        learned = set(examples.filter(pc.field("split") == "train")["label"].to_pylist())
         declared = sorted(set(cfg.names().values())) or found
         if missing := [label for label in declared if label not in learned]:
             raise ValueError(
@@ -257,11 +259,37 @@ def labels_of(directory: Path) -> list[str]:
     return sorted(table["label"].unique().to_pylist())
 
 
-def label_text(label: Any) -> str:
-    """A label as text: true, false and numbers as in JSON, "" for null."""
-    if isinstance(label, str):
-        return repaired(label)
-    return json.dumps(label) if isinstance(label, bool | int | float) else ""
+@lru_cache  # asked for every row
+def names_of(labels: tuple[str, ...]) -> Mapping[str, str]:
+    pairs = [entry.rpartition("=") for entry in labels]
+    if not all(separator and name for _, separator, name in pairs):
+        raise ValueError(f"labels={labels} must be texts of the form value=name")
+    return {value: name for value, _, name in pairs}
+
+
+def label_text(label: Any) -> str | None:
+    """A label as text, None if it is missing: true, false and numbers as in JSON, whole numbers without ".0"."""
+    if isinstance(label, float) and not math.isfinite(label):
+        return None
+    text = repaired(label if isinstance(label, str) else "" if label is None else json.dumps(label))
+    if text.casefold() in MISSING or not text:
+        return None
+    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
+
+
+def named(value: Any, names: Mapping[str, str]) -> str | None:
+    """The name of a label, None if it has none; 1.0 and 1 are found under each other, and so are True and true."""
+    text = repaired(value) if isinstance(value, str) else json.dumps(value)
+    written = text if text in names else label_text(value) or ""
+    truth = written.casefold() if written.casefold() in ("true", "false") else written
+    return next((names[one] for one in (written, f"{written}.0", truth, truth.title()) if one in names), None)
+
+
+def shown(value: Any) -> str:
+    """A value of the data in a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    of = "a list: " if isinstance(value, list) else "an object: " if isinstance(value, dict) else ""
+    return of + (text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
 
 
 def label_names(labels: Any, where: str) -> tuple[str, ...]:

@@ -9,15 +9,11 @@ drop rows that are denied (deny_list.py), unreadable, duplicates or have conflic
 (leaks.py); split the groups by hash, so that an added row moves no other row.
 """
 
-import codecs
-import csv
 import hashlib
-import io
-import json
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -29,17 +25,19 @@ from annotated_types import Ge, Gt, Le, Lt
 from pipeline.corpus import text_repair
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import NOTHING, Keys, deny_list, read_keys
-from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups, normalised
-from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards, dropped_row
+from pipeline.corpus.examples.labelled_file import labelled_records
+from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups
+from pipeline.corpus.examples.rows import ExampleRows, Row, in_pieces
+from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards
 from pipeline.store.settings import check_values, did_you_mean
-from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
 from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
-VERSION = 1
-FORMATS = (".csv", ".tsv", ".jsonl")
+VERSION = 2
 MOST_BYTES = 1_000_000_000  # of a labelled file inside a package, which is read into memory
 BEGINNING_BYTES = 1_000_000  # of a labelled file on this machine that are read before anything is built
-MOST_FIELD_CHARACTERS = 10_000_000  # per csv cell; Python's own limit is 131,072
+SHOWN_LINES = 10  # in a warning
+ROWS_AT_ONCE = 20_000  # that become a piece of a table
 BEFORE = (
     pa.field("id", pa.string(), nullable=False),  # xxh3_128 of the normalised text
     pa.field(
@@ -51,6 +49,7 @@ AFTER = (
     pa.field("group_id", pa.string(), nullable=False),  # id of the first near duplicate; a group has one split
 )
 EXAMPLE = pa.schema([*BEFORE, *AFTER])  # columns of every kind; those of one kind are in between
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +93,6 @@ class ExamplesConfig:
             )
 
 
-@dataclass(slots=True)
-class Row:
-    """A row of the labelled file as an example. `reason` is the drop reason."""
-
-    text: str
-    values: dict[str, Any] = field(default_factory=dict)  # values of the columns of the kind
-    reason: str | None = None
-    number: int = 0  # from 1, without the header
-
-    @property
-    def id(self) -> str:
-        return text_digest(normalised(self.text))
-
-
 class Rows(Protocol):
     """What a kind of task defines about its labelled rows."""
 
@@ -119,7 +104,7 @@ class Rows(Protocol):
         """An example made from the values at the paths (None if there is no value), or a drop reason."""
         ...
 
-    def check_examples(self, examples: Sequence[Mapping[str, Any]], cfg: Any, name: str) -> None:
+    def check_examples(self, examples: pa.Table, cfg: Any, name: str) -> None:
         """Raises ValueError if nothing can be learned from all `examples` of the file `name` together."""
         ...
 
@@ -195,35 +180,53 @@ def make_examples(
     """Examples from the labelled file `name`, whose suffix determines its format.
 
     Raises ValueError if the format of the file does not match its suffix, a part is in no row, a split has no
-    examples, or the kind refuses them.
+    examples, or the kind refuses them; it says how many rows were dropped for which reason.
     """
-    rows = list(labelled_rows(name, content, kind, cfg))
-    for row in rows:
+    rows = ExampleRows([column.name for column in kind.columns])
+    stray_quotes: list[int] = []
+    for row in labelled_rows(name, content, kind, cfg, stray_quotes):
         if denials.document_id and document_id(row.text) in denials.document_id:
             row.reason = DENIED
-    _drop_repeated(rows)
-    kept = [row for row in rows if row.reason is None]
-    groups = duplicate_groups([row.text for row in kept], cfg.similarity)
-    examples: list[dict[str, object]] = [
-        {
-            "id": row.id,
-            "text": row.text,
-            **row.values,
-            "split": split_of(kept[group].id, cfg),
-            "group_id": kept[group].id,
-        }
-        for row, group in zip(kept, groups, strict=True)
-    ]
-    kind.check_examples(examples, cfg, name)
-    dropped = [_dropped(row, Path(name).name, work.stage) for row in rows if row.reason is not None]
-    write_rows(work.directory / "examples.parquet", examples, example_schema(kind))
-    write_rows(work.directory / DROPPED_FOLDER / "rows.parquet", dropped, DROPPED)
-    work.progress(len(rows), len(rows), "rows")
-    counts = Counts(rows_in=len(rows), kept=len(examples), dropped=dict(Counter(str(d["reason"]) for d in dropped)))
-    sizes = Counter(str(example["split"]) for example in examples)
-    return Outcome(
-        rows=len(examples), counts=counts, measures={f"{split}_examples": sizes[split] for split in SPLITS}
-    )
+        rows.add(row)
+        if row.number % ROWS_AT_ONCE == 0:
+            work.progress(row.number, None, "rows")
+    rows.drop_repeated()
+    examples = _table(_examples(rows, cfg), example_schema(kind))
+    try:
+        kind.check_examples(examples, cfg, name)
+    except ValueError as error:
+        raise ValueError(f"{error}. {rows.summary()}") from error
+    _warn(name, rows, stray_quotes)
+    dropped = _table(rows.dropped(Path(name).name, work.stage), DROPPED)
+    write_table(work.directory / "examples.parquet", examples)
+    write_table(work.directory / DROPPED_FOLDER / "rows.parquet", dropped)
+    work.progress(rows.n_read, rows.n_read, "rows")
+    counts = Counts(rows_in=rows.n_read, kept=examples.num_rows, dropped=dict(rows.reasons))
+    sizes = Counter(examples["split"].to_pylist())
+    measures = {f"{split}_examples": sizes[split] for split in SPLITS} | {"stray_quotes": len(stray_quotes)}
+    return Outcome(rows=examples.num_rows, counts=counts, measures=measures)
+
+
+def _warn(name: str, rows: ExampleRows, stray_quotes: list[int]) -> None:
+    if rows.reasons:
+        log.warning("%s: %s", name, rows.summary())
+    if stray_quotes:
+        log.warning(
+            "%s: in %d rows quotation marks do not enclose a cell; they are read as ordinary characters. Lines: %s",
+            *(name, len(stray_quotes), ", ".join(map(str, stray_quotes[:SHOWN_LINES]))),
+        )
+
+
+def _examples(rows: ExampleRows, cfg: ExamplesConfig) -> Iterator[dict[str, Any]]:
+    groups = duplicate_groups(rows.texts, cfg.similarity)
+    for row_id, text, values, group in zip(rows.ids, rows.texts, rows.values, groups, strict=True):
+        group_id = rows.ids[group]
+        own = dict(zip(rows.names, values, strict=True))
+        yield {"id": row_id, "text": text, **own, "split": split_of(group_id, cfg), "group_id": group_id}
+
+
+def _table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.concat_tables(pa.Table.from_pylist(piece, schema=schema) for piece in in_pieces(rows, ROWS_AT_ONCE))
 
 
 def example_schema(kind: Rows) -> pa.Schema:
@@ -244,14 +247,18 @@ def split_of(group_id: str, cfg: ExamplesConfig) -> str:
     return "validation" if place < cfg.test_fraction + cfg.validation_fraction else "train"
 
 
-def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) -> Iterator[Row]:
-    """Every row, as an example or with its drop reason."""
+def labelled_rows(
+    name: str, content: bytes, kind: Rows, cfg: ExamplesConfig, stray_quotes: list[int] | None = None
+) -> Iterator[Row]:
+    """Every row, as an example or with its drop reason; for `stray_quotes` see labelled_file.py."""
+    n_unreadable, stray_quotes = 0, [] if stray_quotes is None else stray_quotes
     fields: Counter[str] = Counter()  # keys seen, for the suggestion in the error message
     paths = {part: getattr(cfg, part) for part in kind.parts}
     found: set[str] = set()
-    for number, record in enumerate(_records(name, content), 1):
+    for number, record in enumerate(labelled_records(name, content, paths.values(), stray_quotes), 1):
         if isinstance(record, str):
-            row = Row(record, reason="unreadable_row")
+            n_unreadable += 1
+            row = Row(record, reason="unreadable_row", detail=_unreadable(name))
         else:
             fields.update(record.keys())
             parts = {part: _value_at(record, path) for part, path in paths.items()}
@@ -262,8 +269,10 @@ def labelled_rows(name: str, content: bytes, kind: Rows, cfg: ExamplesConfig) ->
     for part, path in paths.items():
         if part not in found:
             known = ", ".join(sorted(fields)[:20]) or "no readable row"
+            unreadable = f"; {n_unreadable:,} rows cannot be read: {_unreadable(name)}" if n_unreadable else ""
             raise ValueError(
                 f"{name}: {part} is {path!r}, but no row has that; the rows have: {known}{did_you_mean(path, fields)}"
+                f"{unreadable}"
             )
 
 
@@ -284,58 +293,34 @@ def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig) -> None:
             raise
 
 
-def refuse_empty_splits(examples: Sequence[Mapping[str, Any]], name: str) -> None:
-    sizes = Counter(example["split"] for example in examples)
-    if empty := [split for split in SPLITS if not sizes[split]]:
+def refuse_empty_splits(examples: pa.Table, name: str) -> None:
+    sizes = Counter(examples["split"].to_pylist())
+    if not (empty := [split for split in SPLITS if not sizes[split]]):
+        return
+    groups = Counter(examples["group_id"].to_pylist())
+    n_rows, (_, largest) = examples.num_rows, groups.most_common(1)[0] if groups else ("", 0)
+    if largest > n_rows / 2:
+        texts = f"all {n_rows:,}" if largest == n_rows else f"{largest:,} of {n_rows:,}"
         raise ValueError(
-            f"{name}: {len(examples)} usable rows are too few, because none are in {' and '.join(empty)}; add rows"
+            f"{name}: {texts} usable rows form one group of near duplicates, and a group is never divided, so that"
+            f" nothing falls to {' and '.join(empty)}. The rows may follow one template: raise the setting"
+            " similarity (1 = only texts with the same words form a group), or add rows with other texts"
         )
+    raise ValueError(
+        f"{name}: {n_rows:,} usable rows are too few, because none are in {' and '.join(empty)}; add rows"
+        + (f" (near duplicates stay together: there are {len(groups):,} groups)" if len(groups) < n_rows else "")
+    )
+
+
+def _unreadable(name: str) -> str:
+    if name.lower().endswith(".jsonl"):
+        return "not a JSON object"
+    return "more cells than the header; quote texts that contain the delimiter"
 
 
 def document_id(text: str) -> str:
     """The id of a document with this text, by which the deny list identifies it."""
     return text_digest(text_repair.normalised(text))
-
-
-def repaired(text: str) -> str:
-    """`text` in NFC, without outer white space, and with lone surrogates replaced, so that it is valid UTF-8."""
-    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
-
-
-def _records(name: str, content: bytes) -> Iterator[dict[str, Any] | str]:
-    """Rows as dictionaries; an unreadable row as its text."""
-    suffix = Path(name).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(
-            f"{name}: a labelled file must end in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}"
-        )
-    try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name}: byte {error.start} is not UTF-8 ({content[error.start : error.start + 1]!r}); save it as UTF-8"
-        ) from error
-    if suffix == ".jsonl":
-        for line in text.split("\n"):  # splitlines would also cut at U+2028, which JSON leaves unescaped
-            if line.strip():
-                yield _json_object(line)
-        return
-    csv.field_size_limit(MOST_FIELD_CHARACTERS)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ",")
-    try:
-        for record in reader:
-            # cells beyond the header's have the key None: most often an unquoted comma in the text
-            yield str(record[None]) if None in record else record
-    except csv.Error as error:
-        raise ValueError(f"{name}, line {reader.line_num}: {error}; quote cells that contain line breaks") from error
-
-
-def _json_object(line: str) -> dict[str, Any] | str:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return line
-    return record if isinstance(record, dict) else line
 
 
 def _value_at(record: Any, path: str) -> Any:
@@ -348,22 +333,3 @@ def _value_at(record: Any, path: str) -> Any:
             record[int(head)] if isinstance(record, list) and head.isdecimal() and int(head) < len(record) else None
         )
     return _value_at(_value_at(record, head), rest)
-
-
-def _drop_repeated(rows: Sequence[Row]) -> None:
-    """Of equal texts the first is kept; all are dropped if their labels differ, because the right one is unknown."""
-    by_text: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.reason is None:
-            by_text[normalised(row.text)].append(row)
-    for same in by_text.values():
-        if any(row.values != same[0].values for row in same):
-            for row in same:
-                row.reason = "conflicting_labels"
-        for row in same[1:]:
-            row.reason = row.reason or "duplicate"
-
-
-def _dropped(row: Row, name: str, stage: str) -> dict[str, Any]:
-    page = {"id": row.id, "page_id": f"{row.number}", "source": name, "url": f"{name}#{row.number}"}
-    return dropped_row(page | {"text": repaired(row.text)}, stage, row.reason or "")

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from pipeline.corpus.examples.stage import ExamplesConfig, Row, read_examples, refuse_empty_splits
+from pipeline.corpus.examples.rows import Row
+from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.evaluation.metrics import ratio
 from pipeline.evaluation.results import result_of
 from pipeline.evaluation.task import MODEL, Judged, TaskEvaluationConfig

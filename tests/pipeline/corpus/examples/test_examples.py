@@ -14,13 +14,8 @@ from hypothesis import strategies as st
 from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.leaks import leaked
-from pipeline.corpus.examples.stage import (
-    LabelledFile,
-    labelled_rows,
-    read_examples,
-    repaired,
-    split_of,
-)
+from pipeline.corpus.examples.rows import repaired
+from pipeline.corpus.examples.stage import LabelledFile, labelled_rows, read_examples, split_of
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import DROPPED, SPLITS
 from pipeline.store.shards import read_table, text_digest

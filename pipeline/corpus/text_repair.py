@@ -10,6 +10,8 @@ import codecs
 import re
 import unicodedata
 
+from pipeline.corpus.charsets import ERRORS, MULTI_BYTE, SEVEN_BIT, codec_of, declared_codec
+
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, because it begins with the mark of UTF-16
@@ -28,13 +30,18 @@ SIGNATURES = (
     b"\x7fELF",
     b"\xd0\xcf\x11\xe0",
 )
-DECLARED = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([A-Za-z0-9_.:-]+)""", re.IGNORECASE)
-HEAD_BYTES = 4096  # in which a page declares its charset
+FEW_SIGNS = 6  # so many letters of another encoding are hardly UTF-8 by chance
+ISO_2022 = b"\x1b$"  # the escape to a set of two bytes
+HEAD_BYTES = 4096  # in which UTF-16 without a mark is recognised
+MAX_GARBLED_SHARE = 0.01  # of the characters of a text that could not be decoded; a label with more is wrong
 MAX_NUL_SHARE = 0.001  # of the bytes of a text; a web page may contain one by mistake
 LONGEST_PIECE = 1_000_000  # characters passed to ftfy at a time
+RARE = frozenset({"iso8859-3", "iso8859-10", "iso8859-14", "iso8859-16"})  # guessed for a short text of other letters
+RUN = re.compile(rb"[\x80-\xff]+")
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
 
 LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
+C1 = re.compile("[\x80-\x9f]")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\ufffb]"
@@ -45,40 +52,76 @@ ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 BLANK_LINES = re.compile(r"\n{3,}")
 
 
-def decode(content: bytes, media_type: str) -> tuple[str | None, str]:
-    """(text, "") or (None, reason): `binary` if it is not text, `undecodable` if it is garbled in every encoding."""
+def decode(
+    content: bytes, media_type: str, label: str | None = None, *, in_mail: bool = False
+) -> tuple[str | None, str]:
+    """(text, "") or (None, reason): `binary` if it is not text, `undecodable` if it is garbled in every encoding.
+
+    `label` is the charset that came with the bytes: in the header of an answer or of a part of a mail.
+    """
     if content.startswith(SIGNATURES):
         return None, "binary"
-    encoding = encoding_of(content, is_html=media_type == "text/html")
+    encoding = encoding_of(content, media_type, label, in_mail=in_mail)
     if content.count(0) > MAX_NUL_SHARE * len(content) and not encoding.startswith(("utf-16", "utf-32")):
         return None, "binary"
-    text = content.decode(encoding, "replace")
+    text = content.decode(encoding, ERRORS)
     if _share_of_controls(text) > 0.02:
         return None, "binary"
-    if text.count("\ufffd") > 0.01 * len(text):
+    if _is_garbled(text):
         return None, "undecodable"
     return text, ""
 
 
-def encoding_of(content: bytes, *, is_html: bool = False, is_cut: bool = False) -> str:
-    """The encoding of a text: mark, zeros of UTF-16, UTF-8, the one that a page declares, else a guess.
+def encoding_of(
+    content: bytes,
+    media_type: str = "text/plain",
+    label: str | None = None,
+    *,
+    in_mail: bool = False,
+    is_cut: bool = False,
+) -> str:
+    """The encoding of a text: mark, zeros of UTF-16, UTF-8, the one that is declared for it or in it, else a guess.
 
-    With `is_cut` the last bytes may be part of a character.
+    A declaration that the bytes contradict is none. With `is_cut` the last bytes may be part of a character.
     """
     for mark, encoding in BOMS:
         if content.startswith(mark):
             return encoding
     if (encoding := _utf16_without_mark(content)) is not None:
         return encoding
+    labelled = codec_of(label, in_mail=in_mail) if label else None
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
-        return "utf-8"
+        text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
     except UnicodeDecodeError:
-        pass
+        text = None
+    if text is not None:
+        return _also_utf8(content, text, labelled, media_type)
     text = content.decode("utf-8", "replace")
     if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few invalid bytes
         return "utf-8"
-    return (_declared(content) if is_html else None) or _guessed(content[:GUESS_BYTES])
+    for codec in (labelled, declared_codec(content, media_type)):
+        if codec not in (None, "utf-8") and not _is_garbled(content.decode(codec, ERRORS)):
+            return codec
+    return _guessed(content[:GUESS_BYTES])
+
+
+def _also_utf8(content: bytes, text: str, labelled: str | None, media_type: str) -> str:
+    """The encoding of bytes that are UTF-8, perhaps by chance: ASCII with escapes, or a few signs of two bytes."""
+    if text.isascii():
+        codec = labelled
+        if ISO_2022 in content:
+            codec = codec or declared_codec(content, media_type) or "iso2022_jp_ext"
+        is_other = codec in SEVEN_BIT and not _is_garbled(content.decode(codec, ERRORS))
+    else:
+        codec = labelled
+        is_doubtful = codec in MULTI_BYTE or (codec is not None and C1.search(text) is not None)
+        is_few = is_doubtful and sum(not c.isascii() for c in text) < FEW_SIGNS
+        is_other = is_few and "\ufffd" not in content.decode(codec or "", ERRORS)
+    return codec if codec is not None and is_other else "utf-8"
+
+
+def _is_garbled(text: str) -> bool:
+    return text.count("\ufffd") > MAX_GARBLED_SHARE * len(text)
 
 
 def repair(text: str) -> str:
@@ -138,30 +181,21 @@ def _utf16_without_mark(content: bytes) -> str | None:
     return "utf-16-be" if even > 0.4 and odd < 0.05 else None
 
 
-def _declared(content: bytes) -> str | None:
-    """The charset that a page declares, as browsers read it.
-
-    None for UTF-8, which was already tried, and for UTF-16, in which the declaration would not have been found.
-    """
-    from resiliparse.parse.encoding import map_encoding_to_html5
-
-    match = DECLARED.search(content[:HEAD_BYTES])
-    encoding = map_encoding_to_html5(match[1].decode()) if match else None
-    return None if not encoding or encoding.startswith("utf-") else encoding
-
-
 def _guessed(content: bytes) -> str:
-    """The encoding that resiliparse (uchardet) detects; it does not know Korean and then returns utf-8."""
+    """The encoding that resiliparse (uchardet) detects; it knows no Korean, and guesses rare ones for short texts."""
     from resiliparse.parse.encoding import detect_encoding
 
-    encoding = detect_encoding(content) or "utf-8"
-    if encoding == "utf-8":
-        try:
-            codecs.getincrementaldecoder("cp949")().decode(content)
-            return "cp949"
-        except UnicodeDecodeError:
-            pass
-    return encoding
+    detected = detect_encoding(content) or "utf-8"
+    if detected == "utf-8" and _is_korean(content):
+        return "cp949"
+    return "cp1252" if detected == "utf-8" or detected in RARE else codec_of(detected) or detected
+
+
+def _is_korean(content: bytes) -> bool:
+    """Whether the bytes beyond ASCII stand in pairs, which those of accents and quotation marks do not."""
+    runs = RUN.findall(content)
+    n_pairs = sum(len(run) % 2 == 0 for run in runs)
+    return 2 * n_pairs > len(runs) and not _is_garbled(content.decode("cp949", ERRORS))
 
 
 def as_text(value: str) -> str:

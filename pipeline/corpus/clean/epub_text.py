@@ -9,6 +9,7 @@ file is skipped. Sources: EPUB 3.3, sections 4.2 (container), 5 (package) and 4.
 import posixpath
 from typing import Any
 
+from pipeline.corpus.charsets import XHTML
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.xhtml_text import xhtml_text
 from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
@@ -87,5 +88,5 @@ def _encrypted(parts: Parts) -> set[str]:
 
 
 def _chapter(content: bytes) -> str:
-    text, _ = decode(content, "text/html")
+    text, _ = decode(content, XHTML)
     return "" if text is None else xhtml_text(text)[1]

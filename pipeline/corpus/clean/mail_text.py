@@ -9,11 +9,13 @@ joined (RFC 3676).
 """
 
 import base64
-import email
+import email.utils
 import re
 from collections.abc import Iterator, Sequence
+from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
+from email.policy import Compat32
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
@@ -21,10 +23,12 @@ from pipeline.corpus.clean.xhtml_text import xhtml_text
 from pipeline.corpus.text_repair import decode
 
 EXTRACTOR = "mail"
+MAX_HEADER_CHARACTERS = 10_000  # the rest of a longer header is not read
 MAX_PARTS = 1000
 MAX_DEPTH = 20  # of nested parts
 NAMED_ATTACHMENTS = 20
 NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
+DEFAULT_CHARSETS = ("us-ascii", "ascii")  # bytes beyond ASCII have no charset then
 READ = ("text/plain", "text/html")
 HEADER = re.compile(rb"[!-9;-~]{1,100}:")  # RFC 5322 section 2.2: printable ASCII without a colon
 
@@ -34,7 +38,7 @@ def mail_text(content: bytes) -> Extracted:
     if not HEADER.match(_first_line(content)):
         return Extracted("", extractor=EXTRACTOR, reason="unreadable")
     try:
-        message = email.message_from_bytes(content)
+        message = email.message_from_bytes(content, policy=_BoundedHeaders())
         attachments: list[str] = []
         pieces = [piece.strip("\n") for piece in _pieces(message, attachments, 0) if piece.strip()]
         title = _header(message, "Subject")
@@ -44,6 +48,7 @@ def mail_text(content: bytes) -> Extracted:
         TypeError,
         AttributeError,
         RecursionError,
+        MessageError,
     ):  # the exceptions that email raises for broken mail
         return Extracted("", extractor=EXTRACTOR, reason="unreadable")
     if not pieces:
@@ -51,6 +56,13 @@ def mail_text(content: bytes) -> Extracted:
     if attachments:
         pieces.append(_named(attachments))
     return Extracted("\n\n".join(pieces), title=title, extractor=EXTRACTOR)
+
+
+class _BoundedHeaders(Compat32):
+    """Parsing the parameters of a header takes time with the square of its length."""
+
+    def header_fetch_parse(self, name: str, value: str) -> Any:
+        return super().header_fetch_parse(name, value[:MAX_HEADER_CHARACTERS])
 
 
 def _first_line(content: bytes) -> bytes:
@@ -64,7 +76,7 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
         attachments.append("")
         return
     kind = part.get_content_type()
-    inner = part.get_payload()
+    inner = part.get_payload() if part.is_multipart() else None  # of a leaf it would be decoded by its own label
     if kind == "message/rfc822" and isinstance(inner, list) and inner:
         if subject := _header(inner[0], "Subject"):
             yield f"## {subject}"
@@ -90,7 +102,7 @@ def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
 
 
 def _text(part: Any, kind: str) -> str:
-    text = _decoded(_payload(part), part.get_content_charset(), kind)
+    text = _decoded(_payload(part), _parameter(part, "charset", "content-type"), kind)
     if kind == "text/html":
         return xhtml_text(text)[1]
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -105,22 +117,16 @@ def _payload(part: Any) -> bytes:
         return b""
     if str(part.get("Content-Transfer-Encoding", "")).strip().lower() != "base64":
         return payload
-    if payload != str(part.get_payload()).encode("ascii", "surrogateescape"):
+    del part["Content-Transfer-Encoding"]
+    if payload != part.get_payload(decode=True):
         return payload
     signs = NO_BASE64.sub(b"", payload)  # email could not decode it
     return base64.b64decode(signs[: len(signs) // 4 * 4])
 
 
 def _decoded(payload: bytes, charset: str | None, kind: str) -> str:
-    if charset and charset not in ("us-ascii", "ascii", "utf-8"):
-        try:
-            text = payload.decode(charset, "replace")
-        except (LookupError, ValueError):  # no such charset, or a codec that is not a character set
-            text = "\ufffd"
-        if text.count("\ufffd") <= 0.01 * len(text):
-            return text
-    text, _ = decode(payload, kind)
-    return text or ""
+    label = None if (charset or "").strip().lower() in DEFAULT_CHARSETS else charset
+    return decode(payload, kind, label, in_mail=True)[0] or ""
 
 
 def _unfolded(text: str, *, delete_space: bool) -> str:
@@ -148,14 +154,23 @@ def _header(message: Message, name: str) -> str | None:
 
 
 def _file_name(part: Any) -> str:
-    return _plain(part.get_filename() or "")
+    return _parameter(part, "filename", "content-disposition") or _parameter(part, "name", "content-type") or ""
+
+
+def _parameter(part: Any, name: str, header: str) -> str | None:
+    """A parameter of a header; the charset of one in the form of RFC 2231 is read as any other."""
+    value = part.get_param(name, None, header)
+    if isinstance(value, tuple):
+        charset, _, text = value
+        return _word(text.encode("latin-1", "replace"), charset)
+    return None if value is None else _plain(email.utils.unquote(str(value)))
 
 
 def _plain(header: str) -> str:
     """A header with its encoded words decoded if they are valid."""
     try:
-        words = decode_header(header)
-    except (ValueError, LookupError):
+        words = decode_header(header[:MAX_HEADER_CHARACTERS])
+    except (ValueError, LookupError, MessageError):
         words = [(header, None)]
     return " ".join("".join(_word(word, charset) for word, charset in words).split())
 
@@ -163,7 +178,7 @@ def _plain(header: str) -> str:
 def _word(word: bytes | str, charset: str | None) -> str:
     if isinstance(word, str):
         word = word.encode("utf-8", "surrogateescape")
-    return _decoded(word, charset and charset.lower(), "text/plain") or word.decode("cp1252", "replace")
+    return _decoded(word, charset, "text/plain") or word.decode("cp1252", "replace")
 
 
 def _named(attachments: list[str]) -> str:

@@ -9,11 +9,14 @@ Steps per page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_
 spacing.
 """
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from pipeline.corpus.charsets import HTML
 from pipeline.corpus.clean.boilerplate import without_boilerplate
 from pipeline.corpus.clean.code_text import code_text, notebook_text
 from pipeline.corpus.clean.docx_text import docx_text
@@ -33,7 +36,7 @@ from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_
 from pipeline.store.store import Outcome, Stage, Work, map_shards
 
 MB = 1_000_000
-HTML = "text/html"
+HEADER_CHARSET = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +69,7 @@ class PageItem:
     licence: str | None
     content: bytes
     too_large: bool
+    charset: str | None = None  # in the header with which a server sent the page
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ def clean(cfg: CleanConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
 
 CLEAN = Stage(
     name="clean",
-    version=3,
+    version=4,
     function=clean,
     handle=Shards,
     libraries=(
@@ -147,7 +151,7 @@ def clean_page(item: PageItem) -> Cleaned:
     if (file_format := FILE_FORMATS.get(item.media_type)) is not None:
         extracted = file_format(item.content)
     elif (text_format := TEXT_FORMATS.get(item.media_type)) is not None:
-        decoded, reason = decode(item.content, item.media_type)
+        decoded, reason = decode(item.content, item.media_type, item.charset)
         if decoded is None:
             return Cleaned(reason, "")
         preview = repair(decoded[: 4 * PREVIEW_CHARACTERS])
@@ -180,7 +184,7 @@ def _finished(item: PageItem, extracted: Extracted, preview: str) -> Cleaned:
 
 
 def _pages(path: Path, max_bytes: int) -> list[PageItem]:
-    columns = ["id", "source", "url", "media_type", "title", "licence", "content"]
+    columns = ["id", "source", "url", "media_type", "title", "licence", "content", "http_headers"]
     items = []
     for row in read_table(path, columns=columns).to_pylist():
         content = row["content"]
@@ -195,9 +199,24 @@ def _pages(path: Path, max_bytes: int) -> list[PageItem]:
                 licence=row["licence"],
                 content=content[: 4 * PREVIEW_CHARACTERS] if too_large else content,
                 too_large=too_large,
+                charset=_charset_of_headers(row["http_headers"]),
             )
         )
     return items
+
+
+def _charset_of_headers(http_headers: str | None) -> str | None:
+    """The charset in the Content-Type of a JSON object of headers."""
+    if http_headers is None:
+        return None
+    try:
+        headers = json.loads(http_headers)
+    except ValueError:
+        return None
+    values = headers.items() if isinstance(headers, dict) else ()
+    content_type = next((str(value) for key, value in values if key.lower() == "content-type"), "")
+    match = HEADER_CHARSET.search(content_type)
+    return match[1] if match else None
 
 
 def _write(part: Path, items: list[PageItem], answers: list[Done | Failed]) -> Counts:

@@ -139,7 +139,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, volatile=("collected_at",))
 
 
-COLLECT = Stage(name="collect", version=3, function=collect_pages, handle=Shards)
+COLLECT = Stage(name="collect", version=4, function=collect_pages, handle=Shards)
 
 
 def _check_found(source: Source, counts: Counts) -> None:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpus.charsets import ERRORS
 from pipeline.corpus.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, page_of_record
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.csv_records import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
@@ -77,14 +78,14 @@ def _without_column(stream: Any, url: str, media_type: str, source: Source, max_
 
 
 def _head_text(head: bytes, encoding: str) -> str:
-    return codecs.getincrementaldecoder(encoding)("replace").decode(head)[:SNIFFED_CHARACTERS]
+    return codecs.getincrementaldecoder(encoding)(ERRORS).decode(head)[:SNIFFED_CHARACTERS]
 
 
 class _Lines:
     """Lines of at most `max_bytes` characters; a byte that is not UTF-8 is read as windows-1252."""
 
     def __init__(self, stream: Any, encoding: str, max_bytes: int):
-        errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+        errors = "surrogateescape" if encoding.startswith("utf-8") else ERRORS
         self.text = io.TextIOWrapper(stream, encoding=encoding, errors=errors, newline="")
         self.max_characters = max_bytes
         self.was_cut = False  # whether a line since the last check was longer

@@ -110,7 +110,7 @@ def test_collect_golden_digest(mill, folder):
     names = [path.name for path in shard_paths(built.handle.directory, "dropped")]
     assert all(name.startswith("letters-000") for name in names)
     digest = text_digest(*(part for page in pages for part in page))
-    assert (COLLECT.version, digest) == (3, "5430cd905bc54771ae8681eab7d78d56")
+    assert (COLLECT.version, digest) == (4, "5430cd905bc54771ae8681eab7d78d56")
 
 
 def test_collect_again_does_no_work(mill, folder):

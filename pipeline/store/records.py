@@ -20,7 +20,7 @@ PREVIEW_CHARACTERS = 200  # length of the preview of a dropped text
 DENIED = "denied"  # reason of a row that is in the deny list
 
 QUALITY_RATIOS = (  # in the order of the rules that use them
-    "mean_word_length",  # characters
+    "mean_word_length",  # letters; null if most words are estimated, in scripts without spaces
     "hash_ratio",  # number signs per word
     "ellipsis_ratio",  # ellipses per word
     "bullet_line_fraction",
@@ -87,8 +87,8 @@ MEASURES = pa.schema(
     [
         pa.field("language", pa.string(), nullable=False),  # ISO 639-1; und = undetermined
         pa.field("language_confidence", pa.float64(), nullable=False),  # 0 to 1
-        pa.field("n_words", pa.int64(), nullable=False),  # words that are not only punctuation
-        *(pa.field(name, pa.float64(), nullable=False) for name in QUALITY_RATIOS),
+        pa.field("n_words", pa.int64(), nullable=False),  # words that are not only punctuation (corpus/words.py)
+        *(pa.field(name, pa.float64(), nullable=name == "mean_word_length") for name in QUALITY_RATIOS),
         *(pa.field(name, pa.int64(), nullable=False) for name in QUALITY_NUMBERS),
         pa.field(
             "profane_word_fraction", pa.float64()

@@ -1,15 +1,15 @@
 """The settings of `filter` that a source may override: languages, rule sets and kinds of personal data."""
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from pipeline.corpus.signals.language import DETECTED
 from pipeline.corpus.signals.pii import PiiKind
 from pipeline.store.settings import check_values
 
 RuleSet = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
 RULE_SETS: tuple[str, ...] = get_args(RuleSet)
-LANGUAGE_CODE = re.compile(r"[a-z]{2,3}")
+OTHER_CODES = {"nb": "no", "iw": "he", "in": "id", "fil": "tl", "cmn": "zh", "zh-cn": "zh", "zh-tw": "zh", "jp": "ja"}
 Languages = Annotated[
     tuple[str, ...] | None,
     "ISO 639-1 codes of the languages to keep from this source, where they differ from the setting of `filter`; an"
@@ -40,5 +40,12 @@ class SourceRules:
 
 
 def check_languages(name: str, codes: tuple[str, ...]) -> None:
-    if bad := [code for code in codes if not LANGUAGE_CODE.fullmatch(code)]:
-        raise ValueError(f"{name} contains {bad[0]!r}, expected ISO 639-1 codes such as 'en'")
+    """Raises ValueError for a code that no text can have, because with it every text would be dropped."""
+    if bad := [code for code in codes if code not in DETECTED]:
+        code = bad[0].lower()
+        near = OTHER_CODES.get(code) or next((part for part in (code, code[:2]) if part in DETECTED), None)
+        raise ValueError(
+            f"{name} contains {bad[0]!r}, which is no language that can be detected"
+            + (f"; did you mean {near!r}?" if near else "")
+            + f"; expected codes among {' '.join(sorted(DETECTED))}"
+        )

@@ -174,7 +174,7 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     return Outcome(rows=tally.counts.kept, counts=tally.counts, measures=measures, content=kept)
 
 
-DECONTAMINATE = Stage(name="decontaminate", version=1, function=decontaminate, handle=Shards)
+DECONTAMINATE = Stage(name="decontaminate", version=2, function=decontaminate, handle=Shards)
 
 
 def write_index(cfg: DecontaminateConfig, items: Sequence[Item], folder: Path) -> RunIndex:

@@ -124,7 +124,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
 
 
-DEDUP = Stage(name="dedup", version=2, function=dedup, handle=Shards, libraries=("rensa",))
+DEDUP = Stage(name="dedup", version=3, function=dedup, handle=Shards, libraries=("rensa",))
 
 
 def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:

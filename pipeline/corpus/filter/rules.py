@@ -21,6 +21,9 @@ from pipeline.corpus.signals.pii import PII_KINDS, PiiKind
 from pipeline.store.settings import Count, Fraction, Natural, OptionalFraction, check_values
 
 Ratio = Annotated[float, Ge(0)]
+WITHOUT_SPACES = ("dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh")  # their words are counted by an estimate
+WITHOUT_FULL_STOPS = ("lo", "th")
+SPACED_BY_SYLLABLE = ("vi",)  # what is between spaces is a syllable, 3.2 letters long
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,13 +192,17 @@ class FilterRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Broken by a value of `signal` below `low` or above `high`, in documents of `languages` (empty = all)."""
+    """Broken by a value of `signal` below `low` or above `high`; a null value breaks no rule.
+
+    It judges documents of `languages` (empty = all) except `unsuited`, the languages that it can't judge.
+    """
 
     reason: str
     signal: str
     low: float | None = None
     high: float | None = None
     languages: tuple[str, ...] = ()
+    unsuited: tuple[str, ...] = ()
 
 
 def rules_of(cfg: FilterConfig, sets: Iterable[str]) -> list[Rule]:
@@ -209,10 +216,15 @@ def rules_of(cfg: FilterConfig, sets: Iterable[str]) -> list[Rule]:
         "c4": [
             Rule("c4_lorem_ipsum", f"{c4_lines}lorem_ipsum_lines", high=0),
             Rule("c4_curly_bracket", f"{c4_lines}curly_bracket_lines", high=0),
-            Rule("c4_few_sentences", f"{c4_lines}sentences", low=cfg.min_sentences),
+            Rule("c4_few_sentences", f"{c4_lines}sentences", low=cfg.min_sentences, unsuited=WITHOUT_FULL_STOPS),
         ],
         "fineweb": [
-            Rule("fineweb_terminal_lines", f"{lines}terminal_line_fraction", low=cfg.min_terminal_line_fraction),
+            Rule(
+                "fineweb_terminal_lines",
+                f"{lines}terminal_line_fraction",
+                low=cfg.min_terminal_line_fraction,
+                unsuited=WITHOUT_FULL_STOPS,
+            ),
             Rule("fineweb_short_lines", f"{lines}short_line_fraction", high=cfg.max_short_line_fraction),
             Rule("fineweb_repeated_lines", f"{lines}repeated_line_characters", high=cfg.max_repeated_line_characters),
             Rule("fineweb_newlines", f"{lines}newline_ratio", high=cfg.max_newline_ratio),
@@ -230,7 +242,13 @@ def _gopher_quality(cfg: FilterConfig) -> list[Rule]:
     return [
         Rule("too_few_words", "n_words", low=cfg.min_words),
         Rule("too_many_words", "n_words", high=cfg.max_words),
-        Rule("mean_word_length", "mean_word_length", cfg.min_mean_word_length, cfg.max_mean_word_length),
+        Rule(
+            "mean_word_length",
+            "mean_word_length",
+            cfg.min_mean_word_length,
+            cfg.max_mean_word_length,
+            unsuited=(*WITHOUT_SPACES, *SPACED_BY_SYLLABLE),
+        ),
         Rule("hash_ratio", "hash_ratio", high=cfg.max_hash_ratio),
         Rule("ellipsis_ratio", "ellipsis_ratio", high=cfg.max_ellipsis_ratio),
         Rule("bullet_lines", "bullet_line_fraction", high=cfg.max_bullet_line_fraction),
@@ -256,6 +274,16 @@ def _gopher_repetition(cfg: FilterConfig) -> list[Rule]:
             for n in range(5, 11)
         ),
     ]
+
+
+def unjudged(cfg: FilterConfig, sets: Iterable[str], languages: Iterable[str]) -> dict[str, list[str]]:
+    """Rule -> those of `languages` that it can't judge, so that it keeps their documents."""
+    wanted = set(languages)
+    found = {
+        rule.reason: sorted(wanted - set(rule.languages) if rule.languages else wanted & set(rule.unsuited))
+        for rule in rules_of(cfg, sets)
+    }
+    return {reason: own for reason, own in found.items() if own}
 
 
 def judge(
@@ -286,4 +314,6 @@ def _broken(rule: Rule, columns: Mapping[str, np.ndarray]) -> np.ndarray:
         broken |= value < rule.low
     if rule.high is not None:
         broken |= value > rule.high
-    return broken & np.isin(columns["language"], rule.languages) if rule.languages else broken
+    if rule.languages:
+        broken &= np.isin(columns["language"], rule.languages)
+    return broken & ~np.isin(columns["language"], rule.unsuited) if rule.unsuited else broken

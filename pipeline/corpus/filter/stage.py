@@ -8,6 +8,7 @@ chosen kinds with placeholders (pii.py) and, if the set c4 applies, remove the l
 (c4.py). A document whose text changed gets a new id.
 """
 
+import logging
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 
 from pipeline.corpus.collect.source_rules import SourceRules
 from pipeline.corpus.deny_list import NOTHING, Keys, read_keys
-from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe, judge
+from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe, judge, unjudged
 from pipeline.corpus.signals.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.corpus.signals.pii import PII_KINDS, placeholder
 from pipeline.corpus.text_repair import normalised
@@ -42,12 +43,15 @@ from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_
 from pipeline.store.store import Outcome, Stage, Work, map_shards, read_record
 
 __all__ = ["FILTER", "FilterConfig", "FilterRecipe", "SourceRules", "edited", "filter_documents"]
+log = logging.getLogger(__name__)
 
 
 def filter_documents(
     recipe: FilterRecipe, inputs: tuple[Shards, Columns] | tuple[Shards, Columns, DenyList], work: Work
 ) -> Outcome:
     cleaned, measured, *denied = inputs
+    for reason, languages in unjudged(recipe.config, recipe.config.rules, recipe.config.languages).items():
+        log.info("the rule %s can't judge texts in %s; it drops none of them", reason, ", ".join(languages))
     denials = read_keys(denied)
     digests = _digests(cleaned, measured)
     opened: deque[Path] = deque()  # shards are written in the order in which they are opened
@@ -83,7 +87,7 @@ def filter_documents(
     return Outcome(rows=counts_of_all.kept, counts=counts_of_all, content=kept)
 
 
-FILTER = Stage(name="filter", version=2, function=filter_documents, handle=Shards, by_shard=True)
+FILTER = Stage(name="filter", version=3, function=filter_documents, handle=Shards, by_shard=True)
 
 
 def filter_shard(

@@ -152,6 +152,11 @@ def _rule_sets(chain: CorpusChain, tables: Tables) -> Iterator[str]:
         n, of_all = total(drops, "documents"), total(rows, "documents")
         lines.append([f"`{rule_set}`", count(n), percent(n, of_all), reasons])
     yield table(["rule set", "would drop", "share", "first rule broken"], lines)
+    if gaps := [f"{code(row['rule'])} ({', '.join(row['languages'])})" for row in tables["unjudged"]]:
+        yield (
+            "These rules can't judge documents in the languages given in brackets, so they drop none of them:"
+            f" {listed(gaps, most=len(gaps))}.\n"
+        )
     yield "![What each rule set would drop](figures/rule_sets.png)\n"
 
 

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from pipeline.corpus.filter.rules import FilterRecipe
+from pipeline.corpus.filter.rules import FilterRecipe, unjudged
 from pipeline.corpus.report.corpus_chain import CorpusChain, opened, read_chain
 from pipeline.corpus.report.corpus_figures import write_figures
 from pipeline.corpus.report.corpus_results import corpus_results, total
@@ -90,7 +90,7 @@ def corpus_report(recipe: CorpusReportRecipe, inputs: tuple[Shards, Shards], wor
     return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
 
 
-CORPUS_REPORT = Stage(name="corpus_report", version=3, function=corpus_report, handle=Report, libraries=("duckdb",))
+CORPUS_REPORT = Stage(name="corpus_report", version=4, function=corpus_report, handle=Report, libraries=("duckdb",))
 
 
 def measured_tables(
@@ -113,7 +113,12 @@ def measured_tables(
         progress(5)
     shutil.rmtree(scratch)
     kinds = [{"source": row["source"], "kinds": list(recipe.pii(row["source"]))} for row in tables["sources"]]
-    return tables | {"measured": [{"dropped_too": complete}], "masked_kinds": kinds}
+    gaps = unjudged(recipe.config, recipe.config.rules, [row["language"] for row in tables["languages"]])
+    return tables | {
+        "measured": [{"dropped_too": complete}],
+        "masked_kinds": kinds,
+        "unjudged": [{"rule": rule, "languages": languages} for rule, languages in gaps.items()],
+    }
 
 
 def filter_recipe(chain: CorpusChain) -> FilterRecipe:

@@ -3,8 +3,8 @@
 In: the lines of a text and the words in them. Out: which lines are kept and in what form, what the document rules
 need to know about them, and the edits that remove the rest. A line is removed if it has fewer than 3 words or a word
 of more than 1,000 characters, or if it mentions javascript or a policy; citations such as [12] are removed from the
-other lines. The paper's rule for lines without terminal punctuation is measured separately, because FineWeb did not
-use it.
+other lines. In scripts without spaces the number of words is estimated. The paper's rule for lines without terminal
+punctuation is measured separately, because FineWeb did not use it.
 """
 
 import re
@@ -13,12 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.corpus.words import END, PUNCTUATION, Words, words_of
+from pipeline.corpus.word_hashes import SPACELESS
+from pipeline.corpus.words import END, PUNCTUATION, UNSPACED, WHOLE, Words, words_of
 
 LINE, UNTERMINATED_LINE, CITATION = "c4_line", "c4_unterminated", "c4_citation"  # kinds of edits
 LINE_WORDS = 3
 WORD_CHARACTERS = 1_000
-TERMINAL = (".", "?", "!", '"', "'")
+TERMINAL = (
+    ".",
+    "?",
+    "!",
+    '"',
+    "'",
+    *"\u3002\uff01\uff1f\uff61\u300d\u300f",
+    *"\u17d4\u17d5\u104b",
+)  # CJK, Khmer, Burmese
+BETWEEN_RUNS = re.compile(rf"[\s{SPACELESS}]+")
 LOREM_IPSUM = "lorem ipsum"
 JAVASCRIPT = "javascript"
 POLICIES = (
@@ -64,9 +74,11 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
     terminated = np.fromiter(
         (line.endswith(TERMINAL) and not line.endswith("...") for line in texts), bool, len(lines)
     )
-    long_enough = n_chunks >= LINE_WORDS
+    n_words = np.bincount(line_of_word, words.weights, len(lines)) / WHOLE
+    n_unspaced = np.bincount(line_of_word, words.weights * ((words.kinds & UNSPACED) != 0), len(lines)) / WHOLE
+    long_enough = np.maximum(n_chunks, n_unspaced) >= LINE_WORDS
     for i, line in enumerate(texts):
-        if len(line) > WORD_CHARACTERS and max(map(len, lines[i].split()), default=0) > WORD_CHARACTERS:
+        if len(line) > WORD_CHARACTERS and max(map(len, BETWEEN_RUNS.split(lines[i]))) > WORD_CHARACTERS:
             long_enough[i] = False
     lowered = text.lower()
     if len(lowered) != len(text):  # a letter whose lower-case form is longer
@@ -82,7 +94,6 @@ def c4_lines(text: str, lines: Sequence[str], n_chunks: np.ndarray, words: Words
         signals[f"{name}curly_bracket_lines"] = int((curly & asked).sum())
     edits += _runs(starts, ~stays, LINE)
     edits += _runs(starts, stays & ~terminated, UNTERMINATED_LINE)
-    n_words = np.bincount(line_of_word, minlength=len(lines))
     return Lines(texts, starts, n_words, stays, terminated, signals, sorted(edits))
 
 

@@ -1,6 +1,7 @@
 """The language of a text, by py3langid, whose package contains its model.
 
-In: a text. Out: (ISO 639-1 code, confidence from 0 to 1); `und` for a text without any features of a language.
+In: a text. Out: (language code, confidence from 0 to 1); `und` for a text without any features of a language. Codes
+are those of ISO 639-1, or of ISO 639-3 for a language that has none there.
 """
 
 import functools
@@ -8,6 +9,14 @@ from typing import Any
 
 SAMPLE = 1500  # characters from start, middle and end of a long text: enough to decide, and fast
 UNDETERMINED = "und"
+# All that the model can detect, so that a code which would never be found is refused without loading the model.
+DETECTED_CODES = """
+    ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy
+    ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb
+    lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si
+    sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu zxx
+"""
+DETECTED = frozenset(DETECTED_CODES.split())
 
 
 def language_of(text: str) -> tuple[str, float]:

@@ -15,10 +15,14 @@ from pipeline.corpus.signals.pii_context import Match, words_near, words_pattern
 
 DOMAIN = re.compile(r"@((?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8})([^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?!\w)")
 LOCAL_REVERSED = re.compile(r"[\w.+%'-]{1,64}")
-# file name suffixes that are not top-level domains
+# suffixes of files and units of systemd that no mail host has: logo@2x.png, left-pad@1.3.0.tgz, getty@tty1.service
 FILE_ENDINGS = re.compile(
-    r"(?i)(?:png|jpe?g|gif|svg|webp|bmp|ico|s?css|m?js|json|[jt]sx|ts|html?|xml|ya?ml|toml|txt|pdf|csv|log|ini)"
+    r"(?i)(?:png|jpe?g|gif|svg|webp|avif|bmp|ico|tiff?|s?css|less|[cm]?js|json|[jt]sx|[cm]?ts|html?|xml|ya?ml|toml|txt|pdf"
+    r"|csv|tsv|log|ini|conf|cfg|lock|map|wasm|vue|ipynb|parquet|tgz|tbz|txz|tar|gz|bz|xz|zst|zip|whl|egg|jar|war|gem|crate"
+    r"|nupkg|deb|rpm|apk|dmg|exe|msi|dll|iso|img|bin|mpeg|webm|wav|woff|ttf|otf|bak|tmp|orig|diff|patch"
+    r"|service|socket|timer|mount|automount|swap|slice|scope)"
 )
+VERSION = re.compile(r"v?[0-9]+\.[0-9]+[\w-]*\.")  # of a package, name@1.3.0.tar
 USER_OF_URL = re.compile(r"://[^\s/@]*\Z")
 SERVICE_NAMES = frozenset({"git", "hg", "svn"})  # git@github.com:owner/name
 
@@ -61,8 +65,10 @@ def emails(text: str) -> Iterator[Match]:
         start = at - local.end()
         while start < at and not (text[start].isalnum() or text[start] == "_"):
             start += 1
-        if start == at or text[at - 1] in ".'" or FILE_ENDINGS.fullmatch(match[2]):
+        if start == at or text[at - 1] in ".'" or FILE_ENDINGS.fullmatch(match[2]) or VERSION.match(match[1]):
             continue
+        if not (match[2].islower() or match[2].isupper() or match[2].istitle()) and match[2].isascii():
+            continue  # a method: java.lang.Object@4b1c1ea0.toString
         if USER_OF_URL.search(text[max(0, start - 80) : start]):  # ssh://ann@host, or a password
             continue
         if text[start:at] in SERVICE_NAMES and text.startswith(":", match.end()):

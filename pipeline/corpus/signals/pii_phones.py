@@ -49,6 +49,9 @@ EXTENSION = re.compile(r"(?:[ ,]{0,2}(?:x|ext\.?|extension|#)[ .:]?[0-9]{1,6})(?
 OTHER = re.compile(
     r"[0-9]{3}-[0-9]{2}-[0-9]{4}|[0-9]{5}-[0-9]{4}|(?:19|20)[0-9]{2}-[0-9]{4,7}|.*\b(?:19|20)[0-9]{2}-[01][0-9]-[0-3][0-9]\b.*"
 )
+# A coordinate, also two of them in ISO 6709's notation, or another signed decimal. Registries of domains write phone
+# numbers like that (RFC 5733, +1.2015550123), but with a word such as "phone" in front.
+DECIMAL = re.compile(r"\+[0-9]{1,6}\.[0-9]{3,}(?:[-+][0-9]{1,3}\.[0-9]+)?|(?:1?[0-9])?[0-9]\.[0-9]{5,}")
 FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # more likely a row of a table than a number
 NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
 NEAREST = re.compile(r"[^0-9}\]);]*\Z")
@@ -89,6 +92,8 @@ def _is_phone(text: str, start: int, end: int) -> bool:
     if _is_other_number(number, before, after):
         return False
     n_digits = len(digits_of(number))
+    if DECIMAL.fullmatch(number):
+        return _is_named(STRONG_WORDS, text, start, end) and n_digits <= 15
     if number[0] == "+":
         return _is_international(number, n_digits)
     if NORTH_AMERICAN.fullmatch(number):

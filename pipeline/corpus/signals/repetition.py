@@ -8,6 +8,9 @@ In: a text and its words. Out: fractions, counted as datatrove 0.10.1 does:
   is then skipped as a whole, so that no character counts twice
 Characters are divided by all characters of the text. n-grams are compared word by word, never by hash. An n-gram can
 only repeat where its first n - 1 words repeat, so the search for longer ones covers ever fewer positions.
+
+In scripts without spaces the units are characters, of which several make a word (words.py). There an n-gram is a run
+of as many characters as n words have on average, without spaces in between.
 """
 
 import re
@@ -15,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pipeline.corpus.words import Words
+from pipeline.corpus.words import UNSPACED, Words
 
 PARAGRAPH_END = re.compile(r"\n{2,}")
 TOP = (2, 3, 4)
@@ -36,12 +39,23 @@ def repetition_signals(text: str, words: Words) -> dict[str, float]:
         **{f"duplicate_{n}_gram": 0.0 for n in DUPLICATE},
     }
     ends = np.concatenate(([0], np.cumsum(words.lengths)))
-    for n, places, groups, counts in _repeated(words.ids):
+    joined = ends[:-1] + _spaces_before(words)
+    units = len(words.ids) / max(1.0, words.n_words())  # per word
+    words_in = {max(n, round(n * units)): n for n in (*TOP, *DUPLICATE)}  # units of an n-gram -> n
+    for n_units, places, groups, counts in _repeated(words.ids, max(words_in)):
+        n = words_in.get(n_units)
         if n in TOP:
-            signals[f"top_{n}_gram"] = _top(n, places, groups, counts, ends) / n_characters
+            signals[f"top_{n}_gram"] = _top(n_units, places, counts, joined, words.lengths) / n_characters
         elif n in DUPLICATE:
-            signals[f"duplicate_{n}_gram"] = _stepped_over(n, places, groups, ends) / n_characters
+            signals[f"duplicate_{n}_gram"] = _stepped_over(n_units, places, groups, ends) / n_characters
     return signals
+
+
+def _spaces_before(words: Words) -> np.ndarray:
+    """Number of spaces before each unit if all are joined by spaces, except characters of a script without spaces."""
+    unspaced = (words.kinds & UNSPACED) != 0
+    together = unspaced[1:] & unspaced[:-1] & (words.chunks[1:] == words.chunks[:-1])
+    return np.concatenate(([0], np.cumsum(~together)))[: len(words.ids)]
 
 
 def repeated_characters(parts: Sequence[str]) -> int:
@@ -55,14 +69,14 @@ def _lines(text: str) -> list[str]:
     return lines + [""] * (text.startswith("\n") + text.endswith("\n") or not lines)
 
 
-def _repeated(ids: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each n: the starts of the repeated n-grams, the group of equal ones of each, and the size of the group."""
+def _repeated(ids: np.ndarray, most: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each n up to `most`: the starts of the repeated n-grams, the group of equal ones of each, and its size."""
     n_words = len(ids)
     if not n_words:
         return
     ids = _groups(ids)[0]
     places, groups = np.arange(n_words), ids
-    for n in range(2, max(DUPLICATE) + 1):
+    for n in range(2, most + 1):
         inside = np.searchsorted(places, n_words - n, side="right")
         places = places[:inside]
         if n > n_words:
@@ -94,12 +108,12 @@ def _groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return groups, np.bincount(group)[groups]
 
 
-def _top(n: int, places: np.ndarray, groups: np.ndarray, counts: np.ndarray, ends: np.ndarray) -> int:
-    if not len(places):  # every n-gram occurs once: the first is the commonest
-        return int(ends[n]) + n - 1
-    first = int(np.argmax(counts))
-    place = places[first]
-    return int((ends[place + n] - ends[place] + n - 1) * counts[first])
+def _top(n: int, places: np.ndarray, counts: np.ndarray, joined: np.ndarray, lengths: np.ndarray) -> int:
+    place, times = 0, 1  # if every n-gram occurs once, the first is the commonest
+    if len(places):
+        first = int(np.argmax(counts))
+        place, times = int(places[first]), int(counts[first])
+    return int((joined[place + n - 1] + lengths[place + n - 1] - joined[place]) * times)
 
 
 def _stepped_over(n: int, places: np.ndarray, groups: np.ndarray, ends: np.ndarray) -> int:

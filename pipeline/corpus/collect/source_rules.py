@@ -8,7 +8,7 @@ from pipeline.corpus.signals.pii import PiiKind
 from pipeline.store.settings import check_values
 
 RuleSet = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
-RULE_SETS: tuple[str, ...] = get_args(RuleSet)
+RULE_SETS: tuple[RuleSet, ...] = get_args(RuleSet)
 OTHER_CODES = {"nb": "no", "iw": "he", "in": "id", "fil": "tl", "cmn": "zh", "zh-cn": "zh", "zh-tw": "zh", "jp": "ja"}
 Languages = Annotated[
     tuple[str, ...] | None,

@@ -5,7 +5,6 @@ A text of each was written for this file. Public reports of the fault: EleutherA
 mozilla/translations#742.
 """
 
-
 import numpy as np
 import pytest
 

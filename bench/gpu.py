@@ -37,10 +37,11 @@ import model.train
 from model.checkpoint import complete_checkpoints, describe
 from model.compilation import chosen_compile, compile_layers
 from model.config import DecoderConfig, TrainConfig
+from model.curve import read_curve
 from model.decoder import new_decoder
 from model.memory import estimate
 from model.presets import PRESETS, from_sizes
-from model.run import Job, read_curve, run
+from model.run import Job, run
 from model.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
 from model.train import TrainState, new_state, train_step
 

@@ -11,6 +11,7 @@ for anybody. values.json joins later with what validation said. Nothing is ever 
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,6 +36,8 @@ from model.train import TrainState
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
 COMPLETE, VALUES = "complete.json", "values.json"
 RNG_PREFIX = "rng."
+ASIDE = ".damaged"  # folder of a run for its damaged checkpoints
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +86,14 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig) -> Resumed:
+def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_checked: bool = False) -> Resumed:
     """Put a complete checkpoint into `state`, to the bit, with the generators of torch.
 
-    Raises ValueError when a file is damaged, or when the model or `cfg` are not those it was made with.
+    Raises ValueError when a file is damaged (unless `is_checked` says that `fault_in` found none), or when the
+    model or `cfg` are not those it was made with.
     """
-    check_files(folder)
+    if not is_checked and (fault := fault_in(folder)):
+        raise ValueError(f"{fault}; delete {folder} to go on from the checkpoint before it")
     about = read_json(folder / STATE)
     try:
         made_with = TrainConfig(**about["train"])
@@ -132,8 +137,18 @@ def save_values(folder: Path, values: Mapping[str, float]) -> None:
 
 
 def values_of(folder: Path) -> dict[str, float] | None:
-    """What `save_values` put there, None where validation did not come to its end."""
-    return read_json(folder / VALUES) if (folder / VALUES).exists() else None
+    """What `save_values` put there, None where validation did not come to its end, or the file is damaged."""
+    if not (folder / VALUES).exists():
+        return None
+    try:
+        values = read_json(folder / VALUES)
+        if isinstance(values, dict) and all(isinstance(value, int | float) for value in values.values()):
+            return values
+        problem = f"{folder / VALUES}: not a table of numbers"
+    except ValueError as error:
+        problem = str(error)
+    log.warning("%s; the checkpoint counts as not validated", problem)
+    return None
 
 
 def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
@@ -146,6 +161,16 @@ def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
     for path in [*root.glob("step-*"), *root.glob(".step-*.partial")]:
         if path not in kept:
             remove_checkpoint(path)
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a damaged checkpoint out of the way, where a person can look at it. Returns its new place."""
+    aside = folder.parents[1] / ASIDE / folder.name
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}.again")
+    aside.parent.mkdir(exist_ok=True)
+    os.replace(folder, aside)  # noqa: PTH105
+    return aside
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -245,18 +270,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def check_files(folder: Path) -> None:
-    """ValueError names the first file of a complete checkpoint that is not as it was written."""
-    for name, entry in read_json(folder / COMPLETE)["files"].items():
+def fault_in(folder: Path) -> str | None:
+    """The first file of a complete checkpoint that is not as it was written, in words; None = it is whole."""
+    try:
+        about = read_json(folder / COMPLETE)
+    except ValueError as error:
+        return str(error)
+    files = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(files, dict) or not {WEIGHTS, OPTIMIZER, CONFIG, STATE} <= files.keys():
+        return f"{folder / COMPLETE} does not list the files of a checkpoint"
+    for name, entry in files.items():
         path = folder / name
-        n_bytes = path.stat().st_size if path.exists() else None
+        n_bytes = path.stat().st_size if path.is_file() else None
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            return f"{folder / COMPLETE} does not say what {name} holds"
+        if n_bytes is None:
+            return f"{path} is missing"
         if n_bytes != entry["bytes"]:
-            found = "is missing" if n_bytes is None else f"has {n_bytes} bytes, expected {entry['bytes']}"
-        elif sha256(path) != entry["sha256"]:
-            found = "holds other bytes than were written"
-        else:
-            continue
-        raise ValueError(f"{path} {found}; delete {folder} to go on from the checkpoint before it")
+            return f"{path} has {n_bytes} bytes, expected {entry['bytes']}"
+        if sha256(path) != entry["sha256"]:
+            return f"{path} holds other bytes than were written"
+    return None
 
 
 # Generators of torch: no model here draws random numbers while it trains, but a loss may.

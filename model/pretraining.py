@@ -24,11 +24,12 @@ from torch import nn
 from model.batches import TokenBatches, token_batches
 from model.checkpoint import CONFIG, WEIGHTS, complete_checkpoints, describe, save_model
 from model.config import BEST, DecoderConfig, TrainConfig, decoder_config
+from model.curve import read_curve
 from model.decoder import new_decoder
 from model.distributed import is_main, training_device
 from model.evaluate import mean_loss
 from model.loss import language_model_loss
-from model.run import CHECKPOINTS, Job, Observer, read_curve, run
+from model.run import CHECKPOINTS, Job, Observer, run
 from model.schedule import n_training_rows
 from model.size import flops_a_token, n_parameters
 from model.token_shards import TokenShard, read_description, read_token_shards
@@ -149,7 +150,7 @@ def validation(
 def measures(plan: Pretraining) -> dict[str, float]:
     """Numbers of a finished training: its sizes, mean loss of the last 2 % of the steps, speed, last validation."""
     curve = read_curve(plan.out)
-    steps = [line for line in curve if "loss" in line]
+    steps = [line for line in curve if "loss" in line]  # none where the curve was damaged after the last step
     last = steps[-max(1, len(steps) // 50) :]
     validations = [line for line in curve if BEST in line]
     sizes = {
@@ -157,9 +158,10 @@ def measures(plan: Pretraining) -> dict[str, float]:
         "epochs": plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len),
         "parameters": n_parameters(plan.decoder),
         "flops": plan.n_tokens * flops_a_token(plan.decoder, plan.train.seq_len),
-        "training_loss": float(np.mean([line["loss"] for line in last])),
-        "tokens_per_second": float(np.median([line["tokens_per_second"] for line in steps])),
     }
+    if steps:
+        sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))
+        sizes["tokens_per_second"] = float(np.median([line["tokens_per_second"] for line in steps]))
     return sizes | ({name: validations[-1][name] for name in ("validation_loss", BEST)} if validations else {})
 
 

@@ -5,39 +5,40 @@ and the last checkpoints in the folder: curve.jsonl (one line per step and per v
 
 A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
 checkpoint gives weights, optimiser, generators, step, the length that the curve had, and what was chosen once: thread
-count, micro-batch, whether to compile. What came after is made again. The observer is told no step twice.
+count, micro-batch, whether to compile. What came after is made again. The observer is told no step twice. A damaged
+checkpoint is set aside, and the one before it takes its place.
 
 Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and tells the observer. A run
 may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
 equal but for the order of sums.
 """
 
-import contextlib
 import dataclasses
-import io
-import json
+import logging
 import math
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
 
 from model.checkpoint import (
     complete_checkpoints,
+    fault_in,
     folder_of,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
     save_values,
+    set_aside,
     step_of,
     values_of,
 )
 from model.compilation import chosen_compile, compile_layers
 from model.config import TrainConfig
+from model.curve import Curve, opened_curve
 from model.distributed import (
     anywhere,
     from_main,
@@ -55,7 +56,8 @@ from model.train import fit, new_state
 if TYPE_CHECKING:
     from model.batches import Batches
 
-CURVE, CHECKPOINTS = "curve.jsonl", "checkpoints"
+CHECKPOINTS = "checkpoints"
+log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -91,25 +93,14 @@ def run(
     """
     n_threads = torch.get_num_threads()
     try:
-        with process_group(), opened_curve(directory) as curve:
+        with process_group(), opened_curve(directory, writes=is_main()) as curve:
             _Run(directory, job, observer, progress, curve).to_end()
     finally:
         torch.set_num_threads(n_threads)
 
 
-@contextlib.contextmanager
-def opened_curve(directory: Path) -> Iterator[BinaryIO]:
-    """curve.jsonl to append to; memory to which nothing is written in a process that is not rank 0."""
-    if not is_main():
-        yield io.BytesIO()
-        return
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / CURVE).open("ab") as curve:
-        yield curve
-
-
 class _Run:
-    def __init__(self, directory: Path, job: Job, observer: Observer, progress, curve: BinaryIO) -> None:
+    def __init__(self, directory: Path, job: Job, observer: Observer, progress, curve: Curve) -> None:
         self.root = directory / CHECKPOINTS
         self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
         if job.cfg.activation_checkpointing:
@@ -168,17 +159,25 @@ class _Run:
             compile_layers(model)
 
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, as rank 0 sees it."""
-        found = complete_checkpoints(self.root) if is_main() else []
-        step = from_main(step_of(found[-1]) if found else -1)
-        if step < 0:
-            self.curve.truncate(0)
-            return None
-        return folder_of(self.root, step)
+        """The checkpoint to go on from, as rank 0 finds it: the newest whole one. Damaged ones are set aside."""
+        step = from_main(self.newest_whole_step() if is_main() else -1)
+        return None if step < 0 else folder_of(self.root, step)
+
+    def newest_whole_step(self) -> int:
+        """-1 = there is none, and the training begins."""
+        found = complete_checkpoints(self.root)
+        while found:
+            if (fault := fault_in(found[-1])) is None:
+                return step_of(found[-1])
+            aside = set_aside(found.pop())
+            how = f"goes on from the one before, {found[-1]}" if found else "starts again from its beginning"
+            log.warning("%s; the damaged checkpoint is kept in %s, and the training %s", fault, aside, how)
+        self.curve.clear()
+        return -1
 
     def resume(self, folder: Path) -> dict[str, Any]:
         """Load `folder`, cut the curve to what it was when that was written, and return the notes."""
-        resumed = load_checkpoint(folder, self.state, self.job.cfg)
+        resumed = load_checkpoint(folder, self.state, self.job.cfg, is_checked=True)
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:
             raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
@@ -186,16 +185,8 @@ class _Run:
         if resumed.notes["n_processes"] == n_processes():
             self.n_threads = resumed.notes["n_threads"]
         self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
-        if not is_main():
-            return resumed.notes
-        length, curve_bytes = os.fstat(self.curve.fileno()).st_size, resumed.notes["curve_bytes"]
-        if length < curve_bytes:
-            raise ValueError(
-                f"{self.curve.name}: {length} bytes, {folder} was written when it had {curve_bytes};"
-                f" put it back, or delete {self.root} to train from the start"
-            )
-        self.curve.truncate(curve_bytes)
-        self.curve.seek(curve_bytes)
+        if is_main():
+            self.curve.cut(resumed.notes, resumed.step)
         return resumed.notes
 
     def is_validated(self, step: int) -> bool:
@@ -208,9 +199,8 @@ class _Run:
             self.progress(step, self.job.cfg.n_steps)
 
     def save(self) -> Path:
-        self.flush()
         notes = {
-            "curve_bytes": self.curve.tell(),
+            **(self.curve.mark() if is_main() else {}),
             "n_threads": self.n_threads,
             "n_processes": n_processes(),
             "micro_batch": self.cfg.micro_batch,
@@ -262,18 +252,7 @@ class _Run:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         if is_main():
-            self.curve.write(json.dumps({"step": step, **values}).encode() + b"\n")
-
-    def flush(self) -> None:
-        if is_main():
-            self.curve.flush()
-            os.fsync(self.curve.fileno())
+            self.curve.write(step, values)
 
     def prune(self) -> None:
         prune_checkpoints(self.root, self.job.cfg.keep_checkpoints, self.job.best)
-
-
-def read_curve(directory: Path) -> list[dict[str, float]]:
-    """The lines of curve.jsonl: step, and loss or validation values."""
-    with (directory / CURVE).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]

@@ -134,15 +134,6 @@ def test_train_on_other_shards_than_before_changes_nothing(folders, other_corpus
     assert bytes_of(folders / "model") == before
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_train_on_from_a_truncated_checkpoint_says_so_and_changes_nothing(folders, tiny_settings, capsys, name):
-    truncate(folders / "model" / "checkpoints" / "step-000012" / name, 200)
-    before = bytes_of(folders / "model")
-    line = refusal(capsys, "train", folders / "shards", folders / "model", *tiny_settings)
-    assert f"step-000012/{name} has 200 bytes, expected" in line
-    assert bytes_of(folders / "model") == before
-
-
 def test_train_into_a_model_from_elsewhere_is_refused(folders, tiny_settings, capsys):
     shutil.rmtree(folders / "model" / "checkpoints")
     before = bytes_of(folders / "model")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from model.checkpoint import (
-    check_files,
     complete_checkpoints,
     describe,
+    fault_in,
     load_checkpoint,
     load_classifier,
     load_decoder,
@@ -21,6 +21,7 @@ from model.checkpoint import (
     save_checkpoint,
     save_model,
     save_values,
+    values_of,
 )
 from model.config import DecoderConfig, TrainConfig
 from model.decoder import Decoder, new_decoder
@@ -131,15 +132,30 @@ def test_checkpoint_with_a_changed_byte_is_refused(tmp_path):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match="other bytes"):
-        check_files(folder)
+    assert fault_in(folder) == f"{folder / 'model.safetensors'} holds other bytes than were written"
 
 
 def test_checkpoint_with_a_missing_file_names_it(tmp_path):
     folder = save(tmp_path, trained())
     (folder / "optimizer.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"optimizer\.safetensors is missing"):
-        check_files(folder)
+    assert fault_in(folder) == f"{folder / 'optimizer.safetensors'} is missing"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", "{}", '{"files": {}}', '{"files": {"model.safetensors": 1}}', "nul\0"]
+)
+def test_checkpoint_whose_list_of_files_is_damaged_is_found_out(tmp_path, content):
+    """complete.json itself may be torn; `{}` was an unexpected KeyError."""
+    folder = save(tmp_path, trained())
+    (folder / "complete.json").write_text(content)
+    assert str(folder / "complete.json") in (fault_in(folder) or "")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"loss": "low"}'])
+def test_damaged_values_of_a_checkpoint_count_as_not_validated(tmp_path, content, caplog):
+    folder = save(tmp_path, trained())
+    (folder / "values.json").write_text(content)
+    assert values_of(folder) is None and "values.json" in caplog.text
 
 
 def test_checkpoint_without_room_is_an_os_error_and_leaves_nothing(tmp_path):

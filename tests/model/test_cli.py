@@ -11,8 +11,8 @@ import torch
 
 from model.checkpoint import load_decoder
 from model.cli import main
+from model.curve import read_curve
 from model.evaluate import document_losses
-from model.run import read_curve
 from model.token_shards import read_token_shards
 from model.tokenizer import load_tokenizer
 

@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 from model.batches import TokenBatches
 from model.checkpoint import complete_checkpoints, describe, save_model
 from model.config import DecoderConfig, TrainConfig
+from model.curve import read_curve
 from model.decoder import Decoder, new_decoder
 from model.distributed import check_shares, in_group, is_main, local, process_group, rank, whole
 from model.evaluate import mean_loss
 from model.loss import IGNORE_INDEX, language_model_loss
-from model.run import Job, read_curve, run
+from model.run import Job, run
 from model.token_shards import read_token_shard, write_token_shard
 from model.train import Diverged, Interrupted, new_state, train_step
 

@@ -13,10 +13,11 @@ import torch
 from model.checkpoint import complete_checkpoints, describe
 from model.compilation import chosen_compile
 from model.config import DecoderConfig, TrainConfig
+from model.curve import read_curve
 from model.decoder import new_decoder
 from model.loss import language_model_loss
 from model.memory import OutOfMemory
-from model.run import Job, read_curve, run
+from model.run import Job, run
 from model.train import new_state, train_step
 
 DECODER = DecoderConfig(

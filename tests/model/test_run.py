@@ -19,10 +19,11 @@ import torch
 from model.batches import TokenBatches
 from model.checkpoint import complete_checkpoints, describe, values_of
 from model.config import DecoderConfig, TrainConfig
+from model.curve import read_curve
 from model.decoder import new_decoder
 from model.evaluate import mean_loss
 from model.loss import language_model_loss
-from model.run import Job, read_curve, run
+from model.run import Job, run
 from model.token_shards import read_token_shard, write_token_shard
 from model.train import Interrupted
 from tests.children import python
@@ -282,10 +283,67 @@ def test_run_with_another_config_is_refused_by_field(directory_killed):
         )
 
 
-def test_run_whose_curve_was_cut_is_refused(directory_killed):
-    (directory_killed / "run" / "curve.jsonl").write_text("")
-    with pytest.raises(ValueError, match=r"curve\.jsonl: 0 bytes"):
-        train(directory_killed)
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "complete.json"])
+def test_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
+    name, directory_killed, uninterrupted, caplog
+):
+    """A training whose last checkpoint was damaged stopped until a person deleted it (allenai/allennlp#2129)."""
+    root = directory_killed / "run" / "checkpoints"
+    if name == "complete.json":
+        (root / "step-000015" / name).write_text("")
+    else:
+        flip(root / "step-000015" / name)
+    train(directory_killed)
+    assert result(directory_killed) == result(uninterrupted)
+    assert (directory_killed / "run" / ".damaged" / "step-000015" / name).exists()
+    assert "step-000015" in caplog.text and str(root / "step-000010") in caplog.text
+
+
+def test_run_whose_checkpoints_are_all_damaged_starts_again_and_says_so(directory_killed, uninterrupted, caplog):
+    for folder in (directory_killed / "run" / "checkpoints").iterdir():
+        (folder / "model.safetensors").unlink()
+    train(directory_killed)
+    assert result(directory_killed) == result(uninterrupted)
+    assert "the training starts again from its beginning" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("spoil", "n_left"),
+    [
+        (lambda text: "", 0),
+        (lambda text: text[:200], 1),
+        (lambda text: text.replace('"step": 7,', '"step": 7!,'), 14),
+        (lambda text: text.replace('{"step": 1,', '[[{"step": 1,', 1), 14),
+        (lambda text: "[" * 100_000 + text, 14),
+    ],
+)
+def test_run_whose_curve_is_damaged_keeps_what_is_whole_and_trains_on(
+    spoil, n_left, directory_killed, uninterrupted, caplog
+):
+    """A torn curve.jsonl, which is only drawn, stopped the training for good."""
+    curve = directory_killed / "run" / "curve.jsonl"
+    curve.write_text(spoil(curve.read_text()))
+    train(directory_killed)
+    ours, theirs = result(directory_killed), result(uninterrupted)
+    lines, expected = (ours.pop("curve"), theirs.pop("curve"))
+    assert ours == theirs
+    assert all(line in expected for line in lines) and lines[-26:] == expected[-26:]
+    steps = [line["step"] for line in lines if "loss" in line]
+    assert steps == sorted(set(steps)) and sum(step <= 15 for step in steps) == n_left
+    assert f"of 15 steps {n_left} are still there" in caplog.text
+
+
+def test_run_whose_curve_is_torn_beyond_the_checkpoint_makes_it_again(directory_killed, uninterrupted, caplog):
+    with (directory_killed / "run" / "curve.jsonl").open("ab") as curve:
+        curve.write(b'{"step": 19, "lo')
+    train(directory_killed)
+    assert result(directory_killed) == result(uninterrupted) and not caplog.text
 
 
 def test_run_keeps_the_thread_count_of_its_beginning(directory_killed):

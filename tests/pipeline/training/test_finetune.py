@@ -13,8 +13,8 @@ import torch
 
 from model.checkpoint import describe, load_classifier, save_model
 from model.config import DecoderConfig
+from model.curve import read_curve
 from model.decoder import new_decoder
-from model.run import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.serving.predictor import encoded, of_tokens

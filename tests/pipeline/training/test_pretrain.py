@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from model.checkpoint import load_decoder
+from model.curve import read_curve
 from model.presets import from_depth
-from model.run import read_curve
 from model.token_shards import write_token_shard
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated

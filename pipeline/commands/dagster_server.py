@@ -1,6 +1,6 @@
 """The Dagster server of `gristmill ui`, which answers no requests that pages of other sites send.
 
-In: a port, a workspace file and further host names; DAGSTER_HOME names the instance. Out: Dagster's UI on 127.0.0.1,
+In: a port, a data folder and further host names. Out: Dagster's UI on 127.0.0.1,
 its daemon and its code server, until a signal ends them. They are the parts of `dagster dev`, whose UI checks neither
 Host nor Origin, so that any page in a browser could start and delete runs; and GET requests for GraphQL, which its UI
 never sends, carried out what they asked for.
@@ -29,7 +29,9 @@ from dagster._utils.log import configure_loggers
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 
+from pipeline.defs.instance import open_instance, workspace_file
 from pipeline.serving.same_origin import SameOrigin
+from pipeline.store.layout import Layout
 
 ADDRESS = "127.0.0.1"
 POST_ONLY = ("/graphql",)
@@ -42,12 +44,13 @@ log = logging.getLogger("dagster")
 def main() -> int:
     parser = ArgumentParser(prog="python -m pipeline.commands.dagster_server")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--workspace", required=True)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--allow-host", action="append", default=[])
     args = parser.parse_args()
     configure_loggers(log_level="INFO")
     setup_interrupt_handlers()  # SIGTERM ends it as Ctrl-C does
-    with DagsterInstance.get() as instance, _code_server(instance, args.workspace) as workspace:
+    layout = Layout(args.data)
+    with open_instance(layout) as instance, _code_server(instance, str(workspace_file(layout))) as workspace:
         return _serve(instance, workspace, args)
 
 

@@ -146,9 +146,9 @@ def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
     if not (visit.layout.dagster_home / "dagster.yaml").exists():
         yield Finding("Dagster runs", OK, "none yet")
         return
-    from dagster import DagsterInstance
+    from pipeline.defs.instance import open_instance
 
-    with DagsterInstance.from_config(str(visit.layout.dagster_home)) as instance:
+    with open_instance(visit.layout) as instance:
         findings = list(_dagster_findings(instance, visit.mend))
     yield from findings or [Finding("Dagster runs", OK, "none is stuck")]
 

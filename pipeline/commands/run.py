@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.commands.tables import count_text, table_lines
-from pipeline.commands.ui import prepare_dagster_home
 from pipeline.store.disk import size_text
 from pipeline.store.layout import Layout, asset_records, usable_layout
 from pipeline.store.progress import Display, clock_text, displayed
@@ -136,13 +135,10 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
     run."""
     print("Loading the graph", flush=True)
     multiprocessing.set_forkserver_preload(PRELOADED)
-    prepare_dagster_home(layout)
-    from dagster import DagsterInstance
-    from dagster._core.instance.ref import InstanceRef  # public functions accept no overrides
-
     from pipeline.commands.estimate import estimate, estimate_line
     from pipeline.commands.planning import plan, refuse_faults
     from pipeline.definitions import definitions
+    from pipeline.defs.instance import open_instance
     from pipeline.defs.run_process import run_here
 
     graph = definitions(layout)
@@ -155,7 +151,7 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
         print(estimate_line(work), flush=True)
     run_id = str(uuid.uuid4())
     with (
-        DagsterInstance.from_ref(InstanceRef.from_dir(str(layout.dagster_home), overrides=NO_CAPTURE)) as instance,
+        open_instance(layout, NO_CAPTURE) as instance,
         displayed(n_steps=len(assets_of)) as display,
         (layout.dagster_home / LIBRARIES_LOG).open("a", encoding="utf-8", errors="backslashreplace") as log,
         redirect_stdout(log),  # output of libraries would break the display

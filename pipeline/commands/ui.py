@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from pipeline.commands.mlflow_links import links_resolved
-from pipeline.defs.run_process import CODE_LOCATION
+from pipeline.defs.instance import prepare_dagster_home
 from pipeline.serving.same_origin import split_host
 from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
@@ -34,13 +34,7 @@ HOST = "127.0.0.1"
 START_SECONDS = 180.0  # a cold start on a busy machine; the first start also creates MLflow's database
 STOP_SECONDS = 20.0  # a training saves a checkpoint on SIGTERM
 LOG_LINES = 12  # last lines of the log of a server that died
-DAGSTER_YAML = Path(__file__).resolve().parents[1] / "dagster.yaml"  # in a checkout and in a wheel
-WORKSPACE = f"""\
-load_from:
-  - python_module:
-      module_name: pipeline.definitions
-      location_name: {CODE_LOCATION}
-"""
+CODE = Path(__file__).resolve().parents[2]  # the folder from which the servers are started
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -61,7 +55,7 @@ class Server:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                cwd=DAGSTER_YAML.parents[1],
+                cwd=CODE,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -158,10 +152,9 @@ def mlflow_server(layout: Layout, port: int, hosts: Sequence[str] = ()) -> Serve
 
 def dagster_server(layout: Layout, port: int, hosts: Sequence[str] = ()) -> Server:
     prepare_dagster_home(layout)
-    workspace = str(layout.dagster_home / "workspace.yaml")
     return Server(
         name="Dagster",
-        command=_command("pipeline.commands.dagster_server", port, hosts, "--workspace", workspace),
+        command=_command("pipeline.commands.dagster_server", port, hosts, "--data", str(layout.data)),
         environment={
             **os.environ,
             "DAGSTER_HOME": str(layout.dagster_home),
@@ -176,15 +169,6 @@ def dagster_server(layout: Layout, port: int, hosts: Sequence[str] = ()) -> Serv
 def _command(module: str, port: int, hosts: Sequence[str], *options: str) -> list[str]:
     permitted = [part for host in hosts for part in ("--allow-host", host)]
     return [sys.executable, "-m", module, "--port", str(port), *options, *permitted]
-
-
-def prepare_dagster_home(layout: Layout) -> None:
-    """DAGSTER_HOME with a dagster.yaml, which is written once and may be edited, and the workspace file."""
-    settings = layout.dagster_home / "dagster.yaml"
-    if not settings.exists():
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(DAGSTER_YAML.read_text("utf-8"), "utf-8")
-    (layout.dagster_home / "workspace.yaml").write_text(WORKSPACE, "utf-8")
 
 
 def stop_all(processes: Iterable[subprocess.Popen[bytes]]) -> None:

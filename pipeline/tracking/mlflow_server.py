@@ -15,6 +15,7 @@ import uvicorn
 
 from pipeline.serving.same_origin import SameOrigin
 from pipeline.store.layout import Layout
+from pipeline.tracking.database import create_database
 
 ADDRESS = "127.0.0.1"
 ARTIFACTS = "mlflow-artifacts:/"  # what `mlflow server --serve-artifacts` uses
@@ -31,7 +32,6 @@ def main() -> None:
 
 def serve(args: Namespace) -> None:
     layout = Layout(args.data)
-    layout.mlflow.mkdir(parents=True, exist_ok=True)
     uri = f"sqlite:///{layout.mlflow / 'mlflow.db'}"
     os.environ |= {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves 7 processes and 2 GB that nothing here uses
@@ -54,6 +54,7 @@ def serve(args: Namespace) -> None:
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
+    create_database(layout)
     initialize_backend_stores(uri, uri, ARTIFACTS)
     guarded = SameOrigin(app=app, hosts=args.allow_host)
     uvicorn.run(guarded, host=ADDRESS, port=args.port, log_level="warning", timeout_graceful_shutdown=CLOSE_SECONDS)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.store.layout import Layout
+from pipeline.tracking.database import create_database
 from pipeline.tracking.journal import FINISHED, Journal
 from pipeline.tracking.relocation import relocate
 
@@ -50,6 +51,8 @@ def new_client(layout: Layout) -> Any:
             "the data folder was moved or copied to %s; %d addresses in MLflow were corrected", layout.data, n_changed
         )
     uri = tracking_uri(layout)
+    if uri == f"sqlite:///{layout.mlflow / 'mlflow.db'}":
+        create_database(layout)
     return mlflow.MlflowClient(uri, uri)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from pipeline.commands.ui import WORKSPACE
+from pipeline.defs.instance import WORKSPACE
 from pipeline.defs.run_process import CODE_LOCATION
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepo
 
 from pipeline.cli import main
 from pipeline.commands.doctor import BAD, MENDED, OK, WARNING, Visit, check_outputs, check_settings, examine
-from pipeline.commands.ui import prepare_dagster_home
+from pipeline.defs.instance import prepare_dagster_home
 from pipeline.store.layout import Layout, save_current
 from pipeline.store.records import Shards
 from pipeline.store.shards import write_text

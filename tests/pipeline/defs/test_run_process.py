@@ -7,7 +7,7 @@ import uuid
 import dagster as dg
 import pytest
 
-from pipeline.commands.ui import prepare_dagster_home
+from pipeline.defs.instance import prepare_dagster_home
 from pipeline.defs.mill_asset import CORES
 from pipeline.defs.run_process import PID_TAG, STARTED_TAG, process_tags, run_here
 from pipeline.store.layout import Layout

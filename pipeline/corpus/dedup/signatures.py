@@ -29,7 +29,7 @@ from pipeline.store.shards import write_bytes
 from pipeline.store.store import Work, map_shards
 
 SIGNATURES_FOLDER = "signatures"
-SIGNATURES_VERSION = 2  # raise it with any change here, in shingles.py or in quality_of that changes a value
+SIGNATURES_VERSION = 3  # raise it with any change here, in shingles.py or in quality_of that changes a value
 COPIED = ("id", "page_id", "source", "n_words")
 BATCH_ROWS = 512  # documents in a worker's memory at a time
 BATCH_CHARACTERS = 1_000_000  # fewer documents if they are long

@@ -392,7 +392,7 @@ def test_split_of_fixed_documents_has_not_changed(build_split, editions):
         **dict.fromkeys(("old00", "new00", "a149"), "validation"),
         **dict.fromkeys(("old01", "new01", "a053", "a098"), "test"),
     }
-    assert (held_out, SPLIT.version) == (expected, 2)
+    assert (held_out, SPLIT.version) == (expected, 3)
 
 
 @pytest.mark.parametrize(

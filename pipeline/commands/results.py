@@ -1,7 +1,7 @@
 """`gristmill results`: shows the newest evaluation of every model; the demo shows the same table.
 
 In: a layout with the current outputs of the `*_evaluation` assets. Out: one result per metric: asset, metric, value,
-95 % interval, whether higher is better, baselines, fingerprint and MLflow run of the evaluation.
+95 % interval, whether higher is better, baselines, a note, fingerprint and MLflow run of the evaluation.
 """
 
 import json
@@ -36,6 +36,7 @@ def newest_results(layout: Layout) -> list[Result]:
             "high": result["high"],
             "higher_is_better": result["higher_is_better"],
             "baselines": result["baselines"],
+            "note": result.get("note", ""),
             "fingerprint": report.fingerprint,
             "mlflow_run_id": run_id_of(layout, report.fingerprint),
         }
@@ -45,7 +46,8 @@ def newest_results(layout: Layout) -> list[Result]:
 
 
 def result_lines(results: list[Result]) -> list[str]:
-    """A table; each baseline is marked as better than the model, worse, or equal to it."""
+    """A table with notes below; each baseline is marked as better than the model, worse, equal to it, or not told
+    apart from it, because it is within the model's interval."""
     rows = [
         [
             result["asset"].removesuffix(SUFFIX),
@@ -59,13 +61,19 @@ def result_lines(results: list[Result]) -> list[str]:
         ]
         for result in results
     ]
-    return table_lines(["model", "metric", "value", "95 % interval", "better is", "baselines"], rows, right=(2,))
+    notes = [
+        f"{row[0]} {row[1]}: {note}" for row, result in zip(rows, results, strict=True) if (note := result["note"])
+    ]
+    table = table_lines(["model", "metric", "value", "95 % interval", "better is", "baselines"], rows, right=(2,))
+    return [*table, *(["", *notes] if notes else [])]
 
 
 def _standing(result: Result, baseline: float) -> str:
     """How a baseline compares with the model; equal = with the same printed value."""
     if _number(result["value"]) == _number(baseline):
         return "equal"
+    if result["low"] is not None and result["low"] <= baseline <= result["high"]:
+        return "not told apart"
     return "better" if (baseline > result["value"]) == result["higher_is_better"] else "worse"
 
 

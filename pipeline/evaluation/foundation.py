@@ -21,12 +21,10 @@ from annotated_types import Ge
 
 from model.sample_config import SampleConfig
 from model.token_shards import TokenShard, read_description, read_token_shards
+from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
-from pipeline.evaluation.metrics import (
-    bits_per_byte,
-    perplexity,
-)
-from pipeline.evaluation.results import CONTENT, Result, markdown_table, quoted, result_of, save_figure
+from pipeline.evaluation.metrics import bits_per_byte, perplexity
+from pipeline.evaluation.results import CONTENT, Result, note_lines, quoted, result_of, save_figure
 from pipeline.serving.generate import generate_text
 from pipeline.store.records import Handle, Report, Shards
 from pipeline.store.settings import Count, Natural, check_values
@@ -157,7 +155,8 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
         f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
         " bytes of text. Every token is predicted once, from its own document only. In brackets: 95 % percentile"
         " interval over 1,000 resamples of whole documents.\n",
-        markdown_table(["model", "bits per byte", "perplexity per token"], rows),
+        table(["model", "bits per byte", "perplexity per token"], rows),
+        note_lines(results),
     ]
     if losses.sources is not None:
         names = np.array(losses.sources)
@@ -165,10 +164,10 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
         for source in sorted(set(losses.sources)):
             part = losses.of(names == source)
             cells = [f"{nats.sum() / math.log(2) / max(part.n_bytes.sum(), 1):.4f}" for nats in part.nats.values()]
-            by_source.append([source, f"{len(part.n_bytes):,}", f"{part.n_bytes.sum():,}", *cells])
+            by_source.append([plain(source), f"{len(part.n_bytes):,}", f"{part.n_bytes.sum():,}", *cells])
         parts += [
             "\nBits per byte by source:\n",
-            markdown_table(["source", "documents", "bytes", *losses.nats], by_source),
+            table(["source", "documents", "bytes", *losses.nats], by_source),
         ]
     return "\n".join(parts)
 
@@ -205,12 +204,6 @@ def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[To
     return "\n".join(parts)
 
 
-# Classifiers.
-
-
-# Tables and figures.
-
-
 def bits_figure(result: Result) -> "Figure":
     """Bits per byte of the model and its baselines as bars, the model's with its interval."""
     from matplotlib.figure import Figure
@@ -219,8 +212,9 @@ def bits_figure(result: Result) -> "Figure":
     axes = figure.subplots()
     values = {"model": result["value"], **result["baselines"]}
     axes.barh(list(values), list(values.values()), color=["#1f6f8b"] + ["#c9d6df"] * len(result["baselines"]))
-    below, above = result["value"] - result["low"], result["high"] - result["value"]
-    axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
+    if result["low"] is not None:
+        below, above = result["value"] - result["low"], result["high"] - result["value"]
+        axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
     for place, value in enumerate(values.values()):
         axes.text(value, place, f" {value:.3f}", va="center")
     axes.invert_yaxis()
@@ -230,5 +224,5 @@ def bits_figure(result: Result) -> "Figure":
 
 
 EVALUATE_FOUNDATION = Stage(
-    name="evaluate_foundation", version=3, function=evaluate_foundation, handle=Report, libraries=("torch",)
+    name="evaluate_foundation", version=4, function=evaluate_foundation, handle=Report, libraries=("torch",)
 )

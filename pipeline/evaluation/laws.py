@@ -36,5 +36,9 @@ def beats(result: Mapping[str, Any], limit: float) -> Verdict:
         rule=f"{result['metric']} {'>' if higher else '<'} limit",
         observed=result["value"],
         limit=limit,
-        details={"low": result["low"], "high": result["high"], **result["baselines"]},
+        details={
+            name: value
+            for name, value in {"low": result["low"], "high": result["high"], **result["baselines"]}.items()
+            if value is not None
+        },
     )

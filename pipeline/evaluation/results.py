@@ -1,12 +1,12 @@
 """The format of an evaluation report: results with intervals and baselines, tables and figures."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.evaluation.metrics import (
-    Estimate,
-)
+from pipeline.corpus.report.card_markdown import plain
+from pipeline.evaluation.metrics import Estimate
 from pipeline.store.shards import replacing
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ Result = dict[str, Any]
 
 
 def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, higher: bool) -> Result:
+    """`low` and `high` are None if there is no interval; `note` says what a reader of the value has to know."""
     return {
         "metric": metric,
         "value": found.value,
@@ -24,6 +25,7 @@ def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, h
         "high": found.high,
         "higher_is_better": higher,
         "baselines": dict(baselines),
+        "note": found.note,
     }
 
 
@@ -32,11 +34,14 @@ def quoted(text: str) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines) + "\n"
+def note_lines(results: Sequence[Result]) -> str:
+    """The notes of the results as Markdown, one per line."""
+    return "".join(f"\n- {plain(result['metric'])}: {plain(result['note'])}" for result in results if result["note"])
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing from font"
+        )  # a label in another script; the report has it
         figure.savefig(part, format="png", dpi=120, metadata={"Software": None})

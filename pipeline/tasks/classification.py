@@ -21,16 +21,11 @@ from annotated_types import Ge, Lt
 
 from pipeline.corpus.examples.rows import Row, repaired
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
+from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
-from pipeline.evaluation.metrics import (
-    accuracy_of,
-    compare,
-    confusion_matrix,
-    estimate,
-    f1_of,
-    macro_f1_of,
-)
-from pipeline.evaluation.results import Result, markdown_table, result_of
+from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, confusion_tables
+from pipeline.evaluation.metrics import Estimate, accuracy, compare, f1_of, macro_f1, macro_f1_of
+from pipeline.evaluation.results import Result, note_lines, result_of
 from pipeline.evaluation.task import MODEL, RANDOM_INIT, Answer, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
 from pipeline.store.records import Shards
@@ -134,7 +129,7 @@ class Classifier(Predictor):
 
 class Classification(Kind):
     name, identity = "classification", ""  # empty for the first kind, so that older outputs keep their fingerprint
-    evaluation_version, libraries = 1, ("scikit-learn",)
+    evaluation_version, libraries = 2, ("scikit-learn", "scipy")
     predictor = Classifier
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
     evaluation = TaskEvaluationConfig
@@ -233,15 +228,19 @@ class Classification(Kind):
         labels = judged.description["labels"]
         if unknown := sorted(set(_labels(judged.examples)) - set(labels)):
             raise ValueError(f"the model knows the labels {labels}, the examples also have {unknown}")
-        results = []
-        for metric, function in (("accuracy", accuracy_of), ("macro_f1", macro_f1_of)):
-            values = {name: float(function(matrix_of(judged, name))) for name in judged.answers if name != MODEL}
-            results.append(result_of(metric, estimate(function, matrix_of(judged), seed), values, higher=True))
-        return results
+        matrices = {name: matrix_of(judged, name) for name in judged.answers if name != MODEL}
+        others = {
+            "accuracy": {name: accuracy(matrix_CC).value for name, matrix_CC in matrices.items()},
+            "macro_f1": {name: macro_f1_of(matrix_CC) for name, matrix_CC in matrices.items()},
+        }
+        found = metrics_of(judged, MODEL, seed)
+        return [result_of(metric, found[metric], others[metric], higher=True) for metric in found]
 
     def details(self, judged: Judged) -> dict[str, float]:
-        labels, f1_C = judged.description["labels"], f1_of(matrix_of(judged))
-        return {f"f1_{label}": float(f1) for label, f1 in zip(labels, f1_C, strict=True)}
+        """F1 of each label that an example has."""
+        matrix_CC, labels = matrix_of(judged), judged.description["labels"]
+        counts_C, f1_C = matrix_CC.sum(axis=1), f1_of(matrix_CC)
+        return {f"f1_{label}": float(f1_C[i]) for i, label in enumerate(labels) if counts_C[i]}
 
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
         return classification_report(judged, cfg)
@@ -312,30 +311,34 @@ def matrix_of(judged: Judged, name: str = MODEL) -> np.ndarray:
     return confusion_matrix(_labels(judged.examples), _labels(judged.answers[name]), judged.description["labels"])
 
 
+def metrics_of(judged: Judged, name: str, seed: int) -> dict[str, Estimate]:
+    matrix_CC = matrix_of(judged, name)
+    return {"accuracy": accuracy(matrix_CC), "macro_f1": macro_f1(matrix_CC, judged.description["labels"], seed)}
+
+
 def classification_report(judged: Judged, cfg: TaskEvaluationConfig) -> str:
     labels, truth = judged.description["labels"], _labels(judged.examples)
-    rows = [
-        [name, *(str(estimate(metric, matrix_of(judged, name), cfg.seed)) for metric in (accuracy_of, macro_f1_of))]
-        for name in judged.answers
-    ]
+    of_name = {name: metrics_of(judged, name, cfg.seed) for name in judged.answers}
+    rows = [[name, *map(str, metrics.values())] for name, metrics in of_name.items()]
+    results = [result_of(metric, found, {}, higher=True) for metric, found in of_name[MODEL].items()]
     matrix_CC = matrix_of(judged)
     by_label = [
-        [label, f"{f1:.4f}", f"{count:,}"]
+        [plain(label), f"{f1:.4f}" if count else "-", f"{count:,}"]
         for label, f1, count in zip(labels, f1_of(matrix_CC), matrix_CC.sum(axis=1), strict=True)
     ]
-    confusions = [[label, *(f"{n:,}" for n in row)] for label, row in zip(labels, matrix_CC, strict=True)]
     parts = [
         "# Evaluation of the classifier\n",
-        f"{len(truth):,} {cfg.split} examples. In brackets: 95 % percentile interval over 1,000 resamples of"
-        " the examples.\n",
-        markdown_table(["model", "accuracy", "macro F1"], rows),
+        f"{len(truth):,} {cfg.split} examples. In brackets: 95 % intervals, for accuracy the exact one (Clopper and"
+        " Pearson), for macro F1 percentiles over 1,000 resamples of the examples (if all answers are right, or all"
+        " wrong, the exact one of accuracy). Macro F1 is the mean over the labels that an example has.\n",
+        table(["model", "accuracy", "macro F1"], rows),
+        note_lines(results),
         "\nBy label:\n",
-        markdown_table(["label", "F1", "examples"], by_label),
-        "\nConfusion matrix (rows: true label, columns: predicted):\n",
-        markdown_table(["", *labels], confusions),
+        table(["label", "F1", "examples"], by_label),
+        confusion_tables(matrix_CC, labels),
     ]
     if RANDOM_INIT in judged.answers:
-        compared = compare(truth, _labels(judged.answers[MODEL]), _labels(judged.answers[RANDOM_INIT]), cfg.seed)
+        compared = compare(truth, _labels(judged.answers[MODEL]), _labels(judged.answers[RANDOM_INIT]))
         parts.append(
             f"\nAgainst the same network without pretraining: accuracy {compared.difference.value:+.4f}"
             f" ({compared.difference.low:+.4f} to {compared.difference.high:+.4f});"
@@ -343,23 +346,3 @@ def classification_report(judged: Judged, cfg: TaskEvaluationConfig) -> str:
             f" other; exact McNemar test p = {compared.p_value:.3f}.\n"
         )
     return "\n".join(parts)
-
-
-def confusion_figure(matrix_CC: np.ndarray, labels: Sequence[str]) -> "Figure":
-    """The confusion matrix as shades of its row shares, with the counts."""
-    from matplotlib.figure import Figure
-
-    side = 2.5 + 0.6 * len(labels)
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    shares_CC = matrix_CC / np.maximum(matrix_CC.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares_CC, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted label")
-    axes.set_ylabel("true label")
-    for row, counts in enumerate(matrix_CC):
-        for column, count in enumerate(counts):
-            color = "white" if shares_CC[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count:,}\n{shares_CC[row, column]:.1%}", ha="center", va="center", color=color)
-    return figure

@@ -18,5 +18,20 @@ from pipeline.commands.results import result_lines
 )
 def test_results_standing_of_a_baseline(value, baseline, higher, expected):
     result = {"asset": "moods_evaluation", "metric": "m", "value": value, "low": None, "high": None}
-    lines = result_lines([result | {"higher_is_better": higher, "baselines": {"other": baseline}}])
+    lines = result_lines([result | {"higher_is_better": higher, "baselines": {"other": baseline}, "note": ""}])
     assert lines[-1].endswith(f"other {expected}")
+
+
+def test_results_baseline_within_the_interval_is_neither_better_nor_worse():
+    """A baseline that the interval of the model contains was "(better)"."""
+    result = {"asset": "moods_evaluation", "metric": "m", "value": 0.85, "low": 0.837, "high": 0.862, "note": ""}
+    baselines = {"one": 0.86, "two": 0.84, "three": 0.863, "four": 0.85}
+    (line,) = result_lines([result | {"higher_is_better": True, "baselines": baselines}])[2:]
+    assert "one 0.860 (not told apart), two 0.840 (not told apart), three 0.863 (better), four 0.850 (equal)" in line
+
+
+def test_results_note_is_below_the_table():
+    """Macro-F1 did not say over which labels it is."""
+    result = {"asset": "moods_evaluation", "metric": "macro_f1", "value": 1.0, "low": 0.6, "high": 1.0}
+    noted = result | {"higher_is_better": True, "baselines": {}, "note": "over 2 of 3 labels; no example has sad"}
+    assert result_lines([noted])[-1] == "moods macro_f1: over 2 of 3 labels; no example has sad"

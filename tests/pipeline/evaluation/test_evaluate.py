@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from model.token_shards import read_token_shards, write_token_shard
 from pipeline.corpus.examples.stage import example_schema, read_examples
 from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams
+from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, confusion_tables
 from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
+from pipeline.evaluation.results import save_figure
 from pipeline.evaluation.task import SEEN, TaskEvaluationConfig, evaluation_stage
 from pipeline.serving.generate import predictor_in
 from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Shards, TokenizerFile
@@ -220,3 +223,29 @@ def test_classification_label_that_the_model_never_learned_is_refused(tmp_path, 
     write_rows(examples.directory / "examples.parquet", table, example_schema(KIND))
     with pytest.raises(ValueError, match=r"knows the labels .* the examples also have \['mixed'\]"):
         evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples)
+
+
+def test_j_figure_and_table_of_many_labels_have_a_limit():
+    """The figure of 151 labels took minutes and gigabytes (mlflow#5273)."""
+    rng = np.random.default_rng(0)
+    labels = [f"intent {i}" for i in range(151)]
+    truth = rng.integers(0, 151, 600)
+    predicted = np.where(rng.random(600) < 0.6, truth, rng.integers(0, 151, 600))
+    matrix = confusion_matrix([labels[i] for i in truth], [labels[i] for i in predicted], labels)
+    figure = confusion_figure(matrix, labels)
+    assert max(figure.get_size_inches()) < 20 and len(figure.axes[0].get_xticklabels()) == 40
+    assert len(figure.axes[0].texts) <= 600
+    text = confusion_tables(matrix, labels)
+    assert "The 30 most frequent confusions among 151 labels" in text and len(text) < 3000
+
+
+def test_a_label_is_a_text_in_figure_and_table(tmp_path):
+    """Labels went into Markdown and matplotlib as they are: `$` begins a formula, `|` a cell, `<` an element."""
+    labels = ["a|b", "$x_1$ & <b>`c`</b>", "line\nbreak", "*d* _e_ [f](g) \u6f22"]
+    matrix = np.array([[3, 1, 0, 0], [0, 2, 0, 1], [1, 0, 4, 0], [0, 0, 0, 2]])
+    save_figure(confusion_figure(matrix, labels), tmp_path / "figure.png")
+    ticks = confusion_figure(matrix, labels).axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks][1:3] == ["$x_1$ & <b>`c`</b>", "line break"]
+    lines = confusion_tables(matrix, labels).strip().split("\n")[2:]
+    assert len(lines) == 6 and len({re.sub(r"\\.", "", line).count("|") for line in lines}) == 1
+    assert r"\$x\_1\$ &amp; \<b\>\`c\`\</b\>" in lines[0] and "\\*d\\* \\_e\\_ \\[f\\](g) \u6f22" in lines[0]

@@ -110,7 +110,7 @@ class Letters(Kind):
             name: np.array([abs(a["letters"] - e["size"]) for a, e in zip(answers, judged.examples, strict=True)])
             for name, answers in judged.answers.items()
         }
-        found = ratio(errors[MODEL], np.ones(len(errors[MODEL])), seed)
+        found = ratio(errors[MODEL], np.ones(len(errors[MODEL])), seed, unit="example")
         others = {name: float(error.mean()) for name, error in errors.items() if name != MODEL}
         return [result_of("mean_absolute_error", found, others, higher=False)]
 

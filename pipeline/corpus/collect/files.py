@@ -1,6 +1,8 @@
 """Source kind `files`: a folder, a single file or an archive on this machine.
 
-A folder has a sensor. The digest of a file is computed again only if its size or modification time changed.
+A folder has a sensor. The digest of a file is cached with its size, its times, among them the time of its last change
+(ctime), which no program can set, and its inode. It is computed again if one of them differs, and for a file that
+changed so recently that a second change might have left them equal.
 """
 
 import json
@@ -10,15 +12,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
-from urllib.parse import quote
 
-from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
+import xxhash
+
+from pipeline.corpus.collect.members import (
+    Member,
+    address_of,
+    file_state,
+    is_archive,
+    members_of,
+    open_regular,
+    selected,
+    text_name,
+)
 from pipeline.corpus.collect.source import Progress, Source
 from pipeline.store.settings import Text
-from pipeline.store.shards import file_digest, text_digest, write_text
+from pipeline.store.shards import text_digest, write_text
 from pipeline.store.store import room_for
 
-SETTLED_SECONDS = 2  # a file younger than this may change again without a new mtime
+SETTLED_SECONDS = 2  # a file younger than this may change again without a new time; FAT counts in steps of 2 s
+HAS_CHANGE_TIME = os.name == "posix"  # elsewhere ctime is the time at which a file was created
+BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,23 +51,25 @@ class FilesSource(Source):
         return replace(self, path=os.path.normpath((folder / self.path).expanduser().absolute()))
 
     def snapshot(self) -> str:
-        """A digest of names, sizes and modification times."""
-        stats = ((path, path.lstat()) for path in self._files())
-        return text_digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats))
+        """A digest of the names of all files and of what the file system knows about them."""
+        states = ((name, _state(path) if path else refused) for name, path, refused in self._files())
+        return text_digest(*(f"{name.encode('utf-8', 'surrogateescape')!r} {state}" for name, state in states))
 
     def digest(self, cache: Path) -> str:
         memory = cache / "file_digests" / f"{text_digest(self.path)}.json"
-        known = json.loads(memory.read_text("utf-8")) if memory.exists() else {}
+        known = _known(memory)
         now: dict[str, list[Any]] = {}
-        parts: list[str] = []
-        for path in self._files():
-            stat = path.stat() if path.exists() else path.lstat()
-            state = [stat.st_size, stat.st_mtime_ns]
-            entry = known.get(str(path))
-            digest = entry[2] if entry and entry[:2] == state else _digest_or_fault(path)
-            parts += [str(path), digest]
-            if time.time() - stat.st_mtime > SETTLED_SECONDS:
-                now[str(path)] = [*state, digest]
+        parts: list[str | bytes] = []
+        for name, path, refused in self._files():
+            state = _state(path) if path else None
+            entry = known.get(name)
+            if path is None or state is None:
+                digest = f"not read: {refused}"
+            else:
+                digest = entry[1] if entry and entry[0] == state else _digest_or_fault(path)
+                if HAS_CHANGE_TIME and time.time_ns() - max(state[1:3]) > SETTLED_SECONDS * 10**9:
+                    now[name] = [state, digest]
+            parts += [name.encode("utf-8", "surrogateescape"), digest]
         if now != known:
             with room_for("collect", memory):
                 write_text(memory, json.dumps(now))
@@ -61,11 +77,19 @@ class FilesSource(Source):
 
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         path = self._existing()
+        base = self.base(path)
+        return ((base + address_of(member.name), member) for member in self._selected(path))
+
+    def candidates(self, cache: Path) -> Iterator[tuple[str, Member]]:
+        path = self._existing()
+        base = self.base(path)
+        return ((base + address_of(member.name), member) for member in members_of(path))
+
+    def base(self, path: Path) -> str:
+        """The beginning of the addresses of all members."""
         if path.is_dir():
-            base = path.as_uri() + "/"
-        else:
-            base = f"{path.as_uri()}!/" if is_archive(path) else path.parent.as_uri() + "/"
-        return ((base + quote(member.name), member) for member in self._selected(path))
+            return path.as_uri() + "/"
+        return f"{path.as_uri()}!/" if is_archive(path) else path.parent.as_uri() + "/"
 
     def _existing(self) -> Path:
         path = Path(self.path)
@@ -74,22 +98,48 @@ class FilesSource(Source):
                 f"source `{self.name}`: path {path} does not exist; a relative path counts from the folder of"
                 " sources.toml"
             )
+        if not path.is_dir() and not path.is_file():
+            raise ValueError(f"source `{self.name}`: path {path} is neither a folder nor a file")
         return path
 
     def _selected(self, path: Path) -> Iterator[Member]:
         return selected(members_of(path), self.members, f"{path} (source `{self.name}`)")
 
-    def _files(self) -> list[Path]:
-        """The files that determine the pages: the file or archive, or the files of a folder that match the globs."""
+    def _files(self) -> list[tuple[str, str | None, str]]:
+        """Name and path of the files that determine the pages: of the file or archive itself, or of the members.
+
+        A member that is refused has a reason instead of a path, because its content is never read.
+        """
         path = self._existing()
         if not path.is_dir():
-            return [path]
-        there = (path / member.name for member in self._selected(path))
-        return sorted(file for file in there if file.is_symlink() or file.is_file())
+            return [(text_name(path.name), os.path.realpath(path), "")]
+        files = ((m.name, m.path, f"{m.refused} {m.detail}") for m in self._selected(path))
+        return sorted(files, key=lambda file: file[0])
 
 
-def _digest_or_fault(path: Path) -> str:
+def _known(memory: Path) -> dict[str, Any]:
+    """The digests of an earlier call; none if they cannot be read, so that all are computed again."""
     try:
-        return file_digest(path)
+        known = json.loads(memory.read_text("utf-8"))
+        return known if all(len(entry) == 2 for entry in known.values()) else {}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def _state(path: str) -> list[int] | None:
+    """Size, modification time, change time, inode; None for a file that is gone."""
+    try:
+        return list(file_state(path))
+    except OSError:
+        return None
+
+
+def _digest_or_fault(path: str) -> str:
+    digest = xxhash.xxh3_128()
+    try:
+        with open_regular(path) as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
     except OSError as error:  # `collect` drops it as unreadable
         return f"unreadable {error.errno}"
+    return digest.hexdigest()

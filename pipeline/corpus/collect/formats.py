@@ -1,29 +1,38 @@
-"""Reads the pages of one file: the file itself, or one per line of jsonl, row of a table, message or wiki article.
+"""Reads the pages of one file: the file itself, or one per record of json, row of a table, message or wiki article.
 
 In: a file of unknown content and its name. Out: `Found` pages and `Refused` ones, one after the other, in bounded
-memory: a page above the limit is refused without being read to its end. The suffix of a file determines its format,
-or its first bytes if it has no suffix. Files that are not text (pdf, epub, docx) are kept unchanged; `clean` extracts
-their text.
+memory: a page above the limit is refused without being read to its end. The first bytes show how a file is compressed
+and whether it contains records of JSON or Parquet; for other formats its suffix decides, or its first bytes if it has
+no suffix. Files that are not text (pdf, epub, docx) are kept unchanged; `clean` extracts their text.
 """
 
-import bz2
-import gzip
 import io
-import json
-import lzma
 import re
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import pyarrow as pa
 
 from pipeline.corpus.clean.code_text import LANGUAGE_OF_NAME, language_of_first_line, language_of_name
+from pipeline.corpus.collect.file_kinds import ARCHIVE, archive_reason, is_archive_name, kind_of
+from pipeline.corpus.collect.json_records import JSON_SUFFIXES, json_pages, looks_like_records, may_be_json
 from pipeline.corpus.collect.mbox import FROM_LINE, messages
 from pipeline.corpus.collect.members import UNREADABLE, Member
-from pipeline.corpus.collect.pages import PREVIEW_BYTES, TABLE_TYPES, Found, Refused, Rewound, page_of_record
+from pipeline.corpus.collect.pages import PREVIEW_BYTES, TABLE_TYPES, Found, Refused, refused, text_preview
 from pipeline.corpus.collect.source import Source
-from pipeline.corpus.collect.tables import json_pages, parquet_pages, table_pages
+from pipeline.corpus.collect.tables import parquet_pages, table_pages
+from pipeline.corpus.collect.unpacking import (
+    OPENERS,
+    ROW_BYTES,
+    Bounded,
+    Budget,
+    Rewound,
+    TooLarge,
+    compression_of,
+    most_unpacked,
+)
 from pipeline.corpus.collect.wiki_dump import Article, read_articles
 
 PDF = "application/pdf"
@@ -50,51 +59,90 @@ MEDIA_TYPE_OF_SUFFIX = {
     ".tab": TABLE_TYPES[1],
     ".ipynb": NOTEBOOK,
 }
-JSONL_SUFFIXES = (".jsonl", ".ndjson")
 PARQUET_SUFFIXES = (".parquet", ".pq")
 MBOX_SUFFIXES = (".mbox", ".mbx")
-COMPRESSED: dict[str, Callable[[BinaryIO], BinaryIO]] = {
-    ".bz2": bz2.BZ2File,
-    ".gz": lambda stream: gzip.GzipFile(fileobj=stream),  # type: ignore[dict-item]
-    ".xz": lzma.LZMAFile,
-    ".zst": lambda stream: io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")),
-}
 DUMP = re.compile(r"\.xml(-p\d+p\d+)?[^./]*$", re.IGNORECASE)  # Wikimedia names the parts of a dump ...xml-p10p30302
 HEAD_BYTES = 1000  # bytes read to recognise a file without a suffix
+RECORD_BYTES = 1_000_000  # bytes read to recognise records of JSON in a file that is not named so
 PDF_MAGIC = b"%PDF-"
+PARQUET_MAGIC = b"PAR1"
 EPUB_MAGIC = b"mimetypeapplication/epub+zip"  # OCF 3.3 section 4.3: the first file of the zip
-BLOCK = 1 << 20
 BROKEN = (*UNREADABLE, pa.ArrowException)
 
 
-def read_member(member: Member, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    """The pages of one file, each with its own address below `url`."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What all steps of reading one file need."""
+
+    url: str
+    source: Source
+    max_bytes: int
+    budget: Budget
+    inside: str  # folder or archive
+
+
+def read_member(
+    member: Member, url: str, source: Source, max_bytes: int, budget: Budget | None = None
+) -> Iterator[Found | Refused]:
+    """The pages of one file, each with its own address below `url`; what it unpacks to is spent from `budget`."""
     if member.refused:
-        yield Refused(url, member.refused)
+        yield refused(url, member.refused, member.detail)
         return
-    name, decompress = member.name.lower(), None
-    for suffix, opener in COMPRESSED.items():
-        if name.endswith(suffix):
-            name, decompress = name.removesuffix(suffix), opener
-    item = None
+    budget = budget or Budget(most_unpacked(member.size))
+    file = _File(url, source, max_bytes, budget, "folder" if member.path else "archive")
+    item, name = None, member.name.lower()
     try:
         with member.open() as raw:
-            for item in _pages(decompress(raw) if decompress else raw, name, url, source, max_bytes):
+            for item in _unpacked_pages(raw, name, file):
+                budget.spend(ROW_BYTES)
                 yield item
         if item is None:
             yield Refused(url, "empty")  # so that every file is counted
+    except TooLarge as error:
+        yield refused(url, "too_large", str(error))
     except BROKEN as error:
-        yield Refused(url, "unreadable", str(error).encode(errors="replace")[:PREVIEW_BYTES])
+        yield refused(url, "broken_archive" if is_archive_name(name) else "unreadable", str(error))
 
 
-def _pages(stream: BinaryIO, name: str, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
+def _unpacked_pages(raw: Any, name: str, file: _File) -> Iterator[Found | Refused]:
+    """The pages of a file that may be compressed, which its first bytes show, whatever its name is."""
+    head, raw = _beginning(raw, HEAD_BYTES)
+    named = next((suffix for suffix in OPENERS if name.endswith(suffix)), "")
+    if suffix := compression_of(head):
+        stream = io.BufferedReader(Bounded(OPENERS[suffix](raw), file.budget))
+        yield from _pages(stream, name.removesuffix(named), file)
+        return
+    if named and head and kind_of(head) is None:
+        head, raw = _beginning(raw, RECORD_BYTES)
+        if not looks_like_records(head, file.source):
+            detail = f"the name ends in {named}, but the file is not compressed in that way"
+            yield refused(file.url, "unreadable", detail)
+            return
+    yield from _pages(raw, name.removesuffix(named), file)
+
+
+def _beginning(stream: Any, n_bytes: int) -> tuple[bytes, Any]:
+    """The first bytes, and the stream from its beginning; a file on this machine stays one that can seek."""
+    head = stream.read(n_bytes)
+    if isinstance(stream, io.BytesIO) or isinstance(getattr(stream, "raw", None), io.FileIO):
+        stream.seek(0)
+        return head, stream
+    return head, io.BufferedReader(Rewound(head, stream))
+
+
+def _pages(stream: Any, name: str, file: _File) -> Iterator[Found | Refused]:
+    url, source, max_bytes = file.url, file.source, file.max_bytes
     media_type = source.media_type or media_type_of_name(name)
-    if name.endswith(JSONL_SUFFIXES):
-        yield from _lines(stream, url, source, max_bytes)
-    elif name.endswith(".json"):
-        yield from json_pages(stream, url, source, max_bytes)
-    elif name.endswith(PARQUET_SUFFIXES):
-        yield from parquet_pages(stream, url, source, max_bytes)
+    head, stream = _beginning(stream, HEAD_BYTES)
+    is_records = False
+    if media_type not in (SOURCE_CODE, NOTEBOOK) and may_be_json(head):
+        beginning, stream = _beginning(stream, RECORD_BYTES)
+        is_records = looks_like_records(beginning, source)
+    if head.startswith(PARQUET_MAGIC) or name.endswith(PARQUET_SUFFIXES):
+        yield from parquet_pages(stream, url, source, max_bytes, file.budget)
+    elif is_records or name.endswith(JSON_SUFFIXES):
+        by_line = not name.endswith(".json")
+        yield from json_pages(stream, url, source, max_bytes, by_line=by_line)
     elif name.endswith(MBOX_SUFFIXES):
         yield from _messages(stream, url, max_bytes)
     elif media_type in TABLE_TYPES or media_type_of_name(name) in TABLE_TYPES:
@@ -104,7 +152,7 @@ def _pages(stream: BinaryIO, name: str, url: str, source: Source, max_bytes: int
     elif media_type is not None:
         yield _whole(stream, url, media_type, max_bytes)
     else:
-        yield from _unnamed(stream, name, url, max_bytes)
+        yield from _unnamed(stream, head, name, file)
 
 
 def media_type_of_name(name: str) -> str | None:
@@ -119,16 +167,21 @@ def _is_build_file(name: str) -> bool:
     return name.rpartition("/")[2] in LANGUAGE_OF_NAME
 
 
-def _unnamed(stream: BinaryIO, name: str, url: str, max_bytes: int) -> Iterator[Found | Refused]:
+def _unnamed(stream: Any, head: bytes, name: str, file: _File) -> Iterator[Found | Refused]:
     """A file whose name does not show its format: a script, a PDF, a book or a mailbox, by its first bytes."""
-    head = stream.read(HEAD_BYTES)
-    rest = io.BufferedReader(Rewound(head, stream))
+    if not head:
+        return
     if "." not in name.rpartition("/")[2] and FROM_LINE.match(head):
-        yield from _messages(rest, url, max_bytes)  # type: ignore[arg-type]
+        yield from _messages(stream, file.url, file.max_bytes)
     elif media_type := _media_type_of_head(head):
-        yield _whole(rest, url, media_type, max_bytes)  # type: ignore[arg-type]
+        yield _whole(stream, file.url, media_type, file.max_bytes)
+    elif kind := kind_of(head):
+        reason, words = archive_reason(stream, kind[1], inside=file.inside) if kind[0] == ARCHIVE else kind
+        yield refused(file.url, reason, words)
+    elif is_archive_name(name):
+        yield refused(file.url, "broken_archive", "its name is that of an archive, its content is none")
     else:
-        yield Refused(url, "unsupported", head)
+        yield Refused(file.url, "unsupported", text_preview(head))
 
 
 def _media_type_of_head(head: bytes) -> str | None:
@@ -148,27 +201,6 @@ def _whole(stream: BinaryIO, url: str, media_type: str, max_bytes: int) -> Found
     return Found(url, media_type, None, content) if content.strip() else Refused(url, "empty")
 
 
-def _lines(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    n_line = 0
-    while line := stream.readline(max_bytes + 1):
-        n_line += 1
-        line_url = f"{url}#line={n_line}"
-        if len(line) > max_bytes:
-            while not line.endswith(b"\n") and (line := stream.readline(BLOCK)):
-                pass
-            yield Refused(line_url, "too_large", b"", max_bytes)
-        elif line.strip():
-            yield _record(line.removeprefix(b"\xef\xbb\xbf"), line_url, source, max_bytes)
-
-
-def _record(line: bytes, url: str, source: Source, max_bytes: int) -> Found | Refused:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return Refused(url, "unreadable", line[:PREVIEW_BYTES])
-    return page_of_record(record, url, source, max_bytes)
-
-
 def _messages(stream: BinaryIO, url: str, max_bytes: int) -> Iterator[Found | Refused]:
     number = 0
     for number, message in enumerate(messages(stream, max_bytes), 1):
@@ -180,13 +212,13 @@ def _messages(stream: BinaryIO, url: str, max_bytes: int) -> Iterator[Found | Re
         else:
             yield Refused(message_url, "empty")
     if not number:
-        yield Refused(url, "unreadable", b"no line that begins with From and ends with a date")
+        yield refused(url, "unreadable", "no line that begins with From and ends with a date")
 
 
 def _articles(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
     for item in read_articles(stream, max_bytes):
         if not isinstance(item, Article):
-            yield Refused(url, item.reason, item.detail.encode(errors="replace"))
+            yield refused(url, item.reason, item.detail)
             continue
         article_url = f"{url}#{quote(item.title.replace(' ', '_'))}"
         content = item.text.encode(errors="replace")

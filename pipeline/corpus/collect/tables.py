@@ -1,38 +1,48 @@
-"""Files of many records: csv and tsv, parquet, and json that is one list.
+"""Tables: csv, tsv and parquet.
 
-In: an open file. Out: one page per record, by the keys of the source, in bounded memory: rows of csv and parquet are
-streamed, and a row above the limit is refused.
+In: an open file. Out: one page per row, by the columns of the source, in bounded memory: rows are streamed, and a row
+above the limit is refused. The content of a file, and not its suffix, shows by what its columns are separated.
 
-A table is read as records if it has a column named text_key. Otherwise text_key decides: with the default `text`, the
-user has not named a column, and the whole table becomes one page; any other name was set by the user, and the file is
-refused as no_text_key.
+A table is read as records if it has a column named text_key, or, if the source does not set it, a column of texts
+under a usual name. Otherwise text_key decides: if it was not set, the whole table becomes one page; if it was, the
+file is refused as no_text_key.
 """
 
 import codecs
 import csv
 import io
-import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.charsets import ERRORS
-from pipeline.corpus.collect.pages import PREVIEW_BYTES, Found, Refused, Rewound, page_of_record
+from pipeline.corpus.collect.pages import (
+    DEFAULT_TEXT_KEY,
+    PREVIEW_BYTES,
+    TABLE_TYPES,
+    Found,
+    Refused,
+    page_of_record,
+    refused,
+    text_key_in,
+)
 from pipeline.corpus.collect.source import Source
+from pipeline.corpus.collect.unpacking import Budget, Rewound
 from pipeline.corpus.csv_records import DELIMITERS, SNIFFED_CHARACTERS, records, sniffed_delimiter
 from pipeline.corpus.text_repair import as_text, encoding_of
 
-CSV = "text/csv"
-DEFAULT_TEXT_KEY = "text"
+CSV, TSV = TABLE_TYPES
 ESCAPED = re.compile("[\udc80-\udcff]")  # a byte that is not UTF-8
-MAX_EXPANSION = 1000  # from a parquet file to the texts of its rows, beyond FREE_BYTES; the maximum of gzip
-FREE_BYTES = 100_000_000
-ROW_BYTES = 100  # counted per row besides its text
+SEPARATOR_LINE = re.compile('"?sep=(.)"?[\r\n]+')  # by which Excel is told the delimiter
+SAMPLE_ROWS = 50
+TEXT_CHARACTERS = 20  # mean length from which a column with a usual name contains texts, and not words or numbers
 BATCH_ROWS = 64
 BATCH_BYTES = 500_000_000  # limit for the rows of one batch
 SPOOL_BYTES = 16_000_000  # a larger parquet file inside an archive is copied to a temporary file
@@ -47,12 +57,18 @@ def table_pages(
     rest = io.BufferedReader(Rewound(head, stream))
     encoding = encoding_of(head, is_cut=True)
     text = _head_text(head, encoding)
-    headers = {d: _header(text, d) for d in dict.fromkeys((sniffed_delimiter(text) or ",", *DELIMITERS))}
-    delimiter = next((d for d, names in headers.items() if source.text_key in names), None)
-    if delimiter is None:
-        yield _without_column(rest, url, media_type, source, max_bytes)
+    separator = SEPARATOR_LINE.match(text)
+    text = text[separator.end() :] if separator else text
+    sniffed = separator[1] if separator else sniffed_delimiter(text)
+    delimiter, names, key = _column(text, sniffed, media_type, source)
+    if key is None:
+        own_type = {None: media_type, "\t": TSV}.get(sniffed, CSV) if media_type in TABLE_TYPES else media_type
+        yield _without_column(rest, url, own_type, names, source, max_bytes)
         return
-    names, lines = headers[delimiter], _Lines(rest, encoding, max_bytes)
+    lines = _Lines(rest, encoding, max_bytes)
+    if separator:
+        next(iter(lines))
+    source = replace(source, text_key=key)
     for number, cells in enumerate(records(lines, delimiter)):
         if lines.was_cut:
             yield Refused(f"{url}#row={number}", "too_large", b"", max_bytes)
@@ -62,19 +78,49 @@ def table_pages(
         lines.was_cut = False
 
 
-def _header(text: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(records(text.split("\n"), delimiter), [])]
+def _column(text: str, sniffed: str | None, media_type: str, source: Source) -> tuple[str, list[str], str | None]:
+    """The delimiter, the names of the columns, and the name of the column of the texts, if there is one."""
+    own = "\t" if media_type == TSV else ","
+    order = [own, *DELIMITERS] if sniffed is None else [sniffed, own, *DELIMITERS]
+    found = {d: [[cell.strip() for cell in row] for row in _first_records(text, d)] for d in dict.fromkeys(order)}
+    if sniffed and len(found[sniffed][0] if found[sniffed] else ()) < 2:
+        order = [own, *order]
+    for delimiter in order:
+        names, *rows = found[delimiter] or [[]]
+        key = text_key_in(names, source)
+        if key is not None and _contains_texts(key, names, rows, source):
+            return delimiter, names, key
+    return order[0], next(iter(found[order[0]]), []), None
 
 
-def _without_column(stream: Any, url: str, media_type: str, source: Source, max_bytes: int) -> Found | Refused:
+def _first_records(text: str, delimiter: str) -> list[list[str]]:
+    return list(islice(records(text.split("\n"), delimiter), SAMPLE_ROWS))
+
+
+def _contains_texts(key: str, names: Sequence[str], rows: Sequence[Sequence[str]], source: Source) -> bool:
+    """A column that the source does not name must be one of texts: `body` may be the name of a star."""
+    if key.strip().casefold() == source.text_key.strip().casefold():
+        return True
+    place = names.index(key)
+    cells = [row[place] for row in rows if len(row) > place and row[place]]
+    return bool(cells) and sum(map(len, cells)) >= TEXT_CHARACTERS * len(cells)
+
+
+def _without_column(
+    stream: Any, url: str, media_type: str, names: Sequence[str], source: Source, max_bytes: int
+) -> Found | Refused:
     content = stream.read(max_bytes + 1)
     if not content.strip():
         return Refused(url, "empty")
     if source.text_key != DEFAULT_TEXT_KEY:
-        return Refused(url, "no_text_key", content[:PREVIEW_BYTES])
+        return _no_column(url, names, source)
     if len(content) > max_bytes:
         return Refused(url, "too_large", content[:PREVIEW_BYTES], max_bytes)
     return Found(url, media_type, None, content)
+
+
+def _no_column(url: str, names: Sequence[str], source: Source) -> Refused:
+    return refused(url, "no_text_key", f"found the columns {', '.join(names)}; text_key is {source.text_key!r}")
 
 
 def _head_text(head: bytes, encoding: str) -> str:
@@ -101,31 +147,10 @@ class _Lines:
             yield line
 
 
-def json_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    """One page per element if the file is a list, or one page if it is a single record."""
-    content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        yield Refused(url, "too_large", content[:PREVIEW_BYTES], max_bytes)
-        return
-    if not content.strip():
-        yield Refused(url, "empty")
-        return
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError):
-        yield Refused(url, "unreadable", content[:PREVIEW_BYTES])
-        return
-    if not isinstance(value, list):
-        yield page_of_record(value, url, source, max_bytes)
-        return
-    if not value:
-        yield Refused(url, "empty")
-    for number, record in enumerate(value, 1):
-        yield page_of_record(record, f"{url}#record={number}", source, max_bytes)
-
-
-def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
-    """One page per row, or one page of csv with the whole table."""
+def parquet_pages(
+    stream: BinaryIO, url: str, source: Source, max_bytes: int, budget: Budget
+) -> Iterator[Found | Refused]:
+    """One page per row, or one page of csv with the whole table. The texts of all rows are spent from `budget`."""
     try:
         with _seekable(stream, MAX_COPIED * max_bytes) as seekable:
             if seekable is None:
@@ -138,10 +163,12 @@ def parquet_pages(stream: BinaryIO, url: str, source: Source, max_bytes: int) ->
                 thrift_container_size_limit=1 << 20,
                 page_checksum_verification=True,
             ) as file:
-                most = MAX_EXPANSION * seekable.seek(0, io.SEEK_END) + FREE_BYTES
-                yield from _parquet_rows(file, url, source, max_bytes, most)
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        yield Refused(url, "unreadable", str(error).encode(errors="replace")[:PREVIEW_BYTES])
+                for item in _parquet_rows(file, url, source, max_bytes):
+                    if isinstance(item, Found):  # a million equal rows take no more space in the file than one
+                        budget.spend(len(item.content))
+                    yield item
+    except (pa.ArrowException, OverflowError) as error:
+        yield refused(url, "unreadable", str(error))
 
 
 @contextmanager
@@ -159,30 +186,35 @@ def _seekable(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO | None]:
         yield None if n_bytes > max_bytes else copy  # type: ignore[misc]  # it behaves like a BinaryIO
 
 
-def _parquet_rows(
-    file: pq.ParquetFile, url: str, source: Source, max_bytes: int, most: int
-) -> Iterator[Found | Refused]:
-    """`most` limits the bytes of all rows together: a million equal rows take no more space in the file than one."""
+def _parquet_rows(file: pq.ParquetFile, url: str, source: Source, max_bytes: int) -> Iterator[Found | Refused]:
     names = file.schema_arrow.names
     if not file.metadata.num_rows:
         yield Refused(url, "empty")
-    elif source.text_key in names:
+    elif (key := _text_column(file, source)) is not None:
+        source = replace(source, text_key=key)
         keys = (source.text_key, source.title_key, source.url_key)
         columns = [name for name in dict.fromkeys(keys) if name in names]
         number = 0
         for batch in file.iter_batches(batch_size=_batch_rows(file), columns=columns, use_threads=False):
             for row in _rows(batch):
                 number += 1
-                item = page_of_record(_texts(row), f"{url}#row={number}", source, max_bytes)
-                most -= ROW_BYTES + (len(item.content) if isinstance(item, Found) else 0)
-                if most < 0:
-                    yield Refused(url, "too_large", f"expands more than {MAX_EXPANSION} times".encode())
-                    return
-                yield item
+                yield page_of_record(_texts(row), f"{url}#row={number}", source, max_bytes)
     elif source.text_key != DEFAULT_TEXT_KEY:
-        yield Refused(url, "no_text_key", ", ".join(names).encode(errors="replace")[:PREVIEW_BYTES])
+        yield _no_column(url, names, source)
     else:
         yield _parquet_table(file, url, max_bytes)
+
+
+def _text_column(file: pq.ParquetFile, source: Source) -> str | None:
+    schema = file.schema_arrow
+    if source.text_key in schema.names:
+        return source.text_key
+    texts = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    if (key := text_key_in(texts, source)) is None:
+        return None
+    batch = next(file.iter_batches(batch_size=min(SAMPLE_ROWS, _batch_rows(file)), columns=[key], use_threads=False))
+    rows = [[row[key]] for row in map(_texts, _rows(batch))]
+    return key if _contains_texts(key, [key], rows, source) else None
 
 
 def _batch_rows(file: pq.ParquetFile) -> int:
@@ -198,7 +230,7 @@ def _rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         yield {name: column[i].as_py() for name, column in columns}
 
 
-def _texts(row: dict[str, Any]) -> dict[str, Any]:
+def _texts(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with bytes decoded to text, and null as an empty text."""
     return {
         key: value.decode("utf-8", "replace") if isinstance(value, bytes) else "" if value is None else value

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from pipeline.corpus.collect.download import (
@@ -22,7 +22,7 @@ from pipeline.corpus.collect.download import (
     download,
     tried,
 )
-from pipeline.corpus.collect.members import Member, is_archive, members_of, selected
+from pipeline.corpus.collect.members import Member, address_of, is_archive, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
 from pipeline.store.settings import Positive
 from pipeline.store.shards import text_digest
@@ -61,17 +61,21 @@ class UrlSource(Source):
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         """The members of one file after the other; every glob must match a member of at least one file."""
         files = [pinned(url) for url in self.urls]
-        base = ""
+        file = files[0]
 
         def members() -> Iterator[Member]:
-            nonlocal base
+            nonlocal file
             for file in files:
-                base = f"{file.address}!/" if is_archive(Path(file.name)) else file.address
                 yield from members_of(fetch_pinned(file, cache, self.max_download_mb, progress))
 
         where = f"{', '.join(file.name for file in files)} (source `{self.name}`)"
         for member in selected(members(), self.members, where):
-            yield base + quote(member.name) if base.endswith("!/") else base, member
+            yield file.address_of(member), member
+
+    def candidates(self, cache: Path) -> Iterator[tuple[str, Member]]:
+        for file in map(pinned, self.urls):
+            if (path := cached_file(cache / file.sha256, file.sha256)) is not None:
+                yield from ((file.address_of(member), member) for member in members_of(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,9 @@ class PinnedFile:
     address: str
     sha256: str
     name: str
+
+    def address_of(self, member: Member) -> str:
+        return f"{self.address}!/{address_of(member.name)}" if is_archive(Path(self.name)) else self.address
 
 
 def pinned(url: str) -> PinnedFile:

@@ -190,7 +190,8 @@ def test_collect_larger_than_its_spool_gives_the_same_pages(mill, folder, monkey
     [
         ("empty.html", b"", "empty"),
         ("blank.txt", b" \n\t", "empty"),
-        ("photo.jpg", b"\xff\xd8\xff", "unsupported"),
+        ("photo.jpg", b"\xff\xd8\xff", "picture"),
+        ("notes.pod", b"=pod\n", "unsupported"),
         ("big.html", b"x" * 3000, "too_large"),
         ("bad.txt.gz", b"no gzip", "unreadable"),
         ("cut.xml.bz2", bz2.compress(DUMP.encode())[:-30], "unreadable"),
@@ -229,8 +230,8 @@ def test_collect_unreadable_folder_and_links_that_lead_outside_are_drops(mill, t
     assert mill.dropped(built) == {
         "leak.txt": "unsafe_member_name",
         "tree": "unsafe_member_name",
-        "pipe.txt": "unsafe_member_name",
-        "gone.txt": "unreadable",
+        "pipe.txt": "special_file",
+        "gone.txt": "broken_link",
     }
     assert {page["url"].rpartition("/")[2] for page in mill.pages(built)} == {"good.txt", "inside.txt"}
 
@@ -354,10 +355,10 @@ def test_collect_jsonl_keys_come_from_the_source(mill, tmp_path):
 
 def test_collect_jsonl_without_the_key_anywhere_is_a_wrong_setting(mill, tmp_path):
     path = tmp_path / "in.jsonl"
-    path.write_text('{"body": "one"}\n{"body": "two"}\n')
+    path.write_text('{"remark": "one"}\n{"remark": "two"}\n')
     with pytest.raises(ValueError, match=r"`letters`: none of its 2 lines has a text under the key 'text'.*text_key"):
         mill.build(path)
-    path.write_text('{"body": "one"}\n{"text": "two"}\n')
+    path.write_text('{"remark": "one"}\n{"text": "two"}\n')
     assert mill.build(path).counts.dropped == {"no_text_key": 1}
 
 

@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import io
 import json
 import lzma
 import tarfile
@@ -15,20 +14,11 @@ import pytest
 
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.formats import DOCX, EPUB, MAIL, NOTEBOOK, PDF, SOURCE_CODE, Found, Refused, read_member
-from pipeline.corpus.collect.members import Member, members_of
+from pipeline.corpus.collect.members import members_of
 from pipeline.corpus.collect.source import MediaType
+from tests.pipeline.corpus.collect.reading import MB, read, reasons
 
 CSV = b'title,text,link\nOne,"The first\ntext",https://a.example\nTwo,\nThree,third,\n\n'
-MB = 1_000_000
-
-
-def read(name: str, content: bytes, *, max_bytes: int = MB, **keys) -> list[Found | Refused]:
-    source = FilesSource(name="s", licence="mine", path="/", **keys)
-    return list(read_member(Member(name, lambda: io.BytesIO(content)), f"file:///{name}", source, max_bytes))
-
-
-def reasons(items: list[Found | Refused]) -> list[str]:
-    return [item.reason if isinstance(item, Refused) else "found" for item in items]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +45,7 @@ def test_formats_media_type_is_that_of_the_name(name, media_type):
 
 @pytest.mark.parametrize(
     ("content", "media_type"),
-    [(b"#!/bin/sh\nls\n", SOURCE_CODE), (b"%PDF-1.4 ...", PDF), (b"plain", None), (b"#!\xff\xfe", None), (b"", None)],
+    [(b"#!/bin/sh\nls\n", SOURCE_CODE), (b"%PDF-1.4 ...", PDF), (b"plain", None), (b"#!\xff\xfe", None)],
 )
 def test_formats_file_without_a_suffix_is_known_by_its_first_bytes(content, media_type):
     (page,) = read("run", content)
@@ -177,7 +167,7 @@ def test_formats_parquet_rows_above_the_limit_are_refused_and_the_rest_goes_on(w
 
 
 def test_formats_parquet_of_equal_rows_that_expands_too_much_ends_as_too_large(writers, monkeypatch):
-    monkeypatch.setattr("pipeline.corpus.collect.tables.FREE_BYTES", 1_000_000)
+    monkeypatch.setattr("pipeline.corpus.collect.unpacking.FREE_BYTES", 1_000_000)
     equal = writers.parquet({"text": ["x" * 500_000] * 120})
     nothing = writers.parquet({"text": pa.nulls(50_000, pa.string())})
     assert len(equal) < 50_000 and len(nothing) < 2000
@@ -253,8 +243,8 @@ def test_formats_archives_inside_archives_are_not_opened(writers, tmp_path):
     source = FilesSource(name="s", licence="mine", path="/")
     items = [i for m in members_of(tmp_path / "in.zip") for i in read_member(m, m.name, source, MB)]
     assert [(item.url, reason) for item, reason in zip(items, reasons(items), strict=True)] == [
-        ("inner.zip", "unsupported"),
-        ("inner.tar.gz", "unreadable"),
+        ("inner.zip", "archive_in_archive"),
+        ("inner.tar.gz", "archive_in_archive"),
         ("a.txt", "found"),
     ]
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 SENTENCE = "The miller carried the grain to the mill, and the wheel turned with the water of the river."
 WORD = "http://schemas.openxmlformats.org/wordprocessingml/2006/main"
+MATH = "http://schemas.openxmlformats.org/officeDocument/2006/math"
 PDF_FONTS = {"F1": "Helvetica", "F2": "Courier", "F3": "Helvetica-Bold"}
 
 
@@ -111,8 +112,8 @@ def xhtml(body: str, *, doctype: str = "") -> str:
 
 
 def docx(body: str, *, parts: dict[str, str | bytes] | None = None) -> bytes:
-    """A word processor file whose body is WordprocessingML with the prefix w."""
-    document = f'<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>'
+    """A word processor file whose body is WordprocessingML with the prefix w, and Office Math with the prefix m."""
+    document = f'<w:document xmlns:w="{WORD}" xmlns:m="{MATH}"><w:body>{body}</w:body></w:document>'
     relation = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/officeDocument"
     relations = f'<Relationships><Relationship Id="r1" Type="{relation}" Target="word/document.xml"/></Relationships>'
     return zip_file({"_rels/.rels": relations, "word/document.xml": document, **(parts or {})})

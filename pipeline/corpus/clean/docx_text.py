@@ -1,9 +1,10 @@
 """The text of a word processor file (docx, Office Open XML).
 
 In: the bytes of the file. Out: `Extracted`: paragraphs, headings by their style ('#', by outline level), lists ('- '
-or numbers), tables as rows `| a | b |`, code by its style, footnotes and endnotes after the text as `[^1]: ...`. The
-title is taken from the properties, otherwise from the first paragraph of style Title or the first heading. Not kept:
-tables of contents, pictures, headers and footers, comments, deleted text of tracked changes, field codes.
+or their numbers, docx_lists.py), tables as rows `| a | b |`, code by its style, formulas (omml_text.py), footnotes
+and endnotes after the text as `[^1]: ...`. The title is taken from the properties, otherwise from the first paragraph
+of style Title or the first heading. Not kept: hidden text, tables of contents, pictures, headers and footers,
+comments, deleted text of tracked changes, field codes.
 
 The parts are not read by python-docx, because it has no limit on the unpacked size of a part and no footnotes.
 Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (numbering), 17.11 (footnotes).
@@ -15,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.corpus.clean.docx_lists import DEEPEST, Lists, Numbering, read_lists, whole
 from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.omml_text import OFF, formula
 from pipeline.corpus.clean.xhtml_text import table_row
 from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
 
@@ -44,17 +47,6 @@ SKIPPED = frozenset(
 HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
 CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
 CONTENTS_STYLE = "toc "  # lines of a table of contents, which repeat headings and page numbers
-COUNTED = frozenset(
-    {
-        "decimal",
-        "decimalZero",
-        "lowerLetter",
-        "upperLetter",
-        "lowerRoman",
-        "upperRoman",
-        "ordinal",
-    }
-)
 MAX_STYLES_ABOVE = 20  # styles are based on other styles; a hostile file can contain a cycle
 
 
@@ -62,16 +54,16 @@ MAX_STYLES_ABOVE = 20  # styles are based on other styles; a hostile file can co
 class _Style:
     name: str
     level: int | None  # outline level from 1; None = not a heading
-    numbering: tuple[str, int] | None  # (list, depth)
+    numbering: Numbering | None
+    is_hidden: bool | None  # None = as the paragraph or the document says
 
 
 @dataclass(slots=True)
 class _Reader:
-    """What paragraphs refer to, and the counters of lists; `notes` contains the notes that the text refers to."""
+    """What paragraphs refer to; `notes` contains the notes that the text refers to."""
 
     styles: dict[str, _Style]
-    formats: dict[tuple[str, int], str]  # (list, depth) -> number format
-    counters: dict[tuple[str, int], int] = field(default_factory=dict)
+    lists: Lists
     notes: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> number shown
     title: str | None = None
     heading: str | None = None
@@ -92,7 +84,7 @@ def docx_text(content: bytes) -> Extracted:
         body = next((e for e in parts.tree(name) if local_name(e) == "body"), None)
         if body is None:
             raise Unusable("unreadable")
-        reader = _Reader(_styles(parts, folder), _list_formats(parts, folder))
+        reader = _Reader(_styles(parts, folder), _lists(parts, folder))
         text = _text_of(list(_blocks(body, reader)))
         notes = _notes(parts, folder, reader)
         title = _property_title(parts) or reader.title or reader.heading
@@ -135,10 +127,6 @@ def _value(element: Any, *names: str) -> str | None:
     return None if child is None else attribute(child, "val")
 
 
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else None
-
-
 def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
     name = posixpath.join(folder, "styles.xml")
     if name not in parts:
@@ -150,7 +138,7 @@ def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
 def _style(key: str, elements: dict[str, Any]) -> _Style:
     """The style with the properties that it inherits from the styles it is based on."""
     name = _value(elements[key], "name") or key
-    level, numbering = None, None
+    level, numbering, is_hidden = None, None, None
     for _ in range(MAX_STYLES_ABOVE):
         element = elements.get(key)
         if element is None:
@@ -158,33 +146,29 @@ def _style(key: str, elements: dict[str, Any]) -> _Style:
         above = _value(element, "name") or key
         if level is None and (match := HEADING_STYLE.fullmatch(above)):
             level = int(match[1])
-        if level is None and (outline := _number(_value(element, "pPr", "outlineLvl"))) is not None and outline < 9:
+        if level is None and (outline := whole(_value(element, "pPr", "outlineLvl"))) is not None and outline < 9:
             level = outline + 1
         numbering = numbering or _numbering(_child(element, "pPr"))
+        is_hidden = _switch(element, "rPr", "vanish") if is_hidden is None else is_hidden
         key = _value(element, "basedOn") or ""
-    return _Style(name, 1 if name.lower() == "title" else level, numbering)
+    return _Style(name, 1 if name.lower() == "title" else level, numbering, is_hidden)
 
 
-def _numbering(properties: Any | None) -> tuple[str, int] | None:
+def _switch(element: Any, *names: str) -> bool | None:
+    """Whether a property is on; None if it is not there. Without a value it is on (17.17.4)."""
+    child = _child(element, *names)
+    return None if child is None else (attribute(child, "val") or "").lower() not in OFF
+
+
+def _numbering(properties: Any | None) -> Numbering | None:
     numbering = None if properties is None else _child(properties, "numPr")
     key = None if numbering is None else _value(numbering, "numId")
-    return None if numbering is None or key is None else (key, min(8, _number(_value(numbering, "ilvl")) or 0))
+    return None if numbering is None or key is None else (key, min(DEEPEST, whole(_value(numbering, "ilvl")) or 0))
 
 
-def _list_formats(parts: Parts, folder: str) -> dict[tuple[str, int], str]:
+def _lists(parts: Parts, folder: str) -> Lists:
     name = posixpath.join(folder, "numbering.xml")
-    if name not in parts:
-        return {}
-    root = parts.tree(name)
-    abstract = {attribute(e, "abstractNumId"): e for e in root if local_name(e) == "abstractNum"}
-    formats = {}
-    for number in (e for e in root if local_name(e) == "num"):
-        definition = abstract.get(_value(number, "abstractNumId"))
-        for level in definition if definition is not None else ():
-            if local_name(level) == "lvl":
-                key = (attribute(number, "numId") or "", _number(attribute(level, "ilvl")) or 0)
-                formats[key] = _value(level, "numFmt") or "bullet"
-    return formats
+    return read_lists(parts.tree(name)) if name in parts else Lists()
 
 
 def _blocks(container: Any, reader: _Reader) -> Iterator[_Block]:
@@ -203,7 +187,7 @@ def _blocks(container: Any, reader: _Reader) -> Iterator[_Block]:
 
 def _rows(table: Any, reader: _Reader) -> Iterator[str]:
     for row in table.iter():
-        if local_name(row) == "tr" and _nearest(row, "tbl") is table:
+        if local_name(row) == "tr" and _nearest(row, "tbl") is table and not _switch(row, "trPr", "hidden"):
             cells = [cell for cell in row.iter() if local_name(cell) == "tc" and _nearest(cell, "tr") is row]
             texts = [" ".join(block.text for block in _blocks(cell, reader)) for cell in cells]
             if any(text.strip() for text in texts):
@@ -217,9 +201,9 @@ def _nearest(element: Any, name: str) -> Any | None:
 def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
     pieces: list[str] = []
     boxes: list[Any] = []
-    _collect(element, reader, pieces, boxes)
     properties = _child(element, "pPr")
     style = reader.styles.get((None if properties is None else _value(properties, "pStyle")) or "")
+    _collect(element, reader, pieces, boxes, is_hidden=bool(style and style.is_hidden))
     raw = "".join(pieces)
     if style is not None and style.name.lower().startswith(CONTENTS_STYLE):
         return
@@ -234,34 +218,36 @@ def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
 
 
 def _shaped(text: str, style: _Style | None, properties: Any | None, reader: _Reader) -> _Block:
-    own = None if properties is None else _number(_value(properties, "outlineLvl"))
+    own = None if properties is None else whole(_value(properties, "outlineLvl"))
     level = own + 1 if own is not None and own < 9 else style.level if style else None
+    numbering = _numbering(properties) or (style.numbering if style else None)
+    if numbering is not None and numbering[0] == "0":  # 17.9.18: list 0 removes a paragraph from its list
+        numbering = None
     if level:
         heading = " ".join(text.split())
         reader.heading = reader.heading or heading
         if style and style.name.lower() == "title":
             reader.title = reader.title or heading
-        return _Block("#" * min(level, 6) + " " + heading)
-    numbering = _numbering(properties) or (style.numbering if style else None)
-    if numbering is None or numbering[0] == "0":  # 17.9.18: list 0 removes a paragraph from its list
+        number = reader.lists.mark(numbering) if numbering and reader.lists.is_counted(numbering) else ""
+        return _Block("#" * min(level, 6) + " " + number + heading)
+    if numbering is None:
         return _Block(text)
-    return _Block("  " * numbering[1] + _mark(numbering, reader) + text, "item")
+    return _Block("  " * numbering[1] + reader.lists.mark(numbering) + text, "item")
 
 
-def _mark(numbering: tuple[str, int], reader: _Reader) -> str:
-    if reader.formats.get(numbering, "bullet") not in COUNTED:
-        return "- "
-    key, depth = numbering
-    for deeper in range(depth + 1, 9):
-        reader.counters.pop((key, deeper), None)
-    reader.counters[numbering] = reader.counters.get(numbering, 0) + 1
-    return f"{reader.counters[numbering]}. "
+def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any], *, is_hidden: bool) -> None:
+    """Add the visible text of `element` to `pieces`; text boxes inside it follow after the paragraph.
 
-
-def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any]) -> None:
-    """Add the visible text of `element` to `pieces`; text boxes inside it follow after the paragraph."""
+    `is_hidden` is what the style of the paragraph says of runs that say nothing themselves.
+    """
     for child in element:
         match local_name(child):
+            case "r" if _is_hidden_run(child, reader, is_hidden):
+                continue
+            case "oMath":
+                pieces.append(formula(child))
+            case "docPr" if (attribute(child, "hidden") or "0").lower() not in OFF:
+                return  # a hidden text box
             case "t":
                 pieces.append(child.text or "")
             case "tab" | "ptab":
@@ -276,7 +262,16 @@ def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any])
             case "txbxContent":
                 boxes.append(child)
             case name if name and name not in SKIPPED:
-                _collect(child, reader, pieces, boxes)
+                _collect(child, reader, pieces, boxes, is_hidden=is_hidden)
+
+
+def _is_hidden_run(run: Any, reader: _Reader, is_hidden: bool) -> bool:
+    """Hidden text (17.3.2.41) of the run itself, of its style, or of the style of its paragraph."""
+    own = _switch(run, "rPr", "vanish")
+    if own is None:
+        style = reader.styles.get(_value(run, "rPr", "rStyle") or "")
+        own = style.is_hidden if style else None
+    return is_hidden if own is None else own
 
 
 def _text_of(blocks: list[_Block]) -> str:

@@ -138,3 +138,93 @@ def test_docx_styles_that_are_based_on_each_other_and_wild_numbers_end(writers):
 def test_docx_elements_deeply_nested_give_a_reason_or_their_text(writers, tag):
     body = f"<{tag}>" * 5000 + writers.docx_paragraph("deep") + f"</{tag}>" * 5000
     assert docx_text(writers.docx(body)).reason == "unreadable"
+
+
+def run(text: str) -> str:
+    return f"<m:r><m:t>{text}</m:t></m:r>"
+
+
+A, B, N = (f"<m:e>{run('a')}</m:e>", f"<m:e>{run('b')}</m:e>", run("n"))
+SUB, SUP = (f"<m:{name}>{run('i=1')}</m:{name}>" for name in ("sub", "sup"))
+
+
+@pytest.mark.parametrize(
+    ("omml", "text"),
+    [
+        (f"<m:sSup>{A}<m:sup>{N}</m:sup></m:sSup>", "a^n"),
+        (f"<m:sSubSup>{A}<m:sub>{N}</m:sub><m:sup>{run('2')}</m:sup></m:sSubSup>", "a_n^2"),
+        (f"<m:f><m:num>{run('a+b')}</m:num><m:den>{run('2')}</m:den></m:f>", "(a+b)/2"),
+        (f"<m:rad><m:radPr><m:degHide m:val='1'/></m:radPr><m:deg/>{A}</m:rad>", "sqrt(a)"),
+        (f"<m:rad><m:deg>{run('3')}</m:deg>{A}</m:rad>", "root(3)(a)"),
+        (f"<m:nary><m:naryPr><m:chr m:val='\u2211'/></m:naryPr>{SUB}<m:sup>{N}</m:sup>{A}</m:nary>", "sum_(i=1)^n a"),
+        (f"<m:d><m:dPr><m:begChr m:val='['/><m:endChr m:val=')'/></m:dPr>{A}{B}</m:d>", "[a| b)"),
+        (f"<m:m><m:mr>{A}{B}</m:mr><m:mr>{B}{A}</m:mr></m:m>", "[[a, b], [b, a]]"),
+        (f"<m:func><m:fName>{run('sin')}</m:fName><m:e>{run('a+b')}</m:e></m:func>", "sin(a+b)"),
+        (f"<m:acc><m:accPr><m:chr m:val='\u20d7'/></m:accPr>{A}</m:acc>", "vec(a)"),
+        (f"<m:phant><m:phantPr><m:show m:val='0'/></m:phantPr>{A}</m:phant>{run('b')}", "b"),
+    ],
+)
+def test_docx_formulas_say_what_they_say_in_word(writers, omml, text):
+    """Exponents, fractions and roots were written flat, so that v^2 read v2 (dbashford/textract#174)."""
+    body = f"<w:p><w:r><w:t>so </w:t></w:r><m:oMath>{omml}</m:oMath><w:r><w:t> holds</w:t></w:r></w:p>"
+    assert docx_text(writers.docx(body)).text == f"so {text} holds"
+
+
+def level(depth: int, style: str, text: str, more: str = "") -> str:
+    return f"<w:lvl w:ilvl='{depth}'><w:numFmt w:val='{style}'/><w:lvlText w:val='{text}'/>{more}</w:lvl>"
+
+
+def test_docx_lists_carry_the_numbers_that_a_reader_sees(writers):
+    """Every list began at 1 and letters became numbers, so that "see step 4" pointed nowhere (jgm/pandoc#8367)."""
+    levels = level(0, "decimal", "%1.", "<w:start w:val='4'/>") + level(1, "lowerLetter", "(%2)")
+    romans = level(0, "upperRoman", "%1") + level(1, "decimal", "%1.%2")
+    numbering = (
+        f"<w:numbering xmlns:w='{writers.WORD}'><w:abstractNum w:abstractNumId='0'>{levels}</w:abstractNum>"
+        f"<w:abstractNum w:abstractNumId='1'>{romans}</w:abstractNum>"
+        "<w:num w:numId='1'><w:abstractNumId w:val='0'/></w:num>"
+        "<w:num w:numId='2'><w:abstractNumId w:val='0'/></w:num>"
+        "<w:num w:numId='3'><w:abstractNumId w:val='0'/><w:lvlOverride w:ilvl='0'><w:startOverride w:val='9'/>"
+        "</w:lvlOverride></w:num><w:num w:numId='4'><w:abstractNumId w:val='1'/></w:num></w:numbering>"
+    )
+    items = [(1, 0), (1, 1), (1, 1), (2, 0), (2, 1), (3, 0), (3, 0), (4, 0), (4, 1), (4, 0), (4, 1)]
+    body = "".join(
+        writers.docx_paragraph("x", f"<w:numPr><w:ilvl w:val='{depth}'/><w:numId w:val='{number}'/></w:numPr>")
+        for number, depth in items
+    )
+    text = docx_text(writers.docx(body, parts={"word/numbering.xml": numbering})).text
+    marks = [line.removesuffix(" x").strip() for line in text.splitlines()]
+    assert marks == ["4.", "(a)", "(b)", "5.", "(a)", "9.", "10.", "I.", "I.1.", "II.", "II.1."]
+
+
+def test_docx_numbered_heading_keeps_its_number_and_the_title_does_not(writers):
+    numbering = (
+        f"<w:numbering xmlns:w='{writers.WORD}'><w:abstractNum w:abstractNumId='0'>{level(0, 'decimal', 'Part %1:')}"
+        "</w:abstractNum><w:num w:numId='1'><w:abstractNumId w:val='0'/></w:num></w:numbering>"
+    )
+    properties = "<w:outlineLvl w:val='1'/><w:numPr><w:ilvl w:val='0'/><w:numId w:val='1'/></w:numPr>"
+    body = writers.docx_paragraph("Gates", properties) + writers.docx_paragraph("Sails", properties)
+    extracted = docx_text(writers.docx(body, parts={"word/numbering.xml": numbering}))
+    assert (extracted.text, extracted.title) == ("## Part 1: Gates\n\n## Part 2: Sails", "Gates")
+
+
+def test_docx_hidden_text_stays_hidden(writers):
+    """Text that Word hides came out, also when a style hides it (mwilliamson/mammoth.js#230)."""
+    styles = (
+        f"<w:styles xmlns:w='{writers.WORD}'>"
+        "<w:style w:styleId='base'><w:rPr><w:vanish/></w:rPr></w:style>"
+        "<w:style w:styleId='note'><w:basedOn w:val='base'/></w:style></w:styles>"
+    )
+    runs = {
+        "<w:vanish/>": "secret",
+        "<w:vanish w:val='false'/>": "open ",
+        "<w:rStyle w:val='note'/>": "secret",
+        "<w:rStyle w:val='note'/><w:vanish w:val='0'/>": "too",
+    }
+    body = "".join(
+        f"<w:r><w:rPr>{how}</w:rPr><w:t xml:space='preserve'>{text}</w:t></w:r>" for how, text in runs.items()
+    )
+    row = f"<w:tc>{writers.docx_paragraph('secret')}</w:tc>"
+    table = f"<w:tbl><w:tr><w:trPr><w:hidden/></w:trPr>{row}</w:tr></w:tbl>"
+    hidden = writers.docx_paragraph("secret", "<w:pStyle w:val='note'/>")
+    extracted = docx_text(writers.docx(f"<w:p>{body}</w:p>{hidden}{table}", parts={"word/styles.xml": styles}))
+    assert extracted.text == "open too"

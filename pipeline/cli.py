@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.store.chain import run_by
+from pipeline.store.redaction import redact_logs, redacted
 from pipeline.tasks.kinds import KINDS
 
 EPILOG = (
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         use_utf8()
     print_any_character()
     args = build_parser().parse_args(argv)
+    redact_logs()
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
         return _command(args.run)(args)
@@ -45,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except Exception as error:
         if args.debug:
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr, end="")
         else:
-            print(f"gristmill: {_one_line(error)}", file=sys.stderr)
+            print(f"gristmill: {redacted(_one_line(error))}", file=sys.stderr)
         return 2
 
 

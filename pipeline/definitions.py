@@ -19,6 +19,7 @@ from pipeline.defs.run_config import read_config_file
 from pipeline.defs.schedules import schedules
 from pipeline.defs.sensors import sensors
 from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.store.redaction import redact_logs
 from pipeline.tasks.tasks_toml import read_tasks
 
 
@@ -59,5 +60,6 @@ def definitions(layout: Layout) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The graph of the folder that the environment names, for Dagster."""
+    """The graph of the folder that the environment names, for Dagster, whose logs contain no password from here on."""
+    redact_logs()
     return definitions(layout_from_environment())

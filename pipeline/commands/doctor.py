@@ -15,12 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.commands.tables import table_lines
+from pipeline.commands.tables import count_text, table_lines
 from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
 from pipeline.store.layout import Layout, all_entries, layout_from_environment
+from pipeline.store.redaction import redacted
 from pipeline.store.store import read_record
+from pipeline.tracking.journal import journals
+from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, reason_of
 
+CURES = {  # what to do about events for MLflow, by the failure (pipeline/tracking/refusals.py)
+    AWAY: "start that server or mend the fault, then run `gristmill doctor` again, which sends them",
+    LOGIN: "correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or the login in MLFLOW_TRACKING_URI",
+    REFUSED: "mend what it names, then run `gristmill doctor` again, which sends them",
+    "part": "the rest of the run is recorded; delete refused.jsonl if this may be missing, in",
+}
 OK, MENDED, WARNING, BAD = "ok", "mended", "warning", "bad"
 LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an afternoon
 TOO_LITTLE_BYTES = 1e9
@@ -65,7 +74,7 @@ def examine(visit: Visit) -> Iterator[Finding]:
         check_champions,
     ]
     for check in checks:
-        yield from check(visit)
+        yield from (one._replace(detail=redacted(one.detail)) for one in check(visit))
 
 
 def check_python(visit: Visit) -> Iterator[Finding]:
@@ -170,7 +179,7 @@ def check_mlflow_addresses(visit: Visit) -> Iterator[Finding]:
 
 def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
     """Runs whose build died, and events that builds could not deliver while the server was down."""
-    from pipeline.tracking.delivery import dead_runs, end_dead_runs, send_pending
+    from pipeline.tracking.delivery import dead_runs, end_dead_runs
 
     dead = dead_runs(visit.layout)
     if dead and visit.mend:
@@ -180,9 +189,26 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
         yield Finding(f"MLflow run of {fingerprint[:8]}", state, f"its process is gone; {done}")
     if not dead:
         yield Finding("MLflow runs", OK, "none is stuck")
-    if visit.mend and (waiting := send_pending(visit.layout)):
-        detail = f"{sum(waiting.values())} events of {len(waiting)} builds wait and are kept; is the server running?"
-        yield Finding("MLflow journal", WARNING, detail)
+    yield from _journal_findings(visit)
+
+
+def _journal_findings(visit: Visit) -> Iterator[Finding]:
+    """Events that wait for MLflow, by the reason, and events that MLflow refuses for good, which are tried again."""
+    from pipeline.tracking.delivery import send_pending, waiting_events
+    from pipeline.tracking.server import shown_uri
+
+    waiting = (send_pending(visit.layout, retry_refused=True) if visit.mend else waiting_events(visit.layout)).values()
+    for failure, reason in sorted({(one.failure, one.reason) for one in waiting}):
+        n_events = [one.n_events for one in waiting if (one.failure, one.reason) == (failure, reason)]
+        counted = f"{count_text(sum(n_events), 'event')} of {count_text(len(n_events), 'build')} wait and are kept"
+        yield Finding("MLflow journal", WARNING, f"{counted}: {shown_uri(visit.layout)}: {reason}; {CURES[failure]}")
+    for journal in journals(visit.layout):
+        if refused := journal.refused():
+            reasons = list(dict.fromkeys(reason for _, reason in refused))
+            others = f" (and {len(reasons) - 1} other reasons)" if len(reasons) > 1 else ""
+            name = journal.state().get("start", {}).get("name", journal.fingerprint[:8])
+            detail = f"MLflow refuses {count_text(len(refused), 'event')}: {reasons[0]}{others}; {CURES['part']}"
+            yield Finding(f"MLflow run {name}", WARNING, f"{detail} {journal.folder}")
 
 
 def check_champions(visit: Visit) -> Iterator[Finding]:
@@ -190,7 +216,11 @@ def check_champions(visit: Visit) -> Iterator[Finding]:
     from pipeline.tracking.registry import outdated_champions, register_again
     from pipeline.tracking.server import has_database
 
-    found = list(outdated_champions(visit.layout)) if has_database(visit.layout) else []
+    try:
+        found = list(outdated_champions(visit.layout)) if has_database(visit.layout) else []
+    except Exception as error:  # of the server, the network or a damaged artifact
+        yield Finding("registered models", WARNING, f"could not be checked: {reason_of(error)}")
+        return
     for one in found:
         check = f"registered model {one.name} {one.version.version}"
         detail = "its code imports modules of an earlier version of gristmill"

@@ -4,9 +4,9 @@ In: a journal (pipeline/tracking/journal.py). Out: one run per fingerprint in th
 group, with one unbroken curve: parameters, metrics, datasets, models, checkpoints, figures, system metrics.
 
 A thread delivers every ten seconds and at every checkpoint, with one log_batch for up to a thousand points. A server
-that is down does not delay the build: undelivered events wait for the next build or for `gristmill doctor`. Points at
-or below the last step that the server has for a metric are not sent again. mlflow is imported when the first event is
-delivered.
+that is down does not delay the build: undelivered events wait for the next build or for `gristmill doctor`. What the
+server refuses for good (refusals.py) is set aside with the reason, and the rest goes on. Points at or below the last
+step that the server has for a metric are not sent again. mlflow is imported when the first event is delivered.
 """
 
 import logging
@@ -16,22 +16,42 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import Timeout
 
 from pipeline.store.layout import Layout
 from pipeline.tracking.datasets import dataset_inputs
-from pipeline.tracking.experiments import DESCRIPTION, experiment_id_of
+from pipeline.tracking.experiments import DESCRIPTION, experiment_id_of, restore_experiment
 from pipeline.tracking.journal import FAILED, RUNNING, Event, Journal, journals, now_ms
 from pipeline.tracking.logged_models import FINAL, RunModels, model_id_of, publish
-from pipeline.tracking.server import new_client, tracking_uri
+from pipeline.tracking.names import LONGEST_PARAM, LONGEST_TAG, accepted_name, accepted_values
+from pipeline.tracking.outage import is_awaited, note_answer, note_failure
+from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, failure_of, is_missing, reason_of, send_all
+from pipeline.tracking.server import new_client, shown_uri, tracking_uri
 
 DELIVER_SECONDS = 10.0
 RETRY_SECONDS = 30.0  # after a failure, so that a server that does not respond is not asked all the time
 MOST_POINTS = 1000  # MLflow's limit per request
 MOST_PARAMS = 100
+WORDS = {  # what a failure means for a whole journal
+    AWAY: "cannot record it now",
+    LOGIN: "refuses the login",
+    REFUSED: "refuses the run",
+}
 log = logging.getLogger(__name__)
+
+
+class Waiting(NamedTuple):
+    """Events of a journal that could not be delivered, and why."""
+
+    n_events: int
+    failure: str  # see refusals.py
+    reason: str
+
+
+class RunLost(Exception):
+    """Somebody deleted the run, or its experiment, while events were delivered to it."""
 
 
 class Courier(threading.Thread):
@@ -56,7 +76,7 @@ class Courier(threading.Thread):
         next_sample = time.monotonic() + DELIVER_SECONDS
         while True:
             last = self.stopping.is_set()
-            answered = _delivered(self.delivery)
+            answered = not is_awaited(self.layout) and _delivered(self.delivery)
             if last:
                 break
             self.wake.wait(DELIVER_SECONDS if answered else RETRY_SECONDS)
@@ -72,25 +92,29 @@ class Courier(threading.Thread):
             self.delivery.sample_machine()
             return True
         except Exception as error:  # MLflow's monitors may raise anything, depending on the machine
-            log.warning("no system metrics: %s: %s", type(error).__name__, error)
+            log.warning("no system metrics: %s", reason_of(error))
             return False
 
 
 def _delivered(delivery: "Delivery") -> bool:
     """Whether all waiting events have reached the server. A build continues in any case."""
+    layout, journal, begun = delivery.layout, delivery.journal, time.monotonic()
     try:
         delivery.send()
-        return True
     except Exception as error:  # any error of the server or the network: the journal keeps all events
-        first_line = (str(error).splitlines() or [""])[0]
+        failure, reason = failure_of(error), reason_of(error)
+        if failure == AWAY:
+            note_failure(layout, time.monotonic() - begun)
+        journal.update(failure=[failure, reason])
         log.warning(
-            "MLflow at %s did not accept the journal in %s (%s: %s); it is kept and sent later",
-            tracking_uri(delivery.layout),
-            delivery.journal.folder,
-            type(error).__name__,
-            first_line,
+            "MLflow at %s %s (%s); the journal in %s is kept and sent later",
+            *(shown_uri(layout), WORDS[failure], reason, journal.folder),
         )
         return False
+    note_answer(layout)
+    if "failure" in journal.state():
+        journal.update(failure=None)
+    return True
 
 
 class Delivery:
@@ -110,15 +134,56 @@ class Delivery:
         if self.client is None:
             self._attach()
         for kind, group in groupby(self.journal.pending(), key=lambda item: item[1]["do"]):
-            events = list(group)
-            if kind == "metrics":
-                self._metrics([event for _, event in events])
-                self.journal.delivered(events[-1][0])
-                continue
-            for position, event in events:
-                getattr(self, f"_{kind}")(event)
-                self.journal.delivered(position)
+            pending = list(group)
+            for part in [pending] if kind == "metrics" else [[one] for one in pending]:
+                self._deliver([event for _, event in part])
+                self.journal.delivered(part[-1][0])
         self.journal.forget_delivered()
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        """Deliver events of one kind, several if they are metrics; to another run if somebody deleted this one."""
+        try:
+            self._attempt(events)
+        except RunLost:
+            self.client = None
+            self._attach()
+            self._attempt(events)
+
+    def _attempt(self, events: Sequence[Event]) -> None:
+        kind = events[0]["do"]
+        try:
+            if kind == "metrics":
+                self._metrics(events)
+            else:
+                getattr(self, f"_{kind}")(events[0])
+        except RunLost:
+            raise
+        except Exception as error:
+            for event in events:
+                self._set_aside(event, error)
+
+    def _set_aside(self, event: Event, error: Exception) -> None:
+        """Keep an event that the server refuses for good; raises any other error, and RunLost."""
+        if failure_of(error) != REFUSED:
+            raise error
+        if self._is_lost():
+            raise RunLost(self.run_id) from error
+        reason = reason_of(error)
+        if self.journal.set_aside(event, reason):
+            log.warning(
+                "MLflow refuses a part of the run %r (%s); that part is missing there and is kept in %s, the rest is"
+                " recorded",
+                *(self.journal.state()["start"]["name"], reason, self.journal.folder),
+            )
+
+    def _is_lost(self) -> bool:
+        """Whether somebody deleted the run, or its experiment, since this process found it."""
+        try:
+            return self.client.get_run(self.run_id).info.lifecycle_stage != "active"
+        except Exception as error:
+            if failure_of(error) != REFUSED:
+                raise
+            return True
 
     def sample_machine(self) -> None:
         """Append load and memory of this machine, under the names that MLflow's page expects."""
@@ -149,45 +214,69 @@ class Delivery:
             raise
 
     def _find_run(self, client: Any, experiment_id: str) -> Any | None:
-        from mlflow.exceptions import MlflowException
-
         if known := self.journal.state().get("run_id"):
-            with suppress(MlflowException):  # the database was deleted or replaced
+            try:
                 run = client.get_run(known)
                 return run if run.info.lifecycle_stage == "active" else None
+            except Exception as error:
+                if not is_missing(error):  # otherwise the database was deleted or replaced
+                    raise
         wanted = f"tags.`gristmill.fingerprint` = '{self.journal.fingerprint}'"
         return next(iter(client.search_runs([experiment_id], wanted, max_results=1)), None)
 
     def _log_start(self, run: Any, start: Mapping[str, Any]) -> None:
-        from mlflow.entities import LoggedModelInput, RunTag
+        from mlflow.entities import RunTag
 
         description = {DESCRIPTION: start["description"]} if start["description"] else {}
         parent = Journal(self.layout, start["parent"]).state().get("run_id") if start.get("parent") else None
         child = {"mlflow.parentRunId": parent} if parent else {}
-        tags = [RunTag(key, value) for key, value in (description | run.data.tags | start["tags"] | child).items()]
-        self.client.log_batch(self.run_id, tags=tags)
+        values = accepted_values(description | run.data.tags | start["tags"] | child, LONGEST_TAG)
+        send_all(
+            [RunTag(key, value) for key, value in values.items()],
+            lambda tags: self.client.log_batch(self.run_id, tags=tags),
+            lambda tag, error: self._set_aside({"do": "tag", "key": tag.key, "value": tag.value}, error),
+        )
         self._params({"values": start["params"]})
         if self.journal.state()["status"] == RUNNING and run.info.status != RUNNING:
             self.client.update_run(self.run_id, status=RUNNING)  # it continues
         if not (run.inputs.dataset_inputs or run.inputs.model_inputs):
-            context = "training" if start["trains"] else "evaluation"
-            models = [self._model_id(fingerprint) for fingerprint in start["models"]]
-            self.client.log_inputs(
-                self.run_id,
-                dataset_inputs(self.layout, start["datasets"], context),
-                [LoggedModelInput(model_id) for model_id in models if model_id],
-            )
+            self._attempt([{"do": "inputs"}])
         if self.models:
-            self.models.begin(start)
+            self._attempt([{"do": "model"}])
+
+    def _tag(self, event: Event) -> None:
+        self.client.set_tag(self.run_id, event["key"], event["value"])
+
+    def _inputs(self, event: Event) -> None:
+        """Log the datasets and models that the build reads."""
+        from mlflow.entities import LoggedModelInput
+
+        start = self.journal.state()["start"]
+        models = [self._model_id(fingerprint) for fingerprint in start["models"]]
+        self.client.log_inputs(
+            self.run_id,
+            dataset_inputs(self.layout, start["datasets"], "training" if start["trains"] else "evaluation"),
+            [LoggedModelInput(model_id) for model_id in models if model_id],
+        )
+
+    def _model(self, event: Event) -> None:
+        """Create the model of a training, or continue it."""
+        if self.models:
+            self.models.begin(self.journal.state()["start"])
 
     def _params(self, event: Event) -> None:
         """Log the parameters that the server does not have; it accepts no second value."""
         from mlflow.entities import Param
 
-        new = [Param(key, value) for key, value in event["values"].items() if key not in self.params]
+        values = accepted_values(event["values"], LONGEST_PARAM)
+        new = [Param(key, value) for key, value in values.items() if key not in self.params]
         for first in range(0, len(new), MOST_PARAMS):
             batch = new[first : first + MOST_PARAMS]
-            self.client.log_batch(self.run_id, params=batch)
+            send_all(
+                batch,
+                lambda params: self.client.log_batch(self.run_id, params=params),
+                lambda param, error: self._set_aside({"do": "params", "values": {param.key: param.value}}, error),
+            )
             self.params |= {param.key for param in batch}
         if new and self.models and (model := self.models.get(FINAL)) is not None:
             known = model.params or {}
@@ -202,7 +291,8 @@ class Delivery:
 
         points, last = [], dict(self.last)
         for event in events:
-            for name, value in event["values"].items():
+            for original, value in event["values"].items():
+                name = accepted_name(original)
                 step, at = last.get(name, (-1, 0))
                 if event["step"] > step:
                     last[name] = event["step"], event["at"]
@@ -211,8 +301,18 @@ class Delivery:
                     points.append(Metric(name, value, at, step, **of))
         for first in range(0, len(points), MOST_POINTS):
             batch = points[first : first + MOST_POINTS]
-            self.client.log_batch(self.run_id, metrics=batch)
+            of_names = [[point for point in batch if point.key == name] for name in {p.key: 0 for p in batch}]
+            send_all(
+                of_names,
+                lambda curves: self.client.log_batch(self.run_id, metrics=[p for one in curves for p in one]),
+                self._refuse_points,
+            )
             self.last.update({point.key: (point.step, point.timestamp) for point in batch})
+
+    def _refuse_points(self, points: Sequence[Any], error: Exception) -> None:
+        for point in points:
+            event = {"do": "metrics", "step": point.step, "at": point.timestamp, "values": {point.key: point.value}}
+            self._set_aside(event, error)
 
     def _scores(self, event: Event) -> None:
         model_id = self._model_id(event["model"])
@@ -248,6 +348,7 @@ class Delivery:
     def _register(self, event: Event) -> None:
         from pipeline.tracking.registry import register
 
+        self._model_id(event["fingerprint"])
         register(self.client, self.layout, self.run_id, event)
 
     def _publish(self, event: Event) -> None:
@@ -268,7 +369,9 @@ class Delivery:
             if journal.pending():
                 with suppress(Timeout), journal.lock.acquire(timeout=0):
                     Delivery(self.layout, journal).send()
-        return model_id_of(self.layout, fingerprint)
+        if model_id := model_id_of(self.layout, fingerprint):
+            restore_experiment(self.client, self.client.get_logged_model(model_id).experiment_id)
+        return model_id
 
 
 class Machine:
@@ -299,14 +402,33 @@ def _measured_on(described: Sequence[Mapping[str, str]]) -> dict[str, str]:
     )
 
 
-def send_pending(layout: Layout) -> dict[str, int]:
-    """Deliver what builds could not deliver. Returns fingerprint -> events that still wait."""
-    waiting = {}
+def send_pending(layout: Layout, *, retry_refused: bool = False) -> dict[str, Waiting]:
+    """Deliver what builds could not deliver, and what was refused, if asked for. Returns what still waits."""
+    waiting: dict[str, Waiting] = {}
     for journal in journals(layout):
         with suppress(Timeout), journal.lock.acquire(timeout=0):  # a running build delivers by itself
-            if journal.pending() and not _delivered(Delivery(layout, journal)):
-                waiting[journal.fingerprint] = len(journal.pending())
+            if retry_refused:
+                journal.try_refused_again()
+            if not journal.pending():
+                continue
+            is_away = any(one.failure == AWAY for one in waiting.values())
+            if is_away or not _delivered(Delivery(layout, journal)):
+                waiting[journal.fingerprint] = _waiting(journal)
     return waiting
+
+
+def waiting_events(layout: Layout) -> dict[str, Waiting]:
+    """Fingerprint -> what waits of a closed build, and why, without an attempt to deliver it."""
+    return {
+        journal.fingerprint: _waiting(journal)
+        for journal in journals(layout)
+        if journal.state()["status"] != RUNNING and journal.pending()
+    }
+
+
+def _waiting(journal: Journal) -> Waiting:
+    failure, reason = journal.state().get("failure") or (AWAY, "the server did not answer")
+    return Waiting(len(journal.pending()), failure, reason)
 
 
 def dead_runs(layout: Layout) -> list[str]:

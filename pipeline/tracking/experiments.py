@@ -1,9 +1,11 @@
 """Creates the experiments of MLflow: one per group of assets, each with a description.
 
-In: the name of a group. Out: the id of its experiment, which is created when it is first needed. The empty
-experiment "Default" that MLflow creates with every database is archived then.
+In: the name of a group. Out: the id of its experiment, which is created when it is first needed, and restored when
+somebody has deleted it: MLflow keeps the name of a deleted experiment, so no other can have it. The empty experiment
+"Default" that MLflow creates with every database is archived then.
 """
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -21,11 +23,13 @@ DESCRIPTIONS = {
     "evaluation": "Models evaluated on held-out data and compared with baselines. One run per evaluation; the pages"
     " of the models show the scores, too.",
 }
+log = logging.getLogger(__name__)
 DEFAULT = "0"  # id of the experiment that MLflow creates
 
 
 def experiment_id_of(client: Any, layout: Layout, name: str) -> str:
     if experiment := client.get_experiment_by_name(name):
+        restore_experiment(client, experiment.experiment_id)
         if DESCRIPTION not in experiment.tags and name in DESCRIPTIONS:
             client.set_experiment_tag(experiment.experiment_id, DESCRIPTION, DESCRIPTIONS[name])
         return experiment.experiment_id
@@ -36,6 +40,18 @@ def experiment_id_of(client: Any, layout: Layout, name: str) -> str:
         artifact_location=folder.as_uri() if is_local(layout) else None,
         tags={DESCRIPTION: DESCRIPTIONS[name]} if name in DESCRIPTIONS else None,
     )
+
+
+def restore_experiment(client: Any, experiment_id: str) -> None:
+    """Restore the experiment, with its runs and models, if somebody has deleted it."""
+    experiment = client.get_experiment(experiment_id)
+    if experiment.lifecycle_stage != "active":
+        client.restore_experiment(experiment_id)
+        log.warning(
+            "the experiment %r was deleted in MLflow; it was restored with its runs, because a new build belongs to"
+            " it. Runs that nobody needs can be deleted one by one",
+            experiment.name,
+        )
 
 
 def _archive_default(client: Any) -> None:

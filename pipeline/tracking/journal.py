@@ -1,9 +1,10 @@
 """The journal of one build: everything for MLflow is written to a file before it is sent.
 
 In: events (metrics, checkpoints, artifacts, the end). Out: <data>/tracking/<fingerprint>/ with run.json (the
-description, MLflow ids, status and delivered position of the run) and pending.jsonl (undelivered events). An event
-may be delivered twice without harm, so a kill between a delivery and its record costs nothing. Paths
-in events are relative to the data folder, so that the folder may be moved. This file imports no mlflow.
+description, MLflow ids, status and delivered position of the run), pending.jsonl (undelivered events) and
+refused.jsonl (events that MLflow refused for good, with the reason). An event may be delivered twice without harm, so
+a kill between a delivery and its record costs nothing. Paths in events are relative to the data folder, so that the
+folder may be moved. This file imports no mlflow.
 """
 
 import json
@@ -12,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -21,6 +23,7 @@ from pipeline.store.layout import Layout
 from pipeline.store.shards import write_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+PRUNED = "pruned.json"
 OPEN_SECONDS = 60  # only one process builds; the doctor or a sensor may have the lock for a moment
 Event = dict[str, Any]
 
@@ -34,6 +37,8 @@ class Journal:
         self.lock = FileLock(self.folder / ".lock", thread_local=False)
         self._state = self.folder / "run.json"
         self._pending = self.folder / "pending.jsonl"
+        self._refused = self.folder / "refused.jsonl"
+        self._reasons: dict[str, str] | None = None  # refused event -> reason, once it was read
         self._between_threads = threading.RLock()
 
     def open(self, start: Mapping[str, Any], begun_at: int | None = None) -> None:
@@ -91,7 +96,10 @@ class Journal:
         return state.get("status") == RUNNING and state.get("host") == socket.gethostname()
 
     def state(self) -> dict[str, Any]:
-        return json.loads(self._state.read_text("utf-8")) if self._state.exists() else {}
+        """What is known of the run; of a pruned journal (pruning.py) its MLflow ids and its status."""
+        if self._state.exists():
+            return json.loads(self._state.read_text("utf-8"))
+        return read_pruned(self.folder.parent).get(self.fingerprint, {})
 
     def update(self, **changes: Any) -> None:
         with self._between_threads:
@@ -126,6 +134,39 @@ class Journal:
                 self.update(delivered=0)
                 self._pending.unlink()
 
+    def set_aside(self, event: Event, reason: str) -> bool:
+        """Keep an event that MLflow refused, once. Returns whether it is the first one with this reason."""
+        with self._between_threads:
+            if self._reasons is None:
+                self._reasons = {json.dumps(one): known for one, known in self.refused()}
+            if (text := json.dumps(event)) in self._reasons:
+                return False
+            is_new = reason not in self._reasons.values()
+            self._reasons[text] = reason
+            with self._refused.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"event": event, "reason": reason}) + "\n")
+            return is_new
+
+    def refused(self) -> list[tuple[Event, str]]:
+        """Events that MLflow refused, each with the reason."""
+        if not self._refused.exists():
+            return []
+        lines = map(json.loads, self._refused.read_text("utf-8").splitlines())
+        return [(line["event"], line["reason"]) for line in lines]
+
+    def try_refused_again(self) -> None:
+        """Let the refused events wait again; for the process that holds the lock."""
+        with self._between_threads:
+            if refused := [event for event, _ in self.refused()]:
+                self._cut_torn_line()
+                self.append(refused)
+                self._refused.unlink()
+                self._reasons = None
+
+    def is_delivered(self) -> bool:
+        """Whether the run is closed, and MLflow has all of it."""
+        return self.state().get("status") not in (None, RUNNING) and not self.pending() and not self.refused()
+
     def _cut_torn_line(self) -> None:
         """Remove the incomplete last line of a process that was killed while writing."""
         if self._pending.exists() and not (content := self._pending.read_bytes()).endswith(b"\n"):
@@ -134,6 +175,12 @@ class Journal:
 
 def journals(layout: Layout) -> list[Journal]:
     return [Journal(layout, path.parent.name) for path in sorted(layout.tracking.glob("*/run.json"))]
+
+
+def read_pruned(tracking: Path) -> dict[str, dict[str, Any]]:
+    """Fingerprint -> what is left of the state of a journal that was pruned."""
+    path = tracking / PRUNED
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 def now_ms() -> int:

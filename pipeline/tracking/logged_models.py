@@ -11,13 +11,14 @@ An evaluated foundation model becomes a version of the registered model `gristmi
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from pipeline.store.layout import Layout
 from pipeline.tracking.experiments import DESCRIPTION
 from pipeline.tracking.journal import FINISHED, RUNNING, Journal
-from pipeline.tracking.server import chosen_server
+from pipeline.tracking.names import LONGEST_DESCRIPTION, LONGEST_PARAM, LONGEST_TAG, accepted_values, cut_value
+from pipeline.tracking.refusals import is_missing
+from pipeline.tracking.server import is_local
 
 FINGERPRINT, STEP = "gristmill.fingerprint", "gristmill.step"
 PATH, SHA256 = "gristmill.path", "gristmill.sha256"
@@ -62,11 +63,12 @@ class RunModels:
         return model.model_id
 
     def get(self, step: str) -> Any | None:
-        from mlflow.exceptions import MlflowException
-
         if step in self._ids():
-            with suppress(MlflowException):  # the database was deleted or replaced
+            try:
                 return self.client.get_logged_model(self._ids()[step])
+            except Exception as error:
+                if not is_missing(error):  # otherwise it was deleted, or the database was replaced
+                    raise
         fingerprint = self.journal.fingerprint
         found = self.client.search_logged_models(
             [self.experiment_id],
@@ -85,7 +87,14 @@ class RunModels:
         if model is None:
             tags = {FINGERPRINT: self.journal.fingerprint, STEP: step, **tags}
             kind = None if step == FINAL else "checkpoint"
-            model = self.client.create_logged_model(self.experiment_id, name, self.run_id, tags, dict(params), kind)
+            model = self.client.create_logged_model(
+                self.experiment_id,
+                name,
+                self.run_id,
+                accepted_values(tags, LONGEST_TAG),
+                accepted_values(params, LONGEST_PARAM),
+                kind,
+            )
             self._note(step, model)
         if model.model_id not in self.outputs:
             at_step = 0 if step == FINAL else int(step)
@@ -120,22 +129,41 @@ def model_id_of(layout: Layout, fingerprint: str) -> str | None:
 def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
     """Register the LoggedModel of a training as a version of a registered model, unless it is one."""
     name = event["name"]
+    if any(one.tags.get(FINGERPRINT) == event["model"] for one in versions_of(client, name)):
+        return
+    tags = {FINGERPRINT: event["model"], **event["tags"]}
+    new_version(client, layout, name, client.get_logged_model(model_id), tags, event["description"])
+
+
+def versions_of(client: Any, name: str) -> list[Any]:
+    """All versions of a registered model, newest first; none if there is no such model."""
+    versions, page = [], None
+    while page is None or page.token:
+        page = client.search_model_versions(f"name='{name}'", page_token=page.token if page else None)
+        versions += page
+    return sorted(versions, key=lambda one: -int(one.version))
+
+
+def new_version(
+    client: Any, layout: Layout, name: str, model: Any, tags: Mapping[str, str], description: str, run_id: str = ""
+) -> Any:
+    """Register a LoggedModel as the next version of `name`, which is created if it does not exist.
+
+    A local database would resolve the address models:/<id> by the tracking address of the process, which is not
+    changed here, because other threads use it too.
+    """
     if not client.search_registered_models(f"name='{name}'"):
         client.create_registered_model(name)
-    versions = client.search_model_versions(f"name='{name}'")
-    if any(one.tags.get(FINGERPRINT) == event["model"] for one in versions):
-        return
-    model = client.get_logged_model(model_id)
-    with chosen_server(layout):  # resolves the address
-        version = client.create_model_version(
-            name,
-            model.model_uri,
-            model.source_run_id,
-            {FINGERPRINT: event["model"], **event["tags"]},
-            description=event["description"],
-            model_id=model_id,
-        )
-    note_version(client, model_id, version)
+    version = client.create_model_version(
+        name,
+        model.artifact_location if is_local(layout) else model.model_uri,
+        run_id or model.source_run_id,
+        accepted_values(tags, LONGEST_TAG),
+        description=cut_value(description, LONGEST_DESCRIPTION),
+        model_id=model.model_id,
+    )
+    note_version(client, model.model_id, version)
+    return version
 
 
 def note_version(client: Any, model_id: str, version: Any) -> None:

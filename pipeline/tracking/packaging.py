@@ -1,56 +1,85 @@
 """Packages a registered model with its code, so that it can be loaded without this repository.
 
-In: the folder of a fine-tuned model and its kind of task. Out: a LoggedModel: one file of code ("models from code"),
-the package `model` in the model's own code folder, weights, config and tokenizer as files, a signature, an input
-example, and requirements that are on the package index.
+In: the folder of a fine-tuned model and its kind of task. Out: a LoggedModel with one file of code ("models from
+code"), the package `model` in the model's own code folder, weights, config and tokenizer as files, a signature, an
+input example, requirements that are on the package index, and the ids of the examples that the model has seen. The
+input example is invented, because texts of the user's data could not be removed from MLflow again.
 """
 
 import ast
 import inspect
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import model
-from pipeline.corpus.examples.stage import read_examples
 from pipeline.serving import predictor
+from pipeline.store.layout import Layout
 from pipeline.store.shards import link_or_copy
 from pipeline.tasks.kind import Kind
+from pipeline.tracking.server import tracking_uri
 
 SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint, without the optimiser state
 LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "regex", "safetensors", "tiktoken", "torch")
-N_EXAMPLE_ROWS = 2
+SAMPLES = {"string": ("A first text.", "A second, longer text."), "double": (0.5, 1.5), "long": (1, 2)}
+SAMPLES |= {"boolean": (True, False)}  # type of an input in MLflow -> values of the input example
 CODE = "model_code.py"
+SEEN_IDS = "seen_examples.txt"  # one id per line
 PYFUNC = Path(predictor.__file__).with_name("pyfunc.py")  # not imported, because it loads mlflow and pandas
 
 
 def log_model(
-    mlflow: Any, name: str, kind: Kind, directory: Path, examples: Path, model_id: str | None = None
+    client: Any, run_id: str, name: str, kind: Kind, directory: Path, seen: Iterable[str], model_id: str
 ) -> Any:
-    """Log the model in `directory` to the active run, into an earlier LoggedModel if any; `examples` gives the input
-    example."""
-    from mlflow.models import ModelSignature
+    """Add the package to the LoggedModel `model_id`, or to a new one of the run if that is empty. Returns the model.
+
+    `seen`: ids of the examples that the model was trained or selected on. Files that the LoggedModel has are not
+    stored twice.
+    """
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    if model_id:
+        logged = client.get_logged_model(model_id)
+    else:
+        logged = client.create_logged_model(client.get_run(run_id).info.experiment_id, name, run_id)
+        client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, 0)])
+    stored = {file.path for file in client.list_logged_model_artifacts(logged.model_id)}
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder) / "package"
+        write_package(package, kind, logged)
+        (package / SEEN_IDS).write_text("".join(f"{one}\n" for one in sorted(seen)), "utf-8")
+        link_served(directory, package, besides=stored)
+        client.log_model_artifacts(logged.model_id, str(package))
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    return logged
+
+
+def write_package(package: Path, kind: Kind, logged: Any) -> None:
+    """Write everything but the weights. The code finds them beside itself, wherever the folder is moved to."""
+    import mlflow
+    import pandas as pd
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
     columns = [kind.predictor.inputs, kind.predictor.outputs]
     inputs, outputs = (Schema([ColSpec(dtype, column) for column, dtype in one.items()]) for one in columns)
-    rows = read_examples(examples, "test").slice(0, N_EXAMPLE_ROWS)
+    described = Model(model_uuid=logged.model_id, model_id=logged.model_id, run_id=logged.source_run_id)
     with tempfile.TemporaryDirectory() as folder:
-        code, weights = Path(folder) / CODE, Path(folder) / "model"
+        code = Path(folder) / CODE
         code.write_text(served_code(kind.predictor), "utf-8")
-        link_served(directory, weights)
-        return mlflow.pyfunc.log_model(
-            name=name,
-            model_id=model_id,
+        mlflow.pyfunc.save_model(
+            str(package),
+            mlflow_model=described,
             python_model=str(code),
-            artifacts={"model": str(weights)},
             code_paths=[str(Path(model.__path__[0]))],
             signature=ModelSignature(inputs=inputs, outputs=outputs),
-            input_example=rows.select(list(kind.predictor.inputs)).to_pandas(),
+            input_example=pd.DataFrame({column: SAMPLES[dtype] for column, dtype in kind.predictor.inputs.items()}),
             pip_requirements=requirements(),  # otherwise MLflow loads the model to find them
         )
+    described.flavors["python_function"]["artifacts"] = {"model": {"path": ".", "uri": "."}}
+    described.save(str(package / "MLmodel"))
 
 
 def served_code(kind_of_predictor: type[predictor.Predictor]) -> str:
@@ -65,17 +94,19 @@ def requirements() -> list[str]:
     return [f"{library}=={version(library).partition('+')[0]}" for library in LIBRARIES]
 
 
-def link_served(directory: Path, folder: Path) -> None:
-    for name in SERVED:
+def link_served(directory: Path, folder: Path, besides: Collection[str] = ()) -> None:
+    for name in (name for name in SERVED if name not in besides):
         for path in sorted((directory / name).iterdir()) if (directory / name).is_dir() else [directory / name]:
             link_or_copy(path, folder / path.relative_to(directory))
 
 
-def artifacts_of(mlflow: Any, name: str, number: str, folder: str) -> tuple[Path, Mapping[str, Any]]:
+def artifacts_of(client: Any, layout: Layout, name: str, number: str, folder: str) -> tuple[Path, Mapping[str, Any]]:
     """Download a registered version to `folder`. Returns its path and the python_function flavour of its MLmodel."""
+    import mlflow
     from mlflow.models import Model
 
-    there = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{number}", dst_path=folder))
+    place = client.get_model_version_download_uri(name, number)
+    there = Path(mlflow.artifacts.download_artifacts(place, dst_path=folder, tracking_uri=tracking_uri(layout)))
     return there, Model.load(str(there)).flavors["python_function"]
 
 

@@ -6,13 +6,14 @@ fingerprint from the LoggedModel of the training (logged_models.py), to which co
 
 The new version becomes the champion if there is none, or if the deciding metric of its kind of task is at least as
 good as that of the current champion on the same test examples. A champion that was evaluated on other examples is
-evaluated again on these; one that cannot answer them is replaced.
+evaluated again, on those of the new test examples that it was not trained on; the new model is then judged on the
+same ones. A champion that cannot answer them, that has seen nearly all of them, or of which nobody knows what it has
+seen, is replaced. The version's tag `gristmill.compared` says what was decided, and why.
 """
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import Layout
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import RECORD, read_record
-from pipeline.tasks.kind import kind_named, kind_of
+from pipeline.tasks.kind import Kind, kind_named, kind_of
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.logged_models import model_id_of, note_version
-from pipeline.tracking.packaging import artifacts_of, imports_repository, log_model
-from pipeline.tracking.server import chosen_server, has_database, new_client
+from pipeline.tracking.logged_models import model_id_of, new_version, versions_of
+from pipeline.tracking.names import original_name
+from pipeline.tracking.packaging import SEEN_IDS, artifacts_of, imports_repository, log_model
+from pipeline.tracking.refusals import AWAY, LOGIN, failure_of, reason_of
+from pipeline.tracking.server import has_database, is_local, new_client
 
 PREFIX, CHAMPION = "gristmill-", "champion"
-LONGEST_CARD = 5000  # characters, MLflow's limit
 FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
+COMPARED = "gristmill.compared"
+NO_ARTIFACT = "No such artifact"  # MLflow's words for files that were removed
+FEWEST_UNSEEN = 10  # test examples on which two models can be compared
 log = logging.getLogger(__name__)
 
 
@@ -50,9 +55,9 @@ class Candidate:
             "task": self.task,
             "kind": self.kind,
             "fingerprint": self.model.fingerprint,
-            "directory": str(self.model.directory),
+            "stage": self.model.stage,
             "examples": self.examples.digest,
-            "examples_directory": str(self.examples.directory),
+            "examples_fingerprint": self.examples.fingerprint,
             "report": report,
             "metrics": {result["metric"]: result["value"] for result in results},
         }
@@ -70,6 +75,14 @@ class Outdated:
         return self.version.tags.get(FINGERPRINT, "")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """The champion's score and the new model's on the same examples; None if they cannot be compared."""
+
+    scores: tuple[float, float] | None
+    why: str
+
+
 def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any]) -> None:
     """Create the version and move the alias, unless that has been done before.
 
@@ -79,10 +92,13 @@ def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any])
     trained_by = Journal(layout, event["fingerprint"]).state().get("run_id") or run_id
     new = _version_of(client, name, event["fingerprint"]) or _new_version(client, layout, name, trained_by, event)
     champion = _champion(client, name)
-    metric, higher = kind_named(event["kind"]).decides
     if champion is not None and champion.version != new.version:
-        score = _score(layout, champion, event)
-        if score is not None and (event["metrics"][metric] < score if higher else event["metrics"][metric] > score):
+        _, higher = kind_named(event["kind"]).decides
+        found = _compared(client, layout, champion, new, event)
+        client.set_model_version_tag(name, new.version, COMPARED, found.why)
+        if found.scores is None:
+            log.warning("%s %s is replaced: %s", name, champion.version, found.why)
+        elif (found.scores[1] < found.scores[0]) if higher else (found.scores[1] > found.scores[0]):
             return
     client.set_registered_model_alias(name, CHAMPION, new.version)
 
@@ -94,7 +110,7 @@ def registered_names(layout: Layout) -> dict[str, list[str]]:
     client = new_client(layout)
     names: dict[str, list[str]] = {}
     for model in client.search_registered_models():
-        for one in client.search_model_versions(f"name='{model.name}'"):
+        for one in versions_of(client, model.name):
             aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(one.version))
             name = f"{model.name} {one.version}" + (f" ({', '.join(aliases)})" if aliases else "")
             names.setdefault(one.tags.get(FINGERPRINT, ""), []).append(name)
@@ -106,8 +122,8 @@ def outdated_champions(layout: Layout) -> Iterator[Outdated]:
     client = new_client(layout)
     for model in client.search_registered_models():
         if model.name.startswith(PREFIX) and (champion := _champion(client, model.name)) is not None:
-            with chosen_server(layout) as mlflow, tempfile.TemporaryDirectory() as folder:
-                there, flavor = artifacts_of(mlflow, model.name, champion.version, folder)
+            with tempfile.TemporaryDirectory() as folder:
+                there, flavor = artifacts_of(client, layout, model.name, champion.version, folder)
                 code = there / (flavor.get("model_code_path") or "")
                 if code.is_file() and imports_repository(code.read_text("utf-8")):
                     yield Outdated(name=model.name, version=champion)
@@ -125,11 +141,13 @@ def register_again(layout: Layout, outdated: Outdated) -> str:
         "task": outdated.name.removeprefix(PREFIX),
         "kind": kind_of(record).name,
         "fingerprint": outdated.fingerprint,
-        "directory": str(found[0]),
+        "stage": found[0].parent.name,
         "examples": old.tags.get(EXAMPLES, ""),
-        "examples_directory": str(layout.store / "examples" / made_from),
+        "examples_fingerprint": made_from,
         "report": old.description or "",
-        "metrics": {key.removeprefix(SCORE): float(value) for key, value in old.tags.items() if _is_score(key)},
+        "metrics": {
+            original_name(key.removeprefix(SCORE)): float(value) for key, value in old.tags.items() if _is_score(key)
+        },
     }
     new = _new_version(client, layout, outdated.name, old.run_id, event)
     client.set_registered_model_alias(outdated.name, CHAMPION, new.version)
@@ -137,14 +155,12 @@ def register_again(layout: Layout, outdated: Outdated) -> str:
 
 
 def _is_score(key: str) -> bool:
-    return key.startswith(SCORE) and key not in (FINGERPRINT, EXAMPLES)
+    return key.startswith(SCORE) and key not in (FINGERPRINT, EXAMPLES, COMPARED)
 
 
 def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:
     """The newest version of a fingerprint; there are two if the doctor registered one again."""
-    versions = client.search_model_versions(f"name='{name}'")
-    same = [one for one in versions if one.tags.get(FINGERPRINT) == fingerprint]
-    return max(same, key=lambda one: int(one.version), default=None)
+    return next((one for one in versions_of(client, name) if one.tags.get(FINGERPRINT) == fingerprint), None)
 
 
 def _champion(client: Any, name: str) -> Any | None:
@@ -152,51 +168,76 @@ def _champion(client: Any, name: str) -> Any | None:
     return None if number is None else client.get_model_version(name, number)
 
 
-def _score(layout: Layout, champion: Any, event: Mapping[str, Any]) -> float | None:
-    """The deciding metric of the current champion on the examples of `event`; None if it cannot answer them."""
+def _compared(client: Any, layout: Layout, champion: Any, new: Any, event: Mapping[str, Any]) -> Comparison:
+    """The deciding metric of the champion and of the new model, on test examples that neither was trained on."""
     kind = kind_named(event["kind"])
     metric, _ = kind.decides
+    name, own = f"version {champion.version}", float(event["metrics"][metric])
     if champion.tags.get(EXAMPLES) == event["examples"] and (score := champion.tags.get(f"{SCORE}{metric}")):
-        return float(score)
-    rows = read_examples(Path(event["examples_directory"]), "test")
+        return Comparison(scores=(float(score), own), why=f"{metric} of {name}: {score}, on the same examples")
+    rows = read_examples(_examples_of(layout, event), "test").to_pylist()
     try:
-        with chosen_server(layout) as mlflow, tempfile.TemporaryDirectory() as folder:
-            there, flavor = artifacts_of(mlflow, champion.name, champion.version, folder)
+        with tempfile.TemporaryDirectory() as folder:
+            there, flavor = artifacts_of(client, layout, champion.name, champion.version, folder)
             model = predictor_in(kind.predictor, there / flavor["artifacts"]["model"]["path"])
-            answers = {MODEL: model.answer(rows.select(list(kind.predictor.inputs)).to_pylist())}
-        results = kind.results(Judged(model.description, rows.to_pylist(), answers), seed=0)
-    except ValueError as error:
-        log.warning("%s %s is replaced: %s", champion.name, champion.version, error)
-        return None
-    return next(result["value"] for result in results if result["metric"] == metric)
+            seen = _seen_by(layout, champion, there)
+            if seen is None:
+                return Comparison(scores=None, why=f"it is unknown which examples {name} was trained on")
+            unseen = [row for row in rows if row["id"] not in seen]
+            share = f"{len(unseen):,} of the {len(rows):,} test examples, which {name} was not trained on"
+            if len(unseen) < min(FEWEST_UNSEEN, len(rows)):
+                return Comparison(scores=None, why=f"only {share}, are too few for a comparison")
+            theirs = _score(kind, model, unseen)
+        if len(unseen) < len(rows):
+            own = _score(kind, predictor_in(kind.predictor, _model_of(layout, event)), unseen)
+    except Exception as error:
+        if failure_of(error) in (AWAY, LOGIN) and not (is_local(layout) or NO_ARTIFACT in str(error)):
+            raise
+        return Comparison(scores=None, why=f"{name} cannot be judged on the examples: {reason_of(error)}")
+    return Comparison(
+        scores=(theirs, own), why=f"{metric} of {name}: {theirs:.4f}, of this one: {own:.4f}, on {share}"
+    )
 
 
-@contextmanager
-def _active(mlflow: Any, client: Any, run_id: str | None) -> Iterator[None]:
-    """Within the block new LoggedModels belong to a run, whose state is restored at the end."""
-    if run_id is None:
-        yield
-        return
-    before = client.get_run(run_id).info
-    try:
-        with mlflow.start_run(run_id=run_id):
-            yield
-    finally:  # start_run has reopened it
-        client.set_terminated(run_id, before.status, before.end_time or None)
+def _score(kind: Kind, model: Any, rows: Sequence[Mapping[str, Any]]) -> float:
+    """The deciding metric of a model on some examples."""
+    inputs = [{name: row[name] for name in kind.predictor.inputs} for row in rows]
+    results = kind.results(Judged(model.description, rows, {MODEL: model.answer(inputs)}), seed=0)
+    return next(float(result["value"]) for result in results if result["metric"] == kind.decides[0])
+
+
+def _seen_by(layout: Layout, champion: Any, package: Path) -> Collection[str] | None:
+    """Ids of the examples that a registered model was trained or selected on; None if nobody knows."""
+    if (listed := package / SEEN_IDS).exists():
+        return set(listed.read_text("utf-8").split())
+    for path in layout.store.glob(f"*/{champion.tags.get(FINGERPRINT) or '-'}/{RECORD}"):
+        for one in (read_record(path.parent) or {"inputs": []})["inputs"]:
+            folder = layout.store / "examples" / one["fingerprint"]
+            if one["stage"] == "examples" and (folder / RECORD).exists():
+                return seen_ids(folder)
+    return None
+
+
+def seen_ids(examples: Path) -> set[str]:
+    """Ids of the examples that are not in the test split."""
+    return {row for split in ("train", "validation") for row in read_examples(examples, split)["id"].to_pylist()}
+
+
+def _model_of(layout: Layout, event: Mapping[str, Any]) -> Path:
+    return layout.store / event["stage"] / event["fingerprint"]
+
+
+def _examples_of(layout: Layout, event: Mapping[str, Any]) -> Path:
+    return layout.store / "examples" / event["examples_fingerprint"]
 
 
 def _new_version(client: Any, layout: Layout, name: str, run_id: str, event: Mapping[str, Any]) -> Any:
-    kind, model_id = kind_named(event["kind"]), model_id_of(layout, event["fingerprint"])
-    directories = Path(event["directory"]), Path(event["examples_directory"])
-    with chosen_server(layout) as mlflow, _active(mlflow, client, None if model_id else run_id):
-        info = log_model(mlflow, name, kind, *directories, model_id)
-    if not client.search_registered_models(f"name='{name}'"):
-        client.create_registered_model(name)
+    for folder in (_model_of(layout, event), _examples_of(layout, event)):
+        if not (folder / RECORD).exists():
+            raise ValueError(f"{folder} was removed before {name} could be registered; run the task again")
+    model_id = model_id_of(layout, event["fingerprint"]) or ""
+    seen = seen_ids(_examples_of(layout, event))
+    logged = log_model(client, run_id, name, kind_named(event["kind"]), _model_of(layout, event), seen, model_id)
     scores = {f"{SCORE}{metric}": str(value) for metric, value in event["metrics"].items()}
     tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
-    with chosen_server(layout):  # resolves the model's address
-        version = client.create_model_version(
-            name, info.model_uri, run_id, tags, description=event["report"][:LONGEST_CARD], model_id=info.model_id
-        )
-    note_version(client, info.model_id, version)
-    return version
+    return new_version(client, layout, name, logged, tags, event["report"], run_id)

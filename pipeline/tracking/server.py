@@ -2,23 +2,45 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.store.layout import Layout
+from pipeline.store.redaction import redacted
 from pipeline.tracking.database import create_database
 from pipeline.tracking.journal import FINISHED, Journal
 from pipeline.tracking.relocation import relocate
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+USER_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 log = logging.getLogger(__name__)
 LINK_HOST, LINK_PORT = "127.0.0.1", 4747  # where `gristmill ui` resolves links, whatever the port of MLflow
 
 
 def tracking_uri(layout: Layout) -> str:
-    """MLFLOW_TRACKING_URI, else a SQLite file below the data folder."""
-    return os.environ.get(URI_VARIABLE) or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
+    """MLFLOW_TRACKING_URI without the login of an HTTP address, else a SQLite file below the data folder.
+
+    The address of a database may contain a password: show it by `shown_uri` only.
+    """
+    return without_login(os.environ.get(URI_VARIABLE, "").strip())[0] or f"sqlite:///{layout.mlflow / 'mlflow.db'}"
+
+
+def shown_uri(layout: Layout) -> str:
+    """The address of the server for people, without passwords."""
+    return redacted(tracking_uri(layout))
+
+
+def without_login(uri: str) -> tuple[str, str, str]:
+    """An HTTP address without the login in it, the user and the password. Other addresses are returned unchanged."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # for instance [ without ]; MLflow will refuse it
+        return uri, "", ""
+    login, _, host = parts.netloc.rpartition("@")
+    user, _, password = login.partition(":")
+    if parts.scheme not in ("http", "https") or not (user and password):
+        return uri, "", ""
+    return urlunsplit(parts._replace(netloc=host)), unquote(user), unquote(password)
 
 
 def is_local(layout: Layout) -> bool:
@@ -42,6 +64,7 @@ def new_client(layout: Layout) -> Any:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }.items():
         os.environ.setdefault(name, value)
+    uri = _checked_uri(layout)
     import mlflow
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # otherwise it logs a line for each of 50 migrations
@@ -50,23 +73,27 @@ def new_client(layout: Layout) -> Any:
         log.warning(
             "the data folder was moved or copied to %s; %d addresses in MLflow were corrected", layout.data, n_changed
         )
-    uri = tracking_uri(layout)
     if uri == f"sqlite:///{layout.mlflow / 'mlflow.db'}":
         create_database(layout)
     return mlflow.MlflowClient(uri, uri)
 
 
-@contextmanager
-def chosen_server(layout: Layout) -> Iterator[Any]:
-    """The module mlflow, for calls that take no client but use the tracking URI of the process."""
-    import mlflow
+def _checked_uri(layout: Layout) -> str:
+    """The address for MLflow's client; a login is passed by variables, because MLflow's messages contain the address.
 
-    before = os.environ.get(URI_VARIABLE)
-    mlflow.set_tracking_uri(tracking_uri(layout))
-    try:
-        yield mlflow
-    finally:
-        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None removes the variable again
+    Raises ValueError for a text that MLflow would take for the name of a folder, and create.
+    """
+    given = os.environ.get(URI_VARIABLE, "").strip()
+    _, user, password = without_login(given)
+    if user and password:
+        os.environ.setdefault(USER_VARIABLE, user)
+        os.environ.setdefault(PASSWORD_VARIABLE, password)
+    elif "@" in given and "://" not in given:
+        raise ValueError(
+            f"{URI_VARIABLE}={redacted(given)} is no address; expected for instance http://HOST:PORT, with user and"
+            f" password in {USER_VARIABLE} and {PASSWORD_VARIABLE}"
+        )
+    return tracking_uri(layout)
 
 
 def run_id_of(layout: Layout, fingerprint: str) -> str | None:
@@ -92,6 +119,7 @@ def run_url(layout: Layout, fingerprint: str, server: str) -> str | None:
 
 def run_link(layout: Layout, fingerprint: str) -> str:
     """A permanent address of the page of the run, which works whatever port MLflow has later."""
-    uri = tracking_uri(layout)
-    url = run_url(layout, fingerprint, uri) if uri.startswith("http") else None
+    url = None
+    if (uri := tracking_uri(layout)).startswith(("http://", "https://")):
+        url = run_url(layout, fingerprint, redacted(uri.partition("?")[0].partition("#")[0]))
     return url or f"http://{LINK_HOST}:{LINK_PORT}/runs/{fingerprint}"  # pipeline/commands/mlflow_links.py

@@ -18,9 +18,8 @@ from pipeline.store.store import code_commit, literals
 from pipeline.tracking.datasets import asset_of, datasets
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.journal import Event, Journal, now_ms, this_process
+from pipeline.tracking.names import LONGEST_DESCRIPTION
 
-LONGEST_PARAM = 6000  # characters, MLflow's limit
-LONGEST_DESCRIPTION = 5000  # characters; MLflow's limit for tags is not much higher
 WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/checkpoint.py
 
 
@@ -161,7 +160,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     pairs: dict[str, str] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        pairs |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)[:LONGEST_PARAM]}
+        pairs |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: str(value)}
     return pairs
 
 

@@ -22,7 +22,8 @@ from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
 from pipeline.tasks.kind import kind_named, kind_of
 from pipeline.tasks.kinds import KINDS, Entry
-from pipeline.tracking.server import chosen_server, new_client, run_id_of
+from pipeline.tracking.server import new_client, run_id_of
+from tests.pipeline.tracking.served import load_registered
 
 FILE = Path(__file__).with_name("letters_kind.py")
 TASK = """
@@ -81,14 +82,13 @@ def test_kind_of_one_file_appears_trains_and_beats_its_baseline(letters):
     assert checks["beats_mean_size"] and checks["no_leak"] and checks["finite_loss"]
 
 
-def test_kind_is_registered_with_its_own_signature_and_answers_through_mlflow(letters):
+def test_kind_is_registered_with_its_own_signature_and_answers_through_mlflow(letters, tmp_path):
     import pandas as pd
 
     client = new_client(letters.layout)
     version = client.get_model_version_by_alias("gristmill-letters", "champion")
     assert float(version.tags["gristmill.mean_absolute_error"]) > 0
-    with chosen_server(letters.layout) as mlflow:
-        model = mlflow.pyfunc.load_model("models:/gristmill-letters@champion")
+    model = load_registered(letters.layout, "gristmill-letters", tmp_path)
     assert model.metadata.get_input_schema().input_names() == ["phrase"]
     (answer,) = model.predict(pd.DataFrame({"phrase": ["abcdefgh"]}))["letters"]
     folder = load_current(letters.layout, "letters_model").directory

@@ -129,7 +129,7 @@ def test_evaluation_registers_a_foundation_model_once(layout):
     )  # of no asset, so named after its stage
     version = client.get_model_version("gristmill-pretrain", "1")
     (model,) = models(layout).values()
-    assert (version.source, version.run_id) == (model.model_uri, run_id_of(layout, TRAINING))
+    assert (version.source, version.run_id) == (model.artifact_location, run_id_of(layout, TRAINING))
     assert version.tags["gristmill.bits_per_byte"] == "2.5"
     assert version.description == "# Its evaluation"
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "gristmill-pretrain", "version": 1}]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,16 +11,23 @@ from pipeline.commands.doctor import Visit, check_champions
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.outputs import read_results
 from pipeline.tracking.logged_models import model_id_of
+from pipeline.tracking.packaging import artifacts_of
 from pipeline.tracking.registry import CHAMPION, Candidate, register
-from pipeline.tracking.server import chosen_server, new_client, run_id_of
+from pipeline.tracking.server import new_client, run_id_of
+from tests.pipeline.tracking.served import load_registered
 
-NAME = "gristmill-moods"
+NAME, OTHER = "gristmill-moods", "b" * 32
 
 
 @pytest.fixture
 def client(toy_graph, tmp_path):
-    copy = Layout(tmp_path)
+    copy = Layout(tmp_path / "data")
     shutil.copytree(toy_graph.layout.mlflow, copy.mlflow)
+    for folder in toy_graph.layout.store.glob("*/*"):
+        (copy.store / folder.parent.name).mkdir(parents=True, exist_ok=True)
+        (copy.store / folder.parent.name / folder.name).symlink_to(folder)
+    model = load_current(toy_graph.layout, "moods_model")
+    (copy.store / model.stage / OTHER).symlink_to(model.directory)  # another model that answers alike
     return new_client(copy), copy
 
 
@@ -52,11 +58,11 @@ def test_register_the_same_model_again_makes_no_second_version(toy_graph, client
 
 def test_register_a_worse_model_keeps_the_champion(toy_graph, client):
     worse = {"accuracy": 0.1, "macro_f1": 0.1}
-    assert registered(toy_graph, client, fingerprint="b" * 32, metrics=worse) == (2, 1)
+    assert registered(toy_graph, client, fingerprint=OTHER, metrics=worse) == (2, 1)
 
 
 def test_register_an_equally_good_model_makes_it_champion(toy_graph, client):
-    assert registered(toy_graph, client, fingerprint="b" * 32) == (2, 2)
+    assert registered(toy_graph, client, fingerprint=OTHER) == (2, 2)
 
 
 def test_register_on_other_examples_judges_the_champion_on_them_again(toy_graph, client):
@@ -64,7 +70,7 @@ def test_register_on_other_examples_judges_the_champion_on_them_again(toy_graph,
     mlflow, _ = client
     mlflow.set_model_version_tag(NAME, "1", "gristmill.macro_f1", "0.0")
     below = {"accuracy": 0.5, "macro_f1": 0.5}
-    assert registered(toy_graph, client, fingerprint="b" * 32, metrics=below, examples="other") == (2, 1)
+    assert registered(toy_graph, client, fingerprint=OTHER, metrics=below, examples="other") == (2, 1)
 
 
 def test_register_shows_version_and_metrics_on_the_logged_model(toy_graph):
@@ -80,10 +86,9 @@ def test_register_shows_version_and_metrics_on_the_logged_model(toy_graph):
         assert (metric.dataset_name, metric.dataset_digest) == ("moods_examples", examples.digest)
 
 
-def test_register_requirements_are_those_of_the_package_index(toy_graph):
-    with chosen_server(toy_graph.layout) as mlflow:
-        path = mlflow.pyfunc.get_model_dependencies(f"models:/{NAME}/1")
-    found = [Requirement(line) for line in Path(path).read_text().splitlines()]
+def test_register_requirements_are_those_of_the_package_index(toy_graph, tmp_path):
+    there, _ = artifacts_of(new_client(toy_graph.layout), toy_graph.layout, NAME, "1", str(tmp_path))
+    found = [Requirement(line) for line in (there / "requirements.txt").read_text().splitlines()]
     versions = {one.name: next(iter(one.specifier)).version for one in found}
     assert {"mlflow", "numpy", "pandas", "pyarrow", "regex", "safetensors", "tiktoken", "torch"} == set(versions)
     assert not [version for version in versions.values() if "+" in version]
@@ -104,19 +109,21 @@ set_model(TextClassifier())
 
 def register_old_style(client, layout, toy_graph, folder) -> str:
     """A version as it was made when the code of a model imported this repository."""
+    import mlflow
+
     (folder / "old.py").write_text(OLD)
     model = load_current(toy_graph.layout, "moods_model")
     run_id = run_id_of(toy_graph.layout, model.fingerprint)
-    with chosen_server(layout) as mlflow, mlflow.start_run(run_id=run_id):
-        info = mlflow.pyfunc.log_model(
-            name="old",
-            python_model=str(folder / "old.py"),
-            artifacts={"model": str(model.directory)},
-            pip_requirements=["mlflow"],
-        )
+    mlflow.pyfunc.save_model(
+        str(folder / "old"),
+        python_model=str(folder / "old.py"),
+        artifacts={"model": str(model.directory)},
+        pip_requirements=["mlflow"],
+    )
+    old = client.create_logged_model(client.get_run(run_id).info.experiment_id, "old", run_id)
+    client.log_model_artifacts(old.model_id, str(folder / "old"))
     tags = client.get_model_version(NAME, "1").tags
-    with chosen_server(layout):
-        made = client.create_model_version(NAME, info.model_uri, run_id, tags, model_id=info.model_id)
+    made = client.create_model_version(NAME, old.artifact_location, run_id, tags, model_id=old.model_id)
     client.set_registered_model_alias(NAME, CHAMPION, made.version)
     return made.version
 
@@ -124,7 +131,6 @@ def register_old_style(client, layout, toy_graph, folder) -> str:
 def test_doctor_registers_a_champion_again_whose_code_imports_the_repository(toy_graph, client, tmp_path):
     mlflow_client, layout = client
     assert [one.state for one in check_champions(Visit(layout=layout, mend=True))] == ["ok"]
-    layout.store.symlink_to(toy_graph.layout.store)
     old = register_old_style(mlflow_client, layout, toy_graph, tmp_path)
     (seen,) = check_champions(Visit(layout=layout, mend=False))
     assert seen.state == "bad" and f"{NAME} {old}" in seen.check
@@ -133,10 +139,8 @@ def test_doctor_registers_a_champion_again_whose_code_imports_the_repository(toy
     assert mended.state == "mended" and f"version {champion.version}" in mended.detail
     assert int(champion.version) == int(old) + 1
     assert champion.tags == mlflow_client.get_model_version(NAME, "1").tags
-    with chosen_server(layout) as mlflow:
-        answers = mlflow.pyfunc.load_model(f"models:/{NAME}@{CHAMPION}").predict(
-            pd.DataFrame({"text": ["a happy golden day"]})
-        )
+    model = load_registered(layout, NAME, tmp_path / "loaded")
+    answers = model.predict(pd.DataFrame({"text": ["a happy golden day"]}))
     assert list(answers["label"]) == ["glad"]
     assert [one.state for one in check_champions(Visit(layout=layout, mend=True))] == ["ok"]
 
@@ -145,6 +149,6 @@ def test_register_leaves_the_run_as_it_was(toy_graph, client):
     mlflow, _ = client
     run_id = run_id_of(toy_graph.layout, load_current(toy_graph.layout, "moods_evaluation").fingerprint)
     before = mlflow.get_run(run_id).info
-    registered(toy_graph, client, fingerprint="b" * 32)
+    registered(toy_graph, client, fingerprint=OTHER)
     after = mlflow.get_run(run_id).info
     assert (after.status, after.end_time) == (before.status, before.end_time)

@@ -60,6 +60,6 @@ def definitions(layout: Layout) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The graph of the folder that the environment names, for Dagster, whose logs contain no password from here on."""
-    redact_logs()
+    """The graph of the folder that the environment names, for Dagster."""
+    redact_logs()  # Dagster keeps what is logged in a run
     return definitions(layout_from_environment())

@@ -197,7 +197,8 @@ def _journal_findings(visit: Visit) -> Iterator[Finding]:
     from pipeline.tracking.delivery import send_pending, waiting_events
     from pipeline.tracking.server import shown_uri
 
-    waiting = (send_pending(visit.layout, retry_refused=True) if visit.mend else waiting_events(visit.layout)).values()
+    found = send_pending(visit.layout, retry_refused=True) if visit.mend else waiting_events(visit.layout)
+    waiting = list(found.values())
     for failure, reason in sorted({(one.failure, one.reason) for one in waiting}):
         n_events = [one.n_events for one in waiting if (one.failure, one.reason) == (failure, reason)]
         counted = f"{count_text(sum(n_events), 'event')} of {count_text(len(n_events), 'build')} wait and are kept"

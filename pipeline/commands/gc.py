@@ -6,11 +6,13 @@ from pipeline.commands.tables import agreed, count_text
 from pipeline.store.disk import find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.tracking.journal import journals
+from pipeline.tracking.pruning import prune_tracking
 from pipeline.tracking.server import has_database, new_client
 
 
 def run(args: Namespace) -> int:
     layout = layout_from_environment()
+    prune_tracking(layout)
     garbage = find_garbage(layout, keep=args.keep, registered=_registered(layout), unfinished=args.unfinished)
     if not garbage.folders:
         print("Nothing to remove.")

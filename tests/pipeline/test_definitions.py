@@ -200,7 +200,7 @@ def test_mlflow_shows_the_foundation_model_registered_and_scored(toy_graph):
     assert scores["bits_per_byte"] == (results["value"], "token_shards", current["token_shards"].digest)
     assert not [name for name in scores if name.endswith("bigram")]  # a baseline's is not the model's
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "gristmill-foundation_model", "version": 1}]
-    assert client.get_model_version("gristmill-foundation_model", "1").source == model.model_uri
+    assert client.get_model_version("gristmill-foundation_model", "1").source == model.artifact_location
 
 
 def test_mlflow_run_of_a_training_names_its_data_constants_source_and_purpose(toy_graph):

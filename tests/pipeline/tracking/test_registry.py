@@ -8,8 +8,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from pipeline.commands.doctor import Visit, check_champions
+from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.outputs import read_results
+from pipeline.tasks.classification import Classifier
 from pipeline.tracking.logged_models import model_id_of
 from pipeline.tracking.packaging import artifacts_of
 from pipeline.tracking.registry import CHAMPION, Candidate, register
@@ -140,8 +142,9 @@ def test_doctor_registers_a_champion_again_whose_code_imports_the_repository(toy
     assert int(champion.version) == int(old) + 1
     assert champion.tags == mlflow_client.get_model_version(NAME, "1").tags
     model = load_registered(layout, NAME, tmp_path / "loaded")
-    answers = model.predict(pd.DataFrame({"text": ["a happy golden day"]}))
-    assert list(answers["label"]) == ["glad"]
+    texts = [{"text": "a happy golden day"}, {"text": "a grey and lonely one"}]
+    own = predictor_in(Classifier, load_current(toy_graph.layout, "moods_model").directory).answer(texts)
+    assert list(model.predict(pd.DataFrame(texts))["label"]) == [one["label"] for one in own]
     assert [one.state for one in check_champions(Visit(layout=layout, mend=True))] == ["ok"]
 
 

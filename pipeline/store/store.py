@@ -37,13 +37,13 @@ from filelock import FileLock, Timeout
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.record_file import RECORD, read_record
 from pipeline.store.records import HANDLES, Counts, Handle, Shards
 from pipeline.store.shards import file_digest, link_or_copy, text_digest, write_text
 
 if TYPE_CHECKING:
     from model.launch import Ended
 
-RECORD = "record.json"
 FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
@@ -215,37 +215,6 @@ def literals(value: Any, where: str = "config") -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ValueError(f"{where} is {value!r}: a config may contain only text, numbers, booleans, lists and tables")
-
-
-def read_record(directory: Path, fingerprint: str | None = None) -> dict[str, Any] | None:
-    """The record of a finished folder, or None if there is none.
-
-    Raises ValueError when the folder contains an output with another fingerprint, CorruptShard when one of its
-    files is missing or differs in size from the record.
-    """
-    path = directory / RECORD
-    if not path.exists():
-        return None
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        files = {directory / name: entry["bytes"] for name, entry in record["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptShard(
-            f"{path} is not a valid record of a finished output; delete {directory} and rerun"
-        ) from error
-    if fingerprint is not None and record["fingerprint"] != fingerprint:
-        raise ValueError(
-            f"{directory} contains a finished `{record['stage']}` built from other inputs or settings;"
-            " choose another folder or delete this one"
-        )
-    for file, expected in files.items():
-        size = file.stat().st_size if file.exists() else None
-        if size != expected:
-            raise CorruptShard(
-                f"{file}: {'missing' if size is None else f'{size} bytes'}, expected {expected} bytes;"
-                f" delete {directory} and rerun to rebuild it"
-            )
-    return record
 
 
 def handle_of(directory: Path, record: Mapping[str, Any]) -> Any:

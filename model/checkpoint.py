@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,6 +226,8 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
     path = directory / CONFIG
     if not path.exists():
         raise ValueError(f"{directory} is not the folder of a model: it has no {CONFIG}")
+    if (directory / COMPLETE).exists() and (fault := fault_in(directory, (CONFIG, WEIGHTS))):
+        raise ValueError(f"{fault}; use the checkpoint before it")
     description = read_json(path)
     found = description.get("kind") if isinstance(description, dict) else type(description).__name__
     if found != kind:
@@ -270,8 +272,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def fault_in(folder: Path) -> str | None:
-    """The first file of a complete checkpoint that is not as it was written, in words; None = it is whole."""
+def fault_in(folder: Path, names: Collection[str] = (WEIGHTS, OPTIMIZER, CONFIG, STATE)) -> str | None:
+    """The first of the files of a complete checkpoint that is not as it was written, in words; None = all are."""
     try:
         about = read_json(folder / COMPLETE)
     except ValueError as error:
@@ -279,8 +281,8 @@ def fault_in(folder: Path) -> str | None:
     files = about.get("files") if isinstance(about, dict) else None
     if not isinstance(files, dict) or not {WEIGHTS, OPTIMIZER, CONFIG, STATE} <= files.keys():
         return f"{folder / COMPLETE} does not list the files of a checkpoint"
-    for name, entry in files.items():
-        path = folder / name
+    for name in names:
+        path, entry = folder / name, files[name]
         n_bytes = path.stat().st_size if path.is_file() else None
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
             return f"{folder / COMPLETE} does not say what {name} holds"

@@ -4,7 +4,6 @@ In: a model by the name of its asset or by its folder (also a checkpoint of a tr
 Out: the files, listed with their sizes, and the command that opens them. Only an earlier export is replaced.
 """
 
-import json
 import os
 from argparse import Namespace
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.store.disk import size_text
 from pipeline.store.layout import folder_or_current, layout_from_environment
+from pipeline.store.record_file import RECORD, load_record
+from pipeline.store.store import verify
 
 if TYPE_CHECKING:
     from model.decoder import Decoder
@@ -63,6 +64,7 @@ def read_source(folder: Path) -> Source:
     from model.hf.files import read_classifier, read_folder
     from model.tokenizer import DESCRIPTION_FILE, load_tokenizer
 
+    verify(folder, whole=True)
     description = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
     if not isinstance(description, dict):
         raise ValueError(f"{folder / CONFIG} contains no JSON object; expected the config of a model")
@@ -103,10 +105,9 @@ def read_chat_template(path: Path) -> str:
 
 def _notes(folder: Path) -> dict[str, str]:
     """The origin of the model, for its model card."""
-    record = folder / "record.json"
-    if not record.exists():
+    if not (folder / RECORD).exists():
         return {}
-    made = json.loads(record.read_text("utf-8"))
+    made = load_record(folder)
     return {"made by": f"{made['stage']} {made['fingerprint']}"}
 
 

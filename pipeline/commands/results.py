@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.commands.tables import table_lines
 from pipeline.store.layout import Layout, all_current, layout_from_environment
+from pipeline.store.outputs import read_results
 from pipeline.tracking.server import run_id_of
 
 Result = dict[str, Any]
@@ -41,7 +42,7 @@ def newest_results(layout: Layout) -> list[Result]:
             "mlflow_run_id": run_id_of(layout, report.fingerprint),
         }
         for asset, report in reports.items()
-        for result in json.loads((report.directory / "results.json").read_text("utf-8"))
+        for result in read_results(report.directory)
     ]
 
 

@@ -6,7 +6,6 @@ shards, and a fine-tuned one names its base; the corpus of the shards maps page 
 shards gives their rows; the inverse of the data order gives the steps (model/batches.py).
 """
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from model.token_shards import TokenShard, read_token_shard, read_token_shards
 from pipeline.provenance.trace_index import KEYS, Say, open_index
 from pipeline.store.chain import output_of, side_inputs
 from pipeline.store.lineage import Folder, Record, inputs_of
-from pipeline.store.store import RECORD, read_record
+from pipeline.store.record_file import RECORD, load_record, read_record
 
 TRAIN = "train"
 # fields of a TrainConfig that affect the order of the data; defaults for records that do not have them
@@ -144,8 +143,7 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
     """Every finished Checkpoint folder in `store`."""
     found = {}
     for path in sorted(store.glob(f"*/*/{RECORD}")):
-        text = path.read_text("utf-8")
-        if '"Checkpoint"' in text and (record := json.loads(text)).get("handle") == "Checkpoint":
+        if b'"Checkpoint"' in path.read_bytes() and (record := load_record(path.parent))["handle"] == "Checkpoint":
             found[Folder(record["stage"], record["fingerprint"], path.parent)] = record
     return found
 

@@ -8,7 +8,6 @@ training text is not. Current outputs of assets are left, because the next mater
 after it. Models and tokenizers are never removed, nor are the user's own files and downloads.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,9 @@ from pipeline.corpus.deny_list import Keys
 from pipeline.store.disk import PARTS, Garbage, bytes_freed
 from pipeline.store.layout import INDEXES, Layout, all_entries
 from pipeline.store.lineage import inputs_of
+from pipeline.store.record_file import RECORD, load_record
 from pipeline.store.records import DENIED, Columns, DenyList, Report, Shards
 from pipeline.store.shards import read_table
-from pipeline.store.store import RECORD
 
 ARROW_IDS = ("document_id", "id", "page_id")
 OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
@@ -42,9 +41,7 @@ def find_holders(layout: Layout, keys: Keys) -> Holders:
     folders = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir() and path.name != PARTS]
     ids = set(keys.document_id)
     holding = [folder for folder in folders if _holds(folder, keys, ids)]
-    records = {
-        folder.name: json.loads((folder / RECORD).read_text("utf-8")) for folder in folders if _is_finished(folder)
-    }
+    records = {folder.name: load_record(folder) for folder in folders if _is_finished(folder)}
     holding += [folder for folder in folders if folder not in holding and _quotes(folder, holding, records)]
     parts = [part for stage in stages for part in sorted((stage / PARTS).glob("*")) if part.is_dir()]
     parts = [part for part in parts if _holds(part, keys, ids)]

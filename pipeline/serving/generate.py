@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from model.sample_config import SampleConfig
 from model.tokenizer import load_model_tokenizer
 from pipeline.serving.predictor import Predictor
+from pipeline.store.store import verify
 
 MODELS_REMEMBERED = 4
 P = TypeVar("P", bound=Predictor)
@@ -62,10 +63,12 @@ def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     from model.checkpoint import load_decoder
     from model.decode_step import DecodeStep
 
+    verify(directory, whole=True)
     decoder = load_decoder(directory)
     return DecodeStep(decoder), load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _predictor(kind: type[P], directory: Path, written_at: int | None) -> P:
+    verify(directory, whole=True)
     return kind(directory)

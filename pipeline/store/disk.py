@@ -9,7 +9,6 @@ from according to their records. Unfinished outputs and the parts of their stage
 training resumes from them. Bytes that several places share through hard links are counted once.
 """
 
-import json
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.store.layout import INDEXES, Layout, all_entries
-from pipeline.store.store import RECORD
+from pipeline.store.record_file import RECORD, load_record
 
 PARTS = "parts"
 
@@ -149,7 +148,7 @@ def _needed(layout: Layout, outputs: dict[str, Path], keep: int, registered: Col
         if output in needed:
             continue
         needed.add(output)
-        inputs = json.loads((output / RECORD).read_text("utf-8"))["inputs"]
+        inputs = load_record(output)["inputs"]
         waiting += [outputs[entry["fingerprint"]] for entry in inputs if entry["fingerprint"] in outputs]
     return needed
 

@@ -5,18 +5,23 @@ JSON file per asset, written when it materialises. Nothing here searches for "th
 """
 
 import json
+import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
 
+from pipeline.store.errors import CorruptShard
+from pipeline.store.json_files import read_object
 from pipeline.store.lineage import lineage
 from pipeline.store.records import Handle
 from pipeline.store.settings import did_you_mean
 from pipeline.store.shards import write_text
 from pipeline.store.store import read_handle
 
+MENDING = "run `gristmill doctor`, which makes it again from the records of the outputs"
+log = logging.getLogger(__name__)
 INDEXES = "trace"  # folder of the store with the indexes of `gristmill trace`
 
 
@@ -101,7 +106,7 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
     """
     folder = str(handle.directory.relative_to(layout.store))
     path = _entry_path(layout, asset)
-    before = json.loads(path.read_text("utf-8")) if path.exists() else {"folder": folder, "earlier": []}
+    before = _entry_to_replace(path) or {"folder": folder, "earlier": []}
     earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
     write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
@@ -113,7 +118,10 @@ def load_current(layout: Layout, asset: str) -> Any:
         hint = did_you_mean(asset, [entry["asset"] for entry in all_entries(layout)])
         hint = hint or f"; run `gristmill run +{asset}`, or materialise it in the UI"
         raise ValueError(f"{asset} has not been materialised below {layout.data}{hint}")
-    return read_handle(layout.store / json.loads(path.read_text("utf-8"))["folder"])
+    folder = layout.store / read_entry(path)["folder"]
+    if not folder.exists():
+        raise ValueError(f"{folder}, the output of {asset}, was removed; run `gristmill run +{asset}`")
+    return read_handle(folder)
 
 
 def folder_or_current(layout: Layout, text: str) -> Path:
@@ -135,8 +143,31 @@ def all_current(layout: Layout) -> dict[str, Any]:
 
 
 def all_entries(layout: Layout) -> list[dict[str, Any]]:
-    """Name, current folder and earlier folders (newest first) of every asset."""
-    return [json.loads(path.read_text("utf-8")) for path in sorted(layout.current.glob("*.json"))]
+    """Asset, current folder and earlier folders (newest first) of each. Raises CorruptShard when one is damaged."""
+    return [read_entry(path) for path in sorted(layout.current.glob("*.json"))]
+
+
+def read_entry(path: Path) -> dict[str, Any]:
+    """One file of `current`. Raises CorruptShard when it is damaged."""
+    entry = read_object(path, {"asset": str, "folder": str, "earlier": list}, MENDING)
+    folders = [entry["folder"], *entry["earlier"]]
+    if path.name != entry_name(entry["asset"]) or not all(map(_is_output, folders)):
+        raise CorruptShard(f"{path} is damaged (it does not name an asset and folders of the store); {MENDING}")
+    return entry
+
+
+def entry_name(asset: str) -> str:
+    """The name of the file in `current` of an asset."""
+    return asset.replace("/", "__") + ".json"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, so that it can be made again and still be looked at. Returns its new path."""
+    aside = path.with_name(f"{path.name}.damaged")
+    while aside.exists():
+        aside = aside.with_name(f"{aside.name}.again")
+    path.replace(aside)
+    return aside
 
 
 def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
@@ -146,4 +177,18 @@ def asset_records(layout: Layout, asset: str) -> list[dict[str, Any]]:
 
 
 def _entry_path(layout: Layout, asset: str) -> Path:
-    return layout.current / (asset.replace("/", "__") + ".json")
+    return layout.current / entry_name(asset)
+
+
+def _entry_to_replace(path: Path) -> dict[str, Any] | None:
+    """The entry before a new one; a damaged one is set aside, because the new one does not depend on it."""
+    try:
+        return read_entry(path) if path.exists() else None
+    except CorruptShard as error:
+        log.warning("%s; it is kept as %s and made anew", error, set_aside(path))
+        return None
+
+
+def _is_output(folder: Any) -> bool:
+    """Whether it is `<stage>/<fingerprint>`."""
+    return isinstance(folder, str) and len(parts := PurePosixPath(folder).parts) == 2 and not {"/", ".."} & set(parts)

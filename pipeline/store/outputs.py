@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from model.config import BEST
+from pipeline.store.errors import CorruptShard
+from pipeline.store.record_file import rebuilding
 
 VALUES = "values.json"
 
@@ -23,12 +25,19 @@ def best_checkpoint(directory: Path) -> Path | None:
 def read_curve(directory: Path) -> list[dict[str, float]]:
     """The lines of curve.jsonl: `step`, and values of that step."""
     path = directory / "curve.jsonl"
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    try:
+        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise CorruptShard(f"{path} is damaged ({error}); {rebuilding(directory)}") from error
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
     """results.json of a Report: metric, value, low, high, higher_is_better, baselines."""
-    return json.loads((directory / "results.json").read_text("utf-8"))
+    path = directory / "results.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise CorruptShard(f"{path} is damaged ({error}); {rebuilding(directory)}") from error
 
 
 def result_metrics(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:

@@ -34,11 +34,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from pipeline.store.checksums import check_output, checksums, remember_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
 from pipeline.store.record_file import RECORD, read_record
-from pipeline.store.records import HANDLES, Counts, Handle, Shards
+from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle, Shards
 from pipeline.store.shards import file_digest, link_or_copy, text_digest, write_text
 
 if TYPE_CHECKING:
@@ -156,10 +157,13 @@ class Store:
         recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
         where = directory or self.where(stage.name, fingerprint)
         if record := read_record(where, fingerprint):
+            check_output(where, record)
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         with room_for(stage.name, where), _only_builder(where):
             if record := read_record(where, fingerprint):  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
+            for one in inputs:
+                verify(one.directory, whole=isinstance(one, Checkpoint))
             _begin(where, fingerprint, ours=directory is None)
             work = Work(
                 stage=stage.name,
@@ -235,6 +239,15 @@ def read_handle(directory: Path) -> Any:
     return handle_of(directory, record)
 
 
+def verify(directory: Path, *, whole: bool = False) -> None:
+    """Raises CorruptShard when a file of the finished output in `directory`, which is read next, was changed.
+
+    Looks at a sample of the bytes, or at the `whole` model if it is one. A folder without a record is not judged.
+    """
+    if record := read_record(directory):
+        check_output(directory, record, is_read=True, whole=whole)
+
+
 def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
     """Prepare `directory` for a build: create it, or continue in what a killed build of the same output left.
 
@@ -284,13 +297,17 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
         "measures": dict(outcome.measures),
         "volatile": list(outcome.volatile),
-        "files": {name: {"bytes": size, "digest": identity.get(name)} for name, size in files.items()},
+        "files": {
+            name: {"bytes": size, "digest": identity.get(name), "blocks": checksums(work.directory / name)}
+            for name, size in files.items()
+        },
         "bytes": sum(files.values()),
         "seconds": round(time.perf_counter() - started, 3),
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": code_commit(),
     }
     write_text(work.directory / RECORD, json.dumps(record, indent=1))
+    remember_written(work.directory, list(files))
     (work.directory / BEGUN).unlink()
     return record
 

@@ -215,7 +215,7 @@ def test_store_missing_shard_and_broken_record_are_named(store):
     with pytest.raises(CorruptShard, match=r"0\.parquet: missing, expected"):
         read_handle(built.handle.directory)
     write_text(built.handle.directory / "record.json", "{")
-    with pytest.raises(CorruptShard, match=r"record\.json is not a valid record"):
+    with pytest.raises(CorruptShard, match=r"record\.json is damaged"):
         store.build(WORDS, Settings())
 
 
@@ -223,7 +223,7 @@ def test_store_unreadable_input_shard_is_named(store):
     words = store.build(WORDS, Settings()).handle
     path = words.directory / "0.parquet"
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(CorruptShard, match=r"0\.parquet: not a readable Parquet shard"):
+    with pytest.raises(CorruptShard, match=r"0\.parquet contains other bytes"):
         store.build(UPPER, None, words)
 
 

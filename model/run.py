@@ -79,6 +79,7 @@ class Job:
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
     made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
+    told_rise: float = 0.0  # nats by which a loss must rise to be told as a spike
 
 
 def run(
@@ -131,6 +132,7 @@ class _Run:
                 save=self.save,
                 validate=self.validate if self.validates else None,
                 last_good=self.last_good,
+                told_rise=self.job.told_rise,
             )
         if is_main():
             self.prune()

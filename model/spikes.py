@@ -37,10 +37,15 @@ def spike_of(history: History, loss: float, gradient_norm: float) -> float:
     return max(deviations_above(losses, loss), deviations_above(norms, gradient_norm))
 
 
-def loss_spike_of(history: History, loss: float) -> float:
+def loss_spike_of(history: History, loss: float, min_rise: float = 0.0) -> float:
     """The deviations of the loss alone: gradients of small batches have outliers every few hundred steps that the
-    clipping takes care of, and that nobody wants to be told of."""
-    return deviations_above([past for past, _ in history], loss)
+    clipping takes care of, and that nobody wants to be told of.
+
+    0 for a loss that lies less than `min_rise` nats above the median: where losses are nearly 0, as at the end of a
+    fine-tuning, their deviation is nearly 0 too, and a single wrong answer lies hundreds of deviations above.
+    """
+    losses = [past for past, _ in history]
+    return deviations_above(losses, loss) if losses and loss - median(losses) >= min_rise else 0.0
 
 
 def with_step(history: History, loss: float, gradient_norm: float) -> History:

@@ -204,16 +204,18 @@ def fit(
     save: Callable[[], Path],
     validate: Callable[[], None] | None = None,
     last_good: Callable[[], Path | None] = lambda: None,
+    told_rise: float = 0.0,
 ) -> None:
     """Train from `state.step` to cfg.n_steps.
 
     `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second; of
-    a spike (model/spikes.py) also by how many deviations, and whether its update was left out.
+    a spike (model/spikes.py) of at least `told_rise` nats also by how many deviations, and whether its update was
+    left out.
     `save()` runs every checkpoint_every steps and after the last; `validate()` every validate_every steps and
     after the last, always after a save that is due at the same step. Every process of a group calls all three.
     Raises Interrupted after a signal, Diverged when a loss is not finite.
     """
-    reports = _Reports(state, batches, cfg, report, last_good)
+    reports = _Reports(state, batches, cfg, report, last_good, told_rise)
     log_every = cfg.log_every if cfg.skip_spikes is None else 1  # each step is judged by those before it
     with stop_signals() as is_stopped, frozen_garbage():
         while state.step < cfg.n_steps:
@@ -237,9 +239,11 @@ def fit(
 class _Reports:
     """Steps whose numbers were not read from the device yet, and who is told of them when they are."""
 
-    def __init__(self, state: TrainState, batches: "Batches", cfg: TrainConfig, report, last_good) -> None:
+    def __init__(
+        self, state: TrainState, batches: "Batches", cfg: TrainConfig, report, last_good, told_rise: float
+    ) -> None:
         self.state, self.batches, self.cfg = state, batches, cfg
-        self.report, self.last_good = report, last_good
+        self.report, self.last_good, self.told_rise = report, last_good, told_rise
         self.pending: list[StepReport] = []
         self.since = time.perf_counter()
 
@@ -261,7 +265,9 @@ class _Reports:
         loss, norm = numbers["loss"], numbers["gradient_norm"]
         before = self.state.history
         self.state.history = with_step(before, loss, norm)
-        deviations = spike_of(before, loss, norm) if step_report.is_skipped else loss_spike_of(before, loss)
+        deviations = (
+            spike_of(before, loss, norm) if step_report.is_skipped else loss_spike_of(before, loss, self.told_rise)
+        )
         if deviations <= SPIKE and not step_report.is_skipped:
             return {}
         documents = self.batches.documents_of_batch(step_report.step - 1)

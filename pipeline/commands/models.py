@@ -57,7 +57,11 @@ def run_task(args: Namespace) -> int:
         raise ValueError(f"{args.task} is a task of kind {kind.name}; use `gristmill {command}`")
     if len(args.inputs) != len(columns):
         raise ValueError(f"{args.task} takes {' and '.join(columns)}, got {len(args.inputs)} inputs")
-    (answer,) = predictor_in(kind.predictor, folder).answer([dict(zip(columns, args.inputs, strict=True))])
+    predictor, row = predictor_in(kind.predictor, folder), dict(zip(columns, args.inputs, strict=True))
+    (answer,) = predictor.answer([row])
+    if predictor.n_cut([row]):
+        part = "first" if predictor.description.get("truncation_side", "right") == "right" else "last"
+        print(f"the model reads only the {part} {predictor.description['max_tokens']} tokens", file=sys.stderr)
     if args.json:
         print(json.dumps(answer))
     else:

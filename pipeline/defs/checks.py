@@ -13,7 +13,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     foundation_model       finite_loss (blocks)
     foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks)
-    <task>_model           finite_loss (blocks)
+    <task>_model           finite_loss (blocks), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of
                            [checks.<task>_evaluation] in config.toml
 """
@@ -31,7 +31,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
-from pipeline.evaluation.laws import beats, finite, unseen
+from pipeline.evaluation.laws import beats, finite, unseen, whole_texts
 from pipeline.evaluation.task import SEEN
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle
@@ -85,11 +85,12 @@ def asset_checks(
     ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
+    whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
     for task in tasks:
         beats, name = _beats_baseline(*task.kind.must_beat), task.name
         checks += [
             check_step([f"{name}_examples"], [conserved, examples_leak, not_empty]),
-            check_step([f"{name}_model"], [finite_loss]),
+            check_step([f"{name}_model"], [finite_loss, whole]),
             check_step([f"{name}_evaluation"], [beats, unseen, *_limits(limits.get(f"{name}_evaluation", {}))]),
         ]
     return checks
@@ -188,6 +189,11 @@ def _examples_leak(examples: Handle) -> Verdict:
 def _unseen(report: Handle) -> Verdict:
     """No evaluated example occurs in the text that the base model was pretrained on."""
     return unseen((read_record(report.directory) or {})["measures"][SEEN])
+
+
+def _whole_texts(model: Handle) -> Verdict:
+    """The model reads most of its training texts from the beginning to the end."""
+    return whole_texts((read_record(model.directory) or {})["measures"])
 
 
 def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:

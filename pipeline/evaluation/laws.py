@@ -6,12 +6,26 @@ from typing import Any
 
 from pipeline.store.verdict import Verdict
 
+MOST_CUT = 0.1  # fraction of the training texts
+
 
 def unseen(n_seen: float) -> Verdict:
     """Checks that no evaluated example occurs in the pretraining text (8 consecutive words, or all words of a shorter
     one)."""
     return Verdict(
         passed=n_seen == 0, rule="evaluated examples that occur in the pretraining text = 0", observed=n_seen, limit=0
+    )
+
+
+def whole_texts(measures: Mapping[str, float]) -> Verdict:
+    """Checks that a model reads most of its training texts from the beginning to the end."""
+    return Verdict(
+        passed=measures["train_cut_fraction"] <= MOST_CUT,
+        rule="fraction of the training texts that are longer than max_tokens <= limit (raise max_tokens to read more"
+        ' of them, or set truncation_side to "left" to read their ends)',
+        observed=measures["train_cut_fraction"],
+        limit=MOST_CUT,
+        details={name: value for name, value in measures.items() if name.endswith(("_n_cut", "_cut_fraction"))},
     )
 
 

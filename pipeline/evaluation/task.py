@@ -57,6 +57,7 @@ class Judged:
     description: Mapping[str, Any]  # config.json of the model
     examples: Sequence[Mapping[str, Any]]  # rows of examples.parquet: text, columns of the kind, ...
     answers: Mapping[str, Sequence[Answer]]  # "model" first, "random_init" if it was trained, then the baselines
+    n_cut: int = 0  # examples with a text that is longer than the model reads
 
 
 class Judge(Protocol):
@@ -100,10 +101,11 @@ def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, 
     judged = judge(kind, cfg, models, examples, work)
     results = kind.results(judged, cfg.seed)
     write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", kind.report(judged, cfg))
+    write_text(work.directory / "report.md", kind.report(judged, cfg) + cut_texts(judged))
     for name, figure in kind.figures(judged).items():
         save_figure(figure, work.directory / "figures" / f"{name}.png")
     measures = {result["metric"]: result["value"] for result in results} | dict(kind.details(judged))
+    measures |= {"n_cut": judged.n_cut, "cut_fraction": judged.n_cut / len(judged.examples)}
     if corpora:
         measures[SEEN] = len(occurring([row["text"] for row in judged.examples], training_texts(corpora[0])))
     return Outcome(rows=len(judged.examples), measures=measures, content=CONTENT)
@@ -120,8 +122,20 @@ def judge(
         work.progress(number + 1, len(models) + 2, "models")
     answers |= kind.baselines(train, held_out)
     work.progress(len(models) + 2, len(models) + 2, "models")
-    description = predictor_in(kind.predictor, models[0].directory).description
-    return Judged(description, held_out.to_pylist(), answers)
+    model = predictor_in(kind.predictor, models[0].directory)
+    return Judged(model.description, held_out.to_pylist(), answers, model.n_cut(inputs))
+
+
+def cut_texts(judged: Judged) -> str:
+    """A sentence of the report about the examples that the model reads in part."""
+    if not judged.n_cut:
+        return ""
+    part = "end" if judged.description.get("truncation_side", "right") == "right" else "beginning"
+    return (
+        f"\nOf {judged.n_cut:,} of the {len(judged.examples):,} examples the model does not read the {part}, because"
+        f" they are longer than {judged.description['max_tokens']:,} tokens (settings max_tokens and truncation_side"
+        " of the fine-tuning).\n"
+    )
 
 
 def training_texts(corpus: Shards) -> Iterator[str]:

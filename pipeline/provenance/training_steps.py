@@ -128,15 +128,20 @@ def _examples_of_steps(
     """Examples in training order, which depends on their lengths: they are encoded again as in training."""
     from model.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
-    from pipeline.training.finetune import ExampleBatches
+    from pipeline.training.finetune import VERSION, ExampleBatches
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():
         raise ValueError(f"the examples {folder.directory} that {model.directory} was trained on were removed")
+    if record["version"] != VERSION:
+        raise ValueError(
+            f"{model.directory} was trained by version {record['version']} of `finetune`, whose batches had other"
+            f" examples than those of version {VERSION}; train it again to trace its steps"
+        )
     examples = read_handle(folder.directory)
-    max_tokens = json.loads((model.directory / "config.json").read_text("utf-8"))["max_tokens"]
+    config = json.loads((model.directory / "config.json").read_text("utf-8"))
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = kind_of(record).encode(examples, "train", tokenizer, max_tokens)
+    encoded = kind_of(record).encode(examples, "train", tokenizer, config["max_tokens"], config["truncation_side"])
     rows, seed = min(record["config"]["rows"], len(encoded.ids)), record["config"]["seed"]
     batches = ExampleBatches(encoded, rows=rows, seed=seed)
     places = np.concatenate([batches.places(step - 1) for step in range(first, last + 1)])

@@ -42,14 +42,30 @@ class Predictor:
         training."""
         if not texts:
             return np.zeros((0, 0))
+        return of_tokens(self.model, self._encoded(texts)[0], function)
+
+    def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """How many rows have a text that is longer than the model reads, so that a part of it is cut off."""
+        columns = [name for name, kind in self.inputs.items() if kind == "string"]
+        cut = [self._encoded([str(row[name]) for row in rows])[1] for name in columns]
+        return int(np.any(cut, axis=0).sum()) if cut else 0
+
+    def _encoded(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
         repaired = [unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip() for text in texts]
-        return of_tokens(self.model, encoded(self.tokenizer, repaired, self.description["max_tokens"]), function)
+        side = self.description.get("truncation_side", "right")
+        return encoded(self.tokenizer, repaired, self.description["max_tokens"], side)
 
 
-def encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> list[np.ndarray]:
-    """Ids of each text after the end-of-text token, which also opens documents in pretraining; the end is cut off."""
+def encoded(
+    tokenizer: Any, texts: Sequence[str], max_tokens: int, truncation_side: str = "right"
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Ids of each text after the end-of-text token, which also opens documents in pretraining, at most `max_tokens`;
+    and whether the text was cut: its end on the side "right", its beginning on the side "left"."""
+    most = max_tokens - 1
     ids_of_texts = tokenizer.encode_batch(list(texts))
-    return [np.array([tokenizer.end_of_text, *ids[: max_tokens - 1]], np.int64) for ids in ids_of_texts]
+    kept = [ids[:most] if truncation_side == "right" else ids[-most:] for ids in ids_of_texts]
+    is_cut = np.array([len(ids) > most for ids in ids_of_texts], bool)
+    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_cut
 
 
 def padded(tokens: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class EncodedTexts:
     ids: list[str]
     tokens: list[np.ndarray]  # int64, at least one per example
     classes: np.ndarray  # int64 (N,)
+    n_cut: int = 0  # texts that were longer
 
     @property
     def lengths(self) -> np.ndarray:
@@ -182,12 +183,16 @@ class Classification(Kind):
                 f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label"
             )
 
-    def encode(self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> EncodedTexts:
+    def encode(
+        self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
+    ) -> EncodedTexts:
         table = read_examples(examples.directory, split)
         place = {label: i for i, label in enumerate(labels_of(examples.directory))}
+        tokens, is_cut = encoded(tokenizer, table["text"].to_pylist(), max_tokens, truncation_side)
         return EncodedTexts(
             ids=table["id"].to_pylist(),
-            tokens=encoded(tokenizer, table["text"].to_pylist(), max_tokens),
+            tokens=tokens,
+            n_cut=int(is_cut.sum()),
             classes=np.array([place[label] for label in table["label"].to_pylist()], np.int64),
         )
 

@@ -11,6 +11,7 @@ torch is imported where it is used, because Dagster loads this module only for i
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
+VERSION = 3
+TOLD_RISE = 1.0  # nats above the last losses from which a spike is told: a wrong answer in a batch of 16 is no spike
+log = logging.getLogger(__name__)
 
 
 class Encoder(Protocol):
@@ -59,6 +63,11 @@ class Encoded(Protocol):
         """int64 (N,): number of tokens of each example, at least 1."""
         ...
 
+    @property
+    def n_cut(self) -> int:
+        """How many examples have a text that was longer than `max_tokens`, so that a part of it is not read."""
+        ...
+
     def batch(self, places: np.ndarray) -> "dict[str, Tensor]":
         """The examples at `places` as tensors with one row per example, as the loss takes them."""
         ...
@@ -69,7 +78,9 @@ class Objective(Protocol):
 
     identity: str  # part of the fingerprint that distinguishes its outputs from those of other kinds
 
-    def encode(self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int) -> Encoded: ...
+    def encode(
+        self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
+    ) -> Encoded: ...
 
     def network(self, cfg: Any, decoder: "Decoder", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.
@@ -107,6 +118,10 @@ class FinetuneConfig:
         "Largest number of tokens per text, including the end-of-text token at its start; without a value the context"
         " of the base model.",
     ] = None
+    truncation_side: Annotated[
+        Literal["right", "left"],
+        "Side of a text with more than max_tokens tokens that is not read: right is its end, left its beginning.",
+    ] = "right"
     muon_lr: Annotated[Positive, "Peak learning rate of the hidden matrices, which Muon trains."] = 0.02
     adamw_lr: Annotated[Positive, "Peak learning rate of embedding, norms and head, which AdamW trains."] = 0.004
     muon_weight_decay: Annotated[
@@ -136,7 +151,7 @@ def train_config(cfg: FinetuneConfig, n_examples: int) -> TrainConfig:
     """The plan for `n_examples`. Raises ValueError for a setting that breaks a rule."""
     rows = min(cfg.rows, n_examples)
     return TrainConfig(
-        n_steps=cfg.epochs * (n_examples // rows),
+        n_steps=cfg.epochs * n_batches(n_examples, rows),
         rows=rows,
         seq_len=1,  # for token windows; examples have their own lengths
         micro_batch=max(n for n in range(1, min(rows, LARGEST_MICRO_BATCH) + 1) if rows % n == 0),
@@ -155,18 +170,26 @@ def train_config(cfg: FinetuneConfig, n_examples: int) -> TrainConfig:
     )
 
 
+def n_batches(n_examples: int, rows: int) -> int:
+    """Batches per epoch: enough for all examples, with at most `rows` in a batch."""
+    return -(-n_examples // rows)
+
+
 class ExampleBatches:
     """Global batch k as a pure function of (examples, rows, seed, k). A batch contains texts of similar
     length.
 
-    An epoch shuffles all examples, sorts pools of them by length, cuts batches and shuffles these. Examples that do
-    not fill a batch are left out for one epoch; the next epoch leaves out others.
+    An epoch shuffles all examples, sorts pools of them by length, cuts batches and shuffles these. It reads every
+    example once: if they do not fill all batches, some batches have one row less, because a small last batch would
+    move the weights as far as a full one.
     """
 
     def __init__(self, examples: Encoded, *, rows: int, seed: int) -> None:
-        self.examples, self.rows, self.seed = examples, rows, seed
-        self.batches_an_epoch = len(examples.ids) // rows
-        self.order: tuple[int, np.ndarray] | None = None  # epoch, its batches (n, rows): a cache, not state
+        self.examples, self.seed = examples, seed
+        self.batches_an_epoch = n_batches(len(examples.ids), rows)
+        shares = np.array_split(np.arange(len(examples.ids)), self.batches_an_epoch)
+        self.borders = np.cumsum([len(share) for share in shares])  # of the batches of an epoch
+        self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
 
     def batch(self, k: int) -> "dict[str, Tensor]":
         return self.examples.batch(self.places(k))
@@ -181,16 +204,15 @@ class ExampleBatches:
             self.order = epoch, self.epoch_order(epoch)
         return self.order[1][position]
 
-    def epoch_order(self, epoch: int) -> np.ndarray:
+    def epoch_order(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed % 2**64, epoch])
-        shuffled = rng.permutation(len(self.examples.ids))[: self.batches_an_epoch * self.rows]
+        shuffled = rng.permutation(len(self.examples.ids))
         pools = [
             pool[np.argsort(self.examples.lengths[pool], kind="stable")]
-            for first in range(0, len(shuffled), POOL_BATCHES * self.rows)
-            for pool in [shuffled[first : first + POOL_BATCHES * self.rows]]
+            for pool in np.split(shuffled, self.borders[POOL_BATCHES - 1 :: POOL_BATCHES])
         ]
-        batches = np.concatenate(pools).reshape(self.batches_an_epoch, self.rows)
-        return batches[rng.permutation(self.batches_an_epoch)]
+        batches = np.split(np.concatenate(pools), self.borders[:-1])
+        return [batches[place] for place in rng.permutation(self.batches_an_epoch)]
 
 
 def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
@@ -204,10 +226,13 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
     decoder = load_decoder(base.directory)
     tokenizer = load_model_tokenizer(base.directory, decoder.cfg.vocab_size)
     max_tokens = min(cfg.max_tokens or decoder.cfg.max_seq_len, decoder.cfg.max_seq_len)
-    training, held_out = (kind.encode(examples, split, tokenizer, max_tokens) for split in ("train", "validation"))
+    training, held_out = (
+        kind.encode(examples, split, tokenizer, max_tokens, cfg.truncation_side) for split in ("train", "validation")
+    )
+    warn_of_cuts(cfg, training, max_tokens, decoder.cfg.max_seq_len)
     train = train_config(cfg, len(training.ids))
     network, description = kind.network(cfg, decoder, examples)
-    description |= {"max_tokens": max_tokens}
+    description |= {"max_tokens": max_tokens, "truncation_side": cfg.truncation_side}
     job = Job(
         model=network.to(training_device()),
         cfg=train,
@@ -216,6 +241,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         loss_function=kind.loss(cfg),
         validate=lambda network: kind.validate(network, held_out),
         made_from={"base": base.digest, "examples": examples.digest},
+        told_rise=TOLD_RISE,
     )
     told = {name: value for name, value in description.items() if name not in ("kind", "model")}
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg) | {"n_steps": train.n_steps, **told}, inputs)
@@ -228,9 +254,49 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         link_or_copy(base.directory / "tokenizer" / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=train.n_steps,
-        measures={**kind.validate(job.model, held_out), "train_examples": len(training.ids)},
+        measures={
+            **kind.validate(job.model, held_out),
+            "train_examples": len(training.ids),
+            **cuts({"train": training, "validation": held_out}),
+        },
         content=("model.safetensors", "config.json", "tokenizer/*"),
     )
+
+
+def cuts(encoded: Mapping[str, Encoded]) -> dict[str, float]:
+    """Per split the number and the fraction of examples of which a part is not read."""
+    return {
+        name: value
+        for split, examples in encoded.items()
+        for name, value in (
+            (f"{split}_n_cut", examples.n_cut),
+            (f"{split}_cut_fraction", examples.n_cut / len(examples.ids)),
+        )
+    }
+
+
+def warn_of_cuts(cfg: FinetuneConfig, training: Encoded, max_tokens: int, context: int) -> None:
+    if training.n_cut:
+        log.warning(
+            "%d of %d training texts have more than %d tokens, and their %s are not read; %s",
+            *(
+                training.n_cut,
+                len(training.ids),
+                max_tokens,
+                "ends" if cfg.truncation_side == "right" else "beginnings",
+            ),
+            longer_texts(max_tokens, context),
+        )
+
+
+def longer_texts(max_tokens: int, context: int) -> str:
+    """What to do about texts that are cut."""
+    raised = (
+        f"raise max_tokens (the base reads up to {context})"
+        if max_tokens < context
+        else "train the base with a longer context (max_seq_len)"
+    )
+    return f'{raised}, shorten the texts, or set truncation_side to "left" to read their ends'
 
 
 def finetune_stage(kind: Objective) -> Stage:
@@ -238,7 +304,7 @@ def finetune_stage(kind: Objective) -> Stage:
     function: Callable[..., Outcome] = partial(finetune, kind)
     return Stage(
         name="finetune",
-        version=2,
+        version=VERSION,
         function=function,
         handle=Checkpoint,
         libraries=("torch",),

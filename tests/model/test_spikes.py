@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from model.spikes import MIN_STEPS, SPIKE, WINDOW, deviations_above, spike_of, with_step
+from model.spikes import MIN_STEPS, SPIKE, WINDOW, deviations_above, loss_spike_of, spike_of, with_step
 
 
 def normal(n: int, seed: int = 0) -> list[float]:
@@ -47,3 +47,12 @@ def test_history_keeps_the_last_steps_and_a_new_level_becomes_normal():
     for _ in range(WINDOW):
         history = with_step(history, 9.0, 9.0)
     assert len(history) == WINDOW and spike_of(history, 9.0, 9.0) < 1
+
+
+def test_spike_is_not_told_where_the_loss_is_small():
+    """A loss of 0.17 after losses near 0 was a spike of 170 deviations, in a fine-tuning where nothing was wrong."""
+    history = [(0.001 + loss / 1000, 1.0) for loss in normal(100)]
+    assert loss_spike_of(history, 0.17) > SPIKE
+    assert loss_spike_of(history, 0.17, min_rise=1.0) == 0.0
+    assert loss_spike_of(history, 3.0, min_rise=1.0) > SPIKE
+    assert loss_spike_of([], 3.0, min_rise=1.0) == 0.0

@@ -179,7 +179,7 @@ def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, exa
     assert found["accuracy"]["baselines"]["tfidf_logistic"] == 1
     assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
     assert built.handle.rows == 100
-    assert set(built.record["measures"]) == {"accuracy", "macro_f1", "f1_bad", "f1_good"}
+    assert set(built.record["measures"]) == {"accuracy", "macro_f1", "f1_bad", "f1_good", "n_cut", "cut_fraction"}
 
 
 def test_classification_report_has_tables_figure_and_comparison(tmp_path, byte_tokenizer, examples):
@@ -195,6 +195,23 @@ def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, b
     report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
     assert set(results(report)["accuracy"]["baselines"]) == {"majority", "tfidf_logistic"}
     assert "McNemar" not in (report.directory / "report.md").read_text()
+
+
+def test_f_examples_that_the_model_reads_in_part_are_counted_and_told(tmp_path, byte_tokenizer, examples):
+    """An evaluation said nothing about texts that are longer than the context (LlamaFactory#3995)."""
+    texts = read_examples(examples.directory, "test")["text"].to_pylist()
+    model = write_classifier(byte_tokenizer, tmp_path / "whole", 0)
+    assert evaluate(tmp_path, model, examples).record["measures"]["n_cut"] == sum(len(text) > 15 for text in texts)
+    model = write_classifier(byte_tokenizer, tmp_path / "part", 0)
+    config = json.loads((model.directory / "config.json").read_text())
+    (model.directory / "config.json").write_text(json.dumps(config | {"max_tokens": 12, "truncation_side": "left"}))
+    built = evaluate(tmp_path, model, examples)
+    n_cut = sum(len(text) > 11 for text in texts)
+    assert 0 < n_cut == built.record["measures"]["n_cut"] == round(100 * built.record["measures"]["cut_fraction"])
+    assert (
+        f"Of {n_cut} of the 100 examples the model does not read the beginning"
+        in (built.handle.directory / "report.md").read_text()
+    )
 
 
 def test_classification_test_examples_in_the_pretraining_text_are_counted(

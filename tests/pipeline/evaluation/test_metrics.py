@@ -131,8 +131,9 @@ def test_h_macro_f1_interval_equals_one_over_resampled_rows(seed):
     scores = []
     for _ in range(3000):
         rows = rng.integers(0, 12, 12)
-        options = {"labels": np.unique(truth[rows]), "average": "macro", "zero_division": 0}
-        scores.append(f1_score(truth[rows], predicted[rows], **options))
+        true, answers = truth[rows], predicted[rows]
+        right = [(label, (true == label).sum(), (answers == label).sum()) for label in set(true.tolist())]
+        scores.append(np.mean([2 * ((true == one) & (answers == one)).sum() / (n + m) for one, n, m in right]))
     names = [str(i) for i in range(4)]
     found = macro_f1(confusion_matrix([*map(str, truth)], [*map(str, predicted)], names), names)
     assert (found.low, found.high) == pytest.approx(np.quantile(scores, [0.025, 0.975]), abs=0.03)

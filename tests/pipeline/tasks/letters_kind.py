@@ -31,6 +31,7 @@ class Lengths:
     ids: list[str]
     tokens: list[np.ndarray]
     sizes: np.ndarray
+    n_cut: int
 
     @property
     def lengths(self):
@@ -81,10 +82,10 @@ class Letters(Kind):
     def check_examples(self, examples, cfg, name):
         refuse_empty_splits(examples, name)
 
-    def encode(self, examples, split, tokenizer, max_tokens):
+    def encode(self, examples, split, tokenizer, max_tokens, truncation_side):
         table = read_examples(examples.directory, split)
-        tokens = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens)
-        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy())
+        tokens, is_cut = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
+        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy(), int(is_cut.sum()))
 
     def network(self, cfg, decoder, examples):
         from model.heads import classifier_from_decoder, new_classifier

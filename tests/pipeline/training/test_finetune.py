@@ -17,6 +17,7 @@ from model.curve import read_curve
 from model.decoder import new_decoder
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
+from pipeline.evaluation.laws import whole_texts
 from pipeline.serving.predictor import encoded, of_tokens
 from pipeline.store.errors import Terminated
 from pipeline.store.records import SPLITS, Checkpoint, Shards, TokenizerFile
@@ -25,7 +26,7 @@ from pipeline.store.store import Silent, Store
 from pipeline.tasks.classification import KIND, EncodedTexts
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 from pipeline.tasks.classification import ClassificationFinetuneConfig as FinetuneConfig
-from pipeline.training.finetune import ExampleBatches, finetune_stage, random_baseline
+from pipeline.training.finetune import ExampleBatches, finetune_stage, random_baseline, train_config
 from tests.children import python
 
 FINETUNE = finetune_stage(KIND)
@@ -221,11 +222,43 @@ def encoded_lengths(lengths) -> EncodedTexts:
     return EncodedTexts([f"id{i}" for i in range(len(tokens))], tokens, np.arange(len(tokens)) % 2)
 
 
-def test_batches_an_epoch_holds_every_example_once_and_only_them():
-    batches = ExampleBatches(encoded_lengths(np.random.default_rng(0).integers(1, 30, 96)), rows=8, seed=3)
+@pytest.mark.parametrize(("n_examples", "rows"), [(96, 8), (241, 128), (255, 128), (100, 8), (7, 7), (8, 7), (1, 1)])
+def test_f_an_epoch_reads_every_example_once(n_examples, rows):
+    """Of 241 examples 113 were never read in an epoch of batches of 128, and nothing said so (tabnet#537)."""
+    batches = ExampleBatches(encoded_lengths(np.random.default_rng(0).integers(1, 30, n_examples)), rows=rows, seed=3)
+    cfg = FinetuneConfig(epochs=3, rows=rows)
+    n_steps = train_config(cfg, n_examples).n_steps
+    assert n_steps == 3 * -(-n_examples // rows)
     for epoch in range(3):
-        ids = [i for k in range(12) for i in batches.documents_of_batch(12 * epoch + k)]
-        assert sorted(ids) == sorted(f"id{i}" for i in range(96))
+        steps = [batches.documents_of_batch(n_steps // 3 * epoch + k) for k in range(n_steps // 3)]
+        assert sorted(one for ids in steps for one in ids) == sorted(f"id{i}" for i in range(n_examples))
+        sizes = {len(ids) for ids in steps}
+        assert max(sizes) <= rows and max(sizes) - min(sizes) <= 1  # no small batch, whose update would be as large
+
+
+def test_f_texts_that_are_cut_are_counted_and_told(tmp_path, base, caplog):
+    """The last word decided, the model never saw it, and nothing said that texts were cut (trl#3449)."""
+    rng = random.Random(0)
+    filler = [" ".join("".join(rng.choices("defghijk", k=4)) for _ in range(8)) for _ in range(120)]
+    rows = [{"text": f"{text} {'ab'[i % 2]}{'b' * (i % 2)}", "label": "xy"[i % 2]} for i, text in enumerate(filler)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, [*rows, {"text": "short", "label": "x"}])))
+    cfg = ExamplesConfig(text="text", label="label")
+    store = Store(root=tmp_path / "store")
+    examples = KIND.build_examples(store, LabelledFile(path), cfg, tmp_path).handle
+    measures = {}
+    for side in ("right", "left"):
+        recipe = FinetuneConfig(epochs=10, rows=8, adamw_lr=0.01, truncation_side=side)
+        built = store.build(FINETUNE, recipe, base, examples)
+        measures[side] = built.record["measures"]
+        assert measures[side]["train_n_cut"] >= 90 and measures[side]["train_cut_fraction"] > 0.9
+        assert not whole_texts(measures[side]).passed and "raise max_tokens" in whole_texts(measures[side]).rule
+        (answer,) = KIND.predictor(built.handle.directory).answer([{"text": rows[0]["text"]}])
+        assert KIND.predictor(built.handle.directory).n_cut([{"text": rows[0]["text"]}, {"text": "short"}]) == 1
+    assert answer["label"] == "x"
+    assert measures["left"]["validation_accuracy"] == 1 > measures["right"]["validation_accuracy"]
+    assert "training texts have more than 24 tokens, and their ends are not read" in caplog.text
+    assert "train the base with a longer context" in caplog.text
 
 
 def test_batches_are_a_function_of_seed_and_number_alone():
@@ -246,7 +279,12 @@ def test_batches_hold_texts_of_like_length():
 
 def test_encoded_opens_with_end_of_text_and_cuts_the_end(base):
     tokenizer = load_tokenizer(base.directory / "tokenizer")
-    assert [ids.tolist() for ids in encoded(tokenizer, ["", "abcdef"], 4)] == [[256], [256, 97, 98, 99]]
+    tokens, is_cut = encoded(tokenizer, ["", "abc", "abcdef"], 4)
+    assert [ids.tolist() for ids in tokens] == [[256], [256, 97, 98, 99], [256, 97, 98, 99]]
+    assert is_cut.tolist() == [False, False, True]
+    ends, is_cut = encoded(tokenizer, ["", "abc", "abcdef"], 4, "left")
+    assert [ids.tolist() for ids in ends] == [[256], [256, 97, 98, 99], [256, 100, 101, 102]]
+    assert is_cut.tolist() == [False, False, True]
 
 
 def test_class_probabilities_do_not_depend_on_the_batch(base):

@@ -48,7 +48,7 @@ def log_model(
     stored = {file.path for file in client.list_logged_model_artifacts(logged.model_id)}
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "package"
-        write_package(package, kind, logged)
+        write_package(package, kind, logged.model_id, logged.source_run_id)
         (package / SEEN_IDS).write_text("".join(f"{one}\n" for one in sorted(seen)), "utf-8")
         link_served(directory, package, besides=stored)
         client.log_model_artifacts(logged.model_id, str(package))
@@ -56,7 +56,7 @@ def log_model(
     return logged
 
 
-def write_package(package: Path, kind: Kind, logged: Any) -> None:
+def write_package(package: Path, kind: Kind, model_id: str, run_id: str | None) -> None:
     """Write everything but the weights. The code finds them beside itself, wherever the folder is moved to."""
     import mlflow
     import pandas as pd
@@ -65,7 +65,7 @@ def write_package(package: Path, kind: Kind, logged: Any) -> None:
 
     columns = [kind.predictor.inputs, kind.predictor.outputs]
     inputs, outputs = (Schema([ColSpec(dtype, column) for column, dtype in one.items()]) for one in columns)
-    described = Model(model_uuid=logged.model_id, model_id=logged.model_id, run_id=logged.source_run_id)
+    described = Model(model_uuid=model_id, model_id=model_id, run_id=run_id)
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / CODE
         code.write_text(served_code(kind.predictor), "utf-8")

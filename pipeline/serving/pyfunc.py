@@ -56,7 +56,7 @@ def table_of(model_input: Any, inputs: Mapping[str, str]) -> pd.DataFrame:
             ):
                 shown = f"{type(cell).__name__} {str(cell)[:40]!r}"
                 raise MlflowException.invalid_parameter_value(
-                    f"row {place} (index {table.index[place]!r}) has the {shown} in {column!r}, expected a text"
+                    f"row {place} (index {table.index[place]}) has the {shown} in {column!r}, expected a text"
                 )
     return table
 

@@ -20,7 +20,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
 OPEN_CLASSIFIER = """\
 from transformers import pipeline
 
-print(pipeline("text-classification", "PATH")("a text"))"""
+print(pipeline("text-classification", "PATH")("a text", truncation=True))"""
 
 
 def model_card(

@@ -4,8 +4,9 @@ In: the folder of a tokenizer of ours (with gristmill_tokenizer.json), or any wi
 tokenizer_config.json as Hugging Face has them. Out: an ExportedTokenizer.
 
 Our documents open with the end-of-text token, in training and in `gristmill generate`. So does a text that goes
-through an exported tokenizer of ours: tokenizer.json gets the step that puts it there. The files of other people's
-tokenizers are copied as they are.
+through an exported tokenizer of ours: tokenizer.json gets the step that puts it there. How a model is fed (Feeding)
+is written down too, because transformers otherwise pads on the wrong side and never truncates. The rest of other
+people's tokenizers is copied as it is.
 """
 
 import json
@@ -28,6 +29,15 @@ SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Feeding:
+    """How texts become rows of token ids for a model."""
+
+    max_tokens: int  # of a row; a longer text is cut
+    keeps_end: bool  # of a text that is cut; shorter ones are padded before it, otherwise behind it
+    is_repaired: bool  # whether texts are composed (NFC) and stripped first, as our classifiers do
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ExportedTokenizer:
     files: Mapping[str, str]  # name -> content
     tokens: Mapping[str, int]  # all of them, in the alphabet of byte-level vocabularies -> id
@@ -39,8 +49,10 @@ class ExportedTokenizer:
     chat_template: str | None
 
 
-def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | None = None) -> ExportedTokenizer:
-    """The tokenizer in `folder`, for a model of `vocab_size` tokens.
+def read_exported_tokenizer(
+    folder: Path, vocab_size: int, chat_template: str | None = None, feeding: Feeding | None = None
+) -> ExportedTokenizer:
+    """The tokenizer in `folder`, for a model of `vocab_size` tokens that is fed by `feeding`.
 
     `chat_template`: Jinja text; without one chat_template.jinja of the folder, or none. Raises ValueError when files
     are missing or broken, or when the model has fewer tokens (of a tokenizer of ours: or more).
@@ -55,6 +67,8 @@ def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | 
     tokens = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
     _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=description is not None)
+    if feeding is not None:
+        _feed(tokenizer, config, tokens, feeding, is_ours=description is not None)
     special_ids = {name: tokens[text] for name in SPECIAL if (text := _text(config.get(name))) in tokens}
     if chat_template is None and (folder / CHAT_TEMPLATE).is_file():
         chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
@@ -79,6 +93,20 @@ def read_exported_tokenizer(folder: Path, vocab_size: int, chat_template: str | 
         opens_with_bos=opens_with_bos,
         chat_template=chat_template,
     )
+
+
+def _feed(
+    tokenizer: dict[str, Any], config: dict[str, Any], tokens: Mapping[str, int], feeding: Feeding, *, is_ours: bool
+) -> None:
+    """Write down how the model is fed. A decoder goes on behind the last token of a row, so it is padded before."""
+    config["model_max_length"] = feeding.max_tokens
+    config["padding_side"] = config["truncation_side"] = "left" if feeding.keeps_end else "right"
+    if _text(config.get("pad_token")) not in tokens:  # without one transformers cannot make a batch
+        ends = (_text(config.get(name)) for name in ("eos_token", "bos_token"))
+        config["pad_token"] = next((token for token in ends if token in tokens), None)
+    if feeding.is_repaired and is_ours:
+        strip = {"type": "Strip", "strip_left": True, "strip_right": True}
+        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip]}
 
 
 def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -29,15 +29,18 @@ class Source:
     model: "Decoder | SequenceClassifier"
     labels: tuple[str, ...] | None  # of a classifier
     tokenizer: Path  # folder
+    max_tokens: int  # of a text, with the token that opens it
 
 
 def run_export(args: Namespace) -> int:
     folder = folder_or_current(layout_from_environment(), args.model)
     template = None if args.chat_template is None else read_chat_template(Path(args.chat_template))
     source = read_source(folder)
-    from model.hf.tokenizer import read_exported_tokenizer
+    from model.hf.tokenizer import Feeding, read_exported_tokenizer
 
-    tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template)
+    is_decoder = source.labels is None
+    feeding = Feeding(max_tokens=source.max_tokens, keeps_end=is_decoder, is_repaired=not is_decoder)
+    tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding)
     out = Path(args.out).absolute()
     if args.format == "hf":
         from model.hf.files import write_folder
@@ -72,8 +75,10 @@ def read_source(folder: Path) -> Source:
         names = description.get("architectures") or [""]
         if str(names[0]).endswith("ForSequenceClassification"):
             model, labels = read_classifier(folder)
-            return Source(model=model, labels=labels, tokenizer=folder)
-        return Source(model=read_folder(folder), labels=None, tokenizer=folder)
+        else:
+            model, labels = read_folder(folder), None
+        longest = _longest_of(folder, model.cfg.max_seq_len)
+        return Source(model=model, labels=labels, tokenizer=folder, max_tokens=longest)
     if description.get("kind") == "sequence_classifier":
         model, labels = load_classifier(folder)
     else:
@@ -82,7 +87,24 @@ def read_source(folder: Path) -> Source:
     tokenizer = (folder.parent.parent if is_checkpoint else folder) / "tokenizer"
     if (tokenizer / DESCRIPTION_FILE).exists():
         load_tokenizer(tokenizer)  # checks every line
-    return Source(model=model, labels=labels, tokenizer=tokenizer)
+    context = model.cfg.max_seq_len
+    return Source(
+        model=model,
+        labels=labels,
+        tokenizer=tokenizer,
+        max_tokens=min(description.get("max_tokens", context), context),
+    )
+
+
+def _longest_of(folder: Path, context: int) -> int:
+    """model_max_length of a Hugging Face folder, which is a huge number where nobody set it."""
+    from model.checkpoint import read_json
+    from model.hf.tokenizer import TOKENIZER_CONFIG_JSON
+
+    path = folder / TOKENIZER_CONFIG_JSON
+    config = read_json(path) if path.is_file() else {}
+    longest = config.get("model_max_length") if isinstance(config, dict) else None
+    return min(int(longest), context) if isinstance(longest, int | float) and longest >= 1 else context
 
 
 def read_chat_template(path: Path) -> str:
@@ -117,4 +139,5 @@ def _line_that_opens(out: Path, kind: str, is_decoder: bool) -> str:
     if kind == "gguf":
         return f'llama-cli -m {shown} -p "{PROMPT}"'
     task = "text-generation" if is_decoder else "text-classification"
-    return f'python -c \'from transformers import pipeline; print(pipeline("{task}", "{shown}")("{PROMPT}"))\''
+    cut = "" if is_decoder else ", truncation=True"
+    return f'python -c \'from transformers import pipeline; print(pipeline("{task}", "{shown}")("{PROMPT}"{cut}))\''

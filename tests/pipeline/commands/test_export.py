@@ -7,7 +7,7 @@ import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from model.checkpoint import describe, load_decoder, save_model, write_json
 from model.config import DecoderConfig
@@ -124,6 +124,64 @@ def test_exported_assets_of_a_graph_give_the_logits_and_labels_that_ours_give(to
     with torch.no_grad():
         got_NC = theirs(**given).logits.softmax(dim=-1).double()
     torch.testing.assert_close(got_NC, torch.from_numpy(expected_NC), atol=1e-4, rtol=1e-4)
+
+
+def exported_classifier(tmp_path, cfg: DecoderConfig, max_tokens: int) -> Classifier:
+    """A classifier with large random weights, exported to `out`; our own predictor of it."""
+    write_model(tmp_path / "classifier", cfg)
+    model = new_classifier(cfg, 3, seed=5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.empty_like(weight).normal_(std=0.3, generator=torch.Generator().manual_seed(2)))
+    description = describe(cfg, ("glad", "sad", "C#")) | {"max_tokens": max_tokens}
+    save_model(tmp_path / "classifier", model, description)
+    assert main(["export", "classifier", "out"]) == 0
+    return predictor_in(Classifier, tmp_path / "classifier")
+
+
+@pytest.mark.parametrize("cfg", [CONFIG, GPT2], ids=["qwen3", "gpt2"])
+def test_exported_classifier_reads_texts_as_ours_does(cfg, tmp_path, capsys):
+    """The export said nothing of max_tokens, so that transformers read the whole of a long text, or failed: two of
+    four labels differed (cardiffnlp/tweeteval#17, huggingface/transformers#5983)."""
+    ours = exported_classifier(tmp_path, cfg, max_tokens=12)
+    long = "the mill and the miller in the hill, " * 10
+    texts = [long, "mill", long[::-1], "", "  the mill \n", "u\u0308ber a\u030a", "the <|endoftext|> end", "in " * 11]
+    expected_NC = torch.from_numpy(ours.probabilities(texts))
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    theirs = AutoModelForSequenceClassification.from_pretrained("out", dtype=torch.float32).eval()
+    assert (tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side) == (12, "right", "right")
+    assert theirs.config.pad_token_id == tokenizer.pad_token_id == VOCAB_SIZE - 1
+    with torch.no_grad():
+        got_NC = theirs(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.softmax(-1)
+    torch.testing.assert_close(got_NC.double(), expected_NC, atol=1e-4, rtol=1e-4)
+    for batch_size in (1, 3):
+        answers = pipeline("text-classification", "out", dtype=torch.float32)(
+            texts, truncation=True, batch_size=batch_size
+        )
+        expected = ours.answer([{"text": text} for text in texts])
+        assert [one["label"] for one in answers] == [one["label"] for one in expected]
+    assert main(["export", "out", "again"]) == 0
+    assert AutoTokenizer.from_pretrained("again").model_max_length == 12
+
+
+@pytest.mark.parametrize("cfg", [CONFIG, GPT2], ids=["qwen3", "gpt2"])
+def test_exported_decoder_continues_two_prompts_at_once_as_each_alone(cfg, tmp_path):
+    """The export padded on the right, so that the shorter of two prompts was continued behind padding
+    (huggingface/transformers#34842, #26569, #25790)."""
+    write_model(tmp_path / "model", cfg)
+    assert main(["export", "model", "out"]) == 0
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    theirs = AutoModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
+    assert (tokenizer.model_max_length, tokenizer.padding_side) == (64, "left")
+    prompts = ["the", "the mill and the miller in the hill"]
+    options = {"do_sample": False, "max_new_tokens": 12}
+    together = theirs.generate(**tokenizer(prompts, padding=True, return_tensors="pt"), **options)
+    alone = [theirs.generate(**tokenizer(prompt, return_tensors="pt"), **options)[0] for prompt in prompts]
+    for row, one in zip(together, alone, strict=True):
+        assert row[len(row) - len(one) :].tolist() == one.tolist()
+    both = pipeline("text-generation", "out", dtype=torch.float32)(prompts, batch_size=2, **options)
+    written = [one[0]["generated_text"] for one in both]
+    assert written == tokenizer.batch_decode(alone, skip_special_tokens=True)
 
 
 def test_checkpoint_of_a_training_is_exported_with_the_tokenizer_of_its_model(model, tmp_path):

@@ -18,6 +18,7 @@ __all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "valu
 
 T = TypeVar("T")
 R = TypeVar("R")
+Seconds = float | Callable[[T], float] | None
 LOOK_AHEAD = 8  # items in flight per worker: enough to keep workers busy, few enough to bound memory
 
 
@@ -27,11 +28,12 @@ class Engine(Protocol):
         function: Callable[[T], R],
         items: Iterable[T],
         *,
-        seconds: float | None = None,
+        seconds: Seconds[T] = None,
         memory_mb: int | None = None,
     ) -> Iterator[Done[R] | Failed]:
-        """Results in the order of `items`. An item that takes longer than `seconds` gives Failed("timeout"), one that
-        needs more than `memory_mb` (None = the engine's own limit) gives Failed("out_of_memory")."""
+        """Results in the order of `items`. An item that takes longer than `seconds`, which may depend on the item,
+        gives Failed("timeout"), one that needs more than `memory_mb` (None = the engine's own limit) gives
+        Failed("out_of_memory")."""
         ...
 
 
@@ -47,7 +49,7 @@ class LocalProcesses:
         function: Callable[[T], R],
         items: Iterable[T],
         *,
-        seconds: float | None = None,
+        seconds: Seconds[T] = None,
         memory_mb: int | None = None,
     ) -> Iterator[Done[R] | Failed]:
         n_workers = self.n_workers or n_usable_cores()
@@ -55,7 +57,7 @@ class LocalProcesses:
         waiting: deque = deque()
         try:
             for item in items:
-                waiting.append(pool.schedule(function, item, seconds))
+                waiting.append(pool.schedule(function, item, seconds(item) if callable(seconds) else seconds))
                 if len(waiting) >= n_workers * LOOK_AHEAD:
                     yield waiting.popleft().result()
             while waiting:

@@ -2,7 +2,7 @@
 
 In: Arrow tables. Out: files that appear complete or not at all, because each is written under a temporary name and
 renamed.
-`shard_name` distributes pages over a fixed number of shards by a hash of their URL, so that one changed file
+`shard_number` distributes pages over a fixed number of shards by a hash of their URL, so that one changed file
 changes one shard and an added file moves no other.
 """
 
@@ -81,8 +81,13 @@ def duckdb_files(paths: Iterable[Path]) -> list[str]:
     return [IN_GLOB.sub(r"[\1]", str(path)) for path in paths]
 
 
-def shard_name(source: str, url: str, n_shards: int) -> str:
-    return f"{source}-{xxhash.xxh3_64_intdigest(url.encode(errors='surrogatepass')) % n_shards:05d}.parquet"
+def shard_number(url: str, n_shards: int) -> int:
+    """The shard of a page: a hash of its URL determines it, whatever other pages there are."""
+    return xxhash.xxh3_64_intdigest(url.encode(errors="surrogatepass")) % n_shards
+
+
+def shard_name(source: str, number: int) -> str:
+    return f"{source}-{number:05d}.parquet"
 
 
 def text_digest(*parts: str | bytes) -> str:

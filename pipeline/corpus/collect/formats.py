@@ -6,6 +6,7 @@ and whether it contains records of JSON or Parquet; for other formats its suffix
 no suffix. Files that are not text (pdf, epub, docx) are kept unchanged; `clean` extracts their text.
 """
 
+import errno
 import io
 import re
 from collections.abc import Iterator
@@ -68,6 +69,7 @@ PDF_MAGIC = b"%PDF-"
 PARQUET_MAGIC = b"PAR1"
 EPUB_MAGIC = b"mimetypeapplication/epub+zip"  # OCF 3.3 section 4.3: the first file of the zip
 BROKEN = (*UNREADABLE, pa.ArrowException)
+OUT_OF_RESOURCES = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE}  # no fault of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,17 @@ def read_member(
             yield Refused(url, "empty")  # so that every file is counted
     except TooLarge as error:
         yield refused(url, "too_large", str(error))
+    except MemoryError:  # pyarrow's is also an ArrowException
+        raise
     except BROKEN as error:
+        if is_out_of_resources(error):
+            raise
         yield refused(url, "broken_archive" if is_archive_name(name) else "unreadable", str(error))
+
+
+def is_out_of_resources(error: BaseException) -> bool:
+    """Whether an error is the fault of the machine and not of a file."""
+    return getattr(error, "errno", None) in OUT_OF_RESOURCES
 
 
 def _unpacked_pages(raw: Any, name: str, file: _File) -> Iterator[Found | Refused]:

@@ -3,6 +3,10 @@
 In: a Source. Out: page shards `<source>-00000.parquet` ..., sorted by address, and the refused pages in dropped/ with
 their reasons. The hash of the address of a page determines its shard, so that one changed file changes one shard.
 
+Every file, or member of an archive, is parsed in a worker process (parsing.py). One that exceeds its limits of time
+or memory, or ends its worker, is tried again; if that fails too, it is dropped as timeout, out_of_memory or crash.
+One that unpacks to too much is cut off as too_large.
+
 Pages on the deny list are dropped as `denied`, whatever else is wrong with them, and without their content.
 
 The identity of the output is its content without `collected_at`: collecting an unchanged source again does not
@@ -10,39 +14,40 @@ rebuild anything downstream. The location of the cache is not part of the recipe
 because the addresses of its pages contain it.
 """
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
-from pipeline.corpus.collect.formats import Found, Refused, read_member
+from pipeline.corpus.collect.pages import Refused, refused
+from pipeline.corpus.collect.parsing import Batch, Given, MemberCounts, Parsed, batches_of, parsed_batches, rows_of
 from pipeline.corpus.collect.source import Source
+from pipeline.corpus.collect.spool import Spool, dropped_table, other_rows, page_order, write_pages
+from pipeline.corpus.collect.unpacking import MAX_EXPANSION
 from pipeline.corpus.deny_list import NOTHING, Keys, keys_of_source, read_denials
+from pipeline.store.engine import Done, Failed
 from pipeline.store.errors import SourceUnavailable
-from pipeline.store.records import DENIED, DROPPED, PAGE, Counts, Shards, dropped_row
-from pipeline.store.settings import Positive, check_values
-from pipeline.store.shards import (
-    DROPPED_FOLDER,
-    replacing,
-    shard_name,
-    shard_paths,
-    text_digest,
-    write_rows,
-)
+from pipeline.store.records import DENIED, DROPPED, Counts, Shards
+from pipeline.store.settings import Count, Positive, check_values
+from pipeline.store.shards import DROPPED_FOLDER, shard_name, shard_paths, text_digest, write_table
 from pipeline.store.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work
 
 MB = 1_000_000
-SPOOL_BYTES = 64 * MB  # rows kept in memory before they are written to the temporary files of their shards
-ROW_BYTES = 1000  # memory per row besides its longest column
-ROW_GROUP_BYTES = 16 * MB  # so that a reader need not load a whole shard
 UNNAMED = ("files", "package")  # kinds whose name is not part of a fingerprint; the names of all other kinds are
+FREE_IN_ALL = 2_000_000_000  # bytes that all files together may unpack to beyond MAX_EXPANSION times their sizes
+TOLD_FILES = 3  # files without a page that are logged
+ATTEMPTS = 3  # to read a source whose files change meanwhile
+# of a file of which no page could be made although its name promises some
+FAULTS = ("unreadable", "no_text_key", "too_large", "broken_archive", "timeout", "crash", "out_of_memory", "error")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +58,16 @@ class CollectConfig:
     max_page_mb: Annotated[
         Positive, "Pages larger than this many megabytes are not collected; their reason is too_large."
     ] = 256.0
+    member_seconds: Annotated[
+        Positive,
+        "Time limit in seconds for reading one file or member of an archive, besides 10 seconds per megabyte of its"
+        " size; one that takes longer, also when it is tried again, is dropped as timeout.",
+    ] = field(default=60.0, metadata=NOT_IDENTITY)
+    member_memory_mb: Annotated[
+        Count,
+        "Memory limit in megabytes of address space for reading one file or member, on Linux only; one that needs"
+        " more is dropped as out_of_memory.",
+    ] = field(default=4096, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -85,16 +100,28 @@ def collect(
     `directory` as in Store.build; `denied` is the deny list (deny_list.py), which need not exist.
     """
     denials = keys_of_source(read_denials(denied), source.name) if denied else NOTHING
-    recipe = CollectRecipe(
-        source=source,
-        config=cfg or CollectConfig(),
-        snapshot=source.snapshot(),
-        content=source.digest(cache) if source.kind in UNNAMED else f"{source.kind}:{source.digest(cache)}",
-        cache=cache,
-        denied=denials.digest(),
-        denials=denials,
-    )
-    return store.build(COLLECT, recipe, directory=directory)
+    for attempt in range(1, ATTEMPTS + 1):
+        content = source.digest(cache)
+        recipe = CollectRecipe(
+            source=source,
+            config=cfg or CollectConfig(),
+            snapshot=source.snapshot(),
+            content=content if source.kind in UNNAMED else f"{source.kind}:{content}",
+            cache=cache,
+            denied=denials.digest(),
+            denials=denials,
+        )
+        try:
+            return store.build(COLLECT, recipe, directory=directory)
+        except _Changed as error:
+            if attempt == ATTEMPTS:
+                raise
+            log.warning("%s; they are read again", error)
+    raise AssertionError("the last attempt returns or raises")
+
+
+class _Changed(SourceUnavailable):
+    """Files of a source changed while they were read."""
 
 
 def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
@@ -102,160 +129,167 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     for leftover in shard_paths(work.directory) + shard_paths(work.directory, DROPPED_FOLDER):
         leftover.unlink()  # left by a run that saw the files in another state
     started = time.monotonic()
-    collected_at = datetime.now(UTC).replace(microsecond=0)
-    entries = source.entries(cfg.cache, lambda done, total: work.progress(done, total, "bytes"))
-    counts = Counts()
-    max_bytes = int(cfg.config.max_page_mb * MB)
-    with _Spool(work.directory, PAGE, "content") as spool, _Spool(work.directory, DROPPED, "preview") as refused:
-        for address, member in entries:
-            for item in read_member(member, address, source, max_bytes):
-                counts.rows_in += 1
-                shard = shard_name(source.name, item.url, cfg.config.n_shards)
-                if _is_denied(item, cfg.denials):
-                    counts.drop(DENIED)
-                    refused.add(shard, _denied_row(item, source))
-                elif isinstance(item, Found):
-                    spool.add(shard, _page_row(item, source, collected_at))
-                else:
-                    counts.drop(item.reason)
-                    refused.add(shard, _dropped_row(item, source))
-                work.progress(counts.rows_in, None, "pages")
-        _check_found(source, counts)
-        for shard in spool.shards():
-            rows, repeated = _sorted_pages(spool.read(shard))
-            for row in repeated:
-                counts.drop("repeated_page")
-                item = Refused(row["url"], "repeated_page", row["content"][:1000])
-                refused.add(shard, _dropped_row(item, source))
-            counts.kept += len(rows)
-            _write_pages(work.directory / shard, rows)
-        for shard in refused.shards():
-            rows = sorted(refused.read(shard), key=lambda row: (row["url"], row["reason"], row["preview"]))
-            write_rows(work.directory / DROPPED_FOLDER / shard, rows, DROPPED)
+    now = datetime.now(UTC).replace(microsecond=0)
+    constant = {"source": source.name, "licence": source.licence, "collected_at": now, "stage": COLLECT.name}
+    with Spool(work.directory) as spool:
+        reading = _Reading(cfg, work, spool)
+        reading.read_all()
+        counts = reading.counts
+        _check_found(source, reading)
+        for number, rows in spool.shards():
+            shard = shard_name(source.name, number)
+            order, repeated = page_order(rows)
+            if len(repeated):
+                counts.drop("repeated_page", len(repeated))
+            if len(order):
+                write_pages(work.directory / shard, rows, order, constant)
+            others = other_rows(rows, repeated)
+            if others.num_rows:
+                write_table(work.directory / DROPPED_FOLDER / shard, dropped_table(others, constant, DROPPED))
+            counts.kept += len(order)
     if source.snapshot() != cfg.snapshot:
-        raise SourceUnavailable(f"files of source `{source.name}` changed while they were read; run again")
+        raise _Changed(f"files of source `{source.name}` changed while they were read; run again")
+    reading.tell_faults()
     kept = tuple(path.name for path in shard_paths(work.directory))
-    seconds = {"seconds_reading": time.monotonic() - started}
-    return Outcome(rows=counts.kept, counts=counts, measures=seconds, content=kept, volatile=("collected_at",))
+    measures = {"seconds_reading": time.monotonic() - started, "files_without_pages": reading.n_faults}
+    return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept, volatile=("collected_at",))
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Reads all members of a source and counts what they give."""
+
+    cfg: CollectRecipe
+    work: Work
+    spool: Spool
+    counts: Counts = field(default_factory=Counts)
+    free: int = FREE_IN_ALL
+    without_key: str = ""  # what the first record without a text has
+    faults: list[str] = field(default_factory=list)  # the first files without a page, for the log
+    n_faults: int = 0
+
+    def read_all(self) -> None:
+        cfg, directory = self.cfg, self.work.directory
+        entries = cfg.source.entries(cfg.cache, lambda done, total: self.work.progress(done, total, "bytes"))
+        max_bytes = int(cfg.config.max_page_mb * MB)
+        batches = batches_of(entries, cfg.source, directory, max_bytes, cfg.config.n_shards)
+        failed = self._take_all(batches)
+        divided = [single for batch in failed if len(batch.members) > 1 for single in batch.divided()]
+        singles = [batch for batch in failed if len(batch.members) == 1]
+        for batch in [*singles, *self._take_all(divided)]:  # alone, because the machine may have been short of memory
+            for _, answer in self._parsed([batch]):
+                if isinstance(answer, Failed):
+                    self.refuse(batch, answer)
+                else:
+                    self.take(batch, answer.value)
+
+    def _take_all(self, batches: Iterable[Batch]) -> list[Batch]:
+        """Take the rows of all batches. Returns those that no worker could finish."""
+        failed: list[Batch] = []
+        for batch, answer in self._parsed(batches):
+            if isinstance(answer, Failed):
+                failed.append(batch)
+            else:
+                self.take(batch, answer.value)
+        return failed
+
+    def _parsed(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Done[Parsed] | Failed]]:
+        limits = self.cfg.config
+        return parsed_batches(
+            self.work.engine, batches, seconds=limits.member_seconds, memory_mb=limits.member_memory_mb
+        )
+
+    def take(self, batch: Batch, parsed: Parsed) -> None:
+        """Add the rows of a batch, without those of members that unpack to too much."""
+        n_rows = [one.n_rows for one in parsed.members]
+        has_room = [self._has_room(given, one) for given, one in zip(batch.members, parsed.members, strict=True)]
+        begin, kept = 0, np.repeat(has_room, n_rows)
+        for table in parsed.tables():
+            self.add(table.filter(pa.array(kept[begin : begin + table.num_rows])))
+            begin += table.num_rows
+        for given, one, room in zip(batch.members, parsed.members, has_room, strict=True):
+            if not room:
+                detail = f"the files of the source unpack to more than {FREE_IN_ALL / 1e6:,.0f} MB too much"
+                self._add_refusal(batch, refused(given.url, "too_large", detail))
+            elif one.fault is not None:
+                self.note_fault(given.url, *one.fault)
+        batch.remove_files()
+
+    def refuse(self, batch: Batch, answer: Failed) -> None:
+        """Drop the only member of a batch with the reason why no worker could finish it."""
+        batch.remove_files()
+        if answer.errno is not None:
+            raise OSError(answer.errno, answer.detail)
+        self._add_refusal(batch, refused(batch.url, answer.reason, answer.detail))
+
+    def _has_room(self, given: Given, counts: MemberCounts) -> bool:
+        """Whether all files so far may unpack to as much as they do; each alone may use FREE_BYTES."""
+        used = max(0, counts.spent - MAX_EXPANSION * given.member.size)
+        has_room = used <= self.free
+        self.free -= used if has_room else 0
+        return has_room
+
+    def _add_refusal(self, batch: Batch, refusal: Refused) -> None:
+        self.add(rows_of([refusal], batch.n_shards))
+        self.note_fault(refusal.url, refusal.reason, refusal.preview.decode(errors="replace"))
+
+    def note_fault(self, url: str, reason: str, detail: str) -> None:
+        if reason == "no_text_key" and not self.without_key:
+            self.without_key = detail
+        if reason in FAULTS:
+            self.n_faults += 1
+            if len(self.faults) < TOLD_FILES:
+                self.faults.append(f"{url}: {reason} ({detail})")
+
+    def add(self, table: pa.Table) -> None:
+        self.counts.rows_in += table.num_rows
+        if self.cfg.denials:
+            table = _without_denied(table, self.cfg.denials)
+        reasons = pc.value_counts(table["reason"].drop_null())
+        for one in reasons.to_pylist():
+            self.counts.drop(one["values"], one["counts"])
+        self.spool.add(table)
+        self.work.progress(self.counts.rows_in, None, "pages")
+
+    def tell_faults(self) -> None:
+        for text in self.faults:
+            log.warning("source `%s`: no page was made of %s", self.cfg.source.name, text)
+        if (n_more := self.n_faults - len(self.faults)) > 0:
+            log.warning("source `%s`: no page was made of %d more files", self.cfg.source.name, n_more)
+
+
+def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:
+    """The rows; denied ones keep nothing but their address and, for pages, the id by which they are found."""
+    is_denied = pc.is_in(table["url"], pa.array(sorted(denials.url), pa.large_string()))
+    if denials.page_id:
+        is_page = pc.is_null(table["reason"])
+        of_page = pc.is_in(table["id"], pa.array(sorted(denials.page_id), pa.string()))
+        is_denied = pc.or_(is_denied, pc.and_(is_page, of_page))
+    if not pc.any(is_denied).as_py():
+        return table
+    emptied = dict.fromkeys(("media_type", "title", "content", "score"))
+    rows = [
+        {
+            **row,
+            **emptied,
+            "id": text_digest(row["url"], b"") if row["reason"] else row["id"],
+            "reason": DENIED,
+            "preview": "",
+        }
+        for row in table.filter(is_denied).to_pylist()
+    ]
+    return pa.concat_tables([table.filter(pc.invert(is_denied)), pa.Table.from_pylist(rows, table.schema)])
 
 
 COLLECT = Stage(name="collect", version=4, function=collect_pages, handle=Shards)
 
 
-def _check_found(source: Source, counts: Counts) -> None:
-    """Raises ValueError if no line of any jsonl file has the key: that is a wrong setting, not bad data."""
+def _check_found(source: Source, reading: _Reading) -> None:
+    """Raises ValueError if no record of any file has the key: that is a wrong setting, not bad data."""
+    counts = reading.counts
     if counts.rows_in and counts.dropped.get("no_text_key") == counts.rows_in:
         raise ValueError(
-            f"source `{source.name}`: none of its {counts.rows_in} lines has a text under the key"
-            f" {source.text_key!r}; set text_key in sources.toml to the key that contains the text"
+            f"source `{source.name}`: none of its {counts.rows_in} records has a text under the key"
+            f" {source.text_key!r} ({reading.without_key}); set text_key in sources.toml to the key that contains the"
+            " text"
         )
-
-
-def _page_row(item: Found, source: Source, collected_at: datetime) -> dict[str, Any]:
-    return {
-        "id": text_digest(item.url, item.content),
-        "source": source.name,
-        "url": item.url,
-        "media_type": item.media_type,
-        "title": item.title,
-        "content": item.content,
-        "collected_at": collected_at,
-        "licence": source.licence,
-    }
-
-
-def _dropped_row(item: Refused, source: Source) -> dict[str, Any]:
-    page_id, text = text_digest(item.url, item.preview), item.preview.decode("utf-8", "replace")
-    page = {"id": page_id, "page_id": page_id, "source": source.name, "url": item.url, "text": text}
-    return dropped_row(page, COLLECT.name, item.reason, item.score)
-
-
-def _is_denied(item: Found | Refused, denials: Keys) -> bool:
-    return item.url in denials.url or (
-        bool(denials.page_id) and isinstance(item, Found) and text_digest(item.url, item.content) in denials.page_id
-    )
-
-
-def _denied_row(item: Found | Refused, source: Source) -> dict[str, Any]:
-    """A dropped row with the id that the page would have, so that it can be found; none of its content is kept."""
-    row = _dropped_row(Refused(item.url, DENIED), source)
-    if isinstance(item, Found):
-        row["id"] = row["page_id"] = text_digest(item.url, item.content)
-    return row
-
-
-class _Spool:
-    """Rows by shard in temporary files, so that a source, or its refused pages, may be larger than memory."""
-
-    def __init__(self, directory: Path, schema: pa.Schema, longest: str):
-        self.directory = directory
-        self.schema = schema
-        self.longest = longest  # the column that determines the size of a row
-        self.held: dict[str, list[dict[str, Any]]] = {}
-        self.held_bytes = 0
-        self.files: dict[str, Any] = {}
-        self.stack = ExitStack()
-
-    def __enter__(self) -> "_Spool":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stack.close()
-        for shard in self.files:
-            self._path(shard).unlink(missing_ok=True)
-
-    def add(self, shard: str, row: dict[str, Any]) -> None:
-        self.held.setdefault(shard, []).append(row)
-        self.held_bytes += len(row[self.longest]) + ROW_BYTES
-        if self.held_bytes > SPOOL_BYTES:
-            self._flush()
-
-    def shards(self) -> list[str]:
-        return sorted({*self.held, *self.files})
-
-    def read(self, shard: str) -> list[dict[str, Any]]:
-        rows = self.held.pop(shard, [])
-        if shard not in self.files:
-            return rows
-        self.files[shard].close()
-        with pa.ipc.open_stream(self._path(shard)) as reader:
-            return [row for batch in reader for row in batch.to_pylist()] + rows
-
-    def _flush(self) -> None:
-        for shard, rows in self.held.items():
-            if shard not in self.files:
-                self.files[shard] = self.stack.enter_context(pa.ipc.new_stream(self._path(shard), self.schema))
-            self.files[shard].write_batch(pa.RecordBatch.from_pylist(rows, schema=self.schema))
-        self.held, self.held_bytes = {}, 0
-
-    def _path(self, shard: str) -> Path:
-        return self.directory / f".{shard}.{self.longest}.part"
-
-
-def _sorted_pages(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pages in the order of their addresses, and those that occur in the source twice."""
-    rows.sort(key=lambda row: (row["url"], row["id"]))
-    kept, repeated = [], []
-    for row in rows:
-        (repeated if kept and kept[-1]["id"] == row["id"] else kept).append(row)
-    return kept, repeated
-
-
-def _write_pages(path: Path, rows: list[dict[str, Any]]) -> None:
-    with replacing(path) as part, pq.ParquetWriter(part, PAGE, compression="zstd", compression_level=3) as writer:
-        for group in _row_groups(rows):
-            writer.write_table(pa.Table.from_pylist(group, schema=PAGE))
-
-
-def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Groups of rows, each of which ends with the row that takes it above ROW_GROUP_BYTES."""
-    group: list[dict[str, Any]] = []
-    n_bytes = 0
-    for row in rows:
-        group.append(row)
-        n_bytes += len(row["content"])
-        if n_bytes > ROW_GROUP_BYTES:
-            yield group
-            group, n_bytes = [], 0
-    if group:
-        yield group

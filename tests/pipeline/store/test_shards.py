@@ -14,6 +14,7 @@ from pipeline.store.shards import (
     read_table,
     replacing,
     shard_name,
+    shard_number,
     shard_paths,
     text_digest,
     write_bytes,
@@ -79,10 +80,10 @@ def test_shard_paths_lists_shards_of_the_folder_in_order(tmp_path):
 
 
 def test_shard_name_spreads_evenly_and_never_changes():
-    names = [shard_name("web", f"https://example.org/{i}", 4) for i in range(4000)]
+    names = [shard_name("web", shard_number(f"https://example.org/{i}", 4)) for i in range(4000)]
     assert {names.count(name) // 100 for name in set(names)} <= {9, 10}
     assert len(set(names)) == 4
-    assert shard_name("web", "https://example.org/\u00e4", 16) == "web-00006.parquet"
+    assert shard_name("web", shard_number("https://example.org/\u00e4", 16)) == "web-00006.parquet"
 
 
 @given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.text(max_size=4), max_size=4))

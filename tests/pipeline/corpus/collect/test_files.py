@@ -19,6 +19,7 @@ from pipeline.store.errors import SourceUnavailable
 from pipeline.store.records import DROPPED, PAGE
 from pipeline.store.shards import read_table, shard_paths, text_digest
 from pipeline.store.store import Store
+from tests.pipeline.conftest import InThisProcess
 
 DUMP = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10">
 <siteinfo><sitename>Test</sitename></siteinfo>
@@ -33,7 +34,7 @@ class Mill:
     """A store below one temporary folder, and the rows that a source gives."""
 
     def __init__(self, tmp_path: Path):
-        self.store = Store(root=tmp_path / "store")
+        self.store = Store(root=tmp_path / "store", engine=InThisProcess())
         self.cache = tmp_path / "cache"
 
     def build(self, path: Path, cfg: CollectConfig | None = None, **keys):
@@ -176,8 +177,9 @@ def test_collect_number_of_shards_and_order_inside_follow_config(mill, folder):
 
 def test_collect_larger_than_its_spool_gives_the_same_pages(mill, folder, monkeypatch, tmp_path):
     plain = mill.build(folder)
-    monkeypatch.setattr("pipeline.corpus.collect.stage.SPOOL_BYTES", 3)
-    monkeypatch.setattr("pipeline.corpus.collect.stage.ROW_GROUP_BYTES", 3)
+    monkeypatch.setattr("pipeline.corpus.collect.spool.SPOOL_BYTES", 3)
+    monkeypatch.setattr("pipeline.corpus.collect.spool.ROW_GROUP_BYTES", 3)
+    monkeypatch.setattr("pipeline.corpus.collect.parsing.INLINE_BYTES", 3)
     spooled = Mill(tmp_path / "other").build(folder)
     assert spooled.handle.digest == plain.handle.digest
     assert mill.dropped(spooled) == mill.dropped(plain) and len(mill.dropped(plain)) == 3
@@ -356,7 +358,7 @@ def test_collect_jsonl_keys_come_from_the_source(mill, tmp_path):
 def test_collect_jsonl_without_the_key_anywhere_is_a_wrong_setting(mill, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_text('{"remark": "one"}\n{"remark": "two"}\n')
-    with pytest.raises(ValueError, match=r"`letters`: none of its 2 lines has a text under the key 'text'.*text_key"):
+    with pytest.raises(ValueError, match=r"`letters`: none of its 2 records has a text under .*'text'.*text_key"):
         mill.build(path)
     path.write_text('{"remark": "one"}\n{"text": "two"}\n')
     assert mill.build(path).counts.dropped == {"no_text_key": 1}

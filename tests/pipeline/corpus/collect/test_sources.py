@@ -122,7 +122,7 @@ def test_sources_default_file_of_the_project_is_valid():
         (FILES + 'rules = ["gopher_qualiti"]', ["[letters]", "gopher_qualiti", "did you mean `gopher_quality`"]),
         (FILES + 'rules = "c4"', ["rules is 'c4'", "expected a list with any of gopher_quality"]),
         (FILES + 'pii = ["emial"]', ["[letters]", "'emial'", "did you mean `email`"]),
-        (FILES + 'languages = ["german"]', ["[letters]", "'german'", "ISO 639-1"]),
+        (FILES + 'languages = ["german"]', ["[letters]", "'german'", "no language that can be detected"]),
         (PACKAGE.replace("[manual]", "[My_Manual]"), ["[My_Manual]", "a to z, 0 to 9 and single hyphens"]),
         (PACKAGE.replace("[manual]", '["../manual"]'), ["[../manual]", "a to z"]),
         (FILES.replace("path =", "text_key = 3\npath ="), ["[letters]", "text_key is 3, expected a text"]),

@@ -163,7 +163,7 @@ class _Reading:
     work: Work
     spool: Spool
     counts: Counts = field(default_factory=Counts)
-    free: int = FREE_IN_ALL
+    n_free: int = 0  # bytes used of FREE_IN_ALL
     without_key: str = ""  # what the first record without a text has
     faults: list[str] = field(default_factory=list)  # the first files without a page, for the log
     n_faults: int = 0
@@ -225,8 +225,8 @@ class _Reading:
     def _has_room(self, given: Given, counts: MemberCounts) -> bool:
         """Whether all files so far may unpack to as much as they do; each alone may use FREE_BYTES."""
         used = max(0, counts.spent - MAX_EXPANSION * given.member.size)
-        has_room = used <= self.free
-        self.free -= used if has_room else 0
+        has_room = self.n_free + used <= FREE_IN_ALL
+        self.n_free += used if has_room else 0
         return has_room
 
     def _add_refusal(self, batch: Batch, refusal: Refused) -> None:

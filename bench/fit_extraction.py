@@ -57,12 +57,12 @@ class Fit:
 
 
 def prepare(page: GoldPage) -> Prepared | None:
-    tree = parsed(page.page)
+    tree, text = parsed(page.page)
     found, with_noscript = ([], False) if tree is None else page_blocks(tree)
     blocks = units_of(found)[0]
     if not blocks:
         return None
-    texts = {"resiliparse": by_resiliparse(page.page, with_noscript), "trafilatura": by_trafilatura(tree)}
+    texts = {"resiliparse": by_resiliparse(text, with_noscript), "trafilatura": by_trafilatura(tree)}
     matrices, names = {}, {}
     for model, extractors in MODELS.items():
         matrix, names[model] = features(blocks, {name: texts[name] for name in extractors})

@@ -14,7 +14,10 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-LINE_BREAK = "\x1e"  # represents <br> until the white space of a block is collapsed
+from pipeline.corpus.clean.html_tree import is_not_shown
+from pipeline.corpus.clean.list_numbers import BULLET, Numbering
+
+LINE_BREAK = "\x1a"  # represents <br> until the white space of a block is collapsed
 SKIPPED = frozenset(
     {
         "script",
@@ -60,6 +63,7 @@ BLOCK_LEVEL = frozenset(
         "figure",
         "footer",
         "form",
+        "formula",
         "frame",
         "frameset",
         "h1",
@@ -166,8 +170,9 @@ CLASS_WORDS = {
 }
 CLASSES = tuple(CLASS_WORDS)
 HIDDEN = 1 << CLASSES.index("hidden")
+LINE_BREAKS = re.compile(f" ?{LINE_BREAK} ?")
+STANZAS = re.compile(r"\n{3,}")
 _PATTERNS = tuple(re.compile(pattern) for pattern in CLASS_WORDS.values())
-_NOT_SHOWN = re.compile(r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden")
 MAX_CLASS_CHARACTERS = 400  # per attribute; longer ones are not written by people
 
 
@@ -210,7 +215,8 @@ class Place:
     row: Row | None = None
     cell: int = -1
     outer_list: "Place | None" = None  # the outermost list that contains it
-    n_items: int = 0  # of a list, counted during reading
+    numbering: Numbering | None = None  # of the innermost list that contains it
+    above: "Place | None" = None  # the element around it
 
 
 @dataclass(slots=True, eq=False)
@@ -237,40 +243,54 @@ class _Reading:
     def flush(self) -> None:
         if not self.pieces:
             return
-        joined = "".join(self.pieces)
-        lines = [" ".join(line.split()) for line in joined.split(LINE_BREAK)]
-        text = "\n".join(line for line in lines if line)
+        text = " ".join("".join(self.pieces).split())
+        if LINE_BREAK in text:
+            text = STANZAS.sub("\n\n", LINE_BREAKS.sub("\n", text)).strip("\n")
         if text:
             self.blocks.append(Block(text, self.link_characters, self.places[-1]))
         self.pieces, self.link_characters = [], 0
 
 
-def blocks_of(tree: Any, with_noscript: bool = False) -> list[Block]:
-    """The blocks of a page; `with_noscript` includes what a page shows if scripts do not run."""
+def blocks_of(tree: Any, *, with_noscript: bool = False, with_hidden: bool = True) -> list[Block]:
+    """The blocks of a page; `with_noscript` includes what a page shows if scripts do not run.
+
+    Inline text that is hidden is left out. A hidden block is one that a script may show, such as the text of a tab:
+    it is left out without `with_hidden`, otherwise its place tells that it is hidden.
+    """
     reading = _Reading()
     skipped = SKIPPED - {"noscript"} if with_noscript else SKIPPED
     # a page with a second <html> has a second root, which may contain its text
     for root in [tree, *tree.itersiblings(tag="html")]:
-        _read(reading, root, skipped)
+        _read(reading, root, skipped, BLOCK_LEVEL if with_hidden else frozenset())
         reading.flush()
         del reading.places[1:]
     return reading.blocks
 
 
-def _read(reading: _Reading, root: Any, skipped: frozenset[str]) -> None:
+def _read(reading: _Reading, root: Any, skipped: frozenset[str], shown: frozenset[str]) -> None:
+    """`shown`: tags of elements that are read although they are hidden."""
     import lxml.etree
 
     walk = lxml.etree.iterwalk(root, events=("start", "end"))
+    passed = None  # the last element that was not read
     for event, element in walk:
         tag = element.tag
         if event == "end":
-            _close(reading, element, tag)
-        elif tag in skipped or (tag == "a" and _is_permalink(element)):
+            if element is passed:
+                reading.add(element.tail)
+            else:
+                _close(reading, element, tag)
+        elif (
+            tag in skipped or (tag == "a" and _is_permalink(element)) or (tag not in shown and is_not_shown(element))
+        ):
+            if tag in BLOCK_LEVEL:
+                reading.flush()
+            passed = element
             walk.skip_subtree()
         elif tag == "pre":
             reading.flush()
             reading.places.append(_place(reading.places[-1], element, tag))
-            if listing := _listing(element):
+            if listing := "".join(element.itertext()):
                 reading.blocks.append(Block(listing, 0, reading.places[-1]))
             walk.skip_subtree()
         else:
@@ -294,7 +314,7 @@ def _close(reading: _Reading, element: Any, tag: str) -> None:
     if tag in BLOCK_LEVEL:
         reading.flush()
         reading.places.pop()
-    elif tag == "a" and not _is_permalink(element):
+    elif tag == "a":
         reading.n_links -= 1
     elif tag == "button":
         reading.pieces.append(" ")
@@ -305,8 +325,7 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
     attributes = element.attrib
     name = f"{attributes.get('class', '')} {attributes.get('id', '')}"[:MAX_CLASS_CHARACTERS]
     own = _class_bits(name) if name != " " else 0
-    style = attributes.get("style", "")[:MAX_CLASS_CHARACTERS]
-    if attributes.get("aria-hidden") == "true" or "hidden" in attributes or (style and _NOT_SHOWN.search(style)):
+    if attributes.get("aria-hidden") == "true" or is_not_shown(element):
         own |= HIDDEN
     place = Place(
         tag,
@@ -320,12 +339,15 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
         parent.row,
         parent.cell,
         parent.outer_list,
+        parent.numbering,
+        parent,
     )
+    if tag in ("ol", "ul", "menu", "dir"):
+        place.numbering = Numbering.of(element)
     if place.outer_list is None and tag in ("ul", "ol", "dl"):
         place.outer_list = place
     if tag == "li":
-        parent.n_items += 1
-        marker = f"{parent.n_items}. " if parent.tag == "ol" else "- "
+        marker = BULLET if parent.numbering is None else parent.numbering.marker(element)
         place.item = Item(marker, 0 if parent.item is None else parent.item.depth + 1)
     elif tag in HEADINGS or tag == "pre" or tag == "table":
         if parent.row is not None:
@@ -343,8 +365,15 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
 
 @lru_cache(maxsize=20_000)
 def _class_bits(name: str) -> int:
-    lower = name.lower()
-    return sum(1 << i for i, pattern in enumerate(_PATTERNS) if pattern.search(lower))
+    bits = 0
+    for word in name.lower().split():
+        bits |= _word_bits(word)
+    return bits
+
+
+@lru_cache(maxsize=50_000)
+def _word_bits(word: str) -> int:
+    return sum(1 << i for i, pattern in enumerate(_PATTERNS) if pattern.search(word))
 
 
 def _is_permalink(link: Any) -> bool:
@@ -352,19 +381,6 @@ def _is_permalink(link: Any) -> bool:
     if not name or not ("headerlink" in name or "anchor" in name):
         return False
     return "".join(islice(link.itertext(), 4)).strip() in PERMALINKS
-
-
-def _listing(element: Any) -> str:
-    """The lines of a <pre>; pieces coloured by syntax are joined again."""
-    pieces = []
-    for part in element.iter():
-        if part.tag == "br":
-            pieces.append("\n")
-        elif part.tag not in ("script", "style"):
-            pieces.append(part.text or "")
-        if part is not element:
-            pieces.append(part.tail or "")
-    return "".join(pieces)
 
 
 def row_of(block: Block) -> Row | None:

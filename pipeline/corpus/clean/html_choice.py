@@ -85,8 +85,8 @@ def bounded(units: list[Block], raw: np.ndarray) -> np.ndarray:
 def units_of(blocks: list[Block]) -> tuple[list[Block], np.ndarray]:
     """Units, which are kept or dropped as a whole, and for every block the index of its unit.
 
-    Units are lists of short items, data tables with short cells, rows of data tables with long cells, and other
-    blocks.
+    Units are lists of short items, data tables with short cells, rows of data tables with long cells, a block with
+    the formulas displayed after it, and other blocks.
     """
     short = _short_groups(blocks)
     positions: dict[int, int] = {}
@@ -99,11 +99,22 @@ def units_of(blocks: list[Block]) -> tuple[list[Block], np.ndarray]:
             key = id(row.table) if id(row.table) in short else id(row)
         elif id(outer_list) in short:
             key = id(outer_list)
+        elif i > 0 and _continues(block.place, blocks[i - 1].place):
+            unit_of[i] = unit_of[i - 1]
+            members[unit_of[i]].append(block)
+            continue
         unit_of[i] = positions.setdefault(key, len(members))
         if unit_of[i] == len(members):
             members.append([])
         members[unit_of[i]].append(block)
     return [_joined(group) for group in members], unit_of
+
+
+def _continues(place: Place, before: Place) -> bool:
+    """Whether a displayed formula belongs to the block before it."""
+    if place.tag != "formula" or place.above is None:
+        return False
+    return before is place.above or before.above in (place.above, place.above.above)
 
 
 def _short_groups(blocks: list[Block]) -> set[int]:
@@ -275,7 +286,7 @@ def _menus(blocks: list[Block], size: np.ndarray) -> np.ndarray:
     for members in lists.values():
         links = sum(blocks[i].link_characters for i in members)
         is_menu[members] = (
-            sum(blocks[i].text.count("\n") + 1 for i in members) >= MIN_MENU
+            sum(blocks[i].text.replace("\n\n", "\n").count("\n") + 1 for i in members) >= MIN_MENU
             and links > MENU_LINK_SHARE * size[members].sum()
         )
     return is_menu

@@ -15,11 +15,13 @@ from typing import Any
 from pipeline.corpus.clean.math_text import latex
 from pipeline.corpus.clean.mathml_text import LATEX_SIGN, is_display, linear, source_of
 
-SIGNS = ("math", "Math", "MATH", "katex", "latex", "LaTeX", "tex", "ql-formula", "eqn")  # one is in every page with formulas
+CLASSES = ("math", "Math", "katex", "latex", "LaTeX", "\ntex\n", "ql-formula")  # in those of pages with formulas
+ADDRESSES = ("latex", "n?tex=", "mathtex")  # in those of images of formulas
+TAGS = ("math", "mjx-container", "amp-mathml")
 CANDIDATES = (
     "//math | //script[starts-with(@type, 'math/')] | //mjx-container | //amp-mathml"
     " | //img[@alt != '' and (contains(@class, 'math') or contains(@class, 'tex') or contains(@src, 'tex')"
-    " or contains(@class, 'TeX') or @eeimg)]"
+    " or contains(@class, 'TeX'))]"
     " | //*[contains(@class, 'katex') or contains(@class, 'math') or contains(@class, 'MathJax')"
     " or contains(@class, 'ql-formula') or @data-tex or @data-math-style]"
 )
@@ -39,8 +41,10 @@ ONE_LINE = frozenset({"h1", "h2", "h3", "h4", "h5", "h6", "pre", "a", "th"})
 MAX_FORMULAS = 50_000  # of a page; further ones are read as the text that they contain
 
 
-def write_formulas(root: Any) -> bool:
-    """Whether the tree had any."""
+def write_formulas(root: Any, page: str, classes: str) -> bool:
+    """Whether the tree had any. `page` is the text of the tree, `classes` has the class names of its elements."""
+    if not _may_have_formulas(root, page, classes):
+        return False
     _write_tables(root)
     _choose_cases(root)
     written, gone = False, set[Any]()
@@ -55,6 +59,15 @@ def write_formulas(root: Any) -> bool:
         _replace(element, text if is_shown else "", is_displayed=text.startswith("$$") or _is_display(element))
         written = True
     return written
+
+
+def _may_have_formulas(root: Any, page: str, classes: str) -> bool:
+    return (
+        next(root.iter(*TAGS), None) is not None
+        or any(name in classes for name in CLASSES)
+        or any((script.get("type") or "").startswith("math/") for script in root.iter("script"))
+        or any(sign in page for sign in ADDRESSES)
+    )
 
 
 def _formula(element: Any) -> str | None:
@@ -87,7 +100,9 @@ def _script(script: Any, display: bool) -> str:
 def _image(image: Any, display: bool) -> str | None:
     alt = image.get("alt", "")
     is_formula = (
-        IMAGE_CLASS.search(image.get("class") or "") or IMAGE_SOURCE.search(image.get("src") or "") or image.get("eeimg")
+        IMAGE_CLASS.search(image.get("class") or "")
+        or IMAGE_SOURCE.search(image.get("src") or "")
+        or image.get("eeimg")
     )
     return latex(alt, display=display) if is_formula else None
 
@@ -111,7 +126,9 @@ def _container(element: Any, display: bool) -> str | None:
     maths = maths or [found for found in [_parsed(element.get("data-mathml") or "")] if found is not None]
     if maths:
         return linear(maths[0])
-    if any(STACKED.search(part.get("class") or "") or STACKED.match(str(part.tag)) for part in element.iterdescendants()):
+    if any(
+        STACKED.search(part.get("class") or "") or STACKED.match(str(part.tag)) for part in element.iterdescendants()
+    ):
         return UNREADABLE
     return None
 
@@ -137,7 +154,9 @@ def _is_display(element: Any) -> bool:
     if DISPLAY_CLASS.search(element.get("class") or ""):
         return True
     return any(
-        is_display(part) if part.tag == "math" else part.tag == "img" and DISPLAY_CLASS.search(part.get("class") or "")
+        is_display(part)
+        if part.tag == "math"
+        else part.tag == "img" and DISPLAY_CLASS.search(part.get("class") or "")
         for part in element.iter("math", "img")
     )
 

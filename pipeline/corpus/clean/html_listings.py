@@ -24,11 +24,20 @@ NUMBERED = (
     " or contains(@class, 'inenum') or contains(@class, 'ln') or contains(@class, 'blob-num')"
     " or contains(@class, 'crayon-num') or contains(@class, 'rouge')]"
 )
+TAGS = ("pre", "code", "xmp", "listing", "plaintext")
+EDITORS = ("syntaxhighlighter", "CodeMirror-code", "cm-content", "view-lines", "ace_text-layer", "crayon-pre")
+EDITORS += (
+    "file-line-container",
+    "react-code-lines",
+    "hljs-ln",
+)  # classes of what shows code without any of these tags
 NUMBER_CLASS = re.compile(
     r"gutter|line-?num|lineno|CodeMirror-linenumber|(?:^|\s)(?:ln|lnt|blob-num|crayon-nums?)(?:\s|$)|hljs-ln-n"
 )
 CODE_CLASS = re.compile(r"language-|\blang-|hljs|prettyprint|brush|highlight|sourceCode|(?:^|\s)code(?:\s|$)")
-LINE_CLASS = re.compile(r"(?:^|[\s_-])(?:line|cl)(?:[\s\d]|$)|token-line|code-?line|view-line|ace_line|cm-line|hljs-ln-line")
+LINE_CLASS = re.compile(
+    r"(?:^|[\s_-])(?:line|cl)(?:[\s\d]|$)|token-line|code-?line|view-line|ace_line|cm-line|hljs-ln-line"
+)
 LINE_STYLE = re.compile(r"display\s{0,9}:\s{0,9}(?:block|grid|flex)")
 LINE_TAGS = frozenset(
     {"div", "p", "li", "tr", "pre", "dt", "dd", "section", "article", "blockquote"} | {f"h{i}" for i in range(1, 7)}
@@ -41,8 +50,13 @@ MAX_LISTINGS = 20_000
 MAX_ABOVE = 12  # ancestors
 
 
-def write_listings(root: Any) -> None:
-    _drop_numbers(root)
+def write_listings(root: Any, classes: str) -> None:
+    """`classes` has the class names of the elements of the tree."""
+    if next(root.iter(*TAGS), None) is None and not any(name in classes for name in EDITORS):
+        return
+    if NUMBER_CLASS.search(classes):
+        _drop_numbers(root)
+    _drop_counts(root)
     gone = set[Any]()
     for element in root.xpath(LISTINGS)[:MAX_LISTINGS]:
         if element in gone or not _is_listing(element):
@@ -164,12 +178,16 @@ def _has_code_lines(element: Any) -> bool:
 
 
 def _drop_numbers(root: Any) -> None:
-    """Numbers of lines, known by the class of their element, or because they count beside a listing."""
+    """Numbers of lines, known by the class of their element."""
     for element in root.xpath(NUMBERED):
         is_numbered = NUMBER_CLASS.search(element.get("class")) and _is_numbers(element)
         if is_numbered and any(map(_contains_code, islice(element.iterancestors(), MAX_ABOVE))):
             element.clear(keep_tail=True)
             element.tag = element.tag if element.tag in CELLS else "span"  # no line of its own
+
+
+def _drop_counts(root: Any) -> None:
+    """Numbers that count the lines of the listing beside them."""
     rows = [next(pre.iterancestors("tr"), None) for pre in islice(root.iter("pre"), MAX_LISTINGS)]
     for row in dict.fromkeys(row for row in rows if row is not None):
         cells = [cell for cell in islice(row, 3) if cell.tag in ("td", "th")]

@@ -17,6 +17,7 @@ MAX_SCRIPTS = 20_000  # of a page
 SEEN_BEFORE = 24  # characters
 INLINE = frozenset({"a", "b", "i", "em", "strong", "var", "span", "font", "small", "big", "u", "code", "sup", "sub"})
 VARIABLES = ("i", "em", "var")
+DESCRIBED = ("class", "role", "epub:type", "{http://www.idpf.org/2007/ops}type")
 NOTE = re.compile(r"note|reference|citation|\bcite", re.IGNORECASE)
 MARKER = re.compile(r"\d{1,4}(?:\s?[,;\u2013-]\s?\d{1,4})*|[a-z]{1,2}|[ivx]{1,5}", re.IGNORECASE)
 NUMBER = re.compile(r"[+\-\u2212\u2013]?\d+(?:[.,/]\d+)?")
@@ -39,6 +40,8 @@ CURRENCIES = tuple("$\u20ac\u00a3\u00a5\u20b9")
 def write_superscripts(root: Any) -> None:
     import lxml.etree
 
+    if next(root.iter("sup", "sub"), None) is None:
+        return
     walk = lxml.etree.iterwalk(root, events=("end",), tag=("sup", "sub"))
     for element in [element for _, element in islice(walk, MAX_SCRIPTS)]:
         text = "".join(islice(element.itertext(), MAX_CHARACTERS))
@@ -65,7 +68,11 @@ def raised(before: str, text: str, after: str = "", *, is_variable: bool = False
         ends_in_digit = before[-1].isdigit() and re.search(r"\d[.,]\d\d$", before) is None
         return f".{text}" if ends_in_digit else None
     if not (before[-1].isalnum() or before[-1] in ")]}"):
-        return _marked(text) if MARKER.fullmatch(text) and text[0].isdigit() and before[-1] in ".,;:!?\"'\u201d\u2019%" else None
+        return (
+            _marked(text)
+            if MARKER.fullmatch(text) and text[0].isdigit() and before[-1] in ".,;:!?\"'\u201d\u2019%"
+            else None
+        )
     if text.isalpha():
         word = WORD.search(before)
         is_single = before[-1].isdigit() or (word is not None and len(word[0]) == 1)
@@ -146,7 +153,7 @@ def _is_note(element: Any) -> bool:
     text = "".join(element.itertext())
     above = [part for part in islice(element.iterancestors(), 2) if "".join(islice(part.itertext(), 20)) == text]
     for part in [element, *islice(element.iterdescendants(), 8), *above]:
-        described = f"{part.get('class') or ''} {part.get('role') or ''} {part.get('type') or ''}"
+        described = " ".join(filter(None, map(part.get, DESCRIBED)))
         if part.tag == "a" or (part.tag in ("sup", "span") and NOTE.search(described)):
             return True
     return False

@@ -1,7 +1,8 @@
 """The main text of an HTML page, without its menus, with its structure.
 
 In: the decoded text of any page. Out: `Extracted`. Steps:
-1. The tree is parsed once and split into blocks (html_blocks.py).
+1. The tree is parsed once, formulas and listings are written into it as text (html_tree.py), and it is split into
+   blocks (html_blocks.py).
 2. resiliparse selects the main content; every block gets a score from that and from its place (html_choice.py). This
    decides most pages: extractor "resiliparse".
 3. If the scores promise less than `sure` (in expected F1), trafilatura runs too and the blocks are scored from both
@@ -21,6 +22,7 @@ from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.html_blocks import Block, blocks_of
 from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
 from pipeline.corpus.clean.html_structure import structured
+from pipeline.corpus.clean.html_tree import NOT_TEXT, html_tree
 
 # written by `python -m bench.fit_extraction --write`: sure, caution, and the weights of both models
 FITTED = json.loads(Path(__file__).with_name("html_weights.json").read_text(encoding="ascii"))
@@ -28,12 +30,10 @@ MAX_TITLE_CHARACTERS, MAX_HEADINGS = 1_000, 50
 WORD = re.compile(r"\w+")
 MIN_CHARACTERS = 500  # of a page; with fewer, <noscript> is read too
 MAX_BLOCKS = 200_000  # the rest of a larger page is not read
-NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 
 
 def html_text(page: str) -> Extracted:
-    page = NOT_TEXT.sub("", page)
-    tree = parsed(page)
+    tree, page = parsed(page)
     if tree is None:
         return Extracted("", extractor="none")
     title = title_of(tree)
@@ -52,27 +52,26 @@ def html_text(page: str) -> Extracted:
     return Extracted(text, title=title, extractor=extractor)
 
 
-def parsed(page: str) -> Any:
-    """The root of the page's tree, or None for a page without elements."""
-    import lxml.etree
+def parsed(page: str) -> tuple[Any | None, str]:
+    """The root of the page's tree, or None; and the page as text with the same formulas and words."""
     import lxml.html
 
-    parser = lxml.html.HTMLParser(encoding="utf-8", remove_comments=True, remove_pis=True, collect_ids=False)
-    try:
-        return lxml.html.document_fromstring(page.encode("utf-8", "replace"), parser=parser)
-    except lxml.etree.ParserError:  # only spaces, comments or markup declarations
-        return None
+    page = NOT_TEXT.sub("", page)
+    tree, is_rewritten = html_tree(page)
+    if tree is None:
+        return None, page
+    return tree, lxml.html.tostring(tree, encoding="unicode") if is_rewritten else page
 
 
-def page_blocks(tree: Any) -> tuple[list[Block], bool]:
+def page_blocks(tree: Any, *, with_hidden: bool = True) -> tuple[list[Block], bool]:
     """The blocks of a page, and whether they include those that it shows if scripts do not run.
 
-    Forums that are built as programs have their posts only there.
+    Forums that are built as programs have their posts only there. `with_hidden`: also blocks that scripts may show.
     """
-    blocks = blocks_of(tree)[:MAX_BLOCKS]
+    blocks = blocks_of(tree, with_hidden=with_hidden)[:MAX_BLOCKS]
     if sum(len(block.text) for block in blocks) >= MIN_CHARACTERS:
         return blocks, False
-    with_noscript = blocks_of(tree, with_noscript=True)[:MAX_BLOCKS]
+    with_noscript = blocks_of(tree, with_noscript=True, with_hidden=with_hidden)[:MAX_BLOCKS]
     is_better = sum(len(block.text) for block in with_noscript) >= MIN_CHARACTERS
     return (with_noscript, True) if is_better else (blocks, False)
 

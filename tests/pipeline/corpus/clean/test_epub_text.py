@@ -23,10 +23,13 @@ and corn.
 2. two
 
 | grain | kg |
+| --- | --- |
 | rye\\|oats | 1 |
 
+```
 def grind(grain):
     return flour(grain)
+```
 
 The end."""
 
@@ -142,4 +145,4 @@ def test_xhtml_layout_tables_are_text_and_data_tables_are_rows():
     layout = "<table><tr><td><h1>Mill</h1></td><td><p>It grinds.</p></td></tr></table>"
     assert xhtml_text(f"<html><body>{layout}</body></html>")[1] == "# Mill\n\nIt grinds."
     data = "<table><caption>Grain</caption><tr><td>rye</td><td>1</td></tr></table>"
-    assert xhtml_text(f"<html><body>{data}</body></html>")[1] == "Grain\n\n| rye | 1 |"
+    assert xhtml_text(f"<html><body>{data}</body></html>")[1] == "Grain\n\n| rye | 1 |\n| --- | --- |"

@@ -33,15 +33,18 @@ HIGHLIGHTERS = {
     "paragraphs": f"<pre>{lines('<p>', '</p>')}</pre>",
     "prettify": f'<pre class="prettyprint linenums"><ol class="linenums">{lines("<li class=L0>", "</li>")}</ol></pre>',
     "prettify, code in items": f"<pre><ol>\n{lines('<li><code>', '</code></li>', chr(10))}\n</ol></pre>",
-    "Docusaurus": f'<pre><code>{lines("<span class=token-line>", "<br></span>")}</code></pre>',
-    "Docusaurus 1": f'<pre><code>{lines("<div class=token-line>", "</div>")}</code></pre>',
+    "Docusaurus": f"<pre><code>{lines('<span class=token-line>', '<br></span>')}</code></pre>",
+    "Docusaurus 1": f"<pre><code>{lines('<div class=token-line>', '</div>')}</code></pre>",
     "Shiki": f'<pre class="shiki"><code>{lines("<span class=line><span>", "</span></span>", chr(10))}</code></pre>',
-    "Shiki, no line breaks": f'<pre><code>{lines("<span class=line>", "</span>")}</code></pre>',
+    "Shiki, no line breaks": f"<pre><code>{lines('<span class=line>', '</span>')}</code></pre>",
     "Chroma": '<pre><code class="language-py">'
-    + "".join(f'<span class="line"><span class="ln">{i}</span><span class="cl">{c}\n</span></span>' for i, c in enumerate(CODE, 1))
+    + "".join(
+        f'<span class="line"><span class="ln">{i}</span><span class="cl">{c}\n</span></span>'
+        for i, c in enumerate(CODE, 1)
+    )
     + "</code></pre>",
     "GitLab": f'<pre class="code">{lines("<span class=line lang=python>", "</span>", chr(10))}</pre>',
-    "display: block": f'<pre>{lines("<span style=display:block>", "</span>")}</pre>',
+    "display: block": f"<pre>{lines('<span style=display:block>', '</span>')}</pre>",
     "Pygments, numbers inside": "<pre>"
     + "\n".join(f'<span class="linenos">{i}</span>{c}' for i, c in enumerate(CODE, 1))
     + "</pre>",
@@ -123,7 +126,7 @@ HIGHLIGHTERS = {
 def test_listing_has_a_line_for_each_line_and_no_numbers(name):
     """Lines that are elements were joined to one: JohannesKaufmann/html-to-markdown#224, adbar/trafilatura#553."""
     tree = lxml.html.document_fromstring(f"<html><body>{HIGHLIGHTERS[name]}</body></html>")
-    write_listings(tree)
+    write_listings(tree, "\n".join(tree.xpath("//@class")))
     found = "\n".join("".join(pre.itertext()) for pre in tree.iter("pre") if pre.text_content().strip())
     kept = [line.rstrip() for line in found.replace("\u00a0", " ").split("\n")]
     assert "\n".join(kept).strip("\n") == WANTED
@@ -140,12 +143,12 @@ def test_listing_has_a_line_for_each_line_and_no_numbers(name):
 )
 def test_pieces_of_one_line_stay_together(markup):
     tree = lxml.html.document_fromstring(f"<html><body>{markup}</body></html>")
-    write_listings(tree)
+    write_listings(tree, "")
     assert tree.text_content() == "mill start now"
 
 
 def test_table_of_numbers_beside_text_stays():
     table = "<table><tr><td>1 2 3</td><td>rye</td></tr><tr><td class='line-number'>5</td><td>bus</td></tr></table>"
     tree = lxml.html.document_fromstring(f"<html><body>{table}<p class='gutter'>7</p></body></html>")
-    write_listings(tree)
+    write_listings(tree, "")
     assert "1 2 3" in tree.text_content() and tree.text_content().endswith("7")

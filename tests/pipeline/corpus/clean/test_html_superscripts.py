@@ -50,7 +50,10 @@ def test_powers_and_indices_keep_their_sense(body, expected):
         ("<sup>3</sup>\u2044<sub>4</sub>", "3\u20444"),
         ("$12<sup>99</sup>", "$12.99"),
         ("L<sup>A</sup>T<sub>E</sub>X", "LATEX"),
-        ("<sup>a raised sentence that is long enough to be one</sup>", "a raised sentence that is long enough to be one"),
+        (
+            "<sup>a raised sentence that is long enough to be one</sup>",
+            "a raised sentence that is long enough to be one",
+        ),
     ],
 )
 def test_raised_text_that_reads_alike_gets_no_sign(body, expected):

@@ -1,10 +1,10 @@
 """Writes the formulas of an HTML page into its tree as text, each once.
 
 In: the tree of a page. Out: the same tree; every formula is an element <formula> (displayed on a line of its own) or
-<span> (inside a sentence) that contains nothing but text. Formulas come as MathML, as scripts for MathJax, as output
-of MathJax or KaTeX, as images whose alternative text is LaTeX, or as LaTeX in an attribute, and most pages have two or
+<span> (inside a sentence) that contains only text. Formulas come as MathML, as scripts for MathJax, as output of
+MathJax or KaTeX, as images whose alternative text is LaTeX, or as LaTeX in an attribute, and most pages have two or
 three of these beside each other for one formula. The LaTeX source is preferred (between dollar signs); a formula that
-has only MathML is written in the notation of math_text.py. Formulas that are plain text already are left as they are.
+has only MathML is written in the notation of math_text.py. Formulas that are plain text already stay as they are.
 
 Sources: the markup of MathJax 2 to 4, KaTeX, MediaWiki, LaTeXML, pandoc and the EPUB 3 element <switch>.
 """

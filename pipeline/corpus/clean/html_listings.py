@@ -16,8 +16,8 @@ LISTINGS = (
     "//pre | //xmp | //listing | //plaintext | //code[contains(., '\n') or .//br or .//span or .//div][@class]"
     " | //*[self::div or self::table][contains(@class, 'syntaxhighlighter') or contains(@class, 'CodeMirror-code')"
     " or contains(@class, 'cm-content') or contains(@class, 'view-lines') or contains(@class, 'ace_text-layer')"
-    " or contains(@class, 'crayon-pre') or contains(@class, 'file-line-container') or contains(@class, 'react-code-lines')"
-    " or contains(@class, 'hljs-ln')]"
+    " or contains(@class, 'crayon-pre') or contains(@class, 'file-line-container')"
+    " or contains(@class, 'react-code-lines') or contains(@class, 'hljs-ln')]"
 )
 NUMBERED = (
     "//*[contains(@class, 'gutter') or contains(@class, 'ine-num') or contains(@class, 'ineno')"
@@ -71,8 +71,7 @@ def _is_listing(element: Any) -> bool:
     if element.tag == "code":
         return CODE_CLASS.search(element.get("class", "")) is not None and "\n" in listing(element)
     if element.tag in ("div", "table"):
-        lines = [pre for pre in islice(element.iter("pre"), 2)]
-        return not lines or "CodeMirror-code" in element.get("class", "")
+        return next(element.iter("pre"), None) is None or "CodeMirror-code" in element.get("class", "")
     return True
 
 
@@ -144,9 +143,9 @@ def listing(element: Any) -> str:
         else:
             if open_elements.pop():
                 lines.close(is_block=part.tag in LINE_TAGS)
-            if part is not element and (tail := part.tail):
-                if tail.strip() or part.tag not in CELLS:
-                    lines.add(tail)
+            tail = None if part is element else part.tail
+            if tail and (tail.strip() or part.tag not in CELLS):
+                lines.add(tail)
     return "".join(lines.pieces)
 
 

@@ -1,9 +1,9 @@
 """Writes raised and lowered text into the tree of a page so that it says the same on one line.
 
-In: the tree of a page. Out: the same tree, in which `10<sup>6</sup>` is `10^6`, `x<sub>i</sub>` is `x_i`, and the mark
-of a footnote is `[1]`. What reads the same without a sign stays as it is: `H2O`, `1st`, `XIXe`, `TM`, fractions such
-as 1/2, prices get their point. HTML does not say what a raised digit means, so the word before it decides: a number, a
-single letter, a unit or a bracket has a power, any other word has a footnote.
+In: the tree of a page. Out: the same tree, in which `10<sup>6</sup>` is `10^6`, `x<sub>i</sub>` is `x_i`, and the
+mark of a footnote is `[1]`. What reads the same without a sign stays as it is: `H2O`, `1st`, `XIXe`, `TM`, fractions
+such as 1/2; prices get their point. HTML does not say what a raised digit means, so the word before it decides: a
+number, a single letter, a unit or a bracket has a power, any other word has a footnote.
 """
 
 import re
@@ -29,9 +29,32 @@ YEAR = re.compile(r"(?:^|\D)(?:1[5-9]|20)\d\d$")
 WORD = re.compile(r"[^\W\d_]+$")
 INDEXED = re.compile(r"[^\W\d_]_\(?\w+\)?$")
 UNITS = frozenset(
-    "mm cm dm km nm pm ft yd mi in mol rad sr min sec ms us ns kg mg Hz kHz MHz Pa kPa MPa eV cd lx hr kW".split()
+    {"mm", "cm", "dm", "km", "nm", "pm", "ft", "yd", "mi", "in", "mol", "rad", "sr", "min", "sec", "ms"}
+) | {"us", "ns", "kg", "mg", "Hz", "kHz", "MHz", "Pa", "kPa", "MPa", "eV", "cd", "lx", "hr", "kW"}
+FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "sinh",
+        "cosh",
+        "tanh",
+        "log",
+        "ln",
+        "exp",
+        "lim",
+        "det",
+        "arg",
+        "max",
+        "min",
+        "sup",
+        "inf",
+        "Pr",
+    ]
 )
-FUNCTIONS = frozenset("sin cos tan cot sec csc sinh cosh tanh log ln exp lim det arg max min sup inf Pr".split())
 ELEMENT = re.compile(r"(?:^|[^a-z])[A-Z][a-z]?$|[A-Za-z\d]\)$")
 EXPONENTS = frozenset("nkxyzijNKXYZT")
 CURRENCIES = tuple("$\u20ac\u00a3\u00a5\u20b9")

@@ -29,8 +29,9 @@ PARTS_OF_RUBY = ("rb", *READINGS)
 
 
 def html_tree(page: str) -> tuple[Any | None, bool]:
-    """The root of the tree of a page without the characters of NOT_TEXT, None for a page without elements; and whether
-    formulas or readings were rewritten.
+    """The root of the tree, None for a page without elements, and whether formulas or readings were rewritten.
+
+    `page` is without the characters of NOT_TEXT.
     """
     import lxml.etree
     import lxml.html

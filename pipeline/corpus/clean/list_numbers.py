@@ -20,11 +20,8 @@ STYLE_NAMES = {"decimal": "1", "none": "", "lower-alpha": "a", "lower-latin": "a
     "lower-roman": "i",
     "upper-roman": "I",
 }
-ROMAN = tuple(
-    zip(
-        (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1), "M CM D CD C XC L XL X IX V IV I".split(), strict=True
-    )
-)
+ROMAN = {1000: "M", 900: "CM", 500: "D", 400: "CD", 100: "C", 90: "XC", 50: "L", 40: "XL", 10: "X", 9: "IX"}
+ROMAN |= {5: "V", 4: "IV", 1: "I"}
 
 
 def list_number(number: int, style: str) -> str:
@@ -84,7 +81,7 @@ def _letters(number: int, first: str) -> str:
 
 def _roman(number: int) -> str:
     written = ""
-    for value, sign in ROMAN:
+    for value, sign in ROMAN.items():
         written += sign * (number // value)
         number %= value
     return written

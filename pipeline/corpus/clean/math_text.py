@@ -35,7 +35,7 @@ BRACKETS = {"(": ")", "[": "]", "{": "}"}
 RELATIONS = "=<>\u2264\u2265\u2260\u2248\u2261\u223c\u2192\u21d2\u21d4"
 STYLES = re.compile(r"\\(?:display|text|script|scriptscript)style(?![A-Za-z])\s*")
 DELIMITERS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
-CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>")
+CDATA = re.compile(r"%?\s*<!\[CDATA\[|%?\s*\]\]>|^\s*%\s*\n|(?<!\\)%\s*$")
 
 
 def latex(source: str, *, display: bool = False) -> str:

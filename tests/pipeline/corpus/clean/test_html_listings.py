@@ -31,7 +31,7 @@ HIGHLIGHTERS = {
     "divs with line breaks inside": f"<pre>{lines('<div>', '<br></div>')}</pre>",
     "divs with line breaks between": f"<pre>\n{lines('<div class=line>', '</div>', chr(10))}\n</pre>",
     "paragraphs": f"<pre>{lines('<p>', '</p>')}</pre>",
-    "prettify": f'<pre class="prettyprint linenums"><ol class="linenums">{lines("<li class=L0>", "</li>")}</ol></pre>',
+    "prettify": f'<pre class="prettyprint"><ol class="linenums">{lines("<li class=L0>", "</li>")}</ol></pre>',
     "prettify, code in items": f"<pre><ol>\n{lines('<li><code>', '</code></li>', chr(10))}\n</ol></pre>",
     "Docusaurus": f"<pre><code>{lines('<span class=token-line>', '<br></span>')}</code></pre>",
     "Docusaurus 1": f"<pre><code>{lines('<div class=token-line>', '</div>')}</code></pre>",
@@ -50,7 +50,7 @@ HIGHLIGHTERS = {
     + "</pre>",
     "Sphinx": '<table class="highlighttable">'
     + row(
-        f'<td class="linenos"><div class="linenodiv"><pre>{numbers("<span class=normal>", "</span>" + chr(10))}</pre></div></td>',
+        f'<td class="linenos"><div><pre>{numbers("<span class=normal>", "</span>" + chr(10))}</pre></div></td>',
         f'<td class="code"><div><pre>{lines("", "", chr(10))}</pre></div></td>',
     )
     + "</table>",
@@ -103,7 +103,7 @@ HIGHLIGHTERS = {
     + "</table></div>",
     "Crayon": '<table class="crayon-table">'
     + row(
-        f'<td class="crayon-nums"><div class="crayon-nums-content">{numbers("<div class=crayon-num>", "</div>")}</div></td>',
+        f'<td class="crayon-nums"><div>{numbers("<div class=crayon-num>", "</div>")}</div></td>',
         f'<td class="crayon-code"><div class="crayon-pre">{lines("<div class=crayon-line>", "</div>")}</div></td>',
     )
     + "</table>",
@@ -117,7 +117,7 @@ HIGHLIGHTERS = {
     "CodeMirror 6": f'<div class="cm-content" contenteditable="true">{lines("<div class=cm-line>", "</div>")}</div>',
     "Monaco": f'<div class="view-lines">{lines("<div class=view-line><span>", "</span></div>")}</div>',
     "Ace": f'<div class="ace_layer ace_text-layer">{lines("<div class=ace_line>", "</div>")}</div>',
-    "code of several lines": f'<div class="highlight"><code class="language-py">{lines("", "", chr(10))}</code></div>',
+    "code of several lines": f'<div><code class="language-py">{lines("", "", chr(10))}</code></div>',
     "copy button": f'<pre><button class="copy">Copy</button>{lines("", "", chr(10))}</pre>',
 }
 

@@ -18,11 +18,13 @@ import pydantic
 from model.launch import Ended, launch
 from pipeline.defs.metadata import materialised
 from pipeline.defs.names import asset_name
+from pipeline.defs.run_process import forget_outputs_of_past_runs
 from pipeline.store.chain import links_of
 from pipeline.store.errors import Terminated
 from pipeline.store.layout import Layout, load_current, save_current
 from pipeline.store.progress import current_show
 from pipeline.store.records import Checkpoint, Handle, Report
+from pipeline.store.run_handles import load_of_runs, save_of_run
 from pipeline.store.settings import read_recorded
 from pipeline.store.store import Built, Config, Launch, Show, Stage, Store, read_record
 from pipeline.tracking.journal import FAILED, FINISHED, KILLED
@@ -172,15 +174,27 @@ class MillOfFolder(dg.ConfigurableResource[Mill]):
 
 
 class HandleFiles(dg.ConfigurableIOManager):
-    """The I/O manager: passes the address of a finished folder between assets in one small JSON file per asset."""
+    """The I/O manager: passes the address of a finished folder between assets in one small JSON file per asset.
+
+    An asset reads what its own run made, or the run of which it is a retry; else the newest output.
+    """
 
     data_folder: str = FOLDER
 
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        if context.instance is not None:
+            forget_outputs_of_past_runs(Layout(Path(self.data_folder)), context.instance)
+
     def handle_output(self, context: dg.OutputContext, obj: Handle) -> None:
-        save_current(Layout(Path(self.data_folder)), asset_name(context.asset_key), obj)
+        layout, asset = Layout(Path(self.data_folder)), asset_name(context.asset_key)
+        save_of_run(layout, context.run_id, asset, obj)
+        save_current(layout, asset, obj)
 
     def load_input(self, context: dg.InputContext) -> Handle:
-        return load_current(Layout(Path(self.data_folder)), asset_name(context.asset_key))
+        layout, asset = Layout(Path(self.data_folder)), asset_name(context.asset_key)
+        run = context.step_context.dagster_run
+        runs = [one for one in (run.run_id, run.parent_run_id, run.root_run_id) if one]
+        return load_of_runs(layout, runs, asset) or load_current(layout, asset)
 
 
 def resources(layout: Layout) -> dict[str, Any]:

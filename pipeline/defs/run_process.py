@@ -10,6 +10,7 @@ import functools
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,11 +20,15 @@ import psutil
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
+from pipeline.store.layout import Layout
+from pipeline.store.run_handles import forget_runs, runs_with_handles
+
 TAG = ".dagster/gristmill_"  # a prefix that the UI hides
 PID_TAG, HOST_TAG, STARTED_TAG = f"{TAG}pid", f"{TAG}host", f"{TAG}process_started"
 CLOCK_SECONDS = 2.0  # tolerance between two readings of a process's start
 CODE_LOCATION, REPOSITORY = "gristmill", "__repository__"  # as workspace.yaml and Dagster name them
 FREE_EVERY_SECONDS = 15.0
+RETRY_SECONDS = 7 * 24 * 3600.0  # how long a failed run can be continued behind the assets that it made
 
 
 def process_tags() -> dict[str, str]:
@@ -59,6 +64,18 @@ def free_slots_of_dead_runs(instance: dg.DagsterInstance) -> None:
         run = instance.get_run_by_id(run_id)
         if run is None or run.is_finished or is_gone(run.tags):
             instance.event_log_storage.free_concurrency_slots_for_run(run_id)
+
+
+def forget_outputs_of_past_runs(layout: Layout, instance: dg.DagsterInstance) -> None:
+    """Removes what the I/O manager noted for runs that no retry continues: see store/run_handles.py."""
+    past = []
+    for run_id in runs_with_handles(layout):
+        run = instance.get_run_record_by_id(run_id)
+        made_at = (layout.run_handles / run_id).stat().st_mtime
+        is_old = made_at < time.time() - RETRY_SECONDS and (run is None or run.dagster_run.is_finished)
+        if is_old or (run is not None and run.dagster_run.status == dg.DagsterRunStatus.SUCCESS):
+            past.append(run_id)
+    forget_runs(layout, past)
 
 
 def run_here(job: dg.JobDefinition, instance: dg.DagsterInstance, **options: Any) -> dg.ExecuteInProcessResult:

@@ -12,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
 from typing import Any
 
+from filelock import FileLock
+
 from pipeline.store.errors import CorruptShard
 from pipeline.store.json_files import read_object
 from pipeline.store.lineage import lineage
@@ -64,6 +66,10 @@ class Layout:
         return self.data / "current"  # asset -> folder in the store
 
     @property
+    def run_handles(self) -> Path:
+        return self.current / "runs"  # run -> asset -> folder in the store, see store/run_handles.py
+
+    @property
     def tracking(self) -> Path:
         return self.data / "tracking"  # fingerprint -> MLflow run id, metrics that wait for the server
 
@@ -106,9 +112,11 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
     """
     folder = str(handle.directory.relative_to(layout.store))
     path = _entry_path(layout, asset)
-    before = _entry_to_replace(path) or {"folder": folder, "earlier": []}
-    earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
-    write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
+    layout.current.mkdir(parents=True, exist_ok=True)
+    with FileLock(layout.current / ".lock"):  # two runs at once would each lose what the other one made
+        before = _entry_to_replace(path) or {"folder": folder, "earlier": []}
+        earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
+        write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
 
 def load_current(layout: Layout, asset: str) -> Any:

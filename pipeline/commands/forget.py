@@ -260,7 +260,9 @@ def _purge(layout: Layout, args: Namespace) -> int:
     if args.dry_run or not (args.yes or agreed("\nRemove them? [y/N] ")):
         print("\nNothing was removed" + ("." if args.dry_run else "; --yes removes without asking."))
         return 0 if args.dry_run else 1
-    remove_garbage(layout, holders.garbage)
+    if kept := remove_garbage(layout, holders.garbage, even_for_retries=True):
+        names = ", ".join(str(folder.relative_to(layout.data)) for folder in kept)
+        raise ValueError(f"a running build uses {names}; the rest was removed; purge again when it has ended")
     print("\nRemoved. Your own files, fetched packages and trained models were not changed.")
     return int(bool(holders.current))
 

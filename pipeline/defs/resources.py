@@ -22,6 +22,7 @@ from pipeline.defs.run_process import forget_outputs_of_past_runs
 from pipeline.store.chain import links_of
 from pipeline.store.errors import Terminated
 from pipeline.store.layout import Layout, load_current, save_current
+from pipeline.store.leases import Lease, leased
 from pipeline.store.progress import current_show
 from pipeline.store.records import Checkpoint, Handle, Report
 from pipeline.store.run_handles import load_of_runs, save_of_run
@@ -42,10 +43,12 @@ class Mill:
     """Builds the stages of one data folder for the assets."""
 
     layout: Layout
+    lease: Lease | None = None  # of the process: until it ends, `gristmill gc` keeps what it built and reads
 
     def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
         """`shown_as` is the name in the log, by default that of the stage."""
-        return Store(root=self.layout.store, show=_shown_and_logged(context, current_show(), shown_as))
+        show = _shown_and_logged(context, current_show(), shown_as)
+        return Store(root=self.layout.store, show=show, lease=self.lease)
 
     def build(
         self,
@@ -166,11 +169,13 @@ class MillOfFolder(dg.ConfigurableResource[Mill]):
         " (MLFLOW_TRACKING_URI, else a SQLite file below the data folder)."
     )
 
-    def create_resource(self, context: dg.InitResourceContext) -> Mill:
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[Mill]:
         layout = Layout(Path(self.data_folder))
         if self.mlflow_tracking_uri != tracking_uri(layout):  # another one was chosen in the launchpad
             os.environ[URI_VARIABLE] = self.mlflow_tracking_uri
-        return Mill(layout=layout)
+        with leased(layout.store) as lease:
+            yield Mill(layout=layout, lease=lease)
 
 
 class HandleFiles(dg.ConfigurableIOManager):

@@ -28,7 +28,7 @@ PID_TAG, HOST_TAG, STARTED_TAG = f"{TAG}pid", f"{TAG}host", f"{TAG}process_start
 CLOCK_SECONDS = 2.0  # tolerance between two readings of a process's start
 CODE_LOCATION, REPOSITORY = "gristmill", "__repository__"  # as workspace.yaml and Dagster name them
 FREE_EVERY_SECONDS = 15.0
-RETRY_SECONDS = 7 * 24 * 3600.0  # how long a failed run can be continued behind the assets that it made
+RETRY_SECONDS = 24 * 3600.0  # how long a failed run can be continued behind the assets that it made
 
 
 def process_tags() -> dict[str, str]:

@@ -119,6 +119,11 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
         write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
 
+def remove_entry(layout: Layout, asset: str) -> None:
+    """Forget the outputs of an asset that no file declares any more; the outputs themselves are not touched."""
+    _entry_path(layout, asset).unlink(missing_ok=True)
+
+
 def load_current(layout: Layout, asset: str) -> Any:
     """The current handle of `asset`. Raises ValueError when it was never materialised."""
     path = _entry_path(layout, asset)

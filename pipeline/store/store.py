@@ -24,7 +24,7 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -38,6 +38,7 @@ from pipeline.store.checksums import check_output, checksums, remember_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.leases import Lease, leased
 from pipeline.store.record_file import RECORD, read_record
 from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle, Shards
 from pipeline.store.shards import file_digest, link_or_copy, text_digest, write_text
@@ -143,6 +144,7 @@ class Store:
     show: Show = _show_nothing
     observer: Observer = field(default_factory=Silent)
     launch: Launch | None = None  # starts the processes of a training; None = it runs in this process
+    lease: Lease | None = None  # of a run that reads what it built until it ends; None = one for each build
 
     def where(self, stage: str, fingerprint: str) -> Path:
         """The folder of one output."""
@@ -154,12 +156,20 @@ class Store:
         With `directory` the output is written there instead of below the root (command line: --out).
         Raises DiskFull when the disk is full, CorruptShard when files of a finished output are damaged.
         """
-        recipe, fingerprint = recipe_of(stage, cfg), fingerprint_of(stage, cfg, inputs)
+        fingerprint = fingerprint_of(stage, cfg, inputs)
         where = directory or self.where(stage.name, fingerprint)
+        with room_for(stage.name, where), nullcontext(self.lease) if self.lease else leased(self.root) as lease:
+            lease.take([self.where(stage.name, fingerprint), *(one.directory for one in inputs)])
+            return self._found_or_built(stage, cfg, inputs, fingerprint, directory)
+
+    def _found_or_built(
+        self, stage: Stage, cfg: Config, inputs: tuple[Handle, ...], fingerprint: str, directory: Path | None
+    ) -> Built:
+        recipe, where = recipe_of(stage, cfg), directory or self.where(stage.name, fingerprint)
         if record := read_record(where, fingerprint):
             check_output(where, record)
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
-        with room_for(stage.name, where), _only_builder(where):
+        with _only_builder(where):
             if record := read_record(where, fingerprint):  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
             for one in inputs:

@@ -1,19 +1,24 @@
 """gc keeps what a kept result or a registered model was made from, and nothing else; du counts bytes once."""
 
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from pipeline.store.disk import disk_usage, find_garbage, remove_garbage, size_text
-from pipeline.store.layout import Layout, load_current, save_current
+from pipeline.store.layout import Layout, all_entries, load_current, save_current
 from pipeline.store.records import Shards
-from pipeline.store.shards import link_or_copy, write_text
-from pipeline.store.store import Outcome, Stage, Store
+from pipeline.store.run_handles import forget_runs, save_of_run
+from pipeline.store.shards import link_or_copy, text_digest, write_text
+from pipeline.store.store import Outcome, Stage, Store, read_handle
 
+ROOT = Path(__file__).parents[3]
 KILOBYTE = 1000
 
 
@@ -111,26 +116,102 @@ def test_gc_promises_the_bytes_that_come_free(layout):
     assert find_garbage(layout, keep=1, registered=()).n_bytes == 2 * KILOBYTE + records
 
 
-def test_gc_while_a_build_runs_removes_nothing(layout):
-    old = _materialise(layout, "a")
-    _, new_corpus = _materialise(layout, "b")
+BUILDING = """
+import sys
+from pathlib import Path
+from tests.pipeline.store.test_disk import CORPUS, PAGES, LetterConfig
+from pipeline.store.store import Outcome, Store, Stage, read_handle
+
+def waiting(cfg, inputs, work):
+    print("building", flush=True)
+    sys.stdin.read()
+    return Outcome(rows=len((inputs[0].directory / "letters.txt").read_text()))
+
+store = Store(root=Path(sys.argv[1]))
+pages = read_handle(Path(sys.argv[2]))
+stage = Stage(name="split", version=1, function=waiting, handle=CORPUS.handle)
+print(store.build(stage, LetterConfig(letter="x"), pages).handle.rows)
+"""
+
+
+@contextmanager
+def building(layout: Layout, pages: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that builds from `pages`, until its input is closed."""
+    command = [sys.executable, "-c", BUILDING, str(layout.store), str(pages)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as builder:
+        assert builder.stdout.readline() == "building\n"
+        yield builder
+        assert builder.communicate("")[0] == f"{KILOBYTE}\n"
+        assert builder.returncode == 0
+
+
+def test_gc_while_a_build_runs_keeps_what_it_uses_and_removes_the_rest(layout):
+    """gc refused as a whole while any build ran, so that a full disk during a training stayed full (own review)."""
+    read, unread = _materialise(layout, "a"), _materialise(layout, "b")
+    newest = _materialise(layout, "c")
+    with building(layout, read[0]):
+        garbage = find_garbage(layout, keep=1, registered=())
+        assert set(garbage.outputs) == {read[1], *unread}
+        assert remove_garbage(layout, garbage) == []
+    assert [folder.exists() for folder in (*read, *unread, *newest)] == [True, False, False, False, True, True]
+
+
+def test_gc_keeps_what_a_build_began_to_use_after_the_list_was_made(layout):
+    """A build that started between list and removal read what was being removed (own review)."""
+    read, unread = _materialise(layout, "a"), _materialise(layout, "b")
+    _materialise(layout, "c")
     garbage = find_garbage(layout, keep=1, registered=())
-    building = (
-        "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire();"
-        " print('locked', flush=True); sys.stdin.read()"
-    )
-    lock = new_corpus.parent / f".{new_corpus.name}.lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", building, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as builder:
-        assert builder.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match=f"{new_corpus.name} is being built"):
-            remove_garbage(layout, garbage)
-    assert all(folder.exists() for folder in old)
-    with FileLock(lock).acquire(timeout=0):
-        pass
+    assert set(garbage.outputs) == {*read, *unread}
+    with building(layout, read[0]):
+        kept = remove_garbage(layout, garbage)
+        assert kept[0] == read[0] and not any(folder.exists() for folder in (read[1], *unread))
+    assert set(find_garbage(layout, keep=1, registered=()).outputs) >= {read[0]}  # the build has ended
+
+
+def test_gc_keeps_what_a_killed_process_used_for_nobody(layout):
+    read, _ = _materialise(layout, "a"), _materialise(layout, "b")
+    command = [sys.executable, "-c", BUILDING, str(layout.store), str(read[0])]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as builder:
+        assert builder.stdout.readline() == "building\n"
+        builder.kill()
+    assert read[0] in find_garbage(layout, keep=1, registered=()).outputs
+    assert list((layout.store / ".leases").iterdir()) == []
+
+
+def test_gc_keeps_what_a_run_may_still_read(layout):
+    read, _ = _materialise(layout, "a"), _materialise(layout, "b")
+    save_of_run(layout, "r1", "corpus", read_handle(read[1]))
+    garbage = find_garbage(layout, keep=1, registered=())
+    assert garbage.outputs == ()  # nor the pages that it was made from
+    forget_runs(layout, ["r1"])
+    assert set(find_garbage(layout, keep=1, registered=()).outputs) == set(read)
+
+
+def test_gc_outputs_of_assets_that_no_file_declares_are_kept_for_nobody(layout):
+    """A source or task that was taken out of the files kept its outputs, and all they were made from (own review)."""
+    pages, corpus = _materialise(layout, "a")
+    garbage = find_garbage(layout, keep=1, registered=(), declared=["corpus"])
+    assert (garbage.outputs, garbage.retired) == ((), ("pages/letters",))  # the corpus was made from these pages
+    garbage = find_garbage(layout, keep=1, registered=(), declared=[])
+    assert set(garbage.outputs) == {pages, corpus}
     remove_garbage(layout, garbage)
-    assert not any(folder.exists() for folder in old)
+    assert all_entries(layout) == []
+
+
+def test_gc_removes_what_killed_processes_left_and_digests_of_sources_that_are_gone(layout):
+    pages, _ = _materialise(layout, "a")
+    old = time.time() - 2 * 24 * 3600
+    lock, part = layout.store / "collect" / f".{'e' * 32}.lock", layout.cache / "abc" / ".wheel.whl.1.part"
+    digests = [layout.cache / "file_digests" / f"{text_digest(path)}.json" for path in ("/here", "/gone")]
+    for path in (lock, part, *digests):
+        write_text(path, "x")
+    assert find_garbage(layout, keep=1, registered=()).files == ()  # a process that runs may have written them
+    for path in (lock, part):
+        os.utime(path, (old, old))
+    garbage = find_garbage(layout, keep=1, registered=(), sources=["/here"])
+    assert set(garbage.files) == {lock, part, digests[1]}
+    remove_garbage(layout, garbage)
+    assert digests[0].exists() and pages.exists() and not any(path.exists() for path in garbage.files)
 
 
 def test_gc_keep_zero_is_refused(layout):
@@ -145,7 +226,7 @@ def test_du_counts_shared_bytes_once(layout):
     locks = list(layout.store.rglob("*.lock"))
     assert sum(place.n_bytes for place in places.values()) == sum(on_disk.values())
     assert sum(place.n_files for place in places.values()) == len(on_disk) - len(locks)
-    assert places["store/dedup"].note == "1 outputs, 1 current"
+    assert places["store/dedup"].note == "1 output, 1 current"
     assert places["store/dedup/parts"].n_bytes == 0
 
 

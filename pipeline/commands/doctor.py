@@ -11,6 +11,7 @@ import sys
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from pipeline.store.errors import CorruptShard
 from pipeline.store.layout import Layout, all_entries, layout_from_environment
 from pipeline.store.redaction import redacted
 from pipeline.store.store import read_record
+from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.journal import journals
 from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, reason_of
 
@@ -141,6 +143,15 @@ def check_settings(visit: Visit) -> Iterator[Finding]:
 
 def check_outputs(visit: Visit) -> Iterator[Finding]:
     entries, n_whole = all_entries(visit.layout), 0
+    with suppress(ValueError):  # of an invalid file, which `check_settings` reports
+        declared = declared_assets(visit.layout)
+        retired = [entry["asset"] for entry in entries if entry["asset"] not in declared]
+        if retired:
+            detail = (
+                f"{', '.join(retired)}: in none of the files any more; `gristmill gc` removes what only they need"
+            )
+            yield Finding("retired assets", OK, detail)
+        entries = [entry for entry in entries if entry["asset"] in declared]
     for entry in entries:
         if complaint := _complaint(visit.layout.store / entry["folder"]):
             yield Finding(f"output {entry['asset']}", BAD, complaint)

@@ -1,10 +1,14 @@
 """`gristmill gc`: asks for confirmation and deletes outputs that no current result or registered model needs."""
 
 from argparse import Namespace
+from collections.abc import Iterator
 
 from pipeline.commands.tables import agreed, count_text
-from pipeline.store.disk import find_garbage, remove_garbage, size_text
+from pipeline.corpus.collect.files import FilesSource
+from pipeline.corpus.collect.sources import read_sources
+from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.journal import journals
 from pipeline.tracking.pruning import prune_tracking
 from pipeline.tracking.server import has_database, new_client
@@ -12,24 +16,47 @@ from pipeline.tracking.server import has_database, new_client
 
 def run(args: Namespace) -> int:
     layout = layout_from_environment()
-    prune_tracking(layout)
-    garbage = find_garbage(layout, keep=args.keep, registered=_registered(layout), unfinished=args.unfinished)
-    if not garbage.folders:
+    n_pruned = prune_tracking(layout)
+    if n_pruned:
+        print(f"{size_text(n_pruned)} of delivered journals of MLflow removed.")
+    sources = read_sources(layout.sources_toml).values()
+    garbage = find_garbage(
+        layout,
+        keep=args.keep,
+        registered=_registered(layout),
+        unfinished=args.unfinished,
+        declared=declared_assets(layout),
+        sources=[source.path for source in sources if isinstance(source, FilesSource)],
+    )
+    if not (garbage.folders or garbage.files or garbage.retired):
         print("Nothing to remove.")
         return 0
-    for folder in (*garbage.outputs, *garbage.unfinished):
-        print(f"remove {folder.relative_to(layout.data)}")
-    print(
-        f"{count_text(len(garbage.outputs), 'output')}, {count_text(len(garbage.unfinished), 'unfinished build')},"
-        f" {count_text(len(garbage.parts), 'cached shard')} and"
-        f" {len(garbage.indexes)} indexes of `gristmill trace` that nothing needs: {size_text(garbage.n_bytes)}"
-    )
+    print("\n".join(_lines(layout, garbage)))
     if not (args.yes or agreed("Remove them? [y/N] ")):
         print("Nothing was removed; --yes removes without asking.")
         return 0
-    remove_garbage(layout, garbage)
-    print(f"Removed; {size_text(garbage.n_bytes)} freed.")
+    if kept := remove_garbage(layout, garbage):
+        names = ", ".join(str(folder.relative_to(layout.data)) for folder in kept)
+        print(f"Kept, because a build has begun to use them: {names}.")
+    print(f"Removed; {'at most ' if kept else ''}{size_text(garbage.n_bytes)} freed.")
     return 0
+
+
+def _lines(layout: Layout, garbage: Garbage) -> Iterator[str]:
+    for asset in garbage.retired:
+        yield f"retire {asset}, which no file declares any more"
+    for path in (*garbage.outputs, *garbage.unfinished, *garbage.files):
+        yield f"remove {path.relative_to(layout.data)}"
+    counts = [
+        count_text(len(garbage.outputs), "output"),
+        count_text(len(garbage.unfinished), "unfinished build"),
+        count_text(len(garbage.parts), "cached shard"),
+        count_text(len(garbage.indexes), "index", "indexes"),
+    ]
+    yield (
+        f"{counts[0]}, {counts[1]}, {counts[2]} and {counts[3]} of `gristmill trace` that nothing needs:"
+        f" {size_text(garbage.n_bytes)}"
+    )
 
 
 def _registered(layout: Layout) -> set[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.commands.tables import table_lines
 from pipeline.store.layout import Layout, all_current, layout_from_environment
 from pipeline.store.outputs import read_results
+from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.server import run_id_of
 
 Result = dict[str, Any]
@@ -18,14 +19,18 @@ SUFFIX = "_evaluation"
 
 
 def run(args: Namespace) -> int:
-    results = newest_results(layout_from_environment())
+    results = newest_results(layout_from_environment(), retired=args.all)
     print(json.dumps(results, indent=1) if args.json else "\n".join(result_lines(results)))
     return 0
 
 
-def newest_results(layout: Layout) -> list[Result]:
-    """Results sorted by the names of the assets. Raises ValueError when nothing was evaluated yet."""
-    reports = {asset: handle for asset, handle in all_current(layout).items() if asset.endswith(SUFFIX)}
+def newest_results(layout: Layout, *, retired: bool = False) -> list[Result]:
+    """Results sorted by the names of the assets. Raises ValueError when nothing was evaluated yet.
+
+    With `retired` also those of tasks that tasks.toml does not declare any more.
+    """
+    current = all_current(layout, None if retired else declared_assets(layout))
+    reports = {asset: handle for asset, handle in current.items() if asset.endswith(SUFFIX)}
     if not reports:
         raise ValueError(f"no evaluation has been materialised below {layout.data}; run `gristmill run`")
     return [

@@ -18,9 +18,9 @@ def table_lines(header: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     return [line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)]
 
 
-def count_text(n: int, noun: str) -> str:
-    """For instance "1 asset" or "1,204 assets"."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+def count_text(n: int, noun: str, plural: str = "") -> str:
+    """For instance "1 asset" or "1,204 assets"; `plural` is that of a noun that takes no s."""
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def agreed(question: str) -> bool:

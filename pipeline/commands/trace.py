@@ -24,6 +24,7 @@ from pipeline.commands.trace_lines import (
 from pipeline.provenance.trace import PageTrace, trace, trace_text
 from pipeline.provenance.training_steps import content_of_steps
 from pipeline.store.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
+from pipeline.tasks.declared import declared_assets
 
 MOST_BYTES = 80_000_000  # limit for a text from stdin
 STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
@@ -39,7 +40,7 @@ def run_trace(args: Namespace) -> int:
         raise ValueError(
             "nothing to trace: give a URL, the end of one, a page id, a document id or a text; or --step"
         )
-    handles, names = all_current(layout), model_names(layout)
+    handles, names = all_current(layout, declared_assets(layout)), model_names(layout)
     if args.what == "-":
         text = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
         pages, examples = trace_text(layout.store, handles, text, teller(), args.seconds)

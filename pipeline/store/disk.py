@@ -118,14 +118,8 @@ def find_garbage(
     abandoned = (
         [folder for stage in stages for folder in _unfinished(stage) if folder not in used] if unfinished else []
     )
-    shared = {_inode(file) for output in needed for file in _files([output])}
-    parts = [
-        part
-        for stage in stages
-        if stage not in {folder.parent for folder in used} and (unfinished or not _unfinished(stage))
-        for part in _parts(stage)
-        if not any(_inode(file) in shared for file in _files([part]))
-    ]
+    building = {folder.parent for folder in used}
+    parts = _unshared_parts([s for s in stages if s not in building and (unfinished or not _unfinished(s))], needed)
     kept = {output.name for output in needed}
     indexes = [
         index for index in sorted((layout.store / INDEXES).glob("*")) if index.is_dir() and index.name not in kept
@@ -198,6 +192,13 @@ def _with_inputs(layout: Layout, outputs: Iterable[Path]) -> set[Path]:
             inputs = load_record(output)["inputs"]
             waiting += [output_folder(layout.store, one["stage"], one["fingerprint"]) for one in inputs]
     return needed
+
+
+def _unshared_parts(stages: Iterable[Path], needed: Collection[Path]) -> list[Path]:
+    """Cached shard results of these stages that no needed output has."""
+    shared = {_inode(file) for output in needed for file in _files([output])}
+    parts = [part for stage in stages for part in _parts(stage)]
+    return [part for part in parts if not any(_inode(file) in shared for file in _files([part]))]
 
 
 def _leftovers(layout: Layout) -> list[Path]:

@@ -7,6 +7,7 @@ JSON file per asset, written when it materialises. Nothing here searches for "th
 import json
 import logging
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
@@ -146,12 +147,15 @@ def folder_or_current(layout: Layout, text: str) -> Path:
     return load_current(layout, text).directory
 
 
-def all_current(layout: Layout) -> dict[str, Any]:
-    """Asset -> handle, for every asset that was materialised and whose output still exists."""
+def all_current(layout: Layout, declared: Collection[str] | None = None) -> dict[str, Any]:
+    """Asset -> handle, for every asset that was materialised and whose output still exists.
+
+    `declared` are the assets of the graph (tasks/declared.py); others were taken out of the files. None = all.
+    """
     return {
         entry["asset"]: read_handle(folder)
         for entry in all_entries(layout)
-        if (folder := layout.store / entry["folder"]).exists()
+        if (declared is None or entry["asset"] in declared) and (folder := layout.store / entry["folder"]).exists()
     }
 
 

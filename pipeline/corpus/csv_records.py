@@ -9,9 +9,11 @@ DELIMITERS = (",", "\t", ";", "|")
 SNIFFED_RECORDS = 200
 SNIFFED_CHARACTERS = 100_000
 MAX_RECORD_CHARACTERS = 50_000_000
-MAX_TAKEN_BACK = (
-    1000  # records; after that, quotes in the rest of the file are ordinary characters, so that reading is linear
-)
+# After so many records, or so much that is read again, quotes in the rest of the file are ordinary characters, so
+# that reading stays linear: a quote that never closes takes the whole rest of the file with it.
+MAX_TAKEN_BACK = 1000
+MAX_READ_AGAIN = 200_000_000  # characters, of which a line counts LINE_COST more
+LINE_COST = 50
 ROW_END = re.compile("\r\n|\r")
 
 
@@ -53,7 +55,7 @@ def records(
     csv.field_size_limit(MAX_RECORD_CHARACTERS)
     source = _Lines(lines)
     reader, quoting = csv.reader(source, delimiter=delimiter, strict=True), csv.QUOTE_MINIMAL
-    n_taken_back, width = 0, 0
+    n_taken_back, read_again, width = 0, 0, 0
     while True:
         source.used.clear()
         source.used_characters = 0
@@ -70,11 +72,13 @@ def records(
             record, is_wrong = [], True
         if is_wrong:
             n_taken_back += len(source.used) > 1
+            read_again += source.used_characters + LINE_COST * len(source.used)
             first = source.take_back()
             if stray_quotes is not None:
                 stray_quotes.append(source.n_read)
             record = next(csv.reader([first], delimiter=delimiter, quoting=csv.QUOTE_NONE), [])
-            quoting = csv.QUOTE_NONE if n_taken_back > MAX_TAKEN_BACK else quoting
+            if n_taken_back > MAX_TAKEN_BACK or read_again > MAX_READ_AGAIN:
+                quoting = csv.QUOTE_NONE
             reader = csv.reader(source, delimiter=delimiter, quoting=quoting, strict=True)
         width = width or len(record)
         if record:

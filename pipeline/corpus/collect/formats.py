@@ -21,7 +21,16 @@ from pipeline.corpus.collect.file_kinds import ARCHIVE, archive_reason, is_archi
 from pipeline.corpus.collect.json_records import JSON_SUFFIXES, json_pages, looks_like_records, may_be_json
 from pipeline.corpus.collect.mbox import FROM_LINE, messages
 from pipeline.corpus.collect.members import UNREADABLE, Member
-from pipeline.corpus.collect.pages import PREVIEW_BYTES, TABLE_TYPES, Found, Refused, refused, text_preview
+from pipeline.corpus.collect.pages import (
+    PREVIEW_BYTES,
+    TABLE_TYPES,
+    Found,
+    Item,
+    Note,
+    Refused,
+    refused,
+    text_preview,
+)
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.tables import parquet_pages, table_pages
 from pipeline.corpus.collect.unpacking import (
@@ -85,7 +94,7 @@ class _File:
 
 def read_member(
     member: Member, url: str, source: Source, max_bytes: int, budget: Budget | None = None
-) -> Iterator[Found | Refused]:
+) -> Iterator[Item]:
     """The pages of one file, each with its own address below `url`; what it unpacks to is spent from `budget`."""
     if member.refused:
         yield refused(url, member.refused, member.detail)
@@ -96,7 +105,7 @@ def read_member(
     try:
         with member.open() as raw:
             for item in _unpacked_pages(raw, name, file):
-                budget.spend(ROW_BYTES)
+                budget.spend(0 if isinstance(item, Note) else ROW_BYTES)
                 yield item
         if item is None:
             yield Refused(url, "empty")  # so that every file is counted
@@ -115,7 +124,7 @@ def is_out_of_resources(error: BaseException) -> bool:
     return getattr(error, "errno", None) in OUT_OF_RESOURCES
 
 
-def _unpacked_pages(raw: Any, name: str, file: _File) -> Iterator[Found | Refused]:
+def _unpacked_pages(raw: Any, name: str, file: _File) -> Iterator[Item]:
     """The pages of a file that may be compressed, which its first bytes show, whatever its name is."""
     head, raw = _beginning(raw, HEAD_BYTES)
     named = next((suffix for suffix in OPENERS if name.endswith(suffix)), "")
@@ -141,7 +150,7 @@ def _beginning(stream: Any, n_bytes: int) -> tuple[bytes, Any]:
     return head, io.BufferedReader(Rewound(head, stream))
 
 
-def _pages(stream: Any, name: str, file: _File) -> Iterator[Found | Refused]:
+def _pages(stream: Any, name: str, file: _File) -> Iterator[Item]:
     url, source, max_bytes = file.url, file.source, file.max_bytes
     media_type = source.media_type or media_type_of_name(name)
     head, stream = _beginning(stream, HEAD_BYTES)

@@ -1,8 +1,8 @@
 """The results of collecting: a page, or the reason why a page is refused.
 
-In: nothing. Out: `Found`, `Refused`, and `page_of_record`, which makes one of them from a record (a line of jsonl, a
-row of a table) by the keys in the settings of its source. If the source does not name the key of the text, usual
-names of it are tried too.
+In: nothing. Out: `Found`, `Refused`, `Note`, and `page_of_record`, which makes a page or a refusal of a record (a
+line of jsonl, a row of a table) by the keys in the settings of its source. If the source does not name the key of the
+text, usual names of it are tried too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,6 +36,17 @@ class Refused:
     reason: str
     preview: bytes = b""
     score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something about a file that its user should know, although nothing of it is lost."""
+
+    url: str
+    text: str
+
+
+Item = Found | Refused | Note
 
 
 def refused(url: str, reason: str, detail: str) -> Refused:

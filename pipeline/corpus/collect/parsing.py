@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from pipeline.corpus.collect.formats import BROKEN, Found, Refused, is_out_of_resources, read_member
 from pipeline.corpus.collect.members import Member, open_regular, refused_member
+from pipeline.corpus.collect.pages import Note
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.spool import COMPRESSED, SPOOLED, ipc_bytes
 from pipeline.corpus.collect.unpacking import Budget, most_unpacked
@@ -82,6 +83,7 @@ class MemberCounts:
     n_rows: int
     spent: int  # bytes that it unpacked to, and its rows
     fault: tuple[str, str] | None = None  # reason and preview of its first row, if none of its rows is a page
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +159,18 @@ def parse_batch(batch: Batch) -> Parsed:
     rows, counts = _Rows(batch.part), []
     for given in batch.members:
         budget = Budget(most_unpacked(given.member.size))
-        n_rows, n_pages, fault = 0, 0, None
+        n_rows, n_pages, fault, notes = 0, 0, None, []
         for found in read_member(given.member, given.url, batch.source, batch.max_bytes, budget):
+            if isinstance(found, Note):
+                notes.append(found)
+                continue
             n_rows += 1
             if isinstance(found, Found):
                 n_pages += 1
             elif fault is None:
                 fault = (found.reason, found.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS])
             rows.add(found, batch.n_shards)
-        counts.append(MemberCounts(n_rows, budget.spent, None if n_pages else fault))
+        counts.append(MemberCounts(n_rows, budget.spent, None if n_pages else fault, tuple(notes)))
     inline = rows.finish()
     return Parsed(inline, batch.part if inline is None else None, tuple(counts))
 
@@ -182,21 +187,21 @@ class _Rows:
     """Rows that are collected in memory and, from INLINE_BYTES on, in a file."""
 
     part: Path
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in SPOOLED.names})
+    rows: list[tuple[Any, ...]] = field(default_factory=list)
     n_bytes: int = 0
     file: Any = None
     writer: Any = None
 
     def add(self, item: Found | Refused, n_shards: int) -> None:
         row = _page(item) if isinstance(item, Found) else _dropped(item)
-        for name, value in zip(SPOOLED.names, (shard_number(item.url, n_shards), *row), strict=True):
-            self.columns[name].append(value)
+        self.rows.append((shard_number(item.url, n_shards), *row))
         self.n_bytes += ROW_BYTES + (len(item.content) if isinstance(item, Found) else 0)
         if self.n_bytes > INLINE_BYTES:
             self._flush()
 
     def table(self) -> pa.Table:
-        return pa.table(self.columns, schema=SPOOLED)
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(SPOOLED)
+        return pa.table([pa.array(c, f.type) for c, f in zip(columns, SPOOLED, strict=True)], schema=SPOOLED)
 
     def finish(self) -> bytes | None:
         """All rows, None if they are in the file."""
@@ -212,9 +217,7 @@ class _Rows:
             self.file = self.part.open("wb")
             self.writer = pa.ipc.new_stream(self.file, SPOOLED, options=COMPRESSED)
         self.writer.write_table(self.table())
-        for column in self.columns.values():
-            column.clear()
-        self.n_bytes = 0
+        self.rows, self.n_bytes = [], 0
 
 
 def _page(page: Found) -> tuple[Any, ...]:

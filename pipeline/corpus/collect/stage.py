@@ -166,6 +166,7 @@ class _Reading:
     n_free: int = 0  # bytes used of FREE_IN_ALL
     without_key: str = ""  # what the first record without a text has
     faults: list[str] = field(default_factory=list)  # the first files without a page, for the log
+    notes: list[str] = field(default_factory=list)
     n_faults: int = 0
 
     def read_all(self) -> None:
@@ -213,6 +214,7 @@ class _Reading:
                 self._add_refusal(batch, refused(given.url, "too_large", detail))
             elif one.fault is not None:
                 self.note_fault(given.url, *one.fault)
+            self.notes += [f"{note.url}: {note.text}" for note in one.notes][: TOLD_FILES - len(self.notes)]
         batch.remove_files()
 
     def refuse(self, batch: Batch, answer: Failed) -> None:
@@ -252,6 +254,8 @@ class _Reading:
         self.work.progress(self.counts.rows_in, None, "pages")
 
     def tell_faults(self) -> None:
+        for text in self.notes:
+            log.warning("source `%s`: %s", self.cfg.source.name, text)
         for text in self.faults:
             log.warning("source `%s`: no page was made of %s", self.cfg.source.name, text)
         if (n_more := self.n_faults - len(self.faults)) > 0:

@@ -28,6 +28,8 @@ from pipeline.corpus.collect.pages import (
     PREVIEW_BYTES,
     TABLE_TYPES,
     Found,
+    Item,
+    Note,
     Refused,
     page_of_record,
     refused,
@@ -49,9 +51,7 @@ SPOOL_BYTES = 16_000_000  # a larger parquet file inside an archive is copied to
 MAX_COPIED = 16  # times the limit of a page: a larger parquet file inside an archive is refused
 
 
-def table_pages(
-    stream: BinaryIO, url: str, media_type: str, source: Source, max_bytes: int
-) -> Iterator[Found | Refused]:
+def table_pages(stream: BinaryIO, url: str, media_type: str, source: Source, max_bytes: int) -> Iterator[Item]:
     """One page per row of csv or tsv, or one page with the whole file."""
     head = stream.read(4 * SNIFFED_CHARACTERS)
     rest = io.BufferedReader(Rewound(head, stream))
@@ -68,14 +68,17 @@ def table_pages(
     lines = _Lines(rest, encoding, max_bytes)
     if separator:
         next(iter(lines))
-    source = replace(source, text_key=key)
-    for number, cells in enumerate(records(lines, delimiter)):
+    source, stray = replace(source, text_key=key), []
+    for number, cells in enumerate(records(lines, delimiter, stray_quotes=stray)):
         if lines.was_cut:
             yield Refused(f"{url}#row={number}", "too_large", b"", max_bytes)
         elif number and any(cell.strip() for cell in cells):
             values = dict(zip(names, (*cells, *[""] * (len(names) - len(cells))), strict=False))
             yield page_of_record(values, f"{url}#row={number}", source, max_bytes)
         lines.was_cut = False
+    if stray:
+        which = f"line {stray[0]:,}" if len(stray) == 1 else f"{len(stray):,} lines, the first of them {stray[0]:,}"
+        yield Note(url, f"a quotation mark that is not closed as csv requires was read as a character in {which}")
 
 
 def _column(text: str, sniffed: str | None, media_type: str, source: Source) -> tuple[str, list[str], str | None]:

@@ -3,7 +3,7 @@
 import io
 
 from pipeline.corpus.collect.files import FilesSource
-from pipeline.corpus.collect.formats import Found, Refused, read_member
+from pipeline.corpus.collect.formats import Found, Note, Refused, read_member
 from pipeline.corpus.collect.members import Member
 
 MB = 1_000_000
@@ -11,7 +11,8 @@ MB = 1_000_000
 
 def read(name: str, content: bytes, *, max_bytes: int = MB, **keys) -> list[Found | Refused]:
     source = FilesSource(name="s", licence="mine", path="/", **keys)
-    return list(read_member(Member(name, lambda: io.BytesIO(content)), f"file:///{name}", source, max_bytes))
+    items = read_member(Member(name, lambda: io.BytesIO(content)), f"file:///{name}", source, max_bytes)
+    return [item for item in items if not isinstance(item, Note)]
 
 
 def reasons(items: list[Found | Refused]) -> list[str]:

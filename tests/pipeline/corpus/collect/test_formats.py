@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import tarfile
@@ -12,9 +13,21 @@ from typing import get_args
 import pyarrow as pa
 import pytest
 
+from pipeline.corpus import csv_records
 from pipeline.corpus.collect.files import FilesSource
-from pipeline.corpus.collect.formats import DOCX, EPUB, MAIL, NOTEBOOK, PDF, SOURCE_CODE, Found, Refused, read_member
-from pipeline.corpus.collect.members import members_of
+from pipeline.corpus.collect.formats import (
+    DOCX,
+    EPUB,
+    MAIL,
+    NOTEBOOK,
+    PDF,
+    SOURCE_CODE,
+    Found,
+    Note,
+    Refused,
+    read_member,
+)
+from pipeline.corpus.collect.members import Member, members_of
 from pipeline.corpus.collect.source import MediaType
 from tests.pipeline.corpus.collect.reading import MB, read, reasons
 
@@ -254,3 +267,24 @@ def test_formats_bomb_inside_a_compressed_file_costs_no_memory(tmp_path: Path):
     assert len(bomb) < 1000
     for name in ("a.txt.bz2", "a.csv.bz2", "a.json.bz2", "a.parquet.bz2", "a.mbox.bz2", "a.jsonl.bz2"):
         assert set(reasons(read(name, bomb))) <= {"too_large", "unreadable", "empty"}, name
+
+
+def test_formats_csv_whose_quotes_never_close_is_read_in_linear_time_and_says_so(monkeypatch):
+    """Each open quote took the rest of the file with it, up to a thousand times: 10 MB did not end in minutes."""
+    monkeypatch.setattr("pipeline.corpus.csv_records.MAX_READ_AGAIN", 1_000_000)
+    n_rows, n_lines = 20_000, 0
+    content = b"n,text\n" + b'1,"A wheel turns\n2,and turns\n' * (n_rows // 2)
+
+    real = csv_records._Lines.__next__
+
+    def counted(self):
+        nonlocal n_lines
+        n_lines += 1
+        return real(self)
+
+    monkeypatch.setattr(csv_records._Lines, "__next__", counted)
+    items = list(read_member(Member("a.csv", lambda: io.BytesIO(content)), "u", FilesSource(name="s", path="/"), MB))
+    pages, notes = items[:-1], items[-1:]
+    assert len(pages) == n_rows and all(isinstance(page, Found) for page in pages)
+    assert isinstance(notes[0], Note) and "not closed as csv requires" in notes[0].text
+    assert n_lines < 5 * n_rows

@@ -1,7 +1,8 @@
 """Turns bytes of unknown origin into clean Unicode text.
 
-`decode`: byte order mark, UTF-8, the charset that an HTML page declares, then a guess by resiliparse; None if the
-bytes are not text. `repaired`: mojibake (ftfy), NFC, line ends, control and zero-width characters, blank lines.
+`decode`: byte order mark, UTF-8, the charset that came with the bytes or that they declare (charsets.py), then a
+guess by resiliparse; None if the bytes are not text. `repaired`: line ends and escape sequences (shown_text.py),
+mojibake (ftfy), NFC, control and zero-width characters, blank lines; code inside a text stays as it is.
 `normalised`: the form whose hash is the id of a document, so that texts that differ only in case and spacing are
 equal.
 """
@@ -9,8 +10,10 @@ equal.
 import codecs
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from pipeline.corpus.charsets import ERRORS, MULTI_BYTE, SEVEN_BIT, codec_of, declared_codec
+from pipeline.corpus.shown_text import as_shown
 
 BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,13 +37,13 @@ FEW_SIGNS = 6  # so many letters of another encoding are hardly UTF-8 by chance
 ISO_2022 = b"\x1b$"  # the escape to a set of two bytes
 HEAD_BYTES = 4096  # in which UTF-16 without a mark is recognised
 MAX_GARBLED_SHARE = 0.01  # of the characters of a text that could not be decoded; a label with more is wrong
+MAX_CONTROL_SHARE = 0.02  # of the characters of a text, besides those that steer a terminal
 MAX_NUL_SHARE = 0.001  # of the bytes of a text; a web page may contain one by mistake
 LONGEST_PIECE = 1_000_000  # characters passed to ftfy at a time
 RARE = frozenset({"iso8859-3", "iso8859-10", "iso8859-14", "iso8859-16"})  # guessed for a short text of other letters
 RUN = re.compile(rb"[\x80-\xff]+")
 GUESS_BYTES = 200_000  # enough for a guess; guessing is slow
 
-LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 C1 = re.compile("[\x80-\x9f]")
 CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 INVISIBLE = re.compile(
@@ -65,7 +68,8 @@ def decode(
     if content.count(0) > MAX_NUL_SHARE * len(content) and not encoding.startswith(("utf-16", "utf-32")):
         return None, "binary"
     text = content.decode(encoding, ERRORS)
-    if _share_of_controls(text) > 0.02:
+    sample = text[:GUESS_BYTES]
+    if _share_of_controls(sample) > MAX_CONTROL_SHARE and _share_of_controls(as_shown(sample)) > MAX_CONTROL_SHARE:
         return None, "binary"
     if _is_garbled(text):
         return None, "undecodable"
@@ -129,9 +133,23 @@ def repair(text: str) -> str:
     return repaired(text)[0]
 
 
-def repaired(text: str) -> tuple[str, int]:
-    """The result of `repair`, and the number of lines whose encoding was repaired (mojibake)."""
-    text, n_mojibake = LINE_END.sub("\n", text), 0
+def repaired(text: str, verbatim: Iterable[tuple[int, int]] = ()) -> tuple[str, int]:
+    """The result of `repair`, and the number of lines whose encoding was repaired (mojibake).
+
+    The spans of `verbatim`, in their order, are code: they stay as they are.
+    """
+    pieces: list[str] = []
+    place, n_mojibake = 0, 0
+    for start, end in (*verbatim, (len(text), len(text))):
+        prose, n_lines = _repaired_prose(text[place:start])
+        prose = prose if pieces else prose.lstrip("\n")
+        pieces += (prose if end < len(text) or start < end else prose.rstrip(" \t\n"), text[start:end])
+        place, n_mojibake = end, n_mojibake + n_lines
+    return "".join(pieces), n_mojibake
+
+
+def _repaired_prose(text: str) -> tuple[str, int]:
+    text, n_mojibake = as_shown(text), 0
     if not text.isascii():
         lines = text.split("\n")
         for i, line in enumerate(lines):
@@ -139,8 +157,8 @@ def repaired(text: str) -> tuple[str, int]:
                 lines[i], mended = _repaired_line(line)
                 n_mojibake += mended
         text = JOINER.sub("", unicodedata.normalize("NFC", ODD_SPACE.sub(" ", "\n".join(lines))))
-    text = "\n".join(line.rstrip(" \t") for line in INVISIBLE.sub("", text).split("\n"))
-    return BLANK_LINES.sub("\n\n", text).strip("\n"), n_mojibake
+    *lines, last = INVISIBLE.sub("", text).split("\n")  # the last may go on as code
+    return BLANK_LINES.sub("\n\n", "\n".join([*(line.rstrip(" \t") for line in lines), last])), n_mojibake
 
 
 def normalised(text: str) -> str:
@@ -160,6 +178,9 @@ def _repaired_line(line: str) -> tuple[str, bool]:
             fix_latin_ligatures=False,
             fix_character_width=False,
             unescape_html=False,
+            # done for the whole text, whether a line is ASCII or not (shown_text.py)
+            remove_terminal_escapes=False,
+            fix_line_breaks=False,
         )
         fixed.append(piece)
         mended = mended or any(step.action == "encode" for step in steps or ())
@@ -167,8 +188,7 @@ def _repaired_line(line: str) -> tuple[str, bool]:
 
 
 def _share_of_controls(text: str) -> float:
-    sample = text[:GUESS_BYTES]
-    return len(CONTROL.findall(sample)) / max(1, len(sample))
+    return len(CONTROL.findall(text)) / max(1, len(text))
 
 
 def _utf16_without_mark(content: bytes) -> str | None:

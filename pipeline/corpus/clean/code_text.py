@@ -3,7 +3,7 @@
 In: a text and the name or address of its file. Out: `Extracted`: the unchanged code, including indentation, comments
 and licence header, its file name as title, and `code_language`, determined by suffix, by name (Makefile), by the
 first line (#!), or, for suffixes that two languages share, by the text. For a notebook: text cells and fenced code
-cells in their order, without outputs.
+cells in their order, without outputs. All code is `verbatim`.
 """
 
 import json
@@ -11,7 +11,9 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
-from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.extraction import Extracted, fence_around, joined
+from pipeline.corpus.shown_text import with_line_ends
+from pipeline.corpus.text_repair import as_text
 
 EXTRACTOR = "code"
 NOTEBOOK_EXTRACTOR = "notebook"
@@ -163,7 +165,14 @@ def code_text(text: str, name: str) -> Extracted:
         if base.lower().endswith(suffix) and says_other.search(text[:LOOKED_AT]):
             language = other
     reason = None if text.strip() else "no_text"
-    return Extracted(text, title=base or None, extractor=EXTRACTOR, code_language=language, reason=reason)
+    return Extracted(
+        text,
+        title=base or None,
+        extractor=EXTRACTOR,
+        code_language=language,
+        reason=reason,
+        verbatim=((0, len(text)),),
+    )
 
 
 def language_of_name(name: str) -> str | None:
@@ -195,11 +204,26 @@ def notebook_text(text: str) -> Extracted:
     if cells is None:
         return Extracted("", extractor=NOTEBOOK_EXTRACTOR, reason="unreadable")
     language = _kernel_language(notebook)
-    shown = [_cell(cell, language) for cell in cells if isinstance(cell, dict)]
-    joined = "\n\n".join(cell for cell in shown if cell.strip())
-    title = next((line.lstrip("# ").strip() for line in joined.split("\n") if line.startswith("# ")), None)
-    reason = None if joined else "no_text"
-    return Extracted(joined, title=title, extractor=NOTEBOOK_EXTRACTOR, code_language=language, reason=reason)
+    pieces: list[tuple[str, bool]] = []
+    title = None
+    for cell in cells:
+        before, source, after = _cell(cell, language) if isinstance(cell, dict) else ("", "", "")
+        if source:
+            pieces += (("\n\n" * bool(pieces) + before, False), (source, bool(after)), (after, False))
+            title = title or (None if after else _first_heading(before + source))
+    text, verbatim = joined(pieces)
+    return Extracted(
+        text,
+        title=title,
+        extractor=NOTEBOOK_EXTRACTOR,
+        code_language=language,
+        reason=None if text else "no_text",
+        verbatim=verbatim,
+    )
+
+
+def _first_heading(text: str) -> str | None:
+    return next((line.lstrip("# ").strip() for line in text.split("\n") if line.startswith("# ")), None)
 
 
 def _base_name(name: str) -> str:
@@ -232,14 +256,17 @@ def _kernel_language(notebook: dict[str, Any]) -> str | None:
     return None
 
 
-def _cell(cell: dict[str, Any], language: str | None) -> str:
+def _cell(cell: dict[str, Any], language: str | None) -> tuple[str, str, str]:
+    """What stands before the source of a cell, the source, and what stands after it, which is empty but for code."""
     source = cell.get("source", cell.get("input", ""))
     if isinstance(source, list):
         source = "".join(piece for piece in source if isinstance(piece, str))
     if not isinstance(source, str) or not source.strip():
-        return ""
+        return "", "", ""
     if cell.get("cell_type") == "code":
-        return f"```{(language or '').lower()}\n{source.rstrip()}\n```"
+        source = as_text(with_line_ends(source)).rstrip("\n")
+        fence = fence_around(source)
+        return f"{fence}{(language or '').lower()}\n", source, f"\n{fence}"
     level = cell.get("level")
     is_heading = cell.get("cell_type") == "heading" and isinstance(level, int) and 1 <= level <= 6
-    return f"{'#' * int(level or 0)} {source}" if is_heading else source
+    return f"{'#' * int(level or 0)} " if is_heading else "", source, ""

@@ -13,6 +13,7 @@ from pipeline.corpus.charsets import XHTML
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.xhtml_text import xhtml_text
 from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
+from pipeline.corpus.shown_text import markup_as_shown
 from pipeline.corpus.text_repair import decode
 
 EXTRACTOR = "epub"
@@ -89,4 +90,4 @@ def _encrypted(parts: Parts) -> set[str]:
 
 def _chapter(content: bytes) -> str:
     text, _ = decode(content, XHTML)
-    return "" if text is None else xhtml_text(text)[1]
+    return "" if text is None else xhtml_text(markup_as_shown(text))[1]

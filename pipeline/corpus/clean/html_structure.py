@@ -8,9 +8,9 @@ The text is otherwise unchanged and not escaped, except for a | inside a cell.
 
 from itertools import groupby
 
+from pipeline.corpus.clean.extraction import fence_around
 from pipeline.corpus.clean.html_blocks import HEADINGS, Block, Item, Row, Table, row_of
 
-FENCE = "```"
 MAX_CELL_CHARACTERS = 1_000  # a longer cell contains running text
 MAX_CELLS = 200  # per row
 
@@ -70,7 +70,5 @@ def _listing(text: str) -> str:
         lines.pop(0)
     while lines and not lines[-1]:
         lines.pop()
-    fence = FENCE
-    while any(line.lstrip().startswith(fence) for line in lines):
-        fence += "`"
+    fence = fence_around("\n".join(lines))
     return "\n".join([fence, *lines, fence])

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.xhtml_text import xhtml_text
+from pipeline.corpus.shown_text import as_shown, markup_as_shown
 from pipeline.corpus.text_repair import decode
 
 EXTRACTOR = "mail"
@@ -104,8 +105,8 @@ def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
 def _text(part: Any, kind: str) -> str:
     text = _decoded(_payload(part), _parameter(part, "charset", "content-type"), kind)
     if kind == "text/html":
-        return xhtml_text(text)[1]
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return xhtml_text(markup_as_shown(text))[1]
+    text = as_shown(text)
     flowed = str(part.get_param("format", "")).lower() == "flowed"
     return _unfolded(text, delete_space=str(part.get_param("delsp", "")).lower() == "yes") if flowed else text
 

@@ -24,10 +24,13 @@ from pipeline.corpus.clean.epub_text import epub_text
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.html_text import html_text
 from pipeline.corpus.clean.mail_text import mail_text
+from pipeline.corpus.clean.markdown_text import markdown_text
 from pipeline.corpus.clean.pdf_text import pdf_text
-from pipeline.corpus.clean.plain_text import markdown_text, plain_text, rst_text
+from pipeline.corpus.clean.plain_text import plain_text
+from pipeline.corpus.clean.rst_text import rst_text
 from pipeline.corpus.clean.table_text import table_text
 from pipeline.corpus.clean.wiki_markup import wiki_text
+from pipeline.corpus.shown_text import as_shown, log_as_shown, markup_as_shown, with_line_ends
 from pipeline.corpus.text_repair import decode, normalised, repair, repaired
 from pipeline.store.engine import Done, Failed
 from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
@@ -86,20 +89,29 @@ class Cleaned:
     n_boilerplate_lines: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """A format that is text. `as_read` says what is done to the decoded text before `extract` interprets it."""
+
+    extract: Callable[[str, str], Extracted]  # a function of the text and of the address of the page
+    as_read: Callable[[str], str] = as_shown
+
+
 def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, str], Extracted]:
     return lambda text, url: Extracted(function(text), extractor=extractor)
 
 
-TEXT_FORMATS: dict[str, Callable[[str, str], Extracted]] = {  # functions of the decoded text and the address
-    HTML: lambda text, url: html_text(text),
-    "text/plain": _named("plain", plain_text),
-    "text/markdown": _named("markdown", markdown_text),
-    "text/x-rst": _named("rst", rst_text),
-    "text/x-wiki": _named("wiki", wiki_text),
-    "text/x-source": code_text,
-    "text/csv": lambda text, url: table_text(text),
-    "text/tab-separated-values": lambda text, url: table_text(text, "\t"),
-    "application/x-ipynb+json": lambda text, url: notebook_text(text),
+# Repair by media type: `as_read` before a format is interpreted, after it `repaired` for all that is not `verbatim`.
+TEXT_FORMATS = {
+    HTML: TextFormat(lambda text, url: html_text(text), markup_as_shown),
+    "text/plain": TextFormat(_named("plain", plain_text), log_as_shown),
+    "text/markdown": TextFormat(lambda text, url: markdown_text(text)),
+    "text/x-rst": TextFormat(lambda text, url: rst_text(text)),
+    "text/x-wiki": TextFormat(_named("wiki", wiki_text)),
+    "text/x-source": TextFormat(code_text, with_line_ends),  # all of it is verbatim
+    "text/csv": TextFormat(lambda text, url: table_text(text), str),  # a cell may contain line ends
+    "text/tab-separated-values": TextFormat(lambda text, url: table_text(text, "\t"), str),
+    "application/x-ipynb+json": TextFormat(lambda text, url: notebook_text(text), str),
 }
 FILE_FORMATS: dict[
     str, Callable[[bytes], Extracted]
@@ -155,7 +167,7 @@ def clean_page(item: PageItem) -> Cleaned:
         if decoded is None:
             return Cleaned(reason, "")
         preview = repair(decoded[: 4 * PREVIEW_CHARACTERS])
-        extracted = text_format(decoded, item.url)
+        extracted = text_format.extract(text_format.as_read(decoded), item.url)
     else:
         known = ", ".join([*TEXT_FORMATS, *FILE_FORMATS])
         raise ValueError(f"media type {item.media_type!r}, expected one of {known}")
@@ -168,7 +180,7 @@ def _finished(item: PageItem, extracted: Extracted, preview: str) -> Cleaned:
     text, n_boilerplate_lines = (
         without_boilerplate(extracted.text) if item.media_type == HTML else (extracted.text, 0)
     )
-    text, n_mojibake = repaired(text)
+    text, n_mojibake = repaired(text, extracted.verbatim)
     if not text.strip():
         return Cleaned("no_text", preview)
     return Cleaned(

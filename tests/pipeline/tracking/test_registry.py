@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from itertools import count
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from packaging.requirements import Requirement
 
@@ -11,6 +13,7 @@ from pipeline.commands.doctor import Visit, check_champions
 from pipeline.serving.generate import predictor_in
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.outputs import read_results
+from pipeline.store.shards import read_table, shard_paths, write_table
 from pipeline.tasks.classification import Classifier
 from pipeline.tracking.logged_models import model_id_of
 from pipeline.tracking.packaging import artifacts_of
@@ -73,6 +76,62 @@ def test_register_on_other_examples_judges_the_champion_on_them_again(toy_graph,
     mlflow.set_model_version_tag(NAME, "1", "gristmill.macro_f1", "0.0")
     below = {"accuracy": 0.5, "macro_f1": 0.5}
     assert registered(toy_graph, client, fingerprint=OTHER, metrics=below, examples="other") == (2, 1)
+
+
+def split_anew(toy_graph, layout: Layout, n_of_training: int, n_of_test: int) -> dict:
+    """Another split of the same rows: its test rows are so many that the champion was trained on, and so many that it
+    was not. Returns what changes in the event."""
+    examples = load_current(toy_graph.layout, "moods_examples")
+    table = pa.concat_tables([read_table(path) for path in shard_paths(examples.directory)])
+    numbers = {"train": count(), "validation": count(), "test": count()}
+    most = {"train": n_of_training, "validation": 0, "test": n_of_test}
+    split = ["test" if next(numbers[one]) < most[one] else "train" for one in table["split"].to_pylist()]
+    place = table.column_names.index("split")
+    folder = layout.store / "examples" / ("c" * 32)
+    write_table(folder / "examples.parquet", table.set_column(place, table.schema.field("split"), pa.array(split)))
+    shutil.copy(examples.directory / "record.json", folder)
+    return {"examples": "other", "examples_fingerprint": folder.name}
+
+
+def test_champion_is_judged_on_no_example_that_it_was_trained_on(toy_graph, client):
+    """After a new split the old champion was judged on its own training rows, and an honest model could not replace
+    what it remembered (talmolab/sleap-nn#602, aiqm/torchani#443)."""
+    mlflow, layout = client
+    changes = split_anew(toy_graph, layout, n_of_training=30, n_of_test=3)
+    worse = {"accuracy": 0.1, "macro_f1": 0.1}
+    assert registered(toy_graph, client, fingerprint=OTHER, metrics=worse, **changes) == (2, 2)
+    why = mlflow.get_model_version(NAME, "2").tags["gristmill.compared"]
+    assert "only 3 of the 33 test examples, which version 1 was not trained on, are too few" in why
+
+
+def test_champion_and_new_model_are_judged_on_the_same_unseen_examples(toy_graph, client):
+    mlflow, layout = client
+    changes = split_anew(toy_graph, layout, n_of_training=30, n_of_test=10)
+    worse = {"accuracy": 0.1, "macro_f1": 0.1}  # on all examples; on the unseen ones it is the same model
+    assert registered(toy_graph, client, fingerprint=OTHER, metrics=worse, **changes) == (2, 2)
+    why = mlflow.get_model_version(NAME, "2").tags["gristmill.compared"]
+    assert "on 10 of the 40 test examples, which version 1 was not trained on" in why
+
+
+def test_champion_without_its_files_is_replaced(toy_graph, client):
+    """Each later registration of the task failed with the words "No such artifact" and was tried for ever
+    (mlflow/mlflow#3144)."""
+    mlflow, layout = client
+    shutil.rmtree(layout.mlflow / "artifacts")
+    changes = {"metrics": {"accuracy": 0.1, "macro_f1": 0.1}, "examples": "other"}
+    assert registered(toy_graph, client, fingerprint=OTHER, **changes) == (2, 2)
+    assert "cannot be judged" in mlflow.get_model_version(NAME, "2").tags["gristmill.compared"]
+
+
+def test_registered_model_holds_no_text_of_the_user_and_its_weights_once(toy_graph):
+    layout = toy_graph.layout
+    model_id = model_id_of(layout, load_current(layout, "moods_model").fingerprint)
+    (folder,) = layout.mlflow.glob(f"artifacts/*/models/{model_id}/artifacts")
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert [name for name in names if name.endswith(".safetensors")] == ["model.safetensors"]
+    example = json.loads((folder / "input_example.json").read_text("utf-8"))
+    assert example["data"] == [["A first text."], ["A second, longer text."]]
+    assert str(layout.data) not in (folder / "MLmodel").read_text("utf-8")
 
 
 def test_register_shows_version_and_metrics_on_the_logged_model(toy_graph):

@@ -7,6 +7,7 @@ nothing was denied because the user did not agree. The next materialisation leav
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.commands.tables import agreed, count_text, table_lines
 from pipeline.commands.trace_lines import seen_steps
@@ -24,9 +25,14 @@ from pipeline.provenance.forget import (
     known,
 )
 from pipeline.store.chain import output_of
+from pipeline.store.disk import size_text
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, all_current, all_entries, layout_from_environment, load_current
 from pipeline.store.records import Checkpoint
+
+if TYPE_CHECKING:
+    from pipeline.provenance.purge import Holders
+    from pipeline.provenance.quotations import Quotations
 
 SHARDED = ("pages", "documents")  # assets whose changing shards are counted
 MOST_HOLDERS = 10  # pages with a part of the text that are listed
@@ -240,7 +246,8 @@ def _tokenizer_line(layout: Layout, *, new: bool) -> str:
 def _purge(layout: Layout, args: Namespace) -> int:
     """Remove everything that still contains texts of the deny list."""
     from pipeline.provenance.purge import find_holders
-    from pipeline.store.disk import remove_garbage, size_text
+    from pipeline.provenance.quotations import find_quotations, remove_quotations
+    from pipeline.store.disk import remove_garbage
 
     if args.what:
         raise ValueError(
@@ -248,23 +255,39 @@ def _purge(layout: Layout, args: Namespace) -> int:
             " materialisation"
         )
     holders = find_holders(layout, keys_of(read_denials(layout.denied)))
-    for folder, asset in holders.current.items():
-        print(f"kept  {folder.relative_to(layout.data)}: current output of {asset} until that is materialised again")
-    for folder in (*holders.garbage.outputs, *holders.garbage.unfinished):
-        print(f"remove {folder.relative_to(layout.data)}")
-    if not holders.garbage.folders:
-        print("Nothing to remove" + ("; materialise the assets above first." if holders.current else "."))
+    quotations = find_quotations(layout, holders.forgotten)
+    print("\n".join(_purge_lines(layout, holders, quotations)))
+    if not (holders.garbage.folders or quotations):
         return int(bool(holders.current))
-    n_parts = len(holders.garbage.parts)
-    print(f"and {n_parts:,} cached shards; {size_text(holders.garbage.n_bytes)} in all")
     if args.dry_run or not (args.yes or agreed("\nRemove them? [y/N] ")):
         print("\nNothing was removed" + ("." if args.dry_run else "; --yes removes without asking."))
         return 0 if args.dry_run else 1
+    remove_quotations(quotations, holders.forgotten)  # first: they are found by the texts in the outputs
     if kept := remove_garbage(layout, holders.garbage, even_for_retries=True):
         names = ", ".join(str(folder.relative_to(layout.data)) for folder in kept)
         raise ValueError(f"a running build uses {names}; the rest was removed; purge again when it has ended")
     print("\nRemoved. Your own files, fetched packages and trained models were not changed.")
     return int(bool(holders.current))
+
+
+def _purge_lines(layout: Layout, holders: "Holders", quotations: "Quotations") -> Iterator[str]:
+    from pipeline.tracking.server import is_local, shown_uri
+
+    for folder, asset in holders.current.items():
+        yield f"kept  {folder.relative_to(layout.data)}: current output of {asset} until that is materialised again"
+    for path in (*holders.garbage.outputs, *holders.garbage.unfinished, *quotations.files):
+        yield f"remove {path.relative_to(layout.data)}"
+    for path, n_values in quotations.values.items():
+        yield f"clear {count_text(n_values, 'quotation')} in {path.relative_to(layout.data)}"
+    if holders.garbage.folders:
+        n_parts = len(holders.garbage.parts)
+        yield f"and {n_parts:,} cached shards; {size_text(holders.garbage.n_bytes)} in all"
+    elif not quotations:
+        yield "Nothing to remove" + ("; materialise the assets above first." if holders.current else ".")
+    if not holders.forgotten.texts and holders.forgotten.ids:
+        yield "No output contains the texts any more, so MLflow and Dagster were searched for ids of their documents."
+    if not is_local(layout):
+        yield f"{shown_uri(layout)} was not searched: delete there what quotes the texts, such as samples.md."
 
 
 def _undo(layout: Layout, args: Namespace) -> int:

@@ -5,10 +5,11 @@ that were built from these and quote them, and which of them are current outputs
 
 `gristmill gc` keeps what a registered model was built from. Here such outputs are removed: the model is kept, its
 training text is not. Current outputs of assets are left, because the next materialisation rebuilds them, so purge
-after it. Models and tokenizers are never removed, nor are the user's own files and downloads.
+after it. Models and tokenizers are never removed, nor are the user's own files and downloads. What MLflow and Dagster
+quote of the texts is found with the texts that are collected here (quotations.py).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.deny_list import Keys
+from pipeline.corpus.examples.stage import document_id
+from pipeline.provenance.quotations import Forgotten
 from pipeline.store.disk import PARTS, Garbage, bytes_freed
 from pipeline.store.layout import INDEXES, Layout, all_entries
 from pipeline.store.lineage import inputs_of
@@ -24,6 +27,7 @@ from pipeline.store.records import DENIED, Columns, DenyList, Report, Shards
 from pipeline.store.shards import read_table
 
 ARROW_IDS = ("document_id", "id", "page_id")
+EXAMPLES = "examples"  # stage
 OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
 
 
@@ -33,18 +37,19 @@ class Holders:
 
     garbage: Garbage
     current: dict[Path, str]  # folder -> asset
+    forgotten: Forgotten  # the texts of denied pages that were found, and all ids of their documents
 
 
 def find_holders(layout: Layout, keys: Keys) -> Holders:
     """Everything in the store that contains the text of a denied page."""
     stages = sorted(path for path in layout.store.glob("*") if path.is_dir() and path.name != INDEXES)
     folders = [path for stage in stages for path in sorted(stage.iterdir()) if path.is_dir() and path.name != PARTS]
-    ids = set(keys.document_id)
-    holding = [folder for folder in folders if _holds(folder, keys, ids)]
+    forgotten = Forgotten(texts=set(), ids=set(keys.document_id))
+    holding = [folder for folder in folders if _holds(folder, keys, forgotten)]
     records = {folder.name: load_record(folder) for folder in folders if _is_finished(folder)}
     holding += [folder for folder in folders if folder not in holding and _quotes(folder, holding, records)]
     parts = [part for stage in stages for part in sorted((stage / PARTS).glob("*")) if part.is_dir()]
-    parts = [part for part in parts if _holds(part, keys, ids)]
+    parts = [part for part in parts if _holds(part, keys, forgotten)]
     assets = _assets(layout, records)
     old = [folder for folder in holding if folder not in assets]
     indexes = [index for folder in old if (index := layout.store / INDEXES / folder.name).is_dir()]
@@ -56,14 +61,15 @@ def find_holders(layout: Layout, keys: Keys) -> Holders:
             n_bytes=bytes_freed([*old, *indexes, *parts]),
         ),
         current={folder: assets[folder] for folder in holding if folder in assets},
+        forgotten=forgotten,
     )
 
 
-def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
-    """Whether a table or token shard of `folder` has a row of a denied page; document ids of the page are added to
-    `ids`.
+def _holds(folder: Path, keys: Keys, forgotten: Forgotten) -> bool:
+    """Whether a table or token shard of `folder` has a row of a denied page, which is added to `forgotten`.
 
-    A text gets a new id in each stage that changes it, and token shards contain only document ids.
+    A text gets a new id in each stage that changes it, and token shards contain only document ids. A labelled row is
+    no page, and denied for its text.
     """
     found = False
     for path in sorted(folder.rglob("*.parquet")):
@@ -71,21 +77,28 @@ def _holds(folder: Path, keys: Keys, ids: set[str]) -> bool:
         columns = [name for name in ("page_id", "id", "url", "reason") if name in names]
         if not {"page_id", "id"} & set(columns):
             continue
-        for row in _rows(read_table(path, columns=columns), keys, ids):
-            found = True
-            if "text" in names:
-                ids.add(row["id"])
+        places = _places(read_table(path, columns=columns), keys, forgotten.ids)
+        if "text" in names and (places or folder.parent.name == EXAMPLES):
+            table = read_table(path, columns=["id", "text"])
+            texts = table["text"].to_pylist()
+            if folder.parent.name == EXAMPLES:
+                places = [place for place, text in enumerate(texts) if document_id(text) in forgotten.ids]
+            forgotten.texts.update(texts[place] for place in places)
+            forgotten.ids.update(table["id"][place].as_py() for place in places)
+        found = found or bool(places)
     arrow = sorted(folder.rglob("*.arrow"))
-    return found or any(not _arrow_ids(path).isdisjoint(ids | keys.page_id) for path in arrow)
+    return found or any(not _arrow_ids(path).isdisjoint(forgotten.ids | keys.page_id) for path in arrow)
 
 
-def _rows(table: pa.Table, keys: Keys, ids: Collection[str]) -> Iterator[dict[str, str]]:
+def _places(table: pa.Table, keys: Keys, ids: Collection[str]) -> list[int]:
     """Rows of denied pages, except those that record that a page was denied."""
-    for row in table.to_pylist():
+    found = []
+    for place, row in enumerate(table.to_pylist()):
         page_id = row.get("page_id", row.get("id"))
         is_denied = page_id in keys.page_id or row.get("url") in keys.url or row.get("id") in ids
         if is_denied and row.get("reason") != DENIED:
-            yield row
+            found.append(place)
+    return found
 
 
 def _arrow_ids(path: Path) -> set[str]:

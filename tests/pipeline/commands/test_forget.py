@@ -1,6 +1,7 @@
 """gristmill forget on the whole toy graph: what it tells, what the next run builds, and what is left of the text."""
 
 import contextlib
+import gzip
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ import pytest
 from model.config import TrainConfig
 from model.token_shards import SPLITS, read_token_shards
 from pipeline.cli import main
+from pipeline.commands.ui import prepare_dagster_home
 from pipeline.corpus.collect.sources import FilesSource
 from pipeline.corpus.collect.stage import CollectConfig, collect
 from pipeline.corpus.deny_list import read_denials
@@ -30,6 +32,9 @@ from pipeline.store.records import Checkpoint, Handle
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Outcome, Stage, Store, read_record
 from pipeline.store.verdict import conservation
+from pipeline.tracking.journal import FINISHED, Journal
+from pipeline.tracking.server import new_client, run_id_of
+from pipeline.tracking.tracker import Tracker
 from tests.pipeline.training.steps import documents_of_step
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -127,6 +132,8 @@ def holders(layout: Layout, folders: list[Path], phrases: list[str]) -> list[str
         elif path.suffix == ".arrow" and path.parent.name in SPLITS:
             shards = read_token_shards(path.parents[1], path.parent.name)
             text = "".join(tokenizer.decode(shard.tokens.tolist()) for shard in shards)
+        elif path.suffix == ".gz":
+            text = gzip.decompress(path.read_bytes()).decode("utf-8", "replace")
         else:
             text = path.read_bytes().decode("utf-8", "replace")
         found += [str(path) for phrase in phrases if phrase in text]
@@ -229,18 +236,55 @@ def test_forget_again_adds_only_the_copies_that_were_collected_since(forgotten):
     assert [json.loads(row)["url"].rpartition("/")[2] for row in new] == ["tale-again.txt"]
 
 
+def quote_everywhere(layout: Layout, phrase: str) -> None:
+    """Store a phrase in MLflow and in Dagster, as earlier versions of gristmill did."""
+    report = layout.tracking / ("f" * 32) / "samples.md"
+    report.parent.mkdir()
+    report.write_text(f"# Samples\n\nPrompt:\n\n    {phrase}\n")
+    tracker = Tracker(layout=layout, asset="moods_evaluation", group="evaluation", tags={"sample": phrase})
+    tracker.started("f" * 32, {"first": phrase, "rows": 3}, [])
+    tracker.artifact(report)
+    tracker.describe(f"The report says: {phrase}")
+    tracker.close(FINISHED)
+    tracker.journal = Journal(layout, "f" * 32)
+    tracker.describe(f"It waits: {phrase}")
+
+    @dg.asset
+    def quoting() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"sample": dg.MetadataValue.md(f"| {phrase} |"), "rows": 3})
+
+    prepare_dagster_home(layout)
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        dg.materialize([quoting], instance=instance)
+
+
 def test_purge_leaves_the_text_in_no_data(forgotten, capsys):
-    """Also not in those of the registered model, which `gc` would keep."""
+    """Also not in those of the registered model, which `gc` would keep, and not in what MLflow and Dagster stored:
+    their artifacts, descriptions, parameters and event logs quoted texts, and kept them for ever."""
+    layout, (phrase, *_) = forgotten.layout, words_of(forgotten.layout, "tale-00.txt")
+    quote_everywhere(layout, phrase)
+    assert len(holders(layout, [layout.mlflow, layout.dagster_home, layout.tracking], [phrase])) >= 5
     assert main(["forget", "--purge", "--dry-run"]) == 0
-    assert "remove store/filter/" in capsys.readouterr().out
+    dry = capsys.readouterr().out
+    assert "remove store/filter/" in dry and f"remove tracking/{'f' * 32}/samples.md" in dry
+    assert "quotations in mlflow/mlflow.db" in dry and "in dagster/history/runs/" in dry
     old = forgotten.before["token_shards"].directory
     assert old.exists()
     assert main(["forget", "--purge", "--yes"]) == 1  # a copy was collected since, and the evaluations are older
     assert "until that is materialised again" in capsys.readouterr().out
     assert not old.exists() and forgotten.after["token_shards"].directory.exists()
-    stages = [folder for folder in forgotten.layout.store.iterdir() if folder.name != "tokenizer"]
+    folders = [folder for folder in layout.data.iterdir() if folder.is_dir() and folder.name != "copies"]
     for name in ("tale-00.txt", forgotten.seen):
-        assert not holders(forgotten.layout, stages, words_of(forgotten.layout, name))
+        assert not holders(layout, folders, words_of(layout, name))
+    run = new_client(layout).get_run(run_id_of(layout, "f" * 32))
+    assert (run.data.params, run.data.tags["sample"]) == ({"first": "[removed]", "rows": "3"}, "[removed]")
+    assert [event["text"] for _, event in Journal(layout, "f" * 32).pending()] == ["[removed]"]
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        (event,) = instance.fetch_materializations(dg.AssetKey("quoting"), limit=1).records
+    metadata = event.asset_materialization.metadata
+    assert (metadata["sample"].value, metadata["rows"].value) == ("[removed]", 3)
+    assert main(["forget", "--purge", "--yes"]) == 1
+    assert "Nothing to remove" in capsys.readouterr().out
     assert main(["trace", forgotten.seen]) == 0
     assert "denied" in capsys.readouterr().out
 

@@ -1,11 +1,10 @@
 """The text of one mail message (RFC 5322, MIME).
 
 In: the bytes of a message. Out: `Extracted`: the subject as title, and the text that a reader sees: of alternatives
-the plain one, otherwise the HTML one (xhtml_text.py); a forwarded message below a heading with its subject. Other
-headers are not kept. Attachments are not read; a last line in brackets has their number and names.
-
-Wrong or unknown encodings and charsets are guessed as for any text (text_repair.decode). Lines of `format=flowed` are
-joined (RFC 3676).
+the plain one, or the HTML one (xhtml_text.py) if the plain one is missing or is a stub that only refers to it; a
+forwarded message below a heading with its subject. Other headers are not kept. Attachments are not read; a last line
+in brackets has their number and names. Charsets are read as those of any text (text_repair.decode). Lines of
+`format=flowed` are joined (RFC 3676).
 """
 
 import base64
@@ -16,18 +15,22 @@ from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
 from email.policy import Compat32
+from itertools import pairwise
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.xhtml_text import xhtml_text
 from pipeline.corpus.shown_text import as_shown, markup_as_shown
 from pipeline.corpus.text_repair import decode
+from pipeline.corpus.word_hashes import WORD
 
 EXTRACTOR = "mail"
 MAX_HEADER_CHARACTERS = 10_000  # the rest of a longer header is not read
 MAX_PARTS = 1000
 MAX_DEPTH = 20  # of nested parts
 NAMED_ATTACHMENTS = 20
+MIN_SHARED = 0.5  # of the pairs of words of an HTML part; a plain part with fewer does not say what it says
+ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
 NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 DEFAULT_CHARSETS = ("us-ascii", "ascii")  # bytes beyond ASCII have no charset then
 READ = ("text/plain", "text/html")
@@ -83,8 +86,10 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
             yield f"## {subject}"
         yield from _pieces(inner[0], attachments, depth + 1)
     elif isinstance(inner, list):
-        chosen = _alternative(inner) if kind == "multipart/alternative" else inner
-        for sub in chosen:
+        if kind == "multipart/alternative":
+            yield from _alternative(inner, attachments, depth + 1)
+            return
+        for sub in inner:
             yield from _pieces(sub, attachments, depth + 1)
     elif part.get_content_disposition() == "attachment" or _file_name(part):
         attachments.append(_file_name(part))
@@ -94,12 +99,30 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
         attachments.append("")
 
 
-def _alternative(parts: Sequence[Any]) -> Sequence[Any]:
-    """The plain text of equivalent alternatives; if there is none, the last, which is the richest."""
+def _alternative(parts: Sequence[Any], attachments: list[str], depth: int) -> list[str]:
+    """The pieces of the plain one of equivalent parts, or of the last other one if the plain one is a stub."""
+    plain: list[str] = []
+    rich: list[str] = []
+    attached: list[str] = []
     for part in parts:
-        if part.get_content_type() == "text/plain" and _text(part, "text/plain").strip():
-            return [part]
-    return parts[-1:] if not parts or parts[-1].get_content_maintype() in ("text", "multipart") else parts[:1]
+        found: list[str] = []
+        pieces = [piece for piece in _pieces(part, found, depth) if WORD.search(piece)]
+        if part.get_content_type() == "text/plain":
+            plain = plain or pieces
+        elif pieces or not rich:
+            rich, attached = pieces, found
+    if plain and not _is_stub("\n".join(plain), "\n".join(rich)):
+        return plain
+    attachments += attached
+    return rich
+
+
+def _is_stub(plain: str, rich: str) -> bool:
+    """Whether `plain` is shorter than the other text and has less than half of its pairs of neighbouring words."""
+    plain_words, rich_words = ([w.casefold() for w in WORD.findall(ADDRESS.sub(" ", text))] for text in (plain, rich))
+    pairs = set(pairwise(rich_words))
+    n_shared = len(pairs.intersection(pairwise(plain_words)))
+    return len(plain_words) < len(rich_words) and n_shared < MIN_SHARED * len(pairs)
 
 
 def _text(part: Any, kind: str) -> str:
@@ -119,7 +142,9 @@ def _payload(part: Any) -> bytes:
     if str(part.get("Content-Transfer-Encoding", "")).strip().lower() != "base64":
         return payload
     del part["Content-Transfer-Encoding"]
-    if payload != part.get_payload(decode=True):
+    undecoded = part.get_payload(decode=True)
+    part["Content-Transfer-Encoding"] = "base64"
+    if payload != undecoded:
         return payload
     signs = NO_BASE64.sub(b"", payload)  # email could not decode it
     return base64.b64decode(signs[: len(signs) // 4 * 4])

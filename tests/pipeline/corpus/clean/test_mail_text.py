@@ -99,3 +99,63 @@ def test_mail_of_parts_inside_parts_ends_at_a_depth():
     nested = "Content-Type: message/rfc822\n\n" * 3000
     for content in (parts, nested):
         assert mail_text(b"Subject: x\n" + content.encode() + b"\n\ndeep").reason in ("no_text", "unreadable")
+
+
+NEWS = """Dear friends, the new stone has arrived. It weighs nine hundred kilos, and it took six of us a whole
+Saturday to roll it from the cart to its bed. Open day is the second Sunday in May, and the oven is lit at ten."""
+NEWS_HTML = f"<h2>News</h2><p>{NEWS}</p><p>Unsubscribe <a href='https://a.example/u'>here</a>, at any time.</p>"
+JAPANESE_NEWS = (
+    "\u65b0\u3057\u3044\u77f3\u81fc\u304c\u5c4a\u304d\u307e\u3057\u305f\u3002"
+    "\u4e94\u6708\u306e\u7b2c\u4e8c\u65e5\u66dc\u65e5\u306b\u958b\u304d\u307e\u3059\u3002"
+)
+STUBS = {
+    "in words": "This message is in HTML. Please switch on HTML in your mail program to read it.",
+    "in other words": "Your client does not support rich mail :(",
+    "in another language": "Diese Nachricht liegt nur als HTML vor, bitte im Browser lesen.",
+    "an address": "https://news.example/view?new-stone-has-arrived-it-weighs-nine-hundred-kilos\n",
+    "with its footer": "To read the news, open the link.\n\nUnsubscribe here, at any time.",
+    "signs": "-- \n\u00a0\n* * *",
+    "empty": "\n",
+}
+
+
+def alternatives(writers, plain: str, html: str, **kinds: str) -> bytes:
+    message = writers.mail("News", plain)
+    message.set_content(plain, cte="base64")
+    for kind, text in kinds.items():
+        message.add_alternative(text, subtype=kind)
+    message.add_alternative(html, subtype="html", cte="base64")
+    return message.as_bytes()
+
+
+@pytest.mark.parametrize("stub", STUBS)
+def test_mail_stub_in_plain_text_loses_to_the_html_that_it_refers_to(writers, stub):
+    """The plain part won whatever it said: GongRzhe/Gmail-MCP-Server#87, lswith/imap-mcp#21."""
+    extracted = mail_text(alternatives(writers, STUBS[stub], NEWS_HTML))
+    assert extracted.text.startswith("## News\n") and "nine hundred kilos" in extracted.text
+    extracted = mail_text(alternatives(writers, STUBS[stub], f"<p>{JAPANESE_NEWS}</p>"))
+    assert extracted.text == JAPANESE_NEWS
+
+
+@pytest.mark.parametrize(
+    ("plain", "html"),
+    [
+        (NEWS, NEWS_HTML),
+        (NEWS.replace(" ", "\n"), NEWS_HTML.replace("nine hundred", "<b>900</b>")),
+        (NEWS, "<h1>News</h1><p>Pictures. View in your browser.</p>"),
+        (f"{JAPANESE_NEWS}\nhttps://a.example", f"<h1>News</h1><p>{JAPANESE_NEWS}</p>"),
+        ("Yes.", "<p>Yes.</p>"),
+        ("Yes, at ten.", "<img src=cid:1>"),
+    ],
+)
+def test_mail_plain_text_that_says_what_the_html_says_is_preferred(writers, plain, html):
+    assert mail_text(alternatives(writers, plain, html)).text == plain
+
+
+def test_mail_alternative_may_hold_its_html_inside_other_parts_or_before_a_calendar(writers):
+    message = writers.mail("News", STUBS["in words"])
+    message.add_alternative(NEWS_HTML, subtype="html")
+    message.get_payload()[1].add_related(b"x", "image", "png", cid="<1>", filename="stone.png")
+    assert mail_text(message.as_bytes()).text.endswith("[1 attachment: stone.png]")
+    message.add_alternative("BEGIN:VCALENDAR", subtype="calendar")
+    assert "nine hundred kilos" in mail_text(message.as_bytes()).text

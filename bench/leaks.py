@@ -27,7 +27,7 @@ import xxhash
 
 from pipeline.corpus.decontaminate.evaluation_runs import WORD, Item, evaluation_items, run_index
 from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
-from pipeline.corpus.examples.leaks import normalised
+from pipeline.corpus.examples.near_texts import normalised
 from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.lineage import lineage

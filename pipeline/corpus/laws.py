@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.token_shards import SPLITS, read_description, read_token_shards
-from pipeline.corpus.examples.leaks import SIMILARITY, leaked
+from pipeline.corpus.examples.near_texts import SIMILARITY, leaked
 from pipeline.store.verdict import Verdict
 
 REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of source_loss

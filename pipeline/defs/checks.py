@@ -180,7 +180,8 @@ def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
 def _examples_leak(examples: Handle) -> Verdict:
     """No example of validation or test has a near duplicate in train."""
     train, *held_out = (
-        read_examples(examples.directory, split)["text"].to_pylist() for split in ("train", "validation", "test")
+        read_examples(examples.directory, split, ["text"])["text"].to_pylist()
+        for split in ("train", "validation", "test")
     )
     similarity = (read_record(examples.directory) or {})["config"]["similarity"]
     return laws.no_leak(train, [text for texts in held_out for text in texts], similarity)

@@ -79,7 +79,7 @@ def find_text(chain: TraceChain, text: str, say: Say, seconds: float) -> list[Te
 
 def find_examples(store: Path, handles: Mapping[str, Handle], query: str, say: Say) -> list[ExampleTrace]:
     """Examples whose id, or whose text, is `query`."""
-    from pipeline.corpus.examples.leaks import normalised as normalised_example
+    from pipeline.corpus.examples.near_texts import normalised as normalised_example
 
     ids = [query] if len(query) < 100 else []
     ids.append(text_digest(normalised_example(query)))

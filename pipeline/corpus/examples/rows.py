@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.corpus.examples.leaks import normalised
+from pipeline.corpus.examples.near_texts import normalised
 from pipeline.store.records import PREVIEW_CHARACTERS, dropped_row
 from pipeline.store.shards import text_digest
 
@@ -79,7 +79,7 @@ class ExampleRows:
         """To be called once, after the last row."""
         for row, place in self._repeated:
             reason = "conflicting_labels" if place in self._conflicting else "duplicate"
-            self._drop(row.number, self.ids[place], row.text, reason, f"as row {self.numbers[place]}")
+            self._drop(row.number, self.ids[place], row.text, reason)
         for place in self._conflicting:
             self._drop(self.numbers[place], self.ids[place], self.texts[place], "conflicting_labels")
         kept = [place for place in range(len(self.ids)) if place not in self._conflicting]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -26,7 +27,7 @@ from pipeline.corpus import text_repair
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import NOTHING, Keys, deny_list, read_keys
 from pipeline.corpus.examples.labelled_file import labelled_records
-from pipeline.corpus.examples.leaks import SIMILARITY, duplicate_groups
+from pipeline.corpus.examples.near_texts import SIMILARITY, duplicate_groups
 from pipeline.corpus.examples.rows import ExampleRows, Row, in_pieces
 from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards
 from pipeline.store.settings import check_values, did_you_mean
@@ -233,10 +234,11 @@ def example_schema(kind: Rows) -> pa.Schema:
     return pa.schema([*BEFORE, *kind.columns, *AFTER])
 
 
-def read_examples(directory: Path, split: str) -> pa.Table:
-    """The examples of one split in the order of the labelled file."""
-    table = pa.concat_tables([read_table(path, EXAMPLE) for path in shard_paths(directory)])
-    return table.filter([here == split for here in table["split"].to_pylist()])
+def read_examples(directory: Path, split: str, columns: list[str] | None = None) -> pa.Table:
+    """The examples of one split in the order of the labelled file, all columns or some."""
+    names = None if columns is None else [*columns, "split"]
+    table = pa.concat_tables([read_table(path, EXAMPLE, names) for path in shard_paths(directory)])
+    return table.filter(pc.field("split") == split)
 
 
 def split_of(group_id: str, cfg: ExamplesConfig) -> str:

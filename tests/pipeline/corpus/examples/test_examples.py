@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.url import UrlSource
-from pipeline.corpus.examples.leaks import leaked
+from pipeline.corpus.examples.near_texts import leaked
 from pipeline.corpus.examples.rows import repaired
 from pipeline.corpus.examples.stage import LabelledFile, labelled_rows, read_examples, split_of
 from pipeline.store.errors import CorruptShard

@@ -1,74 +1,7 @@
-"""Near duplicates against comparing everything with everything, and runs of words against plain search."""
+"""Runs of words that examples share with documents, against plain search."""
 
-import random
-
-import pytest
-
-from pipeline.corpus.examples.leaks import duplicate_groups, leaked, letters, normalised, occurring
-
-WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p"]
-
-
-def random_texts(n_texts: int, seed: int = 0) -> list[str]:
-    rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(1, 14))) for _ in range(n_texts)]
-
-
-def jaccard(a: str, b: str) -> float:
-    one, two = set(letters(a)), set(letters(b))
-    return len(one & two) / len(one | two)
-
-
-def slow_groups(texts: list[str], similarity: float) -> list[int]:
-    groups = list(range(len(texts)))
-    for i in range(len(texts)):
-        for j in range(i):
-            if jaccard(texts[i], texts[j]) >= similarity and groups[i] != groups[j]:
-                old, new = max(groups[i], groups[j]), min(groups[i], groups[j])
-                groups = [new if group == old else group for group in groups]
-    return groups
-
-
-@pytest.mark.parametrize("similarity", [0.6, 0.7, 0.8, 1.0])
-def test_duplicate_groups_random_texts_equal_slow_comparison(similarity):
-    texts = random_texts(150)
-    assert duplicate_groups(texts, similarity) == slow_groups(texts, similarity)
-
-
-@pytest.mark.parametrize("similarity", [0.6, 0.7, 0.8])
-def test_leaked_random_texts_equal_slow_comparison(similarity):
-    train, test = random_texts(120), random_texts(40, seed=1)
-    slow = [i for i, text in enumerate(test) if any(jaccard(text, other) >= similarity for other in train)]
-    assert leaked(train, test, similarity) == slow
-    assert slow  # the texts are such that there is something to find
-
-
-def test_leaked_nothing_to_compare_finds_nothing():
-    assert leaked([], ["a text"]) == []
-    assert leaked(["a text"], []) == []
-    assert leaked(["one two"], ["three four"]) == []
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        "9 Delicious recipes!",
-        "10 delicious, recipes",
-        "recipes: delicious",
-        "  DELICIOUS recipes\n",
-        "delicious recipes 9",
-    ],
-)
-def test_duplicate_groups_case_punctuation_digits_and_order_do_not_count(other):
-    assert duplicate_groups(["unlike", "9 delicious recipes", other]) == [0, 1, 1]
-
-
-def test_duplicate_groups_numbers_alone_stay_apart():
-    assert duplicate_groups(["12", "13", "12"]) == [0, 1, 0]
-
-
-def test_normalised_unicode_forms_are_equal():
-    assert normalised("Cafe\u0301  \ufb01ne") == normalised("CAF\u00c9 fine")
+from pipeline.corpus.examples.leaks import occurring
+from tests.pipeline.corpus.examples.test_near_texts import random_texts
 
 
 def test_occurring_a_run_of_eight_words_anywhere_is_found():

@@ -123,7 +123,9 @@ def leaked(train: Sequence[str], test: Sequence[str], similarity: float = SIMILA
     if frequent.any():
         n_in_part = len(np.unique(np.repeat(np.arange(len(test)), rare.sizes)[frequent[rare.words]]))
         log.warning(
-            "%d of %d texts have frequent words only, so that not all near duplicates of them are found", n_in_part, len(test)
+            "%d of %d texts have frequent words only: not all of their near duplicates are found",
+            n_in_part,
+            len(test),
         )
     candidates = _sharing(rare.without(frequent), index)
     found = [i for i, _ in _alike(candidates, asked, known, similarity)]

@@ -21,6 +21,8 @@ from pipeline.commands.trace_lines import (
     step_content_lines,
     step_content_object,
 )
+from pipeline.corpus.collect.left_out import left_out
+from pipeline.corpus.collect.sources import read_sources
 from pipeline.provenance.trace import PageTrace, trace, trace_text
 from pipeline.provenance.training_steps import content_of_steps
 from pipeline.store.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
@@ -45,7 +47,12 @@ def run_trace(args: Namespace) -> int:
         text = sys.stdin.buffer.read(MOST_BYTES).decode(errors="replace")
         pages, examples = trace_text(layout.store, handles, text, teller(), args.seconds)
     else:
-        pages, examples = trace(layout.store, handles, args.what, teller(), args.seconds)
+        try:
+            pages, examples = trace(layout.store, handles, args.what, teller(), args.seconds)
+        except ValueError as error:
+            if sentences := left_out(read_sources(layout.sources_toml).values(), layout.cache, args.what):
+                raise ValueError("; ".join(sentences)) from error
+            raise
     denied = denied_pages(layout, pages)
     if args.json:
         found = {

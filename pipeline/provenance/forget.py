@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.corpus.collect.members import address_of
 from pipeline.corpus.deny_list import Denial
 from pipeline.corpus.examples.stage import document_id
 from pipeline.provenance.copies import Copy, CopyLimits, find_copies
@@ -90,7 +91,15 @@ def known(handles: Mapping[str, Handle]) -> Known:
 
 
 def find_pages(outputs: Known, query: str) -> list[Page]:
-    """The pages that `query` identifies: a URL, a page id, a document id of any stage, or else the end of a URL."""
+    """The pages that `query` identifies: a URL, a page id, a document id of any stage, or else the end of a URL.
+
+    The name of a file may be written as it is, or percent-encoded as in its URL.
+    """
+    encoded = address_of(query)
+    return _pages_named(outputs, query) or (_pages_named(outputs, encoded) if encoded != query else [])
+
+
+def _pages_named(outputs: Known, query: str) -> list[Page]:
     exact: set[Page] = set()
     endings: set[Page] = set()
     for folder in outputs.folders:

@@ -77,8 +77,8 @@ def trace(
         if examples := find_examples(store, handles, query, say):
             return [], examples
         raise ValueError(
-            f"{_shown(query)} is not a URL, the end of one, a page id or a document id of the data; a text"
-            " to look for has several words, or comes from a file or through `-`"
+            f"{_shown(query)} is not a URL, the end of one, a page id or a document id of the data, and no source has"
+            " a file of that name; a text to look for has several words, or comes from a file or through `-`"
         )
     return trace_text(store, handles, query if text is None else text, say, seconds)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.corpus.collect.members import address_of
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, Index, Say, drop_damaged, open_index
 from pipeline.store.chain import document_stages, traced_stages
 from pipeline.store.errors import CorruptShard
@@ -88,7 +89,8 @@ class TraceChain:
     def pages(self, query: str, most: int) -> dict[str, str]:
         """Page id -> URL of the pages with that id or URL; if there are none, of those whose URL ends with it.
 
-        Raises ValueError when there are more than `most`.
+        The name of a file may be written as it is, or percent-encoded as in its URL. Raises ValueError when there are
+        more than `most`.
         """
         ids = {
             self.page_id(folder, row)
@@ -97,6 +99,8 @@ class TraceChain:
             for row in self.index(folder).rows_of(column, query)
         }
         found = {page_id: self.url_of(page_id) for page_id in ids} or self._pages_by_url(query, most)
+        if not found and (encoded := address_of(query)) != query:
+            found = self._pages_by_url(encoded, most)
         return dict(sorted(found.items(), key=lambda item: (item[1], item[0])))
 
     def page_id(self, folder: Folder, row: int) -> str:

@@ -154,3 +154,20 @@ def test_trace_loads_nothing_heavy(layout, told):
     environment = {"GRISTMILL_DATA": str(layout.data), "PYTHONPATH": ":".join(path for path in sys.path if path)}
     answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert answer.stdout.splitlines()[-1] == "set()"
+
+
+def test_trace_of_a_file_that_members_leaves_out_says_so(told, layout, tmp_path):
+    """It was told that the name is no URL, as it is of a file that never existed."""
+    sources = layout.sources_toml.read_text()
+    (tmp_path / "drafts").mkdir()
+    (tmp_path / "drafts" / "old story.md").write_text("# Old")
+    table = f'\n[notes]\nkind = "files"\npath = "{tmp_path}"\nmembers = ["**/*.md", "!drafts/**"]\n'
+    layout.sources_toml.write_text(sources + table)
+    try:
+        out, err, code = told("drafts/old story.md")
+        assert (out, code) == ("", 2)
+        assert 'is left out of source `notes` by members: the glob "!drafts/**" excludes it' in err
+        _, err, code = told("drafts/never.md")
+        assert code == 2 and "no source has a file of that name" in err
+    finally:
+        layout.sources_toml.write_text(sources)

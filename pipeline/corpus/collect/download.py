@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
+from pipeline.corpus.collect.network_errors import reason_of, without_login
 from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.shards import replacing
@@ -81,13 +82,14 @@ def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[floa
     """
     import requests
 
-    for wait in (*waits, None):
+    for number, wait in enumerate((*waits, None)):
         try:
             return attempt()
         except requests.RequestException as error:
             if wait is None or not _may_pass(error):
-                raise SourceUnavailable(f"{what} could not be fetched ({_reason_of(error)}); {advice}") from error
-            log.warning("%s: %s; next attempt in %g s", what, _reason_of(error), wait)
+                raise SourceUnavailable(f"{what} could not be fetched ({reason_of(error)}); {advice}") from error
+            level = logging.INFO if number else logging.WARNING  # one line is enough
+            log.log(level, "%s: %s; trying again for %g s", what, reason_of(error), sum(waits[number:]))
             time.sleep(wait)
     raise AssertionError("the last attempt returns or raises")
 
@@ -136,7 +138,7 @@ def _response(session: "Session", address: str, headers: dict[str, str]) -> Iter
                 yield response
                 return
             target = urljoin(address, response.headers["Location"])
-            leads = f"{address} leads to {_without_login(target)}"
+            leads = f"{address} leads to {without_login(target)}"
         if urlsplit(target).scheme not in ("http", "https"):
             raise ValueError(f"{leads}, which is not an address of http or https")
         if not may_be_private and _is_private(target):
@@ -170,14 +172,3 @@ def _may_pass(error: Any) -> bool:
     """Whether a retry can succeed; after a response such as 403 it cannot."""
     response = getattr(error, "response", None)
     return response is None or response.status_code in (408, 425, 429) or response.status_code >= 500
-
-
-def _reason_of(error: Exception) -> str:
-    """The innermost cause in one line; the outer ones repeat addresses and may contain a password."""
-    text = str(error.args[0] if error.args else error)
-    reason = text.rpartition("Caused by ")[2].rstrip(")")
-    return f"{type(error).__name__}: {_without_login(reason)}"[:300]
-
-
-def _without_login(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

@@ -34,7 +34,7 @@ SIGNATURES = (
     b"\xd0\xcf\x11\xe0",
 )
 FEW_SIGNS = 6  # so many letters of another encoding are hardly UTF-8 by chance
-ISO_2022 = b"\x1b$"  # the escape to a set of two bytes
+ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\$?\([DIJ]")  # the escapes to Japanese sets
 HEAD_BYTES = 4096  # in which UTF-16 without a mark is recognised
 MAX_GARBLED_SHARE = 0.01  # of the characters of a text that could not be decoded; a label with more is wrong
 MAX_CONTROL_SHARE = 0.02  # of the characters of a text, besides those that steer a terminal
@@ -113,7 +113,7 @@ def _also_utf8(content: bytes, text: str, labelled: str | None, media_type: str)
     """The encoding of bytes that are UTF-8, perhaps by chance: ASCII with escapes, or a few signs of two bytes."""
     if text.isascii():
         codec = labelled
-        if ISO_2022 in content:
+        if ISO_2022.search(content):
             codec = codec or declared_codec(content, media_type) or "iso2022_jp_ext"
         is_other = codec in SEVEN_BIT and not _is_garbled(content.decode(codec, ERRORS))
     else:
@@ -192,7 +192,9 @@ def _share_of_controls(text: str) -> float:
 
 
 def _utf16_without_mark(content: bytes) -> str | None:
-    """Latin text in UTF-16 has a zero in every other byte."""
+    """Latin text in UTF-16 has a zero in every other byte, and so has the first tag of a page."""
+    if content.startswith((b"<\0", b"\0<")):
+        return "utf-16-le" if content[1] == 0 else "utf-16-be"
     head = content[:HEAD_BYTES]
     half = max(1, len(head) // 2)
     odd, even = head[1::2].count(0) / half, head[::2].count(0) / half

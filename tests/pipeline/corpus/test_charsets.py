@@ -165,6 +165,10 @@ def test_charset_order_is_mark_header_meta_and_what_the_bytes_contradict_is_none
     utf8 = f"<meta charset=windows-1251><p>{RUSSIAN}".encode()
     assert clean_page(page(utf8)).text == RUSSIAN
     japanese = "\u6c34\u8eca\u5c0f\u5c4b\u306e\u671d\u2460"
+    for encoding in ("utf-16-le", "utf-16-be"):
+        content = f"<p>{japanese * 20}</p>".encode(encoding)
+        assert clean_page(page(content)).text == japanese * 20
+    assert encoding_of(b"\x1b$)C\x0e90\x0f \x1b(Bx\x1b[0m") == "utf-8"
     for declaration in ("<meta charset=iso-2022-jp>", ""):
         content = declaration.encode() + b"<p>\x1b$B?e<V>.20$ND+-!\x1b(B</p>"
         assert clean_page(page(content)).text == japanese

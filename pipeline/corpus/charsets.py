@@ -139,6 +139,12 @@ def declared_codec(content: bytes, media_type: str) -> str | None:
     return "utf-8" if codec and codec.startswith(("utf-16", "utf-32")) else codec
 
 
+def xml_codec(head: bytes) -> str | None:
+    """The codec by which XML is to be decoded before it is parsed; None if a parser reads its encoding as we do."""
+    codec = declared_codec(head, XML)
+    return None if codec == "utf-8" else codec
+
+
 def _declared_in_xml(head: bytes) -> str | None:
     declaration = XML_DECLARATION.match(head)
     return codec_of(declaration[1].decode("ascii", "replace")) if declaration else None

@@ -176,7 +176,7 @@ def _header(message: Message, name: str) -> str | None:
     """The header as plain text, with its encoded words decoded if they are valid."""
     # get() would replace bytes that are not ASCII with question marks
     raw = next((str(value) for key, value in message.raw_items() if key.lower() == name.lower()), "")
-    return _plain(raw) or None
+    return _plain(raw, _parameter(message, "charset", "content-type")) or None
 
 
 def _file_name(part: Any) -> str:
@@ -192,13 +192,13 @@ def _parameter(part: Any, name: str, header: str) -> str | None:
     return None if value is None else _plain(email.utils.unquote(str(value)))
 
 
-def _plain(header: str) -> str:
-    """A header with its encoded words decoded if they are valid."""
+def _plain(header: str, charset_of_rest: str | None = None) -> str:
+    """A header with its encoded words decoded if they are valid, and raw bytes in the charset of the text."""
     try:
         words = decode_header(header[:MAX_HEADER_CHARACTERS])
     except (ValueError, LookupError, MessageError):
         words = [(header, None)]
-    return " ".join("".join(_word(word, charset) for word, charset in words).split())
+    return " ".join("".join(_word(word, charset or charset_of_rest) for word, charset in words).split())
 
 
 def _word(word: bytes | str, charset: str | None) -> str:

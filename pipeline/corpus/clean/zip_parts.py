@@ -12,6 +12,8 @@ import zlib
 from typing import Any
 from urllib.parse import unquote
 
+from pipeline.corpus.charsets import ERRORS, xml_codec
+
 MAX_UNPACKED_BYTES = 100_000_000  # for all parts of one document together; a long novel has 2 MB of text
 MAX_PARTS = 20_000
 OLE_SIGNATURE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # older office files, and password-protected newer ones
@@ -85,7 +87,9 @@ def xml_tree(content: bytes) -> Any | None:
     """The root element, None if the content is not XML; entities that the document defines are omitted."""
     from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
 
+    codec = xml_codec(content)
     parser = etree.XMLParser(
+        encoding="utf-8" if codec else None,  # whatever the declaration says
         resolve_entities=False,
         no_network=True,
         load_dtd=False,
@@ -94,7 +98,7 @@ def xml_tree(content: bytes) -> Any | None:
         remove_pis=True,
     )
     try:
-        return etree.fromstring(content, parser)
+        return etree.fromstring(content.decode(codec, ERRORS).encode() if codec else content, parser)
     except (etree.XMLSyntaxError, ValueError):
         return None
 

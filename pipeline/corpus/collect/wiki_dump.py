@@ -5,11 +5,17 @@ In: the XML as an open, untrusted file. Out: `Article` for every page element, w
 never expanded, nothing is fetched, and the size of a page element is bounded.
 """
 
+import codecs
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+from pipeline.corpus.charsets import ERRORS, xml_codec
 from pipeline.corpus.clean.zip_parts import local_name
+from pipeline.corpus.collect.unpacking import Rewound
+
+HEAD_BYTES = 1000  # in which XML declares its encoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +38,9 @@ class _TooLarge(Exception):
 class _Bounded:
     """The stream, which fails after more than `max_bytes` bytes without the end of a page."""
 
-    def __init__(self, stream: BinaryIO, max_bytes: int):
+    def __init__(self, stream: Any, codec: str | None, max_bytes: int):
         self.stream = stream
+        self.decoder = codecs.getincrementaldecoder(codec)(ERRORS) if codec else None
         self.max_bytes = max_bytes
         self.since_page = 0
 
@@ -42,6 +49,11 @@ class _Bounded:
             raise _TooLarge
         block = self.stream.read(size)
         self.since_page += len(block)
+        # an incomplete character alone would look like the end
+        while self.decoder is not None and block:
+            if text := self.decoder.decode(block):
+                return text.encode()
+            block = self.stream.read(size)
         return block
 
 
@@ -49,11 +61,19 @@ def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken
     """Every page of the dump in order; at most one Broken, as the last item."""
     from lxml import etree  # type: ignore[attr-defined]  # a C extension without types
 
-    bounded = _Bounded(stream, max_bytes)
+    head = stream.read(HEAD_BYTES)
+    codec = xml_codec(head)
+    bounded = _Bounded(io.BufferedReader(Rewound(head, stream)), codec, max_bytes)
     path: list[str] = []
     try:
         elements = etree.iterparse(
-            bounded, events=("start", "end"), resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False
+            bounded,
+            events=("start", "end"),
+            encoding="utf-8" if codec else None,  # whatever the declaration says
+            resolve_entities=False,
+            no_network=True,
+            load_dtd=False,
+            huge_tree=False,
         )
         for event, element in elements:
             name = local_name(element)

@@ -8,9 +8,11 @@ from pipeline.corpus.charsets import ERRORS, codec_of, declared_codec
 from pipeline.corpus.clean.epub_text import epub_text
 from pipeline.corpus.clean.mail_text import mail_text
 from pipeline.corpus.clean.stage import PageItem, clean_page
+from pipeline.corpus.clean.zip_parts import xml_tree
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.pages import Found
 from pipeline.corpus.collect.tables import table_pages
+from pipeline.corpus.collect.wiki_dump import Article, read_articles
 from pipeline.corpus.text_repair import decode, encoding_of
 
 # section 4.2 of the Encoding Standard: what browsers take each label for, as a codec of Python
@@ -226,6 +228,24 @@ def test_charset_of_a_mail_part_and_of_a_subject_is_read_alike(label, content, t
     subject = f"Subject: =?{label}?q?{quoted}?=\n\na".encode()
     title = mail_text(subject).title or ""
     assert title == text or (len(content) > 300 and text.startswith(title[:20]))
+
+
+def test_charset_of_a_raw_header_is_that_of_its_message():
+    mail = "Subject: \u78e8\u574a\nContent-Type: text/plain; charset=gb2312\n\n\u78e8".encode("gb18030")
+    assert mail_text(mail).title == "\u78e8\u574a"
+    assert mail_text(mail.replace(b"gb2312", b"x")).text
+
+
+def test_charset_of_xml_is_read_as_browsers_read_it():
+    names = "\u9676\u5586\u3001\u674e\u5803"
+    dump = f"<mediawiki><page><title>{names}</title><revision><text>{names}</text></revision></page></mediawiki>"
+    for encoding in ("utf-8", "utf-16", "gb18030"):
+        label = "gb2312" if encoding == "gb18030" else encoding
+        content = f'<?xml version="1.0" encoding="{label}"?>{dump}'.encode(encoding)
+        (article,) = read_articles(io.BytesIO(content), 10_000)
+        assert isinstance(article, Article) and (article.title, article.text) == (names, names)
+        tree = xml_tree(content)
+        assert tree is not None and tree.findtext("page/title") == names
 
 
 def test_charset_of_a_chapter_is_declared_as_xml_declares_it(writers):

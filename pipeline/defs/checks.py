@@ -3,7 +3,7 @@
 In: the handles of the asset and of other assets that a check needs. Out: one result per check, with the observed
 value and the limit as numbers that the UI plots. A check blocks if a model would be trained on a bad result:
 
-    pages/<source>         conservation (blocks), not_empty
+    pages/<source>         conservation (blocks), not_empty, files_read
     documents              conservation (blocks), not_empty (blocks)
     corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
                            [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>)
@@ -27,6 +27,7 @@ import dagster as dg
 
 from model.tokenizer import load_tokenizer
 from pipeline.corpus import laws
+from pipeline.corpus.collect.unread_files import unread_files
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
@@ -34,7 +35,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats, finite, unseen, whole_texts
 from pipeline.evaluation.task import SEEN
 from pipeline.store.outputs import read_curve, read_results
-from pipeline.store.records import Handle
+from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
@@ -60,7 +61,8 @@ def asset_checks(
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
     conserved = Law(name="conservation", judge=_conserved, blocks=True)
-    kept = [conserved, Law(name="not_empty", judge=_has_rows, blocks=False)]
+    files_read = Law(name="files_read", judge=_files_read, blocks=False)
+    kept = [conserved, Law(name="not_empty", judge=_has_rows, blocks=False), files_read]
     checks = [check_step(["pages", source], kept) for source in sources]
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
@@ -159,6 +161,11 @@ def _accounted(report: Handle) -> Verdict:
 def _has_rows(handle: Handle) -> Verdict:
     """The output has at least one row."""
     return not_empty(handle.rows)
+
+
+def _files_read(pages: Shards) -> Verdict:
+    """A page was made of every data set, table, dump, mailbox and archive of the source."""
+    return unread_files(pages)
 
 
 def _corpus_leak(corpus: Handle) -> Verdict:

@@ -32,6 +32,7 @@ from pipeline.corpus.collect.parsing import Batch, Given, MemberCounts, Parsed, 
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.spool import Spool, dropped_table, other_rows, page_order, write_pages
 from pipeline.corpus.collect.unpacking import MAX_EXPANSION
+from pipeline.corpus.collect.unread_files import FAULTS, MEASURE
 from pipeline.corpus.deny_list import NOTHING, Keys, keys_of_source, read_denials
 from pipeline.store.engine import Done, Failed
 from pipeline.store.errors import SourceUnavailable
@@ -45,8 +46,6 @@ UNNAMED = ("files", "package")  # kinds whose name is not part of a fingerprint;
 FREE_IN_ALL = 2_000_000_000  # bytes that all files together may unpack to beyond MAX_EXPANSION times their sizes
 TOLD_FILES = 3  # files without a page that are logged
 ATTEMPTS = 3  # to read a source whose files change meanwhile
-# of a file of which no page could be made although its name promises some
-FAULTS = ("unreadable", "no_text_key", "too_large", "broken_archive", "timeout", "crash", "out_of_memory", "error")
 log = logging.getLogger(__name__)
 
 
@@ -151,7 +150,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
         raise _Changed(f"files of source `{source.name}` changed while they were read; run again")
     reading.tell_faults()
     kept = tuple(path.name for path in shard_paths(work.directory))
-    measures = {"seconds_reading": time.monotonic() - started, "files_without_pages": reading.n_faults}
+    measures = {"seconds_reading": time.monotonic() - started, MEASURE: reading.n_faults}
     return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept, volatile=("collected_at",))
 
 

@@ -18,6 +18,7 @@ from pipeline.corpus.collect.members import Member
 from pipeline.corpus.collect.source import Progress, Source
 from pipeline.corpus.collect.sources import FilesSource
 from pipeline.corpus.collect.stage import CollectConfig, collect
+from pipeline.corpus.collect.unread_files import unread_files
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.records import DROPPED, PAGE
 from pipeline.store.shards import read_table, shard_paths
@@ -161,3 +162,26 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_while_it_is_read(tmp_pat
     source = FilesSource(name="letters", path=str(path), members=("*.txt",))
     with pytest.raises(ValueError, match=r"bomb\.tar\.bz2 unpacks to more than 1 MB"):
         collect(store, source, tmp_path / "cache")
+
+
+def test_a_file_of_which_no_page_was_made_is_named_in_the_log_and_by_a_check(tmp_path, caplog):
+    """A data set that was refused as a whole was one more drop among others, and the exit code was 0."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "good.txt").write_text("good")
+    (folder / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    (folder / "train.json").write_text('{"rows": [{"question": "Why?"}]}')
+    store = Store(root=tmp_path / "store", engine=InThisProcess())
+    built = collect(store, FilesSource(name="letters", path=str(folder)), tmp_path / "cache")
+    (line,) = [record.message for record in caplog.records]
+    assert (
+        line.startswith("source `letters`: no page was made of file://") and "train.json: no_text_key (found" in line
+    )
+    verdict = unread_files(built.handle)
+    assert not verdict.passed and verdict.observed == 1
+    ((url, said),) = verdict.details.items()
+    assert url.endswith("/train.json") and "question (text)" in said
+    (folder / "train.json").write_text('{"rows": [{"text": "Because."}]}')
+    assert unread_files(
+        collect(store, FilesSource(name="letters", path=str(folder)), tmp_path / "cache").handle
+    ).passed

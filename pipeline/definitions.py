@@ -6,10 +6,14 @@ tests/test_layers.py.
 """
 
 import dagster as dg
+from dagster._core.definitions.definitions_load_context import (  # these two have no public names
+    DefinitionsLoadContext,
+    DefinitionsLoadType,
+)
 
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.defs import corpus, corpus_report, documents, evaluations, models, pages, tasks, tokens
-from pipeline.defs.checks import TABLE, asset_checks, read_limits
+from pipeline.defs.checks import TABLE, asset_checks, limited_metrics, read_limits
 from pipeline.defs.executor import executor
 from pipeline.defs.jobs import jobs
 from pipeline.defs.mill_asset import PROJECT
@@ -18,8 +22,9 @@ from pipeline.defs.resources import resources
 from pipeline.defs.run_config import read_config_file
 from pipeline.defs.schedules import schedules
 from pipeline.defs.sensors import sensors
-from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.store.layout import Layout, layout_from_environment, usable_layout
 from pipeline.store.redaction import redact_logs
+from pipeline.tasks.declared import refuse_missing
 from pipeline.tasks.tasks_toml import read_tasks
 
 
@@ -43,9 +48,7 @@ def definitions(layout: Layout) -> dg.Definitions:
         ),
     ]
     file.refuse_unknown_tables([PROJECT, TABLE, *(asset_name(asset.key) for asset in assets)])
-    limits = read_limits(
-        file, ["corpus", "corpus_report", "foundation_evaluation", *(f"{task}_evaluation" for task in all_tasks)]
-    )
+    limits = read_limits(file, limited_metrics(sources, all_tasks.values()))
     by_name = jobs()
     return dg.Definitions(
         assets=assets,
@@ -60,6 +63,13 @@ def definitions(layout: Layout) -> dg.Definitions:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """The graph of the folder that the environment names, for Dagster."""
+    """The graph of the folder that the environment names, for Dagster.
+
+    When the code location is loaded, what the files name must be there. The steps of a run load the graph, too: a
+    disk that was removed meanwhile must not end those that do not read it.
+    """
     redact_logs()  # Dagster keeps what is logged in a run
-    return definitions(layout_from_environment())
+    layout = layout_from_environment()
+    if DefinitionsLoadContext.get().load_type == DefinitionsLoadType.INITIALIZATION:
+        refuse_missing(usable_layout())
+    return definitions(layout)

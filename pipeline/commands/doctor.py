@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from pipeline.commands.tables import count_text, table_lines
 from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
-from pipeline.store.layout import Layout, all_entries, layout_from_environment
+from pipeline.store.layout import Layout, all_entries, layout_from_environment, write_fault
 from pipeline.store.redaction import redacted
 from pipeline.store.store import read_record
 from pipeline.tasks.declared import declared_assets
@@ -104,6 +104,8 @@ def check_packages(visit: Visit) -> Iterator[Finding]:
 
 
 def check_disk(visit: Visit) -> Iterator[Finding]:
+    if visit.layout.data.exists() and (fault := write_fault(visit.layout)):
+        yield Finding("data folder", BAD, f"{visit.layout.data} {fault}")
     folder = next(path for path in (visit.layout.data, *visit.layout.data.parents) if path.exists())
     free = shutil.disk_usage(folder).free
     state = OK if free >= LITTLE_BYTES else WARNING if free >= TOO_LITTLE_BYTES else BAD

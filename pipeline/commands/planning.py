@@ -223,8 +223,8 @@ def _place(layout: Layout, asset: str) -> str:
 def refuse_faults(planned: Sequence[PlannedAsset], assets: Collection[str]) -> None:
     """Raises ValueError when one of `assets` cannot be built, because a file is missing or lacks a column.
 
-    The commands check this before anything runs. Loading the graph does not, so that the UI still opens and other
-    assets can be built while a disk is not mounted.
+    The commands check this before anything runs, for the assets that they build. A code location of Dagster is
+    not loaded while something is missing: see pipeline/definitions.py.
     """
     if faults := [one.fault for one in planned if one.fault and one.asset in assets]:
         raise ValueError(faults[0] + (f" ({len(faults) - 1} more: see `gristmill plan`)" if faults[1:] else ""))

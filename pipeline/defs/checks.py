@@ -18,6 +18,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
                            [checks.<task>_evaluation] in config.toml
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +35,7 @@ from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats, finite, unseen, whole_texts
 from pipeline.evaluation.task import SEEN
+from pipeline.store.chain import metrics_of
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
@@ -72,10 +74,7 @@ def asset_checks(
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
         check_step(["documents"], [conserved, not_empty]),
-        check_step(
-            ["corpus"],
-            [conserved, no_leak, not_empty, _source_loss(limits.get("corpus", {}), sources)],
-        ),
+        check_step(["corpus"], [conserved, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
         check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [conserved, in_range]),
@@ -137,14 +136,32 @@ def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetChec
     )
 
 
-def read_limits(file: ConfigFile, evaluations: Sequence[str]) -> dict[str, dict[str, float]]:
-    """[checks.<evaluation or report>] of config.toml: metric = limit. Raises ValueError for invalid entries."""
+def read_limits(file: ConfigFile, metrics: Mapping[str, Sequence[str]]) -> dict[str, dict[str, float]]:
+    """[checks.<evaluation or report>] of config.toml: metric = limit. Raises ValueError for invalid entries.
+
+    `metrics` are the assets that may have a table, with the metrics that each reports.
+    """
     tables = file.table(TABLE)
-    refuse_unknown(f"{file.path}: [{TABLE}]", "table", tables, evaluations)
+    refuse_unknown(f"{file.path}: [{TABLE}]", "table", tables, list(metrics))
     for name, table in tables.items():
-        if not isinstance(table, Mapping) or not all(type(limit) in (int, float) for limit in table.values()):
-            raise ValueError(f"{file.path}: [{TABLE}.{name}] is {table!r}, expected lines `metric = number`")
+        where = f"{file.path}: [{TABLE}.{name}]"
+        if not isinstance(table, Mapping) or not all(_is_number(limit) for limit in table.values()):
+            raise ValueError(f"{where} is {table!r}, expected lines `metric = number`")
+        refuse_unknown(where, "metric", table, metrics[name])
     return {name: {metric: float(limit) for metric, limit in table.items()} for name, table in tables.items()}
+
+
+def limited_metrics(sources: Iterable[str], tasks: Iterable[Task]) -> dict[str, Sequence[str]]:
+    """Asset -> what may have a limit in its table of config.toml."""
+    return {
+        "corpus": [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)],
+        **{asset: metrics_of(asset) for asset in ("corpus_report", "foundation_evaluation")},
+        **{f"{task.name}_evaluation": task.kind.metrics for task in tasks},
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _conserved(handle: Handle) -> Verdict:
@@ -173,10 +190,7 @@ def _corpus_leak(corpus: Handle) -> Verdict:
     return leaked_documents(corpus)
 
 
-def _source_loss(limits: Mapping[str, float], sources: Sequence[str]) -> Law:
-    allowed = [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)]
-    refuse_unknown(f"config.toml: [{TABLE}.corpus]", "key", limits, allowed)
-
+def _source_loss(limits: Mapping[str, float]) -> Law:
     def judge(corpus: Handle) -> Verdict:
         """No source loses more than a set share of its text as copies, repeated lines and evaluation texts."""
         return lost_sources(corpus, limits)

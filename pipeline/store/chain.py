@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.store.records import Handle
 
 GREY = "#BBBBBB"
+OF_SOURCE = "pages"  # pages/<source>
+OF_TASK = ("examples", "model", "evaluation")  # <task>_<part>
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class Link:
     evidence: str = ""  # schema of the rows in evidence/
     view: str = ""  # name of its evidence in the database of the corpus report
     removes: bool = False  # whether it removes text that the check source_loss limits
+    metrics: tuple[str, ...] = ()  # in its results.json; {stage} stands for each stage with documents
     shows: tuple[str, ...] = ()  # columns of a kept row with what the stage found; `gristmill trace` shows them
     colour: str = GREY  # in figures: a colour of Okabe and Ito, for colour-blind readers
 
@@ -221,6 +224,22 @@ CHAIN: tuple[Link, ...] = (
         stage="pipeline.corpus.report.stage.CORPUS_REPORT",
         config="pipeline.corpus.report.stage.CorpusReportConfig",
         asset="corpus_report",
+        metrics=(
+            "documents",
+            "words",
+            "text_bytes",
+            "unaccounted_documents",
+            "dropped_share_{stage}",
+            "share_without_licence",
+            "share_in_largest_source",
+            "pii_per_million_words",
+            "pii_unmasked_per_million_words",
+            "profane_per_million_words",
+            "adult_per_million_words",
+            "share_with_mojibake",
+            "she_share_of_she_and_he",
+            "held_out_share",
+        ),
         reads=(Reads("FILTERED"), Reads("SPLIT_CORPUS")),
     ),
     Link(
@@ -253,6 +272,7 @@ CHAIN: tuple[Link, ...] = (
         config="pipeline.evaluation.foundation.FoundationEvaluationConfig",
         asset="foundation_evaluation",
         command="evaluate",
+        metrics=("bits_per_byte", "perplexity"),
         reads=(Reads("pretrain"), Reads("tokenize")),
     ),
     Link(
@@ -284,6 +304,18 @@ def link_of(stage: str) -> Link:
 def links_of(asset: str) -> list[Link]:
     """The stages that an asset runs, in order."""
     return [link for link in CHAIN if link.asset == asset]
+
+
+def metrics_of(asset: str) -> tuple[str, ...]:
+    """The metrics that an asset reports, for limits in [checks.<asset>]; those of a task's are its kind's."""
+    names = [name for link in links_of(asset) for name in link.metrics]
+    stages = document_stages()
+    return tuple(one for name in names for one in ([name.format(stage=s) for s in stages] if "{" in name else [name]))
+
+
+def fixed_assets() -> set[str]:
+    """Assets that every graph has; those of sources and tasks have names of their own."""
+    return {link.asset for link in CHAIN} - {OF_SOURCE, *OF_TASK}
 
 
 def stages_of(asset: str) -> list[Any]:

@@ -95,15 +95,22 @@ def usable_layout() -> Layout:
     start = "`gristmill init FOLDER` creates one"
     if not layout.data.exists():
         raise ValueError(f"{where} does not exist; {start}")
-    if not layout.data.is_dir():
-        raise ValueError(f"{where} is a file, expected a folder; {start}")
-    try:
-        TemporaryFile(dir=layout.data).close()
-    except OSError as error:
-        raise ValueError(f"{where} cannot be written to ({error.strerror}); {start} elsewhere") from error
+    if fault := write_fault(layout):
+        raise ValueError(f"{where} {fault}; {start} elsewhere")
     if not layout.sources_toml.exists():
         raise ValueError(f"{where} has no sources.toml; {start}")
     return layout
+
+
+def write_fault(layout: Layout) -> str | None:
+    """Why nothing can be written to the data folder; None if it can."""
+    if not layout.data.is_dir():
+        return "is a file, expected a folder"
+    try:
+        TemporaryFile(dir=layout.data).close()
+    except OSError as error:
+        return f"cannot be written to ({error.strerror})"
+    return None
 
 
 def save_current(layout: Layout, asset: str, handle: Handle) -> None:

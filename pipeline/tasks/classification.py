@@ -139,6 +139,7 @@ class Classification(Kind):
     )
     keys, parts = ("text", "label", "labels"), ("text", "label")
     columns = (pa.field("label", pa.string(), nullable=False),)  # name, not the value in the data
+    metrics = ("accuracy", "macro_f1")
     decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:

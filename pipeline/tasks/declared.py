@@ -1,21 +1,22 @@
-"""The assets that the files of a data folder declare, without loading the graph.
+"""What the files of a data folder declare, without loading the graph, and what of it is not there.
 
 In: a layout. Out: the names of the assets of the graph that sources.toml and tasks.toml describe. What else has an
-output in the data folder was taken out of these files: it is no result any more, and `gristmill gc` removes it.
+output in the data folder was taken out of these files: it is no result any more, and `gristmill gc` removes it. And
+the paths and columns that the two files name and that do not exist; only the beginning of a file is read for that,
+and nothing is downloaded.
 """
 
+from pathlib import Path
+
+from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.sources import read_sources
-from pipeline.store.chain import CHAIN
+from pipeline.corpus.examples.stage import LabelledFile, check_beginning
+from pipeline.store.chain import OF_SOURCE, OF_TASK, fixed_assets
 from pipeline.store.layout import Layout
-from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.tasks.tasks_toml import Task, read_tasks
 
-OF_SOURCE = "pages"
-OF_TASK = ("examples", "model", "evaluation")
-
-
-def fixed_assets() -> set[str]:
-    """Assets that every graph has."""
-    return {link.asset for link in CHAIN} - {OF_SOURCE, *OF_TASK}
+HEADER_BYTES = 64_000  # of a labelled file, whose columns are looked at
+MOST_FAULTS = 3  # that a message tells
 
 
 def declared_assets(layout: Layout) -> set[str]:
@@ -23,3 +24,37 @@ def declared_assets(layout: Layout) -> set[str]:
     pages = {f"{OF_SOURCE}/{source}" for source in read_sources(layout.sources_toml)}
     of_tasks = {f"{task}_{part}" for task in read_tasks(layout.tasks_toml) for part in OF_TASK}
     return fixed_assets() | pages | of_tasks
+
+
+def refuse_missing(layout: Layout) -> None:
+    """Raises ValueError when a path or column that the files name does not exist: with file, table and key."""
+    faults = missing_inputs(layout)
+    if faults:
+        more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+        raise ValueError("; ".join(faults[:MOST_FAULTS]) + more)
+
+
+def missing_inputs(layout: Layout) -> list[str]:
+    """One line for each path or column that does not exist."""
+    faults = [
+        f"{layout.sources_toml}: [{name}]: path {source.path} does not exist; it is relative to the folder of"
+        " sources.toml"
+        for name, source in read_sources(layout.sources_toml).items()
+        if isinstance(source, FilesSource) and not Path(source.path).exists()
+    ]
+    for name, task in read_tasks(layout.tasks_toml).items():
+        if fault := _fault_of_task(task):
+            faults.append(f"{layout.tasks_toml}: [{name}]: {fault}")
+    return faults
+
+
+def _fault_of_task(task: Task) -> str | None:
+    if not isinstance(task.data, LabelledFile):
+        return None
+    if not task.data.path.is_file():
+        return f"data: path {task.data.path} is not a file; it is relative to the folder of tasks.toml"
+    try:
+        check_beginning(task.kind, task.data.path, task.examples, HEADER_BYTES)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    return None

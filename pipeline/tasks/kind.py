@@ -35,6 +35,7 @@ class Kind(Rows, Objective, Judge, Protocol):
     evaluation: type[TaskEvaluationConfig]  # settings of <task>_evaluation
     summary: str  # one sentence about the model, for its asset
     keys: tuple[str, ...]  # of its tables in tasks.toml, besides those of every kind
+    metrics: tuple[str, ...]  # in the results of its evaluation, for limits in [checks.<task>_evaluation]
     decides: tuple[str, bool]  # metric that selects the `champion`, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
 

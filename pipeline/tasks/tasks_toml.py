@@ -6,6 +6,7 @@ names file, table, key and what is allowed.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile
+from pipeline.store.chain import OF_TASK, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.tasks.kind import Kind, kind_named
 from pipeline.tasks.kinds import KINDS
@@ -25,6 +27,7 @@ PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
 LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+MOST_LETTERS = 100  # of a name, which becomes part of file names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +55,7 @@ def _task(name: str, table: Any, path: Path) -> Task:
         raise ValueError(f"{where}: a task's name has lower-case letters, digits and _, and starts with a letter")
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
+    _refuse_taken(name, where)
     for key, allowed in {"kind": KINDS, "base": BASES}.items():
         if table.get(key) not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
@@ -73,6 +77,23 @@ def _task(name: str, table: Any, path: Path) -> Task:
         examples=read(kind.examples, of_task, where),
         finetune=read(kind.finetune, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
     )
+
+
+def _refuse_taken(name: str, where: str) -> None:
+    """Assets, and models registered in MLflow, are named after their task."""
+    fixed = fixed_assets()
+    if taken := sorted({name, *(f"{name}_{part}" for part in OF_TASK)} & fixed):
+        raise ValueError(
+            f"{where}: the name {name!r} is taken: {taken[0]} is an asset that every graph has. Choose another name,"
+            f" for instance [{name}_task]; taken are {', '.join(sorted(fixed | _stems(fixed)))}"
+        )
+    if len(name) > MOST_LETTERS:
+        raise ValueError(f"{where}: the name has {len(name)} letters, expected at most {MOST_LETTERS}")
+
+
+def _stems(fixed: Collection[str]) -> set[str]:
+    """Names of tasks whose assets would be fixed ones: foundation, because of foundation_model."""
+    return {asset.removesuffix(f"_{part}") for asset in fixed for part in OF_TASK if asset.endswith(f"_{part}")}
 
 
 def _data(data: Any, path: Path, where: str) -> Source | LabelledFile:

@@ -278,15 +278,15 @@ def labelled_rows(
             )
 
 
-def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig) -> None:
+def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig, most: int = BEGINNING_BYTES) -> None:
     """Raises ValueError if a part of a row is missing in the header of the file, or in all rows of a small file.
 
     So a plan shows it, and a run is refused before anything is built. In a large jsonl file a part may first appear
     later.
     """
     with path.open("rb") as file:
-        content = file.read(BEGINNING_BYTES + 1)
-    is_whole = len(content) <= BEGINNING_BYTES
+        content = file.read(most + 1)
+    is_whole = len(content) <= most
     try:
         for _ in labelled_rows(str(path), content if is_whole else content[: content.rfind(b"\n") + 1], kind, cfg):
             pass

@@ -4,13 +4,24 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from pipeline.cli import main
-from pipeline.commands.doctor import BAD, MENDED, OK, WARNING, Visit, check_outputs, check_settings, examine
+from pipeline.commands.doctor import (
+    BAD,
+    MENDED,
+    OK,
+    WARNING,
+    Visit,
+    check_disk,
+    check_outputs,
+    check_settings,
+    examine,
+)
 from pipeline.defs.instance import prepare_dagster_home
 from pipeline.store.layout import Layout, save_current
 from pipeline.store.records import Shards
@@ -154,3 +165,9 @@ def test_doctor_names_the_column_that_the_data_of_a_task_lacks(layout):
     assert (task.state, graph.state) == (BAD, OK)
     assert f"{layout.tasks_toml}: [grains]: " in task.detail
     assert "label is 'lable', but no row has that; the rows have: label, text; did you mean `label`?" in task.detail
+
+
+def test_doctor_data_folder_that_cannot_be_written_to_is_bad():
+    """Of a read-only folder doctor said "disk ok" (own trials, D)."""
+    disk = list(check_disk(Visit(layout=Layout(Path("/proc/self")), mend=False)))
+    assert disk[0].state == BAD and "cannot be written to" in disk[0].detail

@@ -11,13 +11,16 @@ from model.token_shards import write_token_shard
 from pipeline.corpus import laws
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.definitions import definitions
-from pipeline.defs.checks import Law, asset_checks, check_step, read_limits
+from pipeline.defs.checks import Law, check_step, read_limits
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation import laws as evaluation_laws
+from pipeline.store.chain import metrics_of
 from pipeline.store.layout import load_current
+from pipeline.store.outputs import read_results
 from pipeline.store.records import Shards
 from pipeline.store.shards import shard_paths, write_table
 from pipeline.store.verdict import Verdict, conservation
+from pipeline.tasks.kind import kind_named
 
 
 def copied(handle: Shards, folder) -> Shards:
@@ -125,19 +128,48 @@ def test_check_that_fails_stops_what_would_train_on_it_only_if_it_blocks(blocks)
     [
         ({"moods": {"accuracy": 0.5}}, r"\[checks\]: unknown table `moods`\. Allowed: moods_evaluation"),
         ({"moods_evaluation": {"accuracy": "high"}}, "expected lines `metric = number`"),
+        ({"moods_evaluation": {"accuracy": float("nan")}}, "expected lines `metric = number`"),
+        ({"moods_evaluation": {"acuracy": 1}}, r"unknown metric `acuracy`; did you mean `accuracy`"),
         (3, r"checks is 3, expected a table \[checks\]"),
     ],
 )
 def test_read_limits_mistake_names_its_place(tmp_path, tables, message):
     with pytest.raises(ValueError, match=message):
-        read_limits(ConfigFile(tmp_path / "config.toml", {"checks": tables}), ["moods_evaluation"])
+        read_limits(ConfigFile(tmp_path / "config.toml", {"checks": tables}), {"moods_evaluation": ["accuracy"]})
 
 
-def test_source_loss_limit_of_an_unknown_source_is_refused():
-    limits = {"corpus": {"removed_fraction": 0.4, "removed_fraction_bookz": 0.9}}
-    message = r"\[checks.corpus\]: unknown key `removed_fraction_bookz`; did you mean `removed_fraction_books`"
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            "[checks.foundation_evaluation]\nbits_per_byt = 2",
+            r"config.toml: \[checks.foundation_evaluation\]: unknown metric `bits_per_byt`; did you mean",
+        ),
+        (
+            "[checks.corpus]\nremoved_fraction_wed = 0.9",
+            r"\[checks.corpus\]: unknown metric `removed_fraction_wed`; did you mean `removed_fraction_web`",
+        ),
+        (
+            "[checks.corpus_report]\ndropped_share_filtre = 0.9",
+            r"unknown metric `dropped_share_filtre`; did you mean `dropped_share_filter`",
+        ),
+        ("[checks.moods_evaluation]\nf1 = 0.9", r"unknown metric `f1`.*accuracy, macro_f1"),
+    ],
+)
+def test_limit_of_a_metric_that_nothing_writes_is_refused_when_the_graph_loads(toy_layout, table, message):
+    """`bits_per_byt = 2` loaded, and its check failed after hours of training (own review, proven)."""
+    toy_layout.config_toml.write_text(table)
     with pytest.raises(ValueError, match=message):
-        asset_checks(["books"], [], limits)
+        definitions(toy_layout)
+
+
+def test_metrics_that_are_declared_are_those_that_the_assets_write(toy_graph):
+    declared = {asset: metrics_of(asset) for asset in ("corpus_report", "foundation_evaluation")}
+    declared["moods_evaluation"] = kind_named("classification").metrics
+    for asset, metrics in declared.items():
+        written = {result["metric"] for result in read_results(load_current(toy_graph.layout, asset).directory)}
+        assert written <= set(metrics), asset
+        assert {metric for metric in metrics if not metric.startswith("dropped_share_")} <= written, asset
 
 
 def test_check_of_an_asset_that_has_several_runs_by_itself(toy_graph):

@@ -72,6 +72,7 @@ class Letters(Kind):
     summary = "Counts the letters of a text."
     keys = parts = ("phrase", "size")
     columns = (pa.field("phrase", pa.string()), pa.field("size", pa.float64()))
+    metrics = ("mean_absolute_error",)
     decides, must_beat = ("mean_absolute_error", False), ("mean_absolute_error", "mean_size")
 
     def row(self, parts, cfg):

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+
 from pipeline.commands.doctor import OK, Visit, check_outputs
 from pipeline.commands.results import newest_results
-from pipeline.definitions import definitions
+from pipeline.definitions import definitions, defs
 from pipeline.defs.names import asset_name
 from pipeline.store.layout import Layout, all_current, save_current
 from pipeline.store.records import Report
@@ -49,3 +52,49 @@ def test_declared_task_that_left_the_file_leaves_results_and_doctor(toy_layout):
     retired, outputs = check_outputs(Visit(layout=toy_layout, mend=False))
     assert retired.state == OK and retired.detail.startswith("former_evaluation: in none of the files any more")
     assert outputs.detail == "1 current, all complete"
+
+
+@pytest.fixture
+def loaded(toy_layout, monkeypatch) -> Layout:
+    monkeypatch.setenv("GRISTMILL_DATA", str(toy_layout.data))
+    return toy_layout
+
+
+def test_load_of_a_whole_project_succeeds(loaded):
+    assert defs().assets
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("sources", 'path = "pages"', 'path = "pagse"', r"sources.toml: \[web\]: path .*pagse does not exist"),
+        ("tasks", "moods.jsonl", "mods.jsonl", r"tasks.toml: \[moods\]: data: path .*mods.jsonl is not a file"),
+        (
+            "tasks",
+            'label = "mood"',
+            'label = "moood"',
+            r"tasks.toml: \[moods\]: .*label is 'moood'.*did you mean `mood`",
+        ),
+        (
+            "tasks",
+            'text = "text"',
+            'text = "Text"',
+            r"tasks.toml: \[moods\]: .*text is 'Text'.*the rows have: mood, text",
+        ),
+    ],
+)
+def test_load_of_what_is_not_there_is_refused_and_ends_no_run(loaded, monkeypatch, file, before, after, message):
+    """A wrong path or column loaded and failed in the run, after the other assets were built (own trials, A5)."""
+    path = {"sources": loaded.sources_toml, "tasks": loaded.tasks_toml}[file]
+    path.write_text(path.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=message):
+        defs()
+    step = DefinitionsLoadContext(load_type=DefinitionsLoadType.RECONSTRUCTION)
+    monkeypatch.setattr(DefinitionsLoadContext, "_instance", step)
+    assert defs().assets  # a step of a run that is under way, which may read other things
+
+
+def test_load_of_a_missing_folder_names_its_variable(loaded, monkeypatch, tmp_path):
+    monkeypatch.setenv("GRISTMILL_DATA", str(tmp_path / "gone"))
+    with pytest.raises(ValueError, match=r"GRISTMILL_DATA names .*gone, which does not exist"):
+        defs()

@@ -140,3 +140,15 @@ def test_read_tasks_mistake_is_named_with_its_place(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as raised:
         read_tasks(written(tmp_path, text))
     assert str(tmp_path / "tasks.toml") in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["foundation", "foundation_model", "corpus", "token_shards", "a" * 101])
+def test_read_tasks_name_of_an_asset_is_refused(tmp_path, name):
+    """A task [foundation] ended in Dagster's "depends on itself" (dagster-io/dagster#8738, #19603)."""
+    with pytest.raises(ValueError, match=rf"tasks.toml: \[{name}\]: the name .*(is taken|at most 100)"):
+        read_tasks(written(tmp_path, replaced("[tickets]", f"[{name}]")))
+
+
+@pytest.mark.parametrize("name", ["foundations", "corpus_report_2", "model", "demo"])
+def test_read_tasks_name_beside_that_of_an_asset_is_fine(tmp_path, name):
+    assert set(read_tasks(written(tmp_path, replaced("[tickets]", f"[{name}]")))) == {name}

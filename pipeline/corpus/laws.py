@@ -82,6 +82,17 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
     )
 
 
+def plausible(warnings: Sequence[str]) -> Verdict:
+    """Nothing looks wrong with the examples of a task."""
+    return Verdict(
+        passed=not warnings,
+        rule="warnings about the examples = 0",
+        observed=len(warnings),
+        limit=0,
+        details={f"warning_{number}": warning for number, warning in enumerate(warnings, 1)},
+    )
+
+
 def lost_shares(records: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     """Source -> stage -> the share of its input that the stage removed."""
     lost: dict[str, dict[str, float]] = {}

@@ -12,7 +12,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     token_shards           conservation (blocks), ids_in_range (blocks)
     foundation_model       finite_loss (blocks)
     foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
-    <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks)
+    <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of
                            [checks.<task>_evaluation] in config.toml
@@ -25,6 +25,7 @@ from itertools import islice
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 
 from model.tokenizer import load_tokenizer
 from pipeline.corpus import laws
@@ -90,7 +91,7 @@ def asset_checks(
     for task in tasks:
         beats, name = _beats_baseline(*task.kind.must_beat), task.name
         checks += [
-            check_step([f"{name}_examples"], [conserved, examples_leak, not_empty]),
+            check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
             check_step([f"{name}_model"], [finite_loss, whole]),
             check_step([f"{name}_evaluation"], [beats, unseen, *_limits(limits.get(f"{name}_evaluation", {}))]),
         ]
@@ -206,6 +207,16 @@ def _examples_leak(examples: Handle) -> Verdict:
     )
     similarity = (read_record(examples.directory) or {})["config"]["similarity"]
     return laws.no_leak(train, [text for texts in held_out for text in texts], similarity)
+
+
+def _plausible(task: Task) -> Law:
+    def judge(examples: Handle) -> Verdict:
+        """Nothing looks wrong with the examples, such as two labels that differ in one letter."""
+        names = [*(column.name for column in task.kind.columns), "split"]
+        table = pa.concat_tables([read_table(path, columns=names) for path in shard_paths(examples.directory)])
+        return laws.plausible(task.kind.example_warnings(table))
+
+    return Law(name="plausible", judge=judge, blocks=False)
 
 
 def _unseen(report: Handle) -> Verdict:

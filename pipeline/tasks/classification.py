@@ -32,6 +32,7 @@ from pipeline.store.records import Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
+from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
 from pipeline.training.finetune import Encoder, FinetuneConfig
 
 if TYPE_CHECKING:
@@ -61,8 +62,15 @@ class ClassificationExamplesConfig(ExamplesConfig):
         " every value in the data a label.",
     ] = ()
 
+    rename: Annotated[
+        tuple[str, ...],
+        "Labels to write otherwise, each as value=name: the value in the data and the label to make of it. All other"
+        " labels stay as they are.",
+    ] = ()
+
     def __post_init__(self) -> None:
         ExamplesConfig.__post_init__(self)
+        names_of(self.rename)
         if self.text == self.label:
             raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
         if len(self.names()) == 1:
@@ -137,13 +145,14 @@ class Classification(Kind):
     summary = (
         "The foundation model with a head for the labels of the task, all of its weights trained on the examples."
     )
-    keys, parts = ("text", "label", "labels"), ("text", "label")
+    keys, parts = ("text", "label", "labels", "rename"), ("text", "label")
     columns = (pa.field("label", pa.string(), nullable=False),)  # name, not the value in the data
     metrics = ("accuracy", "macro_f1")
     decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-        return {**table, "labels": label_names(table.get("labels", []), where)}
+        renamed = {"rename": label_names(table["rename"], where, "rename")} if "rename" in table else {}
+        return {**table, "labels": label_names(table.get("labels", []), where), **renamed}
 
     def row(self, parts: Mapping[str, Any], cfg: ClassificationExamplesConfig) -> Row:
         text, value = parts["text"], parts["label"]
@@ -154,6 +163,7 @@ class Classification(Kind):
         elif isinstance(value, list | dict):
             row.reason, row.detail = "not_text_label", shown(value)
         else:
+            value = named(value, names_of(cfg.rename)) or value
             label, names = label_text(value), cfg.names()
             if label is None and not (isinstance(value, str) and repaired(value) in names):
                 row.reason, row.detail = "no_label", "" if value in (None, "") else shown(value)
@@ -183,6 +193,12 @@ class Classification(Kind):
             raise ValueError(
                 f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label"
             )
+
+    def describe_examples(self, examples: pa.Table) -> str:
+        return label_table(label_counts(examples), self.example_warnings(examples))
+
+    def example_warnings(self, examples: pa.Table) -> list[str]:
+        return list(label_warnings(label_counts(examples)))
 
     def encode(
         self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
@@ -297,12 +313,13 @@ def shown(value: Any) -> str:
     return of + (text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
 
 
-def label_names(labels: Any, where: str) -> tuple[str, ...]:
+def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]:
     """As "value=name", sorted, so that the order in the file has no effect."""
-    if isinstance(labels, list):
+    if isinstance(labels, list) and key == "labels":
         labels = {name: name for name in labels}
     if not isinstance(labels, dict) or not all(isinstance(name, str) for name in [*labels, *labels.values()]):
-        raise ValueError(f'{where}: labels is a table of texts {{ "value in the data" = "name" }} or a list of names')
+        of_names = " or a list of names" if key == "labels" else ""
+        raise ValueError(f'{where}: {key} is a table of texts {{ "value in the data" = "name" }}{of_names}')
     for name in labels.values():
         if not LABEL.fullmatch(name):
             raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or contain '='")

@@ -31,7 +31,7 @@ from pipeline.corpus.examples.near_texts import SIMILARITY, duplicate_groups
 from pipeline.corpus.examples.rows import ExampleRows, Row, in_pieces
 from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards
 from pipeline.store.settings import check_values, did_you_mean
-from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table, write_text
 from pipeline.store.store import Built, Outcome, Stage, Store, Work
 
 VERSION = 2
@@ -108,6 +108,14 @@ class Rows(Protocol):
     def check_examples(self, examples: pa.Table, cfg: Any, name: str) -> None:
         """Raises ValueError if nothing can be learned from all `examples` of the file `name` together."""
         ...
+
+    def describe_examples(self, examples: pa.Table) -> str:
+        """The examples for people, as Markdown; "" if there is nothing to say."""
+        return ""
+
+    def example_warnings(self, examples: pa.Table) -> list[str]:
+        """What may be wrong with `examples`, of which this needs the columns of the kind and the split."""
+        return []
 
 
 def build_examples(
@@ -197,7 +205,9 @@ def make_examples(
         kind.check_examples(examples, cfg, name)
     except ValueError as error:
         raise ValueError(f"{error}. {rows.summary()}") from error
-    _warn(name, rows, stray_quotes)
+    _warn(name, rows, stray_quotes, kind.example_warnings(examples))
+    if described := kind.describe_examples(examples):
+        write_text(work.directory / "labels.md", described)
     dropped = _table(rows.dropped(Path(name).name, work.stage), DROPPED)
     write_table(work.directory / "examples.parquet", examples)
     write_table(work.directory / DROPPED_FOLDER / "rows.parquet", dropped)
@@ -208,7 +218,9 @@ def make_examples(
     return Outcome(rows=examples.num_rows, counts=counts, measures=measures)
 
 
-def _warn(name: str, rows: ExampleRows, stray_quotes: list[int]) -> None:
+def _warn(name: str, rows: ExampleRows, stray_quotes: list[int], warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        log.warning("%s: %s", name, warning)
     if rows.reasons:
         log.warning("%s: %s", name, rows.summary())
     if stray_quotes:

@@ -72,6 +72,13 @@ def test_read_tasks_list_of_labels_names_them_as_they_are(tmp_path):
     assert task.examples.names() == {"a": "a", "b": "b"}
 
 
+def test_read_tasks_rename_is_a_table_of_values_and_labels(tmp_path):
+    task = read_tasks(written(tmp_path, TICKETS + 'rename = { "NEUTRAL" = "neutral", "neutrall" = "neutral" }'))[
+        "tickets"
+    ]
+    assert task.examples.rename == ("NEUTRAL=neutral", "neutrall=neutral") and task.examples.labels == ()
+
+
 def test_read_tasks_no_file_means_no_tasks(tmp_path):
     assert read_tasks(tmp_path / "tasks.toml") == {}
 
@@ -111,6 +118,7 @@ def replaced(old: str, new: str, text: str = TICKETS) -> str:
         (TICKETS + "labels = 3", "labels is a table of texts"),
         (TICKETS + 'labels = ["a=b", "c"]', "label name 'a=b' must not"),
         (TICKETS + 'labels = ["a"]', "has one label"),
+        (TICKETS + 'rename = ["a"]', "rename is a table of texts"),
         (
             TICKETS + "[tickets.finetune]\nepoch = 1",
             r"\[tickets\.finetune\]: unknown key `epoch`; did you mean `epochs`\? Allowed: .*epochs",

@@ -1,24 +1,30 @@
 """Heavy parallel work: one call, `Engine.map(function, items)`, with results in the order of the items.
 
 In: a module-level function and any number of items. Out: for each item a `Done` or a `Failed`, never an
-exception, because a page that hangs, crashes or uses too much memory only costs its own worker. The number of
-workers is not part of any fingerprint and does not affect the order of the results.
+exception, because a page that hangs, crashes or uses too much memory only costs its own worker. A worker that is
+killed, for instance by the system when memory is short, costs a retry: its item is tried twice more, while
+no other worker works. The number of workers is not part of any fingerprint and does not affect the order of the
+results.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeGuard, TypeVar
 
 from model.cores import n_usable_cores
-from pipeline.store.worker_pool import Done, Failed, WorkerPool
+from pipeline.store.worker_pool import CRASH, Done, Failed, WorkerPool
 
 __all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "value_of"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 Seconds = float | Callable[[T], float] | None
+log = logging.getLogger(__name__)
+RETRIES = 2  # of an item whose worker was killed
 LOOK_AHEAD = 8  # items in flight per worker: enough to keep workers busy, few enough to bound memory
 
 
@@ -54,18 +60,43 @@ class LocalProcesses:
     ) -> Iterator[Done[R] | Failed]:
         n_workers = self.n_workers or n_usable_cores()
         pool = WorkerPool(n_workers, self.memory_mb if memory_mb is None else memory_mb)
-        waiting: deque = deque()
+        waiting: deque[tuple[T, Future[Done[R] | Failed]]] = deque()
+
+        def schedule(item: T) -> Future[Done[R] | Failed]:
+            return pool.schedule(function, item, seconds(item) if callable(seconds) else seconds)
+
+        def next_answer() -> Done[R] | Failed:
+            item, future = waiting.popleft()
+            answer = future.result()
+            n_retries = 0
+            while _is_crash(answer) and n_retries < RETRIES:
+                log.warning("%s: %s; it is tried again alone", _shown(item), answer.detail)
+                wait([other for _, other in waiting])
+                answer = schedule(item).result()
+                n_retries += 1
+            return answer
+
         try:
             for item in items:
-                waiting.append(pool.schedule(function, item, seconds(item) if callable(seconds) else seconds))
+                waiting.append((item, schedule(item)))
                 if len(waiting) >= n_workers * LOOK_AHEAD:
-                    yield waiting.popleft().result()
+                    yield next_answer()
             while waiting:
-                yield waiting.popleft().result()
+                yield next_answer()
         except BaseException:
             pool.stop()
             raise
         pool.close()
+
+
+def _is_crash(answer: Any) -> TypeGuard[Failed]:
+    return isinstance(answer, Failed) and answer.reason == CRASH
+
+
+def _shown(item: Any) -> str:
+    """What an item is, for a message: its address, its file, or its type."""
+    found = (getattr(item, name, None) for name in ("url", "path", "name"))
+    return next((str(one) for one in found if one), f"an item of type {type(item).__name__}")
 
 
 def value_of(answer: Done[R] | Failed, path: Path, doing: str) -> R:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 PREVIEW_CHARACTERS = 200  # length of the preview of a dropped text
 DENIED = "denied"  # reason of a row that is in the deny list
+FAILED_AGAIN = "repeatedly_"  # prefix of the reason of a row that its worker failed on in two builds
 
 QUALITY_RATIOS = (  # in the order of the rules that use them
     "mean_word_length",  # letters; null if most words are estimated, in scripts without spaces
@@ -282,6 +283,13 @@ class Counts:
     rows_in: int = 0
     kept: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    # rows, dropped or kept without a result, that no worker process could finish: reason -> rows. Those with the
+    # prefix FAILED_AGAIN are final, the others are tried again by the next build
+    lost: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_transient(self) -> int:
+        return sum(rows for reason, rows in self.lost.items() if not reason.startswith(FAILED_AGAIN))
 
     def drop(self, reason: str, rows: int = 1) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + rows
@@ -291,6 +299,8 @@ class Counts:
         self.kept += other.kept
         for reason, rows in other.dropped.items():
             self.drop(reason, rows)
+        for reason, rows in other.lost.items():
+            self.lost[reason] = self.lost.get(reason, 0) + rows
 
     def is_conserved(self) -> bool:
         return self.rows_in == self.kept + sum(self.dropped.values())

@@ -7,7 +7,8 @@ record.json. The record is written last, so a folder with a record is complete.
   digests of the inputs). Paths, machine, worker count and time are not part of it.
 - digest = hash of the content as data (digests.py). Inputs enter a fingerprint by digest, so that a stage that is
   rebuilt with the same content causes no further rebuilds.
-- `map_shards` caches the result of every shard under its own key, so that one changed input file costs one shard.
+- `map_shards` (parts.py) caches the result of every shard under its own key, so that one changed input file costs one
+  shard. An output that lost items to a bad minute of the machine is built once more by the next build.
 - If two processes build the same output at once, one of them builds and the other waits and reuses the result.
 """
 
@@ -22,26 +23,22 @@ import math
 import shutil
 import subprocess
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from pipeline.store.checksums import check_output, checksums, remember_written
 from pipeline.store.digests import content_digest
-from pipeline.store.engine import Done, Engine, Failed, LocalProcesses
-from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.engine import Engine, LocalProcesses
+from pipeline.store.errors import DiskFull
 from pipeline.store.leases import Lease, leased
-from pipeline.store.record_file import RECORD, read_record
-from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle, Shards
-from pipeline.store.shards import file_digest, link_or_copy, text_digest, write_text
+from pipeline.store.record_file import RECORD, load_record, read_record
+from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle
+from pipeline.store.shards import text_digest, write_text
 
 if TYPE_CHECKING:
     from model.launch import Ended
@@ -49,6 +46,8 @@ if TYPE_CHECKING:
 FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
+LIMIT = NOT_IDENTITY | {"limit": True}  # of one that limits what an item may take: what it costs is no content
+RETRY, OLD = ".retry", ".old"  # suffixes of folders while an output with failures is replaced
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
@@ -159,36 +158,50 @@ class Store:
         fingerprint = fingerprint_of(stage, cfg, inputs)
         where = directory or self.where(stage.name, fingerprint)
         with room_for(stage.name, where), nullcontext(self.lease) if self.lease else leased(self.root) as lease:
-            lease.take([self.where(stage.name, fingerprint), *(one.directory for one in inputs)])
+            own = self.where(stage.name, fingerprint)
+            lease.take([own, own.with_name(f"{own.name}{RETRY}"), *(one.directory for one in inputs)])
             return self._found_or_built(stage, cfg, inputs, fingerprint, directory)
 
     def _found_or_built(
         self, stage: Stage, cfg: Config, inputs: tuple[Handle, ...], fingerprint: str, directory: Path | None
     ) -> Built:
-        recipe, where = recipe_of(stage, cfg), directory or self.where(stage.name, fingerprint)
-        if record := read_record(where, fingerprint):
-            check_output(where, record)
-            return Built(handle=handle_of(where, record), unchanged=True, record=record)
+        where = directory or self.where(stage.name, fingerprint)
+        before = read_record(where, fingerprint)
+        if before is not None and is_final(before, cfg):
+            check_output(where, before)
+            return Built(handle=handle_of(where, before), unchanged=True, record=before)
         with _only_builder(where):
-            if record := read_record(where, fingerprint):  # another run finished it while this one waited
+            record = read_record(where, fingerprint)
+            if record is not None and record != before:  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
             for one in inputs:
                 verify(one.directory, whole=isinstance(one, Checkpoint))
-            _begin(where, fingerprint, ours=directory is None)
-            work = Work(
-                stage=stage.name,
-                fingerprint=fingerprint,
-                recipe=recipe,
-                libraries=libraries_of(stage),
-                directory=where,
-                parts=self.root / stage.name / "parts",
-                engine=self.engine,
-                show=self.show,
-                observer=self.observer,
-                launch=self.launch,
-            )
-            record = _run(stage, cfg, inputs, work)
+            if record is None:
+                _begin(where, fingerprint, ours=directory is None)
+                record = self._run(stage, cfg, inputs, where, fingerprint)
+            else:
+                fresh = where.with_name(f"{where.name}{RETRY}")
+                _begin(fresh, fingerprint, ours=True)
+                record = self._run(stage, cfg, inputs, fresh, fingerprint)
+                _replace(where, fresh)
         return Built(handle=handle_of(where, record), unchanged=False, record=record)
+
+    def _run(
+        self, stage: Stage, cfg: Config, inputs: tuple[Handle, ...], directory: Path, fingerprint: str
+    ) -> dict[str, Any]:
+        work = Work(
+            stage=stage.name,
+            fingerprint=fingerprint,
+            recipe=recipe_of(stage, cfg),
+            libraries=libraries_of(stage),
+            directory=directory,
+            parts=self.root / stage.name / "parts",
+            engine=self.engine,
+            show=self.show,
+            observer=self.observer,
+            launch=self.launch,
+        )
+        return _run(stage, cfg, inputs, work)
 
 
 def output_folder(root: Path, stage: str, fingerprint: str) -> Path:
@@ -229,6 +242,38 @@ def literals(value: Any, where: str = "config") -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ValueError(f"{where} is {value!r}: a config may contain only text, numbers, booleans, lists and tables")
+
+
+def limits_of(cfg: Config) -> dict[str, float | None]:
+    """The limits of a config, which are not part of its identity."""
+    if not dataclasses.is_dataclass(cfg):
+        return {}
+    return {one.name: getattr(cfg, one.name) for one in dataclasses.fields(cfg) if one.metadata.get("limit")}
+
+
+def is_raised(before: Mapping[str, float | None], now: Mapping[str, float | None]) -> bool:
+    """Whether one of the limits is higher than before; None is no limit."""
+    return any(
+        before.get(name) is not None and (limit is None or limit > before[name])  # type: ignore[operator]
+        for name, limit in now.items()
+    )
+
+
+def is_final(record: Mapping[str, Any], cfg: Config) -> bool:
+    """Whether a finished output is what a build would give now: no item was lost that would be tried again."""
+    lost = (record["counts"] or {}).get("lost", {})
+    return not lost or (record["transient"] == 0 and not is_raised(record["limits"], limits_of(cfg)))
+
+
+def check_unchanged(handle: Handle) -> None:
+    """Raises ValueError if the folder of an input has other content than when its handle was read.
+
+    That happens only if an output from which items were lost (see parts.py) is built again while it is read.
+    """
+    if not (handle.directory / RECORD).exists():  # it is replaced right now, and what was read is the earlier content
+        return
+    if load_record(handle.directory)["digest"] != handle.digest:
+        raise ValueError(f"{handle.directory} was built again while it was read; run again")
 
 
 def handle_of(directory: Path, record: Mapping[str, Any]) -> Any:
@@ -278,6 +323,15 @@ def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
     write_text(marker, fingerprint)
 
 
+def _replace(directory: Path, fresh: Path) -> None:
+    """Put the output in `fresh` in the place of an earlier one, whose files may still be open elsewhere."""
+    old = directory.with_name(f"{directory.name}{OLD}")
+    shutil.rmtree(old, ignore_errors=True)
+    directory.rename(old)
+    fresh.rename(directory)
+    shutil.rmtree(old)
+
+
 def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> dict[str, Any]:
     started = time.perf_counter()
     outcome = stage.function(cfg, inputs, work)
@@ -287,7 +341,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(work.directory).parts)
     }
     identity = {
-        name: work.digests.get(_as_written(work.directory / name))
+        name: work.digests.get(as_written(work.directory / name))
         or content_digest(work.directory / name, outcome.volatile)
         for name in files
         if any(fnmatch.fnmatch(name, pattern) for pattern in outcome.content)
@@ -305,6 +359,8 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "inputs": [{"stage": i.stage, "fingerprint": i.fingerprint, "digest": i.digest} for i in inputs],
         "rows": outcome.rows,
         "counts": dataclasses.asdict(outcome.counts) if outcome.counts else None,
+        "transient": outcome.counts.n_transient if outcome.counts else 0,
+        "limits": limits_of(cfg),
         "measures": dict(outcome.measures),
         "volatile": list(outcome.volatile),
         "files": {
@@ -316,6 +372,8 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         "finished_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": code_commit(),
     }
+    for handle in inputs:
+        check_unchanged(handle)
     write_text(work.directory / RECORD, json.dumps(record, indent=1))
     remember_written(work.directory, list(files))
     (work.directory / BEGUN).unlink()
@@ -337,120 +395,8 @@ def room_for(stage: str, directory: Path) -> Iterator[None]:
         ) from error
 
 
-def map_shards(
-    work: Work,
-    inputs: Sequence[Shards],
-    *,
-    read: Callable[[Path], list[Any]],
-    function: Callable[[Any], Any],
-    write: Callable[[Path, list[Any], list[Done | Failed]], Counts],
-    seconds: float | None = None,
-    memory_mb: int | None = None,
-    unit: str = "items",
-    key: Callable[[str], str] = lambda name: "",
-) -> Counts:
-    """Run `function` over the items of every input shard in worker processes, once per shard content.
-
-    `read` lists the items of a shard; `write` puts their results (in order) below a part folder as files
-    `kept.parquet`, `dropped.parquet`, `<folder>.<suffix>`, which appear in the output as `<shard>`,
-    `dropped/<shard>`, `<folder>/<shard>`. Output shards have the names of the input shards. `key` maps the name of a
-    shard to what else affects its result, such as the digest of a second input's shard.
-    """
-    shards = _input_shards(inputs)
-    parts = {name: work.parts / text_digest(work.recipe, digest, key(name)) for name, (_, digest) in shards.items()}
-    pending = [name for name in shards if _read_part(parts[name]) is None]
-    rows = {name: _n_rows(shards[name][0]) for name in pending}
-    opened: deque[tuple[str, list[Any]]] = deque()  # shards whose items are being processed, in order
-
-    def items_of_all() -> Iterator[Any]:
-        for name in pending:
-            opened.append((name, read(shards[name][0])))
-            yield from opened[-1][1]
-
-    results = work.engine.map(function, items_of_all(), seconds=seconds, memory_mb=memory_mb) if pending else iter(())
-    done = 0
-    for name in pending:
-        if not opened:  # shards without items are opened together with the next shard that has some
-            first = next(results, None)
-            results = results if first is None else chain([first], results)
-        _, items = opened.popleft()
-        answers = []
-        for answer in islice(results, len(items)):
-            answers.append(answer)
-            work.progress(done + rows[name] * len(answers) // len(items), sum(rows.values()), unit)
-        done += rows[name]
-        parts[name].mkdir(parents=True, exist_ok=True)
-        counts = write(parts[name], items, answers)
-        _finish_part(parts[name], counts)
-    next(results, None)  # lets the engine stop its workers
-    return _link_parts(work, parts)
-
-
-def _input_shards(inputs: Sequence[Shards]) -> dict[str, tuple[Path, str]]:
-    """Shard name -> path and content digest. Raises ValueError when two inputs have shards of the same name."""
-    shards: dict[str, tuple[Path, str]] = {}
-    for handle in inputs:
-        record = read_record(handle.directory)
-        assert record is not None  # a handle is made from a record
-        for name, entry in sorted(record["files"].items()):
-            if "/" in name or not name.endswith(".parquet"):
-                continue
-            if name in shards:
-                raise ValueError(
-                    f"{shards[name][0]} and {handle.directory / name} have the same name, so one would replace"
-                    " the other; rename one of the sources"
-                )
-            shards[name] = (handle.directory / name, entry["digest"])
-    return shards
-
-
-def _n_rows(path: Path) -> int:
-    try:
-        return pq.read_metadata(path).num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptShard(f"{path}: not a readable Parquet shard ({error}); delete its folder and rerun") from error
-
-
-def _finish_part(part: Path, counts: Counts) -> None:
-    """Write the record of a shard's result, which marks it as complete."""
-    files = [path for path in sorted(part.iterdir()) if _is_result(path)]
-    record = {
-        "counts": dataclasses.asdict(counts),
-        "files": {path.name: file_digest(path) for path in files},
-        "content": {path.name: content_digest(path) for path in files},
-    }
-    write_text(part / RECORD, json.dumps(record))
-
-
-def _read_part(part: Path) -> Counts | None:
-    """Counts of a cached shard result; None if it is missing or damaged, so that it is computed again."""
-    try:
-        record = json.loads((part / RECORD).read_text("utf-8"))
-        whole = all(file_digest(part / name) == digest for name, digest in record["files"].items())
-        return Counts(**record["counts"]) if whole and record["files"].keys() == record["content"].keys() else None
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _is_result(path: Path) -> bool:
-    return path.name != RECORD and not path.name.startswith(".")
-
-
-def _link_parts(work: Work, parts: Mapping[str, Path]) -> Counts:
-    counts, directory = Counts(), work.directory
-    for name, part in parts.items():
-        record = json.loads((part / RECORD).read_text("utf-8"))
-        counts.add(Counts(**record["counts"]))
-        for file in sorted(map(Path, record["files"])):
-            folder = directory if file.stem == "kept" else directory / file.stem
-            target = folder / Path(name).with_suffix(file.suffix).name
-            link_or_copy(part / file, target)
-            work.digests[_as_written(target)] = record["content"][str(file)]
-    return counts
-
-
-def _as_written(path: Path) -> tuple[Path, int]:
-    """A file that was replaced since has another inode."""
+def as_written(path: Path) -> tuple[Path, int]:
+    """The key of `Work.digests`: a file that was replaced since has another inode."""
     return path, path.stat().st_ino
 
 

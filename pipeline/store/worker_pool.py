@@ -6,6 +6,7 @@ from outside, no lock and no message of another is lost, and it is replaced. If 
 Failed("crash"); otherwise the item is given to the next worker.
 """
 
+import errno
 import faulthandler
 import os
 import pickle
@@ -33,7 +34,19 @@ END_SECONDS = 0.5  # for an idle worker to end by itself
 DETAIL_CHARACTERS = 1000
 TASKS_A_WORKER = 2000  # then the process is replaced, against slow leaks in C extensions
 NO_ROOM = 77  # exit code of a worker that had no memory to receive its item
-FATAL = ("timeout", "crash")  # after these the worker is gone
+TRANSIENT = ("timeout", "crash", "out_of_memory")  # reasons that may be the fault of the machine
+SYSTEM_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EROFS}
+# messages of libraries that do not raise MemoryError when they get no memory, thread or library
+NO_MEMORY = (
+    "cannot allocate memory",
+    "memory allocation failed",
+    "out of memory",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+)
+CRASH = "crash"
+FATAL = ("timeout", CRASH)  # after these the worker is gone
 ATTEMPTS = 3  # number of workers that may end before they begin an item
 
 
@@ -49,6 +62,11 @@ class Failed:
     reason: str
     detail: str
     errno: int | None = None  # of an OSError, so that a full disk is recognised
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another try may succeed: what failed may be the machine, and not the item."""
+        return self.reason in TRANSIENT or self.errno in SYSTEM_ERRORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +189,7 @@ class _Worker:
             message = self.pipe.recv_bytes()
         except (EOFError, OSError):
             self.process.join(GRACE_SECONDS)
-            return Failed("crash", f"worker ended with code {self.process.exitcode}")
+            return Failed(CRASH, f"worker ended with code {self.process.exitcode}")
         try:
             return pickle.loads(message)  # noqa: S301  # from our own worker
         except Exception as error:
@@ -231,8 +249,10 @@ def _pickled(answer: Done | Failed) -> bytes:
 def _failed(error: BaseException) -> Failed:
     if isinstance(error, MemoryError):
         return Failed("out_of_memory", str(error))
-    errno = error.errno if isinstance(error, OSError) else None
-    return Failed("error", f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS], errno)
+    detail = f"{type(error).__name__}: {error}"[:DETAIL_CHARACTERS]
+    if not isinstance(error, OSError) and any(sign in detail.lower() for sign in NO_MEMORY):
+        return Failed("out_of_memory", detail)
+    return Failed("error", detail, error.errno if isinstance(error, OSError) else None)
 
 
 def _end_with_parent(parent_pid: int) -> None:

@@ -1,8 +1,8 @@
 """Stage `clean`: extracts and repairs the text of every page; no page is dropped for its content.
 
 In: any number of page shards. Out: document shards of the same names, and in dropped/ the pages that gave no text:
-too_large, binary, undecodable, no_text, or, because each page is processed in a worker process with limits on time
-and memory, timeout, crash, out_of_memory, error.
+too_large, binary, undecodable, no_text, error, or, because each page is processed in a worker process with limits on
+time and memory, timeout, crash, out_of_memory; the next build tries these again (store/parts.py).
 
 Steps per page: decode (text_repair), extract by media type (TEXT_FORMATS, FILE_FORMATS), remove boilerplate lines
 (boilerplate; web pages only), repair (text_repair). The id of a document is the hash of its text, ignoring case and
@@ -12,7 +12,7 @@ spacing.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,10 +33,11 @@ from pipeline.corpus.clean.wiki_markup import wiki_text
 from pipeline.corpus.shown_text import as_shown, log_as_shown, markup_as_shown, with_line_ends
 from pipeline.corpus.text_repair import decode, normalised, repair, repaired
 from pipeline.store.engine import Done, Failed
+from pipeline.store.parts import map_shards
 from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
 from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
-from pipeline.store.store import Outcome, Stage, Work, map_shards
+from pipeline.store.store import LIMIT, Outcome, Stage, Work
 
 MB = 1_000_000
 HEADER_CHARSET = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""", re.IGNORECASE)
@@ -45,13 +46,14 @@ HEADER_CHARSET = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""",
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CleanConfig:
     page_seconds: Annotated[
-        Positive, "Time limit per page in seconds; a page that takes longer is dropped as timeout."
-    ] = 20.0
+        Positive,
+        "Time limit per page in seconds; a page that takes longer twice is dropped as timeout.",
+    ] = field(default=20.0, metadata=LIMIT)
     page_memory_mb: Annotated[
         Count,
         "Memory limit per page in megabytes of address space, on Linux only; a page that needs more is dropped as"
         " out_of_memory.",
-    ] = 2048
+    ] = field(default=2048, metadata=LIMIT)
     max_page_mb: Annotated[
         Positive, "Collected pages larger than this many megabytes are dropped as too_large before they are parsed."
     ] = 20.0

@@ -34,6 +34,7 @@ from pipeline.corpus.decontaminate.evaluation_runs import (
 from pipeline.corpus.text_repair import normalised
 from pipeline.corpus.words import SIGN, words_of
 from pipeline.store.engine import Done, Failed, value_of
+from pipeline.store.parts import map_shards
 from pipeline.store.records import CONTAMINATION, CORPUS, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
 from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import (
@@ -46,7 +47,7 @@ from pipeline.store.shards import (
     write_rows,
     write_table,
 )
-from pipeline.store.store import Outcome, Stage, Work, map_shards
+from pipeline.store.store import Outcome, Stage, Work
 
 HITS_FOLDER = "hits"
 HITS_VERSION = 1  # raise it with any change to evaluation_runs.py that changes the runs found in a document

@@ -24,9 +24,10 @@ from pipeline.corpus.dedup.shingles import Shingler, bands_of, batches_of, sampl
 from pipeline.corpus.dedup.survivors import QUALITY_COLUMNS, quality_of
 from pipeline.store.engine import Done, Failed, value_of
 from pipeline.store.errors import CorruptShard
+from pipeline.store.parts import map_shards
 from pipeline.store.records import Counts, Shards
 from pipeline.store.shards import write_bytes
-from pipeline.store.store import Work, map_shards
+from pipeline.store.store import Work
 
 SIGNATURES_FOLDER = "signatures"
 SIGNATURES_VERSION = 3  # raise it with any change here, in shingles.py or in quality_of that changes a value

@@ -17,9 +17,10 @@ import xxhash
 
 from pipeline.corpus.dedup_lines.repeated_lines import layout_of, site_of, units_of
 from pipeline.store.engine import Done, Failed, value_of
+from pipeline.store.parts import map_shards
 from pipeline.store.records import Counts, Shards
 from pipeline.store.shards import read_table, write_table
-from pipeline.store.store import Work, map_shards
+from pipeline.store.store import Work
 
 LINES_FOLDER = "lines"
 SITES_FOLDER = "sites"  # below lines/

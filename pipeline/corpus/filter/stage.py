@@ -27,6 +27,7 @@ from pipeline.corpus.signals.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.corpus.signals.pii import PII_KINDS, placeholder
 from pipeline.corpus.text_repair import normalised
 from pipeline.store.errors import CorruptShard
+from pipeline.store.parts import map_shards
 from pipeline.store.records import (
     DENIED,
     DOCUMENT,
@@ -40,7 +41,7 @@ from pipeline.store.records import (
     dropped_rows,
 )
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
-from pipeline.store.store import Outcome, Stage, Work, map_shards, read_record
+from pipeline.store.store import Outcome, Stage, Work, read_record
 
 __all__ = ["FILTER", "FilterConfig", "FilterRecipe", "SourceRules", "edited", "filter_documents"]
 log = logging.getLogger(__name__)

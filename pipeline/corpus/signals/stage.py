@@ -3,11 +3,12 @@
 In: document shards. Out: shards of the same names with one row per document, in the same order, without the texts:
 language (language.py), quality (quality.py), profane and adult words (toxicity.py), and the places that `filter` may
 edit: personal data (pii.py) and the lines that C4 removes (c4.py). A document that a worker process could not measure
-within its limits has a `failure` instead: timeout, crash, out_of_memory or error.
+within its limits has a `failure` instead: error, or timeout, crash, out_of_memory; the next build tries these again
+(store/parts.py).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,12 @@ from pipeline.corpus.signals.language import UNDETERMINED, language_of
 from pipeline.corpus.signals.pii import find_pii
 from pipeline.corpus.signals.quality import quality_signals
 from pipeline.corpus.signals.toxicity import toxicity_signals
-from pipeline.store.engine import Done, Engine, Failed
+from pipeline.store.engine import Done, Failed
+from pipeline.store.parts import map_shards
 from pipeline.store.records import MEASURES, SIGNALS, Columns, Counts, Shards
 from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import read_table, shard_paths, write_rows
-from pipeline.store.store import Outcome, Stage, Work, map_shards
+from pipeline.store.store import LIMIT, Outcome, Stage, Work
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 256
@@ -33,12 +35,12 @@ class SignalsConfig:
     document_seconds: Annotated[
         Positive,
         "Time limit per document in seconds; if a document takes longer, `filter` drops it with the reason timeout.",
-    ] = 60.0
+    ] = field(default=60.0, metadata=LIMIT)
     document_memory_mb: Annotated[
         Count,
         "Memory limit per document in megabytes of address space, on Linux only; if a document needs more,"
         " `filter` drops it with the reason out_of_memory.",
-    ] = 2048
+    ] = field(default=2048, metadata=LIMIT)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -46,7 +48,7 @@ class SignalsConfig:
 
 def measure(cfg: SignalsConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     def write(part: Path, batches: list[pa.Table], answers: list[Done | Failed]) -> Counts:
-        rows = list(_answered_rows(cfg, batches, answers, work.engine))
+        rows = list(_answered_rows(batches, answers))
         write_rows(part / "kept.parquet", rows, SIGNALS)
         return Counts(rows_in=len(rows), kept=len(rows))
 
@@ -59,6 +61,7 @@ def measure(cfg: SignalsConfig, inputs: tuple[Shards], work: Work) -> Outcome:
         seconds=cfg.document_seconds,
         memory_mb=cfg.document_memory_mb,
         unit="documents",
+        divide=lambda batch: [_rows(batch, row, row + 1) for row in range(batch.num_rows)],
     )
     return Outcome(rows=counts.kept, counts=counts, content=tuple(path.name for path in shard_paths(work.directory)))
 
@@ -110,21 +113,13 @@ def _rows(table: pa.Table, start: int, end: int) -> pa.Table:
     return table.take(pa.array(range(start, end), pa.int64()))
 
 
-def _answered_rows(
-    cfg: SignalsConfig, batches: Sequence[pa.Table], answers: Sequence[Done | Failed], engine: Engine
-) -> Iterator[dict[str, Any]]:
-    """One row of records.SIGNALS per document; the documents of a failed batch are retried one by one."""
+def _answered_rows(batches: Sequence[pa.Table], answers: Sequence[Done | Failed]) -> Iterator[dict[str, Any]]:
+    """One row of records.SIGNALS per document; a failed batch has one document."""
     for batch, answer in zip(batches, answers, strict=True):
-        if isinstance(answer, Failed):
-            single = [_rows(batch, row, row + 1) for row in range(batch.num_rows)]
-            limits = {"seconds": cfg.document_seconds, "memory_mb": cfg.document_memory_mb}
-            each = list(engine.map(signals_of_batch, single, **limits))
-        else:
-            each = [Done([value]) for value in answer.value]
-        for page_id, one in zip(batch["page_id"].to_pylist(), each, strict=True):
-            if isinstance(one, Failed):
-                yield {"page_id": page_id, **UNMEASURED, "edits": [], "failure": one.reason}
+        failed = isinstance(answer, Failed)
+        for page_id, row in zip(batch["page_id"].to_pylist(), [None] if failed else answer.value, strict=True):
+            if failed:
+                yield {"page_id": page_id, **UNMEASURED, "edits": [], "failure": answer.reason}
             else:
-                (row,) = one.value
                 edits = [{"start": start, "end": end, "kind": kind} for start, end, kind in row["edits"]]
                 yield {"page_id": page_id, **row, "edits": edits, "failure": None}

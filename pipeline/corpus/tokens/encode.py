@@ -25,9 +25,10 @@ from model.token_shards import token_schema
 from model.tokenizer import Tokenizer, load_tokenizer
 from pipeline.store.engine import Done, Failed, value_of
 from pipeline.store.errors import CorruptShard
+from pipeline.store.parts import map_shards
 from pipeline.store.records import SPLIT_CORPUS, Counts, Shards, TokenizerFile
 from pipeline.store.shards import replacing
-from pipeline.store.store import Work, map_shards
+from pipeline.store.store import Work
 
 ENCODED_FOLDER = "encoded"
 ENCODING_VERSION = 2  # raise it with any change of the file or of the tokens for an equal text and tokenizer

@@ -46,7 +46,9 @@ def behave(item):
             raise Panic("oh")
         case "timeout":
             raise TimeoutError("a socket's, not ours")
-        case Path():  # a pipe with a name, that the test reads
+        case Path():  # a pipe with a name, that the test reads once
+            if not item.exists():
+                return 0
             item.write_text(f"{os.getpid()}\n")
             threading.Event().wait()
         case bytes():
@@ -90,18 +92,22 @@ def workers() -> list[psutil.Process]:
     return [worker for server in servers for worker in server.children()]
 
 
-def test_engine_worker_killed_from_outside_costs_the_item_it_works_on(tmp_path):
+def test_engine_worker_killed_from_outside_costs_a_retry(tmp_path):
+    """A worker that the system killed for its memory cost a document in `clean`, and ended every other stage
+    (trials of reliability 1, place 2)."""
     fifo = tmp_path / "pid"
     os.mkfifo(fifo)
 
     def kill() -> None:
-        os.kill(int(fifo.read_text()), signal.SIGKILL)
+        pid = int(fifo.read_text())
+        fifo.unlink()
+        os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
     results = list(LocalProcesses(n_workers=2).map(behave, [*range(20), fifo, *range(20)]))
     killer.join()
-    assert results[20] == Failed("crash", "worker ended with code -9")
+    assert results[20] == Done(0)
     assert results[:20] == results[21:] == [Done(2 * i) for i in range(20)]
 
 

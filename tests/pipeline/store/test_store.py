@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.store.engine import Done, LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.parts import map_shards
 from pipeline.store.records import Counts, Shards
 from pipeline.store.shards import read_table, shard_paths, write_rows, write_table, write_text
 from pipeline.store.store import (
@@ -22,7 +23,6 @@ from pipeline.store.store import (
     Stage,
     Store,
     literals,
-    map_shards,
     read_handle,
     recipe_of,
 )

@@ -143,7 +143,7 @@ def test_chain_page_whose_worker_is_killed_is_one_drop_and_the_rest_is_as_before
         outputs.append(bytes_of(built.handle))
         (lost,) = rows_of(built.handle, DROPPED, "dropped")
         assert (lost["url"].rpartition("/")[2], lost["reason"]) == ("07.txt", "crash")
-        assert built.counts == Counts(rows_in=N_PAGES, kept=N_PAGES - 1, dropped={"crash": 1})
+        assert built.counts == Counts(rows_in=N_PAGES, kept=N_PAGES - 1, dropped={"crash": 1}, lost={"crash": 1})
         others = [row for row in rows_of(undisturbed["clean"].handle, DOCUMENT) if row["url"] != lost["url"]]
         assert rows_of(built.handle, DOCUMENT) == others
     assert outputs[0] == outputs[1]

@@ -131,20 +131,35 @@ def map_shards(
     shards = _input_shards(inputs)
     parts = {name: work.parts / text_digest(work.recipe, one.digest, key(name)) for name, one in shards.items()}
     limits = {"seconds": seconds, "memory_mb": memory_mb}
-    pending = [name for name in shards if not _is_finished(parts[name], limits)]
-    rows = {name: _n_rows(shards[name].path) for name in pending}
     job = _Job(work=work, function=function, write=write, divide=divide, limits=limits)
+    pending = [(parts[name], shards[name]) for name in shards if not _is_finished(parts[name], limits)]
+    waiting: list[_Answered] = []
+    for one in _answered(job, pending, read, unit):
+        if not job.must_wait(one.answers):
+            job.finish(one)
+            continue
+        waiting.append(one)
+        if len(waiting) > MOST_WAITING:
+            _finish_all(job, waiting)
+    _finish_all(job, waiting)
+    return _link_parts(work, parts)
+
+
+def _answered(
+    job: _Job, pending: Sequence[tuple[Path, _InputShard]], read: Callable[[Path], list[Any]], unit: str
+) -> Iterator[_Answered]:
+    """The pending shards with the answers for their items, in order."""
+    rows = [_n_rows(shard.path) for _, shard in pending]
     opened: deque[list[Any]] = deque()  # items of the shards that are being processed, in order
 
     def items_of_all() -> Iterator[Any]:
-        for name in pending:
-            opened.append(read(shards[name].path))
+        for _, shard in pending:
+            opened.append(read(shard.path))
             yield from opened[-1]
 
     results = job.map(items_of_all()) if pending else iter(())
-    waiting: list[_Answered] = []
     done = 0
-    for name in pending:
+    for (part, shard), n_rows in zip(pending, rows, strict=True):
         if not opened:  # shards without items are opened together with the next shard that has some
             first = next(results, None)
             results = results if first is None else chain([first], results)
@@ -152,18 +167,10 @@ def map_shards(
         answers: Answers = []
         for answer in islice(results, len(items)):
             answers.append(answer)
-            work.progress(done + rows[name] * len(answers) // len(items), sum(rows.values()), unit)
-        done += rows[name]
-        one = _Answered(parts[name], shards[name], items, answers, [str(i) for i in range(len(items))])
-        if not job.must_wait(answers):
-            job.finish(one)
-            continue
-        waiting.append(one)
-        if len(waiting) > MOST_WAITING:
-            _finish_all(job, waiting)
+            job.work.progress(done + n_rows * len(answers) // len(items), sum(rows), unit)
+        done += n_rows
+        yield _Answered(part, shard, items, answers, [str(i) for i in range(len(items))])
     next(results, None)  # lets the engine stop its workers
-    _finish_all(job, waiting)
-    return _link_parts(work, parts)
 
 
 def _finish_all(job: _Job, waiting: list[_Answered]) -> None:

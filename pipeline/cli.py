@@ -307,6 +307,12 @@ def _add_upkeep_commands(command: Adder) -> None:
         "Find and close runs whose process died; check ports, disk, versions, settings and data",
     )
     doctor.add_argument("--no-mend", dest="mend", action="store_false", help="only report, change nothing")
+    doctor.add_argument(
+        "--verify", action="store_true", help="compare every byte of the current outputs with their checksums"
+    )
+    doctor.add_argument(
+        "--remove-damaged", action="store_true", help="remove damaged outputs, which the next run builds again"
+    )
     command("du", "pipeline.commands.du:run", "Show the disk space of every kind of output")
     gc = command("gc", "pipeline.commands.gc:run", "Remove what no kept result and no registered model needs")
     gc.add_argument(
@@ -355,11 +361,13 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 def _one_line(error: Exception) -> str:
     from pipeline.store.errors import CorruptShard, SourceUnavailable, Terminated
+    from pipeline.store.faults import advised
+    from pipeline.store.layout import layout_from_environment
 
     expected = (ValueError, OSError, CorruptShard, SourceUnavailable, Terminated)
     text = " ".join(str(error).split())
-    if isinstance(error, expected) and text:
-        return text
+    if (told := advised(text, layout_from_environment())) != text or (isinstance(error, expected) and text):
+        return told
     return f"unexpected {type(error).__name__}: {text} (run again with --debug to see where)"
 
 

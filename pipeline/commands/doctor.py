@@ -2,27 +2,31 @@
 
 In: a layout. Out: findings, one per row: runs in Dagster and MLflow whose process is gone (repaired: they are closed
 as failed or cancelled, so that nothing runs in the UI for ever), runs that wait for a daemon that is not running,
-outputs with missing files, invalid settings, ports, disk space, versions.
+damaged files (doctor_files.py), invalid settings, ports, disk space, versions. One failing check does not keep the
+others from running.
 """
 
 import importlib.metadata
-import shutil
 import sys
 import tomllib
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from pipeline.commands.doctor_files import (
+    check_databases,
+    check_disk,
+    check_handles,
+    check_journals,
+    check_outputs,
+)
+from pipeline.commands.findings import BAD, MENDED, OK, WARNING, Finding, Visit
 from pipeline.commands.tables import count_text, table_lines
-from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
-from pipeline.store.layout import Layout, all_entries, layout_from_environment, write_fault
+from pipeline.store.faults import advised
+from pipeline.store.layout import layout_from_environment
 from pipeline.store.redaction import redacted
-from pipeline.store.store import read_record
-from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.journal import journals
 from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, reason_of
 
@@ -32,31 +36,12 @@ CURES = {  # what to do about events for MLflow, by the failure (pipeline/tracki
     REFUSED: "mend what it names, then run `gristmill doctor` again, which sends them",
     "part": "the rest of the run is recorded; delete refused.jsonl if this may be missing, in",
 }
-OK, MENDED, WARNING, BAD = "ok", "mended", "warning", "bad"
-LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an afternoon
-TOO_LITTLE_BYTES = 1e9
-
-
-class Finding(NamedTuple):
-    """A row of the table; `state` is one of ok, mended, warning, bad."""
-
-    check: str
-    state: str
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Visit:
-    """What the doctor checks, and whether it may change anything."""
-
-    layout: Layout
-    mend: bool
-    ports: tuple[int, int] = (3000, 5000)  # of Dagster and of MLflow
 
 
 def run(args: Namespace) -> int:
     """Print the findings. Returns 1 if something is left that a person must fix."""
-    findings = list(examine(Visit(layout=layout_from_environment(), mend=args.mend)))
+    asked = {name: getattr(args, name) for name in ("mend", "verify", "remove_damaged")}
+    findings = list(examine(Visit(layout=layout_from_environment(), **asked)))
     print("\n".join(table_lines(["check", "state", "what"], findings)))
     return int(any(finding.state == BAD for finding in findings))
 
@@ -68,15 +53,28 @@ def examine(visit: Visit) -> Iterator[Finding]:
         check_packages,
         check_disk,
         check_ports,
-        check_settings,
+        check_handles,
         check_outputs,
+        check_settings,
+        check_databases,
         check_dagster_runs,
+        check_journals,
         check_mlflow_addresses,
         check_mlflow_runs,
         check_champions,
     ]
     for check in checks:
-        yield from (one._replace(detail=redacted(one.detail)) for one in check(visit))
+        yield from (one._replace(detail=redacted(one.detail)) for one in _findings(check, visit))
+
+
+def _findings(check: Callable[[Visit], Iterator[Finding]], visit: Visit) -> Iterator[Finding]:
+    """What a check finds; an error ends only this check, because the next ones do not depend on it."""
+    try:
+        yield from check(visit)
+    except Exception as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        text = advised(f"{type(error).__name__}: {error}", visit.layout)
+        yield Finding(name, BAD, text.removeprefix(f"{CorruptShard.__name__}: "))
 
 
 def check_python(visit: Visit) -> Iterator[Finding]:
@@ -101,16 +99,6 @@ def check_packages(visit: Visit) -> Iterator[Finding]:
             yield Finding(f"package {one.name}", BAD, detail)
     if is_right:
         yield Finding("packages", OK, f"{len(requirements)} as pyproject.toml requires them")
-
-
-def check_disk(visit: Visit) -> Iterator[Finding]:
-    if visit.layout.data.exists() and (fault := write_fault(visit.layout)):
-        yield Finding("data folder", BAD, f"{visit.layout.data} {fault}")
-    folder = next(path for path in (visit.layout.data, *visit.layout.data.parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    state = OK if free >= LITTLE_BYTES else WARNING if free >= TOO_LITTLE_BYTES else BAD
-    advice = "" if state == OK else "; `gristmill du` shows what uses the space, `gristmill gc` frees some"
-    yield Finding("disk", state, f"{size_text(free)} free below {visit.layout.data}{advice}")
 
 
 def check_ports(visit: Visit) -> Iterator[Finding]:
@@ -141,26 +129,6 @@ def check_settings(visit: Visit) -> Iterator[Finding]:
     yield from (Finding("settings", BAD, fault) for fault in faults)
     n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
     yield Finding("settings", OK, f"a graph of {n_assets} assets")
-
-
-def check_outputs(visit: Visit) -> Iterator[Finding]:
-    entries, n_whole = all_entries(visit.layout), 0
-    with suppress(ValueError):  # of an invalid file, which `check_settings` reports
-        declared = declared_assets(visit.layout)
-        retired = [entry["asset"] for entry in entries if entry["asset"] not in declared]
-        if retired:
-            detail = (
-                f"{', '.join(retired)}: in none of the files any more; `gristmill gc` removes what only they need"
-            )
-            yield Finding("retired assets", OK, detail)
-        entries = [entry for entry in entries if entry["asset"] in declared]
-    for entry in entries:
-        if complaint := _complaint(visit.layout.store / entry["folder"]):
-            yield Finding(f"output {entry['asset']}", BAD, complaint)
-        else:
-            n_whole += 1
-    if n_whole == len(entries):
-        yield Finding("outputs", OK, f"{n_whole} current, all complete" if entries else "none yet")
 
 
 def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
@@ -293,14 +261,3 @@ def _dependencies() -> list[str]:
     if path.exists():
         return tomllib.loads(path.read_text("utf-8"))["project"]["dependencies"]
     return [text for text in importlib.metadata.requires("gristmill") or [] if "extra ==" not in text]
-
-
-def _complaint(folder: Path) -> str | None:
-    """The problem of the finished output in `folder`, or None."""
-    try:
-        record = read_record(folder)
-    except (CorruptShard, ValueError) as error:
-        return str(error)
-    if record is None:
-        return f"{folder} is missing or not finished; materialise the asset again"
-    return None

@@ -9,7 +9,7 @@ from pipeline.corpus.collect.sources import read_sources
 from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.tasks.declared import declared_assets
-from pipeline.tracking.journal import journals
+from pipeline.tracking.journal import damaged_journals, journals
 from pipeline.tracking.pruning import prune_tracking
 from pipeline.tracking.server import has_database, new_client
 
@@ -70,4 +70,6 @@ def _registered(layout: Layout) -> set[str]:
         for version in client.search_model_versions(f"name = '{model.name}'")
     ]
     runs = {version.run_id for version in versions}
-    return {journal.fingerprint for journal in journals(layout) if journal.state().get("run_id") in runs}
+    kept = {journal.fingerprint for journal in journals(layout) if journal.state().get("run_id") in runs}
+    damaged = {path.parent.name for path in layout.tracking.glob("*/run.json.damaged*")}
+    return kept | damaged | {journal.fingerprint for journal in damaged_journals(layout)}  # they may be registered

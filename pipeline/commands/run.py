@@ -18,7 +18,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.commands.tables import count_text, table_lines
+from pipeline.store import errors
 from pipeline.store.disk import size_text
+from pipeline.store.faults import advised
 from pipeline.store.layout import Layout, asset_records, usable_layout
 from pipeline.store.progress import Display, clock_text, displayed
 from pipeline.store.settings import refuse_unknown
@@ -79,7 +81,7 @@ class Watch:
             self.interrupted |= INTERRUPTED in names
             if asset:
                 self.display.end("stopped" if INTERRUPTED in names else "FAILED")
-            self.failures.append((asset or step, message))
+            self.failures.append((asset or step, advised(message, self.layout)))
 
     def _note_check(self, check: Any) -> None:
         if check.passed:
@@ -233,4 +235,6 @@ def chain_of(error: Any) -> tuple[list[str], str]:
         chain.append(chain[-1].cause)
     told = next((one for one in chain if not one.cls_name.startswith("Dagster")), chain[-1])
     text = " ".join(told.message.split())
-    return [one.cls_name for one in chain], text.removeprefix("ValueError: ").removeprefix("dagster._core.errors.")
+    for prefix in ("ValueError: ", "dagster._core.errors.", f"{errors.__name__}.{told.cls_name}: "):
+        text = text.removeprefix(prefix)
+    return [one.cls_name for one in chain], text

@@ -18,6 +18,7 @@ from filelock import FileLock
 from pipeline.store.errors import CorruptShard
 from pipeline.store.json_files import read_object
 from pipeline.store.lineage import lineage
+from pipeline.store.record_file import RECORD
 from pipeline.store.records import Handle
 from pipeline.store.settings import did_you_mean
 from pipeline.store.shards import write_text
@@ -25,6 +26,7 @@ from pipeline.store.store import read_handle
 
 MENDING = "run `gristmill doctor`, which makes it again from the records of the outputs"
 log = logging.getLogger(__name__)
+TRIAL_BYTES = 1 << 16
 INDEXES = "trace"  # folder of the store with the indexes of `gristmill trace`
 
 
@@ -105,9 +107,11 @@ def usable_layout() -> Layout:
 def write_fault(layout: Layout) -> str | None:
     """Why nothing can be written to the data folder; None if it can."""
     if not layout.data.is_dir():
-        return "is a file, expected a folder"
+        return "is a file, expected a folder" if layout.data.exists() else "does not exist"
     try:
-        TemporaryFile(dir=layout.data).close()
+        with TemporaryFile(dir=layout.data) as file:
+            file.write(bytes(TRIAL_BYTES))
+            file.flush()
     except OSError as error:
         return f"cannot be written to ({error.strerror})"
     return None
@@ -140,7 +144,7 @@ def load_current(layout: Layout, asset: str) -> Any:
         hint = hint or f"; run `gristmill run +{asset}`, or materialise it in the UI"
         raise ValueError(f"{asset} has not been materialised below {layout.data}{hint}")
     folder = layout.store / read_entry(path)["folder"]
-    if not folder.exists():
+    if not (folder / RECORD).exists():
         raise ValueError(f"{folder}, the output of {asset}, was removed; run `gristmill run +{asset}`")
     return read_handle(folder)
 
@@ -162,7 +166,8 @@ def all_current(layout: Layout, declared: Collection[str] | None = None) -> dict
     return {
         entry["asset"]: read_handle(folder)
         for entry in all_entries(layout)
-        if (declared is None or entry["asset"] in declared) and (folder := layout.store / entry["folder"]).exists()
+        if (declared is None or entry["asset"] in declared)
+        and ((folder := layout.store / entry["folder"]) / RECORD).exists()
     }
 
 

@@ -12,6 +12,7 @@ from pipeline.store.json_files import NUMBER, misfit, read_object
 from pipeline.store.records import HANDLES
 
 RECORD = "record.json"
+CHECKPOINTS, CURVE = "checkpoints", "curve.jsonl"  # of a training, which goes on from them
 KEYS = {
     "stage": str,
     "version": int,
@@ -77,5 +78,7 @@ def load_record(directory: Path) -> dict[str, Any]:
 
 
 def rebuilding(directory: Path) -> str:
-    """What helps when a file of a finished output is damaged."""
+    """What helps when a file of a finished output is damaged. Of a training, its checkpoints are worth keeping."""
+    if (directory / CHECKPOINTS).is_dir():
+        return "run `gristmill doctor --remove-damaged` and rerun to make the model again from its last checkpoint"
     return f"delete {directory} and rerun to rebuild it, or run `gristmill doctor --remove-damaged`"

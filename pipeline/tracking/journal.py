@@ -7,7 +7,9 @@ a kill between a delivery and its record costs nothing. Paths in events are rela
 folder may be moved. This file imports no mlflow.
 """
 
+import functools
 import json
+import logging
 import os
 import socket
 import threading
@@ -19,11 +21,16 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from pipeline.store.layout import Layout
+from pipeline.store.errors import CorruptShard
+from pipeline.store.json_files import read_object
+from pipeline.store.layout import Layout, set_aside
 from pipeline.store.shards import write_text
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 PRUNED = "pruned.json"
+STATE_KEYS = {"start": dict, "status": str}
+MENDING = "run `gristmill doctor`, which sets it aside"
+log = logging.getLogger(__name__)
 OPEN_SECONDS = 60  # only one process builds; the doctor or a sensor may have the lock for a moment
 Event = dict[str, Any]
 
@@ -98,11 +105,29 @@ class Journal:
     def state(self) -> dict[str, Any]:
         """What is known of the run; of a pruned journal (pruning.py) its MLflow ids and its status."""
         if self._state.exists():
-            return json.loads(self._state.read_text("utf-8"))
+            try:
+                return read_object(self._state, STATE_KEYS, MENDING)
+            except CorruptShard as error:
+                _warn(str(error))  # a build and its results do not depend on MLflow
+                return {}
         return read_pruned(self.folder.parent).get(self.fingerprint, {})
+
+    def fault(self) -> str | None:
+        """What is damaged in run.json, and the cure; None = nothing."""
+        try:
+            read_object(self._state, STATE_KEYS, MENDING)
+        except CorruptShard as error:
+            return str(error)
+        return None
+
+    def set_state_aside(self) -> Path:
+        """Rename a damaged run.json. What MLflow has of the run stays there; the next build continues it."""
+        return set_aside(self._state)
 
     def update(self, **changes: Any) -> None:
         with self._between_threads:
+            if self._state.exists() and self.fault():
+                self.set_state_aside()
             write_text(self._state, json.dumps(self.state() | changes, indent=1))
 
     def append(self, events: Sequence[Event]) -> None:
@@ -121,7 +146,8 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break  # still being written, or truncated
                 position += len(line)
-                events.append((position, json.loads(line)))
+                if (event := _whole(line, "do", self._pending)) is not None:
+                    events.append((position, event))
         return events
 
     def delivered(self, position: int) -> None:
@@ -151,8 +177,8 @@ class Journal:
         """Events that MLflow refused, each with the reason."""
         if not self._refused.exists():
             return []
-        lines = map(json.loads, self._refused.read_text("utf-8").splitlines())
-        return [(line["event"], line["reason"]) for line in lines]
+        lines = (_whole(line, "event", self._refused) for line in self._refused.read_bytes().splitlines())
+        return [(line["event"], str(line.get("reason"))) for line in lines if line is not None]
 
     def try_refused_again(self) -> None:
         """Let the refused events wait again; for the process that holds the lock."""
@@ -174,13 +200,44 @@ class Journal:
 
 
 def journals(layout: Layout) -> list[Journal]:
+    """All journals, without those whose state is damaged (`damaged_journals`), of which a warning tells."""
+    return [journal for journal in _all(layout) if journal.state()]
+
+
+def damaged_journals(layout: Layout) -> list[Journal]:
+    return [journal for journal in _all(layout) if journal.fault()]
+
+
+def _all(layout: Layout) -> list[Journal]:
     return [Journal(layout, path.parent.name) for path in sorted(layout.tracking.glob("*/run.json"))]
 
 
 def read_pruned(tracking: Path) -> dict[str, dict[str, Any]]:
     """Fingerprint -> what is left of the state of a journal that was pruned."""
     path = tracking / PRUNED
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    try:
+        return read_object(path, {}, "delete it; old links to MLflow are lost with it") if path.exists() else {}
+    except CorruptShard as error:
+        _warn(str(error))
+        return {}
+
+
+def _whole(line: bytes, key: str, path: Path) -> dict[str, Any] | None:
+    """The object in a line, which has `key`; None for a damaged line, which costs one event."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict) and key in found:
+        return found
+    _warn(f"{path} has a damaged line, {line[:60]!r}, which is left out")
+    return None
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once per process, because journals are read again and again."""
+    log.warning("%s", text)
 
 
 def now_ms() -> int:

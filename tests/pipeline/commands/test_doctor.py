@@ -11,17 +11,9 @@ import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteRepositoryOrigin
 
 from pipeline.cli import main
-from pipeline.commands.doctor import (
-    BAD,
-    MENDED,
-    OK,
-    WARNING,
-    Visit,
-    check_disk,
-    check_outputs,
-    check_settings,
-    examine,
-)
+from pipeline.commands.doctor import check_settings, examine
+from pipeline.commands.doctor_files import check_disk, check_outputs
+from pipeline.commands.findings import BAD, MENDED, OK, WARNING, Visit
 from pipeline.defs.instance import prepare_dagster_home
 from pipeline.store.layout import Layout, save_current
 from pipeline.store.records import Shards

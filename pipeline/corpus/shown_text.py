@@ -13,6 +13,7 @@ import re
 from itertools import pairwise
 
 LINE_END = re.compile("(?<!\r)\r+\n|[\r\x0b\x0c\u2028\u2029]")
+LINE_END_SIGNS = "\r\x0b\x0c\u2028\u2029"
 CODE_LINE_END = re.compile("\r\n?")  # in source code a form feed is a sign of its own
 SEQUENCE = re.compile(
     # strings with their end, which a new escape and a line end replace: titles, links, pictures
@@ -47,9 +48,11 @@ def with_line_ends(text: str) -> str:
 
 def as_shown(text: str) -> str:
     """The text as a reader sees it on a screen; a carriage return ends a line."""
-    if STARTS_SEQUENCE.search(text):
+    # most texts have none of these; looking for one character is much faster than a pattern
+    if "\x1b" in text or (not text.isascii() and STARTS_SEQUENCE.search(text)):
         text = SEQUENCE.sub("", text)
-    text = LINE_END.sub("\n", text)
+    if any(sign in text for sign in LINE_END_SIGNS):
+        text = LINE_END.sub("\n", text)
     if NEL in text:
         text = text.replace(NEL, "\u2026" if _is_ellipsis(text) else "\n")
     return "\n".join(map(_without_overstrikes, text.split("\n"))) if "\b" in text else text
@@ -76,6 +79,8 @@ def log_as_shown(text: str) -> str:
 
 
 def _last_state(line: str) -> str:
+    if "\r" not in line[:-1] and "\x1b" not in line:
+        return line
     if "\x1b[" in line:
         line = line[max((match.end() for match in ERASED.finditer(line)), default=0) :]
     states = line.rstrip("\r").split("\r")

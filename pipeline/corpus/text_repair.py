@@ -99,7 +99,7 @@ def encoding_of(
     except UnicodeDecodeError:
         text = None
     if text is not None:
-        return _also_utf8(content, text, labelled, media_type)
+        return _also_utf8(content, text, labelled)
     text = content.decode("utf-8", "replace")
     if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few invalid bytes
         return "utf-8"
@@ -109,13 +109,11 @@ def encoding_of(
     return _guessed(content[:GUESS_BYTES])
 
 
-def _also_utf8(content: bytes, text: str, labelled: str | None, media_type: str) -> str:
+def _also_utf8(content: bytes, text: str, labelled: str | None) -> str:
     """The encoding of bytes that are UTF-8, perhaps by chance: ASCII with escapes, or a few signs of two bytes."""
     if text.isascii():
-        codec = labelled
-        if ISO_2022.search(content):
-            codec = codec or declared_codec(content, media_type) or "iso2022_jp_ext"
-        is_other = codec in SEVEN_BIT and not _is_garbled(content.decode(codec, ERRORS))
+        codec = labelled if labelled in SEVEN_BIT else "iso2022_jp_ext" if ISO_2022.search(content) else None
+        is_other = codec is not None and not _is_garbled(content.decode(codec, ERRORS))
     else:
         codec = labelled
         is_doubtful = codec in MULTI_BYTE or (codec is not None and C1.search(text) is not None)

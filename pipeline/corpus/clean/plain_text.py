@@ -11,7 +11,8 @@ _STARS = r"\*[ \t]*\*[ \t]*\*\s{0,9}"
 _GUTENBERG = r"\s{1,9}(?:THE|THIS)\s{1,9}PROJECT\s{1,9}GUTENBERG(?:'S|\u2019S)?\s{1,9}E-?(?:BOOK|TEXT)"
 # to the next asterisks, over lines but not over a paragraph; without them to the end of the line
 START = re.compile(
-    rf"^[ \t]*{_STARS}START\s{{1,9}}OF{_GUTENBERG}(?:(?:[^*\n]|\n(?![ \t]*\n)){{0,1000}}\*[* \t\n]*\*|.*)",
+    rf"^[ \t]*{_STARS}START\s{{1,9}}OF{_GUTENBERG}"
+    r"(?:(?:[^*\n]|\*(?!\s*\*)|\n(?![ \t]*\n)){0,1000}\*[* \t\n]*\*|.*)",
     re.IGNORECASE | re.MULTILINE,
 )
 SMALL_PRINT = re.compile(

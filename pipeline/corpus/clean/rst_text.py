@@ -46,7 +46,7 @@ ROLE = re.compile(r":[a-zA-Z][\w:+.-]{0,80}:`([^`]+)`")  # bounded, so that time
 LINK = re.compile(r"`([^`<]+)<[^`>]*>`__?")
 REFERENCE = re.compile(r"`([^`\n]+)`__?(?!\w)")
 ANONYMOUS = re.compile(r"(?<![\w`'\".])([A-Za-z]\w*[A-Za-z0-9])__(?=[\s.,;:)]|$)", re.MULTILINE)
-LITERAL = re.compile(r"``((?:[^`\n]|\n(?![ \t]*\n)|`(?!`))+`*)``")
+LITERAL = re.compile(r"``(?![\s)])((?:[^`\n]|\n(?![ \t]*\n)|`(?!`))+`*)``")
 DIRECTIVE = re.compile(r"^([ \t]*)\.\. (\w[\w:-]*)::[ \t]*(.*)$", re.MULTILINE)
 ADORNMENT = re.compile(r"^([=\-~`'\"^*+#.:_<>])\1{2,}[ \t]*$\n?", re.MULTILINE)
 HIDDEN_OPTION = re.compile(

@@ -171,7 +171,7 @@ def test_charset_order_is_mark_header_meta_and_what_the_bytes_contradict_is_none
         content = f"<p>{japanese * 20}</p>".encode(encoding)
         assert clean_page(page(content)).text == japanese * 20
     assert encoding_of(b"\x1b$)C\x0e90\x0f \x1b(Bx\x1b[0m") == "utf-8"
-    for declaration in ("<meta charset=iso-2022-jp>", ""):
+    for declaration in ("<meta charset=iso-2022-jp>", "<meta charset=shift_jis>", ""):
         content = declaration.encode() + b"<p>\x1b$B?e<V>.20$ND+-!\x1b(B</p>"
         assert clean_page(page(content)).text == japanese
 

@@ -161,7 +161,7 @@ two   \x0c
 """
 
 
-@pytest.mark.parametrize("name", ["a.py", "a.diff.c", "a.yaml", "Makefile", "a.toml"])
+@pytest.mark.parametrize("name", ["a.py", "a.diff", "a.yaml", "Makefile", "a.toml"])
 def test_source_code_stays_byte_for_byte(name):
     """Blank lines, spaces and literals were repaired as if they were prose: jpeddicord/askalono#14."""
     expected = CODE.removeprefix("\ufeff")

@@ -245,10 +245,12 @@ def literals(value: Any, where: str = "config") -> Any:
 
 
 def limits_of(cfg: Config) -> dict[str, float | None]:
-    """The limits of a config, which are not part of its identity."""
-    if not dataclasses.is_dataclass(cfg):
-        return {}
-    return {one.name: getattr(cfg, one.name) for one in dataclasses.fields(cfg) if one.metadata.get("limit")}
+    """The limits of a config, and of the configs in it, which are not part of its identity."""
+    limits: dict[str, float | None] = {}
+    for one in dataclasses.fields(cfg) if dataclasses.is_dataclass(cfg) else ():
+        value = getattr(cfg, one.name)
+        limits |= {one.name: value} if one.metadata.get("limit") else limits_of(value)
+    return limits
 
 
 def is_raised(before: Mapping[str, float | None], now: Mapping[str, float | None]) -> bool:

@@ -4,8 +4,9 @@ In: a Source. Out: page shards `<source>-00000.parquet` ..., sorted by address, 
 their reasons. The hash of the address of a page determines its shard, so that one changed file changes one shard.
 
 Every file, or member of an archive, is parsed in a worker process (parsing.py). One that exceeds its limits of time
-or memory, or ends its worker, is tried again; if that fails too, it is dropped as timeout, out_of_memory or crash.
-One that unpacks to too much is cut off as too_large.
+or memory, or ends its worker, is tried again; if that fails too, it is dropped as timeout, out_of_memory or crash,
+and the next build reads the source once more. What fails then is final, as in other stages (store/parts.py). A member
+that unpacks to too much is cut off as too_large.
 
 Pages on the deny list are dropped as `denied`, whatever else is wrong with them, and without their content.
 
@@ -36,10 +37,23 @@ from pipeline.corpus.collect.unread_files import FAULTS, MEASURE
 from pipeline.corpus.deny_list import NOTHING, Keys, keys_of_source, read_denials
 from pipeline.store.engine import Done, Failed
 from pipeline.store.errors import SourceUnavailable
-from pipeline.store.records import DENIED, DROPPED, Counts, Shards
+from pipeline.store.records import DENIED, DROPPED, FAILED_AGAIN, Counts, Shards
 from pipeline.store.settings import Count, Positive, check_values
-from pipeline.store.shards import DROPPED_FOLDER, shard_name, shard_paths, text_digest, write_table
-from pipeline.store.store import NOT_IDENTITY, Built, Outcome, Stage, Store, Work
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_name, shard_paths, text_digest, write_table
+from pipeline.store.store import (
+    LIMIT,
+    NOT_IDENTITY,
+    RETRY,
+    Built,
+    Outcome,
+    Stage,
+    Store,
+    Work,
+    is_raised,
+    limits_of,
+    read_record,
+)
+from pipeline.store.worker_pool import TRANSIENT
 
 MB = 1_000_000
 UNNAMED = ("files", "package")  # kinds whose name is not part of a fingerprint; the names of all other kinds are
@@ -61,12 +75,12 @@ class CollectConfig:
         Positive,
         "Time limit in seconds for reading one file or member of an archive, besides 10 seconds per megabyte of its"
         " size; one that takes longer, also when it is tried again, is dropped as timeout.",
-    ] = field(default=60.0, metadata=NOT_IDENTITY)
+    ] = field(default=60.0, metadata=LIMIT)
     member_memory_mb: Annotated[
         Count,
         "Memory limit in megabytes of address space for reading one file or member, on Linux only; one that needs"
         " more is dropped as out_of_memory.",
-    ] = field(default=4096, metadata=NOT_IDENTITY)
+    ] = field(default=4096, metadata=LIMIT)
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -131,7 +145,7 @@ def collect_pages(cfg: CollectRecipe, inputs: tuple[()], work: Work) -> Outcome:
     now = datetime.now(UTC).replace(microsecond=0)
     constant = {"source": source.name, "licence": source.licence, "collected_at": now, "stage": COLLECT.name}
     with Spool(work.directory) as spool:
-        reading = _Reading(cfg, work, spool)
+        reading = _Reading(cfg, work, spool, _failed_before(cfg, work))
         reading.read_all()
         counts = reading.counts
         _check_found(source, reading)
@@ -161,6 +175,7 @@ class _Reading:
     cfg: CollectRecipe
     work: Work
     spool: Spool
+    failed_before: frozenset[str]  # addresses of members that no worker could finish in an earlier build
     counts: Counts = field(default_factory=Counts)
     n_free: int = 0  # bytes used of FREE_IN_ALL
     without_key: str = ""  # what the first record without a text has
@@ -221,7 +236,11 @@ class _Reading:
         batch.remove_files()
         if answer.errno is not None:
             raise OSError(answer.errno, answer.detail)
-        self._add_refusal(batch, refused(batch.url, answer.reason, answer.detail))
+        reason = answer.reason
+        if answer.is_transient:
+            reason = f"{FAILED_AGAIN}{reason}" if batch.url in self.failed_before else reason
+            self.counts.lost[reason] = self.counts.lost.get(reason, 0) + 1
+        self._add_refusal(batch, refused(batch.url, reason, answer.detail))
 
     def _has_room(self, given: Given, counts: MemberCounts) -> bool:
         """Whether all files so far may unpack to as much as they do; each alone may use FREE_BYTES."""
@@ -237,7 +256,7 @@ class _Reading:
     def note_fault(self, url: str, reason: str, detail: str) -> None:
         if reason == "no_text_key" and not self.without_key:
             self.without_key = detail
-        if reason in FAULTS:
+        if reason.removeprefix(FAILED_AGAIN) in FAULTS:
             self.n_faults += 1
             if len(self.faults) < TOLD_FILES:
                 self.faults.append(f"{url}: {reason} ({detail})")
@@ -259,6 +278,17 @@ class _Reading:
             log.warning("source `%s`: no page was made of %s", self.cfg.source.name, text)
         if (n_more := self.n_faults - len(self.faults)) > 0:
             log.warning("source `%s`: no page was made of %d more files", self.cfg.source.name, n_more)
+
+
+def _failed_before(cfg: CollectRecipe, work: Work) -> frozenset[str]:
+    """Addresses of members that were lost in the output that this build replaces, if no limit was raised since."""
+    earlier = work.directory.with_name(work.directory.name.removesuffix(RETRY))
+    record = read_record(earlier) if earlier != work.directory else None
+    if record is None or is_raised(record["limits"], limits_of(cfg)):
+        return frozenset()
+    paths = shard_paths(earlier, DROPPED_FOLDER)
+    rows = [row for path in paths for row in read_table(path, columns=["url", "reason"]).to_pylist()]
+    return frozenset(row["url"] for row in rows if row["reason"].removeprefix(FAILED_AGAIN) in TRANSIENT)
 
 
 def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:

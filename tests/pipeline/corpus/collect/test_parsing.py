@@ -7,10 +7,10 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -19,7 +19,7 @@ from pipeline.corpus.collect.source import Progress, Source
 from pipeline.corpus.collect.sources import FilesSource
 from pipeline.corpus.collect.stage import CollectConfig, collect
 from pipeline.corpus.collect.unread_files import unread_files
-from pipeline.store.engine import LocalProcesses
+from pipeline.store.engine import Done, Failed, LocalProcesses
 from pipeline.store.records import DROPPED, PAGE
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Built, Store
@@ -185,3 +185,50 @@ def test_a_file_of_which_no_page_was_made_is_named_in_the_log_and_by_a_check(tmp
     assert unread_files(
         collect(store, FilesSource(name="letters", path=str(folder)), tmp_path / "cache").handle
     ).passed
+
+
+class Short(InThisProcess):
+    """A machine on which no worker finishes a batch with one of `names` in its address."""
+
+    def __init__(self, *names: str):
+        self.names = names
+
+    def map(self, function: Any, items: Any, **limits: Any) -> Iterator[Any]:
+        for item in items:
+            is_lost = any(name in given.url for given in item.members for name in self.names)
+            yield Failed("timeout", "took more than 1 s") if is_lost else Done(function(item))
+
+
+def test_a_member_that_a_bad_minute_lost_is_read_by_the_next_build(tmp_path):
+    """What a loaded machine could not finish stayed a drop of the source for ever."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.txt").write_text(name)
+    source, store = (
+        FilesSource(name="letters", path=str(folder)),
+        Store(root=tmp_path / "store", engine=Short("b.txt")),
+    )
+    lost = collect(store, source, tmp_path / "cache")
+    assert lost.counts.dropped == lost.counts.lost == {"timeout": 1} and lost.counts.kept == 2
+    mended = collect(replace(store, engine=InThisProcess()), source, tmp_path / "cache")
+    assert mended.counts.dropped == mended.counts.lost == {} and mended.counts.kept == 3
+    assert collect(store, source, tmp_path / "cache").unchanged
+
+
+def test_a_member_that_fails_in_two_builds_is_tried_again_only_with_a_higher_limit(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abc":
+        (folder / f"{name}.txt").write_text(name)
+    source, store = (
+        FilesSource(name="letters", path=str(folder)),
+        Store(root=tmp_path / "store", engine=Short("b.txt")),
+    )
+    collect(store, source, tmp_path / "cache")
+    again = collect(store, source, tmp_path / "cache")
+    assert again.counts.dropped == again.counts.lost == {"repeatedly_timeout": 1}
+    assert not unread_files(again.handle).passed
+    assert collect(store, source, tmp_path / "cache").unchanged
+    raised = collect(store, source, tmp_path / "cache", CollectConfig(member_seconds=600.0))
+    assert raised.counts.lost == {"timeout": 1}

@@ -147,6 +147,11 @@ def validation(
     return validate
 
 
+def passes(plan: Pretraining) -> float:
+    """How often a training reads its data."""
+    return plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len)
+
+
 def measures(plan: Pretraining) -> dict[str, float]:
     """Numbers of a finished training: its sizes, mean loss of the last 2 % of the steps, speed, last validation."""
     curve = read_curve(plan.out)
@@ -155,7 +160,7 @@ def measures(plan: Pretraining) -> dict[str, float]:
     validations = [line for line in curve if BEST in line]
     sizes = {
         "tokens": plan.n_tokens,
-        "epochs": plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len),
+        "epochs": passes(plan),
         "parameters": n_parameters(plan.decoder),
         "flops": plan.n_tokens * flops_a_token(plan.decoder, plan.train.seq_len),
     }

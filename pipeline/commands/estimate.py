@@ -15,7 +15,9 @@ from typing import Any
 from model.size import flops_a_token
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
+from pipeline.store.progress import duration_text
 from pipeline.training.finetune import FinetuneConfig
+from pipeline.training.pace import LONG_SECONDS
 from pipeline.training.pretrain import ResolvedPretrain
 
 MEASURED_SECONDS = 2.0
@@ -50,6 +52,11 @@ class Estimate:
     demo_seconds: float  # of everything else on the machine of SPEEDS
     product_speed: float  # measured here, FLOP/s
     fast_onednn: bool  # which of SPEEDS to compare with
+    longest: tuple[str, float] = ("", 0.0)  # the training of the most FLOPs: its asset and those FLOPs
+
+    @property
+    def longest_seconds(self) -> float:
+        return self.slowdown * self.longest[1] / SPEEDS[self.fast_onednn][1]
 
     @property
     def seconds(self) -> float:
@@ -64,11 +71,15 @@ class Estimate:
 def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = None) -> Estimate | None:
     """The estimate for the `names` that have to be built; None if that takes only a few seconds."""
     wanted = [one for one in assets if (names is None or one.asset in names) and one.rebuilt]
-    flops = sum(_training_flops(wanted, assets))
+    trainings = list(_training_flops(wanted, assets))
+    flops = sum(of_one for _, of_one in trainings)
     if not wanted or (flops < 1e11 and all(build.last for one in wanted for build in one.rebuilt)):
         return None
     work = Estimate(
-        flops=flops, demo_seconds=0.0, **measured(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20)
+        longest=max(trainings, key=lambda training: training[1], default=("", 0.0)),
+        flops=flops,
+        demo_seconds=0.0,
+        **measured(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20),
     )
     seconds = 0.0
     for one in wanted:
@@ -79,19 +90,29 @@ def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = Non
 
 
 def estimate_line(work: Estimate) -> str:
-    """For instance "About 6 minutes on this machine (2 cores, 41 GFLOP/s measured): ..."."""
+    """For instance "About 6 minutes on this machine (2 cores, 41 GFLOP/s measured): ...", with a warning of a
+    training that takes longer than LONG_SECONDS."""
     minutes = round(work.seconds / 60)
     length = (
-        f"About {minutes} minutes"
+        f"About {duration_text(work.seconds)}"
+        if work.seconds >= LONG_SECONDS
+        else f"About {minutes:,} minutes"
         if minutes > 1
         else "About a minute"
         if work.seconds >= 45
         else "Less than a minute"
     )
     trained = f"{work.flops / 1e12:,.1f} TFLOP of training" if work.flops else "no training"
+    warning = (
+        f"\nWARNING: {work.longest[0]} alone trains for about {duration_text(work.longest_seconds)} here. Check its"
+        " number of steps (n_steps, or epochs) and its size (preset), or use a faster machine."
+        if work.longest_seconds > LONG_SECONDS
+        else ""
+    )
     return (
         f"{length} on this machine ({n_usable_cores()} cores, {work.product_speed / 1e9:,.0f} GFLOP/s"
         f" measured): {trained}, {work.demo_seconds * work.slowdown:,.0f} seconds for everything else."
+        f"{warning}"
     )
 
 
@@ -128,8 +149,8 @@ def measured(seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
         torch.set_num_threads(n_threads)
 
 
-def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[float]:
-    """FLOPs of every model that is trained; the evaluation of a task trains its model again from random weights."""
+def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[tuple[str, float]]:
+    """Asset and FLOPs of every training; the evaluation of a task trains its model again from random weights."""
     per_token = 0.0
     by_name = {one.asset: one for one in assets}
     for one in assets:
@@ -137,13 +158,13 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
             if isinstance(cfg := build.config, ResolvedPretrain):
                 per_token = flops_a_token(cfg.decoder.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
                 if one in wanted and build.reasons:
-                    yield cfg.train.n_steps * cfg.train.tokens_a_step * per_token
+                    yield one.asset, cfg.train.n_steps * cfg.train.tokens_a_step * per_token
             elif isinstance(cfg, FinetuneConfig) and one in wanted and build.reasons:
-                yield _finetune_flops(cfg, by_name, one.asset, per_token)
+                yield one.asset, _finetune_flops(cfg, by_name, one.asset, per_token)
         twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")
         if one in wanted and twin and not any(_trains(build.config) for build in one.builds):
             yield from (
-                _finetune_flops(build.config, by_name, twin.asset, per_token)
+                (one.asset, _finetune_flops(build.config, by_name, twin.asset, per_token))
                 for build in twin.builds
                 if isinstance(build.config, FinetuneConfig)
             )

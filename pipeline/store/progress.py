@@ -43,7 +43,7 @@ class Stint:
         if self.done > self.first and now > self.started:
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
             if self.total is not None:
-                parts.append(f"{clock_text((self.total - self.done) / rate)} left")
+                parts.append(f"{duration_text((self.total - self.done) / rate)} left")
         return ", ".join(parts)
 
 
@@ -113,6 +113,14 @@ def clock_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def duration_text(seconds: float) -> str:
+    """A long time in words, for instance "12 days"; a short one as clock_text."""
+    for unit, length in (("years", 365.25 * 24 * 3600), ("days", 24 * 3600.0)):
+        if seconds >= 3 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return clock_text(seconds)
 
 
 _display: Display | None = None

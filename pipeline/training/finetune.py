@@ -28,6 +28,7 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, Positive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import Outcome, Stage, Work
+from pipeline.training.pace import paced
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -246,7 +247,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
     told = {name: value for name, value in description.items() if name not in ("kind", "model")}
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg) | {"n_steps": train.n_steps, **told}, inputs)
     try:
-        run(work.directory, job, work.observer, lambda done, total: work.progress(done, total, "steps"))
+        run(work.directory, job, work.observer, paced(lambda done, total: work.progress(done, total, "steps")))
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
     save_model(work.directory, job.model, description)

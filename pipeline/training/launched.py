@@ -15,6 +15,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.shards import write_text
 from pipeline.store.store import Work
 from pipeline.training.events import forget_events, tell_rest, told_live
+from pipeline.training.pace import paced
 
 LAUNCH = ".launch"  # one folder per launch, with its order and its failures; not part of an output
 ORDER, FAILURE = "order.json", "failure-{rank}.json"
@@ -26,7 +27,7 @@ def train_in_processes(description: str, work: Work) -> None:
     assert work.launch is not None
     folder = Path(tempfile.mkdtemp(prefix=f"{LAUNCH}-", dir=work.directory))  # not that of processes still ending
     write_text(folder / ORDER, description)
-    with told_live(work.directory, work.observer, lambda done, total: work.progress(done, total, "steps")):
+    with told_live(work.directory, work.observer, paced(lambda done, total: work.progress(done, total, "steps"))):
         ended = work.launch(folder / ORDER)
     if failures := failures_in(folder):
         raise failures[0]

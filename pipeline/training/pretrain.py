@@ -26,6 +26,7 @@ from pipeline.store.settings import Count, OptionalCount, OptionalFraction, Opti
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import Outcome, Stage, Work
 from pipeline.training.launched import tell_what_was_left, train_in_processes
+from pipeline.training.pace import paced, warn_of_passes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,13 +172,15 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
+    warn_of_passes(pretraining.passes(plan), plan.n_tokens)
     with pretraining.only_training(work.directory):  # processes of a killed build may still save
         tell_what_was_left(work)
     try:
         if work.launch is not None:
             train_in_processes(plan.to_json(), work)
         else:
-            pretraining.pretrain(plan, work.observer, lambda done, total: work.progress(done, total, "steps"))
+            progress = paced(lambda done, total: work.progress(done, total, "steps"))
+            pretraining.pretrain(plan, work.observer, progress)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
     for name in TOKENIZER_FILES:

@@ -44,3 +44,12 @@ def test_estimate_line_is_in_minutes_and_half_as_long_on_a_machine_twice_as_fast
 
 def test_measured_speed_is_that_of_a_computer():
     assert 1e7 < measured(0.05)["product_speed"] < 1e15
+
+
+def test_estimate_of_an_absurd_training_is_a_warning_in_years(toy_layout):
+    """A training of 10**15 tokens was planned without a word."""
+    assert "WARNING" not in estimate_line(estimate(plan(toy_layout)))
+    toy_layout.config_toml.write_text("[foundation_model]\nn_steps = 999999999999\n")
+    line = estimate_line(estimate(plan(toy_layout)))
+    assert "years on this machine" in line
+    assert "WARNING: foundation_model alone trains for about" in line and "n_steps" in line

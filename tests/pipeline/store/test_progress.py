@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from pipeline.store.progress import Display, clock_text, current_show, displayed
+from pipeline.store.progress import Display, clock_text, current_show, displayed, duration_text
 
 
 class Clock:
@@ -86,3 +86,11 @@ def test_current_show_reaches_the_open_display_only():
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3661, "1:01:01")])
 def test_clock_text_examples(seconds, text):
     assert clock_text(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3661, "1:01:01"), (12 * 86400, "12 days"), (1e12, "31,688 years"), (2.5 * 86400, "60:00:00")],
+)
+def test_duration_text_examples(seconds, text):
+    assert duration_text(seconds) == text

@@ -11,6 +11,8 @@ from typing import Any
 
 from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.corpus.examples.near_texts import SIMILARITY, leaked
+from pipeline.corpus.text_repair import normalised
+from pipeline.store.shards import text_digest
 from pipeline.store.verdict import Verdict
 
 REMOVED = "removed_fraction"  # measure of a stage: removed_fraction_<source>; limit of source_loss
@@ -39,7 +41,7 @@ def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
         for text in (*HARD_TEXTS, *texts)
         if tokenizer.decode_bytes(tokenizer.encode(text)) != text.encode("utf-8", "surrogatepass")
     ]
-    first = {"first_wrong": repr(wrong[0][:100])} if wrong else {}
+    first = {"first_wrong": _named(wrong[0])} if wrong else {}
     return Verdict(
         passed=not wrong,
         rule="texts that are not decoded to the same bytes = 0",
@@ -47,6 +49,13 @@ def lossless(tokenizer: Any, texts: Iterable[str]) -> Verdict:
         limit=0,
         details=first,
     )
+
+
+def _named(text: str) -> str:
+    """A text by its id, as details of checks are kept for ever, even after `gristmill forget --purge`."""
+    if text in HARD_TEXTS:
+        return repr(text[:100])
+    return f"{text_digest(normalised(text))}, {len(text):,} characters; `gristmill trace ID` shows it"
 
 
 def ids_in_range(directory: Path) -> Verdict:
@@ -72,7 +81,7 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
     found = leaked(train, held_out, similarity)
     details: dict[str, Any] = {"training_texts": len(train), "held_out_texts": len(held_out)}
     if found:
-        details["first_leaked"] = held_out[found[0]][:200]
+        details["first_leaked"] = _named(held_out[found[0]])
     return Verdict(
         passed=not found,
         rule="held-out texts with a near duplicate in training = 0",
@@ -139,4 +148,9 @@ def source_loss(
         observed=totals[worst] if worst else 0.0,
         limit=own[worst] if worst else limits[REMOVED],
         details=details,
+        failure=" ".join(
+            f"the source `{source}` {details[source].split(';')[0]}; if that is right, set {REMOVED}_{source} in"
+            " [checks.corpus]."
+            for source in sorted(details, key=above.__getitem__, reverse=True)
+        ),
     )

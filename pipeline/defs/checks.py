@@ -34,7 +34,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
-from pipeline.evaluation.laws import beats, finite, unseen, whole_texts
+from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.task import SEEN
 from pipeline.store.chain import metrics_of
 from pipeline.store.outputs import read_curve, read_results
@@ -76,24 +76,24 @@ def asset_checks(
     checks += [
         check_step(["documents"], [conserved, not_empty]),
         check_step(["corpus"], [conserved, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
-        check_step(["corpus_report"], [accounted, *_limits(limits.get("corpus_report", {}))]),
+        check_step(["corpus_report"], [accounted, *_limits("corpus_report", limits)]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [conserved, in_range]),
         check_step(["foundation_model"], [finite_loss]),
         check_step(
             ["foundation_evaluation"],
-            [_beats_baseline("bits_per_byte", "bigram"), *_limits(limits.get("foundation_evaluation", {}))],
+            [_beats_baseline("foundation", "bits_per_byte", "bigram"), *_limits("foundation_evaluation", limits)],
         ),
     ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
     whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
     for task in tasks:
-        beats, name = _beats_baseline(*task.kind.must_beat), task.name
+        beats, name = _beats_baseline(task.name, *task.kind.must_beat), task.name
         checks += [
             check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
             check_step([f"{name}_model"], [finite_loss, whole]),
-            check_step([f"{name}_evaluation"], [beats, unseen, *_limits(limits.get(f"{name}_evaluation", {}))]),
+            check_step([f"{name}_evaluation"], [beats, unseen, *_limits(f"{name}_evaluation", limits)]),
         ]
     return checks
 
@@ -132,8 +132,8 @@ def check_result(asset: dg.AssetKey, law: Law, verdict: Verdict) -> dg.AssetChec
         check_name=law.name,
         passed=verdict.passed,
         severity=dg.AssetCheckSeverity.ERROR if law.blocks else dg.AssetCheckSeverity.WARN,
-        description=f"{verdict.rule}: observed {verdict.observed:.6g}, limit {verdict.limit:.6g}",
-        metadata={"observed": verdict.observed, "limit": verdict.limit, **verdict.details},
+        description=verdict.sentence(),
+        metadata={**verdict.details, "observed": verdict.observed, "limit": verdict.limit},
     )
 
 
@@ -239,22 +239,21 @@ def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:
     return laws.lossless(load_tokenizer(tokenizer.directory), islice(texts, SAMPLE_DOCUMENTS))
 
 
-def _beats_baseline(metric: str, baseline: str) -> Law:
+def _beats_baseline(model: str, metric: str, baseline: str) -> Law:
     def judge(report: Handle) -> Verdict:
-        result = _result(report, metric)
-        return beats(result, result["baselines"][baseline])
+        return beats_baseline(_result(report, metric), model, baseline)
 
     judge.__doc__ = f"{metric} is better than that of the {baseline} baseline."
     return Law(name=f"beats_{baseline}", judge=judge, blocks=False)
 
 
-def _limits(limits: Mapping[str, float]) -> list[Law]:
-    return [_limit(metric, limit) for metric, limit in limits.items()]
+def _limits(asset: str, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:
+    return [_limit(asset, metric, limit) for metric, limit in limits.get(asset, {}).items()]
 
 
-def _limit(metric: str, limit: float) -> Law:
+def _limit(asset: str, metric: str, limit: float) -> Law:
     def judge(report: Handle) -> Verdict:
-        return beats(_result(report, metric), limit)
+        return beats_limit(_result(report, metric), limit, asset)
 
     judge.__doc__ = f"{metric} is better than {limit:g}, the limit in data/config.toml."
     return Law(name=f"{metric}_limit", judge=judge, blocks=False)

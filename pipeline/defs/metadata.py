@@ -30,6 +30,7 @@ from pipeline.tracking.server import run_link
 
 LENGTHS = "n_words"  # column of document shards for the histogram
 CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_examples", "vocab_size"}
+TEXTS_OF_PAGES = ("samples",)  # Markdown files that quote held-out documents: only their paths are kept
 SAMPLE_ROWS = 5
 SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
 CELL_CHARACTERS = 80
@@ -149,6 +150,9 @@ def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[st
     """The texts of a report with their figures included, then the other figures."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):
+        if path.stem in TEXTS_OF_PAGES:
+            yield path.stem, dg.MetadataValue.path(str(path))
+            continue
         text = path.read_text("utf-8")
         for name in [name for name in left if f"]({name})" in text]:
             picture = left.pop(name)

@@ -42,7 +42,23 @@ def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
     )
 
 
-def beats(result: Mapping[str, Any], limit: float) -> Verdict:
+def beats_baseline(result: Mapping[str, Any], model: str, baseline: str) -> Verdict:
+    """Checks that `model` is better than one of the baselines in a result of results.json."""
+    limit, unit = result["baselines"][baseline], result["metric"].replace("_", " ")
+    failure = f"the {model} model does not beat the {baseline} baseline: {result['value']:.3f} {unit}"
+    return beats(result, limit, f"{failure}, {baseline} {limit:.3f}")
+
+
+def beats_limit(result: Mapping[str, Any], limit: float, asset: str) -> Verdict:
+    """Checks that a result of results.json is better than the limit in config.toml."""
+    better = "above" if result["higher_is_better"] else "below"
+    name = f"{result['metric']} of {asset}"
+    return beats(
+        result, limit, f"{name} is {result['value']:.6g}, and [checks.{asset}] wants it {better} {limit:.6g}"
+    )
+
+
+def beats(result: Mapping[str, Any], limit: float, failure: str = "") -> Verdict:
     """Checks that a result of results.json is better than `limit`."""
     higher = result["higher_is_better"]
     return Verdict(
@@ -55,4 +71,5 @@ def beats(result: Mapping[str, Any], limit: float) -> Verdict:
             for name, value in {"low": result["low"], "high": result["high"], **result["baselines"]}.items()
             if value is not None
         },
+        failure=failure,
     )

@@ -16,13 +16,21 @@ from pipeline.store.store import read_record
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """The observed value and its limit; `rule` describes how they must compare."""
+    """The observed value and its limit; `rule` describes how they must compare, `failure` what is wrong if they do
+    not, in a sentence with the numbers."""
 
     passed: bool
     rule: str
     observed: float
     limit: float
     details: Mapping[str, Any] = field(default_factory=dict)
+    failure: str = ""
+
+    def sentence(self) -> str:
+        """What people read about the check."""
+        if self.failure and not self.passed:
+            return self.failure
+        return f"{self.rule}: observed {self.observed:.6g}, limit {self.limit:.6g}"
 
 
 def conservation(handle: Handle) -> Verdict:

@@ -28,6 +28,10 @@ def test_source_loss_adds_up_what_every_stage_left():
     assert not verdict.passed
     assert (verdict.observed, verdict.limit) == (pytest.approx(0.55), 0.5)
     assert verdict.details == {"web": "lost 55.0% in total (dedup 40.0%, dedup_lines 25.0%), limit 50.0%"}
+    assert verdict.sentence() == (
+        "the source `web` lost 55.0% in total (dedup 40.0%, dedup_lines 25.0%), limit 50.0%; if that is right, set"
+        " removed_fraction_web in [checks.corpus]."
+    )
 
 
 @pytest.mark.parametrize(("share", "passed"), [(0.3, True), (0.300001, False), (0.0, True), (1.0, False)])

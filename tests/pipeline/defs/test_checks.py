@@ -11,7 +11,7 @@ from model.token_shards import write_token_shard
 from pipeline.corpus import laws
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.definitions import definitions
-from pipeline.defs.checks import Law, check_step, read_limits
+from pipeline.defs.checks import Law, check_result, check_step, read_limits
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation import laws as evaluation_laws
 from pipeline.store.chain import metrics_of
@@ -59,7 +59,31 @@ def test_no_leak_a_near_duplicate_across_the_split_is_seen():
     verdict = laws.no_leak(train, ["The miller carried the flour to the village!", "nothing of the kind"])
     assert not verdict.passed
     assert verdict.observed == 1
-    assert verdict.details["first_leaked"].startswith("The miller")
+    told = verdict.details["first_leaked"]  # by its id, as what Dagster keeps cannot be taken back
+    assert "miller" not in told and "44 characters; `gristmill trace ID` shows it" in told
+
+
+def test_checks_that_fail_say_so_in_a_sentence_with_both_numbers():
+    """ "bits_per_byte < limit: observed 3.22946, limit 2.88414" was shown as an ERROR (own trials, A15)."""
+    result = {"metric": "bits_per_byte", "value": 3.22946, "low": None, "high": None, "higher_is_better": False}
+    verdict = evaluation_laws.beats_baseline({**result, "baselines": {"bigram": 2.88414}}, "foundation", "bigram")
+    text = "the foundation model does not beat the bigram baseline: 3.229 bits per byte, bigram 2.884"
+    assert verdict.sentence() == text
+    shown = check_result(dg.AssetKey("foundation_evaluation"), Law(name="x", judge=print, blocks=False), verdict)
+    assert (shown.severity, shown.description) == (dg.AssetCheckSeverity.WARN, text)
+    limited = evaluation_laws.beats_limit({**result, "baselines": {}}, 2.0, "foundation_evaluation")
+    assert limited.sentence() == (
+        "bits_per_byte of foundation_evaluation is 3.22946, and [checks.foundation_evaluation] wants it below 2"
+    )
+    passed = evaluation_laws.beats_limit({**result, "baselines": {}}, 4.0, "foundation_evaluation")
+    assert passed.sentence() == "bits_per_byte < limit: observed 3.22946, limit 4"
+
+
+def test_check_with_a_detail_called_limit_keeps_its_limit():
+    """The check source_loss has a detail for each source, and a source may be called `limit`."""
+    verdict = Verdict(passed=False, rule="x", observed=3, limit=1, details={"limit": "lost 3"})
+    shown = check_result(dg.AssetKey("corpus"), Law(name="x", judge=print, blocks=True), verdict)
+    assert shown.metadata["limit"].value == 1
 
 
 class Lossy:

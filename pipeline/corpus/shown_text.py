@@ -31,7 +31,8 @@ CONTROL_REFERENCE = re.compile(r"&#(?:0{0,9}(?:27|12[89]|1[345][0-9])|[xX]0{0,9}
 
 WINDOWS_SIGN = re.compile("[\x80\x82-\x84\x86-\x8c\x8e\x91-\x9c\x9e\x9f]")
 NEL_SIGN = re.compile(
-    "(?<=[\u00c2-\u00f4])\x85|\x85(?=[\u0080-\u0084\u0086-\u00bf])|\x85(?= ?[\n.,;:!?)\\]\"'\u2019\u201d\u00bb]| \\S)"
+    "(?<=[\u00c2-\u00f4])\x85|\x85(?=[\u0080-\u0084\u0086-\u00bf])"
+    "|\x85(?= ?[\r\n.,;:!?)\\]\"'\u2019\u201d\u00bb]| \\S)"
 )
 NEL = "\x85"
 
@@ -46,15 +47,19 @@ def with_line_ends(text: str) -> str:
     return CODE_LINE_END.sub("\n", text) if "\r" in text else text
 
 
-def as_shown(text: str) -> str:
-    """The text as a reader sees it on a screen; a carriage return ends a line."""
+def without_controls(text: str) -> str:
+    """The text without escape sequences, its other line ends unchanged: for tables, whose cells may contain them."""
     # most texts have none of these; looking for one character is much faster than a pattern
     if "\x1b" in text or (not text.isascii() and STARTS_SEQUENCE.search(text)):
         text = SEQUENCE.sub("", text)
+    return text.replace(NEL, "\u2026" if _is_ellipsis(text) else "\n") if NEL in text else text
+
+
+def as_shown(text: str) -> str:
+    """The text as a reader sees it on a screen; a carriage return ends a line."""
     if any(sign in text for sign in LINE_END_SIGNS):
         text = LINE_END.sub("\n", text)
-    if NEL in text:
-        text = text.replace(NEL, "\u2026" if _is_ellipsis(text) else "\n")
+    text = without_controls(text)
     return "\n".join(map(_without_overstrikes, text.split("\n"))) if "\b" in text else text
 
 

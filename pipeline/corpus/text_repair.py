@@ -38,6 +38,7 @@ ISO_2022 = re.compile(rb"\x1b\$[@B]|\x1b\$?\([DIJ]")  # the escapes to Japanese 
 HEAD_BYTES = 4096  # in which UTF-16 without a mark is recognised
 MAX_GARBLED_SHARE = 0.01  # of the characters of a text that could not be decoded; a label with more is wrong
 MAX_CONTROL_SHARE = 0.02  # of the characters of a text, besides those that steer a terminal
+MAX_GARBLED_SHARE_OF_OTHERS = 0.1  # of the characters beyond ASCII, in a short text
 MAX_NUL_SHARE = 0.001  # of the bytes of a text; a web page may contain one by mistake
 LONGEST_PIECE = 1_000_000  # characters passed to ftfy at a time
 RARE = frozenset({"iso8859-3", "iso8859-10", "iso8859-14", "iso8859-16"})  # guessed for a short text of other letters
@@ -104,7 +105,9 @@ def encoding_of(
     if sum(not c.isascii() for c in text) > 5 * text.count("\ufffd"):  # UTF-8 with a few invalid bytes
         return "utf-8"
     for codec in (labelled, declared_codec(content, media_type)):
-        if codec not in (None, "utf-8") and not _is_garbled(content.decode(codec, ERRORS)):
+        if codec in (None, "utf-8") or (codec.startswith(("utf-16", "utf-32")) and 0 not in content):
+            continue
+        if not _is_garbled(content.decode(codec, ERRORS)):
             return codec
     return _guessed(content[:GUESS_BYTES])
 
@@ -123,7 +126,11 @@ def _also_utf8(content: bytes, text: str, labelled: str | None) -> str:
 
 
 def _is_garbled(text: str) -> bool:
-    return text.count("\ufffd") > MAX_GARBLED_SHARE * len(text)
+    """One or two broken characters in a short text of others are none."""
+    n_bad = text.count("\ufffd")
+    if n_bad <= MAX_GARBLED_SHARE * len(text):
+        return False
+    return n_bad > 2 or n_bad > MAX_GARBLED_SHARE_OF_OTHERS * sum(not c.isascii() for c in text)
 
 
 def repair(text: str) -> str:

@@ -198,7 +198,7 @@ def _plain(header: str, charset_of_rest: str | None = None) -> str:
         words = decode_header(header[:MAX_HEADER_CHARACTERS])
     except (ValueError, LookupError, MessageError):
         words = [(header, None)]
-    return " ".join("".join(_word(word, charset or charset_of_rest) for word, charset in words).split())
+    return " ".join(as_shown("".join(_word(word, charset or charset_of_rest) for word, charset in words)).split())
 
 
 def _word(word: bytes | str, charset: str | None) -> str:

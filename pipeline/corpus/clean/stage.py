@@ -30,7 +30,7 @@ from pipeline.corpus.clean.plain_text import plain_text
 from pipeline.corpus.clean.rst_text import rst_text
 from pipeline.corpus.clean.table_text import table_text
 from pipeline.corpus.clean.wiki_markup import wiki_text
-from pipeline.corpus.shown_text import as_shown, log_as_shown, markup_as_shown, with_line_ends
+from pipeline.corpus.shown_text import as_shown, log_as_shown, markup_as_shown, with_line_ends, without_controls
 from pipeline.corpus.text_repair import decode, normalised, repair, repaired
 from pipeline.store.engine import Done, Failed
 from pipeline.store.parts import map_shards
@@ -111,8 +111,8 @@ TEXT_FORMATS = {
     "text/x-rst": TextFormat(lambda text, url: rst_text(text)),
     "text/x-wiki": TextFormat(_named("wiki", wiki_text)),
     "text/x-source": TextFormat(code_text, with_line_ends),  # all of it is verbatim
-    "text/csv": TextFormat(lambda text, url: table_text(text), str),  # a cell may contain line ends
-    "text/tab-separated-values": TextFormat(lambda text, url: table_text(text, "\t"), str),
+    "text/csv": TextFormat(lambda text, url: table_text(text), without_controls),
+    "text/tab-separated-values": TextFormat(lambda text, url: table_text(text, "\t"), without_controls),
     "application/x-ipynb+json": TextFormat(lambda text, url: notebook_text(text), str),
 }
 FILE_FORMATS: dict[

@@ -218,6 +218,8 @@ JAPANESE = "\u9ad9\u6a4b\u3055\u3093\u306f\u2460\u6642\u306b\uff76\uff85"
         ("iso-8859-1", "Gr\u00fc\u00dfe".encode(), "Gr\u00fc\u00dfe"),
         ("windows-1256", b"\xc2\x81", "\u0622\u067e"),
         ("gb2312", RUSSIAN.encode(), RUSSIAN),
+        ("unicode", GERMAN.encode("latin-1"), GERMAN),
+        ("gb2312", CHINESE.encode("gb18030") + b"\xff!", CHINESE + "\ufffd!"),
     ],
 )  # fmt: skip
 def test_charset_of_a_mail_part_and_of_a_subject_is_read_alike(label, content, text):

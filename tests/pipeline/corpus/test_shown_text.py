@@ -79,6 +79,16 @@ def test_c1_controls_are_signs_of_windows_1252_where_the_text_says_so(text, expe
     assert repair(expected) == expected
 
 
+def test_c1_controls_in_cells_and_in_subjects_are_signs_too():
+    assert (
+        cleaned("a,b\nWe waited\x85 and,miller\x92s\n", "text/csv")
+        == "| a | b |\n| We waited\u2026 and | miller\u2019s |"
+    )
+    mail = "Subject: We waited\x85 and\n\na"
+    item = PageItem("p", "s", "u", "message/rfc822", None, None, mail.encode(), too_large=False)
+    assert clean_page(item).title == "We waited\u2026 and"
+
+
 def test_c1_controls_in_references_of_pages_of_books_are_signs_too(writers):
     chapter = writers.xhtml("<p>We waited&#133; and the miller&#146;s gate held&#133;</p>")
     assert (

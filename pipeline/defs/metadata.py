@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.laws import REMOVED
+from pipeline.corpus.report.card_markdown import LONGEST_CELL, plain
 from pipeline.corpus.source_loss import removed_fractions
 from pipeline.corpus.split.stage import SPLIT
 from pipeline.corpus.tokens.tokenize import TOKENIZE
@@ -33,7 +34,6 @@ CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_e
 TEXTS_OF_PAGES = ("samples",)  # Markdown files that quote held-out documents: only their paths are kept
 SAMPLE_ROWS = 5
 SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
-CELL_CHARACTERS = 80
 SIGNIFICANT_DIGITS = 4
 LINE_CHARACTERS = 60  # width of a Markdown text that fits into the column of values
 DIALOG_CHARACTERS = 1000  # length from which the UI shows a Markdown text in a scrolling dialog instead of the column
@@ -189,8 +189,8 @@ def sample_table(paths: Sequence[Path]) -> str:
 
 
 def _cell(value: Any) -> str:
-    text = " ".join(str("" if value is None else value).split()).replace("|", "\\|")
-    return text if len(text) <= CELL_CHARACTERS else f"...{text[-CELL_CHARACTERS:]}"
+    text = " ".join(str("" if value is None else value).split())
+    return plain(text if len(text) <= LONGEST_CELL else f"...{text[3 - LONGEST_CELL :]}")
 
 
 def document_lengths(handle: Shards) -> np.ndarray | None:

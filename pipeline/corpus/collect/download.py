@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from pipeline.corpus.collect.network_errors import reason_of, without_login
+from pipeline.corpus.collect.network_errors import reason_of
 from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import SourceUnavailable
+from pipeline.store.redaction import redacted
 from pipeline.store.shards import replacing
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _response(session: "Session", address: str, headers: dict[str, str]) -> Iter
                 yield response
                 return
             target = urljoin(address, response.headers["Location"])
-            leads = f"{address} leads to {without_login(target)}"
+            leads = f"{address} leads to {redacted(target)}"
         if urlsplit(target).scheme not in ("http", "https"):
             raise ValueError(f"{leads}, which is not an address of http or https")
         if not may_be_private and _is_private(target):

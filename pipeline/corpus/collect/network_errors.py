@@ -4,11 +4,12 @@ In: an exception of requests, inside which others are nested several levels deep
 that may contain a password.
 """
 
-import re
 import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+from pipeline.store.redaction import redacted
 
 ADVICE_OF_STATUS = {
     401: "a login is needed",
@@ -54,10 +55,6 @@ def reason_of(error: Exception) -> str:
     return f"the connection to {where} failed: {_innermost(causes)}"
 
 
-def without_login(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """`error` and what is nested in it, from the outside to the inside."""
     seen: set[int] = set()
@@ -75,9 +72,9 @@ def _innermost(causes: list[BaseException]) -> str:
     """The words of the system or, if it has none, of the innermost exception."""
     for cause in reversed(causes):
         if isinstance(cause, OSError) and isinstance(cause.strerror, str):
-            return without_login(cause.strerror)[:200]
+            return redacted(cause.strerror)[:200]
     texts = [arg for cause in causes for arg in cause.args if isinstance(arg, str)]
-    text = without_login(texts[-1]) if texts else type(causes[-1]).__name__
+    text = redacted(texts[-1]) if texts else type(causes[-1]).__name__
     return text.rpartition(": ")[2].replace("\n", " ")[:200]
 
 

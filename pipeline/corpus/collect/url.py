@@ -24,6 +24,7 @@ from pipeline.corpus.collect.download import (
 )
 from pipeline.corpus.collect.members import Member, address_of, is_archive, members_of, selected
 from pipeline.corpus.collect.source import Progress, Source
+from pipeline.store.redaction import redacted
 from pipeline.store.settings import Positive
 from pipeline.store.shards import text_digest
 from pipeline.store.store import NOT_IDENTITY
@@ -92,27 +93,38 @@ def pinned(url: str) -> PinnedFile:
     """The parts of an address with its sha256. A ValueError describes the part that is wrong."""
     address, mark, sha256 = url.partition("#sha256=")
     if not mark:
-        raise ValueError(f"{url!r} has no sha256, expected an address such as {EXAMPLE}; `sha256sum FILE` prints it")
+        raise ValueError(
+            f"{redacted(url)!r} has no sha256, expected an address such as {EXAMPLE}; `sha256sum FILE` prints it"
+        )
     try:
         checked_sha256(sha256)
         parts = urlsplit(address)
         host = parts.hostname
     except ValueError as error:
-        raise ValueError(f"{address!r}: {error}") from error
+        raise ValueError(f"{redacted(address)!r}: {error}") from error
     if parts.scheme not in ("http", "https", "file"):
-        raise ValueError(f"{address!r} does not begin with http://, https:// or file://")
+        raise ValueError(f"{redacted(address)!r} does not begin with http://, https:// or file://")
     if "@" in parts.netloc:
         raise ValueError(
             f"the address of {host} contains a user name or a password, which would be recorded with the pages;"
             " put the login into ~/.netrc"
         )
+    if redacted(address) != address:
+        raise ValueError(
+            f"{redacted(address)!r} contains a secret, which would be recorded with the pages; download the file and"
+            " declare it as a source of the kind `files`"
+        )
     if parts.scheme == "file" and host not in (None, "localhost"):
-        raise ValueError(f"{address!r} is on another machine; expected an address such as file:///home/me/texts.zip")
+        raise ValueError(
+            f"{redacted(address)!r} is on another machine; expected an address such as file:///home/me/texts.zip"
+        )
     if parts.scheme != "file" and not host:
-        raise ValueError(f"{address!r} has no host, expected an address such as {EXAMPLE}")
+        raise ValueError(f"{redacted(address)!r} has no host, expected an address such as {EXAMPLE}")
     name = parts.path.rpartition("/")[2]
     if not FILE_NAME.fullmatch(name):
-        raise ValueError(f"{address!r} does not end in the name of a file, whose suffix determines the format")
+        raise ValueError(
+            f"{redacted(address)!r} does not end in the name of a file, whose suffix determines the format"
+        )
     return PinnedFile(address, sha256, name)
 
 

@@ -283,3 +283,14 @@ def test_archive_with_a_name_that_would_fill_the_memory_is_refused(tmp_path, kin
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("query", ["X-Amz-Credential=AK&X-Amz-Signature=correct-horse", "sig=correct-horse"])
+def test_address_with_a_secret_is_refused_and_not_shown(query):
+    """A page keeps its address, so that a token in it would lie in every output (mlflow/mlflow#2282)."""
+    with pytest.raises(ValueError, match="contains a secret, which would be recorded with the pages") as error:
+        pinned(f"https://files.example.org/texts.zip?{query}#sha256={'0' * 64}")
+    assert "correct-horse" not in str(error.value)
+    with pytest.raises(ValueError, match="has no sha256") as error:
+        pinned("https://ann:correct-horse@files.example.org/texts.zip")
+    assert "correct-horse" not in str(error.value)

@@ -11,7 +11,7 @@ from pipeline.store.layout import Layout, layout_from_environment
 from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.journal import damaged_journals, journals
 from pipeline.tracking.pruning import prune_tracking
-from pipeline.tracking.server import has_database, new_client
+from pipeline.tracking.registry import FINGERPRINT, registered_versions
 
 
 def run(args: Namespace) -> int:
@@ -61,15 +61,9 @@ def _lines(layout: Layout, garbage: Garbage) -> Iterator[str]:
 
 def _registered(layout: Layout) -> set[str]:
     """Fingerprints of the builds whose MLflow runs belong to versions of registered models."""
-    if not has_database(layout):
-        return set()
-    client = new_client(layout)
-    versions = [
-        version
-        for model in client.search_registered_models()
-        for version in client.search_model_versions(f"name = '{model.name}'")
-    ]
+    versions = [version for _, version in registered_versions(layout)]
     runs = {version.run_id for version in versions}
     kept = {journal.fingerprint for journal in journals(layout) if journal.state().get("run_id") in runs}
+    kept |= {version.tags[FINGERPRINT] for version in versions if FINGERPRINT in version.tags}
     damaged = {path.parent.name for path in layout.tracking.glob("*/run.json.damaged*")}
     return kept | damaged | {journal.fingerprint for journal in damaged_journals(layout)}  # they may be registered

@@ -136,7 +136,7 @@ def _form(method: str, given: dict[str, list[str]]) -> Refusal | None:
     told_by_browser = "origin" in given or "sec-fetch-site" in given
     kinds = given.get("content-type", [""])
     is_form = any(kind.partition(";")[0].strip().lower() in FORM_TYPES for kind in kinds)
-    if method in (*SAFE_METHODS, "WEBSOCKET") or told_by_browser or not is_form:
+    if method != "POST" or told_by_browser or not is_form:  # a form has no other method that changes anything
         return None
     return Refusal(
         status=415,

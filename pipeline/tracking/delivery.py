@@ -369,8 +369,14 @@ class Delivery:
             if journal.pending():
                 with suppress(Timeout), journal.lock.acquire(timeout=0):
                     Delivery(self.layout, journal).send()
-        if model_id := model_id_of(self.layout, fingerprint):
+        if not (model_id := model_id_of(self.layout, fingerprint)):
+            return None
+        try:
             restore_experiment(self.client, self.client.get_logged_model(model_id).experiment_id)
+        except Exception as error:
+            if not is_missing(error):  # otherwise it was recorded by another server, or deleted
+                raise
+            return None
         return model_id
 
 
@@ -413,7 +419,9 @@ def send_pending(layout: Layout, *, retry_refused: bool = False) -> dict[str, Wa
                 continue
             is_away = any(one.failure == AWAY for one in waiting.values())
             if is_away or not _delivered(Delivery(layout, journal)):
-                waiting[journal.fingerprint] = _waiting(journal)
+                first = next(iter(waiting.values()), None) if is_away else None
+                found = _waiting(journal)
+                waiting[journal.fingerprint] = found if first is None else first._replace(n_events=found.n_events)
     return waiting
 
 

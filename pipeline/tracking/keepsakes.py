@@ -7,6 +7,7 @@ found finished and its run is closed as finished, nothing is logged, so there is
 import calendar
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.store.outputs import VALUES, best_checkpoint, read_curve, read_results, result_metrics
@@ -76,9 +77,12 @@ def _keep_report(
         tracker.scores(0, own, model, data)
         scores = {name: value for name, value in scores.items() if name not in own}
     tracker.metrics(0, scores)
-    folder = "report" if model is None else "evaluation"
-    tracker.artifact(report.directory, folder)
+    folder = Path("report" if model is None else "evaluation")
+    for path in sorted(report.directory.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):  # a hidden file is the store's own
+            place = path.relative_to(report.directory).parent
+            tracker.artifact(path, str(folder / place))
     for path in sorted(report.directory.glob("*.md")):
         page = html_page(path, tracker.layout.tracking / report.fingerprint / f"{path.stem}.html")
-        tracker.artifact(page, folder)
+        tracker.artifact(page, str(folder))
     tracker.describe((report.directory / "report.md").read_text("utf-8"))

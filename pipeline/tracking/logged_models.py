@@ -10,7 +10,7 @@ An evaluated foundation model becomes a version of the registered model `gristmi
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.store.layout import Layout
@@ -135,13 +135,22 @@ def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
     new_version(client, layout, name, client.get_logged_model(model_id), tags, event["description"])
 
 
+def registered_models(client: Any) -> list[Any]:
+    return _all_pages(client.search_registered_models)
+
+
 def versions_of(client: Any, name: str) -> list[Any]:
     """All versions of a registered model, newest first; none if there is no such model."""
-    versions, page = [], None
-    while page is None or page.token:
-        page = client.search_model_versions(f"name='{name}'", page_token=page.token if page else None)
-        versions += page
+    versions = _all_pages(client.search_model_versions, filter_string=f"name='{name}'")
     return sorted(versions, key=lambda one: -int(one.version))
+
+
+def _all_pages(search: Callable[..., Any], **arguments: str) -> list[Any]:
+    found, page = [], None
+    while page is None or page.token:
+        page = search(page_token=page.token if page else None, **arguments)
+        found += page
+    return found
 
 
 def new_version(

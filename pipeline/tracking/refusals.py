@@ -14,6 +14,8 @@ REFUSED, LOGIN, AWAY = "refused", "login", "away"
 LOGIN_CODES = (401, 403, 407)
 PASSING_CODES = (408, 409, 423, 425, 429, 499)  # the same request may succeed later
 STATUS = re.compile(r"failed with error code (\d{3}) !=")  # MLflow's words for an answer without an error code
+CONNECTION = re.compile(r"API request to \S+ failed with (?:timeout )?exception (.*)")  # MLflow's words
+CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 LONGEST_REASON = 300  # characters
 Item = TypeVar("Item")
 
@@ -34,8 +36,11 @@ def is_missing(error: BaseException) -> bool:
 
 
 def reason_of(error: BaseException) -> str:
-    """The error in one line, without passwords."""
+    """The error in one line, without passwords; of a connection that failed only the cause."""
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if failed := CONNECTION.search(line):
+        cause = CAUSE.search(failed[1])
+        return "it did not answer in time" if "timed out" in failed[1] else cause[1] if cause else "no connection"
     return f"{type(error).__name__}: {redacted(line)}"[:LONGEST_REASON]
 
 

@@ -26,11 +26,11 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import RECORD, read_record
 from pipeline.tasks.kind import Kind, kind_named, kind_of
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.logged_models import model_id_of, new_version, versions_of
+from pipeline.tracking.logged_models import model_id_of, new_version, registered_models, versions_of
 from pipeline.tracking.names import original_name
 from pipeline.tracking.packaging import SEEN_IDS, artifacts_of, imports_repository, log_model
 from pipeline.tracking.refusals import AWAY, LOGIN, failure_of, reason_of
-from pipeline.tracking.server import has_database, is_local, new_client
+from pipeline.tracking.server import has_database, is_local, new_client, unreachable
 
 PREFIX, CHAMPION = "gristmill-", "champion"
 FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
@@ -105,22 +105,29 @@ def register(client: Any, layout: Layout, run_id: str, event: Mapping[str, Any])
 
 def registered_names(layout: Layout) -> dict[str, list[str]]:
     """Fingerprint of a model -> its names in the registry, for instance "gristmill-sarcasm 3 (champion)"."""
-    if not has_database(layout):
-        return {}
-    client = new_client(layout)
     names: dict[str, list[str]] = {}
-    for model in client.search_registered_models():
-        for one in versions_of(client, model.name):
-            aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(one.version))
-            name = f"{model.name} {one.version}" + (f" ({', '.join(aliases)})" if aliases else "")
-            names.setdefault(one.tags.get(FINGERPRINT, ""), []).append(name)
+    for model, one in registered_versions(layout):
+        aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(one.version))
+        name = f"{model.name} {one.version}" + (f" ({', '.join(aliases)})" if aliases else "")
+        names.setdefault(one.tags.get(FINGERPRINT, ""), []).append(name)
     return names
+
+
+def registered_versions(layout: Layout) -> list[tuple[Any, Any]]:
+    """Every registered model with each of its versions. Raises OSError when the server cannot be asked."""
+    if not has_database(layout):
+        return []
+    try:
+        client = new_client(layout)
+        return [(one, version) for one in registered_models(client) for version in versions_of(client, one.name)]
+    except Exception as error:
+        raise unreachable(layout, error) from error
 
 
 def outdated_champions(layout: Layout) -> Iterator[Outdated]:
     """Champions that depend on the modules of this repository."""
     client = new_client(layout)
-    for model in client.search_registered_models():
+    for model in registered_models(client):
         if model.name.startswith(PREFIX) and (champion := _champion(client, model.name)) is not None:
             with tempfile.TemporaryDirectory() as folder:
                 there, flavor = artifacts_of(client, layout, model.name, champion.version, folder)

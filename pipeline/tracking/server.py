@@ -9,6 +9,7 @@ from pipeline.store.layout import Layout
 from pipeline.store.redaction import redacted
 from pipeline.tracking.database import create_database
 from pipeline.tracking.journal import FINISHED, Journal
+from pipeline.tracking.refusals import reason_of
 from pipeline.tracking.relocation import relocate
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -78,8 +79,15 @@ def new_client(layout: Layout) -> Any:
     return mlflow.MlflowClient(uri, uri)
 
 
+def unreachable(layout: Layout, error: Exception) -> OSError:
+    """The error of a request as one for people, for a command that cannot go on without MLflow."""
+    return OSError(
+        f"MLflow at {shown_uri(layout)} could not be asked which models are registered: {reason_of(error)}"
+    )
+
+
 def _checked_uri(layout: Layout) -> str:
-    """The address for MLflow's client; a login is passed by variables, because MLflow's messages contain the address.
+    """The address for MLflow's client. A login is passed by variables, because MLflow's messages contain addresses.
 
     Raises ValueError for a text that MLflow would take for the name of a folder, and create.
     """

@@ -120,3 +120,9 @@ def test_same_origin_pages_may_not_be_framed_and_a_websocket_is_closed_before_it
     assert (b"x-frame-options", b"SAMEORIGIN") in start["headers"]
     (closed,) = answer({"type": "websocket"}, [HERE, ("Origin", "null")])
     assert closed["type"] == "websocket.close" and "another site" in closed["reason"]
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+def test_upload_by_a_program_is_answered_whatever_its_content_type(method):
+    """A form of another site can only GET and POST; MLflow's client uploads a JSON file with PUT as text/plain."""
+    assert refusal(method, [("Host", "127.0.0.1:5000"), ("Content-Type", "text/plain")]) is None

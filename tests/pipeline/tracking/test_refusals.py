@@ -9,9 +9,10 @@ from mlflow.protos import databricks_pb2 as codes
 
 from pipeline.commands.doctor import OK, WARNING, Visit, check_mlflow_runs
 from pipeline.store.layout import Layout
+from pipeline.store.records import Checkpoint
 from pipeline.tracking.delivery import send_pending
 from pipeline.tracking.journal import FINISHED, Journal
-from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, failure_of
+from pipeline.tracking.refusals import AWAY, LOGIN, REFUSED, failure_of, reason_of
 from pipeline.tracking.server import new_client, run_id_of
 from pipeline.tracking.tracker import Tracker
 
@@ -141,3 +142,25 @@ def test_doctor_tells_a_server_that_is_away_from_a_login_that_is_wrong(layout, m
     Journal(layout, FINGERPRINT).update(failure=[LOGIN, "401"])
     _, login = check_mlflow_runs(Visit(layout=layout, mend=False))
     assert "MLFLOW_TRACKING_PASSWORD" in login.detail
+
+
+def test_reason_of_a_connection_that_failed_is_its_cause():
+    words = "API request to http://host:9/api/x failed with exception HTTPConnectionPool(host='host', port=9): Max"
+    refused = f'{words} retries exceeded (Caused by NewConnectionError("[Errno 111] Connection refused"))'
+    assert reason_of(MlflowException(refused)) == "Connection refused"
+    slow = "API request to http://host/x failed with timeout exception Read timed out. (read timeout=8)."
+    assert reason_of(MlflowException(slow)) == "it did not answer in time"
+    assert reason_of(MlflowException("the database is locked\nmore")) == "MlflowException: the database is locked"
+
+
+def test_model_that_another_server_recorded_is_no_fault_of_the_build(layout):
+    """After a change of MLFLOW_TRACKING_URI the journal of the training names a model that the new server lacks."""
+    begun(layout, trains=True).close(FINISHED)
+    Journal(layout, FINGERPRINT).update(models={"final": "m-0123456789abcdef0123456789abcdef"})
+    model = Checkpoint(stage="finetune", directory=layout.store, fingerprint=FINGERPRINT, digest="d" * 32, rows=1)
+    tracker = Tracker(layout=layout, asset="moods_evaluation", group="evaluation")
+    tracker.started("e" * 32, {}, [model])
+    tracker.scores(0, {"accuracy": 1.0}, model, None)
+    tracker.close(FINISHED)
+    assert new_client(layout).get_run(run_id_of(layout, "e" * 32)).data.metrics == {"accuracy": 1.0}
+    assert Journal(layout, "e" * 32).is_delivered()

@@ -4,11 +4,11 @@ from argparse import Namespace
 
 from pipeline.commands.tables import table_lines
 from pipeline.store.disk import disk_usage, size_text
-from pipeline.store.layout import layout_from_environment
+from pipeline.store.layout import existing_layout
 
 
 def run(args: Namespace) -> int:
-    layout = layout_from_environment()
+    layout = existing_layout()
     places = disk_usage(layout)
     rows = [[place.name, f"{place.n_files:,}", size_text(place.n_bytes), place.note] for place in places]
     rows.append(["all", f"{sum(p.n_files for p in places):,}", size_text(sum(p.n_bytes for p in places)), ""])

@@ -27,7 +27,7 @@ from pipeline.provenance.forget import (
 from pipeline.store.chain import output_of
 from pipeline.store.disk import size_text
 from pipeline.store.engine import LocalProcesses
-from pipeline.store.layout import Layout, all_current, all_entries, layout_from_environment, load_current
+from pipeline.store.layout import Layout, all_current, all_entries, existing_layout, load_current
 from pipeline.store.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MOST_STEPS = 5  # steps that are listed one by one
 
 
 def run_forget(args: Namespace) -> int:
-    layout = layout_from_environment()
+    layout = existing_layout()
     if args.list:
         print("\n".join(_list_lines(layout, read_denials(layout.denied))))
         return 0

@@ -7,7 +7,7 @@ from pipeline.commands.tables import agreed, count_text
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
-from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.store.layout import Layout, existing_layout
 from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.journal import damaged_journals, journals
 from pipeline.tracking.pruning import prune_tracking
@@ -15,7 +15,7 @@ from pipeline.tracking.registry import FINGERPRINT, registered_versions
 
 
 def run(args: Namespace) -> int:
-    layout = layout_from_environment()
+    layout = existing_layout()
     n_pruned = prune_tracking(layout)
     if n_pruned:
         print(f"{size_text(n_pruned)} of delivered journals of MLflow removed.")

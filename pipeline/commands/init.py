@@ -48,6 +48,8 @@ CONFIG = """\
 def run(args: Namespace) -> int:
     """Write the three files. Raises ValueError when one of them exists; nothing is overwritten."""
     layout = Layout(Path(args.folder).absolute()) if args.folder else layout_from_environment()
+    if there := next((path for path in (layout.data, *layout.data.parents) if path.is_file()), None):
+        raise ValueError(f"{there} is a file; choose another folder: gristmill init FOLDER")
     files = {layout.sources_toml: SOURCES, layout.tasks_toml: TASKS, layout.config_toml: CONFIG}
     if there := [path for path in files if path.exists()]:
         raise ValueError(f"{there[0]} exists and is not overwritten; choose another folder: gristmill init FOLDER")

@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import Any
 
 from pipeline.commands.tables import table_lines
-from pipeline.store.layout import Layout, all_current, layout_from_environment
+from pipeline.store.layout import Layout, all_current, existing_layout
 from pipeline.store.outputs import read_results
 from pipeline.tasks.declared import declared_assets
 from pipeline.tracking.server import run_id_of
@@ -19,7 +19,7 @@ SUFFIX = "_evaluation"
 
 
 def run(args: Namespace) -> int:
-    results = newest_results(layout_from_environment(), retired=args.all)
+    results = newest_results(existing_layout(), retired=args.all)
     print(json.dumps(results, indent=1) if args.json else "\n".join(result_lines(results)))
     return 0
 

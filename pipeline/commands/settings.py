@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import Any
 
 from pipeline.commands.tables import table_lines
-from pipeline.store.layout import Layout, layout_from_environment
+from pipeline.store.layout import Layout, existing_layout
 from pipeline.store.settings import Setting, refuse_unknown, value_text
 
 HEADER = ("asset", "setting", "type", "value", "default", "description")
@@ -32,7 +32,7 @@ class Row:
 
 
 def run(args: Namespace) -> int:
-    rows = settings_of_graph(layout_from_environment())
+    rows = settings_of_graph(existing_layout())
     if args.asset is not None:
         refuse_unknown("gristmill settings", "asset", [args.asset], _names(rows))
         rows = [row for row in rows if args.asset in (row.asset, row.asset.partition(".")[0])]

@@ -25,7 +25,7 @@ from pipeline.corpus.collect.left_out import left_out
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.provenance.trace import PageTrace, trace, trace_text
 from pipeline.provenance.training_steps import content_of_steps
-from pipeline.store.layout import Layout, all_current, all_entries, folder_or_current, layout_from_environment
+from pipeline.store.layout import Layout, all_current, all_entries, existing_layout, folder_or_current
 from pipeline.tasks.declared import declared_assets
 
 MOST_BYTES = 80_000_000  # limit for a text from stdin
@@ -33,7 +33,7 @@ STEPS = re.compile(r"(\d{1,18})(?:-(\d{1,18}))?")
 
 
 def run_trace(args: Namespace) -> int:
-    layout = layout_from_environment()
+    layout = existing_layout()
     if args.step is not None:
         if args.what is not None:
             raise ValueError(f"--step MODEL STEP shows a training step and cannot be combined with {args.what!r}")

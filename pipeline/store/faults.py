@@ -14,7 +14,10 @@ from pathlib import Path
 from pipeline.store.layout import Layout, write_fault
 
 FULL = ("No space left", "database or disk is full", "Disk quota exceeded", "max_temp_directory_size")
-UNWRITABLE = ("Read-only file system", "readonly database", "unable to open database file", "Permission denied")
+UNWRITABLE = (
+    "Read-only file system", "readonly database", "unable to open database file", "Permission denied",
+    "disk I/O error",  # also of SQLite on a full disk
+)  # fmt: skip
 TOO_LARGE = "File too large"  # the limit of a shell or of the file system
 DAMAGED = ("disk image is malformed", "file is not a database", "malformed database schema", "no such table")
 ENDS = ("[SQL:", "(Background on this error")  # of what helps in an error of SQLAlchemy
@@ -31,8 +34,10 @@ def advised(text: str, layout: Layout) -> str:
         return line if "gristmill gc" in line else f"{line}; {full_disk(layout.data)}"
     if TOO_LARGE in line:
         return f"{line}; raise the limit on the size of files (`ulimit -f`)"
-    if any(sign in line for sign in UNWRITABLE) and (fault := write_fault(layout)):
+    if "GRISTMILL_DATA" not in line and any(sign in line for sign in UNWRITABLE) and (fault := write_fault(layout)):
         cure = "make it writable, or choose another one: `gristmill init FOLDER`"
+        if any(sign in fault for sign in FULL):
+            cure = full_disk(layout.data)
         return f"{layout.data}, the data folder (GRISTMILL_DATA), {fault}; {cure} ({line})"
     if any(sign in line for sign in DAMAGED):
         found = [f"{path}: {fault}" for path in databases(layout) if (fault := fault_in(path))]

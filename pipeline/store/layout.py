@@ -27,6 +27,7 @@ from pipeline.store.store import read_handle
 MENDING = "run `gristmill doctor`, which makes it again from the records of the outputs"
 log = logging.getLogger(__name__)
 TRIAL_BYTES = 1 << 16
+START = "`gristmill init FOLDER` creates one"
 INDEXES = "trace"  # folder of the store with the indexes of `gristmill trace`
 
 
@@ -89,19 +90,38 @@ def layout_from_environment() -> Layout:
     return Layout(Path(os.environ.get("GRISTMILL_DATA", "data")).resolve())
 
 
+def existing_layout() -> Layout:
+    """The data folder of the environment, to read. Raises ValueError with advice when there is none."""
+    layout = layout_from_environment()
+    if fault := absence(layout):
+        raise ValueError(fault)
+    return layout
+
+
 def usable_layout() -> Layout:
     """The data folder of the environment, to build in. Raises ValueError with advice when it cannot be used."""
-    layout = layout_from_environment()
-    given = os.environ.get("GRISTMILL_DATA")
-    where = f"GRISTMILL_DATA names {layout.data}, which" if given else f"GRISTMILL_DATA is not set, and {layout.data}"
-    start = "`gristmill init FOLDER` creates one"
-    if not layout.data.exists():
-        raise ValueError(f"{where} does not exist; {start}")
+    layout = existing_layout()
     if fault := write_fault(layout):
-        raise ValueError(f"{where} {fault}; {start} elsewhere")
+        raise ValueError(f"{_named(layout)} {fault}; {START} elsewhere")
     if not layout.sources_toml.exists():
-        raise ValueError(f"{where} has no sources.toml; {start}")
+        raise ValueError(f"{_named(layout)} has no sources.toml; {START}")
     return layout
+
+
+def absence(layout: Layout) -> str | None:
+    """That there is no data folder, and what to do; None if there is one."""
+    if layout.data.is_dir():
+        return None
+    if layout.data.exists():
+        return f"{_named(layout)} is a file, expected a folder; {START} elsewhere"
+    return f"{_named(layout)} does not exist; {START}"
+
+
+def _named(layout: Layout) -> str:
+    """The data folder as the subject of a sentence."""
+    if os.environ.get("GRISTMILL_DATA"):
+        return f"GRISTMILL_DATA names {layout.data}, which"
+    return f"GRISTMILL_DATA is not set, and {layout.data}"
 
 
 def write_fault(layout: Layout) -> str | None:
@@ -139,6 +159,8 @@ def remove_entry(layout: Layout, asset: str) -> None:
 def load_current(layout: Layout, asset: str) -> Any:
     """The current handle of `asset`. Raises ValueError when it was never materialised."""
     path = _entry_path(layout, asset)
+    if fault := absence(layout):
+        raise ValueError(fault)
     if not path.exists():
         hint = did_you_mean(asset, [entry["asset"] for entry in all_entries(layout)])
         hint = hint or f"; run `gristmill run +{asset}`, or materialise it in the UI"

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import logging
 import math
+import os
 import shutil
 import subprocess
 import time
@@ -390,9 +391,10 @@ def room_for(stage: str, directory: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or isinstance(error, DiskFull):
             raise
-        there = next(path for path in (directory, *directory.parents) if path.exists())
+        place = Path(os.fsdecode(error.filename)) if error.filename else directory  # also of a temporary file
+        there = next(path for path in (place, *place.parents) if path.exists())
         raise DiskFull(
-            f"no space left to write `{stage}` in {directory} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
+            f"no space left to write `{stage}` in {place} ({shutil.disk_usage(there).free / 1e6:.0f} MB free);"
             " free some space, or run `gristmill gc`, and run again: finished work is kept"
         ) from error
 

@@ -150,7 +150,7 @@ class TrainConfig:
     """How a model is trained. A step is one global batch of `rows` rows and one update of the weights.
 
     Fields with HOW may change between a run and its resume, and do not count when two runs are told apart: a training
-    that ran out of memory goes on with a smaller micro_batch. Only roundings depend on them.
+    that ran out of memory goes on with a smaller micro_batch. At most roundings depend on them.
     """
 
     n_steps: int
@@ -181,10 +181,11 @@ class TrainConfig:
     seed: int = 0  # initial weights and order of the data
     packing: Packing = "concatenated"  # rows are windows of all text, or whole pieces of documents (model/packing.py)
     document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
-    checkpoint_every: int = 250  # steps
+    checkpoint_every: int = field(default=250, metadata=HOW)  # steps
     keep_checkpoints: int = field(default=2, metadata=HOW)  # the newest so many, and the best one beside them
-    validate_every: int = 250  # steps; the last step is always validated
-    n_validation_batches: int = 16  # of `rows` rows each
+    # steps; the last step is always validated. What is validated chooses no weights: a model is that of the last step
+    validate_every: int = field(default=250, metadata=HOW)
+    n_validation_batches: int = field(default=16, metadata=HOW)  # of `rows` rows each
     # steps between two reads of loss and norm from the device; every step is reported
     log_every: int = field(default=1, metadata=HOW)
     # of several processes: each holds all weights, or a shard of each

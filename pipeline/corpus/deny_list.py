@@ -28,7 +28,7 @@ from pipeline.corpus.text_repair import as_text
 from pipeline.store.records import DenyList
 from pipeline.store.settings import check_values, read
 from pipeline.store.shards import read_table, text_digest, write_rows, write_text
-from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, Work
+from pipeline.store.store import NOT_IDENTITY, UNICODE, Outcome, Stage, Store, Work
 
 KEYS_FILE = "denied.parquet"
 KEYS = pa.schema([pa.field("kind", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)])
@@ -173,7 +173,7 @@ def write_keys(recipe: DenyListRecipe, inputs: tuple[()], work: Work) -> Outcome
     return Outcome(rows=len(rows))
 
 
-DENY_LIST = Stage(name="deny_list", version=1, function=write_keys, handle=DenyList)
+DENY_LIST = Stage(name="deny_list", version=1, function=write_keys, handle=DenyList, libraries=(UNICODE,))
 
 
 def deny_list(store: Store, path: Path) -> tuple[DenyList, ...]:

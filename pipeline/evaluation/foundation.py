@@ -224,5 +224,9 @@ def bits_figure(result: Result) -> "Figure":
 
 
 EVALUATE_FOUNDATION = Stage(
-    name="evaluate_foundation", version=4, function=evaluate_foundation, handle=Report, libraries=("torch",)
+    name="evaluate_foundation",
+    version=4,
+    function=evaluate_foundation,
+    handle=Report,
+    libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch"),
 )

@@ -152,6 +152,6 @@ def evaluation_stage(kind: Judge) -> Stage:
         version=kind.evaluation_version,
         function=partial(evaluate_task, kind),
         handle=Report,
-        libraries=("torch", *kind.libraries),
+        libraries=tuple(sorted({"numpy", "regex", "scipy", "tiktoken", "torch", *kind.libraries})),
         variant=kind.identity,
     )

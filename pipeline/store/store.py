@@ -24,6 +24,7 @@ import os
 import shutil
 import subprocess
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
+UNICODE = "Unicode"  # in the libraries of a stage that classifies or normalises text: the tables that Python has
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
+AS_SET = {"set": True}  # of one whose values have no order
 LIMIT = NOT_IDENTITY | {"limit": True}  # of one that limits what an item may take: what it costs is no content
 RETRY, OLD = ".retry", ".old"  # suffixes of folders while an output with failures is replaced
 log = logging.getLogger(__name__)
@@ -116,7 +119,7 @@ class Stage:
     version: int
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
-    libraries: tuple[str, ...] = ()  # distributions whose version affects the output
+    libraries: tuple[str, ...] = ()  # distributions whose version affects the output, and UNICODE
     variant: str = ""  # which of several functions with this name runs, for instance that of a kind of task
     by_shard: bool = False  # results are cached per shard, so that a rebuild processes changed shards only
 
@@ -222,20 +225,40 @@ def recipe_of(stage: Stage, cfg: Config) -> str:
 
 def recipe_text(name: str, version: int, libraries: Mapping[str, str], config: Any, variant: str = "") -> str:
     """`config` as literals, so that the recipe of a finished output can be computed from its record."""
-    recipe = [FORMAT, name, version, libraries, config, *([variant] if variant else [])]
+    recipe = [FORMAT, name, version, libraries, _with_one_number_type(config), *([variant] if variant else [])]
     return json.dumps(recipe, sort_keys=True)
 
 
+def _with_one_number_type(value: Any) -> Any:
+    """Literals with 1 for 1.0, which mean the same in every setting."""
+    if isinstance(value, Mapping):
+        return {key: _with_one_number_type(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_one_number_type(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def libraries_of(stage: Stage) -> dict[str, str]:
-    """Distribution -> version, of those that affect the stage's output."""
-    return {name: importlib.metadata.version(name) for name in sorted(stage.libraries)}
+    """Library -> version, of those that affect the stage's output.
+
+    The local part of a version is left out: torch 2.13.0+cpu and 2.13.0+cu130 are one version built for two machines.
+    """
+    return {name: _version_of(name).partition("+")[0] for name in sorted(stage.libraries)}
+
+
+def _version_of(library: str) -> str:
+    return unicodedata.unidata_version if library == UNICODE else importlib.metadata.version(library)
 
 
 def literals(value: Any, where: str = "config") -> Any:
-    """`value` as JSON literals. ValueError with the place of a value that has no unique text form."""
+    """`value` as JSON literals. ValueError with the place of a value that has no unique text form.
+
+    A dataclass that is one of several kinds, such as a source, is told by its `kind` too.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
-        value = {f.name: getattr(value, f.name) for f in fields}
+        kind = {"kind": value.kind} if isinstance(getattr(type(value), "kind", None), str) else {}
+        value = kind | {f.name: _without_order(f, getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {str(key): literals(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -243,6 +266,10 @@ def literals(value: Any, where: str = "config") -> Any:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ValueError(f"{where} is {value!r}: a config may contain only text, numbers, booleans, lists and tables")
+
+
+def _without_order(one: "dataclasses.Field[Any]", value: Any) -> Any:
+    return sorted(set(value)) if one.metadata.get("set") and value is not None else value
 
 
 def limits_of(cfg: Config) -> dict[str, float | None]:

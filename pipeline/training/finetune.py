@@ -13,7 +13,7 @@ torch is imported where it is used, because Dagster loads this module only for i
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -27,7 +27,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, Positive, check_values
 from pipeline.store.shards import link_or_copy
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training.pace import paced
 
 if TYPE_CHECKING:
@@ -140,8 +140,12 @@ class FinetuneConfig:
         Fraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
     ] = 0.1
     seed: Annotated[int, "Seed for new weights and the order of the examples."] = 0
-    validate_every: Annotated[Count, "Evaluate on the validation split every N updates."] = 200
-    checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = 200
+    validate_every: Annotated[Count, "Evaluate on the validation split every N updates."] = field(
+        default=200, metadata=NOT_IDENTITY
+    )
+    checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = field(
+        default=200, metadata=NOT_IDENTITY
+    )
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -308,7 +312,7 @@ def finetune_stage(kind: Objective) -> Stage:
         version=VERSION,
         function=function,
         handle=Checkpoint,
-        libraries=("torch",),
+        libraries=("numpy", "regex", "tiktoken", "torch"),  # another version may round, draw or split differently
         variant=kind.identity,
     )
 

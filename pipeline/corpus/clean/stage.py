@@ -37,7 +37,7 @@ from pipeline.store.parts import map_shards
 from pipeline.store.records import DOCUMENT, DROPPED, PREVIEW_CHARACTERS, Counts, Shards, dropped_row
 from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_rows
-from pipeline.store.store import LIMIT, Outcome, Stage, Work
+from pipeline.store.store import LIMIT, UNICODE, Outcome, Stage, Work
 
 MB = 1_000_000
 HEADER_CHARSET = re.compile(r"""charset\s{0,9}=\s{0,9}["']?([^\s"';,]{1,40})""", re.IGNORECASE)
@@ -149,9 +149,11 @@ CLEAN = Stage(
         "ftfy",
         "lxml",
         "mwparserfromhell",
+        "numpy",
         "pypdfium2",
         "resiliparse",
         "trafilatura",
+        UNICODE,
     ),
     by_shard=True,
 )

@@ -1,11 +1,12 @@
 """The settings of `filter` that a source may override: languages, rule sets and kinds of personal data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from pipeline.corpus.signals.language import DETECTED
 from pipeline.corpus.signals.pii import PiiKind
 from pipeline.store.settings import check_values
+from pipeline.store.store import AS_SET
 
 RuleSet = Literal["gopher_quality", "gopher_repetition", "c4", "fineweb"]
 RULE_SETS: tuple[RuleSet, ...] = get_args(RuleSet)
@@ -30,9 +31,9 @@ Pii = Annotated[
 class SourceRules:
     """Settings of one source; None = as in the settings of `filter`."""
 
-    languages: Languages = None
-    rules: Rules = None
-    pii: Pii = None
+    languages: Languages = field(default=None, metadata=AS_SET)
+    rules: Rules = field(default=None, metadata=AS_SET)
+    pii: Pii = field(default=None, metadata=AS_SET)
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -44,6 +44,7 @@ from pipeline.store.store import (
     LIMIT,
     NOT_IDENTITY,
     RETRY,
+    UNICODE,
     Built,
     Outcome,
     Stage,
@@ -56,7 +57,6 @@ from pipeline.store.store import (
 from pipeline.store.worker_pool import TRANSIENT
 
 MB = 1_000_000
-UNNAMED = ("files", "package")  # kinds whose name is not part of a fingerprint; the names of all other kinds are
 FREE_IN_ALL = 2_000_000_000  # bytes that all files together may unpack to beyond MAX_EXPANSION times their sizes
 TOLD_FILES = 3  # files without a page that are logged
 ATTEMPTS = 3  # to read a source whose files change meanwhile
@@ -119,7 +119,7 @@ def collect(
             source=source,
             config=cfg or CollectConfig(),
             snapshot=source.snapshot(),
-            content=content if source.kind in UNNAMED else f"{source.kind}:{content}",
+            content=content,
             cache=cache,
             denied=denials.digest(),
             denials=denials,
@@ -314,7 +314,13 @@ def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:
     return pa.concat_tables([table.filter(pc.invert(is_denied)), pa.Table.from_pylist(rows, table.schema)])
 
 
-COLLECT = Stage(name="collect", version=4, function=collect_pages, handle=Shards)
+COLLECT = Stage(
+    name="collect",
+    version=4,
+    function=collect_pages,
+    handle=Shards,
+    libraries=("ftfy", "lxml", "resiliparse", UNICODE),
+)
 
 
 def _check_found(source: Source, reading: _Reading) -> None:

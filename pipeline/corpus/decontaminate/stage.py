@@ -47,7 +47,7 @@ from pipeline.store.shards import (
     write_rows,
     write_table,
 )
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.store.store import UNICODE, Outcome, Stage, Work
 
 HITS_FOLDER = "hits"
 HITS_VERSION = 1  # raise it with any change to evaluation_runs.py that changes the runs found in a document
@@ -175,7 +175,7 @@ def decontaminate(recipe: DecontaminateRecipe, inputs: tuple[Shards, ...], work:
     return Outcome(rows=tally.counts.kept, counts=tally.counts, measures=measures, content=kept)
 
 
-DECONTAMINATE = Stage(name="decontaminate", version=2, function=decontaminate, handle=Shards)
+DECONTAMINATE = Stage(name="decontaminate", version=2, function=decontaminate, handle=Shards, libraries=(UNICODE,))
 
 
 def write_index(cfg: DecontaminateConfig, items: Sequence[Item], folder: Path) -> RunIndex:
@@ -192,7 +192,7 @@ def write_index(cfg: DecontaminateConfig, items: Sequence[Item], folder: Path) -
 
 def find_hits(cfg: DecontaminateConfig, index: RunIndex, corpus: Shards, work: Work) -> None:
     """Writes hits/ below the output: for every shard the runs of the index that its documents contain."""
-    recipe = json.dumps([HITS_FOLDER, HITS_VERSION, cfg.n_words, cfg.min_words, index.digest()])
+    recipe = json.dumps([HITS_FOLDER, HITS_VERSION, dict(work.libraries), cfg.n_words, cfg.min_words, index.digest()])
     folder = work.directory / SCRATCH
     map_shards(
         dataclasses.replace(work, directory=work.directory / HITS_FOLDER, recipe=recipe),

@@ -42,7 +42,7 @@ from pipeline.store.engine import n_usable_cores
 from pipeline.store.records import CORPUS, EVIDENCE, FILTERED, Counts, Shards, dropped_rows
 from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import DROPPED_FOLDER, EVIDENCE_FOLDER, read_table, shard_paths, write_table
-from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.store.store import NOT_IDENTITY, UNICODE, Outcome, Stage, Work
 
 SCRATCH = ".scratch"  # the database and the windows of candidates, deleted when the stage ends
 
@@ -124,7 +124,7 @@ def dedup(cfg: DedupConfig, inputs: tuple[Shards, ...], work: Work) -> Outcome:
     return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
 
 
-DEDUP = Stage(name="dedup", version=3, function=dedup, handle=Shards, libraries=("rensa",))
+DEDUP = Stage(name="dedup", version=3, function=dedup, handle=Shards, libraries=("duckdb", "rensa", UNICODE))
 
 
 def _signature_settings(cfg: DedupConfig) -> Mapping[str, int]:

@@ -46,7 +46,9 @@ def count_lines(inputs: tuple[Shards], work: Work) -> None:
     """Write lines/ below the output; no setting of the stage is part of a shard's cache key."""
     map_shards(
         dataclasses.replace(
-            work, directory=work.directory / LINES_FOLDER, recipe=json.dumps(["lines", LINES_VERSION])
+            work,
+            directory=work.directory / LINES_FOLDER,
+            recipe=json.dumps(["lines", LINES_VERSION, dict(work.libraries)]),
         ),
         inputs,
         read=lambda path: [path],

@@ -38,7 +38,7 @@ from pipeline.store.engine import n_usable_cores, value_of
 from pipeline.store.records import Counts, Shards
 from pipeline.store.settings import Count, Natural, Share, check_values
 from pipeline.store.shards import duckdb_files, shard_paths, write_table
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.store.store import UNICODE, Outcome, Stage, Work
 
 R = TypeVar("R")
 SCRATCH = ".scratch"  # the database and the repeated lines, deleted when the stage ends
@@ -127,7 +127,7 @@ def dedup_lines(cfg: DedupLinesConfig, inputs: tuple[Shards], work: Work) -> Out
     return Outcome(rows=counts.kept, counts=counts, measures=measures, content=kept)
 
 
-DEDUP_LINES = Stage(name=STAGE, version=1, function=dedup_lines, handle=Shards)
+DEDUP_LINES = Stage(name=STAGE, version=1, function=dedup_lines, handle=Shards, libraries=(UNICODE,))
 
 
 def find_repeated(cfg: DedupLinesConfig, database: Any, folder: Path, target: Path) -> int:

@@ -12,8 +12,8 @@ drop rows that are denied (deny_list.py), unreadable, duplicates or have conflic
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -32,7 +32,7 @@ from pipeline.corpus.examples.rows import ExampleRows, Row, in_pieces
 from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Shards
 from pipeline.store.settings import check_values, did_you_mean
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table, write_text
-from pipeline.store.store import Built, Outcome, Stage, Store, Work
+from pipeline.store.store import UNICODE, Built, Outcome, Stage, Store, Work
 
 VERSION = 2
 MOST_BYTES = 1_000_000_000  # of a labelled file inside a package, which is read into memory
@@ -58,6 +58,14 @@ class LabelledFile:
     """A csv, tsv or jsonl file on this machine."""
 
     path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    """A labelled file and the bytes that were read, once: what is hashed is what becomes examples."""
+
+    path: Path
+    content: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,24 +139,30 @@ def build_examples(
 
     Raises ValueError if there is no such file, package or member, or its sha256 differs from `cfg`.
     """
-    sha256 = _file_sha256(data.path) if isinstance(data, LabelledFile) else data.digest(cache)
+    file = _read_file(data.path) if isinstance(data, LabelledFile) else None
+    sha256 = hashlib.sha256(file.content).hexdigest() if file else data.digest(cache)
     if isinstance(data, LabelledFile):
         check_beginning(kind, data.path, cfg)
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
-    stage = Stage(
+    stage = examples_stage(kind, partial(_make_examples, kind, file or data, cache))
+    return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
+
+
+def examples_stage(kind: Rows, function: Callable[..., Outcome]) -> Stage:
+    return Stage(
         name="examples",
         version=VERSION,
-        function=partial(_make_examples, kind, data, cache),
+        function=function,
         handle=Shards,
+        libraries=("scipy", UNICODE),
         variant=kind.identity,
     )
-    return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
 
 
 def _make_examples(
     kind: Rows,
-    data: Source | LabelledFile,
+    data: Source | _ReadFile,
     cache: Path,
     cfg: ExamplesConfig,
     inputs: tuple[()] | tuple[DenyList],
@@ -161,10 +175,10 @@ def _name_of(data: Source | LabelledFile) -> str:
     return str(data.path) if isinstance(data, LabelledFile) else data.members[0]
 
 
-def _labelled(data: Source | LabelledFile, cache: Path, work: Work) -> tuple[str, bytes]:
+def _labelled(data: Source | _ReadFile, cache: Path, work: Work) -> tuple[str, bytes]:
     """Name and content of the labelled file."""
-    if isinstance(data, LabelledFile):
-        return str(data.path), data.path.read_bytes()
+    if isinstance(data, _ReadFile):
+        return str(data.path), data.content
     entries = data.entries(cache, lambda done, total: work.progress(done, total, "bytes"))
     _, member = next(entries)  # the generator keeps the archive open
     if member.refused:
@@ -176,11 +190,10 @@ def _labelled(data: Source | LabelledFile, cache: Path, work: Work) -> tuple[str
     return member.name, content
 
 
-def _file_sha256(path: Path) -> str:
+def _read_file(path: Path) -> _ReadFile:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; the path of a task is relative to the folder of tasks.toml")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _ReadFile(path, path.read_bytes())
 
 
 def make_examples(

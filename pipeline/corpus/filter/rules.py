@@ -19,6 +19,7 @@ from annotated_types import Ge, Le
 from pipeline.corpus.collect.source_rules import RULE_SETS, RuleSet, SourceRules, check_languages
 from pipeline.corpus.signals.pii import PII_KINDS, PiiKind
 from pipeline.store.settings import Count, Fraction, Natural, OptionalFraction, check_values
+from pipeline.store.store import AS_SET
 
 Ratio = Annotated[float, Ge(0)]
 WITHOUT_SPACES = ("dz", "ja", "km", "lo", "my", "th", "wuu", "yue", "zh")  # their words are counted by an estimate
@@ -31,18 +32,17 @@ class FilterConfig:
     """Settings of `filter`. A document whose value is equal to a limit is kept."""
 
     rules: Annotated[tuple[RuleSet, ...], "Sets of rules that judge every document; an empty list applies none."] = (
-        "gopher_quality",
-        "gopher_repetition",
+        field(default=("gopher_quality", "gopher_repetition"), metadata=AS_SET)
     )
     languages: Annotated[tuple[str, ...], "ISO 639-1 codes of the languages to keep; an empty list keeps all."] = (
-        "en",
+        field(default=("en",), metadata=AS_SET)
     )
     min_language_confidence: Annotated[
         Fraction, "Smallest allowed probability of the detected language (FineWeb uses 0.65, with another detector)."
     ] = 0.65
     pii: Annotated[
         tuple[PiiKind, ...], "Kinds of personal data to mask; an empty list masks none. See docs/data.md."
-    ] = PII_KINDS
+    ] = field(default=PII_KINDS, metadata=AS_SET)
     max_profane_word_fraction: Annotated[
         OptionalFraction, "Largest allowed fraction of profane words; without a value there is no limit."
     ] = None
@@ -87,7 +87,7 @@ class FilterConfig:
         tuple[str, ...],
         "ISO 639-1 codes of the languages in which stop words are required; an empty list requires them in all"
         " languages, as datatrove does.",
-    ] = ("en",)
+    ] = field(default=("en",), metadata=AS_SET)
 
     max_duplicate_line_fraction: Annotated[
         Fraction, "Largest allowed fraction of lines that repeat an earlier line (Gopher uses 0.3)."

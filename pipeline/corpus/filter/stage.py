@@ -41,7 +41,7 @@ from pipeline.store.records import (
     dropped_rows,
 )
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table
-from pipeline.store.store import Outcome, Stage, Work, read_record
+from pipeline.store.store import UNICODE, Outcome, Stage, Work, read_record
 
 __all__ = ["FILTER", "FilterConfig", "FilterRecipe", "SourceRules", "edited", "filter_documents"]
 log = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ def filter_documents(
     return Outcome(rows=counts_of_all.kept, counts=counts_of_all, content=kept)
 
 
-FILTER = Stage(name="filter", version=3, function=filter_documents, handle=Shards, by_shard=True)
+FILTER = Stage(
+    name="filter", version=3, function=filter_documents, handle=Shards, libraries=(UNICODE,), by_shard=True
+)
 
 
 def filter_shard(

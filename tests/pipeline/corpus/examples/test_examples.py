@@ -15,7 +15,7 @@ from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.near_texts import leaked
 from pipeline.corpus.examples.rows import repaired
-from pipeline.corpus.examples.stage import LabelledFile, labelled_rows, read_examples, split_of
+from pipeline.corpus.examples.stage import LabelledFile, build_examples, labelled_rows, read_examples, split_of
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import DROPPED, SPLITS
 from pipeline.store.shards import read_table, text_digest
@@ -108,6 +108,27 @@ def test_examples_again_is_the_same_and_a_changed_file_is_not(tmp_path):
     assert not other.unchanged and other.handle.digest != first.handle.digest
     moved = build(tmp_path, lines(*many_rows()), name="moved.jsonl")
     assert moved.unchanged  # where the file lies does not count
+
+
+class ChangesMeanwhile(Store):
+    """Another process writes the labelled file between the moment it is hashed and the one it is used."""
+
+    def build(self, stage, cfg, *inputs, directory=None):
+        (self.root.parent / "rows.jsonl").write_bytes(lines(*many_rows(150)))
+        return super().build(stage, cfg, *inputs, directory=directory)
+
+
+def test_examples_file_that_changes_meanwhile_is_used_as_it_was_hashed(tmp_path):
+    """The file was hashed, then read again: its new rows were stored under the fingerprint of the old ones, for ever
+    (review 3.6)."""
+    path, store = tmp_path / "rows.jsonl", Store(root=tmp_path / "store")
+    path.write_bytes(lines(*many_rows()))
+    cfg = ExamplesConfig(text="text", label="label")
+    hasty = ChangesMeanwhile(root=store.root)
+    first = build_examples(hasty, KIND, LabelledFile(path), cfg, tmp_path / "cache")
+    assert first.handle.rows == len(many_rows())
+    second = build_examples(store, KIND, LabelledFile(path), cfg, tmp_path / "cache")
+    assert not second.unchanged and second.handle.rows == 150
 
 
 def test_examples_two_builds_have_the_same_bytes(tmp_path):

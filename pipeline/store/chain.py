@@ -112,7 +112,7 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads("PAGE", most=None),),
         writes="DOCUMENT",
         drops=True,
-        shows=("extractor", "code_language", "n_mojibake", "n_boilerplate_lines"),
+        shows=("extractor", "code_language", "n_mojibake", "n_boilerplate_lines", "n_unknown_templates"),
         colour="#CC79A7",
     ),
     Link(

@@ -62,6 +62,7 @@ PAGE = pa.schema(
         pa.field("licence", pa.string()),
         pa.field("http_status", pa.int32()),
         pa.field("http_headers", pa.string()),  # JSON object
+        pa.field("context", pa.string()),  # JSON object: what its container says about its markup (wiki_dump.py)
     ]
 )
 
@@ -78,6 +79,8 @@ DOCUMENT = pa.schema(
         pa.field("code_language", pa.string()),  # set for source code
         pa.field("n_mojibake", pa.int32(), nullable=False),  # lines whose encoding was repaired
         pa.field("n_boilerplate_lines", pa.int32(), nullable=False),  # lines removed as cookie notices and the like
+        # of a wiki: templates inside sentences that are not known, so that their values are shown; null = no wiki
+        pa.field("n_unknown_templates", pa.int32()),
         pa.field("text", pa.large_string(), nullable=False),
     ]
 )

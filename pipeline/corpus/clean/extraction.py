@@ -19,6 +19,7 @@ class Extracted:
     extractor: str = ""  # the extractor that was used, for the column of that name
     code_language: str | None = None  # of source code
     reason: str | None = None
+    n_unknown_templates: int | None = None  # of a wiki: inside a sentence, shown by their values; None = not a wiki
     verbatim: tuple[tuple[int, int], ...] = ()  # spans of `text` that are code, in their order; they are not repaired
 
 

@@ -75,6 +75,7 @@ class PageItem:
     content: bytes
     too_large: bool
     charset: str | None = None  # in the header with which a server sent the page
+    context: str | None = None  # what its container says about its markup
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +90,33 @@ class Cleaned:
     code_language: str | None = None
     n_mojibake: int = 0
     n_boilerplate_lines: int = 0
+    n_unknown_templates: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
     """A format that is text. `as_read` says what is done to the decoded text before `extract` interprets it."""
 
-    extract: Callable[[str, str], Extracted]  # a function of the text and of the address of the page
+    extract: Callable[[str, PageItem], Extracted]  # a function of the text and of its page
     as_read: Callable[[str], str] = as_shown
 
 
-def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, str], Extracted]:
-    return lambda text, url: Extracted(function(text), extractor=extractor)
+def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, PageItem], Extracted]:
+    return lambda text, page: Extracted(function(text), extractor=extractor)
 
 
 # Repair by media type: `as_read` before a format is interpreted, after it `repaired` for all that is not `verbatim`.
 TEXT_FORMATS = {
-    HTML: TextFormat(lambda text, url: html_text(text), markup_as_shown),
+    HTML: TextFormat(lambda text, page: html_text(text), markup_as_shown),
     "text/plain": TextFormat(_named("plain", plain_text), log_as_shown),
-    "text/markdown": TextFormat(lambda text, url: markdown_text(text)),
-    "text/x-rst": TextFormat(lambda text, url: rst_text(text)),
-    "text/x-wiki": TextFormat(_named("wiki", wiki_text)),
-    "text/x-source": TextFormat(code_text, with_line_ends),  # all of it is verbatim
-    "text/csv": TextFormat(lambda text, url: table_text(text), without_controls),
-    "text/tab-separated-values": TextFormat(lambda text, url: table_text(text, "\t"), without_controls),
-    "application/x-ipynb+json": TextFormat(lambda text, url: notebook_text(text), str),
+    "text/markdown": TextFormat(lambda text, page: markdown_text(text)),
+    "text/x-rst": TextFormat(lambda text, page: rst_text(text)),
+    "text/x-wiki": TextFormat(lambda text, page: wiki_text(text, page.context)),
+    # all of it is verbatim
+    "text/x-source": TextFormat(lambda text, page: code_text(text, page.url), with_line_ends),
+    "text/csv": TextFormat(lambda text, page: table_text(text), without_controls),
+    "text/tab-separated-values": TextFormat(lambda text, page: table_text(text, "\t"), without_controls),
+    "application/x-ipynb+json": TextFormat(lambda text, page: notebook_text(text), str),
 }
 FILE_FORMATS: dict[
     str, Callable[[bytes], Extracted]
@@ -171,7 +174,7 @@ def clean_page(item: PageItem) -> Cleaned:
         if decoded is None:
             return Cleaned(reason, "")
         preview = repair(decoded[: 4 * PREVIEW_CHARACTERS])
-        extracted = text_format.extract(text_format.as_read(decoded), item.url)
+        extracted = text_format.extract(text_format.as_read(decoded), item)
     else:
         known = ", ".join([*TEXT_FORMATS, *FILE_FORMATS])
         raise ValueError(f"media type {item.media_type!r}, expected one of {known}")
@@ -196,11 +199,12 @@ def _finished(item: PageItem, extracted: Extracted, preview: str) -> Cleaned:
         code_language=extracted.code_language,
         n_mojibake=n_mojibake,
         n_boilerplate_lines=n_boilerplate_lines,
+        n_unknown_templates=extracted.n_unknown_templates,
     )
 
 
 def _pages(path: Path, max_bytes: int) -> list[PageItem]:
-    columns = ["id", "source", "url", "media_type", "title", "licence", "content", "http_headers"]
+    columns = ["id", "source", "url", "media_type", "title", "licence", "content", "http_headers", "context"]
     items = []
     for row in read_table(path, columns=columns).to_pylist():
         content = row["content"]
@@ -216,6 +220,7 @@ def _pages(path: Path, max_bytes: int) -> list[PageItem]:
                 content=content[: 4 * PREVIEW_CHARACTERS] if too_large else content,
                 too_large=too_large,
                 charset=_charset_of_headers(row["http_headers"]),
+                context=row["context"],
             )
         )
     return items
@@ -265,6 +270,7 @@ def _document_row(item: PageItem, cleaned: Cleaned) -> dict[str, Any]:
         "code_language": cleaned.code_language,
         "n_mojibake": cleaned.n_mojibake,
         "n_boilerplate_lines": cleaned.n_boilerplate_lines,
+        "n_unknown_templates": cleaned.n_unknown_templates,
         "text": cleaned.text,
     }
 

@@ -245,4 +245,4 @@ def _articles(stream: BinaryIO, url: str, source: Source, max_bytes: int) -> Ite
         if item.reason:
             yield Refused(article_url, item.reason, content[:PREVIEW_BYTES])
         else:
-            yield Found(article_url, source.media_type or "text/x-wiki", item.title, content)
+            yield Found(article_url, source.media_type or "text/x-wiki", item.title, content, item.context)

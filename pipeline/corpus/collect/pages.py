@@ -28,6 +28,7 @@ class Found:
     media_type: str
     title: str | None
     content: bytes
+    context: str | None = None  # JSON object: what its container says about its markup
 
 
 @dataclass(frozen=True, slots=True)

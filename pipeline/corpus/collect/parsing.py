@@ -222,10 +222,10 @@ class _Rows:
 
 def _page(page: Found) -> tuple[Any, ...]:
     page_id = text_digest(page.url, page.content)
-    return page_id, page.url, page.media_type, page.title, page.content, None, None, None
+    return page_id, page.url, page.media_type, page.title, page.content, page.context, None, None, None
 
 
 def _dropped(item: Refused) -> tuple[Any, ...]:
     preview = item.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS]
     page_id = text_digest(item.url, item.preview)
-    return page_id, item.url, None, None, None, item.reason, item.score, preview
+    return page_id, item.url, None, None, None, None, item.reason, item.score, preview

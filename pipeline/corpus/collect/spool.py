@@ -32,6 +32,7 @@ SPOOLED = pa.schema(
         pa.field("media_type", pa.string()),
         pa.field("title", pa.large_string()),
         pa.field("content", pa.large_binary()),  # of a page
+        pa.field("context", pa.string()),  # of a page
         pa.field("reason", pa.string()),  # None for a page
         pa.field("score", pa.float64()),
         pa.field("preview", pa.large_string()),

@@ -300,7 +300,7 @@ def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:
         is_denied = pc.or_(is_denied, pc.and_(is_page, of_page))
     if not pc.any(is_denied).as_py():
         return table
-    emptied = dict.fromkeys(("media_type", "title", "content", "score"))
+    emptied = dict.fromkeys(("media_type", "title", "content", "context", "score"))
     rows = [
         {
             **row,

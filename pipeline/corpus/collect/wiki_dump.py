@@ -1,21 +1,30 @@
 """Articles of a MediaWiki XML dump, streamed.
 
 In: the XML as an open, untrusted file. Out: `Article` for every page element, with a reason if it is not an article
-(a redirect, a page of another namespace, an empty one), and one `Broken` if the XML ends too early. Entities are
-never expanded, nothing is fetched, and the size of a page element is bounded.
+(a redirect, a page of another namespace, an empty one), and one `Broken` if the XML ends too early. Each article
+carries what the dump says about its wiki, the names of the namespaces, because its links can't be read without them.
+Entities are never expanded, nothing is fetched, and the size of a page element is bounded.
 """
 
 import codecs
 import io
+import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from pipeline.corpus.charsets import ERRORS, xml_codec
+from pipeline.corpus.clean.wiki_names import folded
 from pipeline.corpus.clean.zip_parts import local_name
 from pipeline.corpus.collect.unpacking import Rewound
 
 HEAD_BYTES = 1000  # in which XML declares its encoding
+
+# In each language the word differs; it is written in capitals, or in a script without them.
+REDIRECT = re.compile(r"\s*#\s*(?P<word>[^\W\d_]+)\s*:?\s*\[\[[^\]\n]+\]\][^\n]{0,200}\s*")
+LONGEST_NAME = 100  # characters of the name of a namespace
+MOST_NAMESPACES = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +32,7 @@ class Article:
     title: str
     text: str
     reason: str | None  # reason why it is dropped, None if it is kept
+    context: str | None = None  # JSON object with the names of the namespaces by their keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +75,8 @@ def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken
     codec = xml_codec(head)
     bounded = _Bounded(io.BufferedReader(Rewound(head, stream)), codec, max_bytes)
     path: list[str] = []
+    namespaces: dict[str, str] = {}
+    context: str | None = None
     try:
         elements = etree.iterparse(
             bounded,
@@ -85,8 +97,11 @@ def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken
                 continue
             path.pop()
             if path == ["mediawiki"]:
-                if name == "page":
-                    yield _article(element)
+                if name == "siteinfo":
+                    namespaces = _namespaces(element)
+                    context = json.dumps({"namespaces": namespaces}, ensure_ascii=False) if namespaces else None
+                elif name == "page":
+                    yield _article(element, namespaces, context)
                 bounded.since_page = 0
             if path == ["mediawiki"] or name == "revision":
                 _forget(element, itself=name != "revision")
@@ -96,15 +111,34 @@ def read_articles(stream: BinaryIO, max_bytes: int) -> Iterator[Article | Broken
         yield Broken("unreadable", str(error))
 
 
-def _article(page: Any) -> Article:
+def _namespaces(siteinfo: Any) -> dict[str, str]:
+    """Key -> name, of all namespaces but that of the articles."""
+    found = {}
+    for element in siteinfo.iter("{*}namespace"):
+        key, name = element.get("key") or "", (element.text or "").strip()
+        if name and re.fullmatch(r"-?[0-9]{1,6}", key) and len(name) <= LONGEST_NAME:
+            found[key] = name
+    return dict(list(found.items())[:MOST_NAMESPACES])
+
+
+def _article(page: Any, namespaces: dict[str, str], context: str | None) -> Article:
     title = page.findtext("{*}title") or ""
     namespace = page.findtext("{*}ns")
     text = page.findtext("{*}revision/{*}text") or ""
-    if page.find("{*}redirect") is not None or text[:20].lstrip().upper().startswith("#REDIRECT"):
+    if page.find("{*}redirect") is not None or _is_redirect(text):
         return Article(title, text, "redirect")
-    if namespace not in (None, "0"):
+    prefix, colon, _ = title.partition(":")
+    is_elsewhere = namespace is None and bool(colon) and folded(prefix) in set(map(folded, namespaces.values()))
+    if namespace not in (None, "0") or is_elsewhere:
         return Article(title, text, "other_namespace")
-    return Article(title, text, None if text.strip() else "empty")
+    return Article(title, text, None if text.strip() else "empty", context)
+
+
+def _is_redirect(text: str) -> bool:
+    if text[:20].lstrip().upper().startswith("#REDIRECT"):
+        return True
+    match = REDIRECT.fullmatch(text[:1000])
+    return match is not None and match["word"] == match["word"].upper()
 
 
 def _forget(element: Any, *, itself: bool) -> None:

@@ -114,6 +114,11 @@ def _reasons(tables: Tables) -> Iterator[str]:
 
 def _repair(tables: Tables) -> Iterator[str]:
     sources = tables["sources"]
+    if n_unknown := total(sources, "unknown_templates"):
+        yield (
+            f"In articles of wikis, {n_unknown:,} templates inside sentences are not known; their values are shown in"
+            " their place.\n"
+        )
     if not total(sources, "mojibake") and not total(sources, "boilerplate_lines"):
         yield "No broken encoding was repaired and no boilerplate line was removed.\n"
         return

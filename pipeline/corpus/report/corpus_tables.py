@@ -39,6 +39,7 @@ SELECT source, count(*) AS documents, CAST(sum(n_words) AS BIGINT) AS words,
     CAST(sum(strlen(text)) AS BIGINT) AS bytes,
     count(*) FILTER (coalesce(trim(licence), '') = '') AS without_licence,
     count(*) FILTER (n_mojibake > 0) AS mended, CAST(sum(n_mojibake) AS BIGINT) AS mojibake,
+    CAST(coalesce(sum(n_unknown_templates), 0) AS BIGINT) AS unknown_templates,
     CAST(sum(n_boilerplate_lines) AS BIGINT) AS boilerplate_lines
 FROM split GROUP BY source ORDER BY source
 """

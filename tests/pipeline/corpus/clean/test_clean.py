@@ -118,7 +118,7 @@ def test_clean_html_keeps_text_code_lists_and_tables_without_menus():
 
 def test_clean_wiki_keeps_prose_headings_and_lists_only():
     assert clean_page(item(WIKI.encode(), "text/x-wiki")).text == (
-        "The Old mill (Alte M\u00fchle) is a mill in Corn."
+        "The Old mill (Alte M\u00fchle; x) is a mill in Corn."
         "\n\n## History\n\nIt grinds 5 kg of grain \u2013 daily.\n- first\n- second"
     )
 

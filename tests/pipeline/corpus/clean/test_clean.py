@@ -341,7 +341,7 @@ def test_clean_golden_digest(tmp_path):
     rows = [*rows_of(built.handle.directory, DOCUMENT), *rows_of(built.handle.directory, DROPPED, "dropped")]
     assert (CLEAN.version, text_digest(*(f"{sorted(row.items())}" for row in rows))) == (
         4,
-        "a7481f92e845b07f508aa323070a1263",
+        "d84ae8f3dd0a9e0b875588b52ec777f1",
     )
 
 

@@ -32,7 +32,7 @@ from pipeline.store.records import (
 from pipeline.store.shards import DROPPED_FOLDER, text_digest, write_rows
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Store, recipe_of
 
-DIGEST = "ca444088da6a0ed5adde3f8bf85a48d1"
+DIGEST = "02c36029bc7d0389aeaca1c8b9e88f1d"
 PII = ("email", "ip_address")
 OF_THE_RULES = ("signals", "histograms", "rule_sets")
 

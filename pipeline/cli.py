@@ -313,6 +313,13 @@ def _add_upkeep_commands(command: Adder) -> None:
     doctor.add_argument(
         "--remove-damaged", action="store_true", help="remove damaged outputs, which the next run builds again"
     )
+    doctor.add_argument(
+        "--closed-host",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="a machine or container that is gone: its runs are closed as those of dead processes are",
+    )
     command("du", "pipeline.commands.du:run", "Show the disk space of every kind of output")
     gc = command("gc", "pipeline.commands.gc:run", "Remove what no kept result and no registered model needs")
     gc.add_argument(

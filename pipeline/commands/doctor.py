@@ -41,7 +41,8 @@ CURES = {  # what to do about events for MLflow, by the failure (pipeline/tracki
 def run(args: Namespace) -> int:
     """Print the findings. Returns 1 if something is left that a person must fix."""
     asked = {name: getattr(args, name) for name in ("mend", "verify", "remove_damaged")}
-    findings = list(examine(Visit(layout=layout_from_environment(), **asked)))
+    visit = Visit(layout=layout_from_environment(), **asked, closed_hosts=tuple(args.closed_host))
+    findings = list(examine(visit))
     print("\n".join(table_lines(["check", "state", "what"], findings)))
     return int(any(finding.state == BAD for finding in findings))
 
@@ -139,7 +140,7 @@ def check_dagster_runs(visit: Visit) -> Iterator[Finding]:
     from pipeline.defs.instance import open_instance
 
     with open_instance(visit.layout) as instance:
-        findings = list(_dagster_findings(instance, visit.mend))
+        findings = list(_dagster_findings(instance, visit))
     yield from findings or [Finding("Dagster runs", OK, "none is stuck")]
 
 
@@ -162,13 +163,17 @@ def check_mlflow_runs(visit: Visit) -> Iterator[Finding]:
     """Runs whose build died, and events that builds could not deliver while the server was down."""
     from pipeline.tracking.delivery import dead_runs, end_dead_runs
 
-    dead = dead_runs(visit.layout)
+    dead = dead_runs(visit.layout, visit.closed_hosts)
     if dead and visit.mend:
-        end_dead_runs(visit.layout)
+        end_dead_runs(visit.layout, closed_hosts=visit.closed_hosts)
     state, done = (MENDED, "closed as failed") if visit.mend else (BAD, "run `gristmill doctor` to close it")
     for fingerprint in dead:
         yield Finding(f"MLflow run of {fingerprint[:8]}", state, f"its process is gone; {done}")
-    if not dead:
+    elsewhere = {one.fingerprint: host for one in journals(visit.layout) if (host := one.other_host())}
+    for fingerprint, host in elsewhere.items():
+        if fingerprint not in dead:
+            yield Finding(f"MLflow run of {fingerprint[:8]}", WARNING, f"RUNNING {_elsewhere(host)}")
+    if not (dead or elsewhere):
         yield Finding("MLflow runs", OK, "none is stuck")
     yield from _journal_findings(visit)
 
@@ -218,23 +223,44 @@ def check_champions(visit: Visit) -> Iterator[Finding]:
         yield Finding("registered models", OK, "every champion has its own code")
 
 
-def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
+def _elsewhere(host: str | None) -> str:
+    return (
+        f"on {host}, which is not this machine, so that its process cannot be seen; if that machine or container is"
+        f" gone, `gristmill doctor --closed-host {host}` closes its runs"
+    )
+
+
+def _dagster_findings(instance: Any, visit: Visit) -> Iterator[Finding]:
     from dagster import DagsterRunStatus, RunsFilter
 
-    from pipeline.defs.run_process import PID_TAG, free_slots_of_dead_runs, is_gone, is_recorded
+    from pipeline.defs.run_process import (
+        HOST_TAG,
+        PID_TAG,
+        free_slots_of_dead_runs,
+        is_elsewhere,
+        is_gone,
+        is_recorded,
+        never_began,
+    )
 
     status = DagsterRunStatus
     active = [status.STARTING, status.STARTED, status.CANCELING]
     for run in instance.get_runs(RunsFilter(statuses=active)):
         tags, check = run.tags, f"Dagster run {run.run_id[:8]}"
-        if not is_recorded(tags):
+        if is_gone(tags, visit.closed_hosts):
+            detail = f"{run.status.value}, but its process {tags[PID_TAG]} is gone"
+        elif is_elsewhere(tags):
+            yield Finding(check, WARNING, f"{run.status.value} {_elsewhere(tags.get(HOST_TAG))}")
+            continue
+        elif is_recorded(tags):
+            continue
+        elif never_began(instance, run.run_id):
+            detail = f"{run.status.value}, but its process ended before it recorded itself"
+        else:
             detail = f"{run.status.value}, and its process was not recorded; if it is stuck, terminate it in the UI"
             yield Finding(check, WARNING, detail)
             continue
-        if not is_gone(tags):
-            continue
-        detail = f"{run.status.value}, but its process {tags[PID_TAG]} is gone"
-        if not mend:
+        if not visit.mend:
             yield Finding(check, BAD, f"{detail}; run `gristmill doctor` to close it")
             continue
         cancelled = run.status == status.CANCELING
@@ -242,7 +268,7 @@ def _dagster_findings(instance: Any, mend: bool) -> Iterator[Finding]:
         report(run, f"gristmill doctor: {detail}")
         done = "closed as cancelled" if cancelled else "closed as failed; start it again"
         yield Finding(check, MENDED, f"{detail}; {done}")
-    if mend:
+    if visit.mend:
         free_slots_of_dead_runs(instance)
     queued = instance.get_runs(RunsFilter(statuses=[status.QUEUED]))
     if queued and not _daemon_lives(instance):

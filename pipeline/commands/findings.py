@@ -25,3 +25,4 @@ class Visit:
     ports: tuple[int, int] = (3000, 5000)  # of Dagster and of MLflow
     verify: bool = False  # every byte of the current outputs, not only a sample of what was touched
     remove_damaged: bool = False  # outputs
+    closed_hosts: tuple[str, ...] = ()  # machines that are gone

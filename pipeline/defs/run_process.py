@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,6 +28,7 @@ PID_TAG, HOST_TAG, STARTED_TAG = f"{TAG}pid", f"{TAG}host", f"{TAG}process_start
 CLOCK_SECONDS = 2.0  # tolerance between two readings of a process's start
 CODE_LOCATION, REPOSITORY = "gristmill", "__repository__"  # as workspace.yaml and Dagster name them
 FREE_EVERY_SECONDS = 15.0
+RECORDING_SECONDS = 120.0  # within which a run that has started records its process
 RETRY_SECONDS = 24 * 3600.0  # how long a failed run can be continued behind the assets that it made
 
 
@@ -41,18 +42,44 @@ def is_recorded(tags: Mapping[str, str]) -> bool:
     return PID_TAG in tags and STARTED_TAG in tags
 
 
-def is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the recorded process has ended; False if none is recorded, or it is on another machine."""
-    if not is_recorded(tags) or tags.get(HOST_TAG) != socket.gethostname():
+def is_gone(tags: Mapping[str, str], closed_hosts: Collection[str] = ()) -> bool:
+    """Whether the recorded process has ended; False if none is recorded, or it is on another machine.
+
+    `closed_hosts` are machines of which a person knows that they are gone.
+    """
+    if not is_recorded(tags):
         return False
+    if is_elsewhere(tags):
+        return tags.get(HOST_TAG) in closed_hosts
     return not is_same_process(int(tags[PID_TAG]), float(tags[STARTED_TAG]))
 
 
-def is_same_process(pid: int, started: float) -> bool:
-    """Whether the process `pid` that started at `started` (seconds since 1970) still runs."""
+def is_elsewhere(tags: Mapping[str, str]) -> bool:
+    """Whether the recorded process is on a machine, or in a container, with another name."""
+    return is_recorded(tags) and tags.get(HOST_TAG) != socket.gethostname()
+
+
+def never_began(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether the process of a run was killed before it recorded itself, which is the first thing that it does.
+
+    The process that reported the start of the run is known from its events.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is None or is_recorded(record.dagster_run.tags):
+        return False
+    since = record.start_time or record.update_timestamp.timestamp()
+    if time.time() - since < RECORDING_SECONDS:
+        return False
+    events = [entry.dagster_event for entry in instance.all_logs(run_id) if entry.dagster_event]
+    pids = {event.pid for event in events if event.pid is not None}
+    return not any(is_same_process(pid, None) for pid in pids)
+
+
+def is_same_process(pid: int, started: float | None) -> bool:
+    """Whether the process `pid` that started at `started` (seconds since 1970; None = at any time) still runs."""
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) < CLOCK_SECONDS
+        same = started is None or abs(process.create_time() - started) < CLOCK_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False

@@ -13,7 +13,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -439,17 +439,19 @@ def _waiting(journal: Journal) -> Waiting:
     return Waiting(len(journal.pending()), failure, reason)
 
 
-def dead_runs(layout: Layout) -> list[str]:
+def dead_runs(layout: Layout, closed_hosts: Collection[str] = ()) -> list[str]:
     """Fingerprints of tracked builds that are open although no process works on them."""
-    return [journal.fingerprint for journal in journals(layout) if journal.is_abandoned()]
+    return [journal.fingerprint for journal in journals(layout) if journal.is_abandoned(closed_hosts)]
 
 
-def end_dead_runs(layout: Layout, status: str = FAILED, dagster_run_id: str | None = None) -> list[str]:
+def end_dead_runs(
+    layout: Layout, status: str = FAILED, dagster_run_id: str | None = None, closed_hosts: Collection[str] = ()
+) -> list[str]:
     """Close the runs of dead builds (of one Dagster run, if given) and deliver. Returns their fingerprints."""
     ended = []
     for journal in journals(layout):
         mine = dagster_run_id in (None, journal.state()["start"]["tags"].get("dagster.run_id"))
-        if mine and journal.close_abandoned(status):
+        if mine and journal.close_abandoned(status, closed_hosts):
             ended.append(journal.fingerprint)
     if ended:
         send_pending(layout)

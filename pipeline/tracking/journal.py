@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,32 +75,46 @@ class Journal:
         self.append([{"do": "end", "status": status, "at": at or now_ms()}, *registrations])
         self.update(status=status)
 
-    def close_abandoned(self, status: str) -> bool:
+    def close_abandoned(self, status: str, closed_hosts: Collection[str] = ()) -> bool:
         """Close the run if it is open and no process works on it; the lock is held over the check and the change."""
-        if not self.is_open_here():
+        if not self.is_open_here(closed_hosts):
             return False
         try:
             with self.lock.acquire(timeout=0):
-                if abandoned := self.is_open_here():
+                if abandoned := self.is_open_here(closed_hosts):
                     self.close(status)
                 return abandoned
         except Timeout:
             return False
 
-    def is_abandoned(self) -> bool:
+    def is_abandoned(self, closed_hosts: Collection[str] = ()) -> bool:
         """Whether the run is open and no process works on it."""
-        if not self.is_open_here():
+        if not self.is_open_here(closed_hosts):
             return False
         try:
             with self.lock.acquire(timeout=0):
-                return self.is_open_here()
+                return self.is_open_here(closed_hosts)
         except Timeout:
             return False
 
-    def is_open_here(self) -> bool:
-        """Whether the run was begun on this machine and not closed. Processes of other machines are never checked."""
+    def is_open_here(self, closed_hosts: Collection[str] = ()) -> bool:
+        """Whether the run was begun on this machine, or on one of `closed_hosts`, which are gone, and not closed.
+
+        Processes of other machines are never checked.
+        """
         state = self.state()
-        return state.get("status") == RUNNING and state.get("host") == socket.gethostname()
+        return state.get("status") == RUNNING and state.get("host") in (socket.gethostname(), *closed_hosts)
+
+    def other_host(self) -> str | None:
+        """The machine on which an open run was begun, if it is not this one and no process here works on the run."""
+        state = self.state()
+        if state.get("status") != RUNNING or state.get("host") in (None, socket.gethostname()):
+            return None
+        try:
+            with self.lock.acquire(timeout=0):  # held = another container of this machine, or a shared file system
+                return state["host"]
+        except Timeout:
+            return None
 
     def state(self) -> dict[str, Any]:
         """What is known of the run; of a pruned journal (pruning.py) its MLflow ids and its status."""

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.commands.doctor import check_settings, examine
 from pipeline.commands.doctor_files import check_disk, check_outputs
 from pipeline.commands.findings import BAD, MENDED, OK, WARNING, Visit
 from pipeline.defs.instance import prepare_dagster_home
+from pipeline.defs.run_process import HOST_TAG, process_tags
 from pipeline.store.layout import Layout, save_current
 from pipeline.store.records import Shards
 from pipeline.store.shards import write_text
@@ -86,6 +88,54 @@ def test_doctor_killed_process_closes_its_runs_in_dagster_and_mlflow(layout):
     run = new_client(layout).get_run(run_id_of(layout, FINGERPRINT))
     assert run.info.status == "FAILED"
     assert _states(layout, mend=True) == {"Dagster runs": OK, "MLflow runs": OK}
+
+
+def test_doctor_run_of_another_host_is_named_and_closed_when_that_is_gone(layout):
+    """Runs of a container that was killed stayed open, and doctor said "none hangs"
+    (Netflix/metaflow#1112, NovaSky-AI/SkyRL#1516, dagster-io/dagster#3705)."""
+    prepare_dagster_home(layout)
+
+    @dg.job
+    def grinding(): ...
+
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        tags = {**process_tags(), HOST_TAG: "box-a"}
+        instance.create_run_for_job(grinding, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    journal = Journal(layout, FINGERPRINT)
+    journal.folder.mkdir(parents=True)
+    journal.update(start={"name": "flour", "tags": {}}, status="RUNNING", host="box-a", begun_at=1)
+    assert _states(layout, mend=True) == {"Dagster run": WARNING, "MLflow run": WARNING}
+    told = [one.detail for one in examine(Visit(layout=layout, mend=True, ports=(0, 0))) if "box-a" in one.detail]
+    assert len(told) == 2 and all("doctor --closed-host box-a` closes its runs" in detail for detail in told)
+
+    journal.lock.acquire()  # it works in another container of this machine
+    assert _states(layout, mend=True)["MLflow runs"] == OK
+    journal.lock.release()
+    list(examine(Visit(layout=layout, mend=True, ports=(0, 0), closed_hosts=("box-b",))))
+    assert _dagster_status(layout) == dg.DagsterRunStatus.STARTED
+    list(examine(Visit(layout=layout, mend=True, ports=(0, 0), closed_hosts=("box-a",))))
+    assert _dagster_status(layout) == dg.DagsterRunStatus.FAILURE
+    assert Journal(layout, FINGERPRINT).state()["status"] == "FAILED"
+    assert _states(layout, mend=True) == {"Dagster runs": OK, "MLflow runs": OK}
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(10, WARNING), (600, MENDED)])
+def test_doctor_run_that_was_killed_before_it_recorded_itself_is_closed(layout, seconds, state):
+    """A run whose process was killed within its first second stayed STARTED for ever (own reliability trials)."""
+    prepare_dagster_home(layout)
+
+    @dg.job
+    def grinding(): ...
+
+    with dg.DagsterInstance.from_config(str(layout.dagster_home)) as instance:
+        run = instance.create_run_for_job(grinding)
+        with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+            gone.wait()
+        started = dg.DagsterEvent(
+            event_type_value="PIPELINE_START", job_name="grinding", message="started", pid=gone.pid
+        )
+        instance.report_dagster_event(started, run.run_id, timestamp=time.time() - seconds)
+    assert _states(layout, mend=True)["Dagster run"] == state
 
 
 def test_doctor_queued_run_without_a_daemon_is_told(layout):

@@ -95,7 +95,7 @@ def plausible(warnings: Sequence[str]) -> Verdict:
     """Nothing looks wrong with the examples of a task."""
     return Verdict(
         passed=not warnings,
-        rule="warnings about the examples = 0",
+        rule="warnings about the examples = 0" + (f" (the first: {warnings[0]})" if warnings else ""),
         observed=len(warnings),
         limit=0,
         details={f"warning_{number}": warning for number, warning in enumerate(warnings, 1)},

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.corpus.report.card_markdown import plain
+from pipeline.corpus.report.card_markdown import plain_line
 from pipeline.evaluation.metrics import Estimate
 from pipeline.store.shards import replacing
 
@@ -36,7 +36,7 @@ def quoted(text: str) -> str:
 
 def note_lines(results: Sequence[Result]) -> str:
     """The notes of the results as Markdown, one per line."""
-    return "".join(f"\n- {plain(result['metric'])}: {plain(result['note'])}" for result in results if result["note"])
+    return "".join(f"\n- {result['metric']}: {plain_line(result['note'])}" for result in results if result["note"])
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -163,14 +163,7 @@ class Classification(Kind):
         elif isinstance(value, list | dict):
             row.reason, row.detail = "not_text_label", shown(value)
         else:
-            value = named(value, names_of(cfg.rename)) or value
-            label, names = label_text(value), cfg.names()
-            if label is None and not (isinstance(value, str) and repaired(value) in names):
-                row.reason, row.detail = "no_label", "" if value in (None, "") else shown(value)
-            elif names and (name := named(value, names)) is None:
-                row.reason, row.detail = "unknown_label", shown(value)
-            else:
-                row.values["label"] = name if names else label
+            row.values, row.reason, row.detail = _labelled(value, cfg)
         return row
 
     def check_examples(self, examples: pa.Table, cfg: ClassificationExamplesConfig, name: str) -> None:
@@ -311,6 +304,18 @@ def shown(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     of = "a list: " if isinstance(value, list) else "an object: " if isinstance(value, dict) else ""
     return of + (text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+
+
+def _labelled(value: Any, cfg: ClassificationExamplesConfig) -> tuple[dict[str, Any], str | None, str]:
+    """The values of a row with a label, or its drop reason with details."""
+    names = cfg.names()
+    value = named(value, names_of(cfg.rename)) or value
+    label, name = label_text(value), named(value, names)
+    if label is None and name is None:
+        return {}, "no_label", "" if value in (None, "") else shown(value)
+    if names and name is None:
+        return {}, "unknown_label", shown(value)
+    return {"label": name if names else label}, None, ""
 
 
 def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline.corpus.report.card_markdown import plain, table
+from pipeline.corpus.report.card_markdown import plain, plain_line, table
 from pipeline.store.records import SPLITS
 
 FEW_EXAMPLES = 10  # of a label, in all splits together
@@ -38,11 +38,6 @@ def label_table(counts: Counts, warnings: Sequence[str]) -> str:
     more = f"\nand {len(counts) - SHOWN_LABELS:,} labels of fewer examples\n" if len(counts) > SHOWN_LABELS else ""
     told = "".join(f"\n- {plain_line(warning)}" for warning in warnings)
     return f"# Labels\n\n{table(['label', *SPLITS], rows)}{more}{told}\n"
-
-
-def plain_line(text: str) -> str:
-    """A longer text without markup, in one line."""
-    return " ".join(plain(word) for word in text.split())
 
 
 def label_warnings(counts: Counts) -> Iterator[str]:

@@ -19,13 +19,6 @@ OVERLAP_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in
 TRAIN = "train"
 KINDS = ("texts", "clusters", "families", "sections")  # groups that a split must keep on one side
 SHORTEST_WORDS = 4  # a shorter text occurs anywhere by chance
-_WORDS = 8  # as in the 8-grams of arXiv:2112.11446 appendix A.1.1 (13 in GPT-3: too long for a headline)
-TRAIN = "train"
-KINDS = ("texts", "clusters", "families", "sections")  # groups that a split must keep on one side
-SHORTEST_WORDS = 4  # a shorter text occurs anywhere by chance
-ROWS_AT_ONCE = 512  # rows per sparse product: bounds its memory
-ROUNDING = 1e-9  # 0.7 * 10 is not 7 in floating point
-_LETTERS = re.compile(r"[^\W\d_]+")
 _WORDS = re.compile(r"\w+")
 _DIRECTORY = re.compile(r"([^?#]*)/[^/?#]+/*(?:[?#].*)?", re.DOTALL)  # the part of a URL before the last name
 

@@ -143,7 +143,7 @@ def _similar_pairs(sets: WordSets, similarity: float) -> Iterator[Pairs]:
     usual = rare.without(frequent)
     candidates = chain(
         _sharing(usual, usual.matrix().T.tocsr()),
-        (pairs for word in np.flatnonzero(frequent) for pairs in _neighbours(sets, rare, word)),
+        (pairs for word in np.flatnonzero(frequent).tolist() for pairs in _neighbours(sets, rare, word)),
     )
     yield from _alike(candidates, sets, sets, similarity)
 

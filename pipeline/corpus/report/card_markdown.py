@@ -28,6 +28,11 @@ def plain(text: object) -> str:
     return (line if len(line) <= LONGEST_CELL else line[: LONGEST_CELL - 3] + "...").translate(MARKUP)
 
 
+def plain_line(text: str) -> str:
+    """A longer text from outside as plain words: only single words are shortened."""
+    return " ".join(plain(word) for word in text.split())
+
+
 def code(name: str) -> str:
     """A name as code."""
     return (

@@ -54,6 +54,7 @@ INVISIBLE = re.compile(
 JOINER = re.compile("(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])")
 ODD_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 BLANK_LINES = re.compile(r"\n{3,}")
+FENCE = re.compile(r"^ *(`{3,})(.*)$", re.MULTILINE)
 
 
 def decode(
@@ -134,7 +135,7 @@ def _is_garbled(text: str) -> bool:
 
 
 def repair(text: str) -> str:
-    """`text` with repaired characters and at most one blank line in a row; empty if nothing visible remains."""
+    """`text` with repaired characters and single blank lines outside listings; empty if nothing visible remains."""
     return repaired(text)[0]
 
 
@@ -145,8 +146,11 @@ def repaired(text: str, verbatim: Iterable[tuple[int, int]] = ()) -> tuple[str, 
     """
     pieces: list[str] = []
     place, n_mojibake = 0, 0
-    for start, end in (*verbatim, (len(text), len(text))):
+    spans = [*verbatim, (len(text), len(text))]
+    for start, end in spans:
         prose, n_lines = _repaired_prose(text[place:start])
+        # where code is not told by its spans, fences tell it
+        prose = BLANK_LINES.sub("\n\n", prose) if len(spans) > 1 else _with_single_blank_lines(prose)
         prose = prose if pieces else prose.lstrip("\n")
         pieces += (prose if end < len(text) or start < end else prose.rstrip(" \t\n"), text[start:end])
         place, n_mojibake = end, n_mojibake + n_lines
@@ -163,7 +167,20 @@ def _repaired_prose(text: str) -> tuple[str, int]:
                 n_mojibake += mended
         text = JOINER.sub("", unicodedata.normalize("NFC", ODD_SPACE.sub(" ", "\n".join(lines))))
     *lines, last = INVISIBLE.sub("", text).split("\n")  # the last may go on as code
-    return BLANK_LINES.sub("\n\n", "\n".join([*(line.rstrip(" \t") for line in lines), last])), n_mojibake
+    return "\n".join([*(line.rstrip(" \t") for line in lines), last]), n_mojibake
+
+
+def _with_single_blank_lines(text: str) -> str:
+    """The text with at most one blank line in a row outside listings between fences."""
+    pieces, place, fence = [], 0, ""
+    for mark in FENCE.finditer(text) if "```" in text else ():
+        if not fence:
+            pieces.append(BLANK_LINES.sub("\n\n", text[place : mark.start()]))
+            place, fence = mark.start(), mark[1]
+        elif mark[1].startswith(fence) and not mark[2]:
+            pieces.append(text[place : mark.end()])
+            place, fence = mark.end(), ""
+    return "".join([*pieces, BLANK_LINES.sub("\n\n", text[place:])])
 
 
 def normalised(text: str) -> str:

@@ -109,8 +109,8 @@ def _named(extractor: str, function: Callable[[str], str]) -> Callable[[str, Pag
 TEXT_FORMATS = {
     HTML: TextFormat(lambda text, page: html_text(text), markup_as_shown),
     "text/plain": TextFormat(_named("plain", plain_text), log_as_shown),
-    "text/markdown": TextFormat(lambda text, page: markdown_text(text)),
-    "text/x-rst": TextFormat(lambda text, page: rst_text(text)),
+    "text/markdown": TextFormat(lambda text, page: markdown_text(text), with_line_ends),  # their code is verbatim
+    "text/x-rst": TextFormat(lambda text, page: rst_text(text), with_line_ends),
     "text/x-wiki": TextFormat(lambda text, page: wiki_text(text, page.context)),
     # all of it is verbatim
     "text/x-source": TextFormat(lambda text, page: code_text(text, page.url), with_line_ends),

@@ -159,6 +159,15 @@ def test_line_end_inside_a_cell_breaks_no_table():
     assert cleaned('a,b\n"x\ry",1\n"z\r\nw",2\n', "text/csv") == "| a | b |\n| x y | 1 |\n| z w | 2 |"
 
 
+@pytest.mark.parametrize(
+    ("media_type", "text"),
+    [("text/markdown", "Gate\n\n```\n{}\n```"), ("text/x-rst", "Gate:\n\n>>> {}"), ("text/markdown", "`{}`")],
+)
+def test_code_in_markup_keeps_every_character(media_type, text):
+    code = "'\x0c \x1b[0m\u2028 \x85\u00a0\u200b\u212b \u00c3\u00a9 \b'"
+    assert code in cleaned(text.format(code), media_type)
+
+
 CODE = """\ufeffdef gate():
 \ttext = '''one
 
@@ -194,6 +203,15 @@ def test_source_code_of_a_notebook_stays_and_its_prose_is_repaired(writers):
     item = PageItem("p", "s", "u", "application/x-ipynb+json", None, None, writers.notebook(cells), too_large=False)
     answer = clean_page(item)
     assert (answer.text, answer.title, answer.n_mojibake) == (shown, "Caf\u00e9", 1)
+
+
+def test_blank_lines_in_listings_of_pages_stay():
+    listing = "def f():\n    pass\n\n\n\ndef g():\n    pass"
+    page = f"<p>The gate is open, and so the wheel turns.</p>\n<pre>{listing}</pre><p>It turns day and night.</p>"
+    assert f"```\n{listing}\n```" in cleaned(page, "text/html")
+    assert repair("a\n\n\nb\n ````x\n\n\n```\n\n\n ````\n\n\nc\n```\n\n\n\nd") == (
+        "a\n\nb\n ````x\n\n\n```\n\n\n ````\n\nc\n```\n\nd"
+    )
 
 
 def test_repair_leaves_spans_of_code_and_repairs_around_them():

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.corpus.clean.list_numbers import list_number
 from pipeline.corpus.clean.zip_parts import attribute, local_name
 
 DEEPEST = 8  # levels are 0 to 8
 LONGEST = 999_999  # a number above is written in digits, whatever its format
 PLACE = re.compile(r"%([1-9])")
-ROMAN_SIGNS = "m cm d cd c xc l xl x ix v iv i"
-ROMAN = tuple(zip((1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1), ROMAN_SIGNS.split(), strict=True))
 UNCOUNTED = frozenset({"bullet", "none", ""})
 Numbering = tuple[str, int]  # a list (numId) and a level of it
 
@@ -120,16 +119,6 @@ def letters(number: int) -> str:
     return chr(ord("a") + place) * min(times + 1, 40)
 
 
-def roman(number: int) -> str:
-    if number >= 5000:
-        return str(number)
-    text = ""
-    for value, sign in ROMAN:
-        text += sign * (number // value)
-        number %= value
-    return text
-
-
 def ordinal(number: int) -> str:
     ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
@@ -139,7 +128,7 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "decimalZero": lambda number: f"{number:02d}",
     "lowerLetter": letters,
     "upperLetter": lambda number: letters(number).upper(),
-    "lowerRoman": roman,
-    "upperRoman": lambda number: roman(number).upper(),
+    "lowerRoman": lambda number: list_number(number, "i"),
+    "upperRoman": lambda number: list_number(number, "I"),
     "ordinal": ordinal,
 }

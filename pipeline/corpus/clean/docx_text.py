@@ -12,12 +12,13 @@ Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (number
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.corpus.clean.docx_lists import DEEPEST, Lists, Numbering, read_lists, whole
 from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.html_superscripts import SEEN_BEFORE, lowered, raised
 from pipeline.corpus.clean.omml_text import OFF, formula
 from pipeline.corpus.clean.xhtml_text import table_row
 from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
@@ -47,6 +48,7 @@ SKIPPED = frozenset(
 HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
 CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
 CONTENTS_STYLE = "toc "  # lines of a table of contents, which repeat headings and page numbers
+SCRIPTS = {"superscript": raised, "subscript": lowered}
 MAX_STYLES_ABOVE = 20  # styles are based on other styles; a hostile file can contain a cycle
 
 
@@ -244,6 +246,10 @@ def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any],
         match local_name(child):
             case "r" if _is_hidden_run(child, reader, is_hidden):
                 continue
+            case "r" if (align := _value(child, "rPr", "vertAlign")) in SCRIPTS:
+                own: list[str] = []
+                _collect(child, reader, own, boxes, is_hidden=is_hidden)
+                pieces.append(_script(SCRIPTS[align], "".join(pieces[-3:]), "".join(own)))
             case "oMath":
                 pieces.append(formula(child))
             case "docPr" if (attribute(child, "hidden") or "0").lower() not in OFF:
@@ -263,6 +269,12 @@ def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any],
                 boxes.append(child)
             case name if name and name not in SKIPPED:
                 _collect(child, reader, pieces, boxes, is_hidden=is_hidden)
+
+
+def _script(write: Callable[[str, str], str | None], before: str, text: str) -> str:
+    """Raised or lowered text, as it reads on one line after `before`: `10^6`, `x_i`."""
+    is_word = bool(before) and not before[-1].isspace() and bool(text.strip())
+    return (write(before[-SEEN_BEFORE:], text.strip()) if is_word else None) or text
 
 
 def _is_hidden_run(run: Any, reader: _Reader, is_hidden: bool) -> bool:

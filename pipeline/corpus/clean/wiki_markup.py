@@ -9,11 +9,12 @@ end of an article, and headings with nothing below them.
 
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted, fence_around, joined
+from pipeline.corpus.clean.html_superscripts import SEEN_BEFORE, lowered, raised
 from pipeline.corpus.clean.math_text import latex
 from pipeline.corpus.clean.wiki_names import Names, is_end_section, is_link_elsewhere, names_of
 from pipeline.corpus.clean.wiki_templates import shown_text, unknown_text
@@ -26,6 +27,10 @@ DROPPED_TAGS = frozenset(DROPPED_NAMES.split())
 BLOCK_TAGS = frozenset({"br", "blockquote", "poem", "p", "div", "center"})
 LISTINGS = frozenset({"pre", "source", "syntaxhighlight"})
 CODE = frozenset({"code", "tt", "kbd", "samp", "var"})
+SCRIPTS: dict[str, Callable[[str, str, str], str | None]] = {
+    "sup": raised,
+    "sub": lambda before, text, after: lowered(before, text),
+}
 FORMULAS = frozenset({"math", "chem", "ce"})
 SPACES = re.compile(r"[ \t]{2,}")
 EMPTY_BRACKETS = re.compile(r" ?\([;, ]*\)|(?<=\()[;, ]+|[;,] ?(?=\))| ?\[ ?\]")
@@ -258,6 +263,10 @@ def _tag(node: Any, nodes: Sequence[Any], i: int, reader: _Reader, *, nested: bo
         yield reader.keep(latex(source if name == "math" else f"\\ce{{{source}}}", display=shown_alone))
     elif name in CODE:
         yield reader.keep("".join(_inside(node.contents, reader)))
+    elif name in SCRIPTS:
+        text, before = "".join(_inside(node.contents, reader)), _text_of(nodes, i - 1)[-SEEN_BEFORE:]
+        is_word = bool(before) and not before[-1].isspace() and bool(text.strip())
+        yield (SCRIPTS[name](before, text.strip(), _text_of(nodes, i + 1)[:1]) if is_word else None) or text
     elif name == "li":
         yield "\n- "
         yield from _inside(node.contents, reader)
@@ -266,6 +275,16 @@ def _tag(node: Any, nodes: Sequence[Any], i: int, reader: _Reader, *, nested: bo
         yield space
         yield from _inside(node.contents, reader)
         yield space
+
+
+def _text_of(nodes: Sequence[Any], i: int) -> str:
+    """The text of a node, as it is written; empty if there is none."""
+    from mwparserfromhell.nodes import Text, Wikilink
+
+    node = nodes[i] if 0 <= i < len(nodes) else None
+    if isinstance(node, Wikilink):
+        return str(node.title if node.text is None else node.text)
+    return STYLES.sub("", str(node.value)) if isinstance(node, Text) else ""
 
 
 def _fenced(source: str, node: Any, name: str) -> str:

@@ -228,3 +228,20 @@ def test_docx_hidden_text_stays_hidden(writers):
     hidden = writers.docx_paragraph("secret", "<w:pStyle w:val='note'/>")
     extracted = docx_text(writers.docx(f"<w:p>{body}</w:p>{hidden}{table}", parts={"word/styles.xml": styles}))
     assert extracted.text == "open too"
+
+
+def test_docx_raised_numbers_are_powers(writers):
+    """10 with a raised 6 read 106."""
+    runs = [
+        ("About 10", ""),
+        ("6", "superscript"),
+        (" m", ""),
+        ("2", "superscript"),
+        (" of H", ""),
+        ("2", "subscript"),
+    ]
+    body = "".join(
+        f"<w:r><w:rPr><w:vertAlign w:val='{how}'/></w:rPr><w:t xml:space='preserve'>{text}</w:t></w:r>"
+        for text, how in [*runs, ("O", "")]
+    )
+    assert docx_text(writers.docx(f"<w:p>{body}</w:p>")).text == "About 10^6 m^2 of H2O"

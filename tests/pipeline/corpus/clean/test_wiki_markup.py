@@ -40,6 +40,7 @@ def test_wiki_code_listing_stays_as_it_is(markup, fence):
         ("The area is <math>\\pi r^2</math> there.", "The area is $\\pi r^2$ there."),
         ("So:\n:<math>{\\displaystyle a = b}</math>\nholds.", "So:\n$$a = b$$\nholds."),
         ("<ce>H2O</ce> is wet.", "$\\ce{H2O}$ is wet."),
+        ("About 10<sup>6</sup> m<sup>2</sup>, H<sub>2</sub>O, ''x''<sub>i</sub>.", "About 10^6 m^2, H2O, x_i."),
     ],
 )
 def test_wiki_code_and_formulas_in_a_line_stay_as_they_are(markup, text):

@@ -8,6 +8,7 @@ A page is one text as it was collected: a web page, a file, a line of a jsonl fi
 A page becomes at most one document, so counts add up at every stage: in = kept + dropped.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 PREVIEW_CHARACTERS = 200  # length of the preview of a dropped text
+NO_TEXT = re.compile("[\ufffd\x00-\x08\x0e-\x1a\x1c-\x1f]")  # undecodable bytes and control characters
 DENIED = "denied"  # reason of a row that is in the deny list
 FAILED_AGAIN = "repeatedly_"  # prefix of the reason of a row that its worker failed on in two builds
 
@@ -152,9 +154,15 @@ DROPPED = pa.schema(
 PAGE_NAMES = ("id", "page_id", "source", "url")  # columns that a dropped row takes from its page or document
 
 
+def preview_of(text: str) -> str:
+    """The beginning of a text for a dropped row; empty if it is the bytes of a file that is no text."""
+    head = text[:PREVIEW_CHARACTERS]
+    return "" if len(NO_TEXT.findall(head)) > 0.05 * len(head) + 1 else head
+
+
 def dropped_row(page: Mapping[str, Any], stage: str, reason: str, score: float | None = None) -> dict[str, Any]:
     """A row of DROPPED. `page` has PAGE_NAMES and `text`; of a denied page no text is kept."""
-    preview = "" if reason == DENIED else page["text"][:PREVIEW_CHARACTERS]
+    preview = "" if reason == DENIED else preview_of(page["text"])
     names = {name: page[name] for name in PAGE_NAMES}
     return {**names, "stage": stage, "reason": reason, "score": score, "preview": preview}
 

@@ -29,7 +29,6 @@ from pipeline.corpus.collect.pages import (
     Note,
     Refused,
     refused,
-    text_preview,
 )
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.tables import parquet_pages, table_pages
@@ -201,7 +200,7 @@ def _unnamed(stream: Any, head: bytes, name: str, file: _File) -> Iterator[Found
     elif is_archive_name(name):
         yield refused(file.url, "broken_archive", "its name is that of an archive, its content is none")
     else:
-        yield Refused(file.url, "unsupported", text_preview(head))
+        yield Refused(file.url, "unsupported", head)
 
 
 def _media_type_of_head(head: bytes) -> str | None:

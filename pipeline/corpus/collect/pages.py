@@ -55,13 +55,6 @@ def refused(url: str, reason: str, detail: str) -> Refused:
     return Refused(url, reason, detail.encode(errors="replace")[:PREVIEW_BYTES])
 
 
-def text_preview(content: bytes) -> bytes:
-    """The beginning of a text for a preview; empty if it is not text."""
-    head = content[:PREVIEW_BYTES]
-    bad = head.decode("utf-8", "replace").count("\ufffd") + sum(byte < 9 for byte in head)
-    return b"" if bad > 0.05 * len(head) + 1 else head
-
-
 def text_key_in(names: Iterable[str], source: Source) -> str | None:
     """The name that contains the text: text_key, else the same in other letters, else a usual name of it."""
     names = [name for name in names if isinstance(name, str)]

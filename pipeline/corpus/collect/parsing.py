@@ -26,7 +26,7 @@ from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.spool import COMPRESSED, SPOOLED, ipc_bytes
 from pipeline.corpus.collect.unpacking import Budget, most_unpacked
 from pipeline.store.engine import Done, Engine, Failed
-from pipeline.store.records import PREVIEW_CHARACTERS
+from pipeline.store.records import preview_of
 from pipeline.store.shards import shard_number, text_digest
 
 SECONDS_A_MB = 10.0  # besides the limit of time: a large file may take long
@@ -168,7 +168,7 @@ def parse_batch(batch: Batch) -> Parsed:
             if isinstance(found, Found):
                 n_pages += 1
             elif fault is None:
-                fault = (found.reason, found.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS])
+                fault = (found.reason, preview_of(found.preview.decode("utf-8", "replace")))
             rows.add(found, batch.n_shards)
         counts.append(MemberCounts(n_rows, budget.spent, None if n_pages else fault, tuple(notes)))
     inline = rows.finish()
@@ -226,6 +226,6 @@ def _page(page: Found) -> tuple[Any, ...]:
 
 
 def _dropped(item: Refused) -> tuple[Any, ...]:
-    preview = item.preview.decode("utf-8", "replace")[:PREVIEW_CHARACTERS]
+    preview = preview_of(item.preview.decode("utf-8", "replace"))
     page_id = text_digest(item.url, item.preview)
     return page_id, item.url, None, None, None, None, item.reason, item.score, preview

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.store.records import PAGE, PREVIEW_CHARACTERS
+from pipeline.store.records import PAGE, preview_of
 from pipeline.store.shards import replacing, text_digest
 
 SPOOL_BYTES = 64_000_000  # rows kept in memory before they are written to the temporary file
@@ -136,7 +136,7 @@ def other_rows(rows: pa.Table, repeated: np.ndarray) -> pa.Table:
 
 def _repeated(row: Mapping[str, Any]) -> dict[str, Any]:
     head = row["content"][:1000]
-    preview = head.decode("utf-8", "replace")[:PREVIEW_CHARACTERS]
+    preview = preview_of(head.decode("utf-8", "replace"))
     return {**row, "id": text_digest(row["url"], head), "content": None, "reason": REPEATED_PAGE, "preview": preview}
 
 

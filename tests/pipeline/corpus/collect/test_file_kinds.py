@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.corpus.collect.formats import read_member
 from pipeline.corpus.collect.members import Member, members_of
+from pipeline.store.records import preview_of
 from tests.pipeline.corpus.collect.reading import MB, read, reasons
 from tests.pipeline.corpus.collect.test_members import source_of
 
@@ -73,3 +74,13 @@ def test_kind_of_an_office_file_by_its_first_part(writers):
 def test_kind_of_a_member_that_is_refused_is_in_its_preview():
     (item,) = read_member(Member("a", io.BytesIO, "special_file", "a FIFO"), "u", source_of(io), MB)
     assert (item.reason, item.preview) == ("special_file", b"a FIFO")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\x89PNG\r\n\x1a\n" + bytes(range(256)), b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", b"\0\1\2" * 99]
+)
+def test_preview_of_bytes_that_are_no_text_is_empty(content):
+    """A picture named .txt, or a broken PDF, was printed as rubbish by trace."""
+    assert preview_of(content.decode("utf-8", "replace")) == ""
+    assert preview_of("Die M\u00fchle\tam Bach\n" * 20).startswith("Die M\u00fchle")
+    assert preview_of("one \ufffd stray sign in a text") == "one \ufffd stray sign in a text"

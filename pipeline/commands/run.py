@@ -60,6 +60,7 @@ class Watch:
     interrupted: bool = False  # by Ctrl-C or SIGTERM
     n_passed: int = 0  # checks
     complaints: list[str] = field(default_factory=list)  # messages of checks that did not pass
+    notes: list[str] = field(default_factory=list)  # what else took time
 
     def __post_init__(self) -> None:
         self.finished_before = {record.parent.name for record in self.layout.store.glob(f"*/*/{RECORD}")}
@@ -98,6 +99,11 @@ class Watch:
             return "unchanged"
         rows, seconds = records[0]["rows"], sum(record["seconds"] for record in records)
         self.built.append(Made(asset=asset, rows=rows, seconds=seconds))
+        if baseline := sum(record["seconds"] for record in records[1:] if record["stage"] == "finetune"):
+            self.notes.append(
+                f"{asset}: {clock_text(baseline)} of it trained the baseline random_init, the same network without"
+                f" pretraining; `random_init = false` in [{asset}] of config.toml leaves it out."
+            )
         return f"{rows:,} rows, {size_text(records[0]['bytes'])}"
 
 
@@ -199,6 +205,7 @@ def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
             for made in watch.built
         ]
         lines += [*table_lines(["built", "rows", "seconds", "rows/s"], rows, right=(1, 2, 3)), ""]
+        lines += watch.notes
         outside = max(seconds - sum(made.seconds for made in watch.built), 0)
         lines += [
             f"{clock_text(seconds)} in all, of which {outside:.0f} s outside the stages ({outside / seconds:.0%})"

@@ -69,6 +69,11 @@ class Mill:
         """
         if not issubclass(stage.handle, Checkpoint | Report):
             return self.store(context).build(stage, cfg, *inputs)
+        if run_name:
+            context.log.info(
+                f"{run_name}: trains the same network without pretraining, as a baseline; it takes as long as the"
+                " model itself, and the setting random_init of this asset switches it off"
+            )
         with self.tracked(context, stage, run_name, parent) as tracker:
             launch = launch_with_pipes(context, devices) if devices > 1 else None
             store = replace(self.store(context, run_name), observer=tracker, launch=launch)

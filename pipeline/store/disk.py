@@ -61,12 +61,12 @@ class Garbage:
 def disk_usage(layout: Layout) -> list[DiskUse]:
     """One row per place, first the outputs of each stage. Bytes that an earlier row counts are not counted again."""
     seen: set[tuple[int, int]] = set()
-    current = {layout.store / entry["folder"] for entry in all_entries(layout)}
+    needed = _with_inputs(layout, [layout.store / entry["folder"] for entry in all_entries(layout)])
     places = []
     for stage in _stages(layout):
         outputs = _outputs(stage)
-        n_current = sum(output in current for output in outputs)
-        note = f"{len(outputs)} {'output' if len(outputs) == 1 else 'outputs'}, {n_current} current"
+        n_needed = sum(output in needed for output in outputs)
+        note = f"{len(outputs)} {'output' if len(outputs) == 1 else 'outputs'}, {n_needed} needed by current results"
         if n_unfinished := len(_unfinished(stage)):
             note += f", {n_unfinished} unfinished"
         places.append(_place(f"store/{stage.name}", [*outputs, *_unfinished(stage)], seen, note))
@@ -79,7 +79,7 @@ def disk_usage(layout: Layout) -> list[DiskUse]:
         (layout.store / INDEXES, "indexes of `gristmill trace`; rebuilt when missing"),
         (layout.cache, "downloads; fetched again when missing"),
         (layout.mlflow, "runs, artifacts, registered models"),
-        (layout.tracking, "events that wait for MLflow"),
+        (layout.tracking, "which MLflow run belongs to which output, and events that wait for MLflow"),
         (layout.dagster_home, "runs and their logs"),
     ):
         if folder.exists():

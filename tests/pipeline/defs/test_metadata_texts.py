@@ -3,7 +3,12 @@
 import json
 import re
 
+import pytest
+
+from pipeline.commands.run import Watch
+from pipeline.corpus.source_loss import removed_fractions
 from pipeline.store.layout import load_current
+from pipeline.store.progress import Display
 from pipeline.store.shards import read_table, shard_paths
 from tests.pipeline.test_definitions import metadata_of
 
@@ -43,3 +48,22 @@ def test_metadata_of_a_run_that_builds_nothing_holds_no_picture(toy_graph, secon
     again = told(second_run)
     assert not [name for name, value in again.items() if "data:image/png" in value]
     assert sum(map(len, again.values())) < 200_000
+
+
+def test_metadata_of_the_corpus_says_what_all_its_stages_removed_of_a_source(toy_graph):
+    """removed_fraction_<source> was that of dedup_lines alone: 0 while dedup dropped documents (own trials)."""
+    told_of = metadata_of(toy_graph.first)["corpus"]
+    removed = removed_fractions(load_current(toy_graph.layout, "corpus"))
+    assert removed["local-texts"] > 0
+    assert {name: told_of[f"removed_fraction_{name}"] for name in removed} == pytest.approx(removed, rel=1e-3)
+
+
+def test_run_says_what_the_baseline_of_an_evaluation_took(toy_graph, tmp_path):
+    """An evaluation that trains did not say that this is the baseline, nor how to leave it out (own trials, A15)."""
+    with (tmp_path / "screen").open("w") as stream:
+        watch = Watch(display=Display(stream), layout=toy_graph.layout, assets_of={})
+        watch.finished_before = set()
+        watch._outcome("moods_evaluation")
+        watch._outcome("moods_model")
+    (note,) = watch.notes
+    assert "trained the baseline random_init" in note and "`random_init = false` in [moods_evaluation]" in note

@@ -226,7 +226,7 @@ def test_du_counts_shared_bytes_once(layout):
     locks = list(layout.store.rglob("*.lock"))
     assert sum(place.n_bytes for place in places.values()) == sum(on_disk.values())
     assert sum(place.n_files for place in places.values()) == len(on_disk) - len(locks)
-    assert places["store/dedup"].note == "1 output, 1 current"
+    assert places["store/dedup"].note == "1 output, 1 needed by current results"
     assert places["store/dedup/parts"].n_bytes == 0
 
 

@@ -29,7 +29,8 @@ MAX_HEADER_CHARACTERS = 10_000  # the rest of a longer header is not read
 MAX_PARTS = 1000
 MAX_DEPTH = 20  # of nested parts
 NAMED_ATTACHMENTS = 20
-MIN_SHARED = 0.5  # of the pairs of words of an HTML part; a plain part with fewer does not say what it says
+MIN_SHARED = 0.5  # of the pairs of words of an HTML part; a plain part with fewer does not say what the HTML says
+MIN_WORDS, MIN_SIZE = 5, 0.25  # of an HTML part, the second as a share of the plain part; else it is hardly a text
 ADDRESS = re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE)
 NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/]")
 DEFAULT_CHARSETS = ("us-ascii", "ascii")  # bytes beyond ASCII have no charset then
@@ -100,7 +101,10 @@ def _pieces(part: Any, attachments: list[str], depth: int) -> Iterator[str]:
 
 
 def _alternative(parts: Sequence[Any], attachments: list[str], depth: int) -> list[str]:
-    """The pieces of the plain one of equivalent parts, or of the last other one if the plain one is a stub."""
+    """The pieces of the plain one of equivalent parts, or of the last other one if the plain one is a stub.
+
+    Both, if they say different things and the plain one is no shorter: which one is the stub cannot be told then.
+    """
     plain: list[str] = []
     rich: list[str] = []
     attached: list[str] = []
@@ -111,18 +115,21 @@ def _alternative(parts: Sequence[Any], attachments: list[str], depth: int) -> li
             plain = plain or pieces
         elif pieces or not rich:
             rich, attached = pieces, found
-    if plain and not _is_stub("\n".join(plain), "\n".join(rich)):
+    n_plain, n_shared, n_rich = _compared("\n".join(plain), "\n".join(rich))
+    is_small = n_rich <= n_plain and n_rich < max(MIN_WORDS, MIN_SIZE * n_plain)
+    if plain and (is_small or n_shared >= MIN_SHARED * n_rich):
         return plain
     attachments += attached
-    return rich
+    return rich if n_plain < n_rich else plain + rich
 
 
-def _is_stub(plain: str, rich: str) -> bool:
-    """Whether `plain` is shorter than the other text and has less than half of its pairs of neighbouring words."""
-    plain_words, rich_words = ([w.casefold() for w in WORD.findall(ADDRESS.sub(" ", text))] for text in (plain, rich))
-    pairs = set(pairwise(rich_words))
-    n_shared = len(pairs.intersection(pairwise(plain_words)))
-    return len(plain_words) < len(rich_words) and n_shared < MIN_SHARED * len(pairs)
+def _compared(plain: str, rich: str) -> tuple[int, int, int]:
+    """The pairs of neighbouring words: those of the plain text, those that both have, those of the other text."""
+    pairs = [
+        set(pairwise(["", *(word.casefold() for word in WORD.findall(ADDRESS.sub(" ", text)))]))
+        for text in (plain, rich)
+    ]
+    return len(pairs[0]), len(pairs[0] & pairs[1]), len(pairs[1])
 
 
 def _text(part: Any, kind: str) -> str:

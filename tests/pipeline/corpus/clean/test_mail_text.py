@@ -152,6 +152,13 @@ def test_mail_plain_text_that_says_what_the_html_says_is_preferred(writers, plai
     assert mail_text(alternatives(writers, plain, html)).text == plain
 
 
+def test_mail_parts_that_say_different_things_are_both_read_if_the_plain_one_is_no_shorter(writers):
+    stub = STUBS["in words"]
+    assert mail_text(alternatives(writers, stub, "<p>The mill opens at ten.</p>")).text == (
+        f"{stub}\n\nThe mill opens at ten."
+    )
+
+
 def test_mail_alternative_may_hold_its_html_inside_other_parts_or_before_a_calendar(writers):
     message = writers.mail("News", STUBS["in words"])
     message.add_alternative(NEWS_HTML, subtype="html")

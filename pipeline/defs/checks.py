@@ -3,13 +3,14 @@
 In: the handles of the asset and of other assets that a check needs. Out: one result per check, with the observed
 value and the limit as numbers that the UI plots. A check blocks if a model would be trained on a bad result:
 
-    pages/<source>         conservation (blocks), not_empty, files_read
-    documents              conservation (blocks), not_empty (blocks)
-    corpus                 conservation (blocks), no_leak (blocks), not_empty (blocks), source_loss (blocks; limits in
+    pages/<source>         conservation (blocks), few_lost (blocks), not_empty, files_read
+    documents              conservation (blocks), few_lost (blocks), not_empty (blocks)
+    corpus                 conservation (blocks), few_lost (blocks), no_leak (blocks), not_empty (blocks),
+                           source_loss (blocks; limits in
                            [checks.corpus] of config.toml: removed_fraction, removed_fraction_<source>)
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
-    token_shards           conservation (blocks), ids_in_range (blocks)
+    token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
     foundation_model       finite_loss (blocks)
     foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
@@ -42,7 +43,7 @@ from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
-from pipeline.store.verdict import Verdict, conservation, not_empty
+from pipeline.store.verdict import Verdict, conservation, few_lost, not_empty
 from pipeline.tasks.tasks_toml import Task
 
 TABLE = "checks"  # table of config.toml
@@ -64,8 +65,9 @@ def asset_checks(
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
     conserved = Law(name="conservation", judge=_conserved, blocks=True)
+    lost = Law(name="few_lost", judge=_few_lost, blocks=True)
     files_read = Law(name="files_read", judge=_files_read, blocks=False)
-    kept = [conserved, Law(name="not_empty", judge=_has_rows, blocks=False), files_read]
+    kept = [conserved, lost, Law(name="not_empty", judge=_has_rows, blocks=False), files_read]
     checks = [check_step(["pages", source], kept) for source in sources]
     not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
@@ -74,11 +76,11 @@ def asset_checks(
     accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
-        check_step(["documents"], [conserved, not_empty]),
-        check_step(["corpus"], [conserved, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
+        check_step(["documents"], [conserved, lost, not_empty]),
+        check_step(["corpus"], [conserved, lost, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
         check_step(["corpus_report"], [accounted, *_limits("corpus_report", limits)]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
-        check_step(["token_shards"], [conserved, in_range]),
+        check_step(["token_shards"], [conserved, lost, in_range]),
         check_step(["foundation_model"], [finite_loss]),
         check_step(
             ["foundation_evaluation"],
@@ -168,6 +170,11 @@ def _is_number(value: Any) -> bool:
 def _conserved(handle: Handle) -> Verdict:
     """Every input row was kept, or dropped with a reason."""
     return conservation(handle)
+
+
+def _few_lost(handle: Handle) -> Verdict:
+    """Hardly a row was lost to a timeout, a crash or a lack of memory."""
+    return few_lost(handle)
 
 
 def _accounted(report: Handle) -> Verdict:

@@ -9,9 +9,12 @@ import pyarrow.parquet as pq
 from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.store.chain import same_asset, side_inputs
 from pipeline.store.lineage import Folder, folder_of
-from pipeline.store.records import Handle, Shards
+from pipeline.store.records import FAILED_AGAIN, Handle, Shards
 from pipeline.store.shards import DROPPED_FOLDER, shard_paths
 from pipeline.store.store import read_record
+
+MOST_LOST = 0.001  # share of the rows of a stage that a bad minute of the machine may take
+MOST_FINAL, FEW = 0.01, 3  # share, and number, of rows that may fail whenever they are tried
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,38 @@ def conservation(handle: Handle) -> Verdict:
         folder = next(iter(folder.inputs(record)), None)
     total = sum(abs(rows) for rows in lost.values())
     return Verdict(passed=not total, rule="rows in - kept - dropped = 0", observed=total, limit=0, details=lost)
+
+
+def few_lost(handle: Handle) -> Verdict:
+    """Checks how many rows each stage of the asset of `handle` lost to timeouts, crashes and lack of memory.
+
+    Rows that the next build tries again are limited to MOST_LOST. Rows that failed in two builds are at fault
+    themselves, as those are that cannot be read; many of them mean that a limit is too low.
+    """
+    stages, folders, details = same_asset(handle.stage), [folder_of(handle)], {}
+    worst, passed = 0.0, True
+    for folder in folders:
+        record = read_record(folder.directory) or {}
+        folders += [one for one in folder.inputs(record) if one.stage in stages and one not in folders]
+        counts = record.get("counts") or {"rows_in": 0}
+        lost = counts.get("lost", {})
+        if not lost:
+            continue
+        final = sum(rows for reason, rows in lost.items() if reason.startswith(FAILED_AGAIN))
+        transient, n_rows = sum(lost.values()) - final, max(counts["rows_in"], 1)
+        passed = passed and transient <= MOST_LOST * n_rows and final <= max(FEW, MOST_FINAL * n_rows)
+        worst = max(worst, transient / n_rows, final / n_rows if final > FEW else 0.0)
+        reasons = ", ".join(f"{reason} {rows}" for reason, rows in lost.items())
+        details[folder.stage] = f"{transient + final} of {n_rows} rows: {reasons}"
+    if not passed:
+        details["advice"] = "run again, on an idle machine: these rows alone are tried again; or raise the limits"
+    return Verdict(
+        passed=passed,
+        rule="rows lost to timeout, crash or memory <= limit (1 % if they failed in two builds)",
+        observed=worst,
+        limit=MOST_LOST,
+        details=details,
+    )
 
 
 def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:

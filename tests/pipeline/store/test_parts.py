@@ -19,6 +19,7 @@ from pipeline.store.parts import map_shards
 from pipeline.store.records import Counts, Shards
 from pipeline.store.shards import read_table, shard_paths, write_rows
 from pipeline.store.store import LIMIT, Outcome, Stage, Store, read_handle, read_record
+from pipeline.store.verdict import few_lost
 
 ROW = pa.schema([pa.field("text", pa.string())])
 TEXTS = (("a", "b", "c"), ("d", "e"), ("f",))
@@ -245,3 +246,36 @@ def test_part_that_is_not_a_record_of_ours_is_computed_again(stored):
     (built.handle.directory / "0.parquet").unlink()
     with pytest.raises(CorruptShard):
         read_record(built.handle.directory)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_lost", "builds", "passed"),
+    [
+        (1000, 1, 1, True),
+        (1000, 2, 1, False),
+        (6, 1, 1, False),
+        (6, 1, 2, True),
+        (1000, 10, 2, True),
+        (1000, 11, 2, False),
+    ],
+)
+def test_more_than_a_thousandth_of_the_rows_lost_is_a_failed_check(tmp_path, n_rows, n_lost, builds, passed):
+    """Nothing looked at such rows: they were counted drops like any other. One that fails in two builds is at fault
+    itself, and so is a limit that many exceed."""
+    texts = tuple(f"t{i}" for i in range(n_rows))
+    engine = Flaky(dict.fromkeys(texts[:n_lost], 100))
+    store = Store(root=tmp_path / "store", engine=engine)
+    stored = store.build(STORED, Texts(shards=(texts,))).handle
+    for _ in range(builds):
+        handle = store.build(GRIND, Grinding(), stored).handle
+    verdict = few_lost(handle)
+    assert verdict.passed == passed
+    assert (
+        verdict.details["grind"].startswith(f"{n_lost} of {n_rows} rows: ")
+        and ("advice" in verdict.details) != passed
+    )
+
+
+def test_no_row_lost_is_a_passed_check(stored):
+    verdict = few_lost(stored.build(GRIND, Grinding(), stored.build(STORED, Texts()).handle).handle)
+    assert verdict.passed and verdict.observed == 0 and not verdict.details

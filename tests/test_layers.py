@@ -50,6 +50,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.batches",
     "model.config",
     "model.cores",
+    "model.device_kind",
     "model.launch",
     "model.presets",
     "model.recipe",

@@ -34,6 +34,7 @@ from pipeline.store.store import (
     Store,
     fingerprint_of,
     handle_of,
+    is_final,
     libraries_of,
     literals,
     read_record,
@@ -121,7 +122,8 @@ class PlanningStore(Store):
         del directory
         where = self.where(stage.name, fingerprint_of(stage, cfg, inputs))
         is_known = not any(one.directory in self.changes.shares for one in inputs)
-        if is_known and (record := read_record(where)) is not None:
+        record = read_record(where) if is_known else None
+        if record is not None and is_final(record, cfg):
             self.plan.append(PlannedBuild(stage=stage.name, last=record, config=cfg))
             return Built(handle=handle_of(where, record), unchanged=True, record=record)
         last = self.before.get(stage.name)
@@ -253,6 +255,9 @@ def _reasons(
         yield "never built"
         return
     found = list(_differences(stage, cfg, inputs, last, changes))
+    if not found and (lost := (last["counts"] or {}).get("lost")):
+        rows = ", ".join(f"{reason} {n}" for reason, n in lost.items())
+        found = [f"{sum(lost.values())} rows that workers could not finish are tried again ({rows})"]
     yield from found[:MOST_REASONS]
     if len(found) > MOST_REASONS:
         yield f"and {len(found) - MOST_REASONS} more"

@@ -29,7 +29,7 @@ from pipeline.serving.generate import generate_text
 from pipeline.store.records import Handle, Report, Shards
 from pipeline.store.settings import Count, Natural, check_values
 from pipeline.store.shards import read_table, shard_paths, write_text
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.store.store import DEVICE, Outcome, Stage, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -228,5 +228,5 @@ EVALUATE_FOUNDATION = Stage(
     version=4,
     function=evaluate_foundation,
     handle=Report,
-    libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch"),
+    libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch", DEVICE),
 )

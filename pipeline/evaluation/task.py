@@ -21,7 +21,7 @@ from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
 from pipeline.store.settings import Natural, check_values
 from pipeline.store.shards import read_table, shard_paths, write_text
-from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -152,6 +152,6 @@ def evaluation_stage(kind: Judge) -> Stage:
         version=kind.evaluation_version,
         function=partial(evaluate_task, kind),
         handle=Report,
-        libraries=tuple(sorted({"numpy", "regex", "scipy", "tiktoken", "torch", *kind.libraries})),
+        libraries=tuple(sorted({"numpy", "regex", "scipy", "tiktoken", "torch", DEVICE, *kind.libraries})),
         variant=kind.identity,
     )

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
+from model.device_kind import device_kind
 from pipeline.store.checksums import check_output, checksums, remember_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Engine, LocalProcesses
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
+DEVICE = "device"  # in the libraries of a stage that computes with torch: cpu and cuda give other bytes
 UNICODE = "Unicode"  # in the libraries of a stage that classifies or normalises text: the tables that Python has
 NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not affect the output
 AS_SET = {"set": True}  # of one whose values have no order
@@ -119,7 +121,7 @@ class Stage:
     version: int
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
-    libraries: tuple[str, ...] = ()  # distributions whose version affects the output, and UNICODE
+    libraries: tuple[str, ...] = ()  # distributions whose version affects the output, UNICODE and DEVICE
     variant: str = ""  # which of several functions with this name runs, for instance that of a kind of task
     by_shard: bool = False  # results are cached per shard, so that a rebuild processes changed shards only
 
@@ -247,7 +249,9 @@ def libraries_of(stage: Stage) -> dict[str, str]:
 
 
 def _version_of(library: str) -> str:
-    return unicodedata.unidata_version if library == UNICODE else importlib.metadata.version(library)
+    if library == UNICODE:
+        return unicodedata.unidata_version
+    return device_kind() if library == DEVICE else importlib.metadata.version(library)
 
 
 def literals(value: Any, where: str = "config") -> Any:

@@ -27,7 +27,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, Positive, check_values
 from pipeline.store.shards import link_or_copy
-from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training.pace import paced
 
 if TYPE_CHECKING:
@@ -312,7 +312,13 @@ def finetune_stage(kind: Objective) -> Stage:
         version=VERSION,
         function=function,
         handle=Checkpoint,
-        libraries=("numpy", "regex", "tiktoken", "torch"),  # another version may round, draw or split differently
+        libraries=(
+            "numpy",
+            "regex",
+            "tiktoken",
+            "torch",
+            DEVICE,
+        ),  # another version may round, draw or split differently
         variant=kind.identity,
     )
 

@@ -24,7 +24,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
 from pipeline.store.shards import link_or_copy
-from pipeline.store.store import Outcome, Stage, Work
+from pipeline.store.store import DEVICE, Outcome, Stage, Work
 from pipeline.training.launched import tell_what_was_left, train_in_processes
 from pipeline.training.pace import paced, warn_of_passes
 
@@ -193,7 +193,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
 
 
 PRETRAIN = Stage(
-    name="pretrain", version=2, function=pretrain, handle=Checkpoint, libraries=("torch",)
+    name="pretrain", version=2, function=pretrain, handle=Checkpoint, libraries=("torch", DEVICE)
 )  # torch: another version may round differently
 
 

@@ -1,6 +1,8 @@
 """What a fingerprint depends on: what changes the bytes, and nothing else (review 3.5 and 3.6)."""
 
 import importlib.metadata
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,11 +16,15 @@ from pipeline.corpus.collect.stage import COLLECT, CollectConfig, CollectRecipe
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
+from pipeline.evaluation.foundation import EVALUATE_FOUNDATION
+from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.records import Shards
-from pipeline.store.store import Outcome, Stage, recipe_of
+from pipeline.store.store import DEVICE, Outcome, Stage, libraries_of, recipe_of
 from pipeline.tasks.kind import kind_named
 from pipeline.training.finetune import finetune_stage
 from pipeline.training.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +126,27 @@ def test_fingerprint_has_the_kind_of_a_source(tmp_path):
         for source in (FilesSource, TarpitSource)
     ]
     assert len(set(recipes)) == 2
+
+
+def test_fingerprint_of_a_training_has_the_kind_of_device_and_not_the_number_of_processes(monkeypatch):
+    """On CUDA products are bfloat16 and other weights come out: 1e-3 of the loss lay between models that had one
+    fingerprint. Processes only add in another order, which is said to be no identity (docs/pipeline.md)."""
+    on_cpu = pretrained()
+    assert pretrained(devices=2) == pretrained(devices=2, parallel="fsdp") == on_cpu
+    monkeypatch.setattr("pipeline.store.store.device_kind", lambda: "cuda")
+    assert pretrained() != on_cpu
+    for kind in map(kind_named, ["classification"]):
+        for stage in (finetune_stage(kind), evaluation_stage(kind), EVALUATE_FOUNDATION):
+            assert libraries_of(stage)[DEVICE] == "cuda"
+    assert DEVICE not in CLEAN.libraries
+
+
+def test_device_kind_needs_no_torch_where_torch_has_no_gpus():
+    """`gristmill plan` and the code location stay quick."""
+    code = "import sys; from model.device_kind import device_kind; print(device_kind(), 'torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    kind, is_imported = answer.stdout.split()
+    if importlib.metadata.version("torch").endswith("+cpu"):
+        assert (kind, is_imported) == ("cpu", "False")
+    else:
+        assert kind in ("cpu", "cuda")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store.chain import CHAIN
-from pipeline.store.store import UNICODE, Outcome, Stage, libraries_of
+from pipeline.store.store import DEVICE, UNICODE, Outcome, Stage, libraries_of
 from pipeline.tasks.kind import kind_named
 from pipeline.tasks.kinds import KINDS
 
@@ -161,7 +161,7 @@ def test_libraries_every_import_of_a_stage_is_declared_or_has_a_reason(name):
     repair = () if name in READS_BYTES else ("ftfy", "resiliparse")  # others call only what is Python's own there
     allowed = {*stage.libraries, *NEVER, *NOT_HERE[name], *repair}
     assert {d: m for d, m in imported.items() if d not in allowed} == {}, "declare it, or say why it has no effect"
-    unused = {*stage.libraries} - {UNICODE, *READ_AS_DATA, *imported}
+    unused = {*stage.libraries} - {UNICODE, DEVICE, *READ_AS_DATA, *imported}
     assert not unused, "a new version of these would rebuild the output for nothing"
 
 

@@ -97,6 +97,7 @@ BLOCK_LEVEL = frozenset(
     }
 )
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+WHOLE_PAGES = frozenset({"html", "body", "form"})  # their class names describe the page, not a part of it
 PERMALINKS = ("\u00b6", "#", "\u00a7", "\U0001f517", "")
 
 # Features by tag or ARIA role; the position in the tuple is the bit.
@@ -170,6 +171,14 @@ CLASS_WORDS = {
 }
 CLASSES = tuple(CLASS_WORDS)
 HIDDEN = 1 << CLASSES.index("hidden")
+# Class names of visitors' comments, in several languages, and what is no comment although its name says so.
+COMMENT_NAME = re.compile(r"comment|komment|comentari|reactie|disqus", re.IGNORECASE)
+NO_COMMENT_NAME = re.compile(
+    r"topic|message|forum|review|rating|feedback|fdbk|answer|question"  # posts of forums, opinions of buyers
+    r"|(?:^|[\s_-])(?:no|has|with|enable|allow|show|open|closed?|latest|recent|popular)[-_]?comment"
+    r"|comments?[-_](?:open|closed|count|number|link|off|on)\b",
+    re.IGNORECASE,
+)
 LINE_BREAKS = re.compile(f" ?{LINE_BREAK} ?")
 STANZAS = re.compile(r"\n{3,}")
 _PATTERNS = tuple(re.compile(pattern) for pattern in CLASS_WORDS.values())
@@ -216,6 +225,7 @@ class Place:
     cell: int = -1
     outer_list: "Place | None" = None  # the outermost list that contains it
     numbering: Numbering | None = None  # of the innermost list that contains it
+    comment: "Place | None" = None  # the innermost element around it that is called a comment, or itself
     above: "Place | None" = None  # the element around it
 
 
@@ -298,7 +308,7 @@ def _read(reading: _Reading, root: Any, skipped: frozenset[str], shown: frozense
 
 
 def _open(reading: _Reading, element: Any, tag: str) -> None:
-    if tag in BLOCK_LEVEL:
+    if tag in BLOCK_LEVEL or _is_comment(tag):
         reading.flush()
         reading.places.append(_place(reading.places[-1], element, tag))
     elif tag == "br":
@@ -311,7 +321,7 @@ def _open(reading: _Reading, element: Any, tag: str) -> None:
 
 
 def _close(reading: _Reading, element: Any, tag: str) -> None:
-    if tag in BLOCK_LEVEL:
+    if tag in BLOCK_LEVEL or _is_comment(tag):
         reading.flush()
         reading.places.pop()
     elif tag == "a":
@@ -327,9 +337,10 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
     own = _class_bits(name) if name != " " else 0
     if attributes.get("aria-hidden") == "true" or is_not_shown(element):
         own |= HIDDEN
+    role = attributes.get("role", "")
     place = Place(
         tag,
-        parent.tags | TAG_BITS.get(tag, 0) | ROLE_BITS.get(attributes.get("role", ""), 0),
+        parent.tags | TAG_BITS.get(tag, 0) | ROLE_BITS.get(role, 0),
         own,
         own | parent.own,
         own | parent.around,
@@ -340,8 +351,16 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
         parent.cell,
         parent.outer_list,
         parent.numbering,
+        parent.comment,
         parent,
     )
+    if _is_comment_name(attributes.get("class", "")[:MAX_CLASS_CHARACTERS]) or (
+        role == "comment"
+        or attributes.get("itemprop") == "comment"
+        or "comment" in attributes.get("data-testid", "")
+        or _is_comment(tag)
+    ):
+        place.comment = place if tag not in WHOLE_PAGES else None
     if tag in ("ol", "ul", "menu", "dir"):
         place.numbering = Numbering.of(element)
     if place.outer_list is None and tag in ("ul", "ol", "dl"):
@@ -361,6 +380,16 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
         parent.row.n_cells += 1
         parent.row.is_header = tag == "th" and (place.cell == 0 or parent.row.is_header)
     return place
+
+
+@lru_cache(maxsize=20_000)
+def _is_comment_name(name: str) -> bool:
+    return COMMENT_NAME.search(name) is not None and NO_COMMENT_NAME.search(name) is None
+
+
+def _is_comment(tag: str) -> bool:
+    """Whether a site has defined an element for comments: <site-comment>."""
+    return "-" in tag and "comment" in tag
 
 
 @lru_cache(maxsize=20_000)

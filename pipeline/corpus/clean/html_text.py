@@ -20,7 +20,7 @@ from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
 from pipeline.corpus.clean.html_blocks import Block, blocks_of
-from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
+from pipeline.corpus.clean.html_choice import choice, expected_f1, is_discussion, lengths, scores, units_of, without_comments
 from pipeline.corpus.clean.html_structure import structured
 from pipeline.corpus.clean.html_tree import NOT_TEXT, html_tree
 
@@ -47,8 +47,10 @@ def html_text(page: str) -> Extracted:
     if expected_f1(score, size) < FITTED["sure"]:
         chosen["trafilatura"] = by_trafilatura(tree)
         score, extractor = scores(units, chosen, FITTED["both"]), "union"
-    keep = choice(score, size, FITTED["caution"])[unit_of]
-    text = structured([block for block, is_kept in zip(blocks, keep, strict=True) if is_kept])
+    keep = choice(score, size, FITTED["caution"])
+    if not is_discussion(page):
+        keep = without_comments(units, size, keep)
+    text = structured([block for block, is_kept in zip(blocks, keep[unit_of], strict=True) if is_kept])
     return Extracted(text, title=title, extractor=extractor)
 
 

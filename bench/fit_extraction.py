@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.extraction_pages import GoldPage, by_kind, f1, gold_pages, markdown_table, words
+from pipeline.corpus.clean.html_article import article
 from pipeline.corpus.clean.html_blocks import Block
 from pipeline.corpus.clean.html_choice import bounded, choice, expected_f1, features, found_in, lengths, units_of
 from pipeline.corpus.clean.html_text import by_resiliparse, by_trafilatura, page_blocks, parsed
@@ -36,13 +37,15 @@ SMALLEST_WEIGHT = 0.02  # of a block, where a page has 100 in all
 @dataclass(slots=True)
 class Prepared:
     page: GoldPage
-    blocks: list[Block]  # units
+    blocks: list[Block]
+    units: list[Block]
+    unit_of: np.ndarray  # by block
     size: np.ndarray
     matrices: dict[str, np.ndarray]  # by model, with a last column of ones
     names: dict[str, list[str]]
     target: np.ndarray
     weight: np.ndarray
-    words: list[Counter[str]]
+    words: list[Counter[str]]  # by block
     gold: Counter[str]
 
 
@@ -59,9 +62,9 @@ class Fit:
 def prepare(page: GoldPage) -> Prepared | None:
     tree, text = parsed(page.page)
     found, with_noscript = ([], False) if tree is None else page_blocks(tree)
-    blocks = units_of(found)[0]
-    if not blocks:
+    if not found:
         return None
+    blocks, unit_of = units_of(found)
     texts = {"resiliparse": by_resiliparse(text, with_noscript), "trafilatura": by_trafilatura(tree)}
     matrices, names = {}, {}
     for model, extractors in MODELS.items():
@@ -72,7 +75,8 @@ def prepare(page: GoldPage) -> Prepared | None:
     weight = 100 * n_words / max(1.0, n_words.sum()) + SMALLEST_WEIGHT
     target = found_in(blocks, page.text)
     gold = words(page.text)
-    return Prepared(page, blocks, lengths(blocks), matrices, names, target, weight, counts, gold)
+    by_block = [words(block.text) for block in found]
+    return Prepared(page, found, blocks, unit_of, lengths(blocks), matrices, names, target, weight, by_block, gold)
 
 
 def fitted(pages: list[Prepared], model: str) -> Fit:
@@ -92,13 +96,13 @@ def outcomes(page: Prepared, fits: dict[str, Fit]) -> np.ndarray:
     """F1 for every (caution, sure); whether trafilatura was asked stands in the second layer."""
     expected, reached = {}, {}
     for model, fit in fits.items():
-        score = bounded(page.blocks, fit.raw(page.matrices[model]))
+        score = bounded(page.units, fit.raw(page.matrices[model]))
         expected[model] = expected_f1(score, page.size)
         reached[model] = []
         for caution in CAUTIONS:
-            kept = np.flatnonzero(choice(score, page.size, caution))
+            kept = article(page.blocks, choice(score, page.size, caution)[page.unit_of], page.page.page)
             got = Counter[str]()
-            for i in kept:
+            for i in np.flatnonzero(kept):
                 got.update(page.words[i])
             reached[model].append(f1(got, page.gold))
     table = np.zeros((2, len(CAUTIONS), len(SURES)))

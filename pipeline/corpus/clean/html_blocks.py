@@ -227,6 +227,8 @@ class Place:
     numbering: Numbering | None = None  # of the innermost list that contains it
     comment: "Place | None" = None  # the innermost element around it that is called a comment, or itself
     above: "Place | None" = None  # the element around it
+    first: int = 0  # the number of blocks before it
+    end: int = 0  # the number of blocks before its end
 
 
 @dataclass(slots=True, eq=False)
@@ -249,6 +251,11 @@ class _Reading:
             self.pieces.append(text)
             if self.n_links:
                 self.link_characters += len(text.strip())
+
+    def begin(self, place: Place) -> None:
+        self.flush()
+        place.first = len(self.blocks)
+        self.places.append(place)
 
     def flush(self) -> None:
         if not self.pieces:
@@ -273,6 +280,7 @@ def blocks_of(tree: Any, *, with_noscript: bool = False, with_hidden: bool = Tru
     for root in [tree, *tree.itersiblings(tag="html")]:
         _read(reading, root, skipped, BLOCK_LEVEL if with_hidden else frozenset())
         reading.flush()
+        reading.places[0].end = len(reading.blocks)
         del reading.places[1:]
     return reading.blocks
 
@@ -298,8 +306,7 @@ def _read(reading: _Reading, root: Any, skipped: frozenset[str], shown: frozense
             passed = element
             walk.skip_subtree()
         elif tag == "pre":
-            reading.flush()
-            reading.places.append(_place(reading.places[-1], element, tag))
+            reading.begin(_place(reading.places[-1], element, tag))
             if listing := "".join(element.itertext()):
                 reading.blocks.append(Block(listing, 0, reading.places[-1]))
             walk.skip_subtree()
@@ -309,8 +316,7 @@ def _read(reading: _Reading, root: Any, skipped: frozenset[str], shown: frozense
 
 def _open(reading: _Reading, element: Any, tag: str) -> None:
     if tag in BLOCK_LEVEL or _is_comment(tag):
-        reading.flush()
-        reading.places.append(_place(reading.places[-1], element, tag))
+        reading.begin(_place(reading.places[-1], element, tag))
     elif tag == "br":
         reading.pieces.append(LINE_BREAK)
     elif tag == "a":
@@ -323,7 +329,7 @@ def _open(reading: _Reading, element: Any, tag: str) -> None:
 def _close(reading: _Reading, element: Any, tag: str) -> None:
     if tag in BLOCK_LEVEL or _is_comment(tag):
         reading.flush()
-        reading.places.pop()
+        reading.places.pop().end = len(reading.blocks)
     elif tag == "a":
         reading.n_links -= 1
     elif tag == "button":

@@ -31,8 +31,6 @@ MIN_MENU, MENU_LINK_SHARE = 5, 0.8  # number of entries; share of the characters
 SHORT = 300  # characters of a cell or an item
 MAX_ITEMS = 60  # of a list that is kept or dropped as a whole
 LEAST_SCORE = 0.01  # of units that are not menus, so that a page of such units is not empty
-DISCUSSIONS = ("DiscussionForumPosting", "QAPage")  # types of schema.org
-MIN_COMMENTS, MIN_ARTICLE = 2, 200  # elements; characters that are chosen beside them
 WINDOWS = (2, 6)  # blocks on either side
 AROUND = (
     "nav",
@@ -160,25 +158,6 @@ def choice(score: np.ndarray, size: np.ndarray, caution: float) -> np.ndarray:
     keep = score >= caution * half
     # on a page with low scores the cautious choice can be empty; the best unit is always above the half
     return (keep if keep.any() else score >= half) & (score > 0)
-
-
-def is_discussion(page: str) -> bool:
-    """Whether a page declares that what visitors write is its content."""
-    return any(kind in page for kind in DISCUSSIONS)
-
-
-def without_comments(units: list[Block], size: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """The choice without visitors' comments, of which single ones read like an article.
-
-    They are content if hardly anything else was chosen.
-    """
-    comments = [unit.place.comment for unit in units]
-    is_comment = np.array([comment is not None for comment in comments])
-    elements = {id(comment) for comment in comments if comment is not None}
-    is_nested = any(comment is not None and comment.above is not None and comment.above.comment for comment in comments)
-    if len(elements) + is_nested < MIN_COMMENTS or size[keep & ~is_comment].sum() < MIN_ARTICLE:
-        return keep
-    return keep & ~is_comment
 
 
 def found_in(blocks: list[Block], text: str) -> np.ndarray:

@@ -7,7 +7,8 @@ In: the decoded text of any page. Out: `Extracted`. Steps:
    decides most pages: extractor "resiliparse".
 3. If the scores promise less than `sure` (in expected F1), trafilatura runs too and the blocks are scored from both
    selections: extractor "union". A page without a block of text has the extractor "none".
-4. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
+4. What belongs to the article though its score is low joins it, and visitors' comments leave it (html_article.py).
+5. The chosen blocks are written with headings, lists, tables and listings (html_structure.py).
 
 Measured by bench/clean.py, fitted by bench/fit_extraction.py on word-level F1; bench/results.md has the cost.
 """
@@ -19,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted
+from pipeline.corpus.clean.html_article import article
 from pipeline.corpus.clean.html_blocks import Block, blocks_of
-from pipeline.corpus.clean.html_choice import choice, expected_f1, is_discussion, lengths, scores, units_of, without_comments
+from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
 from pipeline.corpus.clean.html_structure import structured
 from pipeline.corpus.clean.html_tree import NOT_TEXT, html_tree
 
@@ -47,10 +49,8 @@ def html_text(page: str) -> Extracted:
     if expected_f1(score, size) < FITTED["sure"]:
         chosen["trafilatura"] = by_trafilatura(tree)
         score, extractor = scores(units, chosen, FITTED["both"]), "union"
-    keep = choice(score, size, FITTED["caution"])
-    if not is_discussion(page):
-        keep = without_comments(units, size, keep)
-    text = structured([block for block, is_kept in zip(blocks, keep[unit_of], strict=True) if is_kept])
+    keep = article(blocks, choice(score, size, FITTED["caution"])[unit_of], page)
+    text = structured([block for block, is_kept in zip(blocks, keep, strict=True) if is_kept])
     return Extracted(text, title=title, extractor=extractor)
 
 

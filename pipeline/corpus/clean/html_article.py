@@ -10,13 +10,23 @@ In: the blocks of a page, and the choice of html_choice.py. Out: the corrected c
 The figures of bench/fit_extraction.py include both rules.
 """
 
+import re
+from collections import Counter
+
 import numpy as np
 
-from pipeline.corpus.clean.html_blocks import CLASSES, TAGS, Block, Place
+from pipeline.corpus.clean.html_blocks import CLASSES, HEADINGS, TAGS, Block, Place
 from pipeline.corpus.clean.html_choice import lengths
 
 DISCUSSIONS = ("DiscussionForumPosting", "QAPage")  # types of schema.org
 MIN_COMMENTS, MIN_ARTICLE = 2, 200  # elements; characters that are chosen beside them
+COMMENTS_HEADING = re.compile(
+    r"(?:\d+ )?(?:comments?|responses|replies|reader comments|kommentare?|commentaires?|comentarios|comentários"
+    r"|commenti|reacties|kommentarer|komentarze|комментарии|коментарі|コメント|评论|評論|留言|댓글)"
+    r"(?: ?[(\[:] ?\d* ?[)\]]?| \d+)?"
+    r"|\d+ thoughts? on .{1,200}",
+    re.IGNORECASE,
+)
 MOST, MIN_CHOSEN = 0.5, 50  # share of the characters of an element, and their number
 LINKS = 0.5  # share of the characters of a block
 BOILERPLATE_TAGS = sum(
@@ -55,12 +65,39 @@ def without_comments(blocks: list[Block], keep: np.ndarray) -> np.ndarray:
     comments = [block.place.comment for block in blocks]
     elements = {id(comment): comment for comment in comments if comment is not None}
     n_nested = sum(1 for element in elements.values() if element.above is not None and element.above.comment)
-    if len(elements) + n_nested < MIN_COMMENTS:
-        return keep
     is_comment = np.array([comment is not None for comment in comments])
+    if len(elements) + n_nested < MIN_COMMENTS:
+        is_comment[:] = False
+    for i, block in enumerate(blocks):
+        if block.place.tag in HEADINGS and COMMENTS_HEADING.fullmatch(block.text):
+            is_comment[i : _end_of_comments(blocks, i)] = True
+    if not is_comment.any():
+        return keep
     if lengths(blocks)[keep & ~is_comment].sum() < MIN_ARTICLE:
         return keep
     return keep & ~is_comment
+
+
+def _end_of_comments(blocks: list[Block], heading: int) -> int:
+    """The end of a section that begins with a heading such as "Comments" and holds at least two alike items.
+
+    An item has a block with its author and one with its text, so that a chapter about comments is not taken for one.
+    """
+    section = blocks[heading].place.above
+    while section is not None and section.above is not None and section.end == heading + 1:
+        section = section.above
+    if section is None or section.first != heading:
+        return heading
+    items: Counter[tuple[int, tuple[str, str]]] = Counter()
+    for block in blocks[heading + 1 : section.end]:
+        item = block.place
+        if item.tag == "pre":
+            return heading
+        while item.above is not None and item.above is not section and item.above.first > heading + 1:
+            item = item.above
+        items[id(item), item.signature] += 1
+    alike = Counter(signature for (_, signature), n_blocks in items.items() if n_blocks > 1)
+    return section.end if alike and max(alike.values()) >= MIN_COMMENTS else heading
 
 
 def completed(blocks: list[Block], keep: np.ndarray) -> np.ndarray:

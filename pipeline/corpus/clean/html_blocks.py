@@ -339,7 +339,10 @@ def _close(reading: _Reading, element: Any, tag: str) -> None:
 
 def _place(parent: Place, element: Any, tag: str) -> Place:
     attributes = element.attrib
-    name = f"{attributes.get('class', '')} {attributes.get('id', '')}"[:MAX_CLASS_CHARACTERS]
+    classes = attributes.get("class", "")
+    # the id of a heading or of the section below it repeats the words of the heading
+    is_section = tag in HEADINGS or (tag == "section" and not classes) or classes == "section"
+    name = f"{classes} {'' if is_section else attributes.get('id', '')}"[:MAX_CLASS_CHARACTERS]
     own = _class_bits(name) if name != " " else 0
     if attributes.get("aria-hidden") == "true" or is_not_shown(element):
         own |= HIDDEN
@@ -360,13 +363,19 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
         parent.comment,
         parent,
     )
-    if _is_comment_name(attributes.get("class", "")[:MAX_CLASS_CHARACTERS]) or (
+    if _is_comment_name(classes[:MAX_CLASS_CHARACTERS]) or (
         role == "comment"
         or attributes.get("itemprop") == "comment"
         or "comment" in attributes.get("data-testid", "")
         or _is_comment(tag)
     ):
         place.comment = place if tag not in WHOLE_PAGES else None
+    _set_part(place, parent, element, tag)
+    return place
+
+
+def _set_part(place: Place, parent: Place, element: Any, tag: str) -> None:
+    """What a place is of a list or a table."""
     if tag in ("ol", "ul", "menu", "dir"):
         place.numbering = Numbering.of(element)
     if place.outer_list is None and tag in ("ul", "ol", "dl"):
@@ -385,7 +394,6 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
         place.cell = parent.row.n_cells
         parent.row.n_cells += 1
         parent.row.is_header = tag == "th" and (place.cell == 0 or parent.row.is_header)
-    return place
 
 
 @lru_cache(maxsize=20_000)

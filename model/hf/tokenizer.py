@@ -33,7 +33,8 @@ class Feeding:
     """How texts become rows of token ids for a model."""
 
     max_tokens: int  # of a row; a longer text is cut
-    keeps_end: bool  # of a text that is cut; shorter ones are padded before it, otherwise behind it
+    truncation_side: str  # where a longer text is cut: "right" is its end, "left" its beginning
+    padding_side: str  # where a shorter text is padded
     is_repaired: bool  # whether texts are composed (NFC) and stripped first, as our classifiers do
 
 
@@ -100,7 +101,7 @@ def _feed(
 ) -> None:
     """Write down how the model is fed. A decoder goes on behind the last token of a row, so it is padded before."""
     config["model_max_length"] = feeding.max_tokens
-    config["padding_side"] = config["truncation_side"] = "left" if feeding.keeps_end else "right"
+    config["padding_side"], config["truncation_side"] = feeding.padding_side, feeding.truncation_side
     if _text(config.get("pad_token")) not in tokens:  # without one transformers cannot make a batch
         ends = (_text(config.get(name)) for name in ("eos_token", "bos_token"))
         config["pad_token"] = next((token for token in ends if token in tokens), None)

@@ -30,6 +30,7 @@ class Source:
     labels: tuple[str, ...] | None  # of a classifier
     tokenizer: Path  # folder
     max_tokens: int  # of a text, with the token that opens it
+    truncation_side: str  # of a text that is longer
 
 
 def run_export(args: Namespace) -> int:
@@ -39,7 +40,12 @@ def run_export(args: Namespace) -> int:
     from model.hf.tokenizer import Feeding, read_exported_tokenizer
 
     is_decoder = source.labels is None
-    feeding = Feeding(max_tokens=source.max_tokens, keeps_end=is_decoder, is_repaired=not is_decoder)
+    feeding = Feeding(
+        max_tokens=source.max_tokens,
+        truncation_side=source.truncation_side,
+        padding_side="left" if is_decoder else "right",
+        is_repaired=not is_decoder,
+    )
     tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding)
     out = Path(args.out).absolute()
     if args.format == "hf":
@@ -77,8 +83,14 @@ def read_source(folder: Path) -> Source:
             model, labels = read_classifier(folder)
         else:
             model, labels = read_folder(folder), None
-        longest = _longest_of(folder, model.cfg.max_seq_len)
-        return Source(model=model, labels=labels, tokenizer=folder, max_tokens=longest)
+        longest, side = _limits_of(folder, model.cfg.max_seq_len)
+        return Source(
+            model=model,
+            labels=labels,
+            tokenizer=folder,
+            max_tokens=longest,
+            truncation_side="left" if labels is None else side,  # a decoder continues the end of a text
+        )
     if description.get("kind") == "sequence_classifier":
         model, labels = load_classifier(folder)
     else:
@@ -93,18 +105,21 @@ def read_source(folder: Path) -> Source:
         labels=labels,
         tokenizer=tokenizer,
         max_tokens=min(description.get("max_tokens", context), context),
+        truncation_side="left" if labels is None else description.get("truncation_side", "right"),
     )
 
 
-def _longest_of(folder: Path, context: int) -> int:
-    """model_max_length of a Hugging Face folder, which is a huge number where nobody set it."""
+def _limits_of(folder: Path, context: int) -> tuple[int, str]:
+    """model_max_length of a Hugging Face folder, a huge number where nobody set it, and its truncation_side."""
     from model.checkpoint import read_json
     from model.hf.tokenizer import TOKENIZER_CONFIG_JSON
 
     path = folder / TOKENIZER_CONFIG_JSON
     config = read_json(path) if path.is_file() else {}
-    longest = config.get("model_max_length") if isinstance(config, dict) else None
-    return min(int(longest), context) if isinstance(longest, int | float) and longest >= 1 else context
+    limits = config if isinstance(config, dict) else {}
+    longest, side = limits.get("model_max_length"), limits.get("truncation_side")
+    most = min(int(longest), context) if isinstance(longest, int | float) and longest >= 1 else context
+    return most, side if side in ("left", "right") else "right"
 
 
 def read_chat_template(path: Path) -> str:

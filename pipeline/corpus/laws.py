@@ -95,7 +95,8 @@ def plausible(warnings: Sequence[str]) -> Verdict:
     """Nothing looks wrong with the examples of a task."""
     return Verdict(
         passed=not warnings,
-        rule="warnings about the examples = 0" + (f" (the first: {warnings[0]})" if warnings else ""),
+        rule="warnings about the examples = 0",
+        failure="; ".join(warnings[:3]) + (f"; and {len(warnings) - 3} more warnings" if len(warnings) > 3 else ""),
         observed=len(warnings),
         limit=0,
         details={f"warning_{number}": warning for number, warning in enumerate(warnings, 1)},

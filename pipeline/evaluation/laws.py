@@ -21,8 +21,10 @@ def whole_texts(measures: Mapping[str, float]) -> Verdict:
     """Checks that a model reads most of its training texts from the beginning to the end."""
     return Verdict(
         passed=measures["train_cut_fraction"] <= MOST_CUT,
-        rule="fraction of the training texts that are longer than max_tokens <= limit (raise max_tokens to read more"
-        ' of them, or set truncation_side to "left" to read their ends)',
+        rule="fraction of the training texts that are longer than max_tokens <= limit",
+        failure=f"{measures['train_cut_fraction']:.1%} of the training texts are longer than the model reads (limit"
+        f' {MOST_CUT:.0%}): raise max_tokens, up to the context of the base, or set truncation_side to "left" to read'
+        " their ends",
         observed=measures["train_cut_fraction"],
         limit=MOST_CUT,
         details={name: value for name, value in measures.items() if name.endswith(("_n_cut", "_cut_fraction"))},

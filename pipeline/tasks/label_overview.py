@@ -62,7 +62,8 @@ def label_warnings(counts: Counts) -> Iterator[str]:
 
 
 def spellings(totals: Mapping[str, int]) -> list[list[str]]:
-    """Groups of labels that differ in case, spaces, hyphens, Unicode form or one letter; the most frequent first."""
+    """Groups of labels that differ in case, spaces, hyphens, Unicode form, invisible characters or one letter; the
+    most frequent first."""
     forms = {label: _form(label) for label in totals}
     root = {label: label for label in totals}
 
@@ -87,7 +88,8 @@ def spellings(totals: Mapping[str, int]) -> list[list[str]]:
 
 
 def _form(label: str) -> str:
-    return SEPARATORS.sub(" ", unicodedata.normalize("NFKC", label).casefold()).strip()
+    visible = "".join(sign for sign in label if unicodedata.category(sign) != "Cf")  # no zero-width spaces
+    return SEPARATORS.sub(" ", unicodedata.normalize("NFKC", visible).casefold()).strip()
 
 
 def _differ_by_a_slip(one: str, other: str) -> bool:

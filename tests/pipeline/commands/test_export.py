@@ -126,30 +126,30 @@ def test_exported_assets_of_a_graph_give_the_logits_and_labels_that_ours_give(to
     torch.testing.assert_close(got_NC, torch.from_numpy(expected_NC), atol=1e-4, rtol=1e-4)
 
 
-def exported_classifier(tmp_path, cfg: DecoderConfig, max_tokens: int) -> Classifier:
+def exported_classifier(tmp_path, cfg: DecoderConfig, **feeding: object) -> Classifier:
     """A classifier with large random weights, exported to `out`; our own predictor of it."""
     write_model(tmp_path / "classifier", cfg)
     model = new_classifier(cfg, 3, seed=5)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.empty_like(weight).normal_(std=0.3, generator=torch.Generator().manual_seed(2)))
-    description = describe(cfg, ("glad", "sad", "C#")) | {"max_tokens": max_tokens}
+    description = describe(cfg, ("glad", "sad", "C#")) | feeding
     save_model(tmp_path / "classifier", model, description)
     assert main(["export", "classifier", "out"]) == 0
     return predictor_in(Classifier, tmp_path / "classifier")
 
 
-@pytest.mark.parametrize("cfg", [CONFIG, GPT2], ids=["qwen3", "gpt2"])
-def test_exported_classifier_reads_texts_as_ours_does(cfg, tmp_path, capsys):
+@pytest.mark.parametrize(("cfg", "side"), [(CONFIG, "right"), (CONFIG, "left"), (GPT2, "right")])
+def test_exported_classifier_reads_texts_as_ours_does(cfg, side, tmp_path, capsys):
     """The export said nothing of max_tokens, so that transformers read the whole of a long text, or failed: two of
     four labels differed (cardiffnlp/tweeteval#17, huggingface/transformers#5983)."""
-    ours = exported_classifier(tmp_path, cfg, max_tokens=12)
+    ours = exported_classifier(tmp_path, cfg, max_tokens=12, truncation_side=side)
     long = "the mill and the miller in the hill, " * 10
     texts = [long, "mill", long[::-1], "", "  the mill \n", "u\u0308ber a\u030a", "the <|endoftext|> end", "in " * 11]
     expected_NC = torch.from_numpy(ours.probabilities(texts))
     tokenizer = AutoTokenizer.from_pretrained("out")
     theirs = AutoModelForSequenceClassification.from_pretrained("out", dtype=torch.float32).eval()
-    assert (tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side) == (12, "right", "right")
+    assert (tokenizer.model_max_length, tokenizer.padding_side, tokenizer.truncation_side) == (12, "right", side)
     assert theirs.config.pad_token_id == tokenizer.pad_token_id == VOCAB_SIZE - 1
     with torch.no_grad():
         got_NC = theirs(**tokenizer(texts, padding=True, truncation=True, return_tensors="pt")).logits.softmax(-1)
@@ -161,7 +161,8 @@ def test_exported_classifier_reads_texts_as_ours_does(cfg, tmp_path, capsys):
         expected = ours.answer([{"text": text} for text in texts])
         assert [one["label"] for one in answers] == [one["label"] for one in expected]
     assert main(["export", "out", "again"]) == 0
-    assert AutoTokenizer.from_pretrained("again").model_max_length == 12
+    again = AutoTokenizer.from_pretrained("again")
+    assert (again.model_max_length, again.truncation_side) == (12, side)
 
 
 @pytest.mark.parametrize("cfg", [CONFIG, GPT2], ids=["qwen3", "gpt2"])

@@ -27,6 +27,7 @@ from pipeline.tasks.label_overview import label_counts, label_table, label_warni
         ("not spam", "not-spam", "not_spam"),
         ("caf\u00e9", "cafe\u0301 ".strip()),
         ("\uff21ccess", "access"),
+        ("access", "access\u200b"),
     ],
 )
 def test_labels_of_one_word_in_several_spellings_are_found(alike):
@@ -91,6 +92,7 @@ def test_label_table_has_the_counts_of_each_split_and_the_warnings():
     assert '"none" (8); a model hardly learns them' in text
     verdict = plausible(warnings)
     assert not verdict.passed and verdict.observed == 3 and verdict.details["warning_2"] == warnings[1]
+    assert verdict.sentence().startswith("labels with fewer than 10 examples")
     assert plausible([]).passed
 
 

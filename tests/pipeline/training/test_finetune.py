@@ -252,7 +252,7 @@ def test_f_texts_that_are_cut_are_counted_and_told(tmp_path, base, caplog):
         built = store.build(FINETUNE, recipe, base, examples)
         measures[side] = built.record["measures"]
         assert measures[side]["train_n_cut"] >= 90 and measures[side]["train_cut_fraction"] > 0.9
-        assert not whole_texts(measures[side]).passed and "raise max_tokens" in whole_texts(measures[side]).rule
+        assert not whole_texts(measures[side]).passed and "raise max_tokens" in whole_texts(measures[side]).sentence()
         (answer,) = KIND.predictor(built.handle.directory).answer([{"text": rows[0]["text"]}])
         assert KIND.predictor(built.handle.directory).n_cut([{"text": rows[0]["text"]}, {"text": "short"}]) == 1
     assert answer["label"] == "x"

@@ -26,6 +26,7 @@ import psutil
 from pipeline.commands.mlflow_links import links_resolved
 from pipeline.defs.instance import prepare_dagster_home
 from pipeline.serving.same_origin import split_host
+from pipeline.store.faults import ASK_THE_DOCTOR, damaged_databases
 from pipeline.store.layout import Layout, usable_layout
 from pipeline.tracking.relocation import relocate
 from pipeline.tracking.server import LINK_PORT
@@ -97,6 +98,8 @@ def serve(layout: Layout, dagster_port: int, mlflow_port: int, hosts: Sequence[s
         raise ValueError(f"both servers were given port {mlflow_port}; choose two different ones")
     for name, port in (("dagster", dagster_port), ("mlflow", mlflow_port)):
         require_free_port(name, port)
+    if damaged := damaged_databases(layout):
+        raise ValueError(f"{damaged}; {ASK_THE_DOCTOR}")
     servers = [mlflow_server(layout, mlflow_port, hosts), dagster_server(layout, dagster_port, hosts)]
     stopping = threading.Event()
     former = {number: signal.signal(number, lambda *_: stopping.set()) for number in SIGNALS}

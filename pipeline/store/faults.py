@@ -21,6 +21,7 @@ UNWRITABLE = (
 TOO_LARGE = "File too large"  # the limit of a shell or of the file system
 DAMAGED = ("disk image is malformed", "file is not a database", "malformed database schema", "no such table")
 ENDS = ("[SQL:", "(Background on this error")  # of what helps in an error of SQLAlchemy
+ASK_THE_DOCTOR = "run `gristmill doctor`, which says what to do and mends what it can"
 MAGIC = b"SQLite format 3\0"
 BESIDE = ("-wal", "-shm", "-journal")  # endings of the files that belong to a database
 
@@ -40,10 +41,13 @@ def advised(text: str, layout: Layout) -> str:
             cure = full_disk(layout.data)
         return f"{layout.data}, the data folder (GRISTMILL_DATA), {fault}; {cure} ({line})"
     if any(sign in line for sign in DAMAGED):
-        found = [f"{path}: {fault}" for path in databases(layout) if (fault := fault_in(path))]
-        named = "; ".join(found) or f"a database below {layout.data}"
-        return f"{named} ({line}); run `gristmill doctor`, which says what to do and mends what it can"
+        return f"{damaged_databases(layout) or f'a database below {layout.data}'} ({line}); {ASK_THE_DOCTOR}"
     return line
+
+
+def damaged_databases(layout: Layout) -> str:
+    """The damaged databases with their faults; empty if there are none."""
+    return "; ".join(f"{path}: {fault}" for path in databases(layout) if (fault := fault_in(path)))
 
 
 def full_disk(folder: Path) -> str:

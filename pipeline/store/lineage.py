@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.checksums import check_output
 from pipeline.store.records import Handle
 from pipeline.store.store import output_folder, read_record
 
@@ -42,14 +43,16 @@ def folder_of(handle: Handle) -> Folder:
 def lineage(handles: Iterable[Handle], until: Collection[Path] = ()) -> dict[Folder, Record | None]:
     """All folders that the handles were built from, each before its own inputs.
 
-    Inputs in one of the directories `until` are left out, and so are the inputs of those.
+    Inputs in one of the directories `until` are left out, and so are the inputs of those. Raises CorruptShard when a
+    file of one of them was changed.
     """
     found: dict[Folder, Record | None] = {}  # a folder comes before what it was built from
 
     def visit(folder: Folder) -> None:
         if folder in found:
             return
-        record = read_record(folder.directory)
+        if (record := read_record(folder.directory)) is not None:
+            check_output(folder.directory, record)
         for one in folder.inputs(record):
             if one.directory not in until:
                 visit(one)

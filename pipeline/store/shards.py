@@ -44,7 +44,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a small file that others are found by, such as a record: it is there even after a power cut."""
     write_bytes(path, text.encode())
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the names in a folder to disk, after files were renamed."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

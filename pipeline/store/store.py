@@ -41,7 +41,7 @@ from pipeline.store.errors import DiskFull
 from pipeline.store.leases import Lease, leased
 from pipeline.store.record_file import RECORD, load_record, read_record
 from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle
-from pipeline.store.shards import text_digest, write_text
+from pipeline.store.shards import flush_folder, text_digest, write_text
 
 if TYPE_CHECKING:
     from model.launch import Ended
@@ -321,10 +321,11 @@ def handle_of(directory: Path, record: Mapping[str, Any]) -> Any:
 
 
 def read_handle(directory: Path) -> Any:
-    """The handle of a finished folder. Raises ValueError when `directory` is not one."""
+    """The handle of a finished folder. Raises ValueError if `directory` is none, CorruptShard if it was changed."""
     record = read_record(directory)
     if record is None:
         raise ValueError(f"{directory} is not a finished output: it has no {RECORD}")
+    check_output(directory, record)
     return handle_of(directory, record)
 
 
@@ -408,6 +409,8 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
     }
     for handle in inputs:
         check_unchanged(handle)
+    for folder in sorted({(work.directory / name).parent for name in files}):
+        flush_folder(folder)  # before the record, which says that the files are there
     write_text(work.directory / RECORD, json.dumps(record, indent=1))
     remember_written(work.directory, list(files))
     (work.directory / BEGUN).unlink()

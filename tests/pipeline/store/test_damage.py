@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from pipeline.store import checksums
 from pipeline.store.checksums import SEEN, check_output, damaged_files
 from pipeline.store.errors import CorruptShard
 from pipeline.store.layout import Layout, all_current, all_entries, load_current, save_current
+from pipeline.store.lineage import lineage
 from pipeline.store.record_file import load_record, read_record
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.shards import write_bytes
-from pipeline.store.store import Outcome, Stage, Store, verify
+from pipeline.store.store import Outcome, Stage, Store, read_handle, verify
+from pipeline.tracking.journal import Journal
+from tests.children import python
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +143,55 @@ def test_damaged_file_of_a_record_without_checksums_is_found_by_its_digest(store
     check_output(flour.directory, record, is_read=True)
     flip(flour.directory / "rows.bin")
     assert len(list(damaged_files(flour.directory, record))) == 1
+
+
+@pytest.mark.parametrize("read", [read_handle, lambda directory: lineage([read_handle(directory)])])
+def test_flipped_bit_is_found_by_commands_that_only_read(read, store):
+    """`trace`, `forget` and `results` of a damaged output ended in an error of Parquet or JSON without a file."""
+    flour = store.build(FLOUR, Settings()).handle
+    bread = store.build(BREAD, Settings(), flour).handle
+    damaged = bread if read is read_handle else flour
+    flip(damaged.directory / "rows.bin")
+    with pytest.raises(CorruptShard, match=rf"{damaged.directory}/rows\.bin contains other bytes"):
+        read(bread.directory)
+
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.store.layout import Layout, load_current, save_current
+from pipeline.store.store import read_handle
+from pipeline.tracking.journal import Journal
+
+place, n, layout = sys.argv[1], int(sys.argv[2]), Layout(Path(sys.argv[3]))
+left, call = n, getattr(os, place)
+
+def killing(*args, **kwargs):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return call(*args, **kwargs)
+
+handle = read_handle(Path(sys.argv[4]))
+setattr(os, place, killing)
+save_current(layout, "corpus", handle)
+Journal(layout, "f" * 32).update(start={}, status="FINISHED")
+"""
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
+def test_kill_while_a_handle_or_journal_is_written_leaves_a_whole_file(n, layout):
+    store = Store(root=layout.store)
+    first, second = (store.build(FLOUR, Settings(name=name)).handle for name in "ab")
+    save_current(layout, "corpus", first)
+    journal = Journal(layout, "f" * 32)
+    journal.folder.mkdir(parents=True)
+    journal.update(start={}, status="RUNNING")
+    answer = python("-c", CHILD, "fsync", str(n), str(layout.data), str(second.directory))
+    assert answer.returncode == -signal.SIGKILL, answer.stderr
+    assert load_current(layout, "corpus") in (first, second)
+    assert journal.state()["status"] in ("RUNNING", "FINISHED")
 
 
 RECORDS = [

@@ -28,7 +28,7 @@ class TaskModel(PythonModel):
     def predict(self, context: PythonModelContext, model_input: pd.DataFrame, params: Any = None) -> Any:
         table = table_of(model_input, self.predictor.inputs)
         is_missing = table.isna().any(axis=1).to_numpy()
-        answers = iter(self.predictor.answer(table[~is_missing].to_dict("records")))
+        answers = iter(self.predictor.answer(pd.DataFrame(table[~is_missing]).to_dict("records")))
         empty = dict.fromkeys(self.predictor.outputs)
         rows = [empty if missing else next(answers) for missing in is_missing]
         columns = list(self.predictor.outputs)
@@ -46,7 +46,7 @@ def table_of(model_input: Any, inputs: Mapping[str, str]) -> pd.DataFrame:
         raise MlflowException.invalid_parameter_value(
             f"the table has the columns {list(table.columns)}, expected one named {missing[0]!r}"
         )
-    table = table[columns]
+    table = pd.DataFrame(table[columns])
     for place, cells in enumerate(table.itertuples(index=False, name=None)):
         for (column, kind), cell in zip(inputs.items(), cells, strict=True):
             if (

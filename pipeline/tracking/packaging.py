@@ -102,11 +102,11 @@ def link_served(directory: Path, folder: Path, besides: Collection[str] = ()) ->
 
 def artifacts_of(client: Any, layout: Layout, name: str, number: str, folder: str) -> tuple[Path, Mapping[str, Any]]:
     """Download a registered version to `folder`. Returns its path and the python_function flavour of its MLmodel."""
-    import mlflow
+    from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
     place = client.get_model_version_download_uri(name, number)
-    there = Path(mlflow.artifacts.download_artifacts(place, dst_path=folder, tracking_uri=tracking_uri(layout)))
+    there = Path(download_artifacts(place, dst_path=folder, tracking_uri=tracking_uri(layout)))
     return there, Model.load(str(there)).flavors["python_function"]
 
 

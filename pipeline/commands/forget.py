@@ -194,7 +194,11 @@ def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     if not models:
         yield "\nNo existing model was trained on them."
         return
-    registered, rows = registered_names(layout), []
+    registered, rows = {}, []
+    try:
+        registered = registered_names(layout)
+    except OSError as error:  # the deny list does not depend on MLflow
+        yield f"\n{error}."
     yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
     yield ""
     for model in models:

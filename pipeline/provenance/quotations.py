@@ -5,7 +5,7 @@ forgotten text (a shorter one of at least 5 words: all its words), or that names
 without it. Searched are the folders `mlflow`, `dagster` and `tracking`: every column of every SQLite database, also
 texts inside JSON, and every file that holds text, also compressed.
 
-In a database and in a JSON file, the text is replaced by MARK; lines of a log are removed; other files, such as a
+In a database and in a JSON file, the text is replaced by MARK; lines of a log or a list are removed; other files, such as a
 report that quotes the text, are removed whole. Databases are rewritten (VACUUM), because SQLite otherwise only marks
 the bytes of the old text as free.
 """
@@ -33,7 +33,7 @@ DOCUMENT_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 SQLITE = b"SQLite format 3\0"
 BINARY = {".safetensors", ".png", ".db-wal", ".db-shm", ".lock", ".arrow"}
 JSON_NAMES = {".json", ".jsonl"}
-LOG_NAMES = {".log", ".out", ".err"}
+LINE_NAMES = {".log", ".out", ".err", ".txt"}  # of files whose lines are removed one by one
 MOST_BYTES = 256 << 20  # of a file that is searched; none of MLflow's or Dagster's texts is as large
 ROWS_AT_ONCE = 2000
 WAIT_SECONDS = 30.0  # for another process to finish writing
@@ -92,7 +92,7 @@ def remove_quotations(found: Quotations, forgotten: Forgotten) -> None:
                 f"{path} cannot be rewritten ({error}); stop `gristmill ui` and every run, then purge again"
             ) from error
     for path in found.files:
-        if path.suffix in JSON_NAMES or path.suffix in LOG_NAMES:
+        if path.suffix in JSON_NAMES or path.suffix in LINE_NAMES:
             write_bytes(path, b"".join(_cleared_lines(path, forgotten)))
         else:
             path.unlink()
@@ -119,7 +119,7 @@ def _texts_of(path: Path) -> Iterator[str]:
     content = _content(path)
     if content is None:
         return
-    if path.suffix not in JSON_NAMES | LOG_NAMES:
+    if path.suffix not in JSON_NAMES | LINE_NAMES:
         yield content
         return
     for line in [content, *content.splitlines()]:
@@ -143,7 +143,7 @@ def _cleared_lines(path: Path, forgotten: Forgotten) -> Iterator[bytes]:
     A cleared line of JSON keeps its length, because a journal records how many of its bytes were delivered.
     """
     content = _content(path) or ""
-    if path.suffix in LOG_NAMES and not forgotten.quoted_in(set(content.splitlines())):
+    if path.suffix in LINE_NAMES and not forgotten.quoted_in(set(content.splitlines())):
         return  # it stands on several lines
     if path.suffix == ".json":
         quoted = forgotten.quoted_in(set(_strings(_parsed(content, content))))

@@ -73,13 +73,20 @@ def test_files_with_a_quotation_are_removed_or_cleared(layout):
     (folder / "table.csv.gz").write_bytes(gzip.compress(f"text\n{QUOTE}\n".encode()))
     write_table(folder / "table.parquet", pa.table({"text": [OTHER, QUOTE]}))
     (folder / "other.md").write_text(OTHER)
+    (folder / "seen_examples.txt").write_text(f"{'1' * 32}\n{ID}\n{'2' * 32}\n")
     (folder / "picture.png").write_bytes(b"\x89PNG")
     (folder / "example.json").write_text(json.dumps({"columns": ["text"], "data": [[QUOTE], ["x"]]}))
     (layout.dagster_home / "server.log").write_text(f"started\nsaw {QUOTE}\nended\n")
     found = find_quotations(layout, FORGOTTEN)
-    assert len(found.files) == 7
+    assert len(found.files) == 8
     remove_quotations(found, FORGOTTEN)
-    assert {path.name for path in folder.iterdir()} == {"other.md", "picture.png", "example.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "other.md",
+        "picture.png",
+        "example.json",
+        "seen_examples.txt",
+    }
+    assert (folder / "seen_examples.txt").read_text() == f"{'1' * 32}\n{'2' * 32}\n"
     assert json.loads((folder / "example.json").read_text()) == {"columns": ["text"], "data": [[MARK], ["x"]]}
     assert (layout.dagster_home / "server.log").read_text() == "started\nended\n"
     assert not find_quotations(layout, FORGOTTEN)

@@ -5,9 +5,9 @@ forgotten text (a shorter one of at least 5 words: all its words), or that names
 without it. Searched are the folders `mlflow`, `dagster` and `tracking`: every column of every SQLite database, also
 texts inside JSON, and every file that holds text, also compressed.
 
-In a database and in a JSON file, the text is replaced by MARK; lines of a log or a list are removed; other files, such as a
-report that quotes the text, are removed whole. Databases are rewritten (VACUUM), because SQLite otherwise only marks
-the bytes of the old text as free.
+In a database and in a JSON file, the text is replaced by MARK; lines of a log or a list are removed; other files,
+such as a report that quotes the text, are removed whole. Databases are rewritten (VACUUM), because SQLite otherwise
+only marks the bytes of the old text as free.
 """
 
 import gzip

@@ -159,17 +159,17 @@ class Delivery:
         except RunLost:
             raise
         except Exception as error:
-            for event in events:
-                self._set_aside(event, error)
+            self._set_aside(events, error)
 
-    def _set_aside(self, event: Event, error: Exception) -> None:
-        """Keep an event that the server refuses for good; raises any other error, and RunLost."""
+    def _set_aside(self, events: Sequence[Event], error: Exception) -> None:
+        """Keep events that the server refuses for good; raises any other error, and RunLost."""
         if failure_of(error) != REFUSED:
             raise error
         if self._is_lost():
             raise RunLost(self.run_id) from error
         reason = reason_of(error)
-        if self.journal.set_aside(event, reason):
+        is_new = [self.journal.set_aside(event, reason) for event in events]
+        if any(is_new):
             log.warning(
                 "MLflow refuses a part of the run %r (%s); that part is missing there and is kept in %s, the rest is"
                 " recorded",
@@ -198,7 +198,8 @@ class Delivery:
         experiment_id = experiment_id_of(client, self.layout, start["experiment"])
         run = self._find_run(client, experiment_id)
         if run is None:
-            run = client.create_run(experiment_id, state["begun_at"], start["tags"], start["name"])
+            tags = accepted_values(start["tags"], LONGEST_TAG)
+            run = client.create_run(experiment_id, state["begun_at"], tags, start["name"])
             log.info("MLflow run %s for %s", run.info.run_id, start["name"])
         self.run_id, self.params = run.info.run_id, set(run.data.params)
         for name in run.data.metrics:
@@ -234,7 +235,7 @@ class Delivery:
         send_all(
             [RunTag(key, value) for key, value in values.items()],
             lambda tags: self.client.log_batch(self.run_id, tags=tags),
-            lambda tag, error: self._set_aside({"do": "tag", "key": tag.key, "value": tag.value}, error),
+            lambda tag, error: self._set_aside([{"do": "tag", "key": tag.key, "value": tag.value}], error),
         )
         self._params({"values": start["params"]})
         if self.journal.state()["status"] == RUNNING and run.info.status != RUNNING:
@@ -275,7 +276,7 @@ class Delivery:
             send_all(
                 batch,
                 lambda params: self.client.log_batch(self.run_id, params=params),
-                lambda param, error: self._set_aside({"do": "params", "values": {param.key: param.value}}, error),
+                lambda param, error: self._set_aside([{"do": "params", "values": {param.key: param.value}}], error),
             )
             self.params |= {param.key for param in batch}
         if new and self.models and (model := self.models.get(FINAL)) is not None:
@@ -310,9 +311,8 @@ class Delivery:
             self.last.update({point.key: (point.step, point.timestamp) for point in batch})
 
     def _refuse_points(self, points: Sequence[Any], error: Exception) -> None:
-        for point in points:
-            event = {"do": "metrics", "step": point.step, "at": point.timestamp, "values": {point.key: point.value}}
-            self._set_aside(event, error)
+        whole = [(one.step, one.timestamp, {one.key: one.value}) for one in points]
+        self._set_aside([{"do": "metrics", "step": step, "at": at, "values": one} for step, at, one in whole], error)
 
     def _scores(self, event: Event) -> None:
         model_id = self._model_id(event["model"])

@@ -236,6 +236,13 @@ def test_forget_again_adds_only_the_copies_that_were_collected_since(forgotten):
     assert [json.loads(row)["url"].rpartition("/")[2] for row in new] == ["tale-again.txt"]
 
 
+def test_forget_does_not_depend_on_the_server_of_mlflow(forgotten, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:correct-horse-9@127.0.0.1:9")
+    assert main(["forget", forgotten.seen, "--dry-run", "--yes"]) == 0
+    told = capsys.readouterr().out
+    assert "could not be asked which models are registered" in told and "correct-horse" not in told
+
+
 def quote_everywhere(layout: Layout, phrase: str) -> None:
     """Store a phrase in MLflow and in Dagster, as earlier versions of gristmill did."""
     report = layout.tracking / ("f" * 32) / "samples.md"
@@ -388,10 +395,3 @@ def test_stages_from_a_shell_keep_to_the_deny_list_too(collected, tmp_path, monk
     assert [(row["url"].rpartition("/")[2], row["reason"]) for row in dropped] == [("third.txt", "denied")]
     cleaned = [row for p in shard_paths(Path(out["clean"])) for row in read_table(p).to_pylist()]
     assert "two.txt" not in {row["url"].rpartition("/")[2] for row in cleaned} and len(cleaned) == 3
-
-
-def test_forget_does_not_depend_on_the_server_of_mlflow(forgotten, monkeypatch, capsys):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:correct-horse-9@127.0.0.1:9")
-    assert main(["forget", forgotten.seen, "--dry-run", "--yes"]) == 0
-    told = capsys.readouterr().out
-    assert "could not be asked which models are registered" in told and "correct-horse" not in told

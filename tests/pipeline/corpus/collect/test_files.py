@@ -168,6 +168,18 @@ def test_collect_file_that_changes_while_it_is_read_is_not_recorded(mill, folder
     assert built.counts.kept == len(mill.pages(built)) == 7
 
 
+def test_collect_file_that_vanishes_while_it_is_read_is_left_out_by_a_second_reading(mill, folder, caplog):
+    """The source ended with an error, although reading it again was all that was needed."""
+
+    def remove(*call: object) -> None:
+        (folder / "note.txt").unlink(missing_ok=True)
+
+    mill.store = replace(mill.store, show=remove)
+    built = mill.build(folder)
+    assert "note.txt" not in {page["url"].rpartition("/")[2] for page in mill.pages(built)}
+    assert len(mill.pages(built)) == 6 and "they are read again" in caplog.text
+
+
 def test_collect_number_of_shards_and_order_inside_follow_config(mill, folder):
     built = mill.build(folder, CollectConfig(n_shards=1))
     assert [path.name for path in shard_paths(built.handle.directory)] == ["letters-00000.parquet"]

@@ -106,18 +106,18 @@ def ipc_bytes(table: pa.Table, options: pa.ipc.IpcWriteOptions | None = None) ->
 
 def page_order(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Places of the pages among `rows`, sorted by address, and of those that are the same as the one before."""
-    pages = np.flatnonzero(pc.is_null(rows["reason"]).to_numpy())
-    keys = rows.select(["url", "id"]).take(pa.array(pages))
-    order = pages[pc.sort_indices(keys, sort_keys=[("url", "ascending"), ("id", "ascending")]).to_numpy()]
-    ids = rows["id"].take(pa.array(order)).combine_chunks()
+    places = np.flatnonzero(rows["reason"].is_null().to_numpy())
+    keys = rows.select(["url", "id"]).take(pa.array(places)).append_column("place", pa.array(places))
+    keys = keys.sort_by([("url", "ascending"), ("id", "ascending")])
+    order, ids = keys["place"].to_numpy(), keys["id"].combine_chunks()
     is_again = np.zeros(len(order), bool)
-    is_again[1:] = pc.equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    is_again[1:] = pc.call_function("equal", [ids[1:], ids[:-1]]).to_numpy(zero_copy_only=False)
     return order[~is_again], order[is_again]
 
 
 def write_pages(path: Path, rows: pa.Table, order: np.ndarray, constant: Mapping[str, Any]) -> None:
     """Writes pages in row groups, each of which ends with the row that takes it above ROW_GROUP_BYTES."""
-    sizes = np.cumsum(pc.fill_null(pc.binary_length(rows["content"]), 0).to_numpy()[order])
+    sizes = np.cumsum(pc.call_function("binary_length", [rows["content"]]).fill_null(0).to_numpy()[order])
     with replacing(path) as part, pq.ParquetWriter(part, PAGE, compression="zstd", compression_level=3) as writer:
         begin = 0
         while begin < len(order):
@@ -129,7 +129,7 @@ def write_pages(path: Path, rows: pa.Table, order: np.ndarray, constant: Mapping
 
 def other_rows(rows: pa.Table, repeated: np.ndarray) -> pa.Table:
     """The rows that are no pages, and the pages that are repeated, as dropped rows without content."""
-    refused = rows.filter(pc.is_valid(rows["reason"]))
+    refused = rows.filter(rows["reason"].is_valid())
     again = [_repeated(row) for row in rows.take(pa.array(repeated)).to_pylist()]
     return pa.concat_tables([refused, pa.Table.from_pylist(again, SPOOLED)])
 

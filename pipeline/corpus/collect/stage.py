@@ -25,7 +25,6 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from annotated_types import Ge, Le
 
 from pipeline.corpus.collect.pages import Refused, refused
@@ -265,8 +264,7 @@ class _Reading:
         self.counts.rows_in += table.num_rows
         if self.cfg.denials:
             table = _without_denied(table, self.cfg.denials)
-        reasons = pc.value_counts(table["reason"].drop_null())
-        for one in reasons.to_pylist():
+        for one in table["reason"].drop_null().value_counts().to_pylist():
             self.counts.drop(one["values"], one["counts"])
         self.spool.add(table)
         self.work.progress(self.counts.rows_in, None, "pages")
@@ -293,12 +291,14 @@ def _failed_before(cfg: CollectRecipe, work: Work) -> frozenset[str]:
 
 def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:
     """The rows; denied ones keep nothing but their address and, for pages, the id by which they are found."""
-    is_denied = pc.is_in(table["url"], pa.array(sorted(denials.url), pa.large_string()))
-    if denials.page_id:
-        is_page = pc.is_null(table["reason"])
-        of_page = pc.is_in(table["id"], pa.array(sorted(denials.page_id), pa.string()))
-        is_denied = pc.or_(is_denied, pc.and_(is_page, of_page))
-    if not pc.any(is_denied).as_py():
+    columns = (table[name].to_pylist() for name in ("url", "id", "reason"))
+    is_denied = np.array(
+        [
+            url in denials.url or (reason is None and page_id in denials.page_id)
+            for url, page_id, reason in zip(*columns, strict=True)
+        ]
+    )
+    if not is_denied.any():
         return table
     emptied = dict.fromkeys(("media_type", "title", "content", "context", "score"))
     rows = [
@@ -309,9 +309,9 @@ def _without_denied(table: pa.Table, denials: Keys) -> pa.Table:
             "reason": DENIED,
             "preview": "",
         }
-        for row in table.filter(is_denied).to_pylist()
+        for row in table.filter(pa.array(is_denied)).to_pylist()
     ]
-    return pa.concat_tables([table.filter(pc.invert(is_denied)), pa.Table.from_pylist(rows, table.schema)])
+    return pa.concat_tables([table.filter(pa.array(~is_denied)), pa.Table.from_pylist(rows, table.schema)])
 
 
 COLLECT = Stage(

@@ -101,8 +101,11 @@ def _header(lines: Iterator[str], delimiter: str) -> list[str]:
 
 
 def is_quoted(lines: Iterator[str], delimiter: str) -> bool:
-    """Whether a program quoted the cells of a table: every quotation mark follows the rules, and a column with cells
-    that are quoted without need has no other cells."""
+    """Whether a program quoted the cells of a table: every quotation mark follows the rules, a column with cells that
+    are quoted without need has no other cells, and some cells are quoted that need it, or the header is quoted.
+
+    The last is asked only where a record of several lines may be several rows, between two stray quotation marks.
+    """
     lines_of_record: list[str] = []
 
     def remembered() -> Iterator[str]:
@@ -113,25 +116,29 @@ def is_quoted(lines: Iterator[str], delimiter: str) -> bool:
     csv.field_size_limit(MOST_FIELD_CHARACTERS)
     bare: set[int] = set()
     needless: set[int] = set()
-    width = 0
-    reader = csv.reader(remembered(), delimiter=delimiter, strict=True)
+    width, needs_quotes, looks_like_rows = 0, False, False
     try:
-        for record in reader:
-            literal = literal_cells(lines_of_record[0], delimiter)
-            if len(lines_of_record) > 1:
-                last = literal_cells(lines_of_record[-1], delimiter)
-                if len(record) != (width or len(record)) or len(literal) == len(last) == len(record):
+        for record in csv.reader(remembered(), delimiter=delimiter, strict=True):
+            first, last = (literal_cells(lines_of_record[place], delimiter) for place in (0, -1))
+            if width and len(lines_of_record) > 1:
+                if len(record) != width:
                     return False
-            elif width and len(literal) == len(record):  # the header says nothing about its column
-                bare.update(i for i, (raw, cell) in enumerate(zip(literal, record, strict=True)) if raw == cell)
-                needless.update(
-                    i for i, (raw, cell) in enumerate(zip(literal, record, strict=True)) if raw == f'"{cell}"'
+                is_odd = len(first) == len(last) == width
+                looks_like_rows, needs_quotes = looks_like_rows or is_odd, needs_quotes or not is_odd
+            elif width and len(first) == len(record):
+                cells = list(enumerate(zip(first, record, strict=True)))
+                bare.update(i for i, (raw, cell) in cells if raw == cell)
+                needless.update(i for i, (raw, cell) in cells if raw == f'"{cell}"')
+                needs_quotes |= any(raw != cell and raw != f'"{cell}"' for _, (raw, cell) in cells)
+            else:  # the header, of which only the quotation marks tell something, or a delimiter in a cell
+                needs_quotes |= bool(width) or all(
+                    raw == f'"{cell}"' for raw, cell in zip(first, record, strict=False)
                 )
             width = width or len(record)
             lines_of_record.clear()
     except csv.Error:
         return False
-    return not bare & needless
+    return not bare & needless and (needs_quotes or not looks_like_rows)
 
 
 def _row_test(

@@ -54,7 +54,15 @@ def test_f_tsv_quotation_marks_swallow_no_rows(stray, ending):
 @pytest.mark.parametrize(("name", "delimiter"), [("r.tsv", "\t"), ("r.csv", ","), ("r.csv", ";")])
 def test_f_table_that_a_program_quoted_is_read_as_it_was_written(name, delimiter, quoting):
     """Cells with line breaks, delimiters and quotation marks come back whole, also where lines look like rows."""
-    texts = ['one, "two"\nthree', "a\tb;c", 'say ""', "plain", "Dear all, yours\nthe crew", "x, b\ny, a\nz, b"] * 3
+    texts = [
+        'one, "two"\nthree',
+        "a\tb;c",
+        'say ""',
+        "plain",
+        "Dear all, yours\nthe crew",
+        "x, b\ny, a\nz, b",
+        "one\ttwo\nthree",
+    ] * 3
     rows = [(text, "ab"[i % 2]) for i, text in enumerate(texts)]
     assert read(name, written([("text", "label"), *rows], delimiter, quoting=quoting)) == rows
 

@@ -15,7 +15,7 @@ skipped; text that is not UTF-8 is recognised as in any other file.
 import codecs
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -102,7 +102,7 @@ def _lines(stream: Any, url: str, source: Source, max_bytes: int) -> Iterator[Fo
 def _value(line: bytes) -> Any:
     line = line.strip(BLANK).removeprefix(BOM).strip(BLANK)
     try:
-        return json.loads(_text(line))
+        return json.loads(_text(line), strict=False)  # with tabs in texts
     except (ValueError, RecursionError):
         pass
     try:  # a list that was split into lines
@@ -184,20 +184,22 @@ def _below(value: Mapping, source: Source, place: str, depth: int) -> Iterator[t
     """The records in lists or mappings below the keys of `value`, with their places."""
     for key, inner in value.items():
         here = f"{place}{quote(str(key), safe='')}."
-        records: Iterable[tuple[Any, Any]] = ()
+        records: list[tuple[str, Any]] = []
         if isinstance(inner, list):
-            records = list(enumerate(inner, 1))
+            records = [(f"record={number}", record) for number, record in enumerate(inner, 1)]
         elif isinstance(inner, Mapping):
-            records = list(inner.items())
+            records = [(quote(str(name), safe=""), record) for name, record in inner.items()]
         texts = [_has_inner_text(record, source) for _, record in records]
-        if isinstance(inner, list) and any(texts):
-            yield from ((f"{here}record={number}", record) for number, record in records)
-        elif has_text(inner, source):
+        if has_text(inner, source):
             yield here.removesuffix("."), inner
-        elif any(texts) and all(isinstance(record, Mapping) for _, record in records):
-            yield from ((f"{here}{quote(str(name), safe='')}", record) for name, record in records)
+        elif any(texts) and (isinstance(inner, list) or all(isinstance(record, Mapping) for _, record in records)):
+            yield from ((f"{here}{name}", record) for name, record in records)
         elif isinstance(inner, Mapping) and depth > 1:
             yield from _below(inner, source, here, depth - 1)
+        elif depth > 1:  # articles with a list of paragraphs, as in SQuAD
+            for name, record in records:
+                if isinstance(record, Mapping):
+                    yield from _below(record, source, f"{here}{name}.", depth - 1)
 
 
 def _has_inner_text(record: Any, source: Source) -> bool:

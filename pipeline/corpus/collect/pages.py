@@ -17,7 +17,7 @@ TABLE_TYPES = ("text/csv", "text/tab-separated-values")  # media types of files;
 DEFAULT_TEXT_KEY = "text"
 USUAL_TEXT_KEYS = (  # in order of precedence, if a source does not set text_key
     *(DEFAULT_TEXT_KEY, "content", "contents", "page_content", "raw_content", "full_text", "body"),
-    *("article", "document", "passage"),
+    *("article", "document", "passage", "context"),
 )
 KEYS_SHOWN = 12
 

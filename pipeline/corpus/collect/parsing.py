@@ -195,7 +195,9 @@ class _Rows:
     def add(self, item: Found | Refused, n_shards: int) -> None:
         row = _page(item) if isinstance(item, Found) else _dropped(item)
         self.rows.append((shard_number(item.url, n_shards), *row))
-        self.n_bytes += ROW_BYTES + (len(item.content) if isinstance(item, Found) else 0)
+        self.n_bytes += ROW_BYTES
+        if isinstance(item, Found):
+            self.n_bytes += len(item.content) + len(item.context or "")
         if self.n_bytes > INLINE_BYTES:
             self._flush()
 

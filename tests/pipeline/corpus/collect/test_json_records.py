@@ -37,6 +37,7 @@ FORMS = {
     "nested": json.dumps({"data": {"train": RECORDS[:2], "test": RECORDS[2:]}}),
     "rows": json.dumps({"features": [{"name": "text"}], "rows": [{"row_idx": 0, "row": r} for r in RECORDS]}),
     "by-key": json.dumps({f"sack-{record['id']}": record for record in RECORDS}),
+    "paragraphs": json.dumps({"data": [{"title": "Sacks", "paragraphs": [{"context": r["text"]}]} for r in RECORDS]}),
     "columns": json.dumps({"id": [0, 1, 2], "text": [record["text"] for record in RECORDS]}),
     "pandas": json.dumps({"id": {"0": 0, "1": 1, "2": 2}, "text": {str(r["id"]): r["text"] for r in RECORDS}}),
     "split": json.dumps({"columns": ["id", "text"], "index": [0, 1, 2], "data": [[*r.values()] for r in RECORDS]}),
@@ -92,6 +93,7 @@ def test_json_text_that_only_looks_like_json_stays_a_text():
 
 
 def test_json_bad_lines_are_refused_alone_even_the_first():
+    assert reasons(read("a.jsonl", b'{"text": "a\ttab"}\n{"text": "b"}\n')) == ["found", "found"]
     lines = b'{"text": "cut\n' + LINES.encode() + b"nonsense\n"
     for name in ("a.json", "a.jsonl"):
         items = read(name, lines)

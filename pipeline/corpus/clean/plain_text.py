@@ -7,8 +7,8 @@ or the licence alone. A text without a mark at its beginning is cut only at a ma
 
 import re
 
-_STARS = r"\*[ \t]*\*[ \t]*\*\s{0,9}"
-_GUTENBERG = r"\s{1,9}(?:THE|THIS)\s{1,9}PROJECT\s{1,9}GUTENBERG(?:'S|\u2019S)?\s{1,9}E-?(?:BOOK|TEXT)"
+_STARS = r"\*(?:[ \t]{0,9}\*){1,9}\s{0,9}"
+_GUTENBERG = r"\s{1,9}(?:THE\s{1,9}|THIS\s{1,9})?PROJECT\s{1,9}GUTENBERG(?:'S|\u2019S)?\s{1,9}E-?(?:BOOK|TEXT)"
 # to the next asterisks, over lines but not over a paragraph; without them to the end of the line
 START = re.compile(
     rf"^[ \t]*{_STARS}START\s{{1,9}}OF{_GUTENBERG}"
@@ -28,10 +28,12 @@ LAST_WORDS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 LAST_WORDS_CHARACTERS = 1000  # in which they stand before the mark
+MAKERS_PARAGRAPHS = 4
 MAKERS = re.compile(
     r"\s*\[?(?:(?:Produced|Prepared|Transcribed|Scanned|Proofread|Digiti[sz]ed)(?:\s+(?:and|&)\s+\w+)?\s+by\b"
     r"|E-?(?:text|book)\s+(?:was\s+)?(?:prepared|produced|scanned|transcribed)\b"
-    r"|This\s+(?:e-?text|e-?book|file)\s+was\s+(?:prepared|produced|made)\b|HTML\s+version\s+by\b|Credits?:)"
+    r"|This\s+(?:e-?text|e-?book|file)\s+was\s+(?:prepared|produced|made)\b|HTML\s+version\s+by\b|Credits?:"
+    r"|Note:\s+(?:Project\s+Gutenberg|Images\s+of\s+the\s+original)\b)"
     r"(?:.+\n?){0,12}(?:\n|\Z)",
     re.IGNORECASE,
 )
@@ -46,7 +48,7 @@ def plain_text(text: str) -> str:
     if not begin:
         end = END.search(text, len(text) // 2) or LAST_WORDS.search(text, len(text) // 2)
         return text[: end.start()] if end else text
-    for _ in range(3):
+    for _ in range(MAKERS_PARAGRAPHS):
         if makers := MAKERS.match(text, begin):
             begin = makers.end()
     end = END.search(text, begin)

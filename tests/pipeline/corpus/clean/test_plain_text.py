@@ -257,6 +257,8 @@ STARTS = (
     "*** start of the project\ngutenberg e-text lamps\n***",
     "*** START OF THE PROJECT GUTENBERG EBOOK LAMPS *\n**",
     "*** START OF THE PROJECT GUTENBERG EBOOK L*A*M*P*S\nAND MORE ***",
+    "****START OF PROJECT GUTENBERG'S EBOOK LAMPS**",
+    "*** START OF THIS PROJECT GUTENBERG EBOOK ***\n\nCredits: A\n\nNote: Project Gutenberg also has HTML\n  files.",
     "* * * START OF THE PROJECT GUTENBERG EBOOK LAMPS * * *",
     "*** START OF THE PROJECT GUTENBERG EBOOK LAMPS",
     "*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*",

@@ -19,6 +19,7 @@ from pipeline.corpus.clean.html_blocks import CLASSES, HEADINGS, TAGS, Block, Pl
 from pipeline.corpus.clean.html_choice import lengths
 
 DISCUSSIONS = ("DiscussionForumPosting", "QAPage")  # types of schema.org
+MAX_SECTIONS = 20  # of comments
 MIN_COMMENTS, MIN_ARTICLE = 2, 200  # elements; characters that are chosen beside them
 COMMENTS_HEADING = re.compile(
     r"(?:\d+ )?(?:comments?|responses|replies|reader comments|kommentare?|commentaires?|comentarios|comentários"
@@ -68,9 +69,9 @@ def without_comments(blocks: list[Block], keep: np.ndarray) -> np.ndarray:
     is_comment = np.array([comment is not None for comment in comments])
     if len(elements) + n_nested < MIN_COMMENTS:
         is_comment[:] = False
-    for i, block in enumerate(blocks):
-        if block.place.tag in HEADINGS and COMMENTS_HEADING.fullmatch(block.text):
-            is_comment[i : _end_of_comments(blocks, i)] = True
+    headings = [i for i, block in enumerate(blocks) if block.place.tag in HEADINGS]
+    for i in [i for i in headings if COMMENTS_HEADING.fullmatch(blocks[i].text)][:MAX_SECTIONS]:
+        is_comment[i : _end_of_comments(blocks, i)] = True
     if not is_comment.any():
         return keep
     if lengths(blocks)[keep & ~is_comment].sum() < MIN_ARTICLE:

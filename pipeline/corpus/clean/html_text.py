@@ -24,7 +24,7 @@ from pipeline.corpus.clean.html_article import article
 from pipeline.corpus.clean.html_blocks import Block, blocks_of
 from pipeline.corpus.clean.html_choice import choice, expected_f1, lengths, scores, units_of
 from pipeline.corpus.clean.html_structure import structured
-from pipeline.corpus.clean.html_tree import NOT_TEXT, html_tree
+from pipeline.corpus.clean.html_tree import html_tree, readable
 
 # written by `python -m bench.fit_extraction --write`: sure, caution, and the weights of both models
 FITTED = json.loads(Path(__file__).with_name("html_weights.json").read_text(encoding="ascii"))
@@ -58,7 +58,7 @@ def parsed(page: str) -> tuple[Any | None, str]:
     """The root of the page's tree, or None; and the page as text with the same formulas and words."""
     import lxml.html
 
-    page = NOT_TEXT.sub("", page)
+    page = readable(page)
     tree, is_rewritten = html_tree(page)
     if tree is None:
         return None, page

@@ -18,6 +18,8 @@ from pipeline.corpus.clean.html_superscripts import write_superscripts
 from pipeline.corpus.clean.zip_parts import xml_tree
 
 NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+LONG_TAG = re.compile(r"<([A-Za-z][A-Za-z0-9:-]{0,60})\s[^<>]{100000,}>")
+LARGE_PAGE, MANY_ATTRIBUTES = 500_000, 10_000  # characters; parsers take time with the square of the number
 NAMED_ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,31});")
 XML_ENTITIES = frozenset({"amp", "lt", "gt", "quot", "apos"})
 XML_DECLARATION = re.compile(r"\A\s*<\?xml[^>]*\?>")
@@ -28,10 +30,20 @@ READINGS = ("rt", "rp", "rtc")
 PARTS_OF_RUBY = ("rb", *READINGS)
 
 
+def readable(page: str) -> str:
+    """A page without characters that are no text, and without the attributes of an element that has thousands."""
+    page = NOT_TEXT.sub("", page)
+    return page if len(page) < LARGE_PAGE else LONG_TAG.sub(_with_few_attributes, page)
+
+
+def _with_few_attributes(tag: re.Match[str]) -> str:
+    return f"<{tag[1]}>" if len(tag[0].split()) > MANY_ATTRIBUTES else tag[0]
+
+
 def html_tree(page: str) -> tuple[Any | None, bool]:
     """The root of the tree, None for a page without elements, and whether formulas or readings were rewritten.
 
-    `page` is without the characters of NOT_TEXT.
+    `page` is the result of `readable`.
     """
     import lxml.etree
     import lxml.html
@@ -53,7 +65,7 @@ def xhtml_tree(page: str) -> Any | None:
     page = XML_DECLARATION.sub("", page.replace("\0", ""))  # it declares an encoding, but the page is already decoded
     root = xml_tree(NAMED_ENTITY.sub(_character, page).encode(errors="replace"))
     if root is None:
-        return html_tree(NOT_TEXT.sub("", page))[0]
+        return html_tree(readable(page))[0]
     lxml.etree.strip_elements(root, lxml.etree.Entity, lxml.etree.Comment, with_tail=False)
     _drop_prefixes(root)
     _rewrite(root, page)

@@ -172,7 +172,17 @@ HOSTILE = {
     "deep links": "<a class=anchor>" * 20_000 + PROSE,
     "deep spans": "<span>" * 50_000 + PROSE,
     "unclosed comment": f"<p>{PROSE}</p><!--" + "-" * 100_000,
-    "many attributes": "<p " + " ".join(f'a{i}="{i}"' for i in range(20_000)) + f">{PROSE}</p>",
+    "many attributes": "<p " + " ".join(f'a{i}="{i}"' for i in range(200_000)) + f">{PROSE}</p>",
+    "many formulas": "<math><mi>x</mi></math> " * 5_000,
+    "deep formula": "<math>" + "<msup><mi>x</mi>" * 5_000 + PROSE,
+    "wide formula": f"<math><mrow>{'<mfrac><mi>a</mi><mn>2</mn></mfrac>' * 5_000}</mrow></math>",
+    "many superscripts": f"<p>{'x<sup>2</sup>' * 8_000}",
+    "many readings": f"<p>{'<ruby>a<rt>b' * 5_000}",
+    "deep listings": "<pre><code><table><tr><td>" * 2_000 + PROSE,
+    "many lines": f"<pre>{'<div class=line>a</div>' * 10_000}</pre>",
+    "many gutters": f"<table>{'<tr><td class=gutter>1</td><td><pre>a</pre></td></tr>' * 2_000}</table>",
+    "many comments": "<div class=comment><h2>Comments</h2><p>a</p></div>" * 3_000,
+    "many hidden": '<div class="x"><span style="display:none">a</span>b</div>' * 4_000,
     "long class": f'<p class="{"nav " * 100_000}">{PROSE}</p>',
     "one line": f"<p>{'word ' * 500_000}</p>",
     "one word": f"<p>{'x' * 2_000_000}</p>",
@@ -192,7 +202,9 @@ def test_html_text_hostile_page_costs_little_and_raises_nothing(name):
     assert time.thread_time() - start < 10
 
 
-@pytest.mark.parametrize("name", ["nul", "lone surrogate", "xml declaration", "charset that lies", "broken tags"])
+@pytest.mark.parametrize(
+    "name", ["nul", "lone surrogate", "xml declaration", "charset that lies", "broken tags", "many attributes"]
+)
 def test_html_text_damaged_page_keeps_its_prose(name):
     assert PROSE in html_text(HOSTILE[name]).text
 

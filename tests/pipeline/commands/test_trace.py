@@ -96,7 +96,7 @@ def test_trace_step_lists_the_documents_of_that_step_with_urls_and_licence(told,
 def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
     model, examples = (load_current(layout, name) for name in ("moods_model", "moods_examples"))
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = KIND.encode(examples, "train", tokenizer, 32)
+    encoded = KIND.encode(examples, "train", tokenizer, 32, "right")
     cfg = ClassificationFinetuneConfig(**config_of(model))
     batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
     found = objects(told, "--step", "moods_model", "3")

@@ -326,6 +326,7 @@ def test_classifier_as_gguf_is_refused(tmp_path, capsys):
 
 def test_what_is_no_model_is_refused(tmp_path, capsys):
     assert "neither a folder nor an asset" in refusal(capsys, "no/such", "out")
+    (tmp_path / "data").mkdir()
     assert "foundation_model has not been materialised" in refusal(capsys, "foundation_model", "out")
     (tmp_path / "empty").mkdir()
     assert "is not the folder of a model: it has no config.json" in refusal(capsys, "empty", "out")

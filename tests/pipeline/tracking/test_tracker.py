@@ -1,5 +1,6 @@
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -144,8 +145,8 @@ def test_end_dead_runs_leaves_a_build_that_begins_meanwhile(layout):
     rerun = Journal(layout, FINGERPRINT)
 
     class Overtaken(Journal):
-        def is_open_here(self) -> bool:
-            found = super().is_open_here()
+        def is_open_here(self, closed_hosts: Collection[str] = ()) -> bool:
+            found = super().is_open_here(closed_hosts)
             if not rerun.lock.is_locked:
                 rerun.open(self.state()["start"])
             return found

@@ -9,6 +9,8 @@ from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Shards
 
+N_WORKERS = 2  # of each source, because several are collected at once and wait for their servers meanwhile
+
 
 def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
     @mill_asset(
@@ -26,6 +28,7 @@ def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], cfg: CollectConfig
     ) -> dg.MaterializeResult[Shards]:
         layout = mill.layout
-        return mill.materialised(collect(mill.store(context), source, layout.cache, cfg, denied=layout.denied))
+        store = mill.store(context, n_workers=N_WORKERS)
+        return mill.materialised(collect(store, source, layout.cache, cfg, denied=layout.denied))
 
     return pages_of_source

@@ -20,6 +20,7 @@ from pipeline.defs.metadata import materialised
 from pipeline.defs.names import asset_name
 from pipeline.defs.run_process import forget_outputs_of_past_runs
 from pipeline.store.chain import links_of
+from pipeline.store.engine import LocalProcesses
 from pipeline.store.errors import Terminated
 from pipeline.store.layout import Layout, load_current, save_current
 from pipeline.store.leases import Lease, leased
@@ -45,10 +46,10 @@ class Mill:
     layout: Layout
     lease: Lease | None = None  # of the process: until it ends, `gristmill gc` keeps what it built and reads
 
-    def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
-        """`shown_as` is the name in the log, by default that of the stage."""
+    def store(self, context: dg.AssetExecutionContext, shown_as: str = "", n_workers: int = 0) -> Store:
+        """`shown_as` is the name in the log, by default that of the stage; `n_workers` = 0 is one per core."""
         show = _shown_and_logged(context, current_show(), shown_as)
-        return Store(root=self.layout.store, show=show, lease=self.lease)
+        return Store(root=self.layout.store, show=show, lease=self.lease, engine=LocalProcesses(n_workers=n_workers))
 
     def build(
         self,

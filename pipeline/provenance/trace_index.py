@@ -26,6 +26,7 @@ from filelock import FileLock
 from model.token_shards import SPLITS, read_token_shard
 from pipeline.store.layout import INDEXES
 from pipeline.store.lineage import Folder
+from pipeline.store.record_file import load_record
 from pipeline.store.shards import DROPPED_FOLDER, file_digest, read_table, replacing, shard_paths, write_text
 
 LOCK = ".index.lock"
@@ -149,6 +150,8 @@ def _read(path: Path, folder: Folder) -> Index | None:
         record = json.loads(path.with_suffix(".json").read_text("utf-8"))
         if record["version"] != VERSION or path.stat().st_size != record["bytes"]:
             return None
+        if record["output"] != _digest_of(folder):  # lost rows were recovered since, see store/parts.py
+            return None
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         names = tuple(name for name, _ in record["files"])
         ends = np.cumsum([rows for _, rows in record["files"]], dtype=np.int64)
@@ -166,8 +169,18 @@ def _make(path: Path, folder: Folder, kind: str, say: Say) -> None:
     batch = pa.RecordBatch.from_pydict(maker(folder, [path for _, _, path in parts]))
     with replacing(path) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    record = {"version": VERSION, "files": files, "bytes": path.stat().st_size, "digest": file_digest(path)}
+    record = {
+        "version": VERSION,
+        "output": _digest_of(folder),
+        "files": files,
+        "bytes": path.stat().st_size,
+        "digest": file_digest(path),
+    }
     write_text(path.with_suffix(".json"), json.dumps(record))
+
+
+def _digest_of(folder: Folder) -> str:
+    return load_record(folder.directory)["digest"]
 
 
 def _parts(folder: Folder, kind: str) -> Iterator[tuple[str, int, Path]]:

@@ -12,6 +12,7 @@ where one batch of rows ends: positions of nulls, lengths, and values without th
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +92,8 @@ class _Streams:
         self.hashes: dict[str, xxhash.xxh3_128] = {}
         self.n_values: dict[str, int] = {}
 
-    def add(self, name: str, content: "pa.Buffer | np.ndarray | bytes") -> None:
+    def add(self, name: str, content: Any) -> None:
+        """`content` has the bytes of values: a buffer, an array of numpy, or bytes."""
         if name not in self.hashes:
             self.hashes[name] = xxhash.xxh3_128()
         self.hashes[name].update(content)
@@ -106,7 +108,7 @@ def _add(streams: _Streams, name: str, array: pa.Array) -> None:
     first = streams.n_values.get(name, 0)
     streams.n_values[name] = first + len(array)
     if array.null_count:
-        nulls = pc.indices_nonzero(array.is_null()).to_numpy().astype("<i8") + first
+        nulls = pc.call_function("indices_nonzero", [array.is_null()]).to_numpy().astype("<i8") + first
         streams.add(f"{name}/nulls", nulls)
         array = array.drop_null()
     kind = array.type
@@ -116,10 +118,10 @@ def _add(streams: _Streams, name: str, array: pa.Array) -> None:
         for i, child in enumerate(array.flatten()):
             _add(streams, f"{name}/{i}", child)
     elif _is_list(kind):
-        streams.add(f"{name}/lengths", _whole(pc.list_value_length(array)))
+        streams.add(f"{name}/lengths", _whole(pc.call_function("list_value_length", [array])))
         _add(streams, f"{name}/items", array.flatten())
     elif _is_text(kind) or _is_binary(kind):
-        streams.add(f"{name}/lengths", _whole(pc.binary_length(array)))
+        streams.add(f"{name}/lengths", _whole(pc.call_function("binary_length", [array])))
         streams.add(f"{name}/values", _characters(array))
     elif pa.types.is_boolean(kind):
         streams.add(f"{name}/values", _buffer(array.cast(pa.uint8()), 1))
@@ -137,7 +139,7 @@ def _plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.DictionaryArray):
         return _plain(array.dictionary_decode())
     if pa.types.is_run_end_encoded(array.type):
-        return _plain(pc.run_end_decode(array))
+        return _plain(pc.call_function("run_end_decode", [array]))
     if pa.types.is_string_view(array.type):
         return array.cast(pa.large_string())
     return array.cast(pa.large_binary()) if pa.types.is_binary_view(array.type) else array

@@ -261,8 +261,10 @@ def literals(value: Any, where: str = "config") -> Any:
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
-        kind = {"kind": value.kind} if isinstance(getattr(type(value), "kind", None), str) else {}
-        value = kind | {f.name: _without_order(f, getattr(value, f.name)) for f in fields}
+        kind = getattr(type(value), "kind", None)
+        value = ({"kind": kind} if isinstance(kind, str) else {}) | {
+            f.name: _without_order(f, getattr(value, f.name)) for f in fields
+        }
     if isinstance(value, Mapping):
         return {str(key): literals(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, tuple | list):

@@ -60,7 +60,7 @@ def few_lost(handle: Handle) -> Verdict:
     for folder in folders:
         record = read_record(folder.directory) or {}
         folders += [one for one in folder.inputs(record) if one.stage in stages and one not in folders]
-        counts = record.get("counts") or {"rows_in": 0}
+        counts: Mapping[str, Any] = record.get("counts") or {"rows_in": 0}
         lost = counts.get("lost", {})
         if not lost:
             continue

@@ -139,13 +139,13 @@ def build_examples(
 
     Raises ValueError if there is no such file, package or member, or its sha256 differs from `cfg`.
     """
-    file = _read_file(data.path) if isinstance(data, LabelledFile) else None
-    sha256 = hashlib.sha256(file.content).hexdigest() if file else data.digest(cache)
+    read = _read_file(data.path) if isinstance(data, LabelledFile) else data
+    sha256 = hashlib.sha256(read.content).hexdigest() if isinstance(read, _ReadFile) else read.digest(cache)
     if isinstance(data, LabelledFile):
         check_beginning(kind, data.path, cfg)
     if cfg.sha256 not in (None, sha256):
         raise ValueError(f"{_name_of(data)} has sha256 {sha256}, but the setting sha256 is {cfg.sha256}")
-    stage = examples_stage(kind, partial(_make_examples, kind, file or data, cache))
+    stage = examples_stage(kind, partial(_make_examples, kind, read, cache))
     return store.build(stage, replace(cfg, sha256=sha256), *(deny_list(store, denied) if denied else ()))
 
 

@@ -116,10 +116,11 @@ def _rows(table: pa.Table, start: int, end: int) -> pa.Table:
 def _answered_rows(batches: Sequence[pa.Table], answers: Sequence[Done | Failed]) -> Iterator[dict[str, Any]]:
     """One row of records.SIGNALS per document; a failed batch has one document."""
     for batch, answer in zip(batches, answers, strict=True):
-        failed = isinstance(answer, Failed)
-        for page_id, row in zip(batch["page_id"].to_pylist(), [None] if failed else answer.value, strict=True):
-            if failed:
-                yield {"page_id": page_id, **UNMEASURED, "edits": [], "failure": answer.reason}
-            else:
-                edits = [{"start": start, "end": end, "kind": kind} for start, end, kind in row["edits"]]
-                yield {"page_id": page_id, **row, "edits": edits, "failure": None}
+        page_ids = batch["page_id"].to_pylist()
+        if isinstance(answer, Failed):
+            (page_id,) = page_ids
+            yield {"page_id": page_id, **UNMEASURED, "edits": [], "failure": answer.reason}
+            continue
+        for page_id, row in zip(page_ids, answer.value, strict=True):
+            edits = [{"start": start, "end": end, "kind": kind} for start, end, kind in row["edits"]]
+            yield {"page_id": page_id, **row, "edits": edits, "failure": None}

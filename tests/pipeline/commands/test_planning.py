@@ -9,11 +9,12 @@ import dagster as dg
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands.planning import plan
+from pipeline.commands.planning import Changes, _reasons, plan
 from pipeline.definitions import definitions
 from pipeline.store.checksums import SEEN
 from pipeline.store.layout import Layout, asset_records
-from pipeline.store.store import BEGUN
+from pipeline.store.records import Shards
+from pipeline.store.store import BEGUN, FORMAT, Outcome, Stage
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 DOWNSTREAM_OF_TOKENIZER = {
@@ -186,3 +187,13 @@ def test_plan_of_an_evaluation_without_random_init_trains_no_second_model(other_
     text = other_settings.config_toml.read_text()
     other_settings.config_toml.write_text(text + "\n[moods_evaluation]\nrandom_init = false\n")
     assert stages() == ["evaluate_classification"]
+
+
+def test_plan_of_outputs_with_older_fingerprints_or_lost_rows_says_why_they_are_built_again():
+    stage = Stage(name="grind", version=1, function=lambda *inputs: Outcome(rows=0), handle=Shards)
+    last = {"version": 1, "libraries": {}, "config": {}, "inputs": [], "counts": None}
+    (reason,) = _reasons(stage, {}, (), last, Changes())
+    assert reason == f"fingerprints and digests are computed in a new way: format 1 -> {FORMAT}"
+    last |= {"format": FORMAT, "counts": {"rows_in": 9, "kept": 7, "dropped": {"timeout": 2}, "lost": {"timeout": 2}}}
+    (reason,) = _reasons(stage, {}, (), last, Changes())
+    assert reason == "2 rows that workers could not finish are tried again (timeout 2)"

@@ -21,7 +21,7 @@ def test_run_of_one_asset_builds_it_and_its_checks_and_nothing_else(project, cap
     assert main(["run", "pages/web"]) == 0
     out = capsys.readouterr().out
     assert "[ 1/1] pages/web" in out
-    assert "3 of 3 checks passed" in out
+    assert "4 of 4 checks passed" in out
     assert "Succeeded: 1 asset built, 0 unchanged." in out
     assert set(all_current(project)) == {"pages/web"}
     assert main(["run", "pages/web"]) == 0

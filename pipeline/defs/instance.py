@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import yaml
 from dagster._core.instance.ref import InstanceRef  # public functions accept no overrides
 from filelock import FileLock
 
@@ -33,7 +34,11 @@ def open_instance(layout: Layout, overrides: Mapping[str, Any] | None = None) ->
     """The instance of the data folder; `overrides` replace parts of its dagster.yaml."""
     prepare_dagster_home(layout)
     with FileLock(layout.dagster_home / LOCK):
-        reference = InstanceRef.from_dir(str(layout.dagster_home), overrides=dict(overrides or {}))
+        try:
+            reference = InstanceRef.from_dir(str(layout.dagster_home), overrides=dict(overrides or {}))
+        except yaml.YAMLError as error:
+            settings = layout.dagster_home / "dagster.yaml"
+            raise ValueError(f"{settings} is not valid YAML ({error}); correct or delete it") from error
         instance = dg.DagsterInstance.from_ref(reference)
     with instance:
         yield instance

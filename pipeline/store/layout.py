@@ -21,7 +21,7 @@ from pipeline.store.lineage import lineage
 from pipeline.store.record_file import RECORD
 from pipeline.store.records import Handle
 from pipeline.store.settings import did_you_mean
-from pipeline.store.shards import write_text
+from pipeline.store.shards import write_durably
 from pipeline.store.store import read_handle
 
 MENDING = "run `gristmill doctor`, which makes it again from the records of the outputs"
@@ -148,7 +148,7 @@ def save_current(layout: Layout, asset: str, handle: Handle) -> None:
     with FileLock(layout.current / ".lock"):  # two runs at once would each lose what the other one made
         before = _entry_to_replace(path) or {"folder": folder, "earlier": []}
         earlier = [name for name in [before["folder"], *before["earlier"]] if name != folder]
-        write_text(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
+        write_durably(path, json.dumps({"asset": asset, "folder": folder, "earlier": earlier}))
 
 
 def remove_entry(layout: Layout, asset: str) -> None:

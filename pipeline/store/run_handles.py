@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.json_files import read_object
 from pipeline.store.layout import Layout
 from pipeline.store.records import Handle
 from pipeline.store.shards import write_text
@@ -29,7 +30,10 @@ def save_of_run(layout: Layout, run_id: str, asset: str, handle: Handle) -> None
 def load_of_runs(layout: Layout, run_ids: Iterable[str], asset: str) -> Any:
     """The output of `asset` in the first of these runs that made one; None if none did, or it was removed since."""
     for path in (_path(layout, run_id, asset) for run_id in run_ids):
-        if path.exists() and (folder := layout.store / json.loads(path.read_text("utf-8"))["folder"]).exists():
+        if not path.exists():
+            continue
+        entry = read_object(path, {"folder": str}, "delete it, and the run reads the newest output")
+        if (folder := layout.store / entry["folder"]).exists():
             return read_handle(folder)
     return None
 

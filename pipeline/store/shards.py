@@ -44,8 +44,12 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file that others are found by, such as a record: it is there even after a power cut."""
     write_bytes(path, text.encode())
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a file by which others are found, such as the record of an output: it is there after a power cut."""
+    write_text(path, text)
     flush_folder(path.parent)
 
 

@@ -41,7 +41,7 @@ from pipeline.store.errors import DiskFull
 from pipeline.store.leases import Lease, leased
 from pipeline.store.record_file import RECORD, load_record, read_record
 from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle
-from pipeline.store.shards import flush_folder, text_digest, write_text
+from pipeline.store.shards import flush_folder, text_digest, write_durably, write_text
 
 if TYPE_CHECKING:
     from model.launch import Ended
@@ -348,7 +348,7 @@ def _begin(directory: Path, fingerprint: str, *, ours: bool) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     marker = directory / BEGUN
-    begun = marker.read_text("utf-8") if marker.exists() else None
+    begun = marker.read_text("utf-8", errors="replace") if marker.exists() else None
     if not ours and begun != fingerprint and any(path.name != BEGUN for path in directory.iterdir()):
         raise ValueError(
             f"{directory} is not empty"
@@ -413,7 +413,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
         check_unchanged(handle)
     for folder in sorted({(work.directory / name).parent for name in files}):
         flush_folder(folder)  # before the record, which says that the files are there
-    write_text(work.directory / RECORD, json.dumps(record, indent=1))
+    write_durably(work.directory / RECORD, json.dumps(record, indent=1))
     remember_written(work.directory, list(files))
     (work.directory / BEGUN).unlink()
     return record

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.defs.instance import open_instance
+from pipeline.defs.instance import open_instance, prepare_dagster_home
 from pipeline.store.layout import Layout
 from tests.children import python
 
@@ -69,3 +69,16 @@ def test_instance_settings_that_were_edited_are_kept(tmp_path):
     settings.write_text(settings.read_text() + "# mine\n")
     with open_instance(layout):
         assert settings.read_text().endswith("# mine\n")
+
+
+def test_dagster_yaml_that_is_damaged_is_named(tmp_path):
+    """It was an unexpected ParserError."""
+    layout = Layout(tmp_path)
+    prepare_dagster_home(layout)
+    path = layout.dagster_home / "dagster.yaml"
+    path.write_text("storage: {")
+    with (
+        pytest.raises(ValueError, match=rf"{path} is not valid YAML .*; correct or delete it"),
+        open_instance(layout),
+    ):
+        pass

@@ -17,7 +17,7 @@ def layout(tmp_path) -> Layout:
     layout = Layout(tmp_path)
     journal = Journal(layout, FINGERPRINT)
     journal.folder.mkdir(parents=True)
-    journal.update(run_id="r1", experiment_id="7")
+    journal.update(start={}, status="FINISHED", run_id="r1", experiment_id="7")
     return layout
 
 

@@ -55,7 +55,7 @@ def confusion_figure(matrix_CC: np.ndarray, labels: Sequence[str]) -> "Figure":
     shown = most_confused(matrix_CC)
     counts = matrix_CC[np.ix_(shown, shown)]
     shares = counts / np.maximum(matrix_CC[shown].sum(axis=1, keepdims=True), 1)
-    names = [_short(labels[place]) for place in shown.tolist()]
+    names = [_short(labels[int(place)]) for place in shown]
     has_shares = len(shown) <= WITH_SHARES
     side = 2.5 + (0.6 if has_shares else 0.35) * len(shown)
     figure = Figure(figsize=(side + 1, side), layout="constrained")

@@ -146,12 +146,12 @@ ROLE_BITS = {
 # Features by parts of class names and ids, as site builders use them.
 CLASS_WORDS = {
     "nav": r"nav|menu|breadcrumb|pagination|pager|toc|tabs?\b",
-    "footer": r"foot|copyright|colophon|legal",
-    "header": r"header|masthead|topbar|top-bar|toolbar",
+    "footer": r"foot(?!note)|copyright|colophon|legal",
+    "header": r"header|masthead|topbar|top-bar|(?<!code-)toolbar",
     "side": r"side|rail|widget|column-right",
     "related": r"relat|recommend|similar|trending|popular|also|more-|latest|recent|upsell|cross|carousel|slider"
     r"|suggest|featured",
-    "share": r"share|sharing|social|follow|facebook|twitter|print",
+    "share": r"share|sharing|social|follow|facebook|twitter|\bprint",
     "comment": r"comment|disqus|respond|discussion",
     "reply": r"repl|post|message|answer|thread|topic",
     "overlay": r"cookie|consent|gdpr|popup|modal|overlay|banner|promo|dialog|drawer|alert|notice|toast",
@@ -343,7 +343,7 @@ def _place(parent: Place, element: Any, tag: str) -> Place:
     # the id of a heading or of the section below it repeats the words of the heading
     is_section = tag in HEADINGS or (tag == "section" and not classes) or classes == "section"
     name = f"{classes} {'' if is_section else attributes.get('id', '')}"[:MAX_CLASS_CHARACTERS]
-    own = _class_bits(name) if name != " " else 0
+    own = _class_bits(name) if name != " " and tag != "pre" else 0  # a listing's class tells its language
     if attributes.get("aria-hidden") == "true" or is_not_shown(element):
         own |= HIDDEN
     role = attributes.get("role", "")

@@ -104,6 +104,8 @@ LAST = {
     "list": ("<ul><li>Rope.</li><li>Tar.</li></ul>", "- Rope.\n- Tar."),
     "numbered list": ("<ol reversed><li>Rope.</li><li>Tar.</li></ol>", "2. Rope.\n1. Tar."),
     "listing": ("<pre>open gate\n  wait</pre>", "```\nopen gate\n  wait\n```"),
+    "listing with a class": ('<pre class="prettyprint linenums hljs-toolbar">open gate</pre>', "```\nopen gate\n```"),
+    "footnotes": ('<div class="footnotes"><ol><li>In 1790.</li></ol></div>', "1. In 1790."),
     "caption": ("<figure><img src='f.png'><figcaption>The ferry in 1790</figcaption></figure>", "The ferry in 1790"),
     "terms": ("<dl><dt>Rope</dt><dd>of hemp</dd></dl>", "Rope\n\nof hemp"),
     "short line": ("<p>The end</p>", "The end"),

@@ -78,7 +78,7 @@ def test_dagster_yaml_that_is_damaged_is_named(tmp_path):
     path = layout.dagster_home / "dagster.yaml"
     path.write_text("storage: {")
     with (
-        pytest.raises(ValueError, match=rf"{path} is not valid YAML .*; correct or delete it"),
+        pytest.raises(ValueError, match=rf"{path} is not valid YAML"),
         open_instance(layout),
     ):
         pass

@@ -199,7 +199,8 @@ def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
         registered = registered_names(layout)
     except OSError as error:  # the deny list does not depend on MLflow
         yield f"\n{error}."
-    yield "\nModels that were trained on them, and keep what they learned until they are trained again:"
+    what = "it" if len(found.pages) == 1 else "them"
+    yield f"\nModels that were trained on {what}, and keep what they learned until they are trained again:"
     yield ""
     for model in models:
         steps = seen_steps(model).tolist()

@@ -160,13 +160,17 @@ def _facts_line(stage: str, told: Mapping[str, Any]) -> str:
         licence = told.get("licence") or "no licence declared"
         return f"{told['source']}, {told['media_type']}, {licence}, collected {told['collected_at'][:10]}{status}"
     if stage == "clean" and told.get("extractor"):
-        counts = (("n_mojibake", "lines repaired"), ("n_boilerplate_lines", "boilerplate lines removed"))
-        parts = [f"{told[name]:,} {what}" for name, what in counts if told.get(name)]
+        counts = (("n_mojibake", "{} repaired"), ("n_boilerplate_lines", "{} of boilerplate removed"))
+        parts = [what.format(_counted(told[name], "line")) for name, what in counts if told.get(name)]
         return ", ".join([f"text by {told['extractor']}", *parts])
     if stage == "filter" and "n_words" in told:
-        masked = f", {told['n_masked']:,} places masked" if told.get("n_masked") else ""
-        return f"{told['n_words']:,} words, language {told['language']}{masked}"
+        masked = f", {_counted(told['n_masked'], 'place')} masked" if told.get("n_masked") else ""
+        return f"{_counted(told['n_words'], 'word')}, language {told['language']}{masked}"
     return f"on the same side as {told['family_url']}, which it overlaps" if told.get("family_url") else ""
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 def _repeated_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -54,7 +54,12 @@ def count(number: int | None) -> str:
 
 
 def documents(number: int) -> str:
-    return f"{number:,} document{'' if number == 1 else 's'}"
+    return counted(number, "document")
+
+
+def counted(number: int, noun: str) -> str:
+    """For instance "1 source" or "1,204 sources"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent(part: float, whole: float) -> str:

@@ -11,7 +11,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from pipeline.corpus.report.card_findings import findings
-from pipeline.corpus.report.card_markdown import address, count, documents, listed, percent, plain, size, table
+from pipeline.corpus.report.card_markdown import (
+    address,
+    count,
+    counted,
+    documents,
+    listed,
+    percent,
+    plain,
+    size,
+    table,
+)
 from pipeline.corpus.report.card_people import people
 from pipeline.corpus.report.card_processing import processing
 from pipeline.corpus.report.corpus_chain import CorpusChain
@@ -127,7 +137,8 @@ def _abstract(tables: Tables) -> str:
     sides = [f"{split} {percent(words_in(tables, split), words)}" for split in SPLITS]
     return (
         f"**{documents(n_documents)}, {count(words)} words, {size(total(sources, 'bytes'))} of text** from"
-        f" {count(len(sources))} sources. Languages by words: {listed(of_words)}. Splits by words: {listed(sides)}.\n"
+        f" {counted(len(sources), 'source')}. Languages by words: {listed(of_words)}."
+        f" Splits by words: {listed(sides)}.\n"
     )
 
 

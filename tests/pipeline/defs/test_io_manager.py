@@ -5,9 +5,10 @@ import pytest
 
 from pipeline.defs.resources import HandleFiles
 from pipeline.defs.run_process import forget_outputs_of_past_runs
+from pipeline.store.errors import CorruptShard
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.records import Shards
-from pipeline.store.run_handles import held_by_runs, load_of_runs, runs_with_handles
+from pipeline.store.run_handles import held_by_runs, load_of_runs, runs_with_handles, save_of_run
 from pipeline.store.store import Outcome, Stage, Store
 
 
@@ -88,3 +89,12 @@ def test_io_manager_reads_the_newest_output_of_assets_that_the_run_does_not_buil
 def test_run_handles_take_no_path_for_an_id(layout, run_id):
     with pytest.raises(ValueError, match="is not the id of a run"):
         load_of_runs(layout, [run_id], "grain")
+
+
+def test_run_handles_damaged_file_names_the_cure(layout):
+    save_of_run(layout, "r1", "grain", Store(root=layout.store).build(STAGE, {"name": "a"}).handle)
+    (path,) = layout.run_handles.rglob("*.json")
+    path.write_text('{"asset": "gr')
+    with pytest.raises(CorruptShard, match=r"r1/grain.json is damaged .*delete it"):
+        load_of_runs(layout, ["r1"], "grain")
+    assert list(held_by_runs(layout)) == []

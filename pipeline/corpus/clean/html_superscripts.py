@@ -56,6 +56,7 @@ FUNCTIONS = frozenset(
     ]
 )
 ELEMENT = re.compile(r"(?:^|[^a-z])[A-Z][a-z]?$|[A-Za-z\d]\)$")
+BEFORE_FACTORS = "/\u00b7=+*\u00d7\u2248<>\u2264\u2265"
 EXPONENTS = frozenset("nkxyzijNKXYZT")
 CURRENCIES = tuple("$\u20ac\u00a3\u00a5\u20b9")
 
@@ -139,7 +140,7 @@ def _has_power(before: str) -> bool:
     if word is None or len(word[0]) == 1 or word[0] in UNITS or word[0] in FUNCTIONS or INDEXED.search(before):
         return True
     quantity = before[: word.start()].rstrip()
-    return len(word[0]) <= 3 and bool(quantity) and (quantity[-1].isdigit() or quantity[-1] in "/\u00b7")
+    return len(word[0]) <= 3 and bool(quantity) and (quantity[-1].isdigit() or quantity[-1] in BEFORE_FACTORS)
 
 
 def _before(element: Any) -> str:

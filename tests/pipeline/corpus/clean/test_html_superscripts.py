@@ -22,6 +22,7 @@ def written(body: str) -> str:
         ("9.81 m/s<sup>2</sup>", "9.81 m/s^2"),
         ("120 \u043a\u043c<sup>2</sup>", "120 \u043a\u043c^2"),
         ("s<sup>-1</sup>", "s^(-1)"),
+        ("E = mc<sup>2</sup>", "E = mc^2"),
         ("(a+b)<sup>2</sup>", "(a+b)^2"),
         ("2<sup>n</sup>, 2<sup>n+1</sup>", "2^n, 2^(n+1)"),
         ("<var>x</var><sub>i</sub><sup>2</sup>", "x_i^2"),

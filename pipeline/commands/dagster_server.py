@@ -87,7 +87,7 @@ def _code_server(instance: DagsterInstance, workspace: str) -> Iterator[str]:
     target: Any = WorkspaceFileTarget([workspace])
     with ProxyServerManager(instance, target, "WARNING") as servers, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "workspace.yaml"
-        path.write_text(json.dumps({"load_from": servers.get_code_server_specs()}))  # which is YAML, too
+        path.write_text(json.dumps({"load_from": servers.get_code_server_specs()}), "utf-8")  # which is YAML, too
         yield str(path)
 
 

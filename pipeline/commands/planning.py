@@ -157,7 +157,7 @@ class PlanningMill(Mill):
 
     planner: PlanningStore
 
-    def store(self, context: dg.AssetExecutionContext, shown_as: str = "") -> Store:
+    def store(self, context: dg.AssetExecutionContext, shown_as: str = "", n_workers: int = 0) -> Store:
         return self.planner
 
     def build(

@@ -11,6 +11,7 @@ from typing import Any
 
 from model.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.corpus.examples.near_texts import SIMILARITY, leaked
+from pipeline.corpus.report.card_markdown import counted
 from pipeline.corpus.text_repair import normalised
 from pipeline.store.shards import text_digest
 from pipeline.store.verdict import Verdict
@@ -93,10 +94,11 @@ def no_leak(train: Sequence[str], held_out: Sequence[str], similarity: float = S
 
 def plausible(warnings: Sequence[str]) -> Verdict:
     """Nothing looks wrong with the examples of a task."""
+    more = f"; and {counted(len(warnings) - 3, 'more warning')}" if len(warnings) > 3 else ""
     return Verdict(
         passed=not warnings,
         rule="warnings about the examples = 0",
-        failure="; ".join(warnings[:3]) + (f"; and {len(warnings) - 3} more warnings" if len(warnings) > 3 else ""),
+        failure="; ".join(warnings[:3]) + more,
         observed=len(warnings),
         limit=0,
         details={f"warning_{number}": warning for number, warning in enumerate(warnings, 1)},

@@ -185,7 +185,7 @@ def _accounted(report: Handle) -> Verdict:
 
 def _has_rows(handle: Handle) -> Verdict:
     """The output has at least one row."""
-    return not_empty(handle.rows)
+    return not_empty(handle)
 
 
 def _files_read(pages: Shards) -> Verdict:

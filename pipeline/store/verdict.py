@@ -14,6 +14,7 @@ from pipeline.store.shards import DROPPED_FOLDER, shard_paths
 from pipeline.store.store import read_record
 
 MOST_LOST = 0.001  # share of the rows of a stage that a bad minute of the machine may take
+MOST_REASONS = 5  # drop reasons of a stage that the check `not_empty` names
 MOST_FINAL, FEW = 0.01, 3  # share, and number, of rows that may fail whenever they are tried
 
 
@@ -102,5 +103,25 @@ def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:
     )
 
 
-def not_empty(rows: int) -> Verdict:
-    return Verdict(passed=rows > 0, rule="rows >= 1", observed=rows, limit=1)
+def not_empty(handle: Handle) -> Verdict:
+    """Checks that the asset of `handle` has rows, and says why none are left."""
+    failure = "" if handle.rows else _why_empty(handle)
+    return Verdict(passed=handle.rows > 0, rule="rows >= 1", observed=handle.rows, limit=1, failure=failure)
+
+
+def _why_empty(handle: Handle) -> str:
+    """For instance "no row is left of 60: filter dropped 60 (duplicate_5_gram 58, language 2)"."""
+    stages, folders, told, n_rows = same_asset(handle.stage), [folder_of(handle)], [], 0
+    for folder in folders:  # the last stage first
+        record = read_record(folder.directory) or {}
+        folders += [one for one in folder.inputs(record) if one.stage in stages and one not in folders]
+        counts: Mapping[str, Any] = record.get("counts") or {"rows_in": 0, "dropped": {}}
+        n_rows = max(n_rows, counts["rows_in"])
+        if dropped := counts["dropped"]:
+            most = sorted(dropped.items(), key=lambda reason: -reason[1])
+            reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in most[:MOST_REASONS])
+            more = ", ..." if len(most) > MOST_REASONS else ""
+            told.insert(0, f"{folder.stage} dropped {sum(dropped.values()):,} ({reasons}{more})")
+    if not n_rows:
+        return "there is no row, because nothing came in"
+    return f"no row is left of {n_rows:,}" + (f": {', '.join(told)}" if told else "")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 
 import dagster as dg
 import numpy as np
@@ -17,9 +18,10 @@ from pipeline.evaluation import laws as evaluation_laws
 from pipeline.store.chain import metrics_of
 from pipeline.store.layout import load_current
 from pipeline.store.outputs import read_results
-from pipeline.store.records import Shards
+from pipeline.store.records import Counts, Shards
 from pipeline.store.shards import shard_paths, write_table
-from pipeline.store.verdict import Verdict, conservation
+from pipeline.store.store import Outcome, Stage
+from pipeline.store.verdict import Verdict, conservation, not_empty
 from pipeline.tasks.kind import kind_named
 
 
@@ -77,6 +79,27 @@ def test_checks_that_fail_say_so_in_a_sentence_with_both_numbers():
     )
     passed = evaluation_laws.beats_limit({**result, "baselines": {}}, 4.0, "foundation_evaluation")
     assert passed.sentence() == "bits_per_byte < limit: observed 3.22946, limit 4"
+
+
+def test_not_empty_tells_which_stage_dropped_the_rows_and_why(store):
+    """Every page was dropped, and the run said only "rows >= 1: observed 0, limit 1" (own trials: a refusal that does
+    not say which rows went for which reason)."""
+
+    def outcome(dropped: dict[str, int], rows_in: int) -> Callable[..., Outcome]:
+        kept = rows_in - sum(dropped.values())
+        return lambda *_: Outcome(rows=kept, counts=Counts(rows_in=rows_in, kept=kept, dropped=dropped))
+
+    def built(name: str, dropped: dict[str, int], rows_in: int, *inputs: Shards) -> Shards:
+        stage = Stage(name=name, version=1, function=outcome(dropped, rows_in), handle=Shards)
+        return store.build(stage, {"rows_in": rows_in}, *inputs).handle
+
+    cleaned = built("clean", {"no_text": 2}, 1002)
+    assert not_empty(cleaned).passed
+    filtered = built("filter", {"language": 1, "too_few_words": 999}, 1000, cleaned)
+    assert not_empty(filtered).sentence() == (
+        "no row is left of 1,002: clean dropped 2 (no_text 2), filter dropped 1,000 (too_few_words 999, language 1)"
+    )
+    assert not_empty(built("collect", {}, 0)).sentence() == "there is no row, because nothing came in"
 
 
 def test_check_with_a_detail_called_limit_keeps_its_limit():

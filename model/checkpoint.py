@@ -222,6 +222,9 @@ def load_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...
     return model.eval(), tuple(labels)
 
 
+_KINDS = {"decoder": "a language model (decoder)", "sequence_classifier": "a classifier (sequence_classifier)"}
+
+
 def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[str, Any]]:
     path = directory / CONFIG
     if not path.exists():
@@ -231,7 +234,7 @@ def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[s
     description = read_json(path)
     found = description.get("kind") if isinstance(description, dict) else type(description).__name__
     if found != kind:
-        raise ValueError(f"{path}: holds a {found!r}, expected a {kind!r}")
+        raise ValueError(f"{path}: describes {_KINDS.get(str(found), repr(found))}, expected {_KINDS[kind]}")
     try:
         return decoder_config(description["model"]), description
     except (ValueError, KeyError, AttributeError, TypeError) as error:

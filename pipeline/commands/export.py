@@ -4,7 +4,9 @@ In: a model by the name of its asset or by its folder (also a checkpoint of a tr
 Out: the files, listed with their sizes, and the command that opens them. Only an earlier export is replaced.
 """
 
+import json
 import os
+import shlex
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,8 @@ class Source:
 
 
 def run_export(args: Namespace) -> int:
+    if args.format == "hf" and args.out.lower().endswith(".gguf"):
+        raise ValueError(f"{args.out} names a GGUF file, and --format hf writes a folder; add --format gguf")
     folder = folder_or_current(layout_from_environment(), args.model)
     template = None if args.chat_template is None else read_chat_template(Path(args.chat_template))
     source = read_source(folder)
@@ -152,7 +156,8 @@ def _line_that_opens(out: Path, kind: str, is_decoder: bool) -> str:
     shown = os.path.relpath(out)
     shown = str(out) if shown.startswith("..") else shown
     if kind == "gguf":
-        return f'llama-cli -m {shown} -p "{PROMPT}"'
+        return f'llama-cli -m {shlex.quote(shown)} -p "{PROMPT}"'
     task = "text-generation" if is_decoder else "text-classification"
     cut = "" if is_decoder else ", truncation=True"
-    return f'python -c \'from transformers import pipeline; print(pipeline("{task}", "{shown}")("{PROMPT}"{cut}))\''
+    code = f'from transformers import pipeline; print(pipeline("{task}", {json.dumps(shown)})("{PROMPT}"{cut}))'
+    return f"python -c {shlex.quote(code)}"

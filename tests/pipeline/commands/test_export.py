@@ -1,6 +1,7 @@
 """gristmill export: what it writes opens in transformers with the same tokens, logits, text and labels."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import gguf
@@ -315,6 +316,21 @@ def test_target_with_files_of_others_is_refused(model, tmp_path, capsys):
     (tmp_path / "out.gguf").write_text("years of work")
     assert "no earlier export" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
     assert "ends in .gguf" in refusal(capsys, "model", "out", "--format", "gguf")
+
+
+def test_name_of_a_gguf_file_asks_for_its_format(model, tmp_path, capsys):
+    """Without --format a folder called new.gguf was written, which llama.cpp cannot open (own trials)."""
+    assert "new.gguf names a GGUF file" in refusal(capsys, "model", "new.gguf")
+    assert not (tmp_path / "new.gguf").exists()
+
+
+def test_line_that_opens_a_model_is_quoted_for_the_shell(model, tmp_path, capsys):
+    """A folder with an apostrophe ended the quotation of the line that is printed for it (own trials)."""
+    assert main(["export", "model", "Ann's $new model"]) == 0
+    line = capsys.readouterr().out.rpartition("open it: ")[2]
+    python, option, code = shlex.split(line)
+    assert (python, option) == ("python", "-c")
+    assert '"Ann\'s $new model"' in code
 
 
 def test_classifier_as_gguf_is_refused(tmp_path, capsys):

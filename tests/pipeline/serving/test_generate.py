@@ -141,9 +141,9 @@ def test_generate_no_sample_is_refused(decoder):
 
 
 def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tmp_path):
-    with pytest.raises(ValueError, match="expected a 'decoder'"):
+    with pytest.raises(ValueError, match=r"expected a language model \(decoder\)"):
         one_text(classifier, "a", 1)
-    with pytest.raises(ValueError, match="expected a 'sequence_classifier'"):
+    with pytest.raises(ValueError, match="expected a classifier"):
         classify_text(decoder, ["a"])
     with pytest.raises(ValueError, match=r"has no config\.json"):
         classify_text(tmp_path, ["a"])

@@ -128,8 +128,9 @@ def check_settings(visit: Visit) -> Iterator[Finding]:
     except CorruptShard:  # `check_outputs` reports it
         faults = []
     yield from (Finding("settings", BAD, fault) for fault in faults)
-    n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
-    yield Finding("settings", OK, f"a graph of {n_assets} assets")
+    if not faults:
+        n_assets = len(graph.resolve_asset_graph().materializable_asset_keys)
+        yield Finding("settings", OK, f"a graph of {n_assets} assets")
 
 
 def check_dagster_runs(visit: Visit) -> Iterator[Finding]:

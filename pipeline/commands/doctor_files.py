@@ -40,7 +40,7 @@ def check_disk(visit: Visit) -> Iterator[Finding]:
         if fault and any(sign in fault for sign in FULL):
             fault += f"; {full_disk(folder)}"
         elif fault and check == "data folder":
-            fault += "; GRISTMILL_DATA names another one, and `gristmill init FOLDER` creates one"
+            fault += "; let GRISTMILL_DATA name another folder, or create one with `gristmill init FOLDER`"
         yield Finding(check, BAD if fault else OK, f"{folder} {fault or 'can be written to'}")
     there = next(path for path in (data, *data.parents) if path.exists())
     free = shutil.disk_usage(there).free

@@ -113,6 +113,7 @@ def read_denials(path: Path) -> list[Denial]:
         number = 0
         while line := file.readline(MOST_LINE_BYTES + 1):
             number += 1
+            line = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
             if len(line) > MOST_LINE_BYTES:
                 raise ValueError(
                     f"{path}, line {number}: longer than {MOST_LINE_BYTES:,} bytes ({_beginning(line)} ...), expected"
@@ -148,7 +149,7 @@ def change_denials(path: Path, change: Callable[[list[Denial]], tuple[Collection
         for leftover in path.parent.glob(f".{path.name}.*.part"):  # left by a process that was killed
             leftover.unlink()
         removed, added = change(read_denials(path))
-        lines = path.read_text("utf-8").split("\n") if path.exists() else []
+        lines = path.read_text("utf-8-sig").split("\n") if path.exists() else []
         kept = [line for line in lines if line.strip() and _denial(line.encode(), str(path)) not in removed]
         lines = [*kept, *map(_line, added)]
         if removed or added:

@@ -74,7 +74,9 @@ class ClassificationExamplesConfig(ExamplesConfig):
         if self.text == self.label:
             raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
         if len(self.names()) == 1:
-            raise ValueError(f"labels={self.labels} has one label; a classification needs at least 2")
+            raise ValueError(
+                f"labels has one label, {next(iter(self.names().values()))!r}; a classification needs at least 2"
+            )
 
     def names(self) -> Mapping[str, str]:
         """Value in the data -> name of the label; empty = as found."""

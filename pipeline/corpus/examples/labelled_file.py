@@ -78,7 +78,7 @@ def _table_rows(
             yield from LINE_END.split(line) if "\r" in line else (line,)
 
     parts = [path.partition(".")[0] for path in paths]
-    delimiter = next((one for one in (delimiter, *DELIMITERS) if {*parts} <= {*_header(lines(), one)}), delimiter)
+    delimiter = _delimiter(lines, parts, delimiter)
     header = _header(lines(), delimiter)
     if twice := [column for column in parts if header.count(column) > 1]:
         raise ValueError(f"{name}: {header.count(twice[0])} columns are called {twice[0]!r}; rename all but one")
@@ -94,6 +94,13 @@ def _table_rows(
             yield delimiter.join(cells)
         else:
             yield dict(zip(header, (*cells, *[None] * (len(header) - len(cells))), strict=True))
+
+
+def _delimiter(lines: Callable[[], Iterator[str]], parts: Collection[str], usual: str) -> str:
+    """The first delimiter that gives the header all columns `parts`; if none does, the one of the most columns."""
+    headers = {one: _header(lines(), one) for one in (usual, *DELIMITERS)}
+    fits = (one for one, header in headers.items() if {*parts} <= {*header})
+    return next(fits, max(headers, key=lambda one: len(headers[one])))
 
 
 def _header(lines: Iterator[str], delimiter: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The deny list: what it denies, where it acts, and that neither people nor killed processes break it."""
 
+import codecs
 import json
 import os
 import random
@@ -309,3 +310,12 @@ def test_killed_while_it_writes_leaves_the_list_of_before_and_the_next_goes_on(t
 def test_denial_has_no_field_that_could_hold_the_text():
     """What must be forgotten must not be kept by the list of what is forgotten."""
     assert not {"text", "title", "preview", "content"} & set(deny_list_module.Denial.__dataclass_fields__)
+
+
+def test_deny_list_of_an_editor_that_writes_a_byte_order_mark(tmp_path):
+    """Notepad begins a file with U+FEFF, and the first row was refused (own trials)."""
+    path = write(tmp_path / "denied.jsonl", denial(url="https://a.example/1"))
+    path.write_bytes(codecs.BOM_UTF8 + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert [one.url for one in read_denials(path)] == ["https://a.example/1"]
+    change_denials(path, lambda rows: ((), [denial(url="https://a.example/2")]))
+    assert [one.url for one in read_denials(path)] == ["https://a.example/1", "https://a.example/2"]

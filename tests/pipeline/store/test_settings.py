@@ -137,6 +137,15 @@ def test_settings_of_a_config_have_range_default_and_description():
     assert heat.description == "Temperature in degrees Celsius; None for a cold oven."
 
 
+def test_read_toml_of_an_editor_that_writes_a_byte_order_mark(tmp_path):
+    """Notepad begins a file with U+FEFF, and the first line was called an invalid statement (own trials)."""
+    (tmp_path / "a.toml").write_bytes(b"\xef\xbb\xbf[mill]\r\nwheels = 2\r\n")
+    assert read_toml(tmp_path / "a.toml") == {"mill": {"wheels": 2}}
+    (tmp_path / "b.toml").write_bytes("[mill]\r\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"b.toml is not UTF-8 \(byte 0\); save it as UTF-8"):
+        read_toml(tmp_path / "b.toml")
+
+
 def test_read_toml_mistake_names_file_and_place(tmp_path):
     path = tmp_path / "x.toml"
     path.write_text("[oven\n")

@@ -117,7 +117,7 @@ def replaced(old: str, new: str, text: str = TICKETS) -> str:
         (replaced('label = "queue"', 'label = "subject"'), r"text and label are both 'subject'"),
         (TICKETS + "labels = 3", "labels is a table of texts"),
         (TICKETS + 'labels = ["a=b", "c"]', "label name 'a=b' must not"),
-        (TICKETS + 'labels = ["a"]', "has one label"),
+        (TICKETS + 'labels = ["a"]', "has one label, 'a'"),
         (TICKETS + 'rename = ["a"]', "rename is a table of texts"),
         (
             TICKETS + "[tickets.finetune]\nepoch = 1",

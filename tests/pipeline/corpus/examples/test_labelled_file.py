@@ -168,3 +168,9 @@ def test_g_file_that_cannot_be_read_says_why():
         read("r.csv", "text,label,text\na,b,c\n")
     with pytest.raises(ValueError, match=r"r.csv, line 3: byte 15 is not UTF-8"):
         list(labelled_rows("r.csv", b"text,label\nx,a\n\xe9,b\n", KIND, PLAIN))
+
+
+def test_g_wrong_column_of_a_file_with_semicolons_is_told_with_its_columns(tmp_path):
+    """The whole header was taken for one column: "did you mean `text;label`?" (own trials)."""
+    with pytest.raises(ValueError, match=r"label is 'queue', but no row has that; the rows have: label, text"):
+        build(tmp_path, "r.csv", "text;label\none;a\ntwo;b\n", ExamplesConfig(text="text", label="queue"))

@@ -28,6 +28,11 @@ COMMENTS_HEADING = re.compile(
     r"|\d+ thoughts? on .{1,200}",
     re.IGNORECASE,
 )
+COMMENTS_NAME = re.compile(
+    r"(?:^|[\s_-])(?:comments|kommentare|commentaires|comentarios)(?:$|[\s_-])"
+    r"|comments?[_-]?(?:section|list|thread|area|tree|container|wrapper)",
+    re.IGNORECASE,
+)  # of the element that holds them all
 MOST, MIN_CHOSEN = 0.5, 50  # share of the characters of an element, and their number
 LINKS = 0.5  # share of the characters of a block
 BOILERPLATE_TAGS = sum(
@@ -67,7 +72,7 @@ def without_comments(blocks: list[Block], keep: np.ndarray) -> np.ndarray:
     elements = {id(comment): comment for comment in comments if comment is not None}
     n_nested = sum(1 for element in elements.values() if element.above is not None and element.above.comment)
     is_comment = np.array([comment is not None for comment in comments])
-    if len(elements) + n_nested < MIN_COMMENTS:
+    if len(elements) + n_nested < MIN_COMMENTS and not any(_holds_comments(blocks, e) for e in elements.values()):
         is_comment[:] = False
     headings = [i for i, block in enumerate(blocks) if block.place.tag in HEADINGS]
     for i in [i for i in headings if COMMENTS_HEADING.fullmatch(blocks[i].text)][:MAX_SECTIONS]:
@@ -82,23 +87,44 @@ def without_comments(blocks: list[Block], keep: np.ndarray) -> np.ndarray:
 def _end_of_comments(blocks: list[Block], heading: int) -> int:
     """The end of a section that begins with a heading such as "Comments" and holds at least two alike items.
 
-    An item has a block with its author and one with its text, so that a chapter about comments is not taken for one.
+    An item has a block with its author and one with its text, so that a chapter about comments is not taken for one;
+    where the heading says how many comments there are, the text is enough.
     """
     section = blocks[heading].place.above
     while section is not None and section.above is not None and section.end == heading + 1:
         section = section.above
     if section is None or section.first != heading:
         return heading
+    is_counted = any(sign.isdigit() for sign in blocks[heading].text)
+    n_alike = _n_alike(blocks, section, heading + 1, n_least=1 if is_counted else 2)
+    return section.end if n_alike >= MIN_COMMENTS else heading
+
+
+def _n_alike(blocks: list[Block], section: Place, first: int, n_least: int) -> int:
+    """The largest number of alike elements among those directly below `section` that have at least `n_least` blocks.
+
+    Elements before the block `first` are left out, and so are paragraphs and other parts of a text. A section with a
+    listing is a chapter about comments.
+    """
+    if any(block.place.tag == "pre" for block in blocks[first : section.end]):
+        return 0
     items: Counter[tuple[int, tuple[str, str]]] = Counter()
-    for block in blocks[heading + 1 : section.end]:
+    for block in blocks[first : section.end]:
         item = block.place
-        if item.tag == "pre":
-            return heading
-        while item.above is not None and item.above is not section and item.above.first > heading + 1:
+        while item.above is not None and item.above is not section and item.above.first > first:
             item = item.above
-        items[id(item), item.signature] += 1
-    alike = Counter(signature for (_, signature), n_blocks in items.items() if n_blocks > 1)
-    return section.end if alike and max(alike.values()) >= MIN_COMMENTS else heading
+        if n_least > 1 or item.tag not in PARTS or item.tag == "li":
+            items[id(item), item.signature] += 1
+    alike = Counter(signature for (_, signature), n_blocks in items.items() if n_blocks >= n_least)
+    return max(alike.values(), default=0)
+
+
+def _holds_comments(blocks: list[Block], element: Place) -> bool:
+    """Whether its name says that it holds comments, and it has several alike items."""
+    return (
+        COMMENTS_NAME.search(element.signature[1]) is not None
+        and _n_alike(blocks, element, element.first, n_least=1) >= MIN_COMMENTS
+    )
 
 
 def completed(blocks: list[Block], keep: np.ndarray) -> np.ndarray:

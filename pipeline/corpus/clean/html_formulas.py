@@ -11,6 +11,7 @@ Sources: the markup of MathJax 2 to 4, KaTeX, MediaWiki, LaTeXML, pandoc and the
 
 import re
 from typing import Any
+from urllib.parse import unquote
 
 from pipeline.corpus.clean.math_text import latex
 from pipeline.corpus.clean.mathml_text import LATEX_SIGN, is_display, linear, source_of
@@ -21,7 +22,7 @@ TAGS = ("math", "mjx-container", "amp-mathml")
 CANDIDATES = (
     "//math | //script[starts-with(@type, 'math/')] | //mjx-container | //amp-mathml"
     " | //img[@alt != '' and (contains(@class, 'math') or contains(@class, 'tex') or contains(@src, 'tex')"
-    " or contains(@class, 'TeX'))]"
+    " or contains(@class, 'TeX'))] | //img[contains(@src, 'latex=') or contains(@src, 'latex.codecogs')]"
     " | //*[contains(@class, 'katex') or contains(@class, 'math') or contains(@class, 'MathJax')"
     " or contains(@class, 'ql-formula') or @data-tex or @data-math-style]"
 )
@@ -33,6 +34,10 @@ BARE = frozenset({"math", "tex", "latex"})  # classes of elements that contain L
 SOURCES = ("data-tex", "data-latex", "data-formula", "data-value")
 IMAGE_CLASS = re.compile(r"(?:^|[\s_-])(?:la)?tex(?:[\s_-]|$)|mwe-math|(?:^|\s)math(?:\s|$)", re.IGNORECASE)
 IMAGE_SOURCE = re.compile(r"latex|[?&/](?:eq|tex|chl)\b|mathtex|mimetex", re.IGNORECASE)
+PARAMETER = re.compile(r"(?:^|&)latex=([^&]*)")
+STYLES_OF_SERVICES = re.compile(
+    r"\\(?:dpi|bg|fg|color|bg_\w+|fn_\w+|inline|large|LARGE|huge)(?![a-z])(?:\{\w*\})?\s*"
+)
 DISPLAY_CLASS = re.compile(r"display|-block\b")
 STACKED = re.compile(r"mfrac|msupsub|vlist|sqrt|mroot|msup|msub|mjx-(?:frac|sup|sub|sqrt)")
 UNREADABLE = "[formula]"  # signs that stand above each other, whose order is unknown
@@ -98,13 +103,17 @@ def _script(script: Any, display: bool) -> str:
 
 
 def _image(image: Any, display: bool) -> str | None:
-    alt = image.get("alt", "")
-    is_formula = (
-        IMAGE_CLASS.search(image.get("class") or "")
-        or IMAGE_SOURCE.search(image.get("src") or "")
-        or image.get("eeimg")
-    )
-    return latex(alt, display=display) if is_formula else None
+    alt, address = image.get("alt", "").strip(), image.get("src") or ""
+    is_formula = IMAGE_CLASS.search(image.get("class") or "") or IMAGE_SOURCE.search(address) or image.get("eeimg")
+    return latex(alt or _source_of_address(address), display=display) if is_formula else None
+
+
+def _source_of_address(address: str) -> str:
+    """The LaTeX that a service draws: it is a parameter of its address, or all that follows the question mark."""
+    query = unquote(address.partition("?")[2])
+    found = PARAMETER.search(query)
+    source = found[1] if found else query if "codecogs" in address else ""
+    return STYLES_OF_SERVICES.sub("", source.replace("&space;", " ").replace("+", " " if found else "+"))
 
 
 def _container(element: Any, display: bool) -> str | None:

@@ -2,7 +2,8 @@
 
 In: the decoded text of a page. Out: a tree of plain tag names, in which formulas (html_formulas.py), raised and
 lowered text (html_superscripts.py) and listings (html_listings.py) say in text what the page shows, and
-ruby is without its readings. Both readers of HTML (html_text.py, xhtml_text.py) read it.
+ruby is without its readings. The frame that Project Gutenberg puts around its books is left out, as plain_text.py
+leaves it out of a text. Both readers of HTML (html_text.py, xhtml_text.py) read it.
 
 Ruby: a base text stays and its reading goes, with its brackets, because a sentence with both is not one that anybody
 wrote. A page of XML is parsed as XML, because HTML takes `<title/>` for an opening tag, any other as HTML.
@@ -83,12 +84,13 @@ def is_not_shown(element: Any) -> bool:
 def _rewrite(root: Any, page: str) -> bool:
     classes = "\n".join(root.xpath("//@class", smart_strings=False))
     has_formulas, has_ruby = write_formulas(root, page, classes), _drop_readings(root)
+    has_frame = ("pg-header" in page or "pg-footer" in page) and _drop_frame(root)
     write_superscripts(root)
     write_listings(root, classes)
     if "shadowrootmode" in page:  # the one kind of template that is shown
         for template in [element for element in root.iter("template") if element.get("shadowrootmode")]:
             template.tag = "div"
-    return has_formulas or has_ruby
+    return has_formulas or has_ruby or has_frame
 
 
 def _character(match: re.Match[str]) -> str:
@@ -101,6 +103,13 @@ def _drop_prefixes(root: Any) -> None:
     for element in root.iter():
         if isinstance(element.tag, str):
             element.tag = element.tag.rpartition("}")[2].rpartition(":")[2].lower()
+
+
+def _drop_frame(root: Any) -> bool:
+    frame = root.xpath("//*[@id='pg-header' or @id='pg-footer']")
+    for element in frame:
+        element.clear(keep_tail=True)
+    return bool(frame)
 
 
 def _drop_readings(root: Any) -> bool:

@@ -1,7 +1,8 @@
 """Formulas of word processor files (Office Math) as text in the notation of math_text.py.
 
 In: an element `m:oMath` or one below it. Out: the formula in one line, such as `(x+1)/2` or `sqrt(3)`. An
-unknown element gives the formulas inside it, one after the other. Phantoms that are not shown give nothing.
+unknown element gives the formulas inside it, one after the other. Hidden text and phantoms that are not shown give
+nothing.
 Source: ECMA-376 part 1, section 22.1.
 """
 
@@ -37,6 +38,8 @@ OVERBRACE, UNDERBRACE = "\u23de", "\u23df"
 def formula(element: Any) -> str:
     """The formula that an element contains, or is."""
     name = local_name(element)
+    if name == "r" and _is_on(element, "vanish"):
+        return ""
     if name == "r":
         return symbols("".join(child.text or "" for child in element if local_name(child) == "t"))
     if name in WRITERS:

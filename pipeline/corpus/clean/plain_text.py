@@ -23,6 +23,7 @@ SMALL_PRINT_CHARACTERS = 40_000  # in which it follows a mark, or begins a book 
 END = re.compile(rf"^[ \t]*{_STARS}END\s{{1,9}}OF{_GUTENBERG}", re.IGNORECASE | re.MULTILINE)
 LAST_WORDS = re.compile(
     r"^[ \t]*(?:End\s{1,9}of\s{1,9}(?:the\s{1,9}|this\s{1,9})?Project\s{1,9}Gutenberg"
+    r"|(?:Ende|Fin|Fine|Fim|Einde|Slut|Loppu)\s[^.*]{0,40}?\bProject\s{1,9}Gutenberg"
     r"|Updated\s{1,9}editions\s{1,9}will\s{1,9}replace\s{1,9}the\s{1,9}previous\s{1,9}one"
     r"|\*{3}[ \t]*START:\s{1,9}FULL\s{1,9}LICENSE)",
     re.IGNORECASE | re.MULTILINE,

@@ -95,7 +95,7 @@ def shown_text(written_name: str, values: Values, named: Mapping[str, str]) -> s
     if writer := WRITERS.get(name):
         return writer(values, named)
     if name.startswith("lang-") or listed("first_value").fullmatch(name):
-        return next(iter(values), "")
+        return next(iter(values), "") or named.get("text") or named.get("quote") or ""
     if name in SHOWN_VALUE:
         place = SHOWN_VALUE[name]
         return values[place if place < 0 else min(place, len(values)) - 1] if values else ""
@@ -141,6 +141,21 @@ def _measured(values: Values, named: Mapping[str, str]) -> str:
     return " ".join(filter(None, (named.get("p", "") + number, unit)))
 
 
+def _coordinates(values: Values, named: Mapping[str, str]) -> str:
+    """A place that a sentence names; most articles show theirs in a corner of the page only."""
+    if "title" in named.get("display", ""):
+        return ""
+    shown, numbers = list[str](), list[str]()
+    for value in values:
+        if value.upper() in tuple("NSEW"):
+            degrees = "".join(number + sign for number, sign in zip(numbers, "\u00b0\u2032\u2033", strict=False))
+            shown.append(degrees + value.upper())
+            numbers = []
+        elif NUMBER.fullmatch(value):
+            numbers.append(value)
+    return ", ".join([*shown, *numbers])
+
+
 def _fraction(values: Values, named: Mapping[str, str]) -> str:
     parts = [value for value in values if value][:3]
     if len(parts) == 1:
@@ -166,6 +181,7 @@ def _sound(values: Values, named: Mapping[str, str]) -> str:
 
 WRITERS: dict[str, Callable[[Values, Mapping[str, str]], str]] = {
     **dict.fromkeys(["convert", "cvt", "convertinline"], _converted),
+    "coord": _coordinates,
     **dict.fromkeys(["val", "physics value"], _measured),
     **dict.fromkeys(["frac", "sfrac", "tfrac", "fract", "fraction", "mfrac", "bruch"], _fraction),
     **dict.fromkeys(["nihongo", "nihongo2", "nihongo3", "korean", "cjkv"], _with_original),

@@ -51,7 +51,9 @@ OTHER = re.compile(
 )
 # A coordinate, also two of them in ISO 6709's notation, or another signed decimal. Registries of domains write phone
 # numbers like that (RFC 5733, +1.2015550123), but with a word such as "phone" in front.
-DECIMAL = re.compile(r"\+[0-9]{1,6}\.[0-9]{3,}(?:[-+][0-9]{1,3}\.[0-9]+)?|(?:1?[0-9])?[0-9]\.[0-9]{5,}")
+DECIMAL = re.compile(
+    r"\+[0-9]+\.[0-9]{1,2}|\+[0-9]{1,6}\.[0-9]{3,}(?:[-+][0-9]{1,3}\.[0-9]+)?|(?:1?[0-9])?[0-9]\.[0-9]{5,}"
+)
 FLAT_ROW = re.compile(r"[0-9]{1,4}(?: [0-9]{1,4}){5,}")  # more likely a row of a table than a number
 NO_NUMBER_BEFORE = re.compile(r"(?:[\w.$\u20ac\u00a3%^*<\[]|[\w][-/,+.(])\Z")
 NEAREST = re.compile(r"[^0-9}\]);]*\Z")

@@ -51,6 +51,12 @@ THREADS = {
     "microdata": "<div>" + each('<div itemprop="comment" itemscope>', "</div>") + "</div>",
     "elements of the site": each("<site-comment>", "</site-comment>"),
     "after a heading": "<section><h2>Comments (4)</h2>" + each("<div>", "</div>") + "</section>",
+    "texts alone after a heading with a number": "<section><h3>4 commentaires</h3>"
+    + "".join(f"<div class='row'><p>{text}</p></div>" for text in COMMENTS)
+    + "</section>",
+    "one element around items that are called otherwise": '<div class="CommentSection">'
+    + each("<details><summary>Ferry</summary>", "</details>")
+    + "</div>",
     "after a heading without a number": "<div><h3>Responses</h3>" + each("<div>", "</div>") + "</div>",
 }
 

@@ -49,6 +49,14 @@ FORMS = {
     "MathJax 4": (f'<mjx-container class="MathJax"><math data-latex="{SOURCE}">{HALF}</math></mjx-container>', LATEX),
     "image of WordPress": (f'<img class="latex" src="https://s0.example/latex.php?x" alt="{SOURCE}"/>', LATEX),
     "image by address": (f'<img src="https://latex.codecogs.com/png.image?x" alt="{SOURCE}"/>', LATEX),
+    "image whose address is its only source": (
+        '<img src="https://latex.codecogs.com/gif.latex?%5Cdpi%7B150%7D&space;P=%5Cfrac%7Bv%7D%7B2%7D"/>',
+        LATEX,
+    ),
+    "image of a blog without alternative text": (
+        '<img src="https://s0.example/latex.php?latex=P%3D%5Cfrac%7Bv%7D%7B2%7D&amp;bg=ffffff"/>',
+        LATEX,
+    ),
     "attribute": (f'<span class="ztext-math" data-tex="{SOURCE}"><span>P</span><span>v2</span></span>', LATEX),
     "bare LaTeX of pandoc": (f'<span class="math inline">{SOURCE}</span>', LATEX),
     "delimited text": (f'<span class="math inline">\\({SOURCE}\\)</span>', f"\\({SOURCE}\\)"),

@@ -147,3 +147,12 @@ def test_template_that_declares_a_shadow_root_is_shown():
     assert both('<template shadowrootmode="open"><p>The mill has 412 sacks of flour.</p></template>').startswith(
         "The mill"
     )
+
+
+def test_frame_of_project_gutenberg_is_no_part_of_a_book():
+    """The header, its mark and the licence came out as parts of the book (gutenbergtools/ebookmaker#209)."""
+    page = (
+        '<html><body><section id="pg-header"><h2>The Project Gutenberg eBook of Reeds</h2><p>*** START OF IT ***</p>'
+        f'</section><h1>Reeds</h1><p>{PROSE}</p><section id="pg-footer"><p>*** END ***</p></section></body></html>'
+    )
+    assert html_text(page).text == xhtml_text(page)[1] == f"# Reeds\n\n{PROSE}"

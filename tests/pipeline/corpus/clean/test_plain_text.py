@@ -273,6 +273,8 @@ ENDS = (
     "End of the Project Gutenberg EBook of Lamps, by X\n\n*** END OF THIS PROJECT GUTENBERG EBOOK LAMPS ***\n",
     "***END OF THE PROJECT\nGUTENBERG ETEXT LAMPS***",
     "End of Project Gutenberg's Lamps",
+    "Ende dieses Project Gutenberg Etextes, Lampen",
+    "Fin de l'EBook de Lampes, Project Gutenberg",
     "Updated editions will replace the previous one--the old editions will\nbe renamed.",
     "",
 )

@@ -123,6 +123,23 @@ def test_wiki_section_without_anything_of_the_article_is_left_out_in_any_languag
     assert [line for line in shown.splitlines() if line] == [line for line in text.splitlines() if line]
 
 
+@pytest.mark.parametrize(
+    ("markup", "text"),
+    [
+        (
+            "It lies at {{coord|51|30|N|0|7|W|region:GB}} by a lake.",
+            "It lies at 51\u00b030\u2032N, 0\u00b07\u2032W by a lake.",
+        ),
+        ("It lies at {{Coord|51.5|-0.12|display=inline}}.", "It lies at 51.5, -0.12."),
+        ("It is old.{{coord|51|N|0|W|display=title}}", "It is old."),
+        ("{{blockquote|text=It never stops.|author=Jan}}", "It never stops."),
+    ],
+)
+def test_wiki_places_and_quotations_that_an_article_shows_leave_no_hole(markup, text):
+    """A number or a sentence went with its template (WikiExtractor#378)."""
+    assert text_of(markup) == text
+
+
 def test_wiki_lists_are_numbered_as_shown():
     markup = "# one\n# two\n## deep\n# three\n\n# new\n* dot\n: in\n; term : meaning"
     assert text_of(markup).splitlines() == [

@@ -113,6 +113,7 @@ LEFT_ALONE = [
     "Order #201-555-0123-44, ticket 12345678, part 450-0840, line 120345678",
     # coordinates and other signed decimals were taken for phone numbers (garrytan/gstack#2885)
     "at +47.376887, +8.541694 or +47.376887+008.541694/; contact the hut at 46.557302, 7.978921; by +1234.56789",
+    "a shift by +1000000.5 or +2500000.25 metres",
     # files, versions and units of systemd were taken for mail addresses (phnx-labs/agi-cli#3309)
     "unpack right-pad@2.0.1.tgz, mill@1.4.zip, img@3x.avif; systemctl start getty@tty2.service backup@daily.timer",
     "the type java.util.Mill@6d06d69c.toString, wheel@v3.1.whl",

@@ -197,7 +197,7 @@ def _planned_asset(
     """The plan of one asset, and the handle that it would return."""
     inputs = {parameter: asset_name(key) for parameter, key in definition.keys_by_input_name.items()}
     if missing := sorted({one for one in inputs.values() if one not in handles}):
-        reason = f"needs {', '.join(missing)}, which {'was' if len(missing) == 1 else 'were'} never built"
+        reason = f"needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not built yet"
         configs = _configs(definition, store, layout, {p: handles.get(one) for p, one in inputs.items()})
         stages = {**configs, **store.before} or {name: None}
         builds = [

@@ -123,7 +123,7 @@ def test_plan_new_source_was_never_built(other_settings):
     assets = plan(other_settings)
     reasons = rebuilt(assets)
     assert reasons["pages/more"] == "never built"
-    assert "needs pages/more, which was never built" in reasons["documents"]
+    assert "needs pages/more, which is not built yet" in reasons["documents"]
     (new,) = [one for one in assets if one.asset == "pages/more"]
     assert [build.seconds for build in new.rebuilt] == [None]
 

@@ -22,7 +22,7 @@ TAGS = ("math", "mjx-container", "amp-mathml")
 CANDIDATES = (
     "//math | //script[starts-with(@type, 'math/')] | //mjx-container | //amp-mathml"
     " | //img[@alt != '' and (contains(@class, 'math') or contains(@class, 'tex') or contains(@src, 'tex')"
-    " or contains(@class, 'TeX'))] | //img[contains(@src, 'latex=') or contains(@src, 'latex.codecogs')]"
+    " or contains(@class, 'TeX'))] | //img[contains(@src, 'tex=') or contains(@src, 'latex.codecogs')]"
     " | //*[contains(@class, 'katex') or contains(@class, 'math') or contains(@class, 'MathJax')"
     " or contains(@class, 'ql-formula') or @data-tex or @data-math-style]"
 )
@@ -34,7 +34,7 @@ BARE = frozenset({"math", "tex", "latex"})  # classes of elements that contain L
 SOURCES = ("data-tex", "data-latex", "data-formula", "data-value")
 IMAGE_CLASS = re.compile(r"(?:^|[\s_-])(?:la)?tex(?:[\s_-]|$)|mwe-math|(?:^|\s)math(?:\s|$)", re.IGNORECASE)
 IMAGE_SOURCE = re.compile(r"latex|[?&/](?:eq|tex|chl)\b|mathtex|mimetex", re.IGNORECASE)
-PARAMETER = re.compile(r"(?:^|&)latex=([^&]*)")
+PARAMETER = re.compile(r"(?:^|&)(?:la)?tex=([^&]*)")
 STYLES_OF_SERVICES = re.compile(
     r"\\(?:dpi|bg|fg|color|bg_\w+|fn_\w+|inline|large|LARGE|huge)(?![a-z])(?:\{\w*\})?\s*"
 )

@@ -1,8 +1,8 @@
 """Formulas of word processor files (Office Math) as text in the notation of math_text.py.
 
 In: an element `m:oMath` or one below it. Out: the formula in one line, such as `(x+1)/2` or `sqrt(3)`. An
-unknown element gives the formulas inside it, one after the other. Hidden text and phantoms that are not shown give
-nothing.
+unknown element gives the formulas inside it, one after the other. Hidden or deleted text and phantoms that are not
+shown give nothing.
 Source: ECMA-376 part 1, section 22.1.
 """
 
@@ -29,6 +29,7 @@ from pipeline.corpus.clean.math_text import (
 )
 from pipeline.corpus.clean.zip_parts import attribute, local_name
 
+DELETED = frozenset({"del", "moveFrom"})  # by an editor whose changes are still marked
 OFF = frozenset({"0", "false", "off"})
 INTEGRAL = "\u222b"  # the operator of m:nary if it names none
 CIRCUMFLEX = "\u0302"  # the accent of m:acc if it names none
@@ -38,7 +39,7 @@ OVERBRACE, UNDERBRACE = "\u23de", "\u23df"
 def formula(element: Any) -> str:
     """The formula that an element contains, or is."""
     name = local_name(element)
-    if name == "r" and _is_on(element, "vanish"):
+    if name in DELETED or (name == "r" and _is_on(element, "vanish")):
         return ""
     if name == "r":
         return symbols("".join(child.text or "" for child in element if local_name(child) == "t"))

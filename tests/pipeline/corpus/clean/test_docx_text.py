@@ -163,6 +163,7 @@ SUB, SUP = (f"<m:{name}>{run('i=1')}</m:{name}>" for name in ("sub", "sup"))
         (f"<m:acc><m:accPr><m:chr m:val='\u20d7'/></m:accPr>{A}</m:acc>", "vec(a)"),
         (f"<m:phant><m:phantPr><m:show m:val='0'/></m:phantPr>{A}</m:phant>{run('b')}", "b"),
         (f"<m:r><w:rPr><w:vanish/></w:rPr><m:t>hidden</m:t></m:r>{run('b')}", "b"),
+        (f"<w:del>{run('old')}</w:del>{run('b')}", "b"),
     ],
 )
 def test_docx_formulas_say_what_they_say_in_word(writers, omml, text):

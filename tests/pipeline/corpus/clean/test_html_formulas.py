@@ -53,6 +53,10 @@ FORMS = {
         '<img src="https://latex.codecogs.com/gif.latex?%5Cdpi%7B150%7D&space;P=%5Cfrac%7Bv%7D%7B2%7D"/>',
         LATEX,
     ),
+    "image of a site for questions without alternative text": (
+        '<img src="https://q.example/equation?tex=P%3D%5Cfrac%7Bv%7D%7B2%7D"/>',
+        LATEX,
+    ),
     "image of a blog without alternative text": (
         '<img src="https://s0.example/latex.php?latex=P%3D%5Cfrac%7Bv%7D%7B2%7D&amp;bg=ffffff"/>',
         LATEX,

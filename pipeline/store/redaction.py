@@ -18,9 +18,12 @@ from urllib.parse import quote, unquote
 
 HIDDEN = "***"
 LOGIN = re.compile(r"(?<![\w+.-])([a-z][a-z0-9+.-]*:/{1,2})[^\s/?#'\"<>]*@", re.IGNORECASE)
-WORDS = r"token|secret|passw(?:or)?d|pwd|signature|sig|credentials?|api[_-]?key|access[_-]?key(?:[_-]?id)?|auth|key"
-QUERY = re.compile(rf"([?&;](?:[\w.%-]*[_.-])?(?:{WORDS}|awsaccesskeyid)=)[^&;#\s'\"<>)]+", re.IGNORECASE)
-HEADER = re.compile(r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer|token)\s+)[^\s'\",;]+", re.IGNORECASE)
+WORDS = r"token|secret|passw(?:or)?d|pwd?|signature|sig|credentials?|api[_-]?key|access[_-]?key(?:[_-]?id)?|auth|key"
+QUERY = re.compile(rf"([?&;#](?:[\w.%-]*[_.-])?(?:{WORDS}|awsaccesskeyid)=)[^&;#\s'\"<>)]+", re.IGNORECASE)
+GIVES = r"['\"]?\s*[:=]\s*['\"]?"  # between the name of a header and its value
+HEADER = re.compile(
+    rf"\b(authorization{GIVES}(?:basic|bearer|token)\s+|x-[a-z-]*(?:key|token){GIVES})[^\s'\",;]+", re.IGNORECASE
+)
 SECRET_NAME = re.compile(
     r"(?:PASSWORD|PASSWD|SECRET|TOKEN|CREDENTIALS|API_?KEY|ACCESS_KEY|SECRET_KEY)$", re.IGNORECASE
 )

@@ -22,6 +22,9 @@ SECRET = "correct-horse-9"
         "https://host/file?a=1;apikey={})",
         "{{'Authorization': 'Bearer {}'}}",
         "authorization: Basic {}",
+        "https://host/page#access_token={}",
+        "https://host/file?user=ann&pw={}",
+        "{{'X-Api-Key': '{}'}}",
     ],
 )
 def test_secret_in_an_address_is_hidden(text):

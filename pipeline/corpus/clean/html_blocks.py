@@ -152,7 +152,7 @@ CLASS_WORDS = {
     "related": r"relat|recommend|similar|trending|popular|also|more-|latest|recent|upsell|cross|carousel|slider"
     r"|suggest|featured",
     "share": r"share|sharing|social|follow|facebook|twitter|\bprint",
-    "comment": r"comment|disqus|respond|discussion",
+    "comment": r"comment(?!ary|ator)|disqus|respond|discussion",
     "reply": r"repl|post|message|answer|thread|topic",
     "overlay": r"cookie|consent|gdpr|popup|modal|overlay|banner|promo|dialog|drawer|alert|notice|toast",
     "ads": r"\bad\b|\bads?[-_]|advert|sponsor|dfp|outbrain|taboola",
@@ -172,7 +172,7 @@ CLASS_WORDS = {
 CLASSES = tuple(CLASS_WORDS)
 HIDDEN = 1 << CLASSES.index("hidden")
 # Class names of visitors' comments, in several languages, and what is no comment although its name says so.
-COMMENT_NAME = re.compile(r"comment|komment|comentari|reactie|disqus", re.IGNORECASE)
+COMMENT_NAME = re.compile(r"comment(?!ary|ator)|komment(?!ator)|comentari|reactie|disqus", re.IGNORECASE)
 NO_COMMENT_NAME = re.compile(
     r"topic|message|forum|review|rating|feedback|fdbk|answer|question"  # posts of forums, opinions of buyers
     r"|(?:^|[\s_-])(?:no|has|with|enable|allow|show|open|closed?|latest|recent|popular)[-_]?comment"

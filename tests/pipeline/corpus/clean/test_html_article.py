@@ -85,6 +85,8 @@ def test_details_of_the_article_itself_stay():
         f'<main>{BODY}<section id="comments"><h2>Comments</h2><p>{COMMENTS[0]}</p>'
         + f"<section id='block-comments'><h3>Block comments</h3><p>{COMMENTS[1]}</p><pre># ferry</pre></section>"
         + f"</section><p>{COMMENTS[2]}</p></main>",
+        # an opinion, which is called a commentary
+        f'<div class="commentary">{BODY}<p>{COMMENTS[0]}</p><p>{COMMENTS[1]}</p><p>{COMMENTS[2]}</p></div>',
         # nothing but comments
         "<main><h1>Guests</h1>" + each('<div class="comment">', "</div>") + "</main>",
     ],

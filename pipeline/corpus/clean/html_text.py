@@ -62,7 +62,7 @@ def parsed(page: str) -> tuple[Any | None, str]:
     tree, is_rewritten = html_tree(page)
     if tree is None:
         return None, page
-    return tree, lxml.html.tostring(tree, encoding="unicode") if is_rewritten else page
+    return tree, str(lxml.html.tostring(tree, encoding="unicode")) if is_rewritten else page
 
 
 def page_blocks(tree: Any, *, with_hidden: bool = True) -> tuple[list[Block], bool]:

@@ -40,6 +40,7 @@ POOL_BATCHES = 50  # batches that are sorted by length together: enough for litt
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
 VERSION = 3
 TOLD_RISE = 1.0  # nats above the last losses from which a spike is told: a wrong answer in a batch of 16 is no spike
+WORTH_WARNING = 0.01  # fraction of the training texts that are cut
 log = logging.getLogger(__name__)
 
 
@@ -281,15 +282,15 @@ def cuts(encoded: Mapping[str, Encoded]) -> dict[str, float]:
 
 
 def warn_of_cuts(cfg: FinetuneConfig, training: Encoded, max_tokens: int, context: int) -> None:
+    """Few texts that are cut are normal in real data: they are logged, but do not warn."""
     if training.n_cut:
-        log.warning(
-            "%d of %d training texts have more than %d tokens, and their %s are not read; %s",
-            *(
-                training.n_cut,
-                len(training.ids),
-                max_tokens,
-                "ends" if cfg.truncation_side == "right" else "beginnings",
-            ),
+        log.log(
+            logging.WARNING if training.n_cut > WORTH_WARNING * len(training.ids) else logging.INFO,
+            "longer than %d tokens, so that their %s are not read: %s of %s training texts; %s",
+            max_tokens,
+            "ends" if cfg.truncation_side == "right" else "beginnings",
+            f"{training.n_cut:,}",
+            f"{len(training.ids):,}",
             longer_texts(max_tokens, context),
         )
 

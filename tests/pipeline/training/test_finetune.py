@@ -257,7 +257,7 @@ def test_f_texts_that_are_cut_are_counted_and_told(tmp_path, base, caplog):
         assert KIND.predictor(built.handle.directory).n_cut([{"text": rows[0]["text"]}, {"text": "short"}]) == 1
     assert answer["label"] == "x"
     assert measures["left"]["validation_accuracy"] == 1 > measures["right"]["validation_accuracy"]
-    assert "training texts have more than 24 tokens, and their ends are not read" in caplog.text
+    assert "longer than 24 tokens, so that their ends are not read: " in caplog.text
     assert "train the base with a longer context" in caplog.text
 
 

@@ -16,9 +16,6 @@ from pipeline.tracking.registry import FINGERPRINT, registered_versions
 
 def run(args: Namespace) -> int:
     layout = existing_layout()
-    n_pruned = prune_tracking(layout)
-    if n_pruned:
-        print(f"{size_text(n_pruned)} of delivered journals of MLflow removed.")
     sources = read_sources(layout.sources_toml).values()
     garbage = find_garbage(
         layout,
@@ -29,7 +26,8 @@ def run(args: Namespace) -> int:
         sources=[source.path for source in sources if isinstance(source, FilesSource)],
     )
     if not (garbage.folders or garbage.files or garbage.retired):
-        print("Nothing to remove.")
+        if not _pruned(layout):
+            print("Nothing to remove.")
         return 0
     print("\n".join(_lines(layout, garbage)))
     if not (args.yes or agreed("Remove them? [y/N] ")):
@@ -39,7 +37,15 @@ def run(args: Namespace) -> int:
         names = ", ".join(str(folder.relative_to(layout.data)) for folder in kept)
         print(f"Kept, because a build has begun to use them: {names}.")
     print(f"Removed; {'at most ' if kept else ''}{size_text(garbage.n_bytes)} freed.")
+    _pruned(layout)
     return 0
+
+
+def _pruned(layout: Layout) -> bool:
+    """Whether journals were pruned; their size is told."""
+    if n_pruned := prune_tracking(layout):
+        print(f"{size_text(n_pruned)} of delivered journals of MLflow removed.")
+    return n_pruned > 0
 
 
 def _lines(layout: Layout, garbage: Garbage) -> Iterator[str]:

@@ -104,7 +104,7 @@ class Watch:
                 f"{asset}: {clock_text(baseline)} of it trained the baseline random_init, the same network without"
                 f" pretraining; `random_init = false` in [{asset}] of config.toml leaves it out."
             )
-        return f"{rows:,} rows, {size_text(records[0]['bytes'])}"
+        return f"{count_text(rows, 'row')}, {size_text(records[0]['bytes'])}"
 
 
 def run(args: Namespace) -> int:

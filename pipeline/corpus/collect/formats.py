@@ -56,6 +56,7 @@ MEDIA_TYPE_OF_SUFFIX = {
     ".xhtml": "text/html",
     ".txt": "text/plain",
     ".text": "text/plain",
+    ".log": "text/plain",
     ".rst": "text/x-rst",
     ".md": "text/markdown",
     ".markdown": "text/markdown",

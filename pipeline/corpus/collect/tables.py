@@ -52,7 +52,10 @@ MAX_COPIED = 16  # times the limit of a page: a larger parquet file inside an ar
 
 
 def table_pages(stream: BinaryIO, url: str, media_type: str, source: Source, max_bytes: int) -> Iterator[Item]:
-    """One page per row of csv or tsv, or one page with the whole file."""
+    """One page per row of csv or tsv, or one page with the whole file.
+
+    Cells beyond the last column belong to its text, in which somebody did not quote a separator.
+    """
     head = stream.read(4 * SNIFFED_CHARACTERS)
     rest = io.BufferedReader(Rewound(head, stream))
     encoding = encoding_of(head, is_cut=True)
@@ -68,17 +71,23 @@ def table_pages(stream: BinaryIO, url: str, media_type: str, source: Source, max
     lines = _Lines(rest, encoding, max_bytes)
     if separator:
         next(iter(lines))
-    source, stray = replace(source, text_key=key), []
+    source, stray, n_longer = replace(source, text_key=key), [], 0
     for number, cells in enumerate(records(lines, delimiter, stray_quotes=stray)):
         if lines.was_cut:
             yield Refused(f"{url}#row={number}", "too_large", b"", max_bytes)
         elif number and any(cell.strip() for cell in cells):
+            if any(cell.strip() for cell in cells[len(names) :]):
+                n_longer += names[-1] != key
+                cells = [*cells[: len(names) - 1], delimiter.join(cells[len(names) - 1 :])]
             values = dict(zip(names, (*cells, *[""] * (len(names) - len(cells))), strict=False))
             yield page_of_record(values, f"{url}#row={number}", source, max_bytes)
         lines.was_cut = False
     if stray:
         which = f"line {stray[0]:,}" if len(stray) == 1 else f"{len(stray):,} lines, the first of them {stray[0]:,}"
         yield Note(url, f"a quotation mark that is not closed as csv requires was read as a character in {which}")
+    if n_longer:
+        rows = "1 row has" if n_longer == 1 else f"{n_longer:,} rows have"
+        yield Note(url, f"{rows} more cells than there are columns, so that their text may be in another column")
 
 
 def _column(text: str, sniffed: str | None, media_type: str, source: Source) -> tuple[str, list[str], str | None]:

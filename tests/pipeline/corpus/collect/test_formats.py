@@ -288,3 +288,12 @@ def test_formats_csv_whose_quotes_never_close_is_read_in_linear_time_and_says_so
     assert len(pages) == n_rows and all(isinstance(page, Found) for page in pages)
     assert isinstance(notes[0], Note) and "not closed as csv requires" in notes[0].text
     assert n_lines < 5 * n_rows
+
+
+def test_formats_csv_separators_that_nobody_quoted_lose_no_text():
+    """In a file with one column, everything behind the first comma of a text was lost without a word."""
+    assert [page.content for page in read("a.csv", b"text\nThe mill, old, stands\n")] == [b"The mill, old, stands"]
+    member = Member("a.csv", lambda: io.BytesIO(b"text,id\nThe mill, old,1\nIt grinds,2\n"))
+    *rows, note = read_member(member, "u", FilesSource(name="s", path="/"), MB)
+    assert [row.content for row in rows if isinstance(row, Found)] == [b"The mill", b"It grinds"]
+    assert isinstance(note, Note) and "1 row has more cells than there are columns" in note.text

@@ -9,6 +9,7 @@ changes one shard and an added file moves no other.
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ IN_GLOB = re.compile(r"([*?\[])")
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path next to `path` that replaces it when the block ends, and is removed when the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         yield part
         with part.open("rb") as written:

@@ -85,7 +85,8 @@ def test_run_sensor_closes_the_mlflow_run_that_a_dead_build_left_open(toy_layout
         run = failing.execute_in_process(instance=instance, raise_on_error=False)
         tracker = Tracker(layout=toy_layout, asset="a", group="pretraining", tags={"dagster.run_id": run.run_id})
         tracker.started("a" * 32, {}, [])
-        tracker.journal.lock.release()  # as the system does when a process dies
+        tracker.courier.stop()  # the system ends its thread and frees its lock when a process dies
+        tracker.journal.lock.release()
         assert dead_runs(toy_layout) == ["a" * 32]
         context = dg.build_run_status_sensor_context(
             sensor_name=name,
@@ -96,4 +97,3 @@ def test_run_sensor_closes_the_mlflow_run_that_a_dead_build_left_open(toy_layout
         sensor(context)
     assert Journal(toy_layout, "a" * 32).state()["status"] == status
     assert end_dead_runs(toy_layout) == []
-    tracker.courier.stop()  # its thread would go on into the next tests

@@ -62,14 +62,14 @@ def test_text_without_a_secret_is_not_changed(text):
 
 
 def test_logs_of_libraries_and_their_tracebacks_hide_secrets(caplog):
-    former = logging.getLogRecordFactory()
+    former, login = logging.getLogRecordFactory(), f"ann:{SECRET}"
     try:
         redact_logs()
         redact_logs()
         try:
-            raise OSError(f"https://ann:{SECRET}@host/x")
+            raise OSError(f"https://{login}@host/x")
         except OSError:
-            logging.getLogger("some.library").exception("request to %s failed", f"http://ann:{SECRET}@host")
+            logging.getLogger("some.library").exception("request to %s failed", f"http://{login}@host")
     finally:
         logging.setLogRecordFactory(former)
     assert SECRET not in caplog.text and "http://***@host" in caplog.text and "Traceback" in caplog.text

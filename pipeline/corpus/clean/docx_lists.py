@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.corpus.clean.list_numbers import list_number
+from pipeline.corpus.clean.word_elements import switch_of, value_of, whole
 from pipeline.corpus.clean.zip_parts import attribute, local_name
 
 DEEPEST = 8  # levels are 0 to 8
@@ -72,17 +73,17 @@ def read_lists(root: Any) -> Lists:
     """The lists of numbering.xml."""
     lists = Lists()
     abstract = {attribute(e, "abstractNumId") or "": e for e in root if local_name(e) == "abstractNum"}
-    by_style = {_value(e, "styleLink"): key for key, e in abstract.items() if _value(e, "styleLink")}
+    by_style = {value_of(e, "styleLink"): key for key, e in abstract.items() if value_of(e, "styleLink")}
     for number in (e for e in root if local_name(e) == "num"):
-        key, definition = attribute(number, "numId") or "", _value(number, "abstractNumId") or ""
-        linked = _value(abstract[definition], "numStyleLink") if definition in abstract else None
+        key, definition = attribute(number, "numId") or "", value_of(number, "abstractNumId") or ""
+        linked = value_of(abstract[definition], "numStyleLink") if definition in abstract else None
         definition = by_style.get(linked, definition) if linked else definition
         lists.definitions[key] = definition
         if definition in abstract:
             lists.levels |= {(key, depth): level for depth, level in _levels(abstract[definition])}
         for override in (e for e in number if local_name(e) == "lvlOverride"):
             lists.levels |= {(key, depth): level for depth, level in _levels(override)}
-            if (start := whole(_value(override, "startOverride"))) is not None:
+            if (start := whole(value_of(override, "startOverride"))) is not None:
                 lists.overrides[(key, whole(attribute(override, "ilvl")) or 0)] = start
     return lists
 
@@ -91,26 +92,16 @@ def _levels(parent: Any) -> list[tuple[int, _Level]]:
     found = []
     for e in (child for child in parent if local_name(child) == "lvl"):
         depth = min(DEEPEST, whole(attribute(e, "ilvl")) or 0)
-        start, text = whole(_value(e, "start")), _value(e, "lvlText")
-        digits = next((child for child in e if local_name(child) == "isLgl"), None)
+        start, text = whole(value_of(e, "start")), value_of(e, "lvlText")
         level = _Level(
-            style=_value(e, "numFmt") or "decimal",
+            style=value_of(e, "numFmt") or "decimal",
             text=f"%{depth + 1}." if text is None else text,
             start=1 if start is None else start,
-            restart=whole(_value(e, "lvlRestart")),
-            in_digits=digits is not None and attribute(digits, "val") not in ("0", "false", "off"),
+            restart=whole(value_of(e, "lvlRestart")),
+            in_digits=bool(switch_of(e, "isLgl")),
         )
         found.append((depth, level))
     return found
-
-
-def _value(element: Any, name: str) -> str | None:
-    return next((attribute(child, "val") for child in element if local_name(child) == name), None)
-
-
-def whole(text: str | None) -> int | None:
-    """A number of at most five digits, or None."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
 def letters(number: int) -> str:

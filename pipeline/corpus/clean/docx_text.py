@@ -12,14 +12,15 @@ Source: ECMA-376 part 1, sections 17.3 (paragraphs), 17.4 (tables), 17.9 (number
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.corpus.clean.docx_lists import DEEPEST, Lists, Numbering, read_lists, whole
+from pipeline.corpus.clean.docx_lists import DEEPEST, Lists, Numbering, read_lists
 from pipeline.corpus.clean.extraction import Extracted
-from pipeline.corpus.clean.html_superscripts import SEEN_BEFORE, lowered, raised
-from pipeline.corpus.clean.omml_text import OFF, formula
+from pipeline.corpus.clean.html_superscripts import on_one_line
+from pipeline.corpus.clean.omml_text import formula
+from pipeline.corpus.clean.word_elements import OFF, child_of, switch_of, value_of, whole
 from pipeline.corpus.clean.xhtml_text import table_row
 from pipeline.corpus.clean.zip_parts import Parts, Unusable, attribute, joined, local_name
 
@@ -48,7 +49,7 @@ SKIPPED = frozenset(
 HEADING_STYLE = re.compile(r"heading ([1-9])", re.IGNORECASE)
 CODE_STYLE = re.compile(r"code|preformatted|source|macro text|plain text|verbatim", re.IGNORECASE)
 CONTENTS_STYLE = "toc "  # lines of a table of contents, which repeat headings and page numbers
-SCRIPTS = {"superscript": raised, "subscript": lowered}
+IS_RAISED = {"superscript": True, "subscript": False}
 MAX_STYLES_ABOVE = 20  # styles are based on other styles; a hostile file can contain a cycle
 
 
@@ -115,20 +116,6 @@ def _property_title(parts: Parts) -> str | None:
     return " ".join((next(titles, None) or "").split()) or None
 
 
-def _child(element: Any, *names: str) -> Any | None:
-    """The first child with the first name, its first child with the second name, and so on."""
-    for name in names:
-        element = next((child for child in element if local_name(child) == name), None)
-        if element is None:
-            return None
-    return element
-
-
-def _value(element: Any, *names: str) -> str | None:
-    child = _child(element, *names)
-    return None if child is None else attribute(child, "val")
-
-
 def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
     name = posixpath.join(folder, "styles.xml")
     if name not in parts:
@@ -139,33 +126,27 @@ def _styles(parts: Parts, folder: str) -> dict[str, _Style]:
 
 def _style(key: str, elements: dict[str, Any]) -> _Style:
     """The style with the properties that it inherits from the styles it is based on."""
-    name = _value(elements[key], "name") or key
+    name = value_of(elements[key], "name") or key
     level, numbering, is_hidden = None, None, None
     for _ in range(MAX_STYLES_ABOVE):
         element = elements.get(key)
         if element is None:
             break
-        above = _value(element, "name") or key
+        above = value_of(element, "name") or key
         if level is None and (match := HEADING_STYLE.fullmatch(above)):
             level = int(match[1])
-        if level is None and (outline := whole(_value(element, "pPr", "outlineLvl"))) is not None and outline < 9:
+        if level is None and (outline := whole(value_of(element, "pPr", "outlineLvl"))) is not None and outline < 9:
             level = outline + 1
-        numbering = numbering or _numbering(_child(element, "pPr"))
-        is_hidden = _switch(element, "rPr", "vanish") if is_hidden is None else is_hidden
-        key = _value(element, "basedOn") or ""
+        numbering = numbering or _numbering(child_of(element, "pPr"))
+        is_hidden = switch_of(element, "rPr", "vanish") if is_hidden is None else is_hidden
+        key = value_of(element, "basedOn") or ""
     return _Style(name, 1 if name.lower() == "title" else level, numbering, is_hidden)
 
 
-def _switch(element: Any, *names: str) -> bool | None:
-    """Whether a property is on; None if it is not there. Without a value it is on (17.17.4)."""
-    child = _child(element, *names)
-    return None if child is None else (attribute(child, "val") or "").lower() not in OFF
-
-
 def _numbering(properties: Any | None) -> Numbering | None:
-    numbering = None if properties is None else _child(properties, "numPr")
-    key = None if numbering is None else _value(numbering, "numId")
-    return None if numbering is None or key is None else (key, min(DEEPEST, whole(_value(numbering, "ilvl")) or 0))
+    numbering = None if properties is None else child_of(properties, "numPr")
+    key = None if numbering is None else value_of(numbering, "numId")
+    return None if numbering is None or key is None else (key, min(DEEPEST, whole(value_of(numbering, "ilvl")) or 0))
 
 
 def _lists(parts: Parts, folder: str) -> Lists:
@@ -189,7 +170,7 @@ def _blocks(container: Any, reader: _Reader) -> Iterator[_Block]:
 
 def _rows(table: Any, reader: _Reader) -> Iterator[str]:
     for row in table.iter():
-        if local_name(row) == "tr" and _nearest(row, "tbl") is table and not _switch(row, "trPr", "hidden"):
+        if local_name(row) == "tr" and _nearest(row, "tbl") is table and not switch_of(row, "trPr", "hidden"):
             cells = [cell for cell in row.iter() if local_name(cell) == "tc" and _nearest(cell, "tr") is row]
             texts = [" ".join(block.text for block in _blocks(cell, reader)) for cell in cells]
             if any(text.strip() for text in texts):
@@ -203,8 +184,8 @@ def _nearest(element: Any, name: str) -> Any | None:
 def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
     pieces: list[str] = []
     boxes: list[Any] = []
-    properties = _child(element, "pPr")
-    style = reader.styles.get((None if properties is None else _value(properties, "pStyle")) or "")
+    properties = child_of(element, "pPr")
+    style = reader.styles.get((None if properties is None else value_of(properties, "pStyle")) or "")
     _collect(element, reader, pieces, boxes, is_hidden=bool(style and style.is_hidden))
     raw = "".join(pieces)
     if style is not None and style.name.lower().startswith(CONTENTS_STYLE):
@@ -220,7 +201,7 @@ def _paragraph(element: Any, reader: _Reader) -> Iterator[_Block]:
 
 
 def _shaped(text: str, style: _Style | None, properties: Any | None, reader: _Reader) -> _Block:
-    own = None if properties is None else whole(_value(properties, "outlineLvl"))
+    own = None if properties is None else whole(value_of(properties, "outlineLvl"))
     level = own + 1 if own is not None and own < 9 else style.level if style else None
     numbering = _numbering(properties) or (style.numbering if style else None)
     if numbering is not None and numbering[0] == "0":  # 17.9.18: list 0 removes a paragraph from its list
@@ -246,10 +227,10 @@ def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any],
         match local_name(child):
             case "r" if _is_hidden_run(child, reader, is_hidden):
                 continue
-            case "r" if (align := _value(child, "rPr", "vertAlign")) in SCRIPTS:
+            case "r" if (align := value_of(child, "rPr", "vertAlign")) in IS_RAISED:
                 own: list[str] = []
                 _collect(child, reader, own, boxes, is_hidden=is_hidden)
-                pieces.append(_script(SCRIPTS[align], "".join(pieces[-3:]), "".join(own)))
+                pieces.append(on_one_line("".join(pieces[-3:]), "".join(own), is_raised=IS_RAISED[align]))
             case "oMath":
                 pieces.append(formula(child))
             case "docPr" if (attribute(child, "hidden") or "0").lower() not in OFF:
@@ -271,17 +252,11 @@ def _collect(element: Any, reader: _Reader, pieces: list[str], boxes: list[Any],
                 _collect(child, reader, pieces, boxes, is_hidden=is_hidden)
 
 
-def _script(write: Callable[[str, str], str | None], before: str, text: str) -> str:
-    """Raised or lowered text, as it reads on one line after `before`: `10^6`, `x_i`."""
-    is_word = bool(before) and not before[-1].isspace() and bool(text.strip())
-    return (write(before[-SEEN_BEFORE:], text.strip()) if is_word else None) or text
-
-
 def _is_hidden_run(run: Any, reader: _Reader, is_hidden: bool) -> bool:
     """Hidden text (17.3.2.41) of the run itself, of its style, or of the style of its paragraph."""
-    own = _switch(run, "rPr", "vanish")
+    own = switch_of(run, "rPr", "vanish")
     if own is None:
-        style = reader.styles.get(_value(run, "rPr", "rStyle") or "")
+        style = reader.styles.get(value_of(run, "rPr", "rStyle") or "")
         own = style.is_hidden if style else None
     return is_hidden if own is None else own
 

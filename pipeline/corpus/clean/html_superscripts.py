@@ -125,6 +125,14 @@ def lowered(before: str, text: str, *, is_variable: bool = False) -> str | None:
     return f"_{grouped(symbols(text))}"
 
 
+def on_one_line(before: str, text: str, after: str = "", *, is_raised: bool) -> str:
+    """Raised or lowered text of another format, as it reads on one line after `before`: `10^6`, `x_i`."""
+    before, bare = before[-SEEN_BEFORE:], text.strip()
+    if not before or before[-1].isspace() or not bare:
+        return text
+    return (raised(before, bare, after) if is_raised else lowered(before, bare)) or text
+
+
 def _marked(text: str) -> str | None:
     """The mark of a footnote; None if it does not look like a number or a letter of the text."""
     return f"[{text}]" if MARKER.fullmatch(text) else None

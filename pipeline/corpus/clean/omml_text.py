@@ -27,10 +27,10 @@ from pipeline.corpus.clean.math_text import (
     subscript,
     symbols,
 )
+from pipeline.corpus.clean.word_elements import OFF
 from pipeline.corpus.clean.zip_parts import attribute, local_name
 
 DELETED = frozenset({"del", "moveFrom"})  # by an editor whose changes are still marked
-OFF = frozenset({"0", "false", "off"})
 INTEGRAL = "\u222b"  # the operator of m:nary if it names none
 CIRCUMFLEX = "\u0302"  # the accent of m:acc if it names none
 OVERBRACE, UNDERBRACE = "\u23de", "\u23df"

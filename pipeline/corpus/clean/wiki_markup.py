@@ -9,12 +9,12 @@ end of an article, and headings with nothing below them.
 
 import html
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.corpus.clean.extraction import Extracted, fence_around, joined
-from pipeline.corpus.clean.html_superscripts import SEEN_BEFORE, lowered, raised
+from pipeline.corpus.clean.html_superscripts import on_one_line
 from pipeline.corpus.clean.math_text import latex
 from pipeline.corpus.clean.wiki_names import Names, is_end_section, is_link_elsewhere, names_of
 from pipeline.corpus.clean.wiki_templates import shown_text, unknown_text
@@ -27,10 +27,7 @@ DROPPED_TAGS = frozenset(DROPPED_NAMES.split())
 BLOCK_TAGS = frozenset({"br", "blockquote", "poem", "p", "div", "center"})
 LISTINGS = frozenset({"pre", "source", "syntaxhighlight"})
 CODE = frozenset({"code", "tt", "kbd", "samp", "var"})
-SCRIPTS: dict[str, Callable[[str, str, str], str | None]] = {
-    "sup": raised,
-    "sub": lambda before, text, after: lowered(before, text),
-}
+IS_RAISED = {"sup": True, "sub": False}
 FORMULAS = frozenset({"math", "chem", "ce"})
 SPACES = re.compile(r"[ \t]{2,}")
 EMPTY_BRACKETS = re.compile(r" ?\([;, ]*\)|(?<=\()[;, ]+|[;,] ?(?=\))| ?\[ ?\]")
@@ -263,10 +260,9 @@ def _tag(node: Any, nodes: Sequence[Any], i: int, reader: _Reader, *, nested: bo
         yield reader.keep(latex(source if name == "math" else f"\\ce{{{source}}}", display=shown_alone))
     elif name in CODE:
         yield reader.keep("".join(_inside(node.contents, reader)))
-    elif name in SCRIPTS:
-        text, before = "".join(_inside(node.contents, reader)), _text_of(nodes, i - 1)[-SEEN_BEFORE:]
-        is_word = bool(before) and not before[-1].isspace() and bool(text.strip())
-        yield (SCRIPTS[name](before, text.strip(), _text_of(nodes, i + 1)[:1]) if is_word else None) or text
+    elif name in IS_RAISED:
+        text, before, after = "".join(_inside(node.contents, reader)), _text_of(nodes, i - 1), _text_of(nodes, i + 1)
+        yield on_one_line(before, text, after[:1], is_raised=IS_RAISED[name])
     elif name == "li":
         yield "\n- "
         yield from _inside(node.contents, reader)

@@ -1,7 +1,7 @@
 """What extraction of HTML is worth and what it costs, beside bare trafilatura, bare resiliparse and datatrove's.
 
 In: --data, a folder in the form of bench/extraction_pages.py; --html, a folder of more HTML pages without gold text,
-for speed alone. Out: Markdown tables: word-level F1 by kind of page; pages a second on one core and their ratio to
+for speed alone. Out: Markdown tables: word-level F1 by kind of page; pages per second on one core and their ratio to
 bare trafilatura; the share of pages that each extractor decided. Ours is the whole path of `clean`: html_text,
 without_boilerplate, repair. Each page goes through all contestants before the next page, in turns, so that what else
 the machine does falls on all alike; seconds are of the processor.

@@ -322,7 +322,7 @@ def signature_speed(args: argparse.Namespace, data: Sequence[Named], others: Seq
         for name, seconds in spent.items()
         if seconds > 0.001
     ]
-    print_table(["", "seconds of a core", "MB/s a core", "times ours"], rows)
+    print_table(["", "seconds of one core", "MB/s per core", "times ours"], rows)
 
 
 def corpus(n: int, data: Sequence[Named]) -> dict[str, str]:

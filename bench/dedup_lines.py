@@ -4,7 +4,7 @@ In: nothing but numbers. The planted corpora are made here, by code that shares 
 many sizes, each with a menu, a footer and a notice of its own around or between articles of random words, on a set
 share of its pages; and as negatives what sites repeat without being boilerplate: stage directions, listings, table
 heads, headings, verse and short answers. Out: recall and precision by share of the pages, and for every size a
-process of its own with its seconds, ms a document, and peak memory of the process and its workers.
+process of its own with its seconds, ms per document, and peak memory of the process and its workers.
 
     .venv/bin/python -m bench.dedup_lines [--documents 10000 100000 ...] [--workers N] [--seed N] [--folder DIR]
 """
@@ -219,8 +219,8 @@ def cost_of(folder: Path, n_workers: int) -> dict[str, float]:
 
 def cost_table(costs: dict[int, dict[str, float]]) -> list[str]:
     lines = [
-        "| documents | shards MB | seconds | ms a document | times the first size | lines removed | peak parent MB |"
-        " peak worker MB | peak of all MB |",
+        "| documents | shards MB | seconds | ms per document | times the first size | lines removed |"
+        " peak parent MB | peak worker MB | peak of all MB |",
         "|---" * 9 + "|",
     ]
     first = min(costs)

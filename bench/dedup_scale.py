@@ -6,7 +6,7 @@ table on stdout, and in the file that --out names.
 A corpus has sources of 16 shards, as `collect` makes them. Its documents are drawn from a Zipf vocabulary (or are
 runs of the texts' words), with stock sentences in between that many share; one in ten is an exact copy of another
 one and one in ten a copy with words edited. Every size runs in a process of its own, whose memory is looked at
-twenty times a second together with that of its workers. The ratio to linear is ms a document, over that of the
+twenty times a second together with that of its workers. The ratio to linear is ms per document, over that of the
 smallest size. With --probes, so many new documents are then compared with the output of each size as an accepted
 corpus.
 
@@ -312,7 +312,7 @@ def scratch_sizes(root: Path) -> Iterator[tuple[Path, int]]:
 
 def table(costs: dict[int, dict[str, Any]]) -> list[str]:
     steps = list(STEPS.values())
-    head = ["documents", "seconds", *steps, "ms a document", "to linear", "peak MB", "spilled MB", "scratch MB"]
+    head = ["documents", "seconds", *steps, "ms per document", "to linear", "peak MB", "spilled MB", "scratch MB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     first = next(iter(costs.values()))
     for size, cost in costs.items():

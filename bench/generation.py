@@ -33,7 +33,7 @@ from model.hf.config import config_to_hf
 from model.sample_config import SampleConfig
 
 BATCHES = (1, 8)
-TARGET = 1.5  # times the tokens a second of transformers
+TARGET = 1.5  # times the tokens per second of transformers
 RANDOM = DecoderConfig(
     vocab_size=8192, n_layers=8, n_heads=8, n_kv_heads=8, d_model=512, d_head=64, d_ff=1408, max_seq_len=512
 )

@@ -202,7 +202,9 @@ def print_throughput(plan: Plan, device: torch.device) -> None:
         if speed is not None and speed.tokens_a_second > best_rate and compiled == can_compile:
             best, best_rate = rows, speed.tokens_a_second
     print(f"\n## Throughput, {plan.rows} rows per step, compiled: {can_compile}\n")
-    print("| size | N | optimiser | rows at once | ms a step | tokens/s | MFU | N without head | causal half | GB |")
+    print(
+        "| size | N | optimiser | rows at once | ms per step | tokens/s | MFU | N without head | causal half | GB |"
+    )
     print("|---|---:|---|---:|---:|---:|---:|---:|---:|---:|")
     print_speed(name, cfg, train_config(cfg, plan.rows, best), device, plan.steps, can_compile)
     print_speed(name, cfg, train_config(cfg, plan.rows, best, muon_lr=None), device, plan.steps, can_compile)

@@ -210,7 +210,7 @@ def made(folder: Path, stage: str) -> list[Any]:
 
 def table(costs: dict[int, dict[str, dict[str, float]]]) -> list[str]:
     lines = [
-        "| stage | pages in | kept | shards | MB in | seconds | ms a page | times the first size | s/MB |"
+        "| stage | pages in | kept | shards | MB in | seconds | ms per page | times the first size | s/MB |"
         " peak parent MB | peak worker MB | peak of all MB | MB per page above the start |",
         "|---" * 13 + "|",
     ]

@@ -80,7 +80,7 @@ def print_speed(shape: str, args: argparse.Namespace) -> None:
                 parameters[name] = result["parameters"]
     size = SHAPES[shape]
     print(f"## {shape}: {size}, {args.rounds} rounds of {n_steps} steps\n")
-    print("| | parameters | ms a step | tokens/s |\n|---|---:|---:|---:|")
+    print("| | parameters | ms per step | tokens/s |\n|---|---:|---:|---:|")
     for name, seconds in rounds.items():
         step = median(seconds)
         rate = size.rows * size.seq_len / step
@@ -115,7 +115,7 @@ def print_overhead(args: argparse.Namespace) -> None:
     logging = result["report"] + result["save"]
     whole = sum(result["seconds"]) + result["save"]
     print(f"## Beside the arithmetic, over {n_steps} steps of the CPU recipe's shape (Qwen3, AdamW)\n")
-    print("| | ms a step | share of the run | asked |\n|---|---:|---:|---:|")
+    print("| | ms per step | share of the run | asked |\n|---|---:|---:|---:|")
     for name, seconds, asked in (
         ("data loading", result["data"], "1 %"),
         ("logging and checkpoints", logging, "2 %"),

@@ -57,7 +57,7 @@ def check_output(directory: Path, record: Mapping[str, Any], *, is_read: bool = 
     for name, numbers in _by_file([*all_of_needed, *blocks[: SAMPLE_BYTES // BLOCK_BYTES]]).items():
         if (number := _first_changed(directory / name, files[name], numbers)) is not None:
             raise damaged(directory, name, f"block {number + 1} of {len(files[name])}")
-    _remember(directory, signatures, today)
+    _record_seen(directory, signatures, today)
 
 
 def damaged_files(directory: Path, record: Mapping[str, Any]) -> Iterator[str]:
@@ -83,9 +83,9 @@ def damaged(directory: Path, name: str, what: str) -> CorruptShard:
     )
 
 
-def remember_written(directory: Path, names: list[str]) -> None:
+def record_written(directory: Path, names: list[str]) -> None:
     """Notes that the files of an output were just written and hashed."""
-    _remember(directory, {name: _signature(directory / name) for name in names}, time.strftime("%Y-%m-%d"))
+    _record_seen(directory, {name: _signature(directory / name) for name in names}, time.strftime("%Y-%m-%d"))
 
 
 def _first_changed(path: Path, expected: list[str], numbers: list[int]) -> int | None:
@@ -117,7 +117,7 @@ def _seen(directory: Path) -> dict[str, Any]:
         return {"files": {}, "day": ""}  # a cache: without it the files are verified again
 
 
-def _remember(directory: Path, signatures: Mapping[str, Signature], day: str) -> None:
+def _record_seen(directory: Path, signatures: Mapping[str, Signature], day: str) -> None:
     try:
         write_text(directory / SEEN, json.dumps({"files": signatures, "day": day}))
     except OSError:

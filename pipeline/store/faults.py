@@ -1,4 +1,4 @@
-"""Says what to do about errors of the disk and of SQLite, whose own messages name neither the file nor a cure.
+"""Gives advice on errors of the disk and of SQLite, whose own messages name neither the file nor a cure.
 
 In: the text of an error, and the data folder. Out: the text with the file and the advice: a full disk, a folder that
 cannot be written to, a damaged database. The databases of Dagster and MLflow are looked at only here and in

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from filelock import FileLock, Timeout
 
 from model.device_kind import device_kind
-from pipeline.store.checksums import check_output, checksums, remember_written
+from pipeline.store.checksums import check_output, checksums, record_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.errors import DiskFull
@@ -414,7 +414,7 @@ def _run(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], work: Work) -> d
     for folder in sorted({(work.directory / name).parent for name in files}):
         flush_folder(folder)  # before the record, which says that the files are there
     write_durably(work.directory / RECORD, json.dumps(record, indent=1))
-    remember_written(work.directory, list(files))
+    record_written(work.directory, list(files))
     (work.directory / BEGUN).unlink()
     return record
 

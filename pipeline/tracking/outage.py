@@ -1,4 +1,4 @@
-"""Remembers that MLflow does not answer, so that not every build waits for it again.
+"""Records that MLflow does not answer, so that not every build waits for it again.
 
 In: attempts that failed after a wait. Out: whether another attempt is worth its time now. A server that accepts
 connections and never answers costs a whole timeout per attempt; the pause after each doubles, from half a minute to

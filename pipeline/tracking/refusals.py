@@ -1,4 +1,4 @@
-"""Tells what MLflow refuses for good from a server that is away, which accepts the same request later.
+"""Distinguishes what MLflow refuses for good from a server that is away, which accepts the same request later.
 
 In: the error of a request. Out: one of REFUSED, LOGIN and AWAY. An event that is refused would be refused again and
 block all later ones, so it is set aside (journal.py); while a server is away or refuses the login, events wait.

@@ -1,4 +1,4 @@
-"""Writes every listing of an HTML page into its tree as one <pre> of plain text, a line a line.
+"""Writes every listing of an HTML page into its tree as one <pre> of plain text, with a line for each line.
 
 In: the tree of a page. Out: the same tree. In a <pre>, an element that browsers display as a block or that its class
 calls a line is a line, whether a line break stands between two of them or not; numbers of lines are left out. Tables

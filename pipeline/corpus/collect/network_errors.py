@@ -1,4 +1,4 @@
-"""Says in one line why a file could not be fetched: which server or proxy, and what it did.
+"""Explains in one line why a file could not be fetched: which server or proxy, and what it did.
 
 In: an exception of requests, inside which others are nested several levels deep. Out: a sentence without addresses
 that may contain a password.

@@ -115,7 +115,7 @@ def is_quoted(lines: Iterator[str], delimiter: str) -> bool:
     """
     lines_of_record: list[str] = []
 
-    def remembered() -> Iterator[str]:
+    def recorded() -> Iterator[str]:
         for line in lines:
             lines_of_record.append(line)
             yield line
@@ -125,7 +125,7 @@ def is_quoted(lines: Iterator[str], delimiter: str) -> bool:
     needless: set[int] = set()
     width, needs_quotes, looks_like_rows = 0, False, False
     try:
-        for record in csv.reader(remembered(), delimiter=delimiter, strict=True):
+        for record in csv.reader(recorded(), delimiter=delimiter, strict=True):
             first, last = (literal_cells(lines_of_record[place], delimiter) for place in (0, -1))
             if width and len(lines_of_record) > 1:
                 if len(record) != width:

@@ -11,10 +11,10 @@ import argparse
 import torch
 from torch import nn
 
-from model.decoder import new_decoder
-from model.loss import language_model_loss
-from model.presets import PRESETS
-from model.size import flops_a_token, n_parameters
+from model.network.decoder import new_decoder
+from model.network.size import flops_a_token, n_parameters
+from model.training.loss import language_model_loss
+from model.training.presets import PRESETS
 
 
 def main() -> None:

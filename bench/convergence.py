@@ -31,13 +31,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model.batches import token_batches
-from model.config import DecoderShape, TrainConfig
-from model.decoder import new_decoder
+from model.data.batches import token_batches
+from model.data.token_shards import (
+    TokenShard,
+    read_description,
+    read_token_shard,
+    read_token_shards,
+    write_token_shard,
+)
 from model.evaluate import document_losses
-from model.presets import from_depth
-from model.token_shards import TokenShard, read_description, read_token_shard, read_token_shards, write_token_shard
-from model.train import new_state, train_step
+from model.network.decoder import new_decoder
+from model.training.config import DecoderShape, TrainConfig
+from model.training.presets import from_depth
+from model.training.step import new_state, train_step
 
 TURNS = 100  # turns that a training is cut into, when it shares the core with another
 RESULTS = {"parameters", "tokens", "seconds", "bits_per_byte", "bits_per_byte_averaged", "threads"}

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from model.config import DecoderConfig
-from model.decoder import new_decoder
 from model.hf.config import config_to_hf
-from model.linear import HAS_FAST_ONEDNN
-from model.loss import language_model_loss
+from model.network.decoder import new_decoder
+from model.network.linear import HAS_FAST_ONEDNN
+from model.training.config import DecoderConfig
+from model.training.loss import language_model_loss
 
 Step = Callable[[], None]
 

@@ -1,4 +1,4 @@
-"""Tokens a second of `model.generate` beside transformers' `generate` with the same weights.
+"""Tokens a second of `model.generation.generate` beside transformers' `generate` with the same weights.
 
 In: --model, a folder with a trained decoder (default: random weights only), --prompt, --tokens, --repeats. Out:
 Markdown tables, printed.
@@ -24,13 +24,13 @@ from typing import Any
 import torch
 
 from bench.machine import machine
-from model.checkpoint import load_decoder
-from model.config import DecoderConfig
-from model.decode_step import DecodeStep
-from model.decoder import Decoder
-from model.generate import generate, tokens
+from model.generation.decode import DecodeStep
+from model.generation.generate import generate, tokens
+from model.generation.sample_config import SampleConfig
 from model.hf.config import config_to_hf
-from model.sample_config import SampleConfig
+from model.network.decoder import Decoder
+from model.training.checkpoint import load_decoder
+from model.training.config import DecoderConfig
 
 BATCHES = (1, 8)
 TARGET = 1.5  # times the tokens per second of transformers

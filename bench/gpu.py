@@ -33,17 +33,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import model.train
-from model.checkpoint import complete_checkpoints, describe
-from model.compilation import chosen_compile, compile_layers
-from model.config import DecoderConfig, TrainConfig
-from model.curve import read_curve
-from model.decoder import new_decoder
-from model.memory import estimate
-from model.presets import PRESETS, from_sizes
-from model.run import Job, run
-from model.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
-from model.train import TrainState, new_state, train_step
+import model.training.step
+from model.network.decoder import new_decoder
+from model.network.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
+from model.training.checkpoint import complete_checkpoints, describe
+from model.training.compilation import chosen_compile, compile_layers
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.curve import read_curve
+from model.training.memory import estimate
+from model.training.presets import PRESETS, from_sizes
+from model.training.run import Job, run
+from model.training.step import TrainState, new_state, train_step
 
 VOCAB_SIZE = 50_304  # a multiple of 64
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0}  # dense bfloat16, by the makers' data sheets
@@ -277,14 +277,14 @@ def chain_batches(cfg: DecoderConfig, train: TrainConfig) -> Iterator[dict[str, 
 
 def curve(cfg: DecoderConfig, train: TrainConfig, device: torch.device, precision: Callable | None) -> list[float]:
     """Losses of train.n_steps steps; `precision` in place of the training's own."""
-    own = model.train.precision
-    model.train.precision = precision or own
+    own = model.training.step.precision
+    model.training.step.precision = precision or own
     try:
         state, batches = fresh_state(cfg, train, device, compiled=False), chain_batches(cfg, train)
         losses = [train_step(state, next(batches), train).loss for _ in range(train.n_steps)]
         return torch.stack(losses).tolist()
     finally:
-        model.train.precision = own
+        model.training.step.precision = own
 
 
 def print_curves(plan: Plan, device: torch.device) -> None:
@@ -314,7 +314,7 @@ RESUME_STEPS, KILLED_AT = 30, 17
 
 
 class ChainBatches:
-    """Batches by number, as model/run.py reads them."""
+    """Batches by number, as model/training/run.py reads them."""
 
     def __init__(self, cfg: DecoderConfig, train: TrainConfig) -> None:
         self.cfg, self.train = cfg, train

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.checkpoint import load_decoder
-from model.config import DecoderConfig, RopeScaling
-from model.decoder import Decoder
-from model.generate import generate
+from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.generation.generate import generate
+from model.generation.sample_config import SampleConfig
 from model.hf.gguf import write_gguf
 from model.hf.tokenizer import ExportedTokenizer, read_exported_tokenizer
-from model.sample_config import SampleConfig
-from model.tokenizer import Tokenizer, load_tokenizer
+from model.network.decoder import Decoder
+from model.training.checkpoint import load_decoder
+from model.training.config import DecoderConfig, RopeScaling
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 CONTEXT, PROMPT, N_NEW, SEED = 128, 12, 40, 1

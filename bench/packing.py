@@ -25,13 +25,19 @@ import pyarrow as pa
 import torch
 
 from bench.machine import machine
-from model.batches import TokenBatches, at_borders, token_batches
-from model.config import TrainConfig
-from model.decoder import Decoder, new_decoder
+from model.data.batches import TokenBatches, at_borders, token_batches
+from model.data.token_shards import (
+    TokenShard,
+    read_description,
+    read_token_shard,
+    read_token_shards,
+    write_token_stream,
+)
 from model.evaluate import document_losses
-from model.presets import PRESETS
-from model.token_shards import TokenShard, read_description, read_token_shard, read_token_shards, write_token_stream
-from model.train import new_state, train_step
+from model.network.decoder import Decoder, new_decoder
+from model.training.config import TrainConfig
+from model.training.presets import PRESETS
+from model.training.step import new_state, train_step
 
 BLOCK = 20  # steps of one variant before the next one's turn
 ROW_LENGTHS = (128, 256, 512, 1024)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import Memory, machine
-from model.tokenizer import load_tokenizer
+from model.data.tokenizer import load_tokenizer
 from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.corpus.tokens.tokenizer import TOKENIZER, TokenizerConfig
 from pipeline.store.engine import LocalProcesses, n_usable_cores

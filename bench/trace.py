@@ -31,7 +31,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.token_shards import write_token_shard
+from model.data.token_shards import write_token_shard
 from pipeline.corpus.dedup.shingles import Shingler
 from pipeline.store.layout import Layout, save_current
 from pipeline.store.records import (

@@ -12,12 +12,12 @@ import time
 
 import torch
 
-from model.config import DecoderConfig, TrainConfig
-from model.decoder import new_decoder
-from model.loss import language_model_loss
-from model.optim import orthogonalised
-from model.presets import PRESETS
-from model.train import TrainState, micro_batches, new_state, precision, scale_and_clip
+from model.network.decoder import new_decoder
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.loss import language_model_loss
+from model.training.optim import orthogonalised
+from model.training.presets import PRESETS
+from model.training.step import TrainState, micro_batches, new_state, precision, scale_and_clip
 
 
 class OneByOne:

@@ -128,7 +128,7 @@ LOSS = """
 import json, resource, sys, time
 import torch
 from torch.nn import functional as F
-from model.loss import linear_cross_entropy
+from model.training.loss import linear_cross_entropy
 n_rows, d_model, vocab_size = 2048, 384, 50304
 torch.manual_seed(0)
 x = torch.randn(n_rows, d_model, requires_grad=True)
@@ -163,7 +163,7 @@ def print_loss(n_rounds: int, n_threads: int) -> None:
         [median(v) for v in zip(*values, strict=True)] for values in measured.values()
     )
     print(f"| F.cross_entropy of all logits | {plain_s:.2f} | {plain_mb:.0f} |")
-    print(f"| model/loss.py, in chunks | {own_s:.2f} | {own_mb:.0f} |")
+    print(f"| model/training/loss.py, in chunks | {own_s:.2f} | {own_mb:.0f} |")
     print(f"| ratio | {own_s / plain_s:.2f} (asked <= 1) | {own_mb / plain_mb:.2f} (asked <= 0.5) |\n", flush=True)
 
 

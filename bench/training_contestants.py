@@ -42,7 +42,7 @@ SHAPES = {
 
 def write_data(folder: Path, seed: int = 0) -> None:
     """The same tokens as nanoGPT's train.bin and as one of our shards, with documents of 1,000 tokens."""
-    from model.token_shards import write_token_shard
+    from model.data.token_shards import write_token_shard
 
     tokens = np.random.default_rng(seed).integers(0, VOCAB_SIZE, N_TOKENS).astype(np.uint16)
     dataset = folder / "data" / "shakespeare_char"
@@ -56,14 +56,15 @@ def write_data(folder: Path, seed: int = 0) -> None:
 
 
 def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, compiled: bool = False) -> dict:
-    """Our model/run.py with all that it does for every step; one checkpoint in the middle, one at the end."""
-    import model.run
-    from model.batches import TokenBatches
-    from model.checkpoint import describe
-    from model.config import TrainConfig
-    from model.decoder import new_decoder
-    from model.size import n_parameters
-    from model.token_shards import read_token_shard
+    """Our model/training/run.py with all that it does for every step; one checkpoint in the middle, one
+    at the end."""
+    import model.training.run
+    from model.data.batches import TokenBatches
+    from model.data.token_shards import read_token_shard
+    from model.network.decoder import new_decoder
+    from model.network.size import n_parameters
+    from model.training.checkpoint import describe
+    from model.training.config import TrainConfig
 
     decoder = our_decoder(shape, gpt2)
     train = TrainConfig(
@@ -79,20 +80,22 @@ def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, co
     )
     shards = [read_token_shard(folder / "tokens.arrow")]
     batches = TimedBatches(TokenBatches(shards, rows=shape.rows, seq_len=shape.seq_len, seed=0))
-    job = model.run.Job(model=new_decoder(decoder, 0), cfg=train, description=describe(decoder), batches=batches)
+    job = model.training.run.Job(
+        model=new_decoder(decoder, 0), cfg=train, description=describe(decoder), batches=batches
+    )
     clock = Clock()
-    plain_fit, model.run.fit = model.run.fit, clock.fit
+    plain_fit, model.training.run.fit = model.training.run.fit, clock.fit
     try:
-        model.run.run(folder / f"run-{os.getpid()}", job, Silent())
+        model.training.run.run(folder / f"run-{os.getpid()}", job, Silent())
     finally:
-        model.run.fit = plain_fit
+        model.training.run.fit = plain_fit
     parts = {"data": batches.seconds, "report": clock.report_seconds, "save": clock.save_seconds}
     return {"seconds": clock.seconds(), "parameters": n_parameters(decoder), **parts}
 
 
 def our_decoder(shape: Shape, gpt2: bool):
-    from model.config import DecoderConfig
-    from model.presets import d_ff_of
+    from model.training.config import DecoderConfig
+    from model.training.presets import d_ff_of
 
     as_gpt2 = {"norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh"} if gpt2 else {}
     return DecoderConfig(
@@ -132,7 +135,7 @@ class Clock:
         self.times, self.report_seconds, self.save_seconds, self.pauses = [], 0.0, 0.0, {}
 
     def fit(self, *arguments, report: Callable, save: Callable, **others) -> None:
-        from model.train import fit
+        from model.training.step import fit
 
         def timed_report(step, values) -> None:
             start = time.perf_counter()
@@ -194,7 +197,7 @@ def trainer(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool) -> dict:
         )  # fmt: skip
         network = transformers.GPT2LMHeadModel(config)
     else:
-        from model.presets import d_ff_of
+        from model.training.presets import d_ff_of
 
         config = transformers.Qwen3Config(
             num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads, num_key_value_heads=shape.n_heads,
@@ -216,7 +219,8 @@ def trainer(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool) -> dict:
         logging_strategy="no", save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
         dataloader_pin_memory=False, learning_rate=1e-3,
     )  # fmt: skip
-    transformers.Trainer(model=network, args=arguments, train_dataset=rows, callbacks=[Times()]).train()  # type: ignore[arg-type]
+    transformers.Trainer(model=network, args=arguments, train_dataset=rows, callbacks=[Times()]).train()  # type:
+    ignore[arg-type]
     return {"seconds": np.diff(times).tolist(), "parameters": network.num_parameters()}
 
 

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.machine import machine
-from model.tokenizer import load_tokenizer
-from model.vocabularies import PUBLISHED, TRAINED_PATTERNS
+from model.data.tokenizer import load_tokenizer
+from model.data.vocabularies import PUBLISHED, TRAINED_PATTERNS
 from pipeline.corpus.tokens.tokenizer import train_ranks
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.corpus.tokens.vocabularies import fetch_ranks

@@ -4,9 +4,9 @@
     sample DIR PROMPT    continue a text
     evaluate DIR SHARDS  bits per byte and perplexity on held-out documents
 
-In: folders of token shards (model/token_shards.py) and of models. Out: lines of text, and an exit code: 0, 1 for what
-was given wrong or went wrong, told in one line, 130 where a signal asked to stop. `train` runs in several processes
-by --devices N, or by torchrun around it.
+In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0, 1 for
+what was given wrong or went wrong, told in one line, 130 where a signal asked to stop. `train` runs in several
+processes by --devices N, or by torchrun around it.
 """
 
 import argparse
@@ -18,12 +18,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model.config import BEST
-from model.hf.names import FAMILIES
-from model.presets import PRESETS, Preset, from_depth
-from model.recipe import changed, parsed_changes
-from model.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
-from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
+from model.data.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
+from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
+from model.hf.families import FAMILIES
+from model.training.config import BEST
+from model.training.presets import PRESETS, Preset, from_depth
+from model.training.settings import changed, parsed_changes
 
 TOKENIZER = "tokenizer"  # folder of a model
 STOPPED = 130
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _told("stopped", STOPPED)
     except (ValueError, OSError, RuntimeError) as error:
-        from model.train import Interrupted
+        from model.training.step import Interrupted
 
         if type(error) is RuntimeError and not in_several_processes():
             raise  # a mistake of ours
@@ -84,7 +84,7 @@ def run_train(args: argparse.Namespace) -> int:
     if args.devices < 1:
         raise ValueError(f"--devices {args.devices} must be at least 1")
     if args.until_input_ends:
-        from model.launch import stop_at_end_of_input
+        from model.training.launch import stop_at_end_of_input
 
         stop_at_end_of_input()
     preset = from_depth(args.depth) if args.depth is not None else PRESETS[args.preset]
@@ -98,7 +98,7 @@ def run_train(args: argparse.Namespace) -> int:
 
 
 def _train_in_processes(args: argparse.Namespace) -> int:
-    from model.launch import launch
+    from model.training.launch import launch
 
     size = ["--depth", str(args.depth)] if args.depth is not None else ["--preset", args.preset]
     size += ["--family", args.family] if args.family is not None else []
@@ -110,8 +110,8 @@ def _train_in_processes(args: argparse.Namespace) -> int:
 
 
 def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) -> int:
-    from model.distributed import is_main
-    from model.pretraining import Pretraining, measures, pretrain
+    from model.training.distributed import is_main
+    from model.training.pretraining import Pretraining, measures, pretrain
 
     plan = Pretraining(
         shards=args.shards,
@@ -160,9 +160,9 @@ class Printed:
 
 
 def run_sample(args: argparse.Namespace) -> int:
-    from model.checkpoint import load_decoder
-    from model.generate import stream_text
-    from model.sample_config import SampleConfig
+    from model.generation.generate import stream_text
+    from model.generation.sample_config import SampleConfig
+    from model.training.checkpoint import load_decoder
 
     decoder = load_decoder(args.model)
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
@@ -185,8 +185,8 @@ def run_sample(args: argparse.Namespace) -> int:
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
-    from model.checkpoint import load_decoder
     from model.evaluate import document_losses
+    from model.training.checkpoint import load_decoder
 
     description = read_description(args.shards)
     decoder = load_decoder(args.model)
@@ -216,13 +216,13 @@ def shards_digest(directory: Path) -> str:
 
 
 def in_several_processes() -> bool:
-    from model.distributed import n_processes
+    from model.training.distributed import n_processes
 
     return n_processes() > 1
 
 
 def _told(message: str, code: int) -> int:
-    from model.distributed import is_main
+    from model.training.distributed import is_main
 
     if is_main():
         print(f"model.cli: {message}", file=sys.stderr)

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.batches import Batches
-from model.decoder import Decoder
-from model.distributed import share, total
-from model.loss import IGNORE_INDEX, LossFunction
-from model.token_shards import TokenShard, check_vocabulary
-from model.train import micro_batches, precision
+from model.data.batches import Batches
+from model.data.token_shards import TokenShard, check_vocabulary
+from model.network.decoder import Decoder
+from model.training.distributed import share, total
+from model.training.loss import IGNORE_INDEX, LossFunction
+from model.training.step import micro_batches, precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PRELOADED = ("duckdb", "pyarrow.parquet", "torch", "dagster", "model.run", "pipeline.definitions")
+PRELOADED = ("duckdb", "pyarrow.parquet", "torch", "dagster", "model.training.run", "pipeline.definitions")
 SECONDS = 240.0  # until a child that hangs is killed; no test expects one to take long
 
 

@@ -20,7 +20,11 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 multiprocessing.set_forkserver_preload(["pyarrow.parquet", "psutil", "pytest", "pipeline.store.store"])
 
 TESTS = Path(__file__).parent
-FIRST_GROUPS = ("toy_graph", "tests/pipeline/commands/test_ui.py", "tests/model/test_distributed.py")  # the longest
+FIRST_GROUPS = (
+    "toy_graph",
+    "tests/pipeline/commands/test_ui.py",
+    "tests/model/training/test_distributed.py",
+)  # the longest
 FOREIGN_WARNINGS = (
     "ignore:The ``noload`` loader strategy is deprecated",  # MLflow 3.17 under SQLAlchemy 2.1
     "ignore:.*Any type hint is inferred as AnyType",  # of MLflow's own models, when it is imported

@@ -45,18 +45,18 @@ ASSETS = [
     )
 ]
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
-MODEL_MAY_IMPORT_IN = {"model/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
+MODEL_MAY_IMPORT_IN = {"model/data/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
 LIGHT_PARTS_OF_MODEL = {  # import no torch
-    "model.batches",
-    "model.config",
-    "model.cores",
-    "model.device_kind",
-    "model.launch",
-    "model.presets",
-    "model.recipe",
-    "model.token_shards",
-    "model.tokenizer",
-    "model.vocabularies",
+    "model.data.batches",
+    "model.training.config",
+    "model.training.machine",
+    "model.training.device_kind",
+    "model.training.launch",
+    "model.training.presets",
+    "model.training.settings",
+    "model.data.token_shards",
+    "model.data.tokenizer",
+    "model.data.vocabularies",
 }
 MAY_IMPORT_MLFLOW = {"pipeline/tracking/delivery.py", "pipeline/tracking/registry.py", "pipeline/serving/pyfunc.py"}
 HEAVY = ("torch", "mlflow", "trafilatura", "sklearn", "scipy", "matplotlib", "transformers", "duckdb", "pandas")

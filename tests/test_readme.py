@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.cli import build_parser as build_model_parser
-from model.recipe import parsed_changes
+from model.training.settings import parsed_changes
 from pipeline.cli import build_parser
 from pipeline.corpus.collect.sources import KINDS as SOURCE_KINDS
 from pipeline.corpus.collect.sources import read_sources

@@ -6,9 +6,9 @@ In: the model, its config.json, its tokenizer. Out: README.md, with the header t
 from collections.abc import Mapping
 from typing import Any
 
-from model.decoder import Decoder
-from model.heads import SequenceClassifier
 from model.hf.tokenizer import ExportedTokenizer
+from model.network.decoder import Decoder
+from model.network.heads import SequenceClassifier
 
 OPEN_DECODER = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer

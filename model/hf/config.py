@@ -8,8 +8,8 @@ name of the field; switches that no family has are refused by the names of the s
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import DecoderConfig, RopeScaling
-from model.hf.names import FAMILIES, Family
+from model.hf.families import FAMILIES, Family
+from model.training.config import DecoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
 LARGEST = 1e15  # of any size; beyond, a float is no whole number any more

@@ -18,16 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import flush, read_json, read_tensors, write_json, write_tensors
-from model.config import DecoderConfig
-from model.decoder import Decoder
-from model.heads import SequenceClassifier
+from model.generation.sample_config import SampleConfig
 from model.hf.card import model_card
 from model.hf.config import config_from_hf, config_to_hf
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
-from model.sample_config import SampleConfig
-from model.size_check import check_size, shapes_in
+from model.network.decoder import Decoder
+from model.network.heads import SequenceClassifier
+from model.network.size_check import check_size, shapes_in
+from model.training.checkpoint import flush, read_json, read_tensors, write_json, write_tensors
+from model.training.config import DecoderConfig
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoint import flush, named_weights
-from model.config import DecoderConfig
-from model.decoder import Decoder
 from model.hf.config import family_of
-from model.hf.names import LAYER, Place
+from model.hf.families import LAYER, Place
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import narrowed, placed
-from model.rope import frequencies
+from model.network.decoder import Decoder
+from model.network.rope import frequencies
+from model.training.checkpoint import flush, named_weights
+from model.training.config import DecoderConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter

@@ -1,4 +1,4 @@
-"""Weights between Hugging Face's names and layouts and ours, both ways, by the tables of model/hf/names.py.
+"""Weights between Hugging Face's names and layouts and ours, both ways, by the tables of model/hf/families.py.
 
 In: tensors by their names, and a model of ours. Out: the model with these weights; or the reverse. A weight without
 a place, a place without a weight, another shape, or a number format that is no float, is an error that names it.
@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import named_weights
-from model.config import DecoderConfig
 from model.hf.config import family_of
-from model.hf.names import EMBEDDING, HEAD, HEADS, Family, Place
-from model.optim import check_same_shapes
+from model.hf.families import EMBEDDING, HEAD, HEADS, Family, Place
+from model.training.checkpoint import named_weights
+from model.training.config import DecoderConfig
+from model.training.optim import check_same_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.size import flops_a_token
+from model.network.size import flops_a_token
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
@@ -23,7 +23,8 @@ from pipeline.training.pretrain import ResolvedPretrain
 MEASURED_SECONDS = 2.0
 SIZES = (1024, 128, 384)  # rows x width x d_ff: the largest product in a layer of the preset `demo`
 # FLOP/s of such products and of a training of the demo on 2 idle cores of an AMD EPYC, by HAS_FAST_ONEDNN of
-# model/linear.py: wider instructions speed up the products alone, so that a training reaches a smaller share of them.
+# model/network/linear.py: wider instructions speed up the products alone, so that a training reaches a smaller share
+# of them.
 SPEEDS = {True: (4.7e11, 1.25e11), False: (1.9e11, 0.96e11)}
 # Seconds of the demo on those two cores.
 DEMO_SECONDS = {
@@ -120,12 +121,12 @@ def measured(seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
     """The measured fields of an Estimate: FLOP/s of float32 matrix products of the demo's size, on all cores, at the
     current load of the machine.
 
-    By the product that trainings use (model/linear.py). Every core computes its own products: on busy cores the
-    threads of one product would wait for each other.
+    By the product that trainings use (model/network/linear.py). Every core computes its own products: on busy cores
+    the threads of one product would wait for each other.
     """
     import torch
 
-    from model.linear import HAS_FAST_ONEDNN, product
+    from model.network.linear import HAS_FAST_ONEDNN, product
 
     rows, width, wide = SIZES
     a, b = torch.ones(rows, width), torch.ones(wide, width)

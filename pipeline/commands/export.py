@@ -18,8 +18,8 @@ from pipeline.store.record_file import RECORD, load_record
 from pipeline.store.store import verify
 
 if TYPE_CHECKING:
-    from model.decoder import Decoder
-    from model.heads import SequenceClassifier
+    from model.network.decoder import Decoder
+    from model.network.heads import SequenceClassifier
 
 PROMPT = "Once upon a time"
 
@@ -59,8 +59,8 @@ def run_export(args: Namespace) -> int:
             out, source.model, tokenizer=tokenizer, labels=source.labels, dtype=args.dtype, notes=_notes(folder)
         )
     else:
-        from model.decoder import Decoder
         from model.hf.gguf import write_gguf
+        from model.network.decoder import Decoder
 
         if not isinstance(source.model, Decoder):
             raise ValueError(f"{folder} contains a classifier, but GGUF is for decoders; export it with --format hf")
@@ -73,9 +73,9 @@ def run_export(args: Namespace) -> int:
 
 def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
-    from model.checkpoint import CONFIG, load_classifier, load_decoder, read_json
+    from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.files import read_classifier, read_folder
-    from model.tokenizer import DESCRIPTION_FILE, load_tokenizer
+    from model.training.checkpoint import CONFIG, load_classifier, load_decoder, read_json
 
     verify(folder, whole=True)
     description = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -115,8 +115,8 @@ def read_source(folder: Path) -> Source:
 
 def _limits_of(folder: Path, context: int) -> tuple[int, str]:
     """model_max_length of a Hugging Face folder, a huge number where nobody set it, and its truncation_side."""
-    from model.checkpoint import read_json
     from model.hf.tokenizer import TOKENIZER_CONFIG_JSON
+    from model.training.checkpoint import read_json
 
     path = folder / TOKENIZER_CONFIG_JSON
     config = read_json(path) if path.is_file() else {}

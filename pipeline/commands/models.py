@@ -12,7 +12,7 @@ from pipeline.store.layout import folder_or_current, layout_from_environment
 
 
 def run_generate(args: Namespace) -> int:
-    from model.sample_config import SampleConfig
+    from model.generation.sample_config import SampleConfig
 
     cfg = SampleConfig(
         max_new_tokens=args.tokens,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.launch import launch
+from model.training.launch import launch
 from pipeline.corpus.deny_list import DENY_LIST, deny_list
 from pipeline.store.chain import Link, Reads, link_of, run_by, side_inputs
 from pipeline.store.engine import LocalProcesses

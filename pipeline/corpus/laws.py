@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.token_shards import SPLITS, read_description, read_token_shards
+from model.data.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.corpus.examples.near_texts import SIMILARITY, leaked
 from pipeline.corpus.report.card_markdown import counted
 from pipeline.corpus.text_repair import normalised

@@ -28,7 +28,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from model.tokenizer import load_tokenizer
+from model.data.tokenizer import load_tokenizer
 from pipeline.corpus import laws
 from pipeline.corpus.collect.unread_files import unread_files
 from pipeline.corpus.examples.stage import read_examples

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 import pydantic
 
-from model.launch import Ended, launch
+from model.training.launch import Ended, launch
 from pipeline.defs.metadata import materialised
 from pipeline.defs.names import asset_name
 from pipeline.defs.run_process import forget_outputs_of_past_runs

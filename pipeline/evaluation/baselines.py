@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.token_shards import TokenShard
+from model.data.token_shards import TokenShard
 
 NGRAM_NAMES = ("unigram", "bigram", "trigram")
 HELD_OUT_EVERY = 20  # 5 % of the documents fit the interpolation weights

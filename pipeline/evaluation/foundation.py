@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from model.sample_config import SampleConfig
-from model.token_shards import TokenShard, read_description, read_token_shards
+from model.data.token_shards import TokenShard, read_description, read_token_shards
+from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.metrics import bits_per_byte, perplexity
@@ -104,8 +104,8 @@ def document_losses_of(
     corpus: Shards | None,
     work: Work,
 ) -> Losses:
-    from model.checkpoint import load_decoder
     from model.evaluate import document_losses
+    from model.training.checkpoint import load_decoder
 
     description = read_description(tokens)
     decoder = load_decoder(model)
@@ -174,7 +174,7 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
 
 def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
     """Continuations of the beginnings of held-out documents, which are spread evenly over all of them."""
-    from model.tokenizer import load_tokenizer
+    from model.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model / "tokenizer")
     documents = [

@@ -3,7 +3,7 @@
 In: the store, and pages or documents. Out: for every finished Checkpoint in the store whose token shards contain one
 of them, the places of the documents and the steps that read them. Steps: the record of a checkpoint names its token
 shards, and a fine-tuned one names its base; the corpus of the shards maps page ids to document ids; the index of the
-shards gives their rows; the inverse of the data order gives the steps (model/batches.py).
+shards gives their rows; the inverse of the data order gives the steps (model/data/batches.py).
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from model.batches import TokenBatches, token_batches
-from model.config import TrainConfig
-from model.token_shards import TokenShard, read_token_shard, read_token_shards
+from model.data.batches import TokenBatches, token_batches
+from model.data.token_shards import TokenShard, read_token_shard, read_token_shards
+from model.training.config import TrainConfig
 from pipeline.provenance.trace_index import KEYS, Say, open_index
 from pipeline.store.chain import output_of, side_inputs
 from pipeline.store.lineage import Folder, Record, inputs_of

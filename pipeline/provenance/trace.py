@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from model.token_shards import read_token_shard
+from model.data.token_shards import read_token_shard
 from pipeline.provenance.exposure import ModelExposure, Say, models_of, n_tokens_of, token_places
 from pipeline.provenance.trace_chain import TraceChain, TracedRow, chain_of, read_row
 from pipeline.provenance.trace_evidence import DROPPED_COLUMNS, evidence_of, kept_facts

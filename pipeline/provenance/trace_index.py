@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from model.token_shards import SPLITS, read_token_shard
+from model.data.token_shards import SPLITS, read_token_shard
 from pipeline.store.layout import INDEXES
 from pipeline.store.lineage import Folder
 from pipeline.store.record_file import load_record

@@ -1,9 +1,9 @@
 """Lists the content of training steps: documents with URLs, sources, licences and numbers of tokens.
 
 In: the store, a finished Checkpoint and a range of its steps. Out: the documents of those steps in the order of the
-batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/batches.py); the
-boundaries of the documents show whose tokens are in a row; the index of the corpus shows where those came from. For a
-fine-tuned model the steps are those of its own training on labelled examples.
+batches, with sums. Steps: the order of the data is a pure function of (shards, seed, step) (model/data/batches.py);
+the boundaries of the documents show whose tokens are in a row; the index of the corpus shows where those came from.
+For a fine-tuned model the steps are those of its own training on labelled examples.
 """
 
 import json
@@ -126,7 +126,7 @@ def _examples_of_steps(
     kind_of: Callable[[Record], Objective],
 ) -> StepContent:
     """Examples in training order, which depends on their lengths: they are encoded again as in training."""
-    from model.tokenizer import load_tokenizer
+    from model.data.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
     from pipeline.training.finetune import VERSION, ExampleBatches
 

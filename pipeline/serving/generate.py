@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.sample_config import SampleConfig
-from model.tokenizer import load_model_tokenizer
+from model.data.tokenizer import load_model_tokenizer
+from model.generation.sample_config import SampleConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.store import verify
 
@@ -36,7 +36,7 @@ def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: in
 
 def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> Iterator[tuple[int, str]]:
     """As `generate_text`, but yields the number of a sample and a piece of its text as soon as the piece is final."""
-    from model.generate import stream_text
+    from model.generation.generate import stream_text
 
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples} must be at least 1")
@@ -60,8 +60,8 @@ def _written_at(directory: Path) -> int | None:
 @functools.lru_cache(maxsize=MODELS_REMEMBERED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
-    from model.checkpoint import load_decoder
-    from model.decode_step import DecodeStep
+    from model.generation.decode import DecodeStep
+    from model.training.checkpoint import load_decoder
 
     verify(directory, whole=True)
     decoder = load_decoder(directory)

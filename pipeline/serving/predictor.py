@@ -22,8 +22,8 @@ class Predictor:
     outputs: ClassVar[Mapping[str, str]]  # the same for an answer
 
     def __init__(self, directory: Path) -> None:
-        from model.checkpoint import CONFIG, read_json
-        from model.tokenizer import load_model_tokenizer
+        from model.data.tokenizer import load_model_tokenizer
+        from model.training.checkpoint import CONFIG, read_json
 
         self.model = self.load_network(directory)
         self.description = read_json(directory / CONFIG)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard, TypeVar
 
-from model.cores import n_usable_cores
+from model.training.machine import n_usable_cores
 from pipeline.store.worker_pool import CRASH, Done, Failed, WorkerPool
 
 __all__ = ["Done", "Engine", "Failed", "LocalProcesses", "n_usable_cores", "value_of"]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.config import BEST
+from model.training.config import BEST
 from pipeline.store.errors import CorruptShard
 from pipeline.store.record_file import rebuilding
 

@@ -1,7 +1,7 @@
 """The data contracts between stages: Arrow schemas, and the handles that pass from asset to asset.
 
 In: nothing. Out: PAGE, DOCUMENT, SIGNALS, DROPPED and EVIDENCE (Parquet, zstd), and the frozen handles, which
-name a finished folder and contain no data. The schema of token shards is in model/token_shards.py, because
+name a finished folder and contain no data. The schema of token shards is in model/data/token_shards.py, because
 training reads them without this package.
 
 A page is one text as it was collected: a web page, a file, a line of a jsonl file, an article of a wiki dump.

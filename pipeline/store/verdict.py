@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from model.token_shards import SPLITS, read_description, read_token_shards
+from model.data.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.store.chain import same_asset, side_inputs
 from pipeline.store.lineage import Folder, folder_of
 from pipeline.store.records import FAILED_AGAIN, Handle, Shards

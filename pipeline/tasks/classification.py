@@ -120,7 +120,7 @@ class Classifier(Predictor):
     outputs: ClassVar = {"label": "string", "probability": "double"}
 
     def load_network(self, directory: Path) -> Any:
-        from model.checkpoint import load_classifier
+        from model.training.checkpoint import load_classifier
 
         model, self.labels = load_classifier(directory)
         return model
@@ -209,8 +209,8 @@ class Classification(Kind):
         )
 
     def network(self, cfg: FinetuneConfig, decoder: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
-        from model.checkpoint import describe
-        from model.heads import classifier_from_decoder, new_classifier
+        from model.network.heads import classifier_from_decoder, new_classifier
+        from model.training.checkpoint import describe
 
         labels = labels_of(examples.directory)
         description = describe(decoder.cfg, tuple(labels))
@@ -219,7 +219,7 @@ class Classification(Kind):
         return classifier_from_decoder(decoder, len(labels)), description
 
     def loss(self, cfg: ClassificationFinetuneConfig) -> Any:
-        from model.loss import classification_loss
+        from model.training.loss import classification_loss
 
         return partial(classification_loss, label_smoothing=cfg.label_smoothing)
 

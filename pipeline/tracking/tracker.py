@@ -20,7 +20,7 @@ from pipeline.tracking.delivery import Courier
 from pipeline.tracking.journal import Event, Journal, now_ms, this_process
 from pipeline.tracking.names import LONGEST_DESCRIPTION
 
-WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/checkpoint.py
+WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/training/checkpoint.py
 
 
 @dataclass(kw_only=True, slots=True)

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 from annotated_types import Ge
 
-from model.config import TrainConfig
-from model.tokenizer import load_model_tokenizer
+from model.data.tokenizer import load_model_tokenizer
+from model.training.config import TrainConfig
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
@@ -33,8 +33,8 @@ from pipeline.training.pace import paced
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from model.decoder import Decoder
-    from model.loss import LossFunction
+    from model.network.decoder import Decoder
+    from model.training.loss import LossFunction
 
 POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
@@ -223,10 +223,10 @@ class ExampleBatches:
 
 def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
-    from model.checkpoint import load_decoder, save_model
-    from model.distributed import training_device
-    from model.run import Job, run
-    from model.train import Interrupted
+    from model.training.checkpoint import load_decoder, save_model
+    from model.training.distributed import training_device
+    from model.training.run import Job, run
+    from model.training.step import Interrupted
 
     base, examples = inputs
     decoder = load_decoder(base.directory)

@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
-from model.config import DecoderConfig, DecoderShape, TrainConfig
-from model.presets import PRESETS, from_depth
-from model.recipe import changed
-from model.token_shards import read_description
+from model.data.token_shards import read_description
+from model.training.config import DecoderConfig, DecoderShape, TrainConfig
+from model.training.presets import PRESETS, from_depth
+from model.training.settings import changed
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
@@ -42,7 +42,8 @@ class PretrainConfig:
     depth: Annotated[
         OptionalCount,
         "Derive all sizes from this number of layers instead of from a preset: the width is 64 times the depth, and"
-        " context, tokens, batch size, learning rates and weight decay come from the rules in model/presets.py.",
+        " context, tokens, batch size, learning rates and weight decay come from the rules in"
+        " model/training/presets.py.",
     ] = None
     family: Annotated[
         Literal["qwen3", "llama", "gpt2"] | None,
@@ -160,7 +161,7 @@ def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainC
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when inputs do not fit or a loss diverges."""
     from model import pretraining
-    from model.train import Interrupted
+    from model.training.step import Interrupted
 
     tokens, tokenizer = inputs
     description = checked_description(tokens, tokenizer)

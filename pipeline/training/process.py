@@ -1,9 +1,9 @@
 """The entry point of one training process, started by torchrun: `python -m pipeline.training.process ORDER`.
 
-In: the path of a description (model.pretraining.Pretraining as JSON). Out: the trained model in its folder, and a
-report: events (training/events.py), a failure (training/launched.py), and log lines through Dagster Pipes if Dagster
-waits for it. Exits with 0 also after a signal, once everything is saved: torchrun treats any other code as a failure
-and would kill the other processes.
+In: the path of a description (model.training.pretraining.Pretraining as JSON). Out: the trained model in its folder,
+and a report: events (training/events.py), a failure (training/launched.py), and log lines through Dagster Pipes if
+Dagster waits for it. Exits with 0 also after a signal, once everything is saved: torchrun treats any other code as a
+failure and would kill the other processes.
 
 Only the first process writes events; every process records why it fails. Only this file imports dagster_pipes.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
-from model.distributed import is_main, n_processes, rank, training_device
-from model.launch import stop_at_end_of_input
-from model.pretraining import Pretraining, pretrain
-from model.train import Interrupted
+from model.training.distributed import is_main, n_processes, rank, training_device
+from model.training.launch import stop_at_end_of_input
+from model.training.pretraining import Pretraining, pretrain
+from model.training.step import Interrupted
 from pipeline.store.errors import Terminated
 from pipeline.training.events import EventWriter
 from pipeline.training.launched import write_failure

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import strategies as st
 
 from model.cli import main
-from model.config import DecoderConfig, RopeScaling
-from model.token_shards import DESCRIPTION, write_token_shard
-from model.tokenizer import load_tokenizer
-from model.vocabularies import TRAINED_PATTERNS
+from model.data.token_shards import DESCRIPTION, write_token_shard
+from model.data.tokenizer import load_tokenizer
+from model.data.vocabularies import TRAINED_PATTERNS
+from model.training.config import DecoderConfig, RopeScaling
 from pipeline.corpus.tokens.tokenizer import train_ranks
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.checkpoint import load_decoder
 from model.cli import main
-from model.generate import generate
-from model.pretraining import Pretraining, validation
-from model.sample_config import SampleConfig
-from model.token_shards import read_token_shard, read_token_shards, write_token_shard
+from model.data.token_shards import read_token_shard, read_token_shards, write_token_shard
+from model.generation.generate import generate
+from model.generation.sample_config import SampleConfig
+from model.training.checkpoint import load_decoder
+from model.training.pretraining import Pretraining, validation
 from pipeline.cli import main as gristmill
 
 
@@ -221,7 +221,7 @@ def test_evaluate_empty_split_is_refused(folders, capsys):
 
 def test_validation_of_a_split_below_one_row_is_left_out(folders, trained):
     plan = json.loads((trained / "checkpoints/step-000012/state.json").read_text())["train"]
-    from model.config import TrainConfig
+    from model.training.config import TrainConfig
 
     write_shard(folders / "shards/validation/00000.arrow", [[299, 1]])
     assert validation(read_token_shards(folders / "shards", "validation"), TrainConfig(**plan), 300) is None
@@ -230,7 +230,7 @@ def test_validation_of_a_split_below_one_row_is_left_out(folders, trained):
 def test_pretraining_description_of_another_vocabulary_is_refused(folders, trained):
     decoder = load_decoder(trained).cfg
     edit_json(folders / "shards" / "tokens.json", lambda t: t.update(vocab_size=301))
-    from model.config import TrainConfig
+    from model.training.config import TrainConfig
 
     train = TrainConfig(n_steps=1, rows=1, seq_len=8, micro_batch=1)
     with pytest.raises(ValueError, match="a vocabulary of 301 tokens, the decoder has vocab_size=300"):

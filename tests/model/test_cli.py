@@ -9,12 +9,12 @@ import sys
 import pytest
 import torch
 
-from model.checkpoint import load_decoder
 from model.cli import main
-from model.curve import read_curve
+from model.data.token_shards import read_token_shards
+from model.data.tokenizer import load_tokenizer
 from model.evaluate import document_losses
-from model.token_shards import read_token_shards
-from model.tokenizer import load_tokenizer
+from model.training.checkpoint import load_decoder
+from model.training.curve import read_curve
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -53,7 +53,7 @@ def test_train_prints_a_line_a_step_and_what_came_out(corpus, tiny_settings, tmp
     assert lines[-1].endswith(f"validation bits per byte {value:.4f}")
 
 
-@pytest.mark.slow  # model/run.py's own tests are quicker
+@pytest.mark.slow  # model/training/run.py's own tests are quicker
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_train_stopped_by_a_signal_saves_and_the_same_call_goes_on(corpus, tiny_settings, tmp_path, number):
     call = ["train", corpus / "shards", tmp_path / "model", *tiny_settings, "--set", "n_steps=120"]

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from model.config import DecoderConfig
-from model.decoder import Decoder
+from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import document_losses, windows_of_document
-from model.token_shards import read_token_shard, write_token_shard
+from model.network.decoder import Decoder
+from model.training.config import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=29, n_layers=2, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=24, max_seq_len=8

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from model.token_shards import token_schema
-from model.tokenizer import Tokenizer, load_tokenizer
+from model.data.token_shards import token_schema
+from model.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.store.engine import Done, Failed, value_of
 from pipeline.store.errors import CorruptShard
 from pipeline.store.parts import map_shards

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from model.token_shards import token_schema, write_token_stream
+from model.data.token_shards import token_schema, write_token_stream
 from pipeline.store.errors import CorruptShard
 from pipeline.store.shards import replacing
 

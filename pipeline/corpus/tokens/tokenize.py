@@ -1,7 +1,7 @@
 """Stage `tokenize`: writes the documents, mixed by source weight and shuffled once on disk, to token shards.
 
 In: split's shards and a tokenizer. Out: train/, validation/ and test/ with NNNNN.arrow files and tokens.json, as
-model/token_shards.py describes; mixture.md, what each source contributes to the train stream; dropped/ with the
+model/data/token_shards.py describes; mixture.md, what each source contributes to the train stream; dropped/ with the
 documents that a weight below 1 leaves out of it; encoded/: the tokens of each input shard, cached by shard and
 tokenizer. Steps: encode shard by shard in worker processes (encode.py); compute the number of copies of each document
 in the train stream (mixture.py); sort the documents of each split by hash(seed, copy, page_id) and write them into
@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 import numpy as np
 import pyarrow as pa
 
-from model.token_shards import DESCRIPTION, SPLITS
-from model.tokenizer import Tokenizer, load_tokenizer
+from model.data.token_shards import DESCRIPTION, SPLITS
+from model.data.tokenizer import Tokenizer, load_tokenizer
 from pipeline.corpus.tokens.encode import ENCODED_FOLDER, encode_shards, offsets_of, read_encoded
 from pipeline.corpus.tokens.mixture import LEFT_OUT, Mixture, described, mixture_table, write_left_out
 from pipeline.corpus.tokens.shuffle import DOCUMENT_BYTES, Documents, TokenFiles, in_order, order_keys

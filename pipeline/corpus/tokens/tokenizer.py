@@ -20,8 +20,8 @@ from typing import Annotated, Literal
 import pyarrow.compute as pc
 from annotated_types import Ge
 
-from model.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
-from model.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
+from model.data.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
+from model.data.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
 from pipeline.corpus.tokens.tokenizer_files import IDENTITY_FILES, write_tokenizer
 from pipeline.corpus.tokens.tokenizer_report import Sampled, measured, report_markdown, report_measures
 from pipeline.corpus.tokens.vocabularies import fetch_ranks

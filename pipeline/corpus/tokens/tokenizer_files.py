@@ -1,8 +1,9 @@
-"""Writes the files of a tokenizer: the two that model/tokenizer.py reads, and the equivalent ones for Hugging Face.
+"""Writes the files of a tokenizer: the two that model/data/tokenizer.py reads, and the equivalent ones for Hugging
+Face.
 
 In: ranks and the name of a split pattern. Out: four files:
 
-    tokenizer.tiktoken, gristmill_tokenizer.json  determine every id, see model/tokenizer.py
+    tokenizer.tiktoken, gristmill_tokenizer.json  determine every id, see model/data/tokenizer.py
     tokenizer.json, tokenizer_config.json         the same for transformers and `tokenizers`, see hf_tokenizer.py
 """
 
@@ -10,8 +11,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, describe
-from model.vocabularies import END_OF_TEXT, ranks_file
+from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, describe
+from model.data.vocabularies import END_OF_TEXT, ranks_file
 from pipeline.corpus.tokens.hf_tokenizer import (
     TOKENIZER_CONFIG_JSON,
     TOKENIZER_JSON,

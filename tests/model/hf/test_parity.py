@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from model.config import DecoderConfig, RopeScaling
-from model.decoder import Decoder
-from model.heads import SequenceClassifier
 from model.hf.config import config_to_hf
 from model.hf.files import read_classifier, read_folder, write_folder
 from model.hf.weights import weights_from_hf
-from model.loss import IGNORE_INDEX, language_model_loss
+from model.network.decoder import Decoder
+from model.network.heads import SequenceClassifier
+from model.training.config import DecoderConfig, RopeScaling
+from model.training.loss import IGNORE_INDEX, language_model_loss
 
 TOLERANCE = 1e-5  # asked for are 1e-4; seen is 2e-6
 

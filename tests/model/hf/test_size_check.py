@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.checkpoint import describe, load_classifier, load_decoder, save_model
-from model.decoder import Decoder
-from model.heads import SequenceClassifier
 from model.hf.files import read_classifier, read_folder, write_folder
-from model.size_check import shapes_in
+from model.network.decoder import Decoder
+from model.network.heads import SequenceClassifier
+from model.network.size_check import shapes_in
+from model.training.checkpoint import describe, load_classifier, load_decoder, save_model
 
 ROOM = 2_000_000_000  # bytes of address space that a refusal may use beyond what the tests hold
 

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from model.checkpoint import describe, load_decoder, save_model, write_json
-from model.config import DecoderConfig
-from model.decoder import Decoder, new_decoder
-from model.generate import generate
-from model.heads import new_classifier
-from model.recipe import switches_of
-from model.sample_config import SampleConfig
-from model.tokenizer import load_tokenizer
+from model.data.tokenizer import load_tokenizer
+from model.generation.generate import generate
+from model.generation.sample_config import SampleConfig
+from model.network.decoder import Decoder, new_decoder
+from model.network.heads import new_classifier
+from model.training.checkpoint import describe, load_decoder, save_model, write_json
+from model.training.config import DecoderConfig
+from model.training.settings import switches_of
 from pipeline.cli import main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import predictor_in

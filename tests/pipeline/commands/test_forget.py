@@ -13,8 +13,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from model.config import TrainConfig
-from model.token_shards import SPLITS, read_token_shards
+from model.data.token_shards import SPLITS, read_token_shards
+from model.training.config import TrainConfig
 from pipeline.cli import main
 from pipeline.commands.ui import prepare_dagster_home
 from pipeline.corpus.collect.sources import FilesSource

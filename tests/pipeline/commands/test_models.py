@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import describe, save_model
-from model.config import DecoderConfig
-from model.decoder import new_decoder
-from model.sample_config import SampleConfig
+from model.generation.sample_config import SampleConfig
+from model.network.decoder import new_decoder
+from model.training.checkpoint import describe, save_model
+from model.training.config import DecoderConfig
 from pipeline.cli import build_parser, main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import generate_text

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from model.config import TrainConfig
-from model.tokenizer import load_tokenizer
+from model.data.tokenizer import load_tokenizer
+from model.training.config import TrainConfig
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.token_shards import write_token_shard
+from model.data.token_shards import write_token_shard
 from pipeline.corpus import laws
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.definitions import definitions

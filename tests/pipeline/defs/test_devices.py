@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from model.curve import read_curve
+from model.training.curve import read_curve
 from pipeline.definitions import definitions
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record

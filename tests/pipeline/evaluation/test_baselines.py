@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from model.token_shards import read_token_shard, write_token_shard
+from model.data.token_shards import read_token_shard, write_token_shard
 from pipeline.evaluation.baselines import (
     HELD_OUT_EVERY,
     N_BUCKETS,

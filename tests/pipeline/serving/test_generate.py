@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import describe, save_model
-from model.config import DecoderConfig
-from model.decoder import new_decoder
-from model.heads import new_classifier
-from model.sample_config import SampleConfig
+from model.generation.sample_config import SampleConfig
+from model.network.decoder import new_decoder
+from model.network.heads import new_classifier
+from model.training.checkpoint import describe, save_model
+from model.training.config import DecoderConfig
 from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
 from pipeline.tasks.classification import Classifier

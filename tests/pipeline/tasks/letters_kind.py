@@ -50,9 +50,9 @@ class LetterCounter(Predictor):
     outputs: ClassVar = {"letters": "double"}
 
     def load_network(self, directory: Path) -> Any:
-        from model.checkpoint import load_weights, read_json
-        from model.config import decoder_config
-        from model.heads import SequenceClassifier
+        from model.network.heads import SequenceClassifier
+        from model.training.checkpoint import load_weights, read_json
+        from model.training.config import decoder_config
 
         self.scale = read_json(directory / "config.json")["scale"]
         model = SequenceClassifier(decoder_config(read_json(directory / "config.json")["model"]), 2)
@@ -89,7 +89,7 @@ class Letters(Kind):
         return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy(), int(is_cut.sum()))
 
     def network(self, cfg, decoder, examples):
-        from model.heads import classifier_from_decoder, new_classifier
+        from model.network.heads import classifier_from_decoder, new_classifier
 
         description = {"kind": "letters", "model": asdict(decoder.cfg), "scale": SCALE}
         if cfg.initialisation == "random":

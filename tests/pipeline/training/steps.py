@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from model.batches import token_batches
-from model.config import TrainConfig
-from model.token_shards import read_token_shards
+from model.data.batches import token_batches
+from model.data.token_shards import read_token_shards
+from model.training.config import TrainConfig
 
 
 def documents_of_step(tokens: Path, train: TrainConfig, step: int) -> list[str]:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint import describe, load_classifier, save_model
-from model.config import DecoderConfig
-from model.curve import read_curve
-from model.decoder import new_decoder
+from model.network.decoder import new_decoder
+from model.training.checkpoint import describe, load_classifier, save_model
+from model.training.config import DecoderConfig
+from model.training.curve import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.evaluation.laws import whole_texts
@@ -288,7 +288,7 @@ def test_encoded_opens_with_end_of_text_and_cuts_the_end(base):
 
 
 def test_class_probabilities_do_not_depend_on_the_batch(base):
-    from model.heads import new_classifier
+    from model.network.heads import new_classifier
 
     model = new_classifier(DecoderConfig(vocab_size=257, **SHAPE), 3, seed=0).eval()
     torch.nn.init.normal_(model.score.weight)

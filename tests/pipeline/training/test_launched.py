@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.launch import Ended
-from model.token_shards import write_token_shard
+from model.data.token_shards import write_token_shard
+from model.training.launch import Ended
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Shards, TokenizerFile
@@ -52,7 +52,7 @@ def started(order: Path) -> Iterator[subprocess.Popen]:
 
 
 def in_one_process(order: Path) -> Ended:
-    """As model.launch.launch, without torchrun."""
+    """As model.training.launch.launch, without torchrun."""
     with started(order) as process:
         return Ended(process.wait(), was_stopped=False)
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.checkpoint import load_decoder
-from model.curve import read_curve
-from model.presets import from_depth
-from model.token_shards import write_token_shard
+from model.data.token_shards import write_token_shard
+from model.training.checkpoint import load_decoder
+from model.training.curve import read_curve
+from model.training.presets import from_depth
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
@@ -130,7 +130,7 @@ def test_pretrain_identity_is_weights_config_and_tokenizer(directory, whole):
 
 def test_pretrain_validation_is_the_mean_over_windows_by_bytes_a_token(directory, whole):
     measures = whole[0].record["measures"]
-    from model.token_shards import read_token_shards
+    from model.data.token_shards import read_token_shards
 
     shards = read_token_shards(directory / "tokens", "validation")
     tokens_a_byte = sum(len(s.tokens) for s in shards) / sum(s.n_bytes.sum() for s in shards)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.token_shards import read_description, read_token_shards
-from model.tokenizer import load_tokenizer
+from model.data.token_shards import read_description, read_token_shards
+from model.data.tokenizer import load_tokenizer
 from pipeline.corpus.tokens.encode import encoded_schema, offsets_of, read_encoded
 from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.store.engine import LocalProcesses

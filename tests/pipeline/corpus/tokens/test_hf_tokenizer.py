@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import Tokenizer, load_tokenizer
-from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.corpus.laws import HARD_TEXTS
 from pipeline.corpus.tokens.hf_tokenizer import CHARACTERS, LONG_TOKEN, merges, tokenizer_json
 from pipeline.corpus.tokens.tokenizer import train_ranks

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.batches import TokenBatches
-from model.token_shards import read_description, read_token_shards
+from model.data.batches import TokenBatches
+from model.data.token_shards import read_description, read_token_shards
 from pipeline.corpus.tokens.mixture import FACTORS
 from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.store.records import DROPPED

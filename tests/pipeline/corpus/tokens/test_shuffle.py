@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.token_shards import read_token_shard
+from model.data.token_shards import read_token_shard
 from pipeline.corpus.tokens.shuffle import Documents, TokenFiles, in_order, order_keys
 from pipeline.store.errors import CorruptShard
 

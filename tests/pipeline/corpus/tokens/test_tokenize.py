@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from model.token_shards import SPLITS, read_description, read_token_shards
+from model.data.token_shards import SPLITS, read_description, read_token_shards
 from pipeline.corpus.dedup.stage import DEDUP, DedupConfig
 from pipeline.corpus.split.stage import SPLIT, SplitConfig
 from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from model.tokenizer import load_tokenizer
-from model.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
+from model.data.tokenizer import load_tokenizer
+from model.data.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED_PATTERNS, ranks_file
 from pipeline.corpus.tokens import tokenizer as tokenizer_module
 from pipeline.corpus.tokens.tokenizer import (
     REPORT_BYTES,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from model.tokenizer import Tokenizer
-from model.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from model.data.tokenizer import Tokenizer
+from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.corpus.tokens.tokenizer_report import (
     Sampled,
     kind_of,

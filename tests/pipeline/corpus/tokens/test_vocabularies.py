@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.tokenizer import DESCRIPTION_FILE, RANKS_FILE, load_tokenizer
-from model.vocabularies import PUBLISHED, ranks_file
+from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, load_tokenizer
+from model.data.vocabularies import PUBLISHED, ranks_file
 from pipeline.corpus.collect.package import fetch_package
 from pipeline.corpus.laws import HARD_TEXTS
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer

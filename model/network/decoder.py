@@ -1,0 +1,163 @@
+"""The decoder: token ids to a distribution over the next token. By its config a GPT-2, a Llama or a Qwen3.
+
+In: ids (B, T). Out: logits (B, T, V), or the normalised hidden states (B, T, D) that the head and other heads read.
+Steps: embed, with learned positions where those are chosen; n_layers blocks; norm; head.
+Modules are named as Hugging Face names those of Llama and Qwen3 (model.layers.0.self_attn.q_proj ...), so that import
+and export of such weights are the identity.
+
+Legend: B batch, T position, S key position, D d_model, K d_head, V vocab.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.network.attention import RotaryTables, visibility
+from model.network.block import Block
+from model.network.kv_cache import KVCache
+from model.network.linear import Linear
+from model.network.norm import new_norm
+from model.network.rope import rotary_tables
+from model.training.config import DecoderConfig
+
+INIT_STD = 0.02  # of embeddings, GPT-2's value
+
+
+class Trunk(nn.Module):
+    """Everything below the head; the part that fine-tuning takes over."""
+
+    cos_S1K: Tensor
+    sin_S1K: Tensor
+
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.checkpoint_layers = False  # keep only each layer's input for backward and compute the rest again
+        self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.d_model)
+        if cfg.positions == "learned":
+            self.embed_positions = nn.Embedding(cfg.max_seq_len, cfg.d_model)
+        else:
+            cos_S1K, sin_S1K = rotary_tables(cfg)
+            self.register_buffer("cos_S1K", cos_S1K, persistent=False)
+            self.register_buffer("sin_S1K", sin_S1K, persistent=False)
+        self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
+        self.norm = new_norm(cfg)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        cache: KVCache | None = None,
+        mask_BTS: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Final-normed hidden states (B, T, D).
+
+        With a `cache` the ids follow those already in it, and S counts both. `mask`, bool, True = may look: it
+        replaces the causal rule, and must hold it where that is wanted; a position that may see nothing gets no
+        attention. `positions`, int64 below max_seq_len: where each id stands; None = after the cache's, from 0.
+        A window of sliding_layers counts by index in the row, whatever the positions, and narrows the mask too.
+        Raises ValueError when the tokens outgrow max_seq_len or the cache, or a shape does not fit.
+        """
+        n_seen, n_new = cache.position if cache is not None else 0, ids_BT.size(1)
+        self._check_sizes(ids_BT, n_seen + n_new, cache, mask_BTS, positions_BT)
+        x_BTD, rotary = self._embedded(ids_BT, n_seen, positions_BT)
+        full = visibility(n_new, n_seen, ids_BT.device, None, mask_BTS)
+        windowed = visibility(n_new, n_seen, ids_BT.device, self.cfg.sliding_window, mask_BTS)
+        for number, layer in enumerate(self.layers):
+            mask_BHTS = windowed if number in self.cfg.sliding_layers else full
+            if self.checkpoint_layers and cache is None and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, x_BTD, rotary, mask_BHTS, None, use_reentrant=False)
+            else:
+                x_BTD = layer(x_BTD, rotary, mask_BHTS, cache)
+        if cache is not None:
+            cache.advance(n_new)
+        return self.norm(x_BTD)
+
+    def _embedded(
+        self, ids_BT: Tensor, n_seen: int, positions_BT: Tensor | None
+    ) -> tuple[Tensor, RotaryTables | None]:
+        """Input of the first layer (B, T, D), and the rotary tables of its positions where positions are rotary."""
+        x_BTD = self.embed_tokens(ids_BT)
+        place = slice(n_seen, n_seen + ids_BT.size(1)) if positions_BT is None else positions_BT
+        if self.cfg.positions == "learned":
+            if positions_BT is None:  # looked up, not cut: FSDP shards the embedding and gathers it for its module
+                positions_BT = torch.arange(n_seen, n_seen + ids_BT.size(1), device=ids_BT.device)
+            return x_BTD + self.embed_positions(positions_BT), None
+        return x_BTD, (self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype))
+
+    def _check_sizes(
+        self, ids_BT: Tensor, n_keys: int, cache: KVCache | None, mask_BTS: Tensor | None, positions_BT: Tensor | None
+    ) -> None:
+        if n_keys > self.cfg.max_seq_len:
+            raise ValueError(f"{n_keys} tokens exceed max_seq_len={self.cfg.max_seq_len}; cut or split the text")
+        if cache is not None and (n_keys > cache.max_len or ids_BT.size(0) != cache.n_rows):
+            raise ValueError(
+                f"{ids_BT.size(0)} rows of {n_keys} tokens do not fit the cache: it has {cache.n_rows} rows"
+                f" and room for {cache.max_len} tokens each"
+            )
+        if mask_BTS is not None and mask_BTS.shape != (expected := (*ids_BT.shape, n_keys)):
+            raise ValueError(f"mask_BTS has shape {tuple(mask_BTS.shape)}, expected {tuple(expected)}")
+        if positions_BT is not None and positions_BT.shape != ids_BT.shape:
+            raise ValueError(f"positions_BT has shape {tuple(positions_BT.shape)}, expected {tuple(ids_BT.shape)}")
+
+
+class Decoder(nn.Module):
+    def __init__(self, cfg: DecoderConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.model = Trunk(cfg)
+        self.lm_head = Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        if cfg.tie_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def trunk(
+        self,
+        ids_BT: Tensor,
+        *,
+        cache: KVCache | None = None,
+        mask_BTS: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Final-normed hidden states (B, T, D); arguments and errors as in Trunk.forward."""
+        return self.model(ids_BT, cache=cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        cache: KVCache | None = None,
+        mask_BTS: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token that follows each of `ids`; arguments and errors as in Trunk.forward."""
+        x_BTD = self.trunk(ids_BT, cache=cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
+        return self.lm_head(x_BTD)
+
+    def new_cache(self, n_rows: int, max_len: int | None = None) -> KVCache:
+        """An empty cache for `n_rows` rows of at most `max_len` tokens, max_seq_len where that is None."""
+        weight = self.model.embed_tokens.weight
+        return KVCache(self.cfg, n_rows, max_len or self.cfg.max_seq_len, weight.device, weight.dtype)
+
+
+def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:
+    """A decoder with initial weights that depend on nothing but `cfg` and `seed`."""
+    decoder = Decoder(cfg)
+    initialise(decoder, seed)
+    return decoder
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, seed: int) -> None:
+    """Embeddings normal(0, 0.02), matrices normal(0, 1/fan_in), norms 1, biases 0, and 0 for what writes to the
+    residual stream, so that every layer starts as the identity, and for heads (arXiv:2203.03466 appendix D.2)."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if weight.ndim < 2:
+            weight.fill_(0.0 if name.endswith(".bias") else 1.0)
+        elif name.endswith(("embed_tokens.weight", "embed_positions.weight")):
+            weight.copy_(torch.empty(weight.shape).normal_(std=INIT_STD, generator=generator))
+        elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight", "score.weight")):
+            weight.zero_()
+        else:
+            weight.copy_(torch.empty(weight.shape).normal_(std=weight.size(1) ** -0.5, generator=generator))

@@ -1,0 +1,48 @@
+"""Sequence classification on top of a decoder's trunk.
+
+In: ids (B, T) padded on the right, and the real length of each row. Out: logits (B, C), read from the last real
+token, the only one that has seen the whole text. Causal attention keeps padding from reaching it.
+
+Legend: B batch, T position, D d_model, C classes. Names are those of Hugging Face's Qwen3ForSequenceClassification.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.network.decoder import Decoder, Trunk, initialise
+from model.training.config import DecoderConfig
+
+
+class SequenceClassifier(nn.Module):
+    def __init__(self, cfg: DecoderConfig, n_classes: int) -> None:
+        super().__init__()
+        if n_classes < 2:
+            raise ValueError(f"n_classes={n_classes} must be at least 2")
+        self.cfg = cfg
+        self.n_classes = n_classes
+        self.model = Trunk(cfg)
+        self.score = nn.Linear(cfg.d_model, n_classes, bias=False)
+
+    def trunk(self, ids_BT: Tensor) -> Tensor:
+        return self.model(ids_BT)
+
+    def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Logits (B, C). A row's text is its first `lengths` ids, at least one; the rest may be any id."""
+        x_BTD = self.trunk(ids_BT)
+        rows_B = torch.arange(ids_BT.size(0), device=ids_BT.device)
+        return self.score(x_BTD[rows_B, lengths_B - 1])
+
+
+def new_classifier(cfg: DecoderConfig, n_classes: int, seed: int) -> SequenceClassifier:
+    """A classifier from random initialisation; its head starts at zero, so that all classes are equally likely."""
+    classifier = SequenceClassifier(cfg, n_classes)
+    initialise(classifier, seed)
+    return classifier
+
+
+def classifier_from_decoder(decoder: Decoder, n_classes: int) -> SequenceClassifier:
+    """A classifier whose trunk is a copy of the decoder's; its head starts at zero."""
+    classifier = SequenceClassifier(decoder.cfg, n_classes)
+    classifier.model.load_state_dict(decoder.model.state_dict())
+    nn.init.zeros_(classifier.score.weight)
+    return classifier

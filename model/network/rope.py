@@ -1,0 +1,52 @@
+"""Rotary positions (arXiv:2104.09864) in the rotate-half layout, so that Hugging Face weights need no permutation.
+
+In: queries or keys (B, T, H, K) and the positions they stand at. Out: the same, each pair (i, i + K/2) turned by
+position * frequency i, which is theta^(-2i/K) unless RopeScaling stretches it. Scores then depend on the distance of
+two tokens alone.
+
+Legend: B batch, T position, H heads, K d_head.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from model.training.config import DecoderShape, RopeScaling
+
+
+def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:
+    """Cosine and signed sine of every position, each (max_seq_len, 1, d_head) float32; the 1 stands for the heads.
+
+    The sign of rotate_half (first half negative) lies in the sine, so that turning needs a roll and no negation.
+    """
+    angle_TK = torch.outer(torch.arange(cfg.max_seq_len, dtype=torch.float32), frequencies(cfg))
+    cos, sin = angle_TK.cos(), angle_TK.sin()
+    return torch.cat([cos, cos], dim=-1).unsqueeze(1), torch.cat([-sin, sin], dim=-1).unsqueeze(1)
+
+
+def frequencies(cfg: DecoderShape) -> Tensor:
+    """Radians a token of each pair, (d_head / 2,) float32."""
+    frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
+    return frequency if cfg.rope_scaling is None else scaled(frequency, cfg.rope_scaling)
+
+
+def scaled(frequency: Tensor, scaling: RopeScaling) -> Tensor:
+    """Frequencies (radians a token) for a context `scaling.factor` times as long.
+
+    linear divides them all (position interpolation, arXiv:2306.15595). llama3 (arXiv:2407.21783) divides those that
+    turn less than low_freq_factor times within the old context, keeps those that turn more than high_freq_factor
+    times, which tell neighbours apart, and blends between by the number of turns.
+    """
+    if scaling.kind == "linear" or scaling.original_max_seq_len is None:
+        return frequency / scaling.factor
+    turns = scaling.original_max_seq_len * frequency / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return kept * frequency + (1 - kept) * frequency / scaling.factor
+
+
+def rotate(x_BTHK: Tensor, cos_T1K: Tensor, signed_sin_T1K: Tensor) -> Tensor:
+    """The tables hold a row a position, (T, 1, K), or a row a position of each text, (B, T, 1, K)."""
+    half = x_BTHK.size(-1) // 2
+    return torch.addcmul(x_BTHK * cos_T1K, x_BTHK.roll(half, dims=-1), signed_sin_T1K)

@@ -1,0 +1,320 @@
+"""Several processes that train one model: who each is, what they share, how they agree and how they end together.
+
+In: the environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), rows of a global
+batch, gradients. Out: this process' rows, sums over all, weights cut into shards and put together again. Without
+torchrun there is one process: no group is made, every function here is the identity, and the half second that
+importing torch's sharded tensors takes is not spent.
+
+Two ways to hold a model (TrainConfig.parallel): "ddp", each process has all weights and gradients are summed while
+backward still runs (arXiv:2006.15704); "fsdp", each has a shard of every weight, gradient and momentum, and a layer
+is put together while it computes (arXiv:2304.11277). Gradients are sums, never means: whoever knows the supervised
+targets of the whole batch divides once. Nothing is pickled: processes exchange tensors, and text on failure.
+
+Legend: N matrices of one shape, R rows, C columns.
+"""
+
+import contextlib
+import copy
+import datetime
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, rendezvous  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.parallel import DistributedDataParallel
+
+from model.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+TIMEOUT = datetime.timedelta(minutes=30)  # of a collective: the others wait while rank 0 writes a checkpoint
+# Buffers are tables that never change. The option has another name from torch 2.13 on.
+SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    else "broadcast_buffers"
+)
+GROUPS = itertools.count()  # of this process: each group has keys of its own in torchrun's store
+FAILURE = "failure"  # key of the store under which the first process to fail says why
+
+
+# Who is who.
+
+
+def in_group() -> bool:
+    """Whether this process trains with others right now, between the first and the last line of `process_group`."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def n_processes() -> int:
+    return dist.get_world_size() if in_group() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process; also right before and after the group exists."""
+    return dist.get_rank() if in_group() else int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes files and tells of progress."""
+    return rank() == 0
+
+
+def training_device() -> torch.device:
+    """The GPU of this process' LOCAL_RANK where there are GPUs, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if local_rank >= n_devices:
+        raise ValueError(
+            f"LOCAL_RANK={local_rank} has no GPU, there are {n_devices}; start at most {n_devices} processes"
+        )
+    return torch.device("cuda", local_rank)
+
+
+# Beginning and end.
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Within the block the processes that torchrun started can exchange tensors; nothing happens without torchrun.
+
+    When one fails, it says why before it ends, and the others raise RuntimeError with its words.
+    """
+    if n_processes() == 1 or in_group():
+        yield
+        return
+    store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    store = PrefixStore(f"gristmill.{next(GROUPS)}", store)
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(training_device())
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"  # gloo beside NCCL: flags on the host wait for no kernel
+    dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
+    try:
+        yield
+    except Exception as error:
+        raise_cause(store, error)
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def raise_cause(store: Store, error: Exception) -> None:
+    """Tell the others why this process ends; or, where it only ends because another did, raise that one's reason."""
+    own = f"process {rank()}: {type(error).__name__}: {error}"
+    is_consequence = type(error) is RuntimeError or isinstance(error, dist.DistError)
+    try:
+        first = store.compare_set(FAILURE, "", own).decode()
+    except (RuntimeError, dist.DistError):  # the store was the other's
+        first = own
+    if is_consequence and first != own:
+        raise RuntimeError(f"process {rank()} of {n_processes()} ends because another failed: {first}") from error
+    if is_consequence and any(word in str(error) for word in ("Connection", "connection", "Timed out", "timed out")):
+        raise RuntimeError(
+            f"process {rank()} of {n_processes()} lost another that ended without a word (killed, or out of memory?);"
+            " start the training again to go on from its last checkpoint"
+        ) from error
+
+
+# Batches, sums and agreements. Every process must call these at the same place.
+
+
+def share(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """This process' rows of a global batch: consecutive ones, as many as the others have, or one more or less."""
+    if not in_group():
+        return batch
+    n_rows = next(iter(batch.values())).size(0)
+    first, end = (n_rows * i // n_processes() for i in (rank(), rank() + 1))
+    return {name: tensor[first:end] for name, tensor in batch.items()}
+
+
+def check_shares(n_rows: int, cfg: TrainConfig, size: int | None = None) -> None:
+    """ValueError when a global batch of `n_rows` rows cannot be shared out among `size` processes (the group's)."""
+    size = size or (dist.get_world_size() if in_group() else 1)
+    micro_batch = cfg.micro_batch or n_rows
+    if n_rows < size:
+        raise ValueError(f"rows={n_rows} leave some of {size} processes without a row; start at most {n_rows}")
+    most, least = (-(-n // micro_batch) for n in (-(-n_rows // size), n_rows // size))
+    if cfg.parallel == "fsdp" and most != least:  # a pass gathers weights, which takes all processes
+        raise ValueError(
+            f"rows={n_rows} over {size} processes make {most} micro-batches of micro_batch={micro_batch} in some"
+            f" and {least} in others, which parallel='fsdp' cannot do; let rows be a multiple of {size}"
+        )
+
+
+def total(tensor: Tensor) -> Tensor:
+    """The sum over all processes."""
+    if in_group():
+        tensor = tensor.clone()
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether `flag` is true in any process: a byte through the hosts, which waits for no device."""
+    if not in_group():
+        return flag
+    flags = torch.tensor([flag], dtype=torch.uint8)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags.item())
+
+
+def from_main(number: int) -> int:
+    """The number that rank 0 has."""
+    if not in_group():
+        return number
+    numbers = torch.tensor([number])
+    dist.broadcast(numbers, src=0)
+    return int(numbers.item())
+
+
+# The model in several processes.
+
+
+class Objective(nn.Module):
+    """A loss as the forward pass of a module: DDP and FSDP act before and after a forward pass."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, loss_function: Callable, batch: Mapping[str, Tensor]) -> Any:
+        return loss_function(self.model, batch)
+
+
+def replicated(model: nn.Module) -> DistributedDataParallel:
+    """The loss of `model` in DDP; gradients are summed, in buckets, while backward computes the next ones."""
+    options: dict[str, Any] = {SYNC_BUFFERS: False}
+    parallel = DistributedDataParallel(Objective(model), gradient_as_bucket_view=True, **options)
+
+    def summed(_, bucket) -> torch.futures.Future[Tensor]:
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        return work.get_future().then(lambda done: done.value()[0])
+
+    parallel.register_comm_hook(None, summed)
+    return parallel
+
+
+def sharded(model: nn.Module) -> Objective:
+    """The loss of a copy of `model` that holds this process' shard of every weight. `model` keeps its weights."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    parallel = Objective(copy.deepcopy(model))
+    mesh = whole_mesh(next(model.parameters()).device)
+    stacks = [module for module in parallel.modules() if isinstance(module, nn.ModuleList)]
+    for part in [*(layer for layers in stacks for layer in layers), parallel]:  # layers are gathered one by one
+        fully_shard(part, mesh=mesh)
+        assert isinstance(part, FSDPModule)
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
+    return parallel
+
+
+def whole_mesh(device: torch.device) -> DeviceMesh:
+    return init_device_mesh(device.type, (n_processes(),))
+
+
+@contextlib.contextmanager
+def accumulating(parallel: nn.Module | None, is_last: bool) -> Iterator[None]:
+    """Around the passes of a micro-batch: gradients are summed over the processes after the last one alone."""
+    if isinstance(parallel, DistributedDataParallel) and not is_last:
+        with parallel.no_sync():
+            yield
+        return
+    if isinstance(parallel, Objective):
+        parallel.set_requires_gradient_sync(is_last)  # type: ignore[operator]  (fully_shard made it an FSDPModule)
+    yield
+
+
+def holds_shards(model: nn.Module) -> bool:
+    return any(is_cut(weight) for weight in model.parameters())
+
+
+# Shards. A weight of another module than FSDP's is its own shard and its own whole.
+
+
+def is_cut(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether this process holds a shard of the tensor."""
+    if not in_group():
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """What this process holds of a weight or gradient, in the same memory."""
+    return tensor.to_local() if is_cut(tensor) else tensor
+
+
+def whole(part: Tensor, weight: Tensor) -> Tensor:
+    """The tensor whose `part` this process holds, cut as `weight` is. Every process must call it."""
+    if not is_cut(weight):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    cut = {"shape": weight.shape, "stride": weight.stride()}
+    return DTensor.from_local(
+        part.contiguous(), weight.device_mesh, weight.placements, run_check=False, **cut
+    ).full_tensor()
+
+
+def whole_on_main(part: Tensor, weight: Tensor) -> Tensor:
+    """`whole`, in rank 0's main memory; nothing stays elsewhere, so that saving takes no more of a GPU than one
+    tensor. Without shards: `part` itself."""
+    if not is_cut(weight):
+        return part
+    tensor = whole(part, weight)
+    return tensor.cpu() if is_main() else tensor.new_empty(0)
+
+
+def part_of(tensor: Tensor, weight: Tensor) -> Tensor:
+    """This process' part of a whole tensor, cut as `weight` is and on its device."""
+    tensor = tensor.to(weight.device)
+    if not is_cut(weight):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return local(distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None))
+
+
+@torch.no_grad()
+def gather_weights(source: nn.Module, target: nn.Module) -> None:
+    """Give `target`, whose weights may be released, the whole weights of the sharded `source`."""
+    for weight, shards in zip(target.parameters(), source.parameters(), strict=True):
+        weight.data = whole(local(shards), shards)
+
+
+@torch.no_grad()
+def release_weights(model: nn.Module) -> None:
+    """Leave names and modules, and free the memory."""
+    for weight in model.parameters():
+        weight.data = weight.new_empty(0)
+
+
+def each_its_matrices(
+    function: Callable[[Tensor], Tensor], part_NRC: Tensor, shape: torch.Size, cut: int | None
+) -> Tensor:
+    """`function` of whole matrices, each computed by one process only.
+
+    `part_NRC` is what this process holds of a stack of `shape` that is cut along dimension `cut` (None: all of it),
+    and so is the result. What moves is the stack once in each direction; where all have it, once in all.
+    """
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh = whole_mesh(part_NRC.device)
+    held = Replicate() if cut is None else Shard(cut)
+    about: dict[str, Any] = {"run_check": False, "shape": shape, "stride": torch.empty(shape, device="meta").stride()}
+    mine_NRC = DTensor.from_local(part_NRC, mesh, [held], **about).redistribute(placements=[Shard(0)]).to_local()
+    result_NRC = DTensor.from_local(function(mine_NRC), mesh, [Shard(0)], **about)
+    return result_NRC.redistribute(placements=[held]).to_local()

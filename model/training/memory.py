@@ -1,0 +1,138 @@
+"""How much memory a training takes, by formula, and how many rows pass through the model at once so that it fits.
+
+In: the two configs, the device and what is free on it. Out: an estimate in bytes by part; the micro-batch; one error
+that says what to change when memory runs out all the same.
+
+The estimate counts what lives when the loss is computed: weights, gradients and optimiser state; what autograd keeps
+of every token in every layer (the inputs of products, norms and gates, counted below); the attention mask; and the
+chunk of logits. Temporaries of single operations are not in it: SAFE_SHARE leaves room for them.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from model.network.size import n_hidden_matrix_parameters, n_parameters
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.loss import chunk_rows
+
+SAFE_SHARE = 0.5  # of what is free: peaks of whole processes were up to 1.7 times the estimate
+MICRO_TOKENS = 2**15  # at once: beyond, a GPU is full and a CPU leaves its caches
+AUTOCAST_SHARE = 0.75  # of float32's activations: inputs of products are bfloat16, residuals and norms are not
+OUT_OF_MEMORY = (  # what the allocators of CPU, CUDA and its libraries say
+    "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "Cannot allocate memory",
+)  # fmt: skip
+
+
+class OutOfMemory(ValueError):
+    """Memory ran out; the message says which settings to change."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Bytes in one process."""
+
+    state: int  # weights, gradients, optimiser state; under autocast also bfloat16 copies of the weights
+    logits: int  # one chunk of them, and the gradient of the head
+    row: int  # activations and mask of one row of a micro-batch
+
+    def total(self, micro_batch: int) -> int:
+        return self.state + self.logits + micro_batch * self.row
+
+
+def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstimate:
+    """What training takes in one process that holds the whole model; `device` is "cpu" or "cuda"."""
+    is_half = device == "cuda"
+    n_all, n_hidden = n_parameters(cfg), n_hidden_matrix_parameters(cfg)
+    n_muon = n_hidden if train.muon_lr is not None else 0  # one moment, AdamW has two
+    state = 4 * (2 * n_all + n_muon + 2 * (n_all - n_muon)) + (2 * n_all if is_half else 0)
+    logits = chunk_rows(cfg.vocab_size, device) * cfg.vocab_size * (8 if is_half else 4)
+    share = AUTOCAST_SHARE if is_half else 1.0
+    layer = share * 4 * floats_a_token(cfg)
+    token = cfg.n_layers * layer
+    if train.activation_checkpointing:  # the input of each layer, and one layer whole while it is computed again
+        token = cfg.n_layers * 4 * cfg.d_model + layer
+    row = train.seq_len * (token + 3 * 4 * cfg.d_model)  # and around the layers: embedding, last norm, its gradient
+    if train.document_mask or cfg.sliding_window is not None:
+        row += train.seq_len**2 * (1 + (4 if train.activation_checkpointing else 4 * cfg.n_layers))
+    head = 2 * 4 * cfg.vocab_size * cfg.d_model  # the sum of its gradient, and a chunk's share of that
+    return MemoryEstimate(state=state, logits=logits + head, row=math.ceil(row))
+
+
+def floats_a_token(cfg: DecoderConfig) -> int:
+    """Numbers that backward needs of one token in one layer.
+
+    d_model: input, normalised and scaled value of an RMSNorm, input and output of a LayerNorm, twice. Queries, keys
+    and values: rotated, and the attention's output, which is transposed for its projection; with QK-norm each head
+    before and after. Feed-forward: gate, up, silu(gate) and their product, or less without a gate.
+    """
+    d_queries, d_keys = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
+    norms = (4 if cfg.norm == "layernorm" else 6) * cfg.d_model
+    attention = (4 if cfg.qk_norm else 2) * (d_queries + d_keys)
+    mlp = {"swiglu": 4, "relu2": 3, "gelu_tanh": 2}[cfg.mlp] * cfg.d_ff
+    return norms + attention + mlp
+
+
+def chosen_micro_batch(
+    cfg: DecoderConfig, train: TrainConfig, device: torch.device, n_rows: int, free_bytes: int | None = None
+) -> int:
+    """Rows at once: the largest divisor of `n_rows`, a process's share of a global batch, that fits the memory.
+
+    At most MICRO_TOKENS; at least 1, even where that does not seem to fit. `free_bytes` None = measured.
+    """
+    parts = estimate(cfg, train, device.type)
+    room = SAFE_SHARE * (free_memory(device) if free_bytes is None else free_bytes) - parts.total(0)
+    limit = max(1, min(int(room // parts.row), MICRO_TOKENS // train.seq_len, n_rows))
+    return max(n for n in range(1, limit + 1) if n_rows % n == 0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():  # not Linux: what is free is not told alike everywhere; half of all is a careful guess
+        import os
+
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    lines = dict(line.split(":", 1) for line in meminfo.read_text("utf-8").splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    group = Path("/sys/fs/cgroup")  # a container's limit, version 2
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.exists() and used.exists() and (text := limit.read_text("utf-8").strip()) != "max":
+        free = min(free, int(text) - int(used.read_text("utf-8")))
+    return free
+
+
+@contextlib.contextmanager
+def explained_out_of_memory(train: TrainConfig, micro_batch: int, last_checkpoint) -> Iterator[None]:
+    """Turns an allocator's error within the block into OutOfMemory, which says what helps; `last_checkpoint()` is
+    asked only then."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_out_of_memory(error):
+            raise
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise OutOfMemory(_advice(train, micro_batch, last_checkpoint(), first_line)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+def _advice(train: TrainConfig, micro_batch: int, checkpoint: Path | None, error: str) -> str:
+    changes = []
+    if micro_batch > 1:
+        changes.append(f"micro_batch={max(1, micro_batch // 2)} (now {micro_batch}; same training, slower)")
+    if not train.activation_checkpointing:
+        changes.append("activation_checkpointing=True (now False; same training, a third slower)")
+    changes.append(f"a smaller seq_len (now {train.seq_len}) or model, which is another training")
+    goes_on = f"the run goes on from {checkpoint}" if checkpoint else "the run starts again: it had no checkpoint yet"
+    return f"out of memory ({error}). Set {', or '.join(changes)}. With one of the first, {goes_on}"

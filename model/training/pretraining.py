@@ -1,0 +1,211 @@
+"""Pretrain a decoder in a folder: from a description that can be written down to a finished model.
+
+In: a Pretraining: a folder of token shards, a folder to write, the two configs. Out: model.safetensors, config.json,
+curve.jsonl and the last and best of checkpoints/ in that folder. Steps: shards become batches, configs a decoder with
+its initial weights; model/training/run.py trains, from the last complete checkpoint where there is one; the final
+weights are written last. Each process of torchrun does the same with the same description.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from model.data.batches import TokenBatches, token_batches
+from model.data.token_shards import TokenShard, read_description, read_token_shards
+from model.evaluate import mean_loss
+from model.network.decoder import new_decoder
+from model.network.size import flops_a_token, n_parameters
+from model.training.checkpoint import CONFIG, WEIGHTS, complete_checkpoints, describe, save_model
+from model.training.config import BEST, DecoderConfig, TrainConfig, decoder_config
+from model.training.curve import read_curve
+from model.training.distributed import is_main, training_device
+from model.training.loss import language_model_loss
+from model.training.run import CHECKPOINTS, Job, Observer, run
+from model.training.schedule import n_training_rows
+
+LOCK_SECONDS = 60.0  # that processes of a killed training get to save and end
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pretraining:
+    """One training as literals, so that other processes can be told of it."""
+
+    shards: Path  # a folder of token shards
+    out: Path  # of the model; a training that was stopped there goes on
+    decoder: DecoderConfig
+    train: TrainConfig
+    made_from: Mapping[str, str]  # fingerprints of data and tokenizer; a resume must have the same
+
+    def __post_init__(self) -> None:
+        vocab_size = read_description(self.shards)["vocab_size"]
+        if vocab_size != self.decoder.vocab_size:
+            raise ValueError(
+                f"{self.shards} holds ids of a vocabulary of {vocab_size} tokens, the decoder has vocab_size="
+                f"{self.decoder.vocab_size}; train on shards of its own tokenizer"
+            )
+
+        if self.train.seq_len > self.decoder.max_seq_len:
+            raise ValueError(
+                f"seq_len={self.train.seq_len} is longer than the context, max_seq_len={self.decoder.max_seq_len}"
+            )
+
+    def to_json(self) -> str:
+        paths = {"shards": str(self.shards), "out": str(self.out)}
+        configs = {"decoder": dataclasses.asdict(self.decoder), "train": dataclasses.asdict(self.train)}
+        return json.dumps({**paths, **configs, "made_from": dict(self.made_from)})
+
+    @classmethod
+    def from_json(cls, text: str) -> "Pretraining":
+        values = json.loads(text)
+        return cls(
+            shards=Path(values["shards"]),
+            out=Path(values["out"]),
+            decoder=decoder_config(values["decoder"]),
+            train=TrainConfig(**values["train"]),
+            made_from=values["made_from"],
+        )
+
+    @property
+    def n_tokens(self) -> int:
+        """Positions that pass through the model in the whole training."""
+        return n_training_rows(self.train) * self.train.seq_len
+
+    def params(self) -> dict[str, Any]:
+        """Every setting by its name, and how many parameters they make."""
+        settings = dataclasses.asdict(self.decoder) | dataclasses.asdict(self.train)
+        return settings | {"parameters": n_parameters(self.decoder)}
+
+
+def pretrain(
+    plan: Pretraining, observer: Observer, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Train to the end and write the model.
+
+    Raises Interrupted after a signal, once all that was done is saved; ValueError when shards, settings or an
+    earlier training in the folder do not fit, or a loss is not finite.
+    """
+    refuse_other_models(plan.out)
+    job = job_of(plan)
+    with only_training(plan.out):
+        run(plan.out, job, observer, progress)
+        if is_main():
+            save_model(plan.out, job.model, job.description)
+
+
+def job_of(plan: Pretraining) -> Job:
+    """What model/training/run.py needs; the model is on this process's device."""
+    return Job(
+        model=new_decoder(plan.decoder, plan.train.seed).to(training_device()),
+        cfg=plan.train,
+        description=describe(plan.decoder),
+        batches=training_batches(plan),
+        validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.decoder.vocab_size),
+        best=BEST,
+        made_from=plan.made_from,
+    )
+
+
+def training_batches(plan: Pretraining) -> TokenBatches:
+    """The batches of the train split. ValueError where it does not hold a row."""
+    return token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.decoder.vocab_size)
+
+
+def validation(
+    shards: Sequence[TokenShard], train: TrainConfig, vocab_size: int
+) -> Callable[[nn.Module], Mapping[str, float]] | None:
+    """A function of the model that gives validation_loss (nats a token) and validation_bits_per_byte, over the
+    same windows each time; None when the split is too small for one window.
+
+    Bits per byte are an estimate from these windows, by the bytes per token of the whole split; evaluation
+    (model/evaluate.py) counts whole documents.
+    """
+    n_tokens = sum(len(shard.tokens) for shard in shards)
+    n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
+    if n_tokens - 1 < train.seq_len:
+        return None
+    same: dict[str, Any] = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
+    same["vocab_size"] = vocab_size
+    n_rows = TokenBatches(shards, rows=1, **same).rows_an_epoch
+    batches = TokenBatches(shards, rows=min(train.rows, n_rows), **same)
+    n_batches = min(train.n_validation_batches, n_rows // batches.rows)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        loss = mean_loss(model, batches, n_batches, language_model_loss, train.validation_rows)
+        return {"validation_loss": loss, BEST: loss / math.log(2) * n_tokens / n_bytes}
+
+    return validate
+
+
+def passes(plan: Pretraining) -> float:
+    """How often a training reads its data."""
+    return plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len)
+
+
+def measures(plan: Pretraining) -> dict[str, float]:
+    """Numbers of a finished training: its sizes, mean loss of the last 2 % of the steps, speed, last validation."""
+    curve = read_curve(plan.out)
+    steps = [line for line in curve if "loss" in line]  # none where the curve was damaged after the last step
+    last = steps[-max(1, len(steps) // 50) :]
+    validations = [line for line in curve if BEST in line]
+    sizes = {
+        "tokens": plan.n_tokens,
+        "epochs": passes(plan),
+        "parameters": n_parameters(plan.decoder),
+        "flops": plan.n_tokens * flops_a_token(plan.decoder, plan.train.seq_len),
+    }
+    if steps:
+        sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))
+        sizes["tokens_per_second"] = float(np.median([line["tokens_per_second"] for line in steps]))
+    return sizes | ({name: validations[-1][name] for name in ("validation_loss", BEST)} if validations else {})
+
+
+@contextlib.contextmanager
+def only_training(directory: Path) -> Iterator[None]:
+    """Keeps a second training out of the folder; the system lets go of it when this process ends in any way.
+
+    Waits for a while, because the processes of a training whose parent was killed still save. ValueError then.
+    """
+    if not is_main():  # the others wait for rank 0 where they meet
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    with opened_folder(directory) as folder:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ValueError(f"{directory}: another process trains here; wait for it or stop it") from None
+                time.sleep(0.2)
+        yield
+
+
+@contextlib.contextmanager
+def opened_folder(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def refuse_other_models(directory: Path) -> None:
+    """ValueError where a model lies that no training in this folder has made: it would be overwritten."""
+    there = [name for name in (WEIGHTS, CONFIG) if (directory / name).exists()]
+    if there and not complete_checkpoints(directory / CHECKPOINTS):
+        raise ValueError(
+            f"{directory} holds {there[0]} and no checkpoint to go on from: choose another folder, or empty this one"
+        )

@@ -1,0 +1,260 @@
+"""A training run that lives in a folder: begun or resumed, always to the same end.
+
+In: a folder and a Job (model with its initial weights, batches, loss, validation). Out: the trained model, the curve
+and the last checkpoints in the folder: curve.jsonl (one line per step and per validation) and checkpoints/.
+
+A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
+checkpoint gives weights, optimiser, generators, step, the length that the curve had, and what was chosen once: thread
+count, micro-batch, whether to compile. What came after is made again. The observer is told no step twice. A damaged
+checkpoint is set aside, and the one before it takes its place.
+
+Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and tells the observer. A run
+may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
+equal but for the order of sums.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from model.training.checkpoint import (
+    complete_checkpoints,
+    fault_in,
+    folder_of,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    save_values,
+    set_aside,
+    step_of,
+    values_of,
+)
+from model.training.compilation import chosen_compile, compile_layers
+from model.training.config import TrainConfig
+from model.training.curve import Curve, opened_curve
+from model.training.distributed import (
+    anywhere,
+    from_main,
+    gather_weights,
+    holds_shards,
+    is_main,
+    n_processes,
+    process_group,
+    release_weights,
+)
+from model.training.loss import LossFunction, language_model_loss
+from model.training.memory import chosen_micro_batch, explained_out_of_memory
+from model.training.step import fit, new_state
+
+if TYPE_CHECKING:
+    from model.data.batches import Batches
+
+CHECKPOINTS = "checkpoints"
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who is told how a run goes."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is trained, on what, and how it is judged."""
+
+    model: nn.Module  # on its device (distributed.training_device), with its initial weights
+    cfg: TrainConfig
+    description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
+    batches: "Batches"
+    loss_function: LossFunction = language_model_loss
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
+    made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
+    told_rise: float = 0.0  # nats by which a loss must rise to be told as a spike
+
+
+def run(
+    directory: Path, job: Job, observer: Observer, progress: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Train job.model to job.cfg.n_steps, from the last complete checkpoint in `directory` where there is one.
+
+    In every process job.model ends with the trained weights, whole. `directory` must be one folder for all of them.
+    Raises Interrupted after a signal and Diverged when a loss is not finite (model/training/step.py), in all
+    processes; OutOfMemory, which says what to change (model/training/memory.py); ValueError when the checkpoint
+    belongs to another model, config or data.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        with process_group(), opened_curve(directory, writes=is_main()) as curve:
+            _Run(directory, job, observer, progress, curve).to_end()
+    finally:
+        torch.set_num_threads(n_threads)
+
+
+class _Run:
+    def __init__(self, directory: Path, job: Job, observer: Observer, progress, curve: Curve) -> None:
+        self.root = directory / CHECKPOINTS
+        self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
+        if job.cfg.activation_checkpointing:
+            job.model.model.checkpoint_layers = True  # type: ignore[union-attr,assignment]
+        self.state = new_state(job.model, job.cfg)
+        self.cfg = job.cfg  # with what it left open, once that is chosen
+        if holds_shards(self.state.model):
+            release_weights(job.model)
+        self.n_threads = job.cfg.n_threads or torch.get_num_threads()
+        self.validates = job.validate is not None
+
+    def to_end(self) -> None:
+        torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
+        folder = self.last_checkpoint()
+        self.choose(self.resume(folder) if folder is not None else {})
+        torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
+        if folder is not None and self.validates and self.is_validated(self.state.step):
+            self.validate_again(folder)
+        self.job.model.train()
+        assert self.cfg.micro_batch is not None
+        with explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good):
+            fit(
+                self.state,
+                self.job.batches,
+                self.cfg,
+                loss_function=self.job.loss_function,
+                report=self.report,
+                save=self.save,
+                validate=self.validate if self.validates else None,
+                last_good=self.last_good,
+                told_rise=self.job.told_rise,
+            )
+        if is_main():
+            self.prune()
+        if holds_shards(self.state.model):
+            gather_weights(self.state.model, self.job.model)
+
+    def last_good(self) -> Path | None:
+        return next(reversed(complete_checkpoints(self.root)), None)
+
+    def choose(self, notes: Mapping[str, Any]) -> None:
+        """Settle what the config leaves open: as the checkpoint's notes say, at the start as this machine allows.
+
+        Both decide roundings. What the config says wins, so that a run that has no memory left can go on with less.
+        """
+        cfg, model = self.job.cfg, self.state.model
+        device = next(model.parameters()).device
+        micro_batch = cfg.micro_batch or notes.get("micro_batch")
+        if micro_batch is None:
+            n_rows = math.gcd(cfg.rows, max(1, cfg.rows // n_processes()))
+            micro_batch = from_main(chosen_micro_batch(model.cfg, cfg, device, n_rows))  # type: ignore[arg-type]
+        wish = cfg.compile if cfg.compile is not None else notes.get("compile")
+        if wish is None and holds_shards(model):
+            wish = False  # layers that are put together while they run are not worth compiling unasked
+        self.cfg = dataclasses.replace(cfg, micro_batch=micro_batch, compile=chosen_compile(wish, device.type))
+        if self.cfg.compile:
+            compile_layers(model)
+
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, as rank 0 finds it: the newest whole one. Damaged ones are set aside."""
+        step = from_main(self.newest_whole_step() if is_main() else -1)
+        return None if step < 0 else folder_of(self.root, step)
+
+    def newest_whole_step(self) -> int:
+        """-1 = there is none, and the training begins."""
+        found = complete_checkpoints(self.root)
+        while found:
+            if (fault := fault_in(found[-1])) is None:
+                return step_of(found[-1])
+            aside = set_aside(found.pop())
+            how = f"goes on from the one before, {found[-1]}" if found else "starts again from its beginning"
+            log.warning("%s; the damaged checkpoint is kept in %s, and the training %s", fault, aside, how)
+        self.curve.clear()
+        return -1
+
+    def resume(self, folder: Path) -> dict[str, Any]:
+        """Load `folder`, cut the curve to what it was when that was written, and return the notes."""
+        resumed = load_checkpoint(folder, self.state, self.job.cfg, is_checked=True)
+        was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
+        if was != is_now:
+            raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
+        # on another number of processes roundings differ anyway, and cores are shared out anew
+        if resumed.notes["n_processes"] == n_processes():
+            self.n_threads = resumed.notes["n_threads"]
+        self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
+        if is_main():
+            self.curve.cut(resumed.notes, resumed.step)
+        return resumed.notes
+
+    def is_validated(self, step: int) -> bool:
+        return step == self.job.cfg.n_steps or step % self.job.cfg.validate_every == 0
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        if is_main():
+            self.write(step, values)
+            self.observer.metrics(step, values)
+            self.progress(step, self.job.cfg.n_steps)
+
+    def save(self) -> Path:
+        notes = {
+            **(self.curve.mark() if is_main() else {}),
+            "n_threads": self.n_threads,
+            "n_processes": n_processes(),
+            "micro_batch": self.cfg.micro_batch,
+            "compile": self.cfg.compile,
+            "history": self.state.history,
+            "made_from": dict(self.job.made_from or {}),
+        }
+        folder = save_checkpoint(self.root, self.state, self.job.cfg, self.job.description, notes)
+        if is_main():
+            if not (self.validates and self.is_validated(self.state.step)):
+                self.observer.checkpoint(folder, self.state.step, {})
+            self.prune()
+        return folder
+
+    def validate(self) -> None:
+        """Judge the model; the values also go to the checkpoint of this step, where there is one."""
+        values = self.judged()
+        if not is_main():
+            return
+        step = self.state.step
+        folder = next((f for f in complete_checkpoints(self.root) if step_of(f) == step), None)
+        if folder is not None:
+            save_values(folder, values)  # before anybody is told, so that nobody is told twice
+        self.write(step, values)
+        self.observer.metrics(step, values)
+        if folder is not None:
+            self.observer.checkpoint(folder, step, values)
+
+    def validate_again(self, folder: Path) -> None:
+        """After a resume: the curve ends before the validation of the checkpoint's own step."""
+        values = values_of(folder) if is_main() else None
+        if anywhere(values is not None):
+            self.write(self.state.step, values or {})
+        else:
+            self.validate()
+
+    def judged(self) -> dict[str, float]:
+        """What every process finds alike: `validate` sees whole weights, and may share its work out (mean_loss)."""
+        assert self.job.validate is not None
+        model, are_gathered = self.job.model, holds_shards(self.state.model)
+        if are_gathered:
+            gather_weights(self.state.model, model)
+        model.eval()
+        values = dict(self.job.validate(model))
+        model.train()
+        if are_gathered:
+            release_weights(model)
+        return values
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        if is_main():
+            self.curve.write(step, values)
+
+    def prune(self) -> None:
+        prune_checkpoints(self.root, self.job.cfg.keep_checkpoints, self.job.best)

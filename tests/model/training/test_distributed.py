@@ -1,0 +1,407 @@
+"""Two processes train what one does: gradients, weights, curve, checkpoints; and they end together.
+
+torchrun starts this file itself with a list of actions (gloo, on the CPU); what they leave on disk is compared here.
+
+The tolerances: sums of float32 in another order differ by about 1e-7 of their size. Where a gradient is smaller than
+the noise of its sum, Muon and AdamW, which divide by its size, make whole updates of noise: a model whose heads begin
+at zero, at the rates of a preset, loses a decimal place every few steps. So these runs begin at random weights and
+move slowly, and differ by about 1e-6 at the end; the bounds are 1e-5.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+
+from model.data.batches import TokenBatches
+from model.data.token_shards import read_token_shard, write_token_shard
+from model.evaluate import mean_loss
+from model.network.decoder import Decoder, new_decoder
+from model.training.checkpoint import complete_checkpoints, describe, save_model
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.curve import read_curve
+from model.training.distributed import check_shares, in_group, is_main, local, process_group, rank, whole
+from model.training.loss import IGNORE_INDEX, language_model_loss
+from model.training.run import Job, run
+from model.training.step import Diverged, Interrupted, new_state, train_step
+
+# An odd vocabulary and one key-value head: shards of unequal size; five matrices of one shape for two processes.
+DECODER = DecoderConfig(
+    vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
+)
+TRAIN = TrainConfig(
+    n_steps=40,
+    rows=4,
+    seq_len=8,
+    micro_batch=1,
+    muon_lr=0.003,
+    adamw_lr=0.001,
+    warmup_fraction=0.1,
+    checkpoint_every=10,
+    validate_every=20,
+    n_validation_batches=2,
+    keep_checkpoints=9,
+    n_threads=1,
+)
+TORCHRUN_SECONDS = 800  # two processes that import torch and train; alone on two cores it takes ten
+# Groups are kept until the process ends. Where DDP holds the last reference to one, torch 2.13 destroys it while it
+# holds Python's lock, and waits for threads of gloo that may still need this lock: on a busy machine, for ever.
+GROUPS: list[dist.ProcessGroup] = []
+
+# Rows of a global batch and of a micro-batch. Three rows are one for rank 0 and two for rank 1.
+CUTS = {"ddp": ((4, 1), (4, 4), (3, 1)), "fsdp": ((4, 1), (4, 4), (3, 3))}
+
+
+class Listener:
+    """Writes down what it hears, and does something at a step."""
+
+    def __init__(self, path: Path, at: int | None = None, action: Callable[[], None] = lambda: None) -> None:
+        self.path, self.at, self.action = path, at, action
+
+    def metrics(self, step: int, values) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{rank()} {step} {','.join(sorted(values))}\n")
+        if step == self.at:
+            self.action()
+
+    def checkpoint(self, path: Path, step: int, values) -> None:
+        pass
+
+
+class Acting(TokenBatches):
+    """Token batches; every process does something when it reads batch `at`."""
+
+    at: int | None = None
+    action: Callable[[], None]
+
+    def batch(self, k: int, part: slice = slice(None)):
+        if in_group() and dist.group.WORLD not in GROUPS:
+            GROUPS.append(dist.group.WORLD)
+        if k == self.at:
+            self.action()
+        return super().batch(k, part)
+
+
+def beginning() -> Decoder:
+    model, generator = new_decoder(DECODER, 0), torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.empty(weight.shape).normal_(std=0.2, generator=generator))
+    return model
+
+
+def train(directory: Path, parallel: str, at: int | None = None, action: Callable[[], None] = lambda: None) -> None:
+    """Train in `directory`; every process calls `action` before step at + 1. Weights go to final-<rank>."""
+    batches = Acting([read_token_shard(directory.parent / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    batches.at, batches.action = at, action
+    job = Job(
+        model=beginning(),
+        cfg=dataclasses.replace(TRAIN, parallel=parallel),
+        description=describe(DECODER),
+        batches=batches,
+        validate=lambda model: {"validation_loss": mean_loss(model, batches, 2, language_model_loss, 4)},
+        best="validation_loss",
+    )
+    directory.mkdir(exist_ok=True)
+    run(directory, job, Listener(directory / "heard"))
+    save_file({name: w.detach() for name, w in job.model.named_parameters()}, directory / f"final-{rank()}")
+    save_model(directory, job.model, job.description)
+
+
+# What torchrun does with this file: `test_distributed.py DIRECTORY ACTION...`
+
+
+def interrupted(directory: Path, parallel: str) -> None:
+    """Rank 1 alone gets the signal; every process says how it ended."""
+    try:
+        train(directory, parallel, 24, lambda: os.kill(os.getpid(), signal.SIGTERM) if rank() == 1 else None)
+    except Interrupted as stop:
+        (directory / f"ended-{rank()}").write_text(f"{stop.step} {stop.checkpoint.name}")
+
+
+def diverged(directory: Path) -> None:
+    def poison() -> None:
+        raise Diverged("the data of rank 1")
+
+    try:
+        train(directory, "ddp", 2, poison)
+    except Diverged as error:
+        (directory / f"ended-{rank()}").write_text(str(error))
+
+
+def failing(directory: Path) -> None:
+    def fail() -> None:
+        if rank() == 1:
+            raise ValueError("the shard is torn")
+
+    surviving(directory, "ddp", 12, fail)
+
+
+def dying(directory: Path, parallel: str, step: str) -> None:
+    surviving(directory, parallel, int(step), lambda: os.kill(os.getpid(), signal.SIGKILL) if rank() == 1 else None)
+
+
+def surviving(directory: Path, parallel: str, at: int, action: Callable[[], None]) -> None:
+    """Every process leaves its last words, also when torchrun ends it with a signal before it can say them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        train(directory, parallel, at, action)
+    except (ValueError, RuntimeError) as error:
+        (directory / f"ended-{rank()}").write_text(f"{type(error).__name__}: {error}")
+        raise
+
+
+def stopping(directory: Path) -> None:
+    """Rank 0 asks torchrun itself to stop, as a user or a cluster would."""
+    try:
+        train(directory, "ddp", 24, lambda: os.kill(os.getppid(), signal.SIGTERM) if is_main() else None)
+    except Interrupted as stop:
+        (directory / f"ended-{rank()}").write_text(f"{stop.step} {stop.checkpoint.name}")
+
+
+def gradients(directory: Path, parallel: str) -> None:
+    """One step of each cut of a batch, whose rows hold 12 .. 1 targets."""
+    directory.mkdir(exist_ok=True)
+    with process_group():
+        for rows, n in CUTS[parallel]:
+            values = step_values(rows, n, parallel)
+            if is_main():
+                save_file(values, directory / f"{rows}-{n}")
+
+
+def step_values(rows: int, micro_batch: int, parallel: str) -> dict[str, torch.Tensor]:
+    """Loss, norm and mean gradients of the first `rows` rows."""
+    cfg = dataclasses.replace(TRAIN, rows=rows, micro_batch=rows, parallel=parallel, gradient_clip=None)
+    state = new_state(beginning(), cfg)
+    values: dict[str, torch.Tensor] = {}
+
+    def keep(factor: float) -> None:
+        for name, weight in state.model.named_parameters():
+            assert weight.grad is not None
+            values[name] = whole(local(weight.grad), weight).clone()
+
+    state.optimizer.step = keep
+    report = train_step(state, masked_batch(rows), dataclasses.replace(cfg, micro_batch=micro_batch))
+    return values | {"loss": report.loss, "norm": report.gradient_norm}
+
+
+def masked_batch(rows: int) -> dict[str, torch.Tensor]:
+    ids_BT = torch.randint(0, 31, (4, 9), generator=torch.Generator().manual_seed(5))
+    targets_BT = ids_BT[:, 1:].clone()
+    targets_BT[1, :5] = targets_BT[2, :7] = targets_BT[3, 2:] = IGNORE_INDEX  # 8, 3, 1 and 2 supervised targets
+    return {"ids_BT": ids_BT[:rows, :-1], "targets_BT": targets_BT[:rows]}
+
+
+def main(directory: Path, actions: list[str]) -> None:
+    for action in actions:
+        name, folder, *arguments = action.split(":")
+        globals()[name](directory / folder, *arguments)
+
+
+# What pytest does.
+
+
+def torchrun(directory: Path, *actions: str, n_processes: int = 2) -> subprocess.CompletedProcess:
+    """Run the actions, each `function:folder:arguments`, in two processes of one torchrun."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_processes}"]
+    with subprocess.Popen(
+        [*launch, __file__, str(directory), *actions],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=TORCHRUN_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it ends its processes, which would outlive it if it was killed
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def ended_well(answer: subprocess.CompletedProcess) -> None:
+    assert answer.returncode == 0, answer.stderr
+
+
+def write_tokens(directory: Path) -> None:
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 31, n) for n in (100, 1, 60, 240)]
+    names, sizes = [f"doc{i}" for i in range(4)], [len(text) for text in texts]
+    write_token_shard(directory / "tokens.arrow", names, sizes, texts, vocab_size=31)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """One folder per run: `one` process, two in `ddp` and `fsdp`; `mixed` goes from one to two and back to one.
+
+    `mixed`: one process to step 20, DDP until a signal at 25, FSDP to step 30, one process to the end.
+    """
+    directory = tmp_path_factory.mktemp("runs")
+    write_tokens(directory)
+    train(directory / "one", "ddp")
+    keep_checkpoints(directory / "one", directory / "mixed", 20)
+    ended_well(
+        torchrun(
+            directory,
+            "train:ddp:ddp",
+            "train:fsdp:fsdp",
+            "interrupted:mixed:ddp",
+            "train:mixed:fsdp",
+            "gradients:gradients-ddp:ddp",
+            "gradients:gradients-fsdp:fsdp",
+            "diverged:diverged",
+        )
+    )
+    shutil.copytree(directory / "mixed", directory / "back")
+    keep_checkpoints(directory / "mixed", directory / "back", 30)
+    train(directory / "back", "ddp")
+    return directory
+
+
+def keep_checkpoints(source: Path, target: Path, last: int) -> None:
+    """A copy of a run as it was after checkpoint `last`."""
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    for folder in complete_checkpoints(target / "checkpoints"):
+        if folder.name > f"step-{last:06d}":
+            shutil.rmtree(folder)
+
+
+def final(directory: Path, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(directory / "checkpoints" / "step-000040" / name)
+
+
+def assert_same_training(got: Path, expected: Path) -> None:
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        ours, theirs = final(got, name), final(expected, name)
+        assert ours.keys() == theirs.keys()
+        for key, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[key], atol=1e-5, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+    ours, theirs = read_curve(got), read_curve(expected)
+    assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
+    for line, other in zip(ours, theirs, strict=True):
+        for key in line.keys() - {"tokens_per_second"}:
+            assert line[key] == pytest.approx(other[key], rel=1e-5, abs=1e-5), (line["step"], key)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_two_processes_end_with_the_weights_optimiser_and_curve_of_one(runs, name):
+    assert_same_training(runs / name, runs / "one")
+
+
+@pytest.mark.parametrize("name", ["mixed", "back"])
+def test_run_from_one_process_to_ddp_to_fsdp_and_back_is_the_run_of_one(runs, name):
+    assert_same_training(runs / name, runs / "one")
+    state = json.loads((runs / name / "checkpoints" / "step-000040" / "state.json").read_text())
+    assert state["notes"]["n_processes"] == {"mixed": 2, "back": 1}[name]
+
+
+def test_first_losses_after_a_change_of_processes_differ_by_rounding_alone(runs):
+    """Other documents, or a moment lost on the way, would differ by far more."""
+    for name, step in (("mixed", 21), ("mixed", 26), ("back", 31)):
+        ours, theirs = (read_curve(runs / r) for r in (name, "one"))
+        losses = [next(line["loss"] for line in c if line["step"] == step and "loss" in line) for c in (ours, theirs)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+def test_every_process_ends_with_the_whole_weights_that_the_checkpoint_holds(runs, name):
+    for path in (runs / name / "final-0", runs / name / "final-1", runs / name / "model.safetensors"):
+        weights = load_file(path)
+        assert weights.keys() == final(runs / name).keys()
+        assert all(torch.equal(weight, weights[key]) for key, weight in final(runs / name).items())
+
+
+def test_only_the_first_process_tells_and_every_step_once(runs):
+    for name in ("ddp", "fsdp", "mixed"):
+        heard = [line.split() for line in (runs / name / "heard").read_text().splitlines()]
+        steps = [int(step) for _, step, values in heard if "gradient_norm" in values]
+        assert {number for number, *_ in heard} == {"0"}
+        assert steps == list(range(1, 41)) if name != "mixed" else sorted(set(steps)) == list(range(1, 41))
+
+
+def test_signal_to_one_process_ends_all_with_one_checkpoint(runs):
+    assert [(runs / "mixed" / f"ended-{r}").read_text() for r in (0, 1)] == ["25 step-000025"] * 2
+
+
+def test_diverged_in_all_processes_is_the_same_in_all(runs):
+    assert [(runs / "diverged" / f"ended-{r}").read_text() for r in (0, 1)] == ["the data of rank 1"] * 2
+
+
+@pytest.mark.parametrize(("parallel", "rows", "n"), [(p, *cut) for p, cuts in CUTS.items() for cut in cuts])
+def test_gradient_is_the_mean_over_all_targets_however_rows_are_cut_and_shared(runs, parallel, rows, n):
+    """Rows hold 8, 3, 1 and 2 targets: a mean of means of micro-batches, or processes, would be another gradient."""
+    expected = step_values(rows, rows, parallel)
+    for values in (step_values(rows, n, parallel), load_file(runs / f"gradients-{parallel}" / f"{rows}-{n}")):
+        assert values.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(values[name], tensor, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro_batch", "parallel", "message"),
+    [
+        (1, 1, "ddp", r"rows=1 leave some of 2 processes without a row; start at most 1"),
+        (3, 1, "fsdp", r"rows=3 over 2 processes make 2 micro-batches of micro_batch=1 in some and 1 in others"),
+        (3, 1, "ddp", None),
+        (3, 3, "fsdp", None),
+    ],
+)
+def test_rows_that_cannot_be_shared_out_are_refused(rows, micro_batch, parallel, message):
+    cfg = dataclasses.replace(TRAIN, rows=rows, micro_batch=micro_batch, parallel=parallel)
+    if message is None:
+        check_shares(rows, cfg, size=2)
+    else:
+        with pytest.raises(ValueError, match=message):
+            check_shares(rows, cfg, size=2)
+
+
+def test_process_that_fails_ends_the_others_with_its_words(tmp_path):
+    write_tokens(tmp_path)
+    answer = torchrun(tmp_path, "failing:run")
+    assert answer.returncode == 1
+    assert "ValueError: the shard is torn" in answer.stderr
+    words = [(tmp_path / "run" / f"ended-{r}").read_text() for r in (0, 1)]
+    assert words[1] == "ValueError: the shard is torn"
+    assert words[0] == f"RuntimeError: process 0 of 2 ends because another failed: process 1: {words[1]}"
+    assert [p.name for p in complete_checkpoints(tmp_path / "run" / "checkpoints")] == ["step-000010"]
+
+
+@pytest.mark.slow
+def test_torchrun_told_to_stop_leaves_one_checkpoint_and_every_process_says_so(tmp_path):
+    write_tokens(tmp_path)
+    torchrun(tmp_path, "stopping:run")
+    ended = [(tmp_path / "run" / f"ended-{r}").read_text() for r in (0, 1)]
+    step, name = ended[0].split()
+    assert ended[0] == ended[1] and 24 <= int(step) <= 30 and name == f"step-{int(step):06d}"
+    assert complete_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # three starts of torchrun beside those of `runs`
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_killed_and_started_again_end_bit_identical(tmp_path, runs, parallel):
+    """The sum of two does not depend on their order; of more processes it may (docs/model.md)."""
+    write_tokens(tmp_path)
+    for step in (7, 23):
+        answer = torchrun(tmp_path, f"dying:run:{parallel}:{step}")
+        assert answer.returncode == 1
+        assert "lost another that ended without a word" in (tmp_path / "run" / "ended-0").read_text()
+    ended_well(torchrun(tmp_path, f"train:run:{parallel}"))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        first, second = final(tmp_path / "run", name), final(runs / parallel, name)
+        assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])

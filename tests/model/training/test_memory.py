@@ -1,0 +1,173 @@
+"""The estimate beside what autograd keeps and what a process takes; the micro-batch; out of memory in words."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.network.decoder import new_decoder
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.loss import same_document_mask
+from model.training.memory import (
+    MICRO_TOKENS,
+    SAFE_SHARE,
+    OutOfMemory,
+    chosen_micro_batch,
+    estimate,
+    explained_out_of_memory,
+    floats_a_token,
+    free_memory,
+)
+
+DECODER = DecoderConfig(
+    vocab_size=50, n_layers=3, n_heads=4, n_kv_heads=4, d_model=64, d_head=16, d_ff=192, max_seq_len=64
+)
+GPT2 = {"norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh", "d_ff": 256}
+TRAIN = TrainConfig(n_steps=1, rows=16, seq_len=64)
+CPU = torch.device("cpu")
+
+
+def bytes_kept(cfg: DecoderConfig, train: TrainConfig, rows: int = 4) -> int:
+    """What autograd keeps of a forward pass, each piece of memory once, without weights and tables."""
+    model = new_decoder(cfg, 0)
+    model.model.checkpoint_layers = train.activation_checkpointing
+    known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in known:
+            kept[place] = tensor
+        return tensor
+
+    ids_BT = torch.zeros(rows, train.seq_len, dtype=torch.int64)
+    mask = {"mask_BTS": same_document_mask(ids_BT)} if train.document_mask else {}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        x_BTD = model.trunk(ids_BT, **mask)
+    assert x_BTD.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"n_kv_heads": 1},
+        {"qk_norm": False},
+        {"mlp": "relu2"},
+        {"d_ff": 64},
+        {"n_heads": 8, "n_kv_heads": 8},
+        GPT2,
+    ],
+    ids=str,
+)
+def test_estimate_of_activations_lies_within_a_half_of_what_autograd_keeps(changes):
+    cfg = dataclasses.replace(DECODER, **changes)
+    assert bytes_kept(cfg, TRAIN) / 1.1 < 4 * estimate(cfg, TRAIN, "cpu").row < 1.6 * bytes_kept(cfg, TRAIN)
+
+
+def test_estimate_knows_what_activation_checkpointing_saves():
+    """Kept between layers: their inputs; the estimate adds the one layer that is computed again."""
+    train = dataclasses.replace(TRAIN, activation_checkpointing=True)
+    again = 4 * 4 * floats_a_token(DECODER) * TRAIN.seq_len
+    without = 4 * estimate(DECODER, train, "cpu").row - again
+    assert bytes_kept(DECODER, train) / 1.1 < without < 2 * bytes_kept(DECODER, train) < bytes_kept(DECODER, TRAIN)
+
+
+def test_estimate_counts_the_mask_between_documents():
+    masked = dataclasses.replace(TRAIN, document_mask=True)
+    kept = bytes_kept(DECODER, masked) - bytes_kept(DECODER, TRAIN)
+    counted = 4 * (estimate(DECODER, masked, "cpu").row - estimate(DECODER, TRAIN, "cpu").row)
+    assert 0 < kept <= counted
+
+
+def test_estimate_of_the_state_is_four_numbers_a_weight_with_adamw_and_three_with_muon():
+    cfg = dataclasses.replace(DECODER, vocab_size=1, n_layers=40)
+    n_bytes = 4 * sum(weight.numel() for weight in new_decoder(cfg, 0).parameters())
+    assert estimate(cfg, TRAIN, "cpu").state == pytest.approx(3 * n_bytes, rel=0.02)
+    assert estimate(cfg, dataclasses.replace(TRAIN, muon_lr=None), "cpu").state == pytest.approx(4 * n_bytes)
+
+
+@pytest.mark.parametrize(("rows_that_fit", "expected"), [(100, 16), (15.5, 8), (7.9, 4), (1.2, 1), (0, 1), (-1, 1)])
+def test_micro_batch_is_the_largest_divisor_of_the_rows_that_fits(rows_that_fit, expected):
+    parts = estimate(DECODER, TRAIN, "cpu")
+    free = int((parts.total(0) + rows_that_fit * parts.row) / SAFE_SHARE) + 10
+    assert chosen_micro_batch(DECODER, TRAIN, CPU, 16, free) == expected
+
+
+def test_micro_batch_stays_below_what_pays():
+    long = dataclasses.replace(TRAIN, seq_len=MICRO_TOKENS // 4)
+    assert chosen_micro_batch(DECODER, long, CPU, 16, free_bytes=1 << 50) == 4
+
+
+def test_free_memory_of_this_machine_is_more_than_nothing_and_less_than_it_has():
+    assert 0 < free_memory(CPU) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty], ids=["torch", "numpy"])
+def test_out_of_memory_names_settings_their_values_and_the_checkpoint(allocate):
+    with (
+        pytest.raises(
+            OutOfMemory,
+            match=r"micro_batch=4 \(now 8.*activation_checkpointing=True \(now F.*seq_len \(now 64.*step-3",
+        ),
+        explained_out_of_memory(TRAIN, 8, lambda: Path("step-3")),
+    ):
+        allocate(1 << 50)
+
+
+def test_out_of_memory_offers_nothing_that_is_already_done():
+    train = dataclasses.replace(TRAIN, activation_checkpointing=True)
+    with pytest.raises(OutOfMemory) as caught, explained_out_of_memory(train, 1, lambda: None):
+        torch.empty(1 << 50)
+    assert "micro_batch=" not in str(caught.value) and "activation_checkpointing" not in str(caught.value)
+    assert "the run starts again" in str(caught.value)
+
+
+def test_other_errors_pass_through_unchanged():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), explained_out_of_memory(TRAIN, 8, Path):
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+
+PEAK = """
+import json, sys, torch
+from model.training.config import DecoderConfig, TrainConfig
+from model.network.decoder import new_decoder
+from model.training.memory import estimate
+from model.training.step import new_state, train_step
+torch.set_num_threads(1)
+shape = {"n_layers": 6, "n_heads": 4, "n_kv_heads": 4, "d_model": 256, "d_head": 64, "d_ff": 704}
+cfg = DecoderConfig(vocab_size=4096, max_seq_len=256, **shape)
+train = TrainConfig(n_steps=9, rows=16, seq_len=256, micro_batch=16, activation_checkpointing=sys.argv[1] == "True")
+def peak():  # not ru_maxrss, which a process takes over from the one that started it
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+small = TrainConfig(n_steps=9, rows=1, seq_len=8, micro_batch=1)
+tiny = DecoderConfig(vocab_size=9, n_layers=1, n_heads=1, n_kv_heads=1, d_model=8, d_head=8, d_ff=8, max_seq_len=8)
+def batch(c, t): ids = torch.zeros(t.rows, t.seq_len, dtype=torch.int64); return {"ids_BT": ids, "targets_BT": ids}
+train_step(new_state(new_decoder(tiny, 0), small), batch(tiny, small), small)  # libraries are loaded
+before = peak()
+state = new_state(new_decoder(cfg, 0), train)
+state.model.model.checkpoint_layers = train.activation_checkpointing
+for _ in range(2):
+    train_step(state, batch(cfg, train), train)
+print(json.dumps([peak() - before, estimate(cfg, train, "cpu").total(16)]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_estimate_lies_within_a_factor_of_two_of_a_training_process_peak(activation_checkpointing):
+    answer = subprocess.run(
+        [sys.executable, "-c", PEAK, str(activation_checkpointing)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    measured, estimated = json.loads(answer.stdout)
+    assert measured / 2 < estimated < 2 * measured

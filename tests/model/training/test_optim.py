@@ -1,0 +1,196 @@
+"""Muon against an independent polar factor, AdamW's groups, and the state of both."""
+
+import copy
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from model.network.decoder import new_decoder
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.optim import NEWTON_SCHULZ, Optimizer, orthogonalised, parameter_groups
+
+CONFIG = DecoderConfig(
+    vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
+)
+TRAIN = TrainConfig(n_steps=10, rows=2, seq_len=8, micro_batch=2)
+
+
+def with_gradients(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for weight in model.parameters():
+        weight.grad = torch.empty(weight.shape).normal_(generator=generator)
+    return model
+
+
+def test_orthogonalised_has_the_singular_vectors_of_the_polar_factor_and_values_near_one():
+    torch.manual_seed(0)
+    gradient_NRC = torch.randn(5, 20, 60, dtype=torch.float32)
+    result = orthogonalised(gradient_NRC).double()
+    u_NRR, _, vh_NRC = torch.linalg.svd(gradient_NRC.double(), full_matrices=False)
+    # in the basis of the gradient's own singular vectors the result is diagonal
+    inside = u_NRR.mT @ result @ vh_NRC.mT
+    values = inside.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(inside, torch.diag_embed(values), atol=1e-4, rtol=0)
+    assert (values > 0.86).all() and (values < 1.13).all()
+
+
+@pytest.mark.parametrize(("n_steps", "smallest", "low", "high"), [(3, 0.011, 0.72, 1.28), (5, 0.0011, 0.87, 1.13)])
+def test_orthogonalised_leaves_singular_values_in_the_interval_that_its_steps_promise(n_steps, smallest, low, high):
+    torch.manual_seed(0)
+    values = torch.logspace(0, math.log10(smallest), 40, dtype=torch.float64)
+    values[:1] = (1 - values[1:].square().sum().clamp(max=0.9)).sqrt()  # so that the Frobenius norm is about 1
+    values = values / values.norm()
+    u_RR, _ = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))
+    v_CR, _ = torch.linalg.qr(torch.randn(90, 40, dtype=torch.float64))
+    result = orthogonalised((u_RR * values @ v_CR.mT).float()[None], n_steps)[0].double()
+    reached = (u_RR.mT @ result @ v_CR).diagonal()[values / 1.01 >= (0.01 if n_steps == 3 else 0.001)]
+    assert len(reached) > 20 and low < reached.min() and reached.max() < high
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 60), (3, 128, 160)])
+def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape):
+    """By float64 and singular values; the larger ones take another library on some CPUs, a matrix at a time."""
+    torch.manual_seed(0)
+    gradient_NRC = torch.randn(shape)
+    u_NRR, values_NR, v_NRC = torch.linalg.svd(gradient_NRC.double(), full_matrices=False)
+    values_NR = values_NR / (1.01 * gradient_NRC.double().norm(dim=(1, 2))[:, None] + 1e-7)
+    for a, b, c in NEWTON_SCHULZ[5]:
+        values_NR = a * values_NR + b * values_NR**3 + c * values_NR**5
+    expected_NRC = u_NRR * values_NR[:, None, :] @ v_NRC
+    torch.testing.assert_close(orthogonalised(gradient_NRC, 5).double(), expected_NRC, atol=1e-4, rtol=0)
+
+
+def test_orthogonalised_does_not_depend_on_the_scale_of_the_gradient():
+    torch.manual_seed(1)
+    gradient_NRC = torch.randn(2, 8, 12)
+    torch.testing.assert_close(orthogonalised(gradient_NRC), orthogonalised(gradient_NRC * 1e3), atol=1e-4, rtol=1e-3)
+
+
+def test_orthogonalised_of_zero_is_zero():
+    assert torch.equal(orthogonalised(torch.zeros(1, 4, 6)), torch.zeros(1, 4, 6))
+
+
+@pytest.mark.parametrize("n_steps", [3, 5])
+def test_muon_stacked_step_equals_the_published_rule_for_each_matrix(n_steps):
+    model = with_gradients(new_decoder(CONFIG, seed=1))
+    before = copy.deepcopy(dict(model.named_parameters()))
+    gradients = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    optimizer = Optimizer(model, dataclasses.replace(TRAIN, newton_schulz_steps=n_steps))
+    optimizer.step(0.5)
+    hidden, _ = parameter_groups(model, use_muon=True)
+    for name, weight in hidden.items():
+        # Nesterov after one step from zero: g (1 - m) + m (1 - m) g, of which only the direction counts
+        gradient = gradients[name]
+        update = orthogonalised(gradient[None], n_steps)[0]
+        scale = max(1.0, gradient.size(0) / gradient.size(1)) ** 0.5
+        torch.testing.assert_close(weight, before[name] - 0.5 * TRAIN.muon_lr * scale * update, atol=1e-4, rtol=1e-3)
+
+
+def test_muon_moves_as_torchs_with_its_coefficients(monkeypatch):
+    """Momentum, Nesterov's step, decay and scale of a shape are the same; torch rounds to bfloat16 (2^-9 a value)."""
+    coefficients = (3.4445, -4.7750, 2.0315)
+    monkeypatch.setitem(NEWTON_SCHULZ, 5, (coefficients,) * 5)
+    cfg = dataclasses.replace(TRAIN, newton_schulz_steps=5, muon_weight_decay=0.1)
+    model, other = new_decoder(CONFIG, seed=1), new_decoder(CONFIG, seed=1)
+    hidden, _ = parameter_groups(model, use_muon=True)
+    theirs, _ = parameter_groups(other, use_muon=True)
+    before = {name: weight.detach().clone() for name, weight in hidden.items()}
+    optimizer = Optimizer(model, cfg)
+    assert cfg.muon_lr is not None
+    reference = torch.optim.Muon(
+        list(theirs.values()),
+        lr=cfg.muon_lr,
+        weight_decay=0.1,
+        momentum=cfg.muon_momentum,
+        ns_coefficients=coefficients,
+    )
+    for seed in range(3):
+        with_gradients(model, seed), with_gradients(other, seed)
+        optimizer.step(1.0)
+        reference.step()
+    for name, weight in hidden.items():
+        way, torchs_way = weight - before[name], theirs[name] - before[name]
+        assert (way - torchs_way).norm() < 0.05 * torchs_way.norm(), name
+
+
+def test_adamw_weights_equal_torch_and_norms_do_not_decay():
+    cfg = TrainConfig(n_steps=10, rows=2, seq_len=8, micro_batch=2, adamw_weight_decay=0.3)
+    model = with_gradients(new_decoder(CONFIG, seed=1))
+    other = with_gradients(new_decoder(CONFIG, seed=1))
+    _, plain = parameter_groups(other, use_muon=True)
+    reference = [
+        torch.optim.AdamW(
+            [w for w in plain.values() if (w.ndim > 1) == is_matrix],
+            lr=cfg.adamw_lr,
+            betas=(cfg.beta1, cfg.beta2),
+            eps=cfg.adamw_eps,
+            weight_decay=decay,
+            foreach=False,
+            fused=False,
+        )
+        for is_matrix, decay in ((True, 0.3), (False, 0.0))
+    ]
+    optimizer = Optimizer(model, cfg)
+    for seed in range(3):
+        with_gradients(model, seed), with_gradients(other, seed)
+        optimizer.step(1.0)
+        for single in reference:
+            single.step()
+    for name, weight in plain.items():
+        torch.testing.assert_close(dict(model.named_parameters())[name], weight, atol=1e-6, rtol=1e-5)
+
+
+def test_parameter_groups_give_muon_exactly_the_matrices_inside_layers():
+    model = new_decoder(CONFIG, seed=0)
+    hidden, others = parameter_groups(model, use_muon=True)
+    assert len(hidden) == 7 * CONFIG.n_layers
+    assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= others.keys()
+    assert hidden.keys() | others.keys() == dict(model.named_parameters()).keys()
+    assert not parameter_groups(model, use_muon=False)[0]
+
+
+def test_frozen_weights_are_in_no_group():
+    model = new_decoder(CONFIG, seed=0)
+    model.model.layers.requires_grad_(False)
+    hidden, others = parameter_groups(model, use_muon=True)
+    assert not hidden
+    assert others.keys() == {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"}
+
+
+def test_optimizer_state_loaded_elsewhere_continues_to_the_bit():
+    first = new_decoder(CONFIG, seed=2)
+    a = Optimizer(first, TRAIN)
+    for seed in range(3):
+        with_gradients(first, seed)
+        a.step(1.0)
+    second = copy.deepcopy(first)
+    b = Optimizer(second, TRAIN)
+    b.load({name: tensor.clone() for name, tensor in a.state().items()})
+    for seed in range(3, 6):
+        with_gradients(first, seed), with_gradients(second, seed)
+        a.step(0.7)
+        b.step(0.7)
+    for weight, same in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(weight, same)
+    for name, tensor in a.state().items():
+        assert torch.equal(tensor, b.state()[name]), name
+        assert tensor.dtype == torch.float32
+
+
+def test_optimizer_state_of_another_model_is_refused_by_name():
+    model = with_gradients(new_decoder(CONFIG, seed=2))
+    optimizer = Optimizer(model, TRAIN)
+    optimizer.step(1.0)
+    state = dict(optimizer.state())
+    state["muon.momentum.model.layers.0.mlp.up_proj.weight"] = torch.zeros(3, 3)
+    with pytest.raises(ValueError, match=r"up_proj.*\(3, 3\)"):
+        optimizer.load(state)
+
+
+def test_muon_weight_without_gradient_is_named():
+    model = with_gradients(new_decoder(CONFIG, seed=2))
+    model.model.layers[1].mlp.up_proj.weight.grad = None
+    with pytest.raises(ValueError, match="no gradient"):
+        Optimizer(model, TRAIN).step(1.0)

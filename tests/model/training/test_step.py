@@ -1,0 +1,213 @@
+"""One step and the loop: accumulation, padding, loss against torch, signals, loss that is not finite."""
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.network.decoder import Decoder
+from model.network.heads import SequenceClassifier, classifier_from_decoder
+from model.training.config import DecoderConfig, TrainConfig
+from model.training.loss import IGNORE_INDEX, classification_loss
+from model.training.step import Diverged, Interrupted, fit, new_state, train_step
+
+CONFIG = DecoderConfig(
+    vocab_size=37, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=12
+)
+TRAIN = TrainConfig(n_steps=6, rows=4, seq_len=12, micro_batch=4, checkpoint_every=2, validate_every=3)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(torch.empty(weight.shape).normal_(std=0.2, generator=generator))
+    return model
+
+
+def decoder() -> Decoder:
+    torch.manual_seed(0)
+    model = Decoder(CONFIG)
+    randomised(model)
+    return model
+
+
+def token_batch(k: int = 0, masked: bool = False) -> dict[str, torch.Tensor]:
+    ids_BT = torch.randint(0, 37, (4, 13), generator=torch.Generator().manual_seed(k))
+    targets_BT = ids_BT[:, 1:].clone()
+    if masked:  # rows with 12, 9, 1 and 4 supervised targets
+        targets_BT[1, :3] = targets_BT[2, :11] = targets_BT[3, 4:] = IGNORE_INDEX
+    return {"ids_BT": ids_BT[:, :-1], "targets_BT": targets_BT}
+
+
+class Numbered:
+    """Batches whose number is their seed."""
+
+    def batch(self, k: int) -> dict[str, torch.Tensor]:
+        return token_batch(k)
+
+    def documents_of_batch(self, k: int) -> list[str]:
+        return [f"document-{k}-{row}" for row in range(4)]
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 4])
+def test_update_sees_the_gradient_of_the_mean_over_all_targets_however_rows_are_cut(n_rows):
+    """Rows hold unequal numbers of targets: a mean of micro-batch means would be another gradient."""
+    model, batch = decoder(), token_batch(masked=True)
+    F.cross_entropy(model(batch["ids_BT"]).flatten(0, 1), batch["targets_BT"].flatten()).backward()
+    expected = [weight.grad.clone() for weight in model.parameters()]
+    model.zero_grad()
+    cfg = dataclasses.replace(TRAIN, micro_batch=n_rows, gradient_clip=None)
+    state = new_state(model, cfg)
+    seen: list[torch.Tensor] = []
+    state.optimizer.step = lambda factor: seen.extend(weight.grad.clone() for weight in model.parameters())
+    assert train_step(state, batch, cfg).n_tokens == 48
+    for gradient, mean_gradient in zip(seen, expected, strict=True):
+        torch.testing.assert_close(gradient, mean_gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_step_reports_the_mean_loss_and_norm_of_the_supervised_targets():
+    model, batch = decoder(), token_batch(masked=True)
+    expected = F.cross_entropy(model(batch["ids_BT"]).flatten(0, 1), batch["targets_BT"].flatten())
+    expected.backward()
+    norm = torch.stack([w.grad.square().sum() for w in model.parameters()]).sum().sqrt()
+    model.zero_grad()
+    report = train_step(new_state(model, TRAIN), batch, TRAIN)
+    torch.testing.assert_close(report.loss, expected.detach())
+    torch.testing.assert_close(report.gradient_norm, norm)
+    assert report.step == 1
+    assert report.learning_rate == pytest.approx(TRAIN.muon_lr)
+
+
+def test_gradient_clip_bounds_the_norm_and_spares_the_direction():
+    seen = []
+    for clip in (0.01, None):
+        model = decoder()
+        state = new_state(model, dataclasses.replace(TRAIN, gradient_clip=clip))
+        state.optimizer.step = lambda factor, m=model: seen.append(
+            torch.cat([w.grad.flatten() for w in m.parameters()])
+        )
+        train_step(state, token_batch(), state.optimizer.cfg)
+    clipped, free = seen
+    assert clipped.norm() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(clipped / clipped.norm(), free / free.norm())
+
+
+def test_classifier_padding_changes_neither_its_row_nor_the_others():
+    classifier = SequenceClassifier(CONFIG, n_classes=3)
+    randomised(classifier)
+    ids_BT = torch.randint(1, 37, (3, 12), generator=torch.Generator().manual_seed(2))
+    lengths_B = torch.tensor([12, 4, 7])
+    logits_BC = classifier(ids_BT, lengths_B)
+    other = ids_BT.clone()
+    other[1, 4:] = 0
+    assert torch.equal(classifier(other, lengths_B), logits_BC)
+    alone = torch.cat(
+        [classifier(ids_BT[r : r + 1, :n], lengths_B[r : r + 1]) for r, n in enumerate(lengths_B.tolist())]
+    )
+    torch.testing.assert_close(alone, logits_BC, atol=1e-5, rtol=1e-5)
+
+
+def test_classifier_learns_a_repeated_batch():
+    cfg = TrainConfig(n_steps=40, rows=4, seq_len=12, micro_batch=2, schedule="linear")
+    state = new_state(classifier_from_decoder(decoder(), n_classes=2), cfg)
+    labels = {"lengths_B": torch.tensor([12, 3, 8, 5]), "labels_B": torch.tensor([0, 1, 1, 0])}
+    batch = {"ids_BT": token_batch()["ids_BT"]} | labels
+    losses = [float(train_step(state, batch, cfg, classification_loss).loss) for _ in range(40)]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3)
+    assert losses[-1] < 0.05
+
+
+def test_decoder_learns_a_repeated_batch():
+    cfg = dataclasses.replace(TRAIN, n_steps=40)
+    state = new_state(decoder(), cfg)
+    losses = [float(train_step(state, token_batch(), cfg).loss) for _ in range(40)]
+    assert losses[-1] < 0.3 < 3 < losses[0]
+
+
+def run_fit(cfg: TrainConfig = TRAIN, *, model=None, events=None, on_report=lambda step: None, batches=None):
+    events = [] if events is None else events
+    state = new_state(model or decoder(), cfg)
+
+    def report(step, values):
+        events.append(("report", step, values["loss"]))
+        on_report(step)
+
+    def save() -> Path:
+        events.append(("save", state.step))
+        return Path(f"step-{state.step}")
+
+    fit(
+        state,
+        batches or Numbered(),
+        cfg,
+        report=report,
+        save=save,
+        validate=lambda: events.append(("validate", state.step)),
+        last_good=lambda: Path("step-2"),
+    )
+    return events
+
+
+def test_fit_saves_before_it_validates_and_ends_with_both():
+    events = [event[:2] for event in run_fit()]
+    reports = [("report", step) for step in range(1, 7)]
+    assert events == [
+        *reports[:2], ("save", 2), reports[2], ("validate", 3), reports[3], ("save", 4), *reports[4:],
+        ("save", 6), ("validate", 6),
+    ]  # fmt: skip
+
+
+def test_fit_reports_every_step_alike_when_it_reads_the_device_rarely():
+    often = [e for e in run_fit() if e[0] == "report"]
+    rarely = [e for e in run_fit(dataclasses.replace(TRAIN, log_every=5)) if e[0] == "report"]
+    assert often == rarely
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_fit_after_a_signal_saves_the_step_and_raises_interrupted(number):
+    before = signal.getsignal(number)
+    events: list = []
+    with pytest.raises(Interrupted, match="step-3") as caught:
+        cfg = dataclasses.replace(TRAIN, checkpoint_every=100)
+        run_fit(cfg, events=events, on_report=lambda step: os.kill(os.getpid(), number) if step == 2 else None)
+    assert caught.value.step == 3
+    assert events[-1] == ("save", 3)
+    assert signal.getsignal(number) is before
+
+
+def test_fit_with_a_loss_that_is_not_finite_names_step_documents_and_checkpoint():
+    class Poisoned(Numbered):
+        def batch(self, k):
+            if k == 4:
+                with torch.no_grad():
+                    model.lm_head.weight[3] = torch.nan
+            return token_batch(k)
+
+    model = decoder()
+    with pytest.raises(Diverged, match=r"step 5: .*document-4-0, .*document-4-3.*step-2"):
+        run_fit(dataclasses.replace(TRAIN, log_every=6), model=model, batches=Poisoned())
+
+
+def test_step_without_a_supervised_target_diverges_and_names_its_documents():
+    class Empty(Numbered):
+        def batch(self, k):
+            return token_batch(k) | {"targets_BT": torch.full((4, 12), IGNORE_INDEX)}
+
+    with pytest.raises(Diverged, match=r"step 1: .*document-0-0"):
+        run_fit(batches=Empty())
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_classification_loss_with_smoothing_equals_its_definition(smoothing):
+    logits_BC, labels_B = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B}
+    summed, count = classification_loss(lambda ids_BT, lengths_B: ids_BT, batch, smoothing)
+    target_BC = (1 - smoothing) * F.one_hot(labels_B, 3) + smoothing / 3
+    torch.testing.assert_close(summed, -(target_BC * logits_BC.log_softmax(dim=1)).sum())
+    assert count == 5

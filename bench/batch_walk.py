@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from model.network.decoder import new_decoder
-from model.network.size import flops_a_token, n_parameters
+from model.network.size import flops_per_token, n_parameters
 from model.training.loss import language_model_loss
 from model.training.presets import PRESETS
 
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = PRESETS[args.preset].shape.with_vocab(args.vocab)
     model = new_decoder(cfg, seed=0)
-    print(f"{args.preset}: {n_parameters(cfg):,} parameters, {flops_a_token(cfg, args.tokens):,} FLOPs a token")
+    print(f"{args.preset}: {n_parameters(cfg):,} parameters, {flops_per_token(cfg, args.tokens):,} FLOPs a token")
     hooks = []
     for name, module in model.named_modules():
         if name and is_first_or_outside(name):

@@ -41,7 +41,8 @@ from model.data.token_shards import (
 )
 from model.evaluate import document_losses
 from model.network.decoder import new_decoder
-from model.training.config import DecoderShape, TrainConfig
+from model.network.shape import DecoderShape
+from model.training.config import TrainConfig
 from model.training.presets import from_depth
 from model.training.step import new_state, train_step
 
@@ -92,7 +93,7 @@ class Run:
     settings: dict[str, Any]
     model: nn.Module
     n_steps: int
-    tokens_a_step: int
+    tokens_per_step: int
     step: Callable[[], object]
     averaged: nn.Module | None = None  # a running mean of the model's weights, where one was asked for
     seconds: float = 0.0
@@ -115,7 +116,7 @@ class Run:
             "text": text.name,
             **self.settings,
             "parameters": sum(weight.numel() for weight in self.model.parameters()),
-            "tokens": self.done * self.tokens_a_step,
+            "tokens": self.done * self.tokens_per_step,
             "seconds": round(self.seconds, 2),
             **values,
         }
@@ -171,7 +172,7 @@ def ours(text: Text, changes: Mapping[str, Any]) -> Run:
                 mean_weight.lerp_(weight, 1 - decay)
 
     settings = {"model": "ours", **changes}
-    return Run(settings, model, train.n_steps, train.tokens_a_step, step, averaged)
+    return Run(settings, model, train.n_steps, train.tokens_per_step, step, averaged)
 
 
 def _replaced(config: Any, changes: Mapping[str, Any]) -> Any:
@@ -227,7 +228,7 @@ def nanogpt(checkout: Path, text: Text, changes: Mapping[str, Any]) -> Run:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return Run({"model": "nanoGPT", **changes}, Peer(gpt), recipe["n_steps"], train.tokens_a_step, step)
+    return Run({"model": "nanoGPT", **changes}, Peer(gpt), recipe["n_steps"], train.tokens_per_step, step)
 
 
 def cosine_rates(recipe: Mapping[str, Any]) -> Iterator[float]:

@@ -21,7 +21,7 @@ import torch
 from model.hf.config import config_to_hf
 from model.network.decoder import new_decoder
 from model.network.linear import HAS_FAST_ONEDNN
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 from model.training.loss import language_model_loss
 
 Step = Callable[[], None]

@@ -35,10 +35,11 @@ from torch import Tensor
 
 import model.training.step
 from model.network.decoder import new_decoder
-from model.network.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
+from model.network.shape import DecoderConfig
+from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
 from model.training.checkpoint import complete_checkpoints, describe
 from model.training.compilation import chosen_compile, compile_layers
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.curve import read_curve
 from model.training.memory import estimate
 from model.training.presets import PRESETS, from_sizes
@@ -140,7 +141,7 @@ def measured(cfg: DecoderConfig, train: TrainConfig, device: torch.device, n_ste
         seconds.append(now(device) - start)
     step = sorted(seconds[WARMUP_STEPS:])[n_steps // 2]
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return Speed(train.tokens_a_step / step, step * 1e3, peak, seconds[0])
+    return Speed(train.tokens_per_step / step, step * 1e3, peak, seconds[0])
 
 
 def fresh_state(cfg: DecoderConfig, train: TrainConfig, device: torch.device, compiled: bool) -> TrainState:
@@ -183,7 +184,7 @@ def mfu(cfg: DecoderConfig, rate: float, device: torch.device) -> list[str]:
     peak = peak_flops(device)
     if peak is None:
         return ["unknown"] * 3
-    whole = flops_a_token(cfg, cfg.max_seq_len)
+    whole = flops_per_token(cfg, cfg.max_seq_len)
     head = 6 * cfg.vocab_size * cfg.d_model
     attention = whole - 6 * n_hidden_matrix_parameters(cfg) - head
     return [f"{rate * flops / peak:.1%}" for flops in (whole, whole - head, whole - attention / 2)]
@@ -296,7 +297,7 @@ def print_curves(plan: Plan, device: torch.device) -> None:
     }
     places = [math.ceil(train.n_steps * share) for share in (0.05, 0.25, 0.5, 0.75, 1.0)]
     free()
-    print(f"## Loss over {train.n_steps} steps of {train.tokens_a_step:,} tokens, {name}, same weights and data\n")
+    print(f"## Loss over {train.n_steps} steps of {train.tokens_per_step:,} tokens, {name}, same weights and data\n")
     print("| | " + " | ".join(f"step {place}" for place in places) + " | mean of the last tenth |")
     print("|---|" + "---:|" * (len(places) + 1))
     ends = {}

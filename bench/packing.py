@@ -80,16 +80,16 @@ def shares_table(shards: Sequence[TokenShard]) -> list[str]:
     for seq_len in ROW_LENGTHS:
         for packing in ("concatenated", "documents"):
             batches = TokenBatches(shards, rows=1, seq_len=seq_len, seed=0, packing=packing)
-            whole = batches.plan.pieces(np.arange(batches.rows_an_epoch))
+            whole = batches.plan.pieces(np.arange(batches.rows_per_epoch))
             pieces = at_borders(whole, batches.stream)
-            n_cells, n_targets = batches.rows_an_epoch * seq_len, int(pieces.lengths.sum())
+            n_cells, n_targets = batches.rows_per_epoch * seq_len, int(pieces.lengths.sum())
             documents = batches.stream.documents_at(pieces.starts)
             n_rows = np.bincount(documents, minlength=len(batches.stream.borders) - 1)
             torn = n_rows[np.diff(batches.stream.borders) <= seq_len] > 1
             seen = int((pieces.lengths * (pieces.lengths + 1)).sum()) // 2
             filled = np.bincount(whole.rows, whole.lengths)
             lines.append(
-                f"| {seq_len:,} | {packing} | {batches.rows_an_epoch:,} | {1 - n_targets / n_cells:.3%}"
+                f"| {seq_len:,} | {packing} | {batches.rows_per_epoch:,} | {1 - n_targets / n_cells:.3%}"
                 f" | {batches.stream.n_tokens - 1 - n_targets:,} | {torn.mean() if len(torn) else 0:.1%}"
                 f" | {seen / n_targets:.1f} | {1 - seen / (filled * (filled + 1) / 2).sum():.1%} |"
             )

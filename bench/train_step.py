@@ -13,7 +13,8 @@ import time
 import torch
 
 from model.network.decoder import new_decoder
-from model.training.config import DecoderConfig, TrainConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
 from model.training.loss import language_model_loss
 from model.training.optim import orthogonalised
 from model.training.presets import PRESETS
@@ -51,7 +52,7 @@ def timed_step(state: TrainState, optimizer, batch, cfg: TrainConfig) -> tuple[f
         loss.backward()
     middle = now(state)
     gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
-    scale_and_clip(gradients, torch.tensor(cfg.tokens_a_step, device=batch["ids_BT"].device), cfg.gradient_clip)
+    scale_and_clip(gradients, torch.tensor(cfg.tokens_per_step, device=batch["ids_BT"].device), cfg.gradient_clip)
     optimizer.step(1.0)
     state.model.zero_grad(set_to_none=True)
     return middle - start, now(state) - middle
@@ -97,7 +98,7 @@ def main() -> None:
     print(f"{'optimiser':<18}{'forward+backward ms':>21}{'update ms':>11}{'step ms':>9}{'tokens/s':>10}")
     for name, times in seconds.items():
         passes, updates, steps = (min(part) for part in zip(*((a, b, a + b) for a, b in times), strict=True))
-        rate = cfg.tokens_a_step / steps
+        rate = cfg.tokens_per_step / steps
         print(f"{name:<18}{passes * 1e3:>21.1f}{updates * 1e3:>11.1f}{steps * 1e3:>9.1f}{rate:>10.0f}")
 
 

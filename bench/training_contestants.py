@@ -94,7 +94,7 @@ def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, co
 
 
 def our_decoder(shape: Shape, gpt2: bool):
-    from model.training.config import DecoderConfig
+    from model.network.shape import DecoderConfig
     from model.training.presets import d_ff_of
 
     as_gpt2 = {"norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh"} if gpt2 else {}
@@ -135,7 +135,7 @@ class Clock:
         self.times, self.report_seconds, self.save_seconds, self.pauses = [], 0.0, 0.0, {}
 
     def fit(self, *arguments, report: Callable, save: Callable, **others) -> None:
-        from model.training.step import fit
+        from model.training.loop import fit
 
         def timed_report(step, values) -> None:
             start = time.perf_counter()
@@ -219,8 +219,7 @@ def trainer(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool) -> dict:
         logging_strategy="no", save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
         dataloader_pin_memory=False, learning_rate=1e-3,
     )  # fmt: skip
-    transformers.Trainer(model=network, args=arguments, train_dataset=rows, callbacks=[Times()]).train()  # type:
-    ignore[arg-type]
+    transformers.Trainer(model=network, args=arguments, train_dataset=rows, callbacks=[Times()]).train()  # type: ignore
     return {"seconds": np.diff(times).tolist(), "parameters": network.num_parameters()}
 
 

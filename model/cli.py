@@ -21,9 +21,9 @@ from pathlib import Path
 from model.data.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
 from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
 from model.hf.families import FAMILIES
-from model.training.config import BEST
-from model.training.presets import PRESETS, Preset, from_depth
-from model.training.settings import changed, parsed_changes
+from model.training.config import VALIDATION_METRIC
+from model.training.presets import PRESETS, Preset, changed, from_depth
+from model.training.settings import parsed_changes
 
 TOKENIZER = "tokenizer"  # folder of a model
 STOPPED = 130
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _told("stopped", STOPPED)
     except (ValueError, OSError, RuntimeError) as error:
-        from model.training.step import Interrupted
+        from model.training.loop import Interrupted
 
         if type(error) is RuntimeError and not in_several_processes():
             raise  # a mistake of ours
@@ -132,7 +132,11 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
             if file.name in (RANKS_FILE, DESCRIPTION_FILE) or file.name.startswith("tokenizer"):
                 shutil.copyfile(file, args.out / TOKENIZER / file.name)
     numbers = measures(plan)
-    judged = f"validation bits per byte {numbers[BEST]:.4f}" if BEST in numbers else "no validation split to judge it"
+    judged = (
+        f"validation bits per byte {numbers[VALIDATION_METRIC]:.4f}"
+        if VALIDATION_METRIC in numbers
+        else "no validation split to judge it"
+    )
     print(f"finished: training loss {numbers['training_loss']:.4f}, {judged}")
     return 0
 

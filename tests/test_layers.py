@@ -50,7 +50,6 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.batches",
     "model.training.config",
     "model.training.machine",
-    "model.training.device_kind",
     "model.training.launch",
     "model.training.presets",
     "model.training.settings",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.data.packing import PackedDocuments, Pieces, RowPlan, Windows, documents_between
+from model.data.packing import PackedDocuments, RowPlan, Spans, Windows, documents_between
 from model.data.permutation import permuted, places_in_permutation
 from model.data.token_shards import TokenShard
 from model.data.token_stream import TokenStream
@@ -71,7 +71,7 @@ class TokenBatches:
         self.ahead_from, self.ahead = 0, np.zeros(0, np.int64)  # rows of the next batches, in their order
 
     @property
-    def rows_an_epoch(self) -> int:
+    def rows_per_epoch(self) -> int:
         return self.plan.n_rows
 
     def batch(self, k: int, part: slice = slice(None)) -> "dict[str, Tensor]":
@@ -108,7 +108,7 @@ class TokenBatches:
             named |= {"documents_BT": documents, "positions_BT": positions}
         return {name: torch.from_numpy(values).view(shape) for name, values in named.items()}
 
-    def foreign_token(self, k: int, pieces: Pieces, vocab_size: int) -> str:
+    def foreign_token(self, k: int, pieces: Spans, vocab_size: int) -> str:
         """Where the first token of global batch `k` lies that is none of the vocabulary."""
         bounds = zip(pieces.starts.tolist(), (pieces.starts + pieces.lengths + 1).tolist(), strict=True)
         stretches = ((start, self.stream.tokens(start, end)) for start, end in bounds)
@@ -194,7 +194,7 @@ def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: in
     )
 
 
-def at_borders(pieces: Pieces, stream: TokenStream) -> Pieces:
+def at_borders(pieces: Spans, stream: TokenStream) -> Spans:
     """The same stretches, cut where a document ends."""
     ends = pieces.starts + pieces.lengths
     documents, n_documents = documents_between(stream, pieces.starts, ends)
@@ -202,4 +202,4 @@ def at_borders(pieces: Pieces, stream: TokenStream) -> Pieces:
     lengths = np.minimum(stream.borders[documents + 1], np.repeat(ends, n_documents)) - starts
     is_there = lengths > 0
     rows = np.repeat(pieces.rows, n_documents)
-    return Pieces(rows[is_there], starts[is_there], lengths[is_there])
+    return Spans(rows[is_there], starts[is_there], lengths[is_there])

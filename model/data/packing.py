@@ -25,7 +25,7 @@ from model.data.token_stream import TokenStream, ranges
 
 
 @dataclass(frozen=True, slots=True)
-class Pieces:
+class Spans:
     """Stretches of the stream that are inputs, the pieces of a row from its left to its right; all int64.
 
     A target lies one token behind its input.
@@ -51,7 +51,7 @@ class Pieces:
 class RowPlan(Protocol):
     n_rows: int  # of an epoch
 
-    def pieces(self, rows: np.ndarray) -> Pieces: ...
+    def pieces(self, rows: np.ndarray) -> Spans: ...
     def documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
     def rows_of_tokens(self, start: int, end: int) -> np.ndarray: ...
 
@@ -63,8 +63,8 @@ class Windows:
         self.stream, self.seq_len = stream, seq_len
         self.n_rows = max(0, stream.n_tokens - 1) // seq_len
 
-    def pieces(self, rows: np.ndarray) -> Pieces:
-        return Pieces(np.arange(len(rows)), rows * self.seq_len, np.full(len(rows), self.seq_len))
+    def pieces(self, rows: np.ndarray) -> Spans:
+        return Spans(np.arange(len(rows)), rows * self.seq_len, np.full(len(rows), self.seq_len))
 
     def documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the documents of one row after another, and how many of their tokens are targets there.
@@ -102,7 +102,7 @@ class PackedDocuments:
         self.rest_starts = np.concatenate([[0], np.cumsum(np.bincount(shared_rows))])  # where each row's begin
         self.n_rows = self.n_filled + len(self.rest_starts) - 1
 
-    def pieces(self, rows: np.ndarray) -> Pieces:
+    def pieces(self, rows: np.ndarray) -> Spans:
         is_filled = rows < self.n_filled
         shared = rows[~is_filled] - self.n_filled
         n_pieces = np.ones(len(rows), np.int64)
@@ -116,7 +116,7 @@ class PackedDocuments:
         )
         starts = self.stream.borders[documents] + number * self.seq_len
         ends = np.minimum(self.stream.borders[documents + 1], self.n_inputs)
-        return Pieces(np.repeat(np.arange(len(rows)), n_pieces), starts, np.minimum(ends - starts, self.seq_len))
+        return Spans(np.repeat(np.arange(len(rows)), n_pieces), starts, np.minimum(ends - starts, self.seq_len))
 
     def documents(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the documents of one row after another, and how many targets each has there: its tokens but the

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.hf.families import FAMILIES, Family
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
 LARGEST = 1e15  # of any size; beyond, a float is no whole number any more

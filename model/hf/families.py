@@ -17,7 +17,7 @@ HEADS = ("lm_head.", "score.")  # stand beside the trunk, without its prefix
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
+class WeightRule:
     """Where weights of ours lie in a file of theirs; {} is the number of the layer, endings are .weight and .bias."""
 
     ours: tuple[str, ...]  # several: they are joined along their outputs
@@ -41,7 +41,7 @@ class Family:
     d_model_is: Literal["any", "multiple_of_heads", "heads"] = "any"  # heads: n_heads * d_head
     is_grouped: bool = True  # may have fewer heads of keys than of queries
     prefix: str = "model."  # of the trunk's weights in a file
-    places: tuple[Place, ...] = ()  # none: the names are ours
+    rules: tuple[WeightRule, ...] = ()  # none: the names are ours
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of what old files hold beside weights
 
 
@@ -100,22 +100,22 @@ GPT2 = Family(
     d_model_is="heads",
     is_grouped=False,
     prefix="transformer.",
-    places=(
-        Place(ours=("model.embed_tokens",), theirs="transformer.wte"),
-        Place(ours=("model.embed_positions",), theirs="transformer.wpe"),
-        Place(ours=(LAYER + "input_layernorm",), theirs=GPT2_LAYER + "ln_1"),
-        Place(
+    rules=(
+        WeightRule(ours=("model.embed_tokens",), theirs="transformer.wte"),
+        WeightRule(ours=("model.embed_positions",), theirs="transformer.wpe"),
+        WeightRule(ours=(LAYER + "input_layernorm",), theirs=GPT2_LAYER + "ln_1"),
+        WeightRule(
             ours=tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv"),
             theirs=GPT2_LAYER + "attn.c_attn",
             transposed=True,
         ),
-        Place(ours=(LAYER + "self_attn.o_proj",), theirs=GPT2_LAYER + "attn.c_proj", transposed=True),
-        Place(ours=(LAYER + "post_attention_layernorm",), theirs=GPT2_LAYER + "ln_2"),
-        Place(ours=(LAYER + "mlp.up_proj",), theirs=GPT2_LAYER + "mlp.c_fc", transposed=True),
-        Place(ours=(LAYER + "mlp.down_proj",), theirs=GPT2_LAYER + "mlp.c_proj", transposed=True),
-        Place(ours=("model.norm",), theirs="transformer.ln_f"),
-        Place(ours=("lm_head",), theirs="lm_head"),
-        Place(ours=("score",), theirs="score"),
+        WeightRule(ours=(LAYER + "self_attn.o_proj",), theirs=GPT2_LAYER + "attn.c_proj", transposed=True),
+        WeightRule(ours=(LAYER + "post_attention_layernorm",), theirs=GPT2_LAYER + "ln_2"),
+        WeightRule(ours=(LAYER + "mlp.up_proj",), theirs=GPT2_LAYER + "mlp.c_fc", transposed=True),
+        WeightRule(ours=(LAYER + "mlp.down_proj",), theirs=GPT2_LAYER + "mlp.c_proj", transposed=True),
+        WeightRule(ours=("model.norm",), theirs="transformer.ln_f"),
+        WeightRule(ours=("lm_head",), theirs="lm_head"),
+        WeightRule(ours=("score",), theirs="score"),
     ),
     buffers=(".attn.bias", ".attn.masked_bias"),  # the causal mask
 )

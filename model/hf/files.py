@@ -25,9 +25,9 @@ from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
+from model.network.shape import DecoderConfig
 from model.network.size_check import check_size, shapes_in
-from model.training.checkpoint import flush, read_json, read_tensors, write_json, write_tensors
-from model.training.config import DecoderConfig
+from model.training.files import flush, read_json, read_tensors, write_json, write_tensors
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"
@@ -163,9 +163,9 @@ def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: i
     names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
         write_tensors(part / name, shard, metadata)
-    places = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
+    file_of_weight = {weight: name for name, shard in zip(names, shards, strict=True) for weight in shard}
     total = sum(weight.nbytes for weight in weights.values())
-    write_json(part / INDEX, {"metadata": {"total_size": total}, "weight_map": places})
+    write_json(part / INDEX, {"metadata": {"total_size": total}, "weight_map": file_of_weight})
     return [*names, INDEX]
 
 
@@ -190,9 +190,10 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in _weight_files(directory):
         weights |= read_tensors(path)
-    places = {} if (directory / WEIGHTS).exists() else read_json(directory / INDEX)["weight_map"]
-    if missing := sorted(places.keys() - weights.keys()):
-        raise ValueError(f"{directory / INDEX}: {missing[0]} is not in {places[missing[0]]}, where it should be")
+    file_of_weight = {} if (directory / WEIGHTS).exists() else read_json(directory / INDEX)["weight_map"]
+    if missing := sorted(file_of_weight.keys() - weights.keys()):
+        file = file_of_weight[missing[0]]
+        raise ValueError(f"{directory / INDEX}: {missing[0]} is not in {file}, where it should be")
     return weights
 
 
@@ -207,10 +208,10 @@ def _weight_files(directory: Path) -> list[Path]:
         found = f"; {pickled[0]} is pickled, may run code, and is not read" if pickled else ""
         raise ValueError(f"{directory} has neither {WEIGHTS} nor {INDEX}{found}")
     index = read_json(directory / INDEX)
-    places = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+    file_of_weight = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(file_of_weight, dict) or not all(isinstance(name, str) for name in file_of_weight.values()):
         raise ValueError(f"{directory / INDEX}: weight_map must say in which file each weight lies")
-    names = sorted(set(places.values()))
+    names = sorted(set(file_of_weight.values()))
     if outside := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{directory / INDEX}: {outside[0]!r} points outside the folder")
     return [directory / name for name in names]

@@ -6,7 +6,7 @@ positions in Qwen) is refused by name, because the file would load and write non
 
 Layout and names: the GGUF specification of ggml and the package `gguf`, which writes the bytes. llama.cpp's
 architectures llama and arcee rotate neighbouring pairs (2i, 2i + 1), ours and Hugging Face's the pairs (i, i + K/2):
-rows of the query and key matrices change places. Biases, norms and learned positions stay float32, as it wants them.
+rows of the query and key matrices are permuted. Biases, norms and learned positions stay float32, as it wants them.
 
 Legend: H heads, K d_head, D d_model.
 """
@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from model.hf.config import family_of
-from model.hf.families import LAYER, Place
+from model.hf.families import LAYER, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import narrowed, placed
 from model.network.decoder import Decoder
 from model.network.rope import frequencies
-from model.training.checkpoint import flush, named_weights
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
+from model.training.checkpoint import named_weights
+from model.training.files import flush
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter
@@ -61,21 +62,21 @@ ARCHITECTURES = {  # by the family's model_type
     "arcee": Architecture(name="arcee", pairs_neighbours=True, has_rope_factors=True),
 }
 BLOCK = "blk.{}."
-HEADS_APART = tuple(Place(ours=(f"{LAYER}self_attn.{x}_proj",), theirs=f"{BLOCK}attn_{x}") for x in "qkv")
-HEADS_JOINED = (Place(ours=tuple(f"{LAYER}self_attn.{x}_proj" for x in "qkv"), theirs=BLOCK + "attn_qkv"),)
+SEPARATE_QKV = tuple(WeightRule(ours=(f"{LAYER}self_attn.{x}_proj",), theirs=f"{BLOCK}attn_{x}") for x in "qkv")
+HEADS_JOINED = (WeightRule(ours=tuple(f"{LAYER}self_attn.{x}_proj" for x in "qkv"), theirs=BLOCK + "attn_qkv"),)
 PLACES = (
-    Place(ours=("model.embed_tokens",), theirs="token_embd"),
-    Place(ours=("model.embed_positions",), theirs="position_embd"),
-    Place(ours=("model.norm",), theirs="output_norm"),
-    Place(ours=("lm_head",), theirs="output"),
-    Place(ours=(LAYER + "input_layernorm",), theirs=BLOCK + "attn_norm"),
-    Place(ours=(LAYER + "self_attn.q_norm",), theirs=BLOCK + "attn_q_norm"),
-    Place(ours=(LAYER + "self_attn.k_norm",), theirs=BLOCK + "attn_k_norm"),
-    Place(ours=(LAYER + "self_attn.o_proj",), theirs=BLOCK + "attn_output"),
-    Place(ours=(LAYER + "post_attention_layernorm",), theirs=BLOCK + "ffn_norm"),
-    Place(ours=(LAYER + "mlp.gate_proj",), theirs=BLOCK + "ffn_gate"),
-    Place(ours=(LAYER + "mlp.up_proj",), theirs=BLOCK + "ffn_up"),
-    Place(ours=(LAYER + "mlp.down_proj",), theirs=BLOCK + "ffn_down"),
+    WeightRule(ours=("model.embed_tokens",), theirs="token_embd"),
+    WeightRule(ours=("model.embed_positions",), theirs="position_embd"),
+    WeightRule(ours=("model.norm",), theirs="output_norm"),
+    WeightRule(ours=("lm_head",), theirs="output"),
+    WeightRule(ours=(LAYER + "input_layernorm",), theirs=BLOCK + "attn_norm"),
+    WeightRule(ours=(LAYER + "self_attn.q_norm",), theirs=BLOCK + "attn_q_norm"),
+    WeightRule(ours=(LAYER + "self_attn.k_norm",), theirs=BLOCK + "attn_k_norm"),
+    WeightRule(ours=(LAYER + "self_attn.o_proj",), theirs=BLOCK + "attn_output"),
+    WeightRule(ours=(LAYER + "post_attention_layernorm",), theirs=BLOCK + "ffn_norm"),
+    WeightRule(ours=(LAYER + "mlp.gate_proj",), theirs=BLOCK + "ffn_gate"),
+    WeightRule(ours=(LAYER + "mlp.up_proj",), theirs=BLOCK + "ffn_up"),
+    WeightRule(ours=(LAYER + "mlp.down_proj",), theirs=BLOCK + "ffn_down"),
 )
 
 
@@ -150,7 +151,7 @@ def tensors_of(decoder: Decoder, architecture: Architecture) -> dict[str, Tensor
         for name, weight in weights.items():
             if ".q_proj." in name or ".k_proj." in name:
                 weights[name] = neighbours_paired(weight, cfg.d_head)
-    heads = HEADS_JOINED if architecture.name == "gpt2" else HEADS_APART
+    heads = HEADS_JOINED if architecture.name == "gpt2" else SEPARATE_QKV
     tensors = placed(weights, (*PLACES, *heads), cfg.n_layers)
     n_joined = 2 * sum(name.endswith(("attn_qkv.weight", "attn_qkv.bias")) for name in tensors)
     assert len(tensors) + n_joined == len(weights), "a weight of the decoder has no place in the table"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.training.checkpoint import read_json
+from model.training.files import read_json
 
 TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, DESCRIPTION = (
     "tokenizer.json",

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from model.hf.config import family_of
-from model.hf.families import EMBEDDING, HEAD, HEADS, Family, Place
+from model.hf.families import EMBEDDING, HEAD, HEADS, Family, WeightRule
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import named_weights
-from model.training.config import DecoderConfig
-from model.training.optim import check_same_shapes
+from model.training.files import check_same_shapes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
@@ -24,13 +24,13 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 def weights_to_hf(cfg: DecoderConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of ours by their names and in their layouts; views where the layout allows it."""
     family = family_of(cfg)
-    return placed(weights, family.places, cfg.n_layers) if family.places else dict(weights)
+    return placed(weights, family.rules, cfg.n_layers) if family.rules else dict(weights)
 
 
-def placed(weights: Mapping[str, Tensor], places: Sequence[Place], n_layers: int) -> dict[str, Tensor]:
+def placed(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_layers: int) -> dict[str, Tensor]:
     """Tensors of ours where a table wants them; one without a place is left out."""
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(places, n_layers):
+    for theirs, ours, transposed in _pairs(rules, n_layers):
         if ours[0] in weights:
             joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
             found[theirs] = joined.T if transposed and joined.ndim == 2 else joined
@@ -72,15 +72,15 @@ def weights_from_hf(model: nn.Module, cfg: DecoderConfig, weights: Mapping[str, 
         if weight.dtype not in FLOATS:
             raise ValueError(f"{what}: {name} holds {weight.dtype}, quantised weights are not supported")
     _drop_tied_head(given, cfg, family)
-    places = dict(model.named_parameters())
-    check_same_shapes(what, weights_to_hf(cfg, {name: w.to("meta") for name, w in places.items()}), given)
+    own = dict(model.named_parameters())
+    check_same_shapes(what, weights_to_hf(cfg, {name: w.to("meta") for name, w in own.items()}), given)
     for name, weight in _ours(given, cfg, family).items():
-        places[name].copy_(weight)
+        own[name].copy_(weight)
 
 
 def _drop_tied_head(given: dict[str, Tensor], cfg: DecoderConfig, family: Family) -> None:
     embedding = next(
-        (theirs for theirs, ours, _ in _pairs(family.places, cfg.n_layers) if ours == (EMBEDDING,)), EMBEDDING
+        (theirs for theirs, ours, _ in _pairs(family.rules, cfg.n_layers) if ours == (EMBEDDING,)), EMBEDDING
     )
     if cfg.tie_embeddings and HEAD in given:
         if embedding in given and not torch.equal(given[HEAD], given[embedding]):
@@ -90,20 +90,20 @@ def _drop_tied_head(given: dict[str, Tensor], cfg: DecoderConfig, family: Family
 
 def _ours(given: Mapping[str, Tensor], cfg: DecoderConfig, family: Family) -> dict[str, Tensor]:
     """The inverse of `weights_to_hf`."""
-    if not family.places:
+    if not family.rules:
         return dict(given)
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(family.places, cfg.n_layers):
+    for theirs, ours, transposed in _pairs(family.rules, cfg.n_layers):
         if theirs in given:
             joined = given[theirs].T if transposed and given[theirs].ndim == 2 else given[theirs]
             found |= zip(ours, joined.chunk(len(ours)), strict=True)
     return found
 
 
-def _pairs(places: Sequence[Place], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """(their name, our names, transposed) of every weight that a table may place."""
-    for place in places:
-        for layer in range(n_layers) if "{}" in place.theirs else (0,):
+def _pairs(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """(their name, our names, transposed) of every weight that a table may rule."""
+    for rule in rules:
+        for layer in range(n_layers) if "{}" in rule.theirs else (0,):
             for end in (".weight", ".bias"):
-                ours = tuple(name.format(layer) + end for name in place.ours)
-                yield place.theirs.format(layer) + end, ours, place.transposed
+                ours = tuple(name.format(layer) + end for name in rule.ours)
+                yield rule.theirs.format(layer) + end, ours, rule.transposed

@@ -15,7 +15,7 @@ from model.network.kv_cache import KVCache
 from model.network.linear import Linear
 from model.network.norm import RMSNorm
 from model.network.rope import rotate
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and signed sine of the positions at hand, (T, 1, K) or (B, T, 1, K)
 

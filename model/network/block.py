@@ -9,7 +9,7 @@ from model.network.attention import Attention, RotaryTables
 from model.network.feed_forward import FeedForward
 from model.network.kv_cache import KVCache
 from model.network.norm import new_norm
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ from model.network.kv_cache import KVCache
 from model.network.linear import Linear
 from model.network.norm import new_norm
 from model.network.rope import rotary_tables
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 INIT_STD = 0.02  # of embeddings, GPT-2's value
 

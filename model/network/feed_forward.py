@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.linear import Linear
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 class FeedForward(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.decoder import Decoder, Trunk, initialise
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 class SequenceClassifier(nn.Module):

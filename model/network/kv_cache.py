@@ -9,7 +9,7 @@ Legend: N rows, B batch (the rows still kept), S key position, G kv heads, K d_h
 import torch
 from torch import Tensor
 
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 class KVCache:

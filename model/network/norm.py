@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 def new_norm(cfg: DecoderConfig) -> nn.Module:

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from model.training.config import DecoderShape, RopeScaling
+from model.network.shape import DecoderShape, RopeScaling
 
 
 def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ multiply-add, backward twice forward; the second term is attention over T keys, 
 layer with a sliding window counts min(window, T) keys.
 """
 
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 
 def n_hidden_matrix_parameters(cfg: DecoderConfig) -> int:
@@ -36,7 +36,7 @@ def n_parameters(cfg: DecoderConfig) -> int:
     return n_hidden_matrix_parameters(cfg) + n_bias_parameters(cfg) + norms + embeddings + positions
 
 
-def flops_a_token(cfg: DecoderConfig, seq_len: int) -> int:
+def flops_per_token(cfg: DecoderConfig, seq_len: int) -> int:
     """Forward and backward of one token in a row of `seq_len`."""
     n_multiplying = n_hidden_matrix_parameters(cfg) + cfg.vocab_size * cfg.d_model
     n_keys = cfg.n_layers * seq_len

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from model.network.shape import DecoderConfig
 from model.network.size import n_parameters
-from model.training.config import DecoderConfig
 
 MAX_HEADER_BYTES = 16_000_000  # about 130,000 tensors; the largest dense models have a few thousand
 SLACK = 2  # below this ratio the tensors are compared one by one, which names the one that differs

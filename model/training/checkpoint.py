@@ -9,8 +9,6 @@ for anybody. values.json joins later with what validation said. Nothing is ever 
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import re
@@ -21,16 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
+from model.network.shape import DecoderConfig, decoder_config
 from model.network.size_check import check_size, shapes_in
-from model.training.config import HOW, DecoderConfig, TrainConfig, decoder_config
-from model.training.distributed import is_main, local, part_of, whole_on_main
-from model.training.optim import check_same_shapes
+from model.training.config import RUNTIME_ONLY, TrainConfig
+from model.training.distributed import full_tensor_on_main, is_main, local_shard, shard_of
+from model.training.files import (
+    check_same_shapes,
+    flush,
+    read_json,
+    read_tensors,
+    replace_json,
+    sha256,
+    write_json,
+    write_tensors,
+)
 from model.training.step import TrainState
 
 WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
@@ -104,7 +110,7 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_che
         ) from error
     for field in dataclasses.fields(TrainConfig):
         was, is_now = getattr(made_with, field.name), getattr(cfg, field.name)
-        if field.metadata != HOW and was != is_now:
+        if field.metadata != RUNTIME_ONLY and was != is_now:
             raise ValueError(
                 f"{folder} was made with {field.name}={was}, now it is {is_now}: a run cannot change half-way;"
                 " train in another folder"
@@ -245,7 +251,7 @@ def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """Whole parameters by name (of shards: in rank 0 alone); weights that share memory appear once, under their
     first name."""
     weights = model.named_parameters()
-    return {name: whole_on_main(local(weight.detach()), weight).contiguous() for name, weight in weights}
+    return {name: full_tensor_on_main(local_shard(weight.detach()), weight).contiguous() for name, weight in weights}
 
 
 @torch.no_grad()
@@ -254,25 +260,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
     tensors, weights = read_tensors(path), dict(model.named_parameters())
     check_same_shapes(str(path), weights, tensors)
     for name, weight in weights.items():
-        local(weight).copy_(part_of(tensors[name], weight))
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Raises OSError, with its number, where safetensors only tells of one in words."""
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+        local_shard(weight).copy_(shard_of(tensors[name], weight))
 
 
 def fault_in(folder: Path, names: Collection[str] = (WEIGHTS, OPTIMIZER, CONFIG, STATE)) -> str | None:
@@ -316,37 +304,3 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
 
 
 # Files.
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1), "utf-8")
-
-
-def replace_json(path: Path, value: Any) -> None:
-    """Write beside, flush, rename: the file is old or new, never half."""
-    part = path.with_name(f".{path.name}.part")
-    write_json(part, value)
-    flush(part)
-    os.replace(part, path)  # noqa: PTH105
-    flush(path.parent)
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # also of brackets or digits without end
-        raise ValueError(f"{path}: not readable as JSON ({error})") from error
-
-
-def flush(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

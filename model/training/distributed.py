@@ -30,6 +30,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from model.training.config import TrainConfig
+from model.training.machine import training_device
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -65,18 +66,6 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes files and tells of progress."""
     return rank() == 0
-
-
-def training_device() -> torch.device:
-    """The GPU of this process' LOCAL_RANK where there are GPUs, else the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    local_rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if local_rank >= n_devices:
-        raise ValueError(
-            f"LOCAL_RANK={local_rank} has no GPU, there are {n_devices}; start at most {n_devices} processes"
-        )
-    return torch.device("cuda", local_rank)
 
 
 # Beginning and end.
@@ -158,7 +147,7 @@ def total(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def anywhere(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether `flag` is true in any process: a byte through the hosts, which waits for no device."""
     if not in_group():
         return flag
@@ -167,7 +156,7 @@ def anywhere(flag: bool) -> bool:
     return bool(flags.item())
 
 
-def from_main(number: int) -> int:
+def broadcast_int(number: int) -> int:
     """The number that rank 0 has."""
     if not in_group():
         return number
@@ -235,14 +224,14 @@ def accumulating(parallel: nn.Module | None, is_last: bool) -> Iterator[None]:
     yield
 
 
-def holds_shards(model: nn.Module) -> bool:
-    return any(is_cut(weight) for weight in model.parameters())
+def is_fsdp(model: nn.Module) -> bool:
+    return any(is_sharded(weight) for weight in model.parameters())
 
 
 # Shards. A weight of another module than FSDP's is its own shard and its own whole.
 
 
-def is_cut(tensor: Tensor) -> "TypeGuard[DTensor]":
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this process holds a shard of the tensor."""
     if not in_group():
         return False
@@ -252,14 +241,14 @@ def is_cut(tensor: Tensor) -> "TypeGuard[DTensor]":
 
 
 @torch.no_grad()
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """What this process holds of a weight or gradient, in the same memory."""
-    return tensor.to_local() if is_cut(tensor) else tensor
+    return tensor.to_local() if is_sharded(tensor) else tensor
 
 
-def whole(part: Tensor, weight: Tensor) -> Tensor:
+def full_tensor(part: Tensor, weight: Tensor) -> Tensor:
     """The tensor whose `part` this process holds, cut as `weight` is. Every process must call it."""
-    if not is_cut(weight):
+    if not is_sharded(weight):
         return part
     from torch.distributed.tensor import DTensor
 
@@ -269,30 +258,30 @@ def whole(part: Tensor, weight: Tensor) -> Tensor:
     ).full_tensor()
 
 
-def whole_on_main(part: Tensor, weight: Tensor) -> Tensor:
+def full_tensor_on_main(part: Tensor, weight: Tensor) -> Tensor:
     """`whole`, in rank 0's main memory; nothing stays elsewhere, so that saving takes no more of a GPU than one
     tensor. Without shards: `part` itself."""
-    if not is_cut(weight):
+    if not is_sharded(weight):
         return part
-    tensor = whole(part, weight)
+    tensor = full_tensor(part, weight)
     return tensor.cpu() if is_main() else tensor.new_empty(0)
 
 
-def part_of(tensor: Tensor, weight: Tensor) -> Tensor:
+def shard_of(tensor: Tensor, weight: Tensor) -> Tensor:
     """This process' part of a whole tensor, cut as `weight` is and on its device."""
     tensor = tensor.to(weight.device)
-    if not is_cut(weight):
+    if not is_sharded(weight):
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    return local(distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None))
+    return local_shard(distribute_tensor(tensor, weight.device_mesh, weight.placements, src_data_rank=None))
 
 
 @torch.no_grad()
 def gather_weights(source: nn.Module, target: nn.Module) -> None:
     """Give `target`, whose weights may be released, the whole weights of the sharded `source`."""
     for weight, shards in zip(target.parameters(), source.parameters(), strict=True):
-        weight.data = whole(local(shards), shards)
+        weight.data = full_tensor(local_shard(shards), shards)
 
 
 @torch.no_grad()
@@ -302,7 +291,7 @@ def release_weights(model: nn.Module) -> None:
         weight.data = weight.new_empty(0)
 
 
-def each_its_matrices(
+def orthogonalise_distributed(
     function: Callable[[Tensor], Tensor], part_NRC: Tensor, shape: torch.Size, cut: int | None
 ) -> Tensor:
     """`function` of whole matrices, each computed by one process only.

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.training.machine import n_usable_cores
@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.1  # between two looks at what runs
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class LaunchResult:
     """How the processes of a training ended."""
 
     code: int  # 0 = all of them well
@@ -33,13 +33,11 @@ class Ended:
 
 def launch(
     module: str, arguments: Sequence[str], n_processes: int, environment: Mapping[str, str] | None = None
-) -> Ended:
+) -> LaunchResult:
     """Run `module` in `n_processes` processes of this machine and wait for them; see `stop_at_end_of_input`.
 
     A signal that asks to stop (SIGTERM, SIGINT) is handed on, and what the processes then do is waited for.
     """
-    from model.training.step import stop_signals
-
     torchrun = [sys.executable, "-m", "model.training.launch", "--standalone", f"--nproc-per-node={n_processes}"]
     threads = {"OMP_NUM_THREADS": str(max(1, n_usable_cores() // n_processes))}  # torchrun would say 1
     with stop_signals() as is_stopped:
@@ -59,7 +57,7 @@ def launch(
         finally:
             process.stdin.close()
             process.wait()
-        return Ended(process.returncode, is_stopped())
+        return LaunchResult(process.returncode, is_stopped())
 
 
 def stop_at_end_of_input() -> None:
@@ -87,3 +85,23 @@ def torchrun() -> int:
 
 if __name__ == "__main__":
     sys.exit(torchrun())
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within the block SIGTERM and SIGINT are recorded, not obeyed; the value is whether one came.
+
+    Outside the main thread, where handlers cannot be set, it always says no.
+    """
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)  # None: set outside Python

@@ -35,13 +35,13 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]
     `batch`: ids_BT and targets_BT (targets already shifted: targets[t] follows ids[t]). Where it has documents_BT,
     tokens see those of their own document only; where it has positions_BT, these are the positions of the ids.
     """
-    looks: dict[str, Tensor] = {}
+    attention_args: dict[str, Tensor] = {}
     if "documents_BT" in batch:
-        looks["mask_BTS"] = same_document_mask(batch["documents_BT"])
+        attention_args["mask_BTS"] = same_document_mask(batch["documents_BT"])
     if "positions_BT" in batch:
-        looks["positions_BT"] = batch["positions_BT"]
+        attention_args["positions_BT"] = batch["positions_BT"]
     targets_N = batch["targets_BT"].flatten()
-    x_ND = model.trunk(batch["ids_BT"], **looks).flatten(0, 1)  # type: ignore[operator]
+    x_ND = model.trunk(batch["ids_BT"], **attention_args).flatten(0, 1)  # type: ignore[operator]
     weight_VD = model.lm_head.weight  # type: ignore[union-attr]
     loss = linear_cross_entropy(x_ND, weight_VD, targets_N, fused=is_compiled(model))  # type: ignore[arg-type]
     return loss, (targets_N != IGNORE_INDEX).sum()
@@ -67,14 +67,14 @@ def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float =
 
 
 def linear_cross_entropy(
-    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, rows_a_chunk: int | None = None, fused: bool = False
+    x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, rows_per_chunk: int | None = None, fused: bool = False
 ) -> Tensor:
     """Summed cross entropy of the logits x @ weight.T, 0-d float32; IGNORE_INDEX counts nothing.
 
     Products run in autocast's type where it is on; sums over chunks and over the vocabulary are float32 always.
     The result can be differentiated once, by one `backward`. `fused` compiles what lies between the products.
     """
-    n_rows = rows_a_chunk or chunk_rows(weight_VD.size(0), x_ND.device.type)
+    n_rows = rows_per_chunk or chunk_rows(weight_VD.size(0), x_ND.device.type)
     if torch.is_grad_enabled() and (x_ND.requires_grad or weight_VD.requires_grad):
         return _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, n_rows, fused)  # type: ignore[return-value]
     losses = [

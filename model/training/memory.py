@@ -16,9 +16,11 @@ from pathlib import Path
 
 import torch
 
+from model.network.shape import DecoderConfig
 from model.network.size import n_hidden_matrix_parameters, n_parameters
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.loss import chunk_rows
+from model.training.machine import free_memory
 
 SAFE_SHARE = 0.5  # of what is free: peaks of whole processes were up to 1.7 times the estimate
 MICRO_TOKENS = 2**15  # at once: beyond, a GPU is full and a CPU leaves its caches
@@ -52,7 +54,7 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstim
     state = 4 * (2 * n_all + n_muon + 2 * (n_all - n_muon)) + (2 * n_all if is_half else 0)
     logits = chunk_rows(cfg.vocab_size, device) * cfg.vocab_size * (8 if is_half else 4)
     share = AUTOCAST_SHARE if is_half else 1.0
-    layer = share * 4 * floats_a_token(cfg)
+    layer = share * 4 * floats_per_token(cfg)
     token = cfg.n_layers * layer
     if train.activation_checkpointing:  # the input of each layer, and one layer whole while it is computed again
         token = cfg.n_layers * 4 * cfg.d_model + layer
@@ -63,7 +65,7 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstim
     return MemoryEstimate(state=state, logits=logits + head, row=math.ceil(row))
 
 
-def floats_a_token(cfg: DecoderConfig) -> int:
+def floats_per_token(cfg: DecoderConfig) -> int:
     """Numbers that backward needs of one token in one layer.
 
     d_model: input, normalised and scaled value of an RMSNorm, input and output of a LayerNorm, twice. Queries, keys
@@ -88,24 +90,6 @@ def chosen_micro_batch(
     room = SAFE_SHARE * (free_memory(device) if free_bytes is None else free_bytes) - parts.total(0)
     limit = max(1, min(int(room // parts.row), MICRO_TOKENS // train.seq_len, n_rows))
     return max(n for n in range(1, limit + 1) if n_rows % n == 0)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on `device`."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux: what is free is not told alike everywhere; half of all is a careful guess
-        import os
-
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    lines = dict(line.split(":", 1) for line in meminfo.read_text("utf-8").splitlines())
-    free = int(lines["MemAvailable"].split()[0]) * 1024
-    group = Path("/sys/fs/cgroup")  # a container's limit, version 2
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and (text := limit.read_text("utf-8").strip()) != "max":
-        free = min(free, int(text) - int(used.read_text("utf-8")))
-    return free
 
 
 @contextlib.contextmanager

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 
 from model.network.linear import is_for_onednn, product
 from model.training.config import TrainConfig
-from model.training.distributed import each_its_matrices, in_group, is_cut, local, part_of, whole_on_main
+from model.training.distributed import (
+    full_tensor_on_main,
+    in_group,
+    is_sharded,
+    local_shard,
+    orthogonalise_distributed,
+    shard_of,
+)
+from model.training.files import check_same_shapes
 
 # Quintics a x + b x^3 + c x^5, one a step, each the best for the interval that the one before leaves (Polar Express,
 # arXiv:2505.16932): of singular values from 0.01 to 1 three leave 0.73 to 1.27, and of 0.001 to 1 five 0.88 to 1.12.
@@ -68,7 +76,7 @@ class Optimizer:
             group["lr"] = self.cfg.adamw_lr * factor
         for name, weight in self.others.items():
             if weight.grad is not None:
-                self.parts[name].grad = local(weight.grad)
+                self.parts[name].grad = local_shard(weight.grad)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 
@@ -76,13 +84,15 @@ class Optimizer:
         """Everything that the next step depends on, whole tensors by name, which may share memory with the optimiser.
         With shards every process must call it, and rank 0 alone gets them."""
         state = {
-            f"muon.momentum.{name}": whole_on_main(part, self.muon.weights[name])
+            f"muon.momentum.{name}": full_tensor_on_main(part, self.muon.weights[name])
             for name, part in self.muon.momentum().items()
         }
         for name, weight in self.others.items():
             of_weight = self.adamw.state[self.parts[name]]
             state |= {
-                f"adamw.{key}.{name}": whole_on_main(of_weight[key], weight) for key in MOMENTS if key in of_weight
+                f"adamw.{key}.{name}": full_tensor_on_main(of_weight[key], weight)
+                for key in MOMENTS
+                if key in of_weight
             }
             if "step" in of_weight:
                 state[f"adamw.step.{name}"] = of_weight["step"]
@@ -97,10 +107,10 @@ class Optimizer:
             expected[f"adamw.step.{name}"] = scalar
         check_same_shapes("optimiser state", expected, state)
         for name, momentum in self.muon.momentum().items():
-            momentum.copy_(part_of(state[f"muon.momentum.{name}"], self.muon.weights[name]))
+            momentum.copy_(shard_of(state[f"muon.momentum.{name}"], self.muon.weights[name]))
         for name, weight in self.others.items():
             # copies: tensors of a mapped file are not aligned, and alignment may decide a rounding
-            own = {key: part_of(state[f"adamw.{key}.{name}"], weight).clone() for key in MOMENTS}
+            own = {key: shard_of(state[f"adamw.{key}.{name}"], weight).clone() for key in MOMENTS}
             self.adamw.state[self.parts[name]] = own | {
                 "step": state[f"adamw.step.{name}"].to(weight.device, copy=True)
             }
@@ -108,7 +118,7 @@ class Optimizer:
 
 def part(weight: nn.Parameter) -> nn.Parameter:
     """What this process updates of a weight: itself, or the shard as a plain parameter in the same memory."""
-    own = local(weight)
+    own = local_shard(weight)
     return weight if own is weight else nn.Parameter(own)
 
 
@@ -126,8 +136,8 @@ class Muon:
         groups: dict[tuple[torch.Size, int | None], dict[str, nn.Parameter]] = {}
         for name, weight in weights.items():
             shape = torch.Size(sorted(weight.shape))
-            groups.setdefault((shape, cut_of(weight)), {})[name] = weight
-        self.groups = [Stack(group, shape, cut, n_steps) for (shape, cut), group in groups.items()]
+            groups.setdefault((shape, shard_dim_of(weight)), {})[name] = weight
+        self.groups = [MuonGroup(group, shape, cut, n_steps) for (shape, cut), group in groups.items()]
 
     @torch.no_grad()
     def step(self, lr: float, weight_decay: float) -> None:
@@ -138,21 +148,21 @@ class Muon:
             for weight, update_RC in zip(stack.weights.values(), update_NRC.unbind(), strict=True):
                 # a matrix that widens its input gets larger updates, so that its output moves as much
                 scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
-                own = local(weight)
+                own = local_shard(weight)
                 if weight_decay:
                     own.mul_(1 - lr * weight_decay)
-                own.add_(lying(weight, update_RC), alpha=-lr * scale)
+                own.add_(as_wide(weight, update_RC), alpha=-lr * scale)
 
     def momentum(self) -> dict[str, Tensor]:
         """What this process holds of the momentum of every weight, by its name and in its orientation."""
         return {
-            name: lying(weight, buffer)
+            name: as_wide(weight, buffer)
             for stack in self.groups
             for (name, weight), buffer in zip(stack.weights.items(), stack.momentum_NRC.unbind(), strict=True)
         }
 
 
-class Stack:
+class MuonGroup:
     """Weights of one lying shape, cut alike among the processes, and their momentum."""
 
     def __init__(self, weights: dict[str, nn.Parameter], shape: torch.Size, cut: int | None, n_steps: int) -> None:
@@ -160,11 +170,11 @@ class Stack:
         self.orthogonal = functools.partial(orthogonalised, n_steps=n_steps)
         self.shape = torch.Size((len(weights), *shape))  # of all matrices, whole
         first = next(iter(weights.values()))
-        own_RC = lying(first, local(first))
+        own_RC = as_wide(first, local_shard(first))
         self.momentum_NRC = torch.zeros(len(weights), *own_RC.shape, device=own_RC.device)
 
     def gradients(self) -> Tensor:
-        gradients = [lying(w, local(w.grad)) for w in self.weights.values() if w.grad is not None]
+        gradients = [as_wide(w, local_shard(w.grad)) for w in self.weights.values() if w.grad is not None]
         if len(gradients) != len(self.weights):
             raise ValueError(f"a weight of {list(self.weights)} has no gradient: it takes no part in the loss")
         return torch.stack(gradients)
@@ -172,12 +182,12 @@ class Stack:
     def orthogonalised(self, own_NRC: Tensor) -> Tensor:
         if not in_group():
             return self.orthogonal(own_NRC)
-        return each_its_matrices(self.orthogonal, own_NRC, self.shape, self.cut)
+        return orthogonalise_distributed(self.orthogonal, own_NRC, self.shape, self.cut)
 
 
-def cut_of(weight: Tensor) -> int | None:
+def shard_dim_of(weight: Tensor) -> int | None:
     """The dimension of a stack along which FSDP, which cuts rows, cut the matrices; None where they are whole."""
-    if not is_cut(weight):
+    if not is_sharded(weight):
         return None
     return 2 if is_tall(weight) else 1
 
@@ -186,7 +196,7 @@ def is_tall(matrix: Tensor) -> bool:
     return matrix.size(0) > matrix.size(1)
 
 
-def lying(weight: Tensor, part: Tensor) -> Tensor:
+def as_wide(weight: Tensor, part: Tensor) -> Tensor:
     """A part of `weight` or of its gradient, transposed if the weight is tall, and back: Newton-Schulz costs the
     square of the first side."""
     return part.mT if is_tall(weight) else part
@@ -214,14 +224,3 @@ def newton_schulz(x_RC: Tensor, n_steps: int) -> Tensor:
         polynomial_RR.diagonal().add_(a)
         x_RC = product(polynomial_RR, x_RC.mT)
     return x_RC
-
-
-def check_same_shapes(what: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """ValueError names the first tensors that are missing, unknown or of another shape."""
-    if missing := sorted(expected.keys() - got.keys()):
-        raise ValueError(f"{what}: {len(missing)} of {len(expected)} tensors are missing, first {missing[:3]}")
-    if unknown := sorted(got.keys() - expected.keys()):
-        raise ValueError(f"{what}: no place for {len(unknown)} of {len(got)} tensors, first {unknown[:3]}")
-    for name, tensor in expected.items():
-        if got[name].shape != tensor.shape:
-            raise ValueError(f"{what}: {name} has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}")

@@ -30,13 +30,18 @@ The preset demo is no point of the dial, which would give its layers 17 M tokens
 CPU cores and a few minutes (bench/convergence.py).
 """
 
+import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from model.hf.families import FAMILIES, NO_BIASES
+from model.network.shape import DecoderShape
 from model.network.size import n_hidden_matrix_parameters
-from model.training.config import DecoderShape, TrainConfig
+from model.training.config import TrainConfig
 
-D_MODEL_A_LAYER = 64
+D_MODEL_PER_LAYER = 64
 D_HEAD = 64
 MIN_SEQ_LEN, MAX_SEQ_LEN = 128, 2048
 TOKENS_A_WEIGHT = 20
@@ -58,7 +63,7 @@ def from_depth(depth: int) -> Preset:
     """The dial: `depth` layers, 64 times as wide. ValueError when it is not at least 1."""
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")
-    return from_sizes(depth, D_MODEL_A_LAYER * depth)
+    return from_sizes(depth, D_MODEL_PER_LAYER * depth)
 
 
 def from_sizes(n_layers: int, d_model: int) -> Preset:
@@ -133,3 +138,48 @@ PRESETS = {
     "gpt2_124m": from_depth(12),
     "gpt2_350m": from_sizes(24, 1024),
 }
+
+
+def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = None) -> Preset:
+    """`preset` with other values of some fields, and what follows from them. ValueError names what does not fit.
+
+    `family` (a name of model/hf/families.py) sets the switches that make it one; `changes` go before them.
+    """
+    changes = dict(changes)
+    if family is not None:
+        changes = switches_of(family) | changes
+    if "seq_len" in changes:
+        changes.setdefault("max_seq_len", changes["seq_len"])
+    if "d_model" in changes or "n_heads" in changes:
+        d_model = changes.get("d_model", preset.shape.d_model)
+        n_heads = changes.get("n_heads", preset.shape.n_heads)
+        if "d_head" not in changes:
+            if n_heads < 1 or d_model < 1 or d_model % n_heads:
+                raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
+            changes["d_head"] = d_model // n_heads
+    d_model, mlp = (changes.get(name, getattr(preset.shape, name)) for name in ("d_model", "mlp"))
+    if (d_model, mlp) != (preset.shape.d_model, preset.shape.mlp):
+        changes.setdefault("d_ff", d_ff_of(d_model) if mlp == "swiglu" else 4 * d_model)
+    if "n_heads" in changes:
+        changes.setdefault("n_kv_heads", changes["n_heads"])
+    if "rows" in changes and changes["rows"] > 0 and preset.train.micro_batch is not None:
+        limit = min(changes["rows"], preset.train.micro_batch)
+        changes.setdefault("micro_batch", max(n for n in range(1, limit + 1) if changes["rows"] % n == 0))
+    return Preset(
+        shape=dataclasses.replace(preset.shape, **_of_fields(DecoderShape, changes)),
+        train=dataclasses.replace(preset.train, **_of_fields(TrainConfig, changes)),
+    )
+
+
+def switches_of(family: str) -> dict[str, Any]:
+    """What makes a decoder one of `family`. ValueError names the families that there are."""
+    if family not in FAMILIES:
+        raise ValueError(f"family={family!r} must be one of {', '.join(FAMILIES)}")
+    one = FAMILIES[family]
+    eps = one.defaults[one.sizes["norm_eps"]]
+    return {**NO_BIASES, **one.switches, "norm_eps": eps, **({"tie_embeddings": True} if family == "gpt2" else {})}
+
+
+def _of_fields(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in dataclasses.fields(kind)}
+    return {name: value for name, value in changes.items() if name in names}

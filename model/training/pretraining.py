@@ -25,12 +25,14 @@ from model.data.batches import TokenBatches, token_batches
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.evaluate import mean_loss
 from model.network.decoder import new_decoder
-from model.network.size import flops_a_token, n_parameters
+from model.network.shape import DecoderConfig, decoder_config
+from model.network.size import flops_per_token, n_parameters
 from model.training.checkpoint import CONFIG, WEIGHTS, complete_checkpoints, describe, save_model
-from model.training.config import BEST, DecoderConfig, TrainConfig, decoder_config
+from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
-from model.training.distributed import is_main, training_device
+from model.training.distributed import is_main
 from model.training.loss import language_model_loss
+from model.training.machine import training_device
 from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
 
@@ -111,7 +113,7 @@ def job_of(plan: Pretraining) -> Job:
         description=describe(plan.decoder),
         batches=training_batches(plan),
         validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.decoder.vocab_size),
-        best=BEST,
+        best=VALIDATION_METRIC,
         made_from=plan.made_from,
     )
 
@@ -136,20 +138,20 @@ def validation(
         return None
     same: dict[str, Any] = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
     same["vocab_size"] = vocab_size
-    n_rows = TokenBatches(shards, rows=1, **same).rows_an_epoch
+    n_rows = TokenBatches(shards, rows=1, **same).rows_per_epoch
     batches = TokenBatches(shards, rows=min(train.rows, n_rows), **same)
     n_batches = min(train.n_validation_batches, n_rows // batches.rows)
 
     def validate(model: nn.Module) -> dict[str, float]:
         loss = mean_loss(model, batches, n_batches, language_model_loss, train.validation_rows)
-        return {"validation_loss": loss, BEST: loss / math.log(2) * n_tokens / n_bytes}
+        return {"validation_loss": loss, VALIDATION_METRIC: loss / math.log(2) * n_tokens / n_bytes}
 
     return validate
 
 
 def passes(plan: Pretraining) -> float:
     """How often a training reads its data."""
-    return plan.n_tokens / (training_batches(plan).rows_an_epoch * plan.train.seq_len)
+    return plan.n_tokens / (training_batches(plan).rows_per_epoch * plan.train.seq_len)
 
 
 def measures(plan: Pretraining) -> dict[str, float]:
@@ -157,17 +159,19 @@ def measures(plan: Pretraining) -> dict[str, float]:
     curve = read_curve(plan.out)
     steps = [line for line in curve if "loss" in line]  # none where the curve was damaged after the last step
     last = steps[-max(1, len(steps) // 50) :]
-    validations = [line for line in curve if BEST in line]
+    validations = [line for line in curve if VALIDATION_METRIC in line]
     sizes = {
         "tokens": plan.n_tokens,
         "epochs": passes(plan),
         "parameters": n_parameters(plan.decoder),
-        "flops": plan.n_tokens * flops_a_token(plan.decoder, plan.train.seq_len),
+        "flops": plan.n_tokens * flops_per_token(plan.decoder, plan.train.seq_len),
     }
     if steps:
         sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))
         sizes["tokens_per_second"] = float(np.median([line["tokens_per_second"] for line in steps]))
-    return sizes | ({name: validations[-1][name] for name in ("validation_loss", BEST)} if validations else {})
+    return sizes | (
+        {name: validations[-1][name] for name in ("validation_loss", VALIDATION_METRIC)} if validations else {}
+    )
 
 
 @contextlib.contextmanager

@@ -40,18 +40,19 @@ from model.training.compilation import chosen_compile, compile_layers
 from model.training.config import TrainConfig
 from model.training.curve import Curve, opened_curve
 from model.training.distributed import (
-    anywhere,
-    from_main,
+    any_process,
+    broadcast_int,
     gather_weights,
-    holds_shards,
+    is_fsdp,
     is_main,
     n_processes,
     process_group,
     release_weights,
 )
+from model.training.loop import fit
 from model.training.loss import LossFunction, language_model_loss
 from model.training.memory import chosen_micro_batch, explained_out_of_memory
-from model.training.step import fit, new_state
+from model.training.step import new_state
 
 if TYPE_CHECKING:
     from model.data.batches import Batches
@@ -79,7 +80,7 @@ class Job:
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
     made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
-    told_rise: float = 0.0  # nats by which a loss must rise to be told as a spike
+    min_spike_rise: float = 0.0  # nats by which a loss must rise to be told as a spike
 
 
 def run(
@@ -95,7 +96,7 @@ def run(
     n_threads = torch.get_num_threads()
     try:
         with process_group(), opened_curve(directory, writes=is_main()) as curve:
-            _Run(directory, job, observer, progress, curve).to_end()
+            _Run(directory, job, observer, progress, curve).execute()
     finally:
         torch.set_num_threads(n_threads)
 
@@ -108,15 +109,15 @@ class _Run:
             job.model.model.checkpoint_layers = True  # type: ignore[union-attr,assignment]
         self.state = new_state(job.model, job.cfg)
         self.cfg = job.cfg  # with what it left open, once that is chosen
-        if holds_shards(self.state.model):
+        if is_fsdp(self.state.model):
             release_weights(job.model)
         self.n_threads = job.cfg.n_threads or torch.get_num_threads()
         self.validates = job.validate is not None
 
-    def to_end(self) -> None:
+    def execute(self) -> None:
         torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
         folder = self.last_checkpoint()
-        self.choose(self.resume(folder) if folder is not None else {})
+        self.resolve_open_settings(self.resume(folder) if folder is not None else {})
         torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
         if folder is not None and self.validates and self.is_validated(self.state.step):
             self.validate_again(folder)
@@ -132,17 +133,17 @@ class _Run:
                 save=self.save,
                 validate=self.validate if self.validates else None,
                 last_good=self.last_good,
-                told_rise=self.job.told_rise,
+                min_spike_rise=self.job.min_spike_rise,
             )
         if is_main():
             self.prune()
-        if holds_shards(self.state.model):
+        if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)
 
     def last_good(self) -> Path | None:
         return next(reversed(complete_checkpoints(self.root)), None)
 
-    def choose(self, notes: Mapping[str, Any]) -> None:
+    def resolve_open_settings(self, notes: Mapping[str, Any]) -> None:
         """Settle what the config leaves open: as the checkpoint's notes say, at the start as this machine allows.
 
         Both decide roundings. What the config says wins, so that a run that has no memory left can go on with less.
@@ -152,9 +153,9 @@ class _Run:
         micro_batch = cfg.micro_batch or notes.get("micro_batch")
         if micro_batch is None:
             n_rows = math.gcd(cfg.rows, max(1, cfg.rows // n_processes()))
-            micro_batch = from_main(chosen_micro_batch(model.cfg, cfg, device, n_rows))  # type: ignore[arg-type]
+            micro_batch = broadcast_int(chosen_micro_batch(model.cfg, cfg, device, n_rows))  # type: ignore[arg-type]
         wish = cfg.compile if cfg.compile is not None else notes.get("compile")
-        if wish is None and holds_shards(model):
+        if wish is None and is_fsdp(model):
             wish = False  # layers that are put together while they run are not worth compiling unasked
         self.cfg = dataclasses.replace(cfg, micro_batch=micro_batch, compile=chosen_compile(wish, device.type))
         if self.cfg.compile:
@@ -162,7 +163,7 @@ class _Run:
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, as rank 0 finds it: the newest whole one. Damaged ones are set aside."""
-        step = from_main(self.newest_whole_step() if is_main() else -1)
+        step = broadcast_int(self.newest_whole_step() if is_main() else -1)
         return None if step < 0 else folder_of(self.root, step)
 
     def newest_whole_step(self) -> int:
@@ -219,7 +220,7 @@ class _Run:
 
     def validate(self) -> None:
         """Judge the model; the values also go to the checkpoint of this step, where there is one."""
-        values = self.judged()
+        values = self.validation_values()
         if not is_main():
             return
         step = self.state.step
@@ -234,15 +235,15 @@ class _Run:
     def validate_again(self, folder: Path) -> None:
         """After a resume: the curve ends before the validation of the checkpoint's own step."""
         values = values_of(folder) if is_main() else None
-        if anywhere(values is not None):
+        if any_process(values is not None):
             self.write(self.state.step, values or {})
         else:
             self.validate()
 
-    def judged(self) -> dict[str, float]:
+    def validation_values(self) -> dict[str, float]:
         """What every process finds alike: `validate` sees whole weights, and may share its work out (mean_loss)."""
         assert self.job.validate is not None
-        model, are_gathered = self.job.model, holds_shards(self.state.model)
+        model, are_gathered = self.job.model, is_fsdp(self.state.model)
         if are_gathered:
             gather_weights(self.state.model, model)
         model.eval()

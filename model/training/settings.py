@@ -1,8 +1,6 @@
-"""What a user changes in a preset, and what follows from it: from `field=value` to a whole shape and training plan.
+"""Settings from a shell: `key=value` texts as values of the types that dataclasses declare.
 
-In: a Preset and changes by the names of DecoderShape's and TrainConfig's fields, as values or as text from a shell.
-Out: a Preset. A width or a number of heads that is changed takes along what hangs on it, unless that is changed too:
-d_head, d_ff, n_kv_heads, the micro-batch of a smaller batch, the context of a longer row.
+In: texts and types. Out: values by name. ValueError names the setting, what was given and what is allowed.
 """
 
 import dataclasses
@@ -12,51 +10,10 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from model.hf.families import FAMILIES, NO_BIASES
-from model.training.config import DecoderShape, TrainConfig
-from model.training.presets import Preset, d_ff_of
+from model.network.shape import DecoderShape
+from model.training.config import TrainConfig
 
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = None) -> Preset:
-    """`preset` with other values of some fields, and what follows from them. ValueError names what does not fit.
-
-    `family` (a name of model/hf/families.py) sets the switches that make it one; `changes` go before them.
-    """
-    changes = dict(changes)
-    if family is not None:
-        changes = switches_of(family) | changes
-    if "seq_len" in changes:
-        changes.setdefault("max_seq_len", changes["seq_len"])
-    if "d_model" in changes or "n_heads" in changes:
-        d_model = changes.get("d_model", preset.shape.d_model)
-        n_heads = changes.get("n_heads", preset.shape.n_heads)
-        if "d_head" not in changes:
-            if n_heads < 1 or d_model < 1 or d_model % n_heads:
-                raise ValueError(f"d_model={d_model} is not a multiple of n_heads={n_heads}")
-            changes["d_head"] = d_model // n_heads
-    d_model, mlp = (changes.get(name, getattr(preset.shape, name)) for name in ("d_model", "mlp"))
-    if (d_model, mlp) != (preset.shape.d_model, preset.shape.mlp):
-        changes.setdefault("d_ff", d_ff_of(d_model) if mlp == "swiglu" else 4 * d_model)
-    if "n_heads" in changes:
-        changes.setdefault("n_kv_heads", changes["n_heads"])
-    if "rows" in changes and changes["rows"] > 0 and preset.train.micro_batch is not None:
-        limit = min(changes["rows"], preset.train.micro_batch)
-        changes.setdefault("micro_batch", max(n for n in range(1, limit + 1) if changes["rows"] % n == 0))
-    return Preset(
-        shape=dataclasses.replace(preset.shape, **_of_fields(DecoderShape, changes)),
-        train=dataclasses.replace(preset.train, **_of_fields(TrainConfig, changes)),
-    )
-
-
-def switches_of(family: str) -> dict[str, Any]:
-    """What makes a decoder one of `family`. ValueError names the families that there are."""
-    if family not in FAMILIES:
-        raise ValueError(f"family={family!r} must be one of {', '.join(FAMILIES)}")
-    one = FAMILIES[family]
-    eps = one.defaults[one.sizes["norm_eps"]]
-    return {**NO_BIASES, **one.switches, "norm_eps": eps, **({"tie_embeddings": True} if family == "gpt2" else {})}
 
 
 def parsed_changes(settings: Sequence[str]) -> dict[str, Any]:
@@ -115,8 +72,3 @@ def _parsed_table(cls: type, text: str) -> Any:
     except (TypeError, json.JSONDecodeError) as error:
         names = ", ".join(f.name for f in dataclasses.fields(cls))
         raise ValueError(f"expected a JSON object with some of {names} ({error})") from None
-
-
-def _of_fields(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in dataclasses.fields(kind)}
-    return {name: value for name, value in changes.items() if name in names}

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.network.size import flops_a_token
+from model.network.size import flops_per_token
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
@@ -157,9 +157,9 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
     for one in assets:
         for build in one.builds:
             if isinstance(cfg := build.config, ResolvedPretrain):
-                per_token = flops_a_token(cfg.decoder.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
+                per_token = flops_per_token(cfg.decoder.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
                 if one in wanted and build.reasons:
-                    yield one.asset, cfg.train.n_steps * cfg.train.tokens_a_step * per_token
+                    yield one.asset, cfg.train.n_steps * cfg.train.tokens_per_step * per_token
             elif isinstance(cfg, FinetuneConfig) and one in wanted and build.reasons:
                 yield one.asset, _finetune_flops(cfg, by_name, one.asset, per_token)
         twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")

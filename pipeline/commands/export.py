@@ -75,7 +75,8 @@ def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.files import read_classifier, read_folder
-    from model.training.checkpoint import CONFIG, load_classifier, load_decoder, read_json
+    from model.training.checkpoint import CONFIG, load_classifier, load_decoder
+    from model.training.files import read_json
 
     verify(folder, whole=True)
     description = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -116,7 +117,7 @@ def read_source(folder: Path) -> Source:
 def _limits_of(folder: Path, context: int) -> tuple[int, str]:
     """model_max_length of a Hugging Face folder, a huge number where nobody set it, and its truncation_side."""
     from model.hf.tokenizer import TOKENIZER_CONFIG_JSON
-    from model.training.checkpoint import read_json
+    from model.training.files import read_json
 
     path = folder / TOKENIZER_CONFIG_JSON
     config = read_json(path) if path.is_file() else {}

@@ -134,7 +134,7 @@ class PlanningStore(Store):
             last=last,
             share=share,
             bytes_share=share if stage.by_shard else 1.0,
-            n_tokens=cfg.train.n_steps * cfg.train.tokens_a_step if isinstance(cfg, ResolvedPretrain) else None,
+            n_tokens=cfg.train.n_steps * cfg.train.tokens_per_step if isinstance(cfg, ResolvedPretrain) else None,
             fingerprint=where.name if is_known else None,
             config=cfg,
             resumes=is_known and (where / BEGUN).exists(),

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dagster as dg
 import pydantic
 
-from model.training.launch import Ended, launch
+from model.training.launch import LaunchResult, launch
 from pipeline.defs.metadata import materialised
 from pipeline.defs.names import asset_name
 from pipeline.defs.run_process import forget_outputs_of_past_runs
@@ -148,7 +148,7 @@ def launch_with_pipes(context: dg.AssetExecutionContext, devices: int) -> Launch
     written.
     """
 
-    def launched(order: Path) -> Ended:
+    def launched(order: Path) -> LaunchResult:
         injector, operation = dg.PipesTempFileContextInjector(), context.op_execution_context
         with dg.open_pipes_session(operation, injector, MessagesOfOneWriter()) as session:
             return launch("pipeline.training.process", [str(order)], devices, session.get_bootstrap_env_vars())

@@ -17,7 +17,7 @@ from model.generation.sample_config import SampleConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.store import verify
 
-MODELS_REMEMBERED = 4
+MODELS_CACHED = 4
 P = TypeVar("P", bound=Predictor)
 
 
@@ -57,7 +57,7 @@ def _written_at(directory: Path) -> int | None:
     return weights.stat().st_mtime_ns if weights.exists() else None
 
 
-@functools.lru_cache(maxsize=MODELS_REMEMBERED)
+@functools.lru_cache(maxsize=MODELS_CACHED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
     from model.generation.decode import DecodeStep
@@ -68,7 +68,7 @@ def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     return DecodeStep(decoder), load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 
-@functools.lru_cache(maxsize=MODELS_REMEMBERED)
+@functools.lru_cache(maxsize=MODELS_CACHED)
 def _predictor(kind: type[P], directory: Path, written_at: int | None) -> P:
     verify(directory, whole=True)
     return kind(directory)

@@ -23,7 +23,8 @@ class Predictor:
 
     def __init__(self, directory: Path) -> None:
         from model.data.tokenizer import load_model_tokenizer
-        from model.training.checkpoint import CONFIG, read_json
+        from model.training.checkpoint import CONFIG
+        from model.training.files import read_json
 
         self.model = self.load_network(directory)
         self.description = read_json(directory / CONFIG)
@@ -64,8 +65,8 @@ def encoded(
     most = max_tokens - 1
     ids_of_texts = tokenizer.encode_batch(list(texts))
     kept = [ids[:most] if truncation_side == "right" else ids[-most:] for ids in ids_of_texts]
-    is_cut = np.array([len(ids) > most for ids in ids_of_texts], bool)
-    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_cut
+    is_sharded = np.array([len(ids) > most for ids in ids_of_texts], bool)
+    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_sharded
 
 
 def padded(tokens: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.training.config import BEST
+from model.training.config import VALIDATION_METRIC
 from pipeline.store.errors import CorruptShard
 from pipeline.store.record_file import rebuilding
 
@@ -15,9 +15,9 @@ VALUES = "values.json"
 def best_checkpoint(directory: Path) -> Path | None:
     """The kept checkpoint with the lowest validation value; None if none was validated."""
     valued = [
-        (values[BEST], path.parent)
+        (values[VALIDATION_METRIC], path.parent)
         for path in sorted((directory / "checkpoints").glob(f"*/{VALUES}"))
-        if BEST in (values := json.loads(path.read_text("utf-8")))
+        if VALIDATION_METRIC in (values := json.loads(path.read_text("utf-8")))
     ]
     return min(valued)[1] if valued else None
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from model.training.device_kind import device_kind
+from model.training.machine import device_kind
 from pipeline.store.checksums import check_output, checksums, record_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Engine, LocalProcesses
@@ -44,7 +44,7 @@ from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle
 from pipeline.store.shards import flush_folder, text_digest, write_durably, write_text
 
 if TYPE_CHECKING:
-    from model.training.launch import Ended
+    from model.training.launch import LaunchResult
 
 FORMAT = 2  # of fingerprints and digests; raise it when they are computed in another way, and all is built once more
 BEGUN = ".begun"  # contains the fingerprint of a build until its record is written
@@ -57,7 +57,9 @@ RETRY, OLD = ".retry", ".old"  # suffixes of folders while an output with failur
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
-Launch = Callable[[Path], "Ended"]  # runs the training described by a file in other processes and waits for them
+Launch = Callable[
+    [Path], "LaunchResult"
+]  # runs the training described by a file in other processes and waits for them
 Show = Callable[[str, int, int | None, str], None]  # stage, items done, total number of items if known, unit
 
 

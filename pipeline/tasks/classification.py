@@ -200,11 +200,11 @@ class Classification(Kind):
     ) -> EncodedTexts:
         table = read_examples(examples.directory, split)
         place = {label: i for i, label in enumerate(labels_of(examples.directory))}
-        tokens, is_cut = encoded(tokenizer, table["text"].to_pylist(), max_tokens, truncation_side)
+        tokens, is_sharded = encoded(tokenizer, table["text"].to_pylist(), max_tokens, truncation_side)
         return EncodedTexts(
             ids=table["id"].to_pylist(),
             tokens=tokens,
-            n_cut=int(is_cut.sum()),
+            n_cut=int(is_sharded.sum()),
             classes=np.array([place[label] for label in table["label"].to_pylist()], np.int64),
         )
 

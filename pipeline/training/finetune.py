@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
 VERSION = 3
-TOLD_RISE = 1.0  # nats above the last losses from which a spike is told: a wrong answer in a batch of 16 is no spike
+MIN_SPIKE_RISE = (
+    1.0  # nats above the last losses from which a spike is told: a wrong answer in a batch of 16 is no spike
+)
 WORTH_WARNING = 0.01  # fraction of the training texts that are cut
 log = logging.getLogger(__name__)
 
@@ -192,8 +194,8 @@ class ExampleBatches:
 
     def __init__(self, examples: Encoded, *, rows: int, seed: int) -> None:
         self.examples, self.seed = examples, seed
-        self.batches_an_epoch = n_batches(len(examples.ids), rows)
-        shares = np.array_split(np.arange(len(examples.ids)), self.batches_an_epoch)
+        self.batches_per_epoch = n_batches(len(examples.ids), rows)
+        shares = np.array_split(np.arange(len(examples.ids)), self.batches_per_epoch)
         self.borders = np.cumsum([len(share) for share in shares])  # of the batches of an epoch
         self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
 
@@ -205,7 +207,7 @@ class ExampleBatches:
         return [self.examples.ids[place] for place in self.places(k)]
 
     def places(self, k: int) -> np.ndarray:
-        epoch, position = divmod(k, self.batches_an_epoch)
+        epoch, position = divmod(k, self.batches_per_epoch)
         if self.order is None or self.order[0] != epoch:
             self.order = epoch, self.epoch_order(epoch)
         return self.order[1][position]
@@ -218,15 +220,15 @@ class ExampleBatches:
             for pool in np.split(shuffled, self.borders[POOL_BATCHES - 1 :: POOL_BATCHES])
         ]
         batches = np.split(np.concatenate(pools), self.borders[:-1])
-        return [batches[place] for place in rng.permutation(self.batches_an_epoch)]
+        return [batches[place] for place in rng.permutation(self.batches_per_epoch)]
 
 
 def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
     from model.training.checkpoint import load_decoder, save_model
-    from model.training.distributed import training_device
+    from model.training.loop import Interrupted
+    from model.training.machine import training_device
     from model.training.run import Job, run
-    from model.training.step import Interrupted
 
     base, examples = inputs
     decoder = load_decoder(base.directory)
@@ -247,7 +249,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         loss_function=kind.loss(cfg),
         validate=lambda network: kind.validate(network, held_out),
         made_from={"base": base.digest, "examples": examples.digest},
-        told_rise=TOLD_RISE,
+        min_spike_rise=MIN_SPIKE_RISE,
     )
     told = {name: value for name, value in description.items() if name not in ("kind", "model")}
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg) | {"n_steps": train.n_steps, **told}, inputs)

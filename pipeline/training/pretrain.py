@@ -16,9 +16,9 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from model.data.token_shards import read_description
-from model.training.config import DecoderConfig, DecoderShape, TrainConfig
-from model.training.presets import PRESETS, from_depth
-from model.training.settings import changed
+from model.network.shape import DecoderConfig, DecoderShape
+from model.training.config import TrainConfig
+from model.training.presets import PRESETS, changed, from_depth
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
@@ -160,8 +160,8 @@ def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainC
 
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when inputs do not fit or a loss diverges."""
-    from model import pretraining
-    from model.training.step import Interrupted
+    from model.training import pretraining
+    from model.training.loop import Interrupted
 
     tokens, tokenizer = inputs
     description = checked_description(tokens, tokenizer)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
-from model.training.distributed import is_main, n_processes, rank, training_device
+from model.training.distributed import is_main, n_processes, rank
 from model.training.launch import stop_at_end_of_input
+from model.training.loop import Interrupted
+from model.training.machine import training_device
 from model.training.pretraining import Pretraining, pretrain
-from model.training.step import Interrupted
 from pipeline.store.errors import Terminated
 from pipeline.training.events import EventWriter
 from pipeline.training.launched import write_failure

@@ -13,7 +13,7 @@ from model.cli import main
 from model.data.token_shards import DESCRIPTION, write_token_shard
 from model.data.tokenizer import load_tokenizer
 from model.data.vocabularies import TRAINED_PATTERNS
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 from pipeline.corpus.tokens.tokenizer import train_ranks
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import document_losses, windows_of_document
 from model.network.decoder import Decoder
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=29, n_layers=2, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=24, max_seq_len=8

@@ -143,9 +143,7 @@ def test_fingerprint_of_a_training_has_the_kind_of_device_and_not_the_number_of_
 
 def test_device_kind_needs_no_torch_where_torch_has_no_gpus():
     """`gristmill plan` and the code location stay quick."""
-    code = (
-        "import sys; from model.training.device_kind import device_kind; print(device_kind(), 'torch' in sys.modules)"
-    )
+    code = "import sys; from model.training.machine import device_kind; print(device_kind(), 'torch' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     kind, is_imported = answer.stdout.split()
     if importlib.metadata.version("torch").endswith("+cpu"):

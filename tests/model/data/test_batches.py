@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from model.data.batches import TokenBatches, token_batches
 from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
 from model.network.decoder import Decoder
-from model.training.config import DecoderConfig, TrainConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
 from model.training.loss import IGNORE_INDEX, language_model_loss
 
 LENGTHS = [[5, 1, 30], [17], [2, 2, 9, 40], [3]]  # 109 tokens
@@ -41,7 +42,7 @@ def shards(tmp_path) -> list[TokenShard]:
 
 def test_batches_cover_every_window_once_an_epoch_over_the_wrap(shards):
     batches = TokenBatches(shards, rows=3, seq_len=10, seed=0)
-    assert batches.rows_an_epoch == 10
+    assert batches.rows_per_epoch == 10
     windows = np.concatenate([batches.rows_of_batches(k, k + 1) for k in range(10)])
     for epoch in range(3):
         assert sorted(windows[epoch * 10 : (epoch + 1) * 10]) == list(range(10))
@@ -56,7 +57,7 @@ def test_batch_larger_than_an_epoch_wraps_more_than_once(shards):
 
 def test_every_token_but_the_first_is_a_target_once(shards):
     batches = TokenBatches(shards, rows=2, seq_len=9, seed=1)
-    assert batches.rows_an_epoch * 9 == 108
+    assert batches.rows_per_epoch * 9 == 108
     targets = torch.cat([batches.batch(k)["targets_BT"].flatten() for k in range(6)])
     assert sorted(targets.tolist()) == list(range(1, 109))
 
@@ -132,7 +133,7 @@ def test_too_few_tokens_for_a_window_are_refused(shards):
 @pytest.mark.parametrize("seq_len", [7, 10, 50])
 def test_packed_documents_have_every_token_but_the_first_as_target_once(shards, seq_len):
     batches = TokenBatches(shards, rows=1, seq_len=seq_len, seed=1, packing="documents")
-    epoch = [batches.batch(k) for k in range(batches.rows_an_epoch)]
+    epoch = [batches.batch(k) for k in range(batches.rows_per_epoch)]
     targets = torch.cat([batch["targets_BT"].flatten() for batch in epoch])
     assert sorted(targets[targets != IGNORE_INDEX].tolist()) == list(range(1, 109))
     for batch in epoch:
@@ -209,10 +210,10 @@ def test_changed_document_changes_the_rows_that_hold_it_and_no_others(tmp_path, 
         after = TokenBatches(shards_after, rows=1, seq_len=10, seed=3, packing=packing)
         differing = [
             k + 1
-            for k in range(before.rows_an_epoch)
+            for k in range(before.rows_per_epoch)
             if any(not torch.equal(tensor, after.batch(k)[name]) for name, tensor in before.batch(k).items())
         ]
-        assert differing == before.steps_of_tokens(start + 1, end, before.rows_an_epoch).tolist()
+        assert differing == before.steps_of_tokens(start + 1, end, before.rows_per_epoch).tolist()
 
 
 @pytest.mark.parametrize("positions", ["rotary", "learned"])

@@ -7,7 +7,7 @@ import torch
 
 from model.generation.decode import DecodeStep
 from model.network.decoder import Decoder
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 
 QWEN3 = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 
 SIZES = {"vocab_size": 97, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_model": 24, "d_head": 10, "d_ff": 40}
 QWEN3 = DecoderConfig(**SIZES, max_seq_len=64, rope_theta=500.0)

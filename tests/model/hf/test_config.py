@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from model.hf.config import config_from_hf, config_to_hf, family_of
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 
 # What the folders of published models say (facts of their config.json; the fields that nobody computes left out).
 PUBLISHED = {

@@ -10,7 +10,7 @@ import torch
 from model.hf.gguf import write_gguf
 from model.hf.tokenizer import ExportedTokenizer
 from model.network.decoder import Decoder
-from model.training.config import RopeScaling
+from model.network.shape import RopeScaling
 
 TOKENIZER = ExportedTokenizer(
     files={},

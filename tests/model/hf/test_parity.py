@@ -14,7 +14,7 @@ from model.hf.files import read_classifier, read_folder, write_folder
 from model.hf.weights import weights_from_hf
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
-from model.training.config import DecoderConfig, RopeScaling
+from model.network.shape import DecoderConfig, RopeScaling
 from model.training.loss import IGNORE_INDEX, language_model_loss
 
 TOLERANCE = 1e-5  # asked for are 1e-4; seen is 2e-6

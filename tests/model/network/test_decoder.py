@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.network.decoder import Decoder, new_decoder
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24

@@ -10,7 +10,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from model.network.feed_forward import FeedForward
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=5, n_layers=1, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=40, max_seq_len=8

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from model.network.kv_cache import KVCache
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
 
 CONFIG = DecoderConfig(
     vocab_size=5, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_head=4, d_ff=8, max_seq_len=10

@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from model.network.rope import rotary_tables, rotate, scaled
-from model.training.config import DecoderShape, RopeScaling
+from model.network.shape import DecoderShape, RopeScaling
 
 SHAPE = DecoderShape(
     n_layers=1, n_heads=2, n_kv_heads=2, d_model=32, d_head=16, d_ff=8, max_seq_len=300, rope_theta=500.0

@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.decoder import Decoder
-from model.network.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
-from model.training.config import DecoderConfig
+from model.network.shape import DecoderConfig
+from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
 
 
 def on_meta(cfg: DecoderConfig) -> Decoder:
@@ -36,7 +36,7 @@ def test_flops_equal_those_that_torch_counts(data, decoder_configs, seq_len):
     module, ids_BT = on_meta(cfg), torch.zeros(1, seq_len, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         module(ids_BT)
-    assert flops_a_token(cfg, seq_len) * seq_len == 3 * counter.get_total_flops()
+    assert flops_per_token(cfg, seq_len) * seq_len == 3 * counter.get_total_flops()
 
 
 def test_flops_of_a_window_count_its_keys_only():
@@ -44,5 +44,5 @@ def test_flops_of_a_window_count_its_keys_only():
         vocab_size=31, n_layers=3, n_heads=4, n_kv_heads=2, d_model=24, d_head=8, d_ff=20, max_seq_len=64
     )
     windowed = dataclasses.replace(cfg, sliding_window=16, sliding_layers=(0, 2))
-    assert flops_a_token(cfg, 64) - flops_a_token(windowed, 64) == 12 * 2 * 4 * 8 * (64 - 16)
-    assert flops_a_token(cfg, 10) == flops_a_token(windowed, 10)
+    assert flops_per_token(cfg, 64) - flops_per_token(windowed, 64) == 12 * 2 * 4 * 8 * (64 - 16)
+    assert flops_per_token(cfg, 10) == flops_per_token(windowed, 10)

@@ -12,6 +12,7 @@ import torch
 
 from model.network.decoder import Decoder, new_decoder
 from model.network.heads import new_classifier
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import (
     complete_checkpoints,
     describe,
@@ -25,7 +26,7 @@ from model.training.checkpoint import (
     save_values,
     values_of,
 )
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.step import TrainState, new_state, train_step
 
 CONFIG = DecoderConfig(

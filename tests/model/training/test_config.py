@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from model.training.config import RopeScaling, TrainConfig, decoder_config
+from model.network.shape import RopeScaling, decoder_config
+from model.training.config import TrainConfig
 from model.training.presets import PRESETS
 
 

@@ -28,13 +28,15 @@ from model.data.batches import TokenBatches
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, new_decoder
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import complete_checkpoints, describe, save_model
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.curve import read_curve
-from model.training.distributed import check_shares, in_group, is_main, local, process_group, rank, whole
+from model.training.distributed import check_shares, full_tensor, in_group, is_main, local_shard, process_group, rank
+from model.training.loop import Diverged, Interrupted
 from model.training.loss import IGNORE_INDEX, language_model_loss
 from model.training.run import Job, run
-from model.training.step import Diverged, Interrupted, new_state, train_step
+from model.training.step import new_state, train_step
 
 # An odd vocabulary and one key-value head: shards of unequal size; five matrices of one shape for two processes.
 DECODER = DecoderConfig(
@@ -189,7 +191,7 @@ def step_values(rows: int, micro_batch: int, parallel: str) -> dict[str, torch.T
     def keep(factor: float) -> None:
         for name, weight in state.model.named_parameters():
             assert weight.grad is not None
-            values[name] = whole(local(weight.grad), weight).clone()
+            values[name] = full_tensor(local_shard(weight.grad), weight).clone()
 
     state.optimizer.step = keep
     report = train_step(state, masked_batch(rows), dataclasses.replace(cfg, micro_batch=micro_batch))

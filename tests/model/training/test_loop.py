@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import complete_checkpoints, describe
 from model.training.compilation import chosen_compile
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.curve import read_curve
 from model.training.loss import language_model_loss
 from model.training.memory import OutOfMemory
@@ -108,7 +109,8 @@ def test_run_chooses_a_micro_batch_and_a_resume_uses_it(tmp_path):
 
 def relist(folder: Path) -> None:
     """Write down the files of a checkpoint that the test has changed."""
-    from model.training.checkpoint import COMPLETE, sha256
+    from model.training.checkpoint import COMPLETE
+    from model.training.files import sha256
 
     complete = json.loads((folder / COMPLETE).read_text())
     for name in complete["files"]:

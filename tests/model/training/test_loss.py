@@ -32,12 +32,12 @@ def plain(x_ND, weight_VD, targets_N):
     return F.cross_entropy(x_ND @ weight_VD.T, targets_N, reduction="sum")
 
 
-@pytest.mark.parametrize("rows_a_chunk", [1, 64, 128, 300, 1000])
-def test_linear_cross_entropy_equals_plain_torch_in_value_and_gradient(rows_a_chunk):
+@pytest.mark.parametrize("rows_per_chunk", [1, 64, 128, 300, 1000])
+def test_linear_cross_entropy_equals_plain_torch_in_value_and_gradient(rows_per_chunk):
     x_ND, weight_VD, targets_N = operands()
     expected = plain(x_ND, weight_VD, targets_N)
     gradients = torch.autograd.grad(expected / 7, (x_ND, weight_VD))
-    loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_a_chunk=rows_a_chunk)
+    loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_per_chunk=rows_per_chunk)
     torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-5)
     for ours, theirs in zip(torch.autograd.grad(loss / 7, (x_ND, weight_VD)), gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -68,7 +68,7 @@ def test_linear_cross_entropy_differentiated_twice_says_so():
 def test_linear_cross_entropy_without_gradients_has_the_same_value():
     x_ND, weight_VD, targets_N = operands()
     with torch.no_grad():
-        loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_a_chunk=64)
+        loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_per_chunk=64)
     torch.testing.assert_close(loss, linear_cross_entropy(*operands()).detach())
 
 
@@ -77,7 +77,7 @@ def test_linear_cross_entropy_under_autocast_sums_its_chunks_in_float32():
     x_ND, weight_VD, targets_N = operands()
     (expected,) = torch.autograd.grad(plain(x_ND, weight_VD, targets_N), weight_VD)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_a_chunk=1)
+        loss = linear_cross_entropy(x_ND, weight_VD, targets_N, rows_per_chunk=1)
     (gradient,) = torch.autograd.grad(loss, weight_VD)
     assert loss.dtype == gradient.dtype == torch.float32
     assert (gradient - expected).norm() < 0.01 * expected.norm()

@@ -12,8 +12,10 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
-from model.training.config import DecoderConfig, TrainConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
 from model.training.loss import same_document_mask
+from model.training.machine import free_memory
 from model.training.memory import (
     MICRO_TOKENS,
     SAFE_SHARE,
@@ -21,8 +23,7 @@ from model.training.memory import (
     chosen_micro_batch,
     estimate,
     explained_out_of_memory,
-    floats_a_token,
-    free_memory,
+    floats_per_token,
 )
 
 DECODER = DecoderConfig(
@@ -74,7 +75,7 @@ def test_estimate_of_activations_lies_within_a_half_of_what_autograd_keeps(chang
 def test_estimate_knows_what_activation_checkpointing_saves():
     """Kept between layers: their inputs; the estimate adds the one layer that is computed again."""
     train = dataclasses.replace(TRAIN, activation_checkpointing=True)
-    again = 4 * 4 * floats_a_token(DECODER) * TRAIN.seq_len
+    again = 4 * 4 * floats_per_token(DECODER) * TRAIN.seq_len
     without = 4 * estimate(DECODER, train, "cpu").row - again
     assert bytes_kept(DECODER, train) / 1.1 < without < 2 * bytes_kept(DECODER, train) < bytes_kept(DECODER, TRAIN)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
-from model.training.config import DecoderConfig, TrainConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
 from model.training.optim import NEWTON_SCHULZ, Optimizer, orthogonalised, parameter_groups
 
 CONFIG = DecoderConfig(

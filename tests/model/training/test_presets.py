@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.decoder import Decoder
-from model.network.size import flops_a_token, n_hidden_matrix_parameters, n_parameters
+from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
 from model.training.presets import PRESETS, Preset, d_ff_of, from_depth, from_sizes, tokens_a_step_of
 
 VOCAB = {"demo": 4096, "small": 8192, "gpt2_124m": 50_304, "gpt2_350m": 50_304}
@@ -43,7 +43,7 @@ def test_preset_flops_equal_those_that_torch_counts(name):
         torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         module(ids_BT)
-    assert flops_a_token(cfg, seq_len) * seq_len == 3 * counter.get_total_flops()
+    assert flops_per_token(cfg, seq_len) * seq_len == 3 * counter.get_total_flops()
 
 
 def test_d_ff_of_gpt2_width_keeps_its_parameter_count():
@@ -51,7 +51,7 @@ def test_d_ff_of_gpt2_width_keeps_its_parameter_count():
 
 
 @pytest.mark.parametrize(
-    ("depth", "d_model", "seq_len", "tokens_a_step", "n_steps", "adamw_lr", "weight_decay"),
+    ("depth", "d_model", "seq_len", "tokens_per_step", "n_steps", "adamw_lr", "weight_decay"),
     [
         (2, 128, 128, 2**12, 2080, 0.008, 0.1202),
         (4, 256, 256, 2**14, 3920, 0.00566, 0.0638),
@@ -61,11 +61,11 @@ def test_d_ff_of_gpt2_width_keeps_its_parameter_count():
     ],
 )
 def test_from_depth_sets_the_values_of_the_rules(
-    depth, d_model, seq_len, tokens_a_step, n_steps, adamw_lr, weight_decay
+    depth, d_model, seq_len, tokens_per_step, n_steps, adamw_lr, weight_decay
 ):
     preset = from_depth(depth)
     assert (preset.shape.n_layers, preset.shape.d_model, preset.train.seq_len) == (depth, d_model, seq_len)
-    assert (preset.train.tokens_a_step, preset.train.n_steps) == (tokens_a_step, n_steps)
+    assert (preset.train.tokens_per_step, preset.train.n_steps) == (tokens_per_step, n_steps)
     assert preset.train.adamw_lr == pytest.approx(adamw_lr, rel=2e-3)
     assert preset.train.muon_weight_decay == pytest.approx(weight_decay, rel=2e-3)
 
@@ -74,8 +74,8 @@ def test_from_depth_more_layers_never_give_less():
     presets = [from_depth(depth) for depth in DEPTHS]
     for value in (
         lambda p: n_parameters(p.shape.with_vocab(100)),
-        lambda p: p.train.n_steps * p.train.tokens_a_step,
-        lambda p: p.train.tokens_a_step,
+        lambda p: p.train.n_steps * p.train.tokens_per_step,
+        lambda p: p.train.tokens_per_step,
         lambda p: p.train.seq_len,
         lambda p: -p.train.adamw_lr,
     ):
@@ -87,7 +87,7 @@ def test_from_depth_more_layers_never_give_less():
 def test_from_depth_tokens_are_twenty_a_weight_of_the_layers(depth):
     preset = from_depth(depth)
     n_weights = n_hidden_matrix_parameters(preset.shape.with_vocab(1))
-    assert preset.train.n_steps * preset.train.tokens_a_step == pytest.approx(20 * n_weights, rel=1e-3)
+    assert preset.train.n_steps * preset.train.tokens_per_step == pytest.approx(20 * n_weights, rel=1e-3)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

@@ -1,4 +1,4 @@
-"""Kill -9 anywhere, run again: the same bits, the same curve, and nobody is told a step twice.
+"""Kill -9 any_process, run again: the same bits, the same curve, and nobody is told a step twice.
 
 The run has a warmup, a stable part, a decay, and passes its data several times. A child process kills itself at an
 exact place: while it tells of a step, at the n-th flush to disk (which lies inside the writing of a checkpoint), or
@@ -20,12 +20,13 @@ from model.data.batches import TokenBatches
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import new_decoder
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import complete_checkpoints, describe, values_of
-from model.training.config import DecoderConfig, TrainConfig
+from model.training.config import TrainConfig
 from model.training.curve import read_curve
+from model.training.loop import Interrupted
 from model.training.loss import language_model_loss
 from model.training.run import Job, run
-from model.training.step import Interrupted
 from tests.children import python
 
 DECODER = DecoderConfig(
@@ -68,7 +69,7 @@ def write_tokens(path: Path) -> None:
 def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: str = "a") -> None:
     """Train in directory/run on directory/tokens.arrow, telling directory/heard."""
     batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
-    assert TRAIN.n_steps * 4 > 3 * batches.rows_an_epoch  # three wraps
+    assert TRAIN.n_steps * 4 > 3 * batches.rows_per_epoch  # three wraps
     job = Job(
         model=new_decoder(DECODER, seed),
         cfg=cfg,
@@ -85,7 +86,7 @@ def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: s
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from tests.model import test_run as killed
+from tests.model.training import test_run as killed
 where, n = sys.argv[2].split(":")
 left = n_of_place = int(n)
 

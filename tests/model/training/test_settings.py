@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from model.hf.config import config_to_hf
-from model.training.config import DecoderShape
-from model.training.presets import PRESETS, from_depth
-from model.training.settings import changed, parsed_changes, switches_of
+from model.network.shape import DecoderShape
+from model.training.presets import PRESETS, changed, from_depth, switches_of
+from model.training.settings import parsed_changes
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama", "gpt2", "qwen2", "mistral", "arcee"])

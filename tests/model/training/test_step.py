@@ -12,9 +12,11 @@ from torch.nn import functional as F
 
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from_decoder
-from model.training.config import DecoderConfig, TrainConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
+from model.training.loop import Diverged, Interrupted, fit
 from model.training.loss import IGNORE_INDEX, classification_loss
-from model.training.step import Diverged, Interrupted, fit, new_state, train_step
+from model.training.step import new_state, train_step
 
 CONFIG = DecoderConfig(
     vocab_size=37, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=12

@@ -7,8 +7,8 @@ import torch
 
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import new_decoder
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import describe, save_model
-from model.training.config import DecoderConfig
 from pipeline.cli import build_parser, main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import generate_text

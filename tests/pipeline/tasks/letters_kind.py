@@ -51,8 +51,9 @@ class LetterCounter(Predictor):
 
     def load_network(self, directory: Path) -> Any:
         from model.network.heads import SequenceClassifier
-        from model.training.checkpoint import load_weights, read_json
-        from model.training.config import decoder_config
+        from model.network.shape import decoder_config
+        from model.training.checkpoint import load_weights
+        from model.training.files import read_json
 
         self.scale = read_json(directory / "config.json")["scale"]
         model = SequenceClassifier(decoder_config(read_json(directory / "config.json")["model"]), 2)
@@ -85,8 +86,8 @@ class Letters(Kind):
 
     def encode(self, examples, split, tokenizer, max_tokens, truncation_side):
         table = read_examples(examples.directory, split)
-        tokens, is_cut = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
-        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy(), int(is_cut.sum()))
+        tokens, is_sharded = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
+        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy(), int(is_sharded.sum()))
 
     def network(self, cfg, decoder, examples):
         from model.network.heads import classifier_from_decoder, new_classifier

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
+from model.network.shape import DecoderConfig
 from model.training.checkpoint import describe, load_classifier, save_model
-from model.training.config import DecoderConfig
 from model.training.curve import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
@@ -279,12 +279,12 @@ def test_batches_hold_texts_of_like_length():
 
 def test_encoded_opens_with_end_of_text_and_cuts_the_end(base):
     tokenizer = load_tokenizer(base.directory / "tokenizer")
-    tokens, is_cut = encoded(tokenizer, ["", "abc", "abcdef"], 4)
+    tokens, is_sharded = encoded(tokenizer, ["", "abc", "abcdef"], 4)
     assert [ids.tolist() for ids in tokens] == [[256], [256, 97, 98, 99], [256, 97, 98, 99]]
-    assert is_cut.tolist() == [False, False, True]
-    ends, is_cut = encoded(tokenizer, ["", "abc", "abcdef"], 4, "left")
+    assert is_sharded.tolist() == [False, False, True]
+    ends, is_sharded = encoded(tokenizer, ["", "abc", "abcdef"], 4, "left")
     assert [ids.tolist() for ids in ends] == [[256], [256, 97, 98, 99], [256, 100, 101, 102]]
-    assert is_cut.tolist() == [False, False, True]
+    assert is_sharded.tolist() == [False, False, True]
 
 
 def test_class_probabilities_do_not_depend_on_the_batch(base):

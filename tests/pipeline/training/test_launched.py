@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from model.data.token_shards import write_token_shard
-from model.training.launch import Ended
+from model.training.launch import LaunchResult
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Shards, TokenizerFile
@@ -51,10 +51,10 @@ def started(order: Path) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def in_one_process(order: Path) -> Ended:
+def in_one_process(order: Path) -> LaunchResult:
     """As model.training.launch.launch, without torchrun."""
     with started(order) as process:
-        return Ended(process.wait(), was_stopped=False)
+        return LaunchResult(process.wait(), was_stopped=False)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_bu
     """Both sides die: the process that trains, and before that the one that listens."""
     heard = Heard()
 
-    def killed(order: Path) -> Ended:
+    def killed(order: Path) -> LaunchResult:
         with started(order) as process:
             events = order.parent.parent / ".events.jsonl"
             while process.poll() is None and events.read_bytes().count(b'"loss"') < 8:
@@ -141,12 +141,12 @@ def test_launched_training_killed_with_whom_it_told_is_told_whole_by_the_next_bu
 
 def test_launched_training_that_ends_without_a_word_says_so(corpus, tmp_path):
     with pytest.raises(RuntimeError, match="ended with code -9, without a message"):
-        built(corpus, tmp_path, launch=lambda order: Ended(-9, was_stopped=False))
+        built(corpus, tmp_path, launch=lambda order: LaunchResult(-9, was_stopped=False))
 
 
 def test_launched_training_stopped_before_it_began_is_terminated(corpus, tmp_path):
     with pytest.raises(Terminated, match="before there was anything to save"):
-        built(corpus, tmp_path, launch=lambda order: Ended(1, was_stopped=True))
+        built(corpus, tmp_path, launch=lambda order: LaunchResult(1, was_stopped=True))
 
 
 def test_failures_of_several_processes_the_reason_comes_before_its_consequences(tmp_path):

@@ -29,8 +29,8 @@ from model.generation.generate import generate, tokens
 from model.generation.sample_config import SampleConfig
 from model.hf.config import config_to_hf
 from model.network.decoder import Decoder
+from model.network.registry import load_decoder
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import load_decoder
 
 BATCHES = (1, 8)
 TARGET = 1.5  # times the tokens per second of transformers

@@ -35,9 +35,10 @@ from torch import Tensor
 
 import model.training.step
 from model.network.decoder import new_decoder
+from model.network.registry import describe
 from model.network.shape import DecoderConfig
 from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
-from model.training.checkpoint import complete_checkpoints, describe
+from model.training.checkpoint import complete_checkpoints
 from model.training.compilation import chosen_compile, compile_layers
 from model.training.config import TrainConfig
 from model.training.curve import read_curve

@@ -26,8 +26,8 @@ from model.generation.sample_config import SampleConfig
 from model.hf.gguf import write_gguf
 from model.hf.tokenizer import ExportedTokenizer, read_exported_tokenizer
 from model.network.decoder import Decoder
+from model.network.registry import load_decoder
 from model.network.shape import DecoderConfig, RopeScaling
-from model.training.checkpoint import load_decoder
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 CONTEXT, PROMPT, N_NEW, SEED = 128, 12, 40, 1

@@ -62,8 +62,8 @@ def ours(folder: Path, shape: Shape, n_steps: int, *, gpt2: bool, muon: bool, co
     from model.data.batches import TokenBatches
     from model.data.token_shards import read_token_shard
     from model.network.decoder import new_decoder
+    from model.network.registry import describe
     from model.network.size import n_parameters
-    from model.training.checkpoint import describe
     from model.training.config import TrainConfig
 
     decoder = our_decoder(shape, gpt2)

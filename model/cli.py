@@ -166,7 +166,7 @@ class Printed:
 def run_sample(args: argparse.Namespace) -> int:
     from model.generation.generate import stream_text
     from model.generation.sample_config import SampleConfig
-    from model.training.checkpoint import load_decoder
+    from model.network.registry import load_decoder
 
     decoder = load_decoder(args.model)
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
@@ -190,7 +190,7 @@ def run_sample(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from model.evaluate import document_losses
-    from model.training.checkpoint import load_decoder
+    from model.network.registry import load_decoder
 
     description = read_description(args.shards)
     decoder = load_decoder(args.model)

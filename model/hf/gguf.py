@@ -29,8 +29,8 @@ from model.hf.weights import narrowed, placed
 from model.network.decoder import Decoder
 from model.network.rope import frequencies
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import named_weights
 from model.training.files import flush
+from model.training.weights import named_weights
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, GGUFWriter

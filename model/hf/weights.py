@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from model.hf.config import family_of
 from model.hf.families import EMBEDDING, HEAD, HEADS, Family, WeightRule
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import named_weights
 from model.training.files import check_same_shapes
+from model.training.weights import named_weights
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 

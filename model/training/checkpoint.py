@@ -13,22 +13,21 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.network.decoder import Decoder
-from model.network.heads import SequenceClassifier
-from model.network.shape import DecoderConfig, decoder_config
-from model.network.size_check import check_size, shapes_in
 from model.training.config import RUNTIME_ONLY, TrainConfig
-from model.training.distributed import full_tensor_on_main, is_main, local_shard, shard_of
+from model.training.distributed import is_main
 from model.training.files import (
-    check_same_shapes,
+    COMPLETE,
+    CONFIG,
+    WEIGHTS,
+    fault_in,
     flush,
     read_json,
     read_tensors,
@@ -38,9 +37,10 @@ from model.training.files import (
     write_tensors,
 )
 from model.training.step import TrainState
+from model.training.weights import load_weights, named_weights
 
-WEIGHTS, OPTIMIZER, CONFIG, STATE = "model.safetensors", "optimizer.safetensors", "config.json", "state.json"
-COMPLETE, VALUES = "complete.json", "values.json"
+OPTIMIZER, STATE, VALUES = "optimizer.safetensors", "state.json", "values.json"
+FILES = (WEIGHTS, OPTIMIZER, CONFIG, STATE)  # of a complete checkpoint, beside COMPLETE
 RNG_PREFIX = "rng."
 ASIDE = ".damaged"  # folder of a run for its damaged checkpoints
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_che
     Raises ValueError when a file is damaged (unless `is_checked` says that `fault_in` found none), or when the
     model or `cfg` are not those it was made with.
     """
-    if not is_checked and (fault := fault_in(folder)):
+    if not is_checked and (fault := fault_in(folder, FILES)):
         raise ValueError(f"{fault}; delete {folder} to go on from the checkpoint before it")
     about = read_json(folder / STATE)
     try:
@@ -185,107 +185,6 @@ def remove_checkpoint(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-# Models: config.json and model.safetensors, of a checkpoint or of a finished run.
-
-
-def describe(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """config.json of a decoder, or of a classifier with `labels` in the order of its classes."""
-    if labels is None:
-        return {"kind": "decoder", "model": dataclasses.asdict(cfg)}
-    return {"kind": "sequence_classifier", "model": dataclasses.asdict(cfg), "labels": list(labels)}
-
-
-def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
-    """Write model.safetensors and config.json, each by a rename. Every process may call it, rank 0 writes."""
-    weights = named_weights(model)
-    if not is_main():
-        return
-    part = directory / f".{WEIGHTS}.part"
-    write_tensors(part, weights)
-    flush(part)
-    os.replace(part, directory / WEIGHTS)  # noqa: PTH105
-    replace_json(directory / CONFIG, dict(description))
-
-
-def load_decoder(directory: Path) -> Decoder:
-    """The decoder of a Checkpoint folder, on the CPU, in evaluation mode. ValueError when it holds no decoder."""
-    cfg, _ = _read_description(directory, "decoder")
-    check_size(cfg, shapes_in(directory / WEIGHTS), directory / CONFIG)
-    model = Decoder(cfg)
-    load_weights(directory / WEIGHTS, model)
-    return model.eval()
-
-
-def load_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
-    """The classifier of a Checkpoint folder, as in `load_decoder`, and its labels in the order of its classes."""
-    cfg, description = _read_description(directory, "sequence_classifier")
-    labels = description.get("labels")
-    if not isinstance(labels, list) or len(labels) < 2 or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{directory / CONFIG}: labels={str(labels)[:100]} must be a list of two or more names")
-    check_size(cfg, shapes_in(directory / WEIGHTS), directory / CONFIG)
-    model = SequenceClassifier(cfg, len(labels))
-    load_weights(directory / WEIGHTS, model)
-    return model.eval(), tuple(labels)
-
-
-_KINDS = {"decoder": "a language model (decoder)", "sequence_classifier": "a classifier (sequence_classifier)"}
-
-
-def _read_description(directory: Path, kind: str) -> tuple[DecoderConfig, dict[str, Any]]:
-    path = directory / CONFIG
-    if not path.exists():
-        raise ValueError(f"{directory} is not the folder of a model: it has no {CONFIG}")
-    if (directory / COMPLETE).exists() and (fault := fault_in(directory, (CONFIG, WEIGHTS))):
-        raise ValueError(f"{fault}; use the checkpoint before it")
-    description = read_json(path)
-    found = description.get("kind") if isinstance(description, dict) else type(description).__name__
-    if found != kind:
-        raise ValueError(f"{path}: describes {_KINDS.get(str(found), repr(found))}, expected {_KINDS[kind]}")
-    try:
-        return decoder_config(description["model"]), description
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a config of this version ({error})") from error
-
-
-def named_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Whole parameters by name (of shards: in rank 0 alone); weights that share memory appear once, under their
-    first name."""
-    weights = model.named_parameters()
-    return {name: full_tensor_on_main(local_shard(weight.detach()), weight).contiguous() for name, weight in weights}
-
-
-@torch.no_grad()
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Copy the file's tensors into the model. ValueError names a tensor that is missing, unknown or misshapen."""
-    tensors, weights = read_tensors(path), dict(model.named_parameters())
-    check_same_shapes(str(path), weights, tensors)
-    for name, weight in weights.items():
-        local_shard(weight).copy_(shard_of(tensors[name], weight))
-
-
-def fault_in(folder: Path, names: Collection[str] = (WEIGHTS, OPTIMIZER, CONFIG, STATE)) -> str | None:
-    """The first of the files of a complete checkpoint that is not as it was written, in words; None = all are."""
-    try:
-        about = read_json(folder / COMPLETE)
-    except ValueError as error:
-        return str(error)
-    files = about.get("files") if isinstance(about, dict) else None
-    if not isinstance(files, dict) or not {WEIGHTS, OPTIMIZER, CONFIG, STATE} <= files.keys():
-        return f"{folder / COMPLETE} does not list the files of a checkpoint"
-    for name in names:
-        path, entry = folder / name, files[name]
-        n_bytes = path.stat().st_size if path.is_file() else None
-        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            return f"{folder / COMPLETE} does not say what {name} holds"
-        if n_bytes is None:
-            return f"{path} is missing"
-        if n_bytes != entry["bytes"]:
-            return f"{path} has {n_bytes} bytes, expected {entry['bytes']}"
-        if sha256(path) != entry["sha256"]:
-            return f"{path} holds other bytes than were written"
-    return None
-
-
 # Generators of torch: no model here draws random numbers while it trains, but a loss may.
 
 
@@ -301,6 +200,3 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     for i in range(torch.cuda.device_count()):
         if (name := f"{RNG_PREFIX}cuda.{i}") in tensors:
             torch.cuda.set_rng_state(tensors[name].clone(), i)
-
-
-# Files.

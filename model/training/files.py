@@ -1,30 +1,69 @@
 """Files of models and runs: tensors in safetensors, tables in JSON, written whole or not at all.
 
-In: tensors by name, JSON values, paths. Out: files, and their contents; ValueError when one cannot be read.
+In: tensors by name, JSON values, paths. Out: files, and their contents; ValueError when one cannot be read. A folder
+of files is complete once COMPLETE, which lists the size and the sha256 of each, is in it; that file is written last.
 """
 
 import hashlib
+import itertools
 import json
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of every model
+COMPLETE = "complete.json"
+# The names of dtypes in a safetensors file, in the order in which its tensors lie there: wide ones first, so that
+# each is aligned. https://github.com/huggingface/safetensors#format
+DTYPES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+ORDER = list(DTYPES)
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Raises OSError, with its number, where safetensors only tells of one in words."""
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
+    """Write the bytes that safetensors.torch.save_file writes, one tensor after another, and return their sha256.
+
+    The library's own function gives no digest, so that the file would have to be read again for one, and hides the
+    number of an OSError. Tensors on a device are copied to host memory one at a time.
+    """
+    names = sorted(tensors, key=lambda name: (ORDER.index(tensors[name].dtype), name))
+    ends = list(itertools.accumulate((tensors[name].nbytes for name in names), initial=0))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata is not None else {}
+    for name, offsets in zip(names, itertools.pairwise(ends), strict=True):
+        tensor = tensors[name]
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(offsets)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    contents = (_bytes_of(tensors[name]) for name in names)
+    digest = hashlib.sha256()
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        with path.open("wb") as file:
+            for content in itertools.chain([len(text).to_bytes(8, "little"), text], contents):
+                digest.update(content)
+                file.write(content)
+    except OSError as error:  # says where, as errors of `open` do and errors of `write` do not
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -32,6 +71,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def check_same_shapes(what: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    """ValueError names the first tensors that are missing, unknown or of another shape."""
+    if missing := sorted(expected.keys() - got.keys()):
+        raise ValueError(f"{what}: {len(missing)} of {len(expected)} tensors are missing, first {missing[:3]}")
+    if unknown := sorted(got.keys() - expected.keys()):
+        raise ValueError(f"{what}: no place for {len(unknown)} of {len(got)} tensors, first {unknown[:3]}")
+    for name, tensor in expected.items():
+        if got[name].shape != tensor.shape:
+            raise ValueError(f"{what}: {name} has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -68,12 +118,24 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_same_shapes(what: str, expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """ValueError names the first tensors that are missing, unknown or of another shape."""
-    if missing := sorted(expected.keys() - got.keys()):
-        raise ValueError(f"{what}: {len(missing)} of {len(expected)} tensors are missing, first {missing[:3]}")
-    if unknown := sorted(got.keys() - expected.keys()):
-        raise ValueError(f"{what}: no place for {len(unknown)} of {len(got)} tensors, first {unknown[:3]}")
-    for name, tensor in expected.items():
-        if got[name].shape != tensor.shape:
-            raise ValueError(f"{what}: {name} has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}")
+def fault_in(folder: Path, names: Collection[str]) -> str | None:
+    """The first of these files of a complete folder that is not as it was written, in words. None: all are."""
+    try:
+        about = read_json(folder / COMPLETE)
+    except ValueError as error:
+        return str(error)
+    files = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(files, dict) or not files.keys() >= set(names):
+        return f"{folder / COMPLETE} does not list the files of a checkpoint"
+    for name in names:
+        path, entry = folder / name, files[name]
+        n_bytes = path.stat().st_size if path.is_file() else None
+        if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
+            return f"{folder / COMPLETE} does not say what {name} holds"
+        if n_bytes is None:
+            return f"{path} is missing"
+        if n_bytes != entry["bytes"]:
+            return f"{path} has {n_bytes} bytes, expected {entry['bytes']}"
+        if sha256(path) != entry["sha256"]:
+            return f"{path} holds other bytes than were written"
+    return None

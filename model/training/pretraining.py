@@ -25,12 +25,14 @@ from model.data.batches import TokenBatches, token_batches
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.evaluate import mean_loss
 from model.network.decoder import new_decoder
+from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig, decoder_config
 from model.network.size import flops_per_token, n_parameters
-from model.training.checkpoint import CONFIG, WEIGHTS, complete_checkpoints, describe, save_model
+from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
 from model.training.distributed import is_main
+from model.training.files import CONFIG, WEIGHTS
 from model.training.loss import language_model_loss
 from model.training.machine import training_device
 from model.training.run import CHECKPOINTS, Job, Observer, run

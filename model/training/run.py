@@ -25,8 +25,8 @@ import torch
 from torch import nn
 
 from model.training.checkpoint import (
+    FILES,
     complete_checkpoints,
-    fault_in,
     folder_of,
     load_checkpoint,
     prune_checkpoints,
@@ -49,6 +49,7 @@ from model.training.distributed import (
     process_group,
     release_weights,
 )
+from model.training.files import fault_in
 from model.training.loop import fit
 from model.training.loss import LossFunction, language_model_loss
 from model.training.memory import chosen_micro_batch, explained_out_of_memory
@@ -170,7 +171,7 @@ class _Run:
         """-1 = there is none, and the training begins."""
         found = complete_checkpoints(self.root)
         while found:
-            if (fault := fault_in(found[-1])) is None:
+            if (fault := fault_in(found[-1], FILES)) is None:
                 return step_of(found[-1])
             aside = set_aside(found.pop())
             how = f"goes on from the one before, {found[-1]}" if found else "starts again from its beginning"

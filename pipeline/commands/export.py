@@ -75,8 +75,8 @@ def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.files import read_classifier, read_folder
-    from model.training.checkpoint import CONFIG, load_classifier, load_decoder
-    from model.training.files import read_json
+    from model.network.registry import load_model
+    from model.training.files import CONFIG, read_json
 
     verify(folder, whole=True)
     description = read_json(folder / CONFIG) if (folder / CONFIG).exists() else {}
@@ -96,10 +96,7 @@ def read_source(folder: Path) -> Source:
             max_tokens=longest,
             truncation_side="left" if labels is None else side,  # a decoder continues the end of a text
         )
-    if description.get("kind") == "sequence_classifier":
-        model, labels = load_classifier(folder)
-    else:
-        model, labels = load_decoder(folder), None
+    model, labels = load_model(folder)
     is_checkpoint = folder.parent.name == "checkpoints" and not (folder / "tokenizer").exists()
     tokenizer = (folder.parent.parent if is_checkpoint else folder) / "tokenizer"
     if (tokenizer / DESCRIPTION_FILE).exists():

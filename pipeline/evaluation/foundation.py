@@ -105,7 +105,7 @@ def document_losses_of(
     work: Work,
 ) -> Losses:
     from model.evaluate import document_losses
-    from model.training.checkpoint import load_decoder
+    from model.network.registry import load_decoder
 
     description = read_description(tokens)
     decoder = load_decoder(model)

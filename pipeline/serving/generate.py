@@ -61,7 +61,7 @@ def _written_at(directory: Path) -> int | None:
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
     from model.generation.decode import DecodeStep
-    from model.training.checkpoint import load_decoder
+    from model.network.registry import load_decoder
 
     verify(directory, whole=True)
     decoder = load_decoder(directory)

@@ -23,8 +23,7 @@ class Predictor:
 
     def __init__(self, directory: Path) -> None:
         from model.data.tokenizer import load_model_tokenizer
-        from model.training.checkpoint import CONFIG
-        from model.training.files import read_json
+        from model.training.files import CONFIG, read_json
 
         self.model = self.load_network(directory)
         self.description = read_json(directory / CONFIG)

@@ -120,7 +120,7 @@ class Classifier(Predictor):
     outputs: ClassVar = {"label": "string", "probability": "double"}
 
     def load_network(self, directory: Path) -> Any:
-        from model.training.checkpoint import load_classifier
+        from model.network.registry import load_classifier
 
         model, self.labels = load_classifier(directory)
         return model
@@ -210,7 +210,7 @@ class Classification(Kind):
 
     def network(self, cfg: FinetuneConfig, decoder: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         from model.network.heads import classifier_from_decoder, new_classifier
-        from model.training.checkpoint import describe
+        from model.network.registry import describe
 
         labels = labels_of(examples.directory)
         description = describe(decoder.cfg, tuple(labels))

@@ -225,7 +225,7 @@ class ExampleBatches:
 
 def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
-    from model.training.checkpoint import load_decoder, save_model
+    from model.network.registry import load_decoder, save_model
     from model.training.loop import Interrupted
     from model.training.machine import training_device
     from model.training.run import Job, run

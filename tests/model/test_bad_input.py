@@ -12,7 +12,7 @@ from model.cli import main
 from model.data.token_shards import read_token_shard, read_token_shards, write_token_shard
 from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
-from model.training.checkpoint import load_decoder
+from model.network.registry import load_decoder
 from model.training.pretraining import Pretraining, validation
 from pipeline.cli import main as gristmill
 

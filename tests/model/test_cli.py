@@ -13,7 +13,7 @@ from model.cli import main
 from model.data.token_shards import read_token_shards
 from model.data.tokenizer import load_tokenizer
 from model.evaluate import document_losses
-from model.training.checkpoint import load_decoder
+from model.network.registry import load_decoder
 from model.training.curve import read_curve
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

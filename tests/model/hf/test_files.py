@@ -13,7 +13,7 @@ from model.generation.sample_config import SampleConfig
 from model.hf.files import read_classifier, read_folder, replacing_export, write_folder
 from model.hf.weights import weights_from_hf
 from model.network.decoder import Decoder
-from model.training.checkpoint import named_weights
+from model.training.weights import named_weights
 
 IDS_BT = torch.tensor([[5, 6, 7, 8, 90, 2, 3]])
 

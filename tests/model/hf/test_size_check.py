@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from model.hf.files import read_classifier, read_folder, write_folder
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
+from model.network.registry import describe, load_classifier, load_decoder, save_model
 from model.network.size_check import shapes_in
-from model.training.checkpoint import describe, load_classifier, load_decoder, save_model
 
 ROOM = 2_000_000_000  # bytes of address space that a refusal may use beyond what the tests hold
 

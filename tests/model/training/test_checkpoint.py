@@ -10,23 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.network.decoder import Decoder, new_decoder
-from model.network.heads import new_classifier
+from model.network.decoder import new_decoder
+from model.network.registry import describe
 from model.network.shape import DecoderConfig
 from model.training.checkpoint import (
+    FILES,
     complete_checkpoints,
-    describe,
-    fault_in,
     load_checkpoint,
-    load_classifier,
-    load_decoder,
     prune_checkpoints,
     save_checkpoint,
-    save_model,
     save_values,
     values_of,
 )
 from model.training.config import TrainConfig
+from model.training.files import fault_in
 from model.training.step import TrainState, new_state, train_step
 
 CONFIG = DecoderConfig(
@@ -133,13 +130,13 @@ def test_checkpoint_with_a_changed_byte_is_refused(tmp_path):
     content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "model.safetensors").write_bytes(content)
-    assert fault_in(folder) == f"{folder / 'model.safetensors'} holds other bytes than were written"
+    assert fault_in(folder, FILES) == f"{folder / 'model.safetensors'} holds other bytes than were written"
 
 
 def test_checkpoint_with_a_missing_file_names_it(tmp_path):
     folder = save(tmp_path, trained())
     (folder / "optimizer.safetensors").unlink()
-    assert fault_in(folder) == f"{folder / 'optimizer.safetensors'} is missing"
+    assert fault_in(folder, FILES) == f"{folder / 'optimizer.safetensors'} is missing"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +146,7 @@ def test_checkpoint_whose_list_of_files_is_damaged_is_found_out(tmp_path, conten
     """complete.json itself may be torn; `{}` was an unexpected KeyError."""
     folder = save(tmp_path, trained())
     (folder / "complete.json").write_text(content)
-    assert str(folder / "complete.json") in (fault_in(folder) or "")
+    assert str(folder / "complete.json") in (fault_in(folder, FILES) or "")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"loss": "low"}'])
@@ -196,53 +193,3 @@ def test_checkpoints_beyond_a_million_steps_stay_in_order(tmp_path):
         state.step = step
         save(tmp_path, state)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000020", "step-999999", "step-1000000"]
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_load_decoder_gives_back_what_save_model_wrote(tmp_path, tied):
-    model = trained(cfg=dataclasses.replace(CONFIG, tie_embeddings=tied)).model
-    assert isinstance(model, Decoder)
-    save_model(tmp_path, model, describe(model.cfg))
-    back = load_decoder(tmp_path)
-    assert back.cfg == model.cfg and not back.training
-    ids = torch.arange(6)[None]
-    assert torch.equal(back(ids), model(ids))
-
-
-def test_load_classifier_gives_back_model_and_labels(tmp_path):
-    classifier = new_classifier(CONFIG, n_classes=3, seed=1)
-    torch.nn.init.normal_(classifier.score.weight)
-    save_model(tmp_path, classifier, describe(CONFIG, labels=("a", "b", "c")))
-    back, labels = load_classifier(tmp_path)
-    assert labels == ("a", "b", "c")
-    ids, lengths = torch.arange(6)[None], torch.tensor([4])
-    assert torch.equal(back(ids, lengths), classifier(ids, lengths))
-
-
-def test_load_decoder_of_a_classifier_says_what_it_is(tmp_path):
-    save_model(tmp_path, new_classifier(CONFIG, n_classes=2, seed=1), describe(CONFIG, labels=("a", "b")))
-    with pytest.raises(ValueError, match=r"describes a classifier .*, expected a language model"):
-        load_decoder(tmp_path)
-
-
-def test_load_decoder_of_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json"):
-        load_decoder(tmp_path)
-
-
-def test_load_decoder_with_an_unknown_config_field_is_refused(tmp_path):
-    model = trained().model
-    save_model(tmp_path, model, describe(CONFIG))
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["model"]["n_experts"] = 8
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="n_experts"):
-        load_decoder(tmp_path)
-
-
-def test_load_decoder_with_truncated_weights_names_the_file(tmp_path):
-    save_model(tmp_path, trained().model, describe(CONFIG))
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(ValueError, match=r"model\.safetensors: not a whole safetensors file"):
-        load_decoder(tmp_path)

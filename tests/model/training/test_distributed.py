@@ -28,8 +28,9 @@ from model.data.batches import TokenBatches
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, new_decoder
+from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import complete_checkpoints, describe, save_model
+from model.training.checkpoint import complete_checkpoints
 from model.training.config import TrainConfig
 from model.training.curve import read_curve
 from model.training.distributed import check_shares, full_tensor, in_group, is_main, local_shard, process_group, rank

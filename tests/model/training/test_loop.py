@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
+from model.network.registry import describe
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import complete_checkpoints, describe
+from model.training.checkpoint import complete_checkpoints
 from model.training.compilation import chosen_compile
 from model.training.config import TrainConfig
 from model.training.curve import read_curve
@@ -109,8 +110,7 @@ def test_run_chooses_a_micro_batch_and_a_resume_uses_it(tmp_path):
 
 def relist(folder: Path) -> None:
     """Write down the files of a checkpoint that the test has changed."""
-    from model.training.checkpoint import COMPLETE
-    from model.training.files import sha256
+    from model.training.files import COMPLETE, sha256
 
     complete = json.loads((folder / COMPLETE).read_text())
     for name in complete["files"]:

@@ -20,8 +20,9 @@ from model.data.batches import TokenBatches
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import new_decoder
+from model.network.registry import describe
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import complete_checkpoints, describe, values_of
+from model.training.checkpoint import complete_checkpoints, values_of
 from model.training.config import TrainConfig
 from model.training.curve import read_curve
 from model.training.loop import Interrupted

@@ -15,8 +15,8 @@ from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder, new_decoder
 from model.network.heads import new_classifier
+from model.network.registry import describe, load_decoder, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe, load_decoder, save_model
 from model.training.files import write_json
 from model.training.presets import switches_of
 from pipeline.cli import main

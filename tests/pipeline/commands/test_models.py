@@ -7,8 +7,8 @@ import torch
 
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import new_decoder
+from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe, save_model
 from pipeline.cli import build_parser, main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import generate_text

@@ -17,8 +17,8 @@ from model.data.token_shards import read_token_shards, write_token_shard
 from model.evaluate import document_losses
 from model.network.decoder import new_decoder
 from model.network.heads import new_classifier
+from model.network.registry import describe, load_decoder, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe, load_decoder, save_model
 from pipeline.corpus.examples.stage import example_schema, read_examples
 from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams

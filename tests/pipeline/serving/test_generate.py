@@ -10,8 +10,8 @@ import torch
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import new_decoder
 from model.network.heads import new_classifier
+from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe, save_model
 from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
 from pipeline.tasks.classification import Classifier

@@ -52,8 +52,8 @@ class LetterCounter(Predictor):
     def load_network(self, directory: Path) -> Any:
         from model.network.heads import SequenceClassifier
         from model.network.shape import decoder_config
-        from model.training.checkpoint import load_weights
         from model.training.files import read_json
+        from model.training.weights import load_weights
 
         self.scale = read_json(directory / "config.json")["scale"]
         model = SequenceClassifier(decoder_config(read_json(directory / "config.json")["model"]), 2)

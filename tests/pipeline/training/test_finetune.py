@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
+from model.network.registry import describe, load_classifier, save_model
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe, load_classifier, save_model
 from model.training.curve import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from model.data.token_shards import write_token_shard
-from model.training.checkpoint import load_decoder
+from model.network.registry import load_decoder
 from model.training.curve import read_curve
 from model.training.presets import from_depth
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES

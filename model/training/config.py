@@ -46,6 +46,8 @@ class TrainConfig:
     adamw_eps: float = 1e-10  # far below any gradient, so that rare tokens move as fast as common ones
     schedule: Schedule = "warmup_stable_decay"
     warmup_fraction: float = 0.02  # of n_steps, linear from 0
+    # steps that the fractions of both warm-ups refer to; None = n_steps. An extended run keeps the shorter run's
+    warmup_horizon: int | None = None
     decay_fraction: float = 0.5  # of n_steps, at the end; only warmup_stable_decay reads it
     final_lr_fraction: float = 0.0  # of the peak, reached after the last step
     batch_warmup_fraction: float = (
@@ -74,9 +76,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least_one = ("n_steps", "rows", "seq_len", "micro_batch", "checkpoint_every", "keep_checkpoints")
-        for name in (*at_least_one, "validate_every", "n_validation_batches", "log_every"):
+        for name in (*at_least_one, "warmup_horizon", "validate_every", "n_validation_batches", "log_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.warmup_horizon is not None and self.warmup_horizon > self.n_steps:
+            raise ValueError(f"warmup_horizon={self.warmup_horizon} must not exceed n_steps={self.n_steps}")
         if self.micro_batch is not None and self.rows % self.micro_batch:
             raise ValueError(f"rows={self.rows} is not a multiple of micro_batch={self.micro_batch}")
         if self.parallel not in ("ddp", "fsdp"):

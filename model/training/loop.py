@@ -20,6 +20,7 @@ from model.training.config import TrainConfig
 from model.training.distributed import any_process
 from model.training.launch import stop_signals
 from model.training.loss import LossFunction, language_model_loss
+from model.training.schedule import stable_end
 from model.training.spikes import SPIKE, loss_spike_of, spike_of, with_step
 from model.training.step import StepReport, TrainState, train_step
 
@@ -59,28 +60,30 @@ def fit(
     `report(step, values)` hears of every step, in order: loss, gradient_norm, learning_rate, tokens_per_second; of
     a spike (model/training/spikes.py) of at least `min_spike_rise` nats also by how many deviations, and whether its
     update was left out.
-    `save()` runs every checkpoint_every steps and after the last; `validate()` every validate_every steps and
-    after the last, always after a save that is due at the same step. Every process of a group calls all three.
+    `save()` runs every checkpoint_every steps, at the end of the stable phase and after the last step, `validate()`
+    every validate_every steps and after the last, always after a save that is due at the same step. Every process of
+    a group calls all three.
     Raises Interrupted after a signal, Diverged when a loss is not finite.
     """
     reports = _Reports(state, batches, cfg, report, last_good, min_spike_rise)
     log_every = cfg.log_every if cfg.skip_spikes is None else 1  # each step is judged by those before it
-    with stop_signals() as is_stopped, frozen_garbage():
+    extendable = stable_end(cfg)  # a longer run can continue from this step
+    with stop_signals() as is_signalled, frozen_garbage():
         while state.step < cfg.n_steps:
             reports.pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
             is_last = state.step == cfg.n_steps
-            stops = any_process(is_stopped())  # a signal to one process is one to all, at the same step
-            saves = is_last or state.step % cfg.checkpoint_every == 0 or stops
-            validates = is_last or state.step % cfg.validate_every == 0
-            if saves or validates or state.step % log_every == 0:
+            is_stopped = any_process(is_signalled())  # a signal to one process is one to all, at the same step
+            is_saved = is_last or state.step % cfg.checkpoint_every == 0 or is_stopped or state.step == extendable
+            is_validated = is_last or state.step % cfg.validate_every == 0
+            if is_saved or is_validated or state.step % log_every == 0:
                 reports.read()
-            if saves:
+            if is_saved:
                 checkpoint = save()
-                if stops:
+                if is_stopped:
                     raise Interrupted(state.step, checkpoint)
-            if validates and validate is not None:
+            if is_validated and validate is not None:
                 validate()
-            if saves or validates:
+            if is_saved or is_validated:
                 reports.since = time.perf_counter()  # the rate of training alone
 
 

@@ -1,5 +1,6 @@
 """Schedules beside those of transformers, as tables of values, and their ranges."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,17 @@ from transformers import (
 )
 
 from model.training.config import TrainConfig
-from model.training.schedule import cosine, linear, lr_factor, n_training_rows, warmup_rows, warmup_stable_decay
+from model.training.schedule import (
+    cosine,
+    is_extension,
+    linear,
+    lr_factor,
+    n_training_rows,
+    stable_end,
+    warmup_rows,
+    warmup_stable_decay,
+    with_warmup_of,
+)
 
 N_STEPS, N_WARMUP, N_DECAY = 40, 6, 16
 
@@ -109,3 +120,42 @@ def test_warmup_rows_of_small_batches_are_at_least_one_and_never_fall(fraction):
     cfg = TrainConfig(n_steps=30, rows=3, seq_len=4, batch_warmup_fraction=fraction)
     rows = warmup_rows(cfg)
     assert len(rows) == math.ceil(30 * fraction) and all(n >= 1 for n in rows) and list(rows) == sorted(rows)
+
+
+SHORT = TrainConfig(
+    n_steps=40, rows=16, seq_len=4, warmup_fraction=0.1, decay_fraction=0.25, batch_warmup_fraction=0.1
+)
+
+
+def test_extended_run_has_the_rates_and_rows_of_the_short_one_until_that_decays():
+    longer = with_warmup_of(SHORT, dataclasses.replace(SHORT, n_steps=80, decay_fraction=0.5))
+    end = stable_end(SHORT)
+    assert end == 30 and stable_end(longer) == 40
+    assert [lr_factor(step, longer) for step in range(end)] == [lr_factor(step, SHORT) for step in range(end)]
+    assert warmup_rows(longer) == warmup_rows(SHORT) == (2, 2, 4, 8)
+    again = with_warmup_of(longer, dataclasses.replace(longer, n_steps=500))  # an extended run is extended
+    assert lr_factor(0, again) == lr_factor(0, SHORT) == 0.25
+    assert lr_factor(79, longer) == pytest.approx(1 / 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "step", "expected"),
+    [
+        ({"n_steps": 80}, 30, True),
+        ({"n_steps": 80}, 31, False),  # the short run decays already
+        ({"n_steps": 80, "decay_fraction": 0.7}, 24, True),
+        ({"n_steps": 80, "decay_fraction": 0.7}, 25, False),  # the long run would
+        ({"n_steps": 80, "warmup_horizon": 40}, 30, True),
+        ({"n_steps": 80, "warmup_horizon": 80}, 30, False),
+        ({}, 30, False),
+        ({"n_steps": 39}, 10, False),
+        ({"n_steps": 80, "schedule": "linear"}, 30, False),
+    ],
+)
+def test_is_extension_of_a_checkpoint_in_the_stable_phase_only(change, step, expected):
+    assert is_extension(SHORT, dataclasses.replace(SHORT, **change), step) is expected
+
+
+@pytest.mark.parametrize("change", [{"schedule": "cosine"}, {"warmup_fraction": 0.0, "decay_fraction": 1.0}])
+def test_stable_end_of_a_run_without_a_stable_phase_is_none(change):
+    assert stable_end(dataclasses.replace(SHORT, **change)) is None

@@ -160,9 +160,17 @@ def test_fit_saves_before_it_validates_and_ends_with_both():
     events = [event[:2] for event in run_fit()]
     reports = [("report", step) for step in range(1, 7)]
     assert events == [
-        *reports[:2], ("save", 2), reports[2], ("validate", 3), reports[3], ("save", 4), *reports[4:],
-        ("save", 6), ("validate", 6),
-    ]  # fmt: skip
+        *reports[:2],
+        ("save", 2),
+        reports[2],
+        ("save", 3),
+        ("validate", 3),
+        reports[3],
+        ("save", 4),
+        *reports[4:],
+        ("save", 6),
+        ("validate", 6),
+    ]  # fmt: skip  (step 3 ends the stable phase)
 
 
 def test_fit_reports_every_step_alike_when_it_reads_the_device_rarely():

@@ -116,7 +116,8 @@ def test_pretrain_folder_holds_a_model_its_tokenizer_and_its_curve(whole):
     assert heard.runs == [heard.runs[0]] and heard.runs[0]["vocab_size"] == 50
     assert [step for step, values in heard.steps if "loss" in values] == list(range(1, 25))
     assert [(name, step) for name, step, _ in heard.checkpoints] == [
-        (f"step-{step:06d}", step) for step in (5, 10, 15, 20, 24)
+        (f"step-{step:06d}", step)
+        for step in (5, 10, 12, 15, 20, 24)  # 12 ends the stable phase
     ]
     assert heard.checkpoints[-1][2]["validation_bits_per_byte"] == measures["validation_bits_per_byte"]
 

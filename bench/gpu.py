@@ -321,7 +321,10 @@ class ChainBatches:
     def __init__(self, cfg: DecoderConfig, train: TrainConfig) -> None:
         self.cfg, self.train = cfg, train
 
-    def batch(self, k: int) -> dict[str, Tensor]:
+    def n_rows(self, k: int) -> int:
+        return self.train.rows
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> dict[str, Tensor]:
         return random_batch(self.cfg, self.train, seed=k)
 
     def documents_of_batch(self, k: int) -> list[str]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import torch
 
 from bench.machine import machine
-from model.data.batches import TokenBatches, at_borders, token_batches
+from model.data.batches import TokenBatches, split_at_borders, token_batches
 from model.data.token_shards import (
     TokenShard,
     read_description,
@@ -80,13 +80,13 @@ def shares_table(shards: Sequence[TokenShard]) -> list[str]:
     for seq_len in ROW_LENGTHS:
         for packing in ("concatenated", "documents"):
             batches = TokenBatches(shards, rows=1, seq_len=seq_len, seed=0, packing=packing)
-            whole = batches.plan.pieces(np.arange(batches.rows_per_epoch))
-            pieces = at_borders(whole, batches.stream)
-            n_cells, n_targets = batches.rows_per_epoch * seq_len, int(pieces.lengths.sum())
-            documents = batches.stream.documents_at(pieces.starts)
+            whole = batches.plan.spans(np.arange(batches.rows_per_epoch))
+            spans = split_at_borders(whole, batches.stream)
+            n_cells, n_targets = batches.rows_per_epoch * seq_len, int(spans.lengths.sum())
+            documents = batches.stream.documents_at(spans.starts)
             n_rows = np.bincount(documents, minlength=len(batches.stream.borders) - 1)
             torn = n_rows[np.diff(batches.stream.borders) <= seq_len] > 1
-            seen = int((pieces.lengths * (pieces.lengths + 1)).sum()) // 2
+            seen = int((spans.lengths * (spans.lengths + 1)).sum()) // 2
             filled = np.bincount(whole.rows, whole.lengths)
             lines.append(
                 f"| {seq_len:,} | {packing} | {batches.rows_per_epoch:,} | {1 - n_targets / n_cells:.3%}"

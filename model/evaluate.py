@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from model.data.batches import Batches
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
-from model.training.distributed import share, total
+from model.training.distributed import n_processes, rank, total
 from model.training.loss import IGNORE_INDEX, LossFunction
 from model.training.step import micro_batches, precision
 
@@ -131,7 +131,7 @@ def mean_loss(
     device = next(model.parameters()).device
     loss, n_targets = 0.0, 0
     for k in range(n_batches):
-        for micro in micro_batches(share(batches.batch(k)), micro_batch):
+        for micro in micro_batches(batches.batch(k, rank(), n_processes()), micro_batch):
             on_device = {name: tensor.to(device) for name, tensor in micro.items()}
             with precision(device):
                 loss_sum, n = loss_function(model, on_device)

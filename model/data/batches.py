@@ -1,13 +1,13 @@
 """Token shards to global batches: batch k is a pure function of (shards, seed, k).
 
-In: token shards in the order of their names. Out: ids and targets (B, T), and with a document mask the number of each
-token's document and its position in it. The documents of all shards, one after another, are one stream
-(model/data/token_stream.py); a plan lays the stream out in rows, as plain windows or as whole pieces of documents
-(model/data/packing.py); an epoch passes all rows in an order that depends on (seed, epoch) alone and is computed, not
-stored (model/data/permutation.py). Any position is reached at once, whatever the number of processes. A batch at the
-end of an epoch goes on with the next one. The order can be turned round: `steps_of_tokens` says when a stretch of
-the stream is read, without a look at all batches. torch is imported where tensors are made: that look-up does
-without it.
+In: token shards in the order of their names. Out: ids and targets (B, T); with a document mask also the number of
+each token's document and its position in it; with loss weights in the shards also the weight of each target. Steps:
+the documents of all shards form one stream (model/data/token_stream.py); a plan divides the stream into rows, as
+windows or as whole spans of documents (model/data/packing.py); an epoch reads every row once, in an order that
+depends on (seed, epoch) alone and is computed, not stored (model/data/permutation.py). Any batch is reached at once,
+whatever the number of processes, and each process builds its own rows only. A batch at the end of an epoch continues
+with the next one. The order can be inverted: `steps_of_tokens` finds the steps that read a range of the stream
+without building a batch, and without importing torch.
 
 Legend: B rows of a batch, T position.
 """
@@ -20,22 +20,38 @@ import numpy as np
 from model.data.packing import PackedDocuments, RowPlan, Spans, Windows, documents_between
 from model.data.permutation import permuted, places_in_permutation
 from model.data.token_shards import TokenShard
-from model.data.token_stream import TokenStream
+from model.data.token_stream import TokenStream, ranges
 from model.training.config import Packing, TrainConfig
 from model.training.schedule import warmup_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-READ_AHEAD = 4096  # rows whose order is computed at once: a batch of 12 alone would cost as much
-NO_DOCUMENT = -1  # of a cell that nothing stands in
+READ_AHEAD = 4096  # rows whose order is computed at once: the order of 12 rows alone would take as long
+ORDER_BLOCK = 1 << 16  # rows whose order is computed in one array operation: bounds the memory of a long look-up
+NO_DOCUMENT = -1  # document number of a cell without a token
 
 
 class Batches(Protocol):
-    """What training reads: global batch k, and which documents lie in it."""
+    """What training reads: the rows of global batch k that one process trains on, and where the batch comes from."""
 
-    def batch(self, k: int) -> "Mapping[str, Tensor]": ...
-    def documents_of_batch(self, k: int) -> list[str]: ...
+    def n_rows(self, k: int) -> int:
+        """Rows of the whole batch `k`."""
+        ...
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "Mapping[str, Tensor]":
+        """Process `rank`'s rows of batch `k`, rows first; `rows_of_rank` says which these are."""
+        ...
+
+    def documents_of_batch(self, k: int) -> list[str]:
+        """Ids of the documents in the whole batch `k`."""
+        ...
+
+
+def rows_of_rank(n_rows: int, rank: int, n_ranks: int) -> slice:
+    """Process `rank`'s rows of a batch of `n_rows`: consecutive ones, as many as the others have, or one more or
+    less."""
+    return slice(n_rows * rank // n_ranks, n_rows * (rank + 1) // n_ranks)
 
 
 class TokenBatches:
@@ -51,10 +67,10 @@ class TokenBatches:
         warmup_rows: Sequence[int] = (),
         vocab_size: int | None = None,
     ) -> None:
-        """`rows` a batch, after the first ones, which have `warmup_rows`.
+        """`rows` per batch after the first batches, which have `warmup_rows`.
 
-        With a `vocab_size`, `batch` refuses a token id that is not below it: the model would fail without a word of
-        where it is, or read memory of something else. Raises ValueError when the shards do not hold a single row.
+        With a `vocab_size`, `batch` refuses larger token ids: the model would fail without naming the document, or on
+        a GPU read foreign memory. Raises ValueError when the shards do not hold a single row.
         """
         self.stream = TokenStream(shards)
         self.rows, self.seq_len, self.seed, self.document_mask = rows, seq_len, seed, document_mask
@@ -74,47 +90,60 @@ class TokenBatches:
     def rows_per_epoch(self) -> int:
         return self.plan.n_rows
 
-    def batch(self, k: int, part: slice = slice(None)) -> "dict[str, Tensor]":
-        """The rows `part` of global batch `k`: ids_BT and targets_BT, int64.
+    def n_rows(self, k: int) -> int:
+        """Rows of the whole batch `k`."""
+        return self.first_row(k + 1) - self.first_row(k)
 
-        A target is the token that follows in the stream, or IGNORE_INDEX where the row has no more tokens. With a
-        document mask also documents_BT, the number of the document within the row (-1 where the row has no more
-        tokens): only tokens of equal number may see each other; and positions_BT, which begin at 0 with every
-        document, and where a row begins inside one. All int64.
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
+        """Process `rank`'s rows of global batch `k`: ids_BT and targets_BT, int64.
+
+        A target is the token that follows in the stream, or IGNORE_INDEX where the row has no more tokens or the loss
+        weight of the target is 0. With a document mask also documents_BT, the number of the document within the row
+        (-1 where the row has no more tokens), because only tokens of equal number may attend to each other; and
+        positions_BT, which start at 0 in every document and where a row starts inside one. Both int64. If the shards
+        have loss weights also weights_BT, float32, the weight of each target.
         """
         import torch
 
+        rows = self.rows_of_batches(k, k + 1)[rows_of_rank(self.n_rows(k), rank, n_ranks)]
+        spans = self.plan.spans(rows)
+        if self.document_mask:
+            spans = split_at_borders(spans, self.stream)
+        named = self.cells(spans, len(rows))
+        if self.vocab_size is not None and max(named["ids_BT"].max(), named["targets_BT"].max()) >= self.vocab_size:
+            raise ValueError(self.foreign_token(k, spans, self.vocab_size))
+        return {name: torch.from_numpy(values).view(len(rows), self.seq_len) for name, values in named.items()}
+
+    def cells(self, spans: Spans, n_rows: int) -> dict[str, np.ndarray]:
+        """The flat values of every cell of a batch, by the name of its tensor."""
         from model.training.loss import IGNORE_INDEX
 
-        rows = self.rows_of_batches(k, k + 1)[part]
-        pieces = self.plan.pieces(rows)
-        if self.document_mask:
-            pieces = at_borders(pieces, self.stream)
-        shape, n_cells = (len(rows), self.seq_len), len(rows) * self.seq_len
-        ids, targets = np.zeros(n_cells, np.int64), np.full(n_cells, IGNORE_INDEX)
-        documents, positions = np.full(n_cells, NO_DOCUMENT), np.zeros(n_cells, np.int64)
-        count = np.arange(self.seq_len)
-        cells = pieces.rows * self.seq_len + pieces.columns()
-        columns = (cells, pieces.starts, pieces.lengths, pieces.numbers())
-        for cell, start, length, number in zip(*(column.tolist() for column in columns), strict=True):
-            tokens = self.stream.tokens(start, start + length + 1)
-            ids[cell : cell + length], targets[cell : cell + length] = tokens[:-1], tokens[1:]
-            if self.document_mask:
-                documents[cell : cell + length], positions[cell : cell + length] = number, count[:length]
-        if self.vocab_size is not None and max(ids.max(), targets.max()) >= self.vocab_size:
-            raise ValueError(self.foreign_token(k, pieces, self.vocab_size))
-        named = {"ids_BT": ids, "targets_BT": targets}
-        if self.document_mask:
-            named |= {"documents_BT": documents, "positions_BT": positions}
-        return {name: torch.from_numpy(values).view(shape) for name, values in named.items()}
+        n_cells, lengths = n_rows * self.seq_len, spans.lengths
+        cells = ranges(spans.rows * self.seq_len + spans.columns(), lengths)
+        read = self.stream.gather(spans.starts, lengths + 1)  # of each span its inputs and the target of the last one
+        inputs = ranges(np.cumsum(lengths + 1) - lengths - 1, lengths)  # where in `read`
 
-    def foreign_token(self, k: int, pieces: Spans, vocab_size: int) -> str:
-        """Where the first token of global batch `k` lies that is none of the vocabulary."""
-        bounds = zip(pieces.starts.tolist(), (pieces.starts + pieces.lengths + 1).tolist(), strict=True)
-        stretches = ((start, self.stream.tokens(start, end)) for start, end in bounds)
-        start, tokens = next((start, tokens) for start, tokens in stretches if tokens.max() >= vocab_size)
+        def scattered(values: np.ndarray, empty: float, dtype: type = np.int64) -> np.ndarray:
+            array = np.full(n_cells, empty, dtype)
+            array[cells] = values
+            return array
+
+        named = {"ids_BT": scattered(read[inputs], 0), "targets_BT": scattered(read[inputs + 1], IGNORE_INDEX)}
+        if self.document_mask:
+            named["documents_BT"] = scattered(np.repeat(spans.numbers(), lengths), NO_DOCUMENT)
+            named["positions_BT"] = scattered(ranges(np.zeros_like(lengths), lengths), 0)
+        if self.stream.has_weights:
+            weights = self.stream.gather_weights(spans.starts, lengths + 1)[inputs + 1]
+            named["weights_BT"] = scattered(weights, 0.0, np.float32)
+            named["targets_BT"][named["weights_BT"] == 0] = IGNORE_INDEX
+        return named
+
+    def foreign_token(self, k: int, spans: Spans, vocab_size: int) -> str:
+        """Names the document with the first token of global batch `k` that is not in the vocabulary."""
+        lengths = spans.lengths + 1
+        places, tokens = ranges(spans.starts, lengths), self.stream.gather(spans.starts, lengths)
         first = int((tokens >= vocab_size).argmax())
-        place, token = start + first, int(tokens[first])
+        place, token = int(places[first]), int(tokens[first])
         (document,) = self.stream.document_ids(self.stream.documents_at(np.array([place])))
         return (
             f"{self.stream.shard_of(place).path}: document {document} holds the token id {token} (in"
@@ -133,30 +162,30 @@ class TokenBatches:
         if end - start >= READ_AHEAD:
             return self.rows_of_places(start, end)
         if not self.ahead_from <= start <= end <= self.ahead_from + len(self.ahead):
-            self.ahead_from, self.ahead = start, self.rows_of_places(start, start + READ_AHEAD)
+            n_ahead = max(end - start, min(READ_AHEAD, self.plan.n_rows))
+            self.ahead_from, self.ahead = start, self.rows_of_places(start, start + n_ahead)
         return self.ahead[start - self.ahead_from : end - self.ahead_from]
 
     def rows_of_places(self, start: int, end: int) -> np.ndarray:
         """Numbers of the plan's rows at the places `start` to `end` (exclusive) of the order of all rows."""
         n_rows, parts = self.plan.n_rows, [np.zeros(0, np.int64)]
-        for epoch in range(start // n_rows, -(-end // n_rows)):
-            before = epoch * n_rows
-            inside = np.arange(max(start - before, 0), min(end - before, n_rows))
-            parts.append(permuted(inside, n_rows, self.seed, epoch))
+        for first in range(start, end, ORDER_BLOCK):
+            epochs, inside = np.divmod(np.arange(first, min(first + ORDER_BLOCK, end)), n_rows)
+            parts.append(permuted(inside, n_rows, self.seed, epochs))
         return np.concatenate(parts)
 
     def documents_of_batches(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers in the stream of the documents in the batches `first` to `last` (exclusive), once each, in the
-        order in which they are met, and how many targets each has there; a row that is read twice counts twice."""
+        """Numbers in the stream of the documents in the batches `first` to `last` (exclusive), each once, in the
+        order of first appearance, and the number of targets of each; a row that is read twice counts twice."""
         numbers, n_targets = self.plan.documents(self.rows_of_batches(first, last))
         unique, place, inverse = np.unique(numbers, return_index=True, return_inverse=True)
         order = np.argsort(place, kind="stable")
         return unique[order], np.bincount(inverse, n_targets, len(unique)).astype(np.int64)[order]
 
     def documents_of_batch(self, k: int) -> list[str]:
-        """Ids of the documents that have a token in global batch `k`, once each, in the order of its rows."""
+        """Ids of the documents that have a token in global batch `k`, each once, in the order of its rows."""
         numbers, _ = self.documents_of_batches(k, k + 1)
-        return list(dict.fromkeys(self.stream.document_ids(numbers)))  # a document may stand in the stream twice
+        return list(dict.fromkeys(self.stream.document_ids(numbers)))  # the stream may contain a document twice
 
     def steps_of_tokens(self, start: int, end: int, n_steps: int) -> np.ndarray:
         """Steps (int64, sorted) from 1 to `n_steps` whose batch holds one of the tokens start to end (exclusive).
@@ -166,10 +195,12 @@ class TokenBatches:
         if start >= end:
             return np.zeros(0, np.int64)
         rows, n_rows = self.plan.rows_of_tokens(start, end), self.plan.n_rows
-        n_read = self.first_row(n_steps)
-        parts = [np.zeros(0, np.int64)]
-        for epoch in range(-(-n_read // n_rows)):
-            places = epoch * n_rows + places_in_permutation(rows, n_rows, self.seed, epoch)
+        n_read, parts = self.first_row(n_steps), [np.zeros(0, np.int64)]
+        n_epochs, at_once = -(-n_read // n_rows), max(1, ORDER_BLOCK // max(1, len(rows)))
+        for first in range(0, n_epochs, at_once):
+            epochs = np.repeat(np.arange(first, min(first + at_once, n_epochs)), len(rows))
+            inside = np.tile(rows, len(epochs) // max(1, len(rows)))
+            places = epochs * n_rows + places_in_permutation(inside, n_rows, self.seed, epochs)
             parts.append(self.steps_of_places(places[places < n_read]))
         return np.unique(np.concatenate(parts))
 
@@ -181,7 +212,7 @@ class TokenBatches:
 
 
 def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: int | None = None) -> TokenBatches:
-    """The batches that a training by `cfg` reads; `vocab_size` of the model, to refuse tokens that are none."""
+    """The batches that a training by `cfg` reads; token ids must be below `vocab_size`, the model's."""
     return TokenBatches(
         shards,
         rows=cfg.rows,
@@ -194,12 +225,12 @@ def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: in
     )
 
 
-def at_borders(pieces: Spans, stream: TokenStream) -> Spans:
-    """The same stretches, cut where a document ends."""
-    ends = pieces.starts + pieces.lengths
-    documents, n_documents = documents_between(stream, pieces.starts, ends)
-    starts = np.maximum(stream.borders[documents], np.repeat(pieces.starts, n_documents))
+def split_at_borders(spans: Spans, stream: TokenStream) -> Spans:
+    """The same tokens in spans that end where a document ends."""
+    ends = spans.starts + spans.lengths
+    documents, n_documents = documents_between(stream, spans.starts, ends)
+    starts = np.maximum(stream.borders[documents], np.repeat(spans.starts, n_documents))
     lengths = np.minimum(stream.borders[documents + 1], np.repeat(ends, n_documents)) - starts
     is_there = lengths > 0
-    rows = np.repeat(pieces.rows, n_documents)
+    rows = np.repeat(spans.rows, n_documents)
     return Spans(rows[is_there], starts[is_there], lengths[is_there])

@@ -1,45 +1,55 @@
-"""An order of n things that is computed, not stored: where each stands, and what stands there.
+"""A random order of n items that is computed, not stored.
 
-In: n, a seed and the number of an epoch. Out: a permutation of 0..n-1 that looks random, forwards and backwards.
-Steps: a Feistel network of six rounds, keyed by (seed, epoch), permutes the next power of four; what falls outside n
-is sent through it again until it falls inside (cycle walking: Black and Rogaway 2002, "Ciphers with Arbitrary
-Finite Domains"). Memory does not grow with n, and any place is reached at once.
+In: n, a seed and the number of an epoch. Out: a pseudorandom permutation of 0..n-1, and its inverse. Steps: a Feistel
+network of six rounds, keyed by (seed, epoch), permutes the numbers below the next power of four; a result of n or
+more goes through the network again until it falls below n (cycle walking: Black and Rogaway 2002, "Ciphers with
+Arbitrary Finite Domains"). Memory does not grow with n, and the item at any place is computed directly.
+
+Legend: N values, R rounds.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 
 FEISTEL_ROUNDS = 6
+Epochs = int | np.ndarray  # one for all values, or one per value
 
 
-def permuted(indices: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """Where a permutation of 0..n-1, chosen by (seed, epoch), sends `indices`; int64."""
-    half, keys = _network(n, seed, epoch)
-    values = np.array(indices, dtype=np.uint64)
-    outside = np.ones(len(values), dtype=bool)
-    while outside.any():
-        values[outside] = _feistel(values[outside], half, keys)
-        outside = values >= n
+def permuted(indices: np.ndarray, n: int, seed: int, epoch: Epochs) -> np.ndarray:
+    """The images of `indices` under the permutation of 0..n-1 that (seed, epoch) selects; int64."""
+    return _walk(_feistel, indices, n, seed, epoch)
+
+
+def places_in_permutation(values: np.ndarray, n: int, seed: int, epoch: Epochs) -> np.ndarray:
+    """The indices that `permuted` maps to `values`: the inverse, through the same network backwards."""
+    return _walk(_feistel_backwards, values, n, seed, epoch)
+
+
+def _walk(network: Callable, numbers: np.ndarray, n: int, seed: int, epoch: Epochs) -> np.ndarray:
+    half = max(1, (max(1, n - 1).bit_length() + 1) // 2)  # bits of half a value
+    keys = _keys(seed, epoch)
+    values = np.array(numbers, dtype=np.uint64)
+    outside = np.arange(len(values))
+    while len(outside):
+        values[outside] = network(values[outside], half, keys if keys.ndim == 1 else keys[:, outside])
+        outside = outside[values[outside] >= n]
     return values.astype(np.int64)
 
 
-def places_in_permutation(values: np.ndarray, n: int, seed: int, epoch: int) -> np.ndarray:
-    """The indices that `permuted` sends to `values`: the walk backwards, through the same network."""
-    half, keys = _network(n, seed, epoch)
-    indices = np.array(values, dtype=np.uint64)
-    outside = np.ones(len(indices), dtype=bool)
-    while outside.any():
-        indices[outside] = _feistel_backwards(indices[outside], half, keys)
-        outside = indices >= n
-    return indices.astype(np.int64)
+def _keys(seed: int, epoch: Epochs) -> np.ndarray:
+    """Keys of the rounds, (R,) for one epoch and (R, N) for several."""
+    epochs, inverse = np.unique(epoch, return_inverse=True)
+    keys = np.array([_keys_of(seed, one) for one in epochs.tolist()], np.uint64).reshape(-1, FEISTEL_ROUNDS).T
+    return keys[:, 0] if len(epochs) == 1 else keys[:, inverse]
 
 
-def _network(n: int, seed: int, epoch: int) -> tuple[int, np.ndarray]:
-    """Bits of half a value, and the keys of the rounds."""
-    half = max(1, (max(1, n - 1).bit_length() + 1) // 2)
+@functools.lru_cache(maxsize=64)
+def _keys_of(seed: int, epoch: int) -> np.ndarray:
     digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8 * FEISTEL_ROUNDS).digest()
-    return half, np.frombuffer(digest, dtype="<u8")
+    return np.frombuffer(digest, dtype="<u8")
 
 
 def _feistel(values: np.ndarray, half: int, keys: np.ndarray) -> np.ndarray:
@@ -58,7 +68,7 @@ def _feistel_backwards(values: np.ndarray, half: int, keys: np.ndarray) -> np.nd
     return (left << np.uint64(half)) | right
 
 
-def _mixed(values: np.ndarray, key: np.uint64) -> np.ndarray:
+def _mixed(values: np.ndarray, key: np.ndarray) -> np.ndarray:
     mixed = values + key  # wraps, as do the products: splitmix64's finaliser
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

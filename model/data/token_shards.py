@@ -1,12 +1,17 @@
 """Token shards: the one Arrow schema for tokens, its writer and its memory-mapped reader.
 
-In: documents as arrays of token ids. Out: Arrow IPC files, uncompressed, one row per document, which training reads
-with no copy: the flat values of the list column are the token stream, its offsets the document borders.
+In: documents as arrays of token ids, optionally with a loss weight per token. Out: Arrow IPC files, uncompressed, one
+row per document, which training reads without a copy: the flat values of the list column are the token stream, its
+offsets the borders of the documents.
 
-A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json:
-vocab_size, end_of_text (the id that opens every document), tokenizer (digest), and per split documents, tokens
-and bytes of text. Every document starts with the end-of-text token, so that its first word is predicted too.
-In train/ a document may stand several times, as the weights of the sources want it; tokens.json counts it as often.
+A loss weight belongs to the token as a target: 0 = the token is read but not learned, as in the prompts of
+instruction data; 2 = it counts as two targets. Weights are float16 in an optional fourth column, 2 bytes per token: that is exact
+for 0, 1 and whole numbers up to 2,048. A shard without the column gives every token weight 1.
+
+A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json: vocab_size,
+end_of_text (the id that opens every document), tokenizer (digest), and per split documents, tokens and bytes of text.
+Every document starts with the end-of-text token, so that its first word is predicted too. train/ may contain a
+document several times, according to the weight of its source; tokens.json counts every copy.
 """
 
 import json
@@ -20,18 +25,21 @@ import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 DESCRIPTION = "tokens.json"
+COLUMNS, LOSS_WEIGHTS = ["document_id", "n_bytes", "tokens"], "loss_weights"
+MOST_WEIGHT = 2048  # whole numbers up to here are exact in float16
 
 
-def token_schema(vocab_size: int) -> pa.Schema:
-    """Columns document_id, n_bytes (UTF-8 bytes of the text) and tokens, 16 bit wide where the ids fit."""
+def token_schema(vocab_size: int, *, with_weights: bool = False) -> pa.Schema:
+    """Columns document_id, n_bytes (UTF-8 bytes of the text), tokens, 16 bits wide where the ids fit, and if
+    `with_weights` loss_weights."""
     token = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
-    return pa.schema(
-        [
-            pa.field("document_id", pa.string(), nullable=False),
-            pa.field("n_bytes", pa.int64(), nullable=False),
-            pa.field("tokens", pa.large_list(pa.field("item", token, nullable=False)), nullable=False),
-        ]
-    )
+    columns = {"document_id": pa.string(), "n_bytes": pa.int64(), "tokens": _list_of(token)}
+    weights = {LOSS_WEIGHTS: _list_of(pa.float16())} if with_weights else {}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in (columns | weights).items()])
+
+
+def _list_of(kind: pa.DataType) -> pa.DataType:
+    return pa.large_list(pa.field("item", kind, nullable=False))
 
 
 def write_token_shard(
@@ -40,33 +48,55 @@ def write_token_shard(
     n_bytes: Sequence[int],
     documents: Sequence[np.ndarray],
     vocab_size: int,
+    weights: Sequence[np.ndarray] | None = None,
 ) -> None:
-    """Write one shard to `path`; the caller makes it appear whole by a rename.
+    """Write one shard to `path`, with the loss weight of each token of each document if `weights` are given; the
+    caller makes the file appear whole by a rename.
 
-    Raises ValueError for a token id that is not one of the vocabulary.
+    Raises ValueError for a token id outside the vocabulary, and for a weight that is negative or not finite.
     """
     lengths = np.array([len(document) for document in documents], np.int64)
     flat = np.concatenate(documents) if documents else np.zeros(0, np.uint16)
-    write_token_stream(
-        path, pa.array(document_ids, pa.string()), np.array(n_bytes, np.int64), flat, lengths, vocab_size
-    )
+    ids, sizes = pa.array(document_ids, pa.string()), np.array(n_bytes, np.int64)
+    flat_weights = None if weights is None else np.concatenate([np.zeros(0, np.float16), *weights])
+    write_token_stream(path, ids, sizes, flat, lengths, vocab_size, flat_weights)
 
 
 def write_token_stream(
-    path: Path, document_ids: pa.Array, n_bytes: np.ndarray, tokens: np.ndarray, lengths: np.ndarray, vocab_size: int
+    path: Path,
+    document_ids: pa.Array,
+    n_bytes: np.ndarray,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    vocab_size: int,
+    weights: np.ndarray | None = None,
 ) -> None:
-    """As `write_token_shard`, of documents of `lengths` (int64) that lie one after another in `tokens`."""
-    schema = token_schema(vocab_size)
+    """Same as `write_token_shard`, for documents of `lengths` (int64) whose tokens follow each other in `tokens`."""
+    schema = token_schema(vocab_size, with_weights=weights is not None)
     if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         wrong = int(tokens[(tokens < 0) | (tokens >= vocab_size)][0])
         raise ValueError(f"{path.name}: token id {wrong} is outside 0 to {vocab_size - 1}, the ids of the vocabulary")
+    if weights is not None:
+        _check_weights(path, weights, len(tokens))
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    kind = schema.field("tokens").type
-    flat = pa.array(tokens.astype(kind.value_type.to_pandas_dtype(), copy=False))
-    column = pa.LargeListArray.from_arrays(pa.array(offsets), flat, type=kind)
+    columns = [document_ids, pa.array(n_bytes)]
+    for name, values in (("tokens", tokens), (LOSS_WEIGHTS, weights)):
+        if values is not None:
+            kind = schema.field(name).type
+            flat = pa.array(values.astype(kind.value_type.to_pandas_dtype(), copy=False))
+            columns.append(pa.LargeListArray.from_arrays(pa.array(offsets), flat, type=kind))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays([document_ids, pa.array(n_bytes), column], schema=schema))
+        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _check_weights(path: Path, weights: np.ndarray, n_tokens: int) -> None:
+    if len(weights) != n_tokens:
+        raise ValueError(f"{path.name}: {len(weights)} loss weights for {n_tokens} tokens; give one per token")
+    is_wrong = ~((weights >= 0) & (weights <= MOST_WEIGHT))
+    if is_wrong.any():
+        wrong = float(weights[is_wrong][0])
+        raise ValueError(f"{path.name}: the loss weight {wrong} is outside 0 to {MOST_WEIGHT:,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,37 +105,48 @@ class TokenShard:
 
     path: Path
     document_ids: pa.StringArray
-    n_bytes: np.ndarray  # int64, a document
-    tokens: np.ndarray  # uint16 or uint32, a token; a view of the file
+    n_bytes: np.ndarray  # int64, per document
+    tokens: np.ndarray  # uint16 or uint32; a view of the file
     offsets: np.ndarray  # int64, documents + 1
+    weights: np.ndarray | None = None  # float16, the loss weight of each token; a view of the file; None = all 1
 
 
 def read_token_shard(path: Path) -> TokenShard:
-    """ValueError names the file when it is not a whole token shard."""
+    """Raises ValueError with the file when it is not a whole token shard."""
     try:
         batches = pa.ipc.open_file(pa.memory_map(str(path)))
         batch = batches.get_batch(0)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable token shard ({error}); delete its folder and rerun") from error
-    if batches.schema.names != ["document_id", "n_bytes", "tokens"] or batches.num_record_batches != 1:
-        raise ValueError(f"{path}: not a token shard, its columns are {batches.schema.names}")
+    if batches.schema.names not in (COLUMNS, [*COLUMNS, LOSS_WEIGHTS]) or batches.num_record_batches != 1:
+        raise ValueError(
+            f"{path}: not a token shard, its columns are {batches.schema.names}, expected {COLUMNS} and at most"
+            f" {LOSS_WEIGHTS} as a fourth"
+        )
     tokens = batch.column("tokens")
+    weights = batch.column(LOSS_WEIGHTS).values if LOSS_WEIGHTS in batches.schema.names else None
+    if weights is not None and (weights.type != pa.float16() or len(weights) != len(tokens.values)):
+        raise ValueError(
+            f"{path}: {len(weights)} {LOSS_WEIGHTS} of type {weights.type} for {len(tokens.values)} tokens, expected"
+            " one halffloat per token; write the shard again"
+        )
     return TokenShard(  # views by DLPack: to_numpy would import pandas first, which takes 0.2 s
         path=path,
         document_ids=batch.column("document_id"),
         n_bytes=np.from_dlpack(batch.column("n_bytes")),
         tokens=np.from_dlpack(tokens.values),
         offsets=np.from_dlpack(tokens.offsets),
+        weights=None if weights is None else np.from_dlpack(weights),
     )
 
 
 def read_token_shards(directory: Path, split: str) -> list[TokenShard]:
-    """All shards of a split in the order of their names."""
+    """All shards of a split, in the order of their names."""
     return [read_token_shard(path) for path in sorted((directory / split).glob("*.arrow"))]
 
 
 def check_vocabulary(shards: Sequence[TokenShard], vocab_size: int) -> None:
-    """Reads all tokens. ValueError names the first shard with one that is not below `vocab_size`."""
+    """Reads all tokens. Raises ValueError for the first shard with an id that is not below `vocab_size`."""
     for shard in shards:
         if len(shard.tokens) and int(shard.tokens.max()) >= vocab_size:
             raise ValueError(
@@ -115,7 +156,7 @@ def check_vocabulary(shards: Sequence[TokenShard], vocab_size: int) -> None:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """tokens.json of a folder of token shards. ValueError when there is none, or what training needs is not in it."""
+    """tokens.json of a folder of token shards. Raises ValueError when it is missing, or lacks what training needs."""
     path = directory / DESCRIPTION
     if not path.exists():
         raise ValueError(f"{directory} is not a folder of token shards: it has no {DESCRIPTION}")

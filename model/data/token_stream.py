@@ -1,8 +1,8 @@
 """The documents of all shards, one after another, as one stream of tokens.
 
-In: token shards in the order of their names. Out: any stretch of the stream, where each document begins, and which
-documents a stretch belongs to. Nothing is copied before it is asked for: the shards stay memory-mapped; 8 bytes a
-document are held for the borders. Imports no torch: looking documents up does without it.
+In: token shards in the order of their names. Out: the tokens and loss weights of any spans of the stream, the borders
+of the documents, and the document of any token. The shards stay memory-mapped and only what is asked for is copied;
+the borders take 8 bytes per document. Imports no torch, so that documents are looked up without it.
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ from model.data.token_shards import TokenShard
 class TokenStream:
     def __init__(self, shards: Sequence[TokenShard]) -> None:
         self.shards = list(shards)
-        self.starts = [0]  # of the shards in the stream, and its end
+        self.starts = [0]  # of each shard in the stream, and the end of the stream
         for shard in self.shards:
             self.starts.append(self.starts[-1] + len(shard.tokens))
 
@@ -27,24 +27,45 @@ class TokenStream:
 
     @cached_property
     def borders(self) -> np.ndarray:
-        """Where each document begins, and where the last one ends; int64, documents + 1."""
+        """First token of each document, and the end of the last one; int64, documents + 1."""
         parts = [shard.offsets[:-1] + start for shard, start in zip(self.shards, self.starts, strict=False)]
         return np.concatenate([*parts, np.array(self.starts[-1:], np.int64)])
 
-    def tokens(self, start: int, end: int) -> np.ndarray:
-        """Tokens start to end (exclusive), uint16 or uint32; a view where they lie in one shard."""
-        number = bisect_right(self.starts, start) - 1
-        if end <= self.starts[number + 1]:
-            return self.shards[number].tokens[start - self.starts[number] : end - self.starts[number]]
-        parts = []
-        while start < end:
-            stop = min(end, self.starts[number + 1])
-            parts.append(self.shards[number].tokens[start - self.starts[number] : stop - self.starts[number]])
-            start, number = stop, number + 1
-        return np.concatenate(parts)
+    @property
+    def has_weights(self) -> bool:
+        """Whether any shard has loss weights."""
+        return any(shard.weights is not None for shard in self.shards)
+
+    def gather(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The tokens of all spans, `lengths` from `starts` on, span after span; uint16 or uint32."""
+        return self._gather([shard.tokens for shard in self.shards], starts, lengths)
+
+    def gather_weights(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """The loss weights of all spans as float16; 1 in a shard without weights."""
+        one = np.ones(1, np.float16)
+        weights = [np.broadcast_to(one, len(s.tokens)) if s.weights is None else s.weights for s in self.shards]
+        return self._gather(weights, starts, lengths)
+
+    def _gather(self, arrays: list[np.ndarray], starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        if len(arrays) == 1:
+            return arrays[0][ranges(starts, lengths)]
+        borders, ends = np.array(self.starts), starts + lengths
+        first = np.searchsorted(borders, starts, side="right") - 1
+        n_shards = np.searchsorted(borders, ends - 1, side="right") - first
+        shards = ranges(first, n_shards)
+        starts = np.maximum(borders[shards], np.repeat(starts, n_shards))
+        lengths = np.minimum(borders[shards + 1], np.repeat(ends, n_shards)) - starts
+        places = np.cumsum(lengths) - lengths
+        gathered = np.empty(int(lengths.sum()), np.result_type(*arrays))
+        order = np.argsort(shards, kind="stable")
+        for spans in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):  # one array operation per shard
+            number = shards[spans[0]]
+            read = ranges(starts[spans] - borders[number], lengths[spans])
+            gathered[ranges(places[spans], lengths[spans])] = arrays[number][read]
+        return gathered
 
     def shard_of(self, position: int) -> TokenShard:
-        """The shard that the token at `position` lies in."""
+        """The shard that holds the token at `position`."""
         return self.shards[bisect_right(self.starts, position) - 1]
 
     def documents_at(self, positions: np.ndarray) -> np.ndarray:
@@ -60,7 +81,7 @@ class TokenStream:
 
 
 def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The numbers start, start + 1, ... of each pair, `length` of them, one after another; int64."""
+    """Of each pair the `length` numbers from `start` on, pair after pair; int64."""
     ends = np.cumsum(lengths, dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(starts - ends + lengths, lengths) + np.arange(total)

@@ -116,15 +116,6 @@ def raise_cause(store: Store, error: Exception) -> None:
 # Batches, sums and agreements. Every process must call these at the same place.
 
 
-def share(batch: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """This process' rows of a global batch: consecutive ones, as many as the others have, or one more or less."""
-    if not in_group():
-        return batch
-    n_rows = next(iter(batch.values())).size(0)
-    first, end = (n_rows * i // n_processes() for i in (rank(), rank() + 1))
-    return {name: tensor[first:end] for name, tensor in batch.items()}
-
-
 def check_shares(n_rows: int, cfg: TrainConfig, size: int | None = None) -> None:
     """ValueError when a global batch of `n_rows` rows cannot be shared out among `size` processes (the group's)."""
     size = size or (dist.get_world_size() if in_group() else 1)

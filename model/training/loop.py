@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.training.config import TrainConfig
-from model.training.distributed import any_process
+from model.training.distributed import any_process, n_processes, rank
 from model.training.launch import stop_signals
 from model.training.loss import LossFunction, language_model_loss
 from model.training.schedule import stable_end
@@ -70,7 +70,8 @@ def fit(
     extendable = stable_end(cfg)  # a longer run can continue from this step
     with stop_signals() as is_signalled, frozen_garbage():
         while state.step < cfg.n_steps:
-            reports.pending.append(train_step(state, batches.batch(state.step), cfg, loss_function))
+            batch, n_rows = batches.batch(state.step, rank(), n_processes()), batches.n_rows(state.step)
+            reports.pending.append(train_step(state, batch, cfg, loss_function, n_rows))
             is_last = state.step == cfg.n_steps
             is_stopped = any_process(is_signalled())  # a signal to one process is one to all, at the same step
             is_saved = is_last or state.step % cfg.checkpoint_every == 0 or is_stopped or state.step == extendable

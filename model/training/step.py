@@ -30,7 +30,6 @@ from model.training.distributed import (
     local_shard,
     replicated,
     sharded,
-    share,
     total,
 )
 from model.training.loss import Batch, LossFunction, language_model_loss
@@ -92,15 +91,20 @@ def new_state(model: nn.Module, cfg: TrainConfig) -> TrainState:
 
 
 def train_step(
-    state: TrainState, batch: Batch, cfg: TrainConfig, loss_function: LossFunction = language_model_loss
+    state: TrainState,
+    batch: Batch,
+    cfg: TrainConfig,
+    loss_function: LossFunction = language_model_loss,
+    n_rows: int | None = None,
 ) -> StepReport:
-    """One update from one global batch; `batch` may lie on another device than the model."""
+    """One update from one global batch. `batch` holds this process's rows of it, on any device; `n_rows` is the
+    number of rows of the whole batch, None = `batch` is all of it."""
     model = state.model
     device = next(model.parameters()).device
     loss_sums, counts = [], []
-    n_rows = batch["ids_BT"].size(0)
+    n_rows = batch["ids_BT"].size(0) if n_rows is None else n_rows
     check_shares(n_rows, cfg)
-    micros = list(micro_batches(on_device(share(batch), device), cfg.micro_batch or n_rows))
+    micros = list(micro_batches(on_device(batch, device), cfg.micro_batch or n_rows))
     for i, micro in enumerate(micros):
         with accumulating(state.parallel, is_last=i == len(micros) - 1):
             with precision(device):
@@ -123,7 +127,7 @@ def train_step(
         loss=loss,
         gradient_norm=gradient_norm,
         learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
-        n_tokens=batch["ids_BT"].numel(),
+        n_tokens=n_rows * batch["ids_BT"].size(1),
         is_skipped=is_skipped,
     )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import numpy as np
 from annotated_types import Ge
 
+from model.data.batches import rows_of_rank
 from model.data.tokenizer import load_model_tokenizer
 from model.training.config import TrainConfig
 from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
@@ -199,8 +200,13 @@ class ExampleBatches:
         self.borders = np.cumsum([len(share) for share in shares])  # of the batches of an epoch
         self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
 
-    def batch(self, k: int) -> "dict[str, Tensor]":
-        return self.examples.batch(self.places(k))
+    def n_rows(self, k: int) -> int:
+        """Rows of the whole batch `k`."""
+        return len(self.places(k))
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
+        """Process `rank`'s rows of batch `k`."""
+        return self.examples.batch(self.places(k)[rows_of_rank(self.n_rows(k), rank, n_ranks)])
 
     def documents_of_batch(self, k: int) -> list[str]:
         """Ids of the examples in batch `k`."""

@@ -71,14 +71,14 @@ def test_best_fit_of_many_short_pieces_leaves_almost_nothing_empty():
 def test_packed_documents_hold_every_token_but_the_last_as_input_once(shards, seq_len):
     stream = stream_of(shards)
     plan = PackedDocuments(stream, seq_len)
-    pieces = plan.pieces(np.arange(plan.n_rows))
-    inputs = [np.arange(start, start + length) for start, length in zip(pieces.starts, pieces.lengths, strict=True)]
+    spans = plan.spans(np.arange(plan.n_rows))
+    inputs = [np.arange(start, start + length) for start, length in zip(spans.starts, spans.lengths, strict=True)]
     assert sorted(np.concatenate([np.zeros(0, int), *inputs])) == list(range(max(0, stream.n_tokens - 1)))
     owner = owners(stream)
     assert all(len(set(owner[own])) == 1 for own in inputs)
-    assert set(pieces.rows.tolist()) == set(range(plan.n_rows))
-    assert np.all((pieces.columns() + pieces.lengths) <= seq_len) and np.all(pieces.lengths > 0)
-    assert np.all((pieces.starts - stream.borders[owner[pieces.starts]]) % seq_len == 0)
+    assert set(spans.rows.tolist()) == set(range(plan.n_rows))
+    assert np.all((spans.columns() + spans.lengths) <= seq_len) and np.all(spans.lengths > 0)
+    assert np.all((spans.starts - stream.borders[owner[spans.starts]]) % seq_len == 0)
 
 
 @given(SHARDS, SEQ_LEN)
@@ -86,9 +86,9 @@ def test_packed_documents_hold_every_token_but_the_last_as_input_once(shards, se
 def test_packed_documents_fill_rows_alone_as_far_as_they_can(shards, seq_len):
     stream = stream_of(shards)
     plan = PackedDocuments(stream, seq_len)
-    n_pieces = np.bincount(plan.pieces(np.arange(plan.n_rows)).rows, minlength=plan.n_rows)
+    n_spans = np.bincount(plan.spans(np.arange(plan.n_rows)).rows, minlength=plan.n_rows)
     lengths = np.diff(np.minimum(stream.borders, max(0, stream.n_tokens - 1)))
-    assert np.all(n_pieces[: sum(lengths // seq_len)] == 1)
+    assert np.all(n_spans[: sum(lengths // seq_len)] == 1)
     rests = [length for length in (lengths % seq_len).tolist() if length]
     assert plan.n_rows == sum(lengths // seq_len) + len(rooms_one_by_one(rests, seq_len))
 
@@ -99,7 +99,7 @@ def test_packed_documents_fill_rows_alone_as_far_as_they_can(shards, seq_len):
 def test_pieces_of_some_rows_are_those_of_all(kind, shards, seq_len, data):
     plan = kind(stream_of(shards), seq_len)
     rows = np.array(data.draw(st.lists(st.integers(0, max(0, plan.n_rows - 1)), max_size=6)), np.int64)
-    some, whole = plan.pieces(rows[: plan.n_rows]), plan.pieces(np.arange(plan.n_rows))
+    some, whole = plan.spans(rows[: plan.n_rows]), plan.spans(np.arange(plan.n_rows))
     for i, row in enumerate(rows[: plan.n_rows].tolist()):
         assert some.starts[some.rows == i].tolist() == whole.starts[whole.rows == row].tolist()
         assert some.lengths[some.rows == i].tolist() == whole.lengths[whole.rows == row].tolist()
@@ -119,8 +119,8 @@ def test_rows_of_tokens_are_those_that_a_look_at_every_row_finds(kind, shards, s
         return
     found = []
     for row in range(plan.n_rows):
-        pieces = plan.pieces(np.array([row]))
-        for first, length in zip(pieces.starts.tolist(), pieces.lengths.tolist(), strict=True):
+        spans = plan.spans(np.array([row]))
+        for first, length in zip(spans.starts.tolist(), spans.lengths.tolist(), strict=True):
             read = np.arange(first, first + length + 1)  # the end-of-text behind a document counts as the next one's
             read = read if kind is Windows else read[owner[read] == owner[first]]  # only where a row goes on with it
             if np.any((read >= start) & (read < end)):

@@ -1,4 +1,4 @@
-"""An order that is computed: a permutation, turned round, the same in every version."""
+"""An order that is computed: a permutation, its inverse, the same in every version."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -15,9 +15,17 @@ def test_permuted_is_a_permutation(n, seed, epoch):
 
 @given(n=st.integers(1, 3000), seed=st.integers(0, 5), epoch=st.integers(0, 3))
 @settings(max_examples=60, deadline=None)
-def test_places_in_permutation_turn_permuted_round(n, seed, epoch):
+def test_places_in_permutation_are_the_inverse_of_permuted(n, seed, epoch):
     indices = np.arange(n)
     assert np.array_equal(places_in_permutation(permuted(indices, n, seed, epoch), n, seed, epoch), indices)
+
+
+def test_permuted_of_several_epochs_at_once_is_that_of_each_epoch():
+    for n in (1, 10, 1000):
+        epochs, indices = np.divmod(np.arange(3 * n), n)
+        together, each = permuted(indices, n, 4, epochs), [permuted(np.arange(n), n, 4, epoch) for epoch in range(3)]
+        assert np.array_equal(together, np.concatenate(each))
+        assert np.array_equal(places_in_permutation(together, n, 4, epochs), indices)
 
 
 def test_permuted_differs_by_seed_and_epoch_and_is_far_from_the_identity():

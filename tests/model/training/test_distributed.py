@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from model.data.batches import TokenBatches
+from model.data.batches import TokenBatches, rows_of_rank
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, new_decoder
@@ -33,7 +33,16 @@ from model.network.shape import DecoderConfig
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import TrainConfig
 from model.training.curve import read_curve
-from model.training.distributed import check_shares, full_tensor, in_group, is_main, local_shard, process_group, rank
+from model.training.distributed import (
+    check_shares,
+    full_tensor,
+    in_group,
+    is_main,
+    local_shard,
+    n_processes,
+    process_group,
+    rank,
+)
 from model.training.loop import Diverged, Interrupted
 from model.training.loss import IGNORE_INDEX, language_model_loss
 from model.training.run import Job, run
@@ -88,12 +97,12 @@ class Acting(TokenBatches):
     at: int | None = None
     action: Callable[[], None]
 
-    def batch(self, k: int, part: slice = slice(None)):
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1):
         if in_group() and dist.group.WORLD not in GROUPS:
             GROUPS.append(dist.group.WORLD)
         if k == self.at:
             self.action()
-        return super().batch(k, part)
+        return super().batch(k, rank, n_ranks)
 
 
 def beginning() -> Decoder:
@@ -195,7 +204,9 @@ def step_values(rows: int, micro_batch: int, parallel: str) -> dict[str, torch.T
             values[name] = full_tensor(local_shard(weight.grad), weight).clone()
 
     state.optimizer.step = keep
-    report = train_step(state, masked_batch(rows), dataclasses.replace(cfg, micro_batch=micro_batch))
+    part = rows_of_rank(rows, rank(), n_processes())
+    own = {name: tensor[part] for name, tensor in masked_batch(rows).items()}
+    report = train_step(state, own, dataclasses.replace(cfg, micro_batch=micro_batch), n_rows=rows)
     return values | {"loss": report.loss, "norm": report.gradient_norm}
 
 

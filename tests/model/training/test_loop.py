@@ -37,7 +37,10 @@ class Repeating:
     def __init__(self, spike_step: int | None = None) -> None:
         self.spike_step = spike_step
 
-    def batch(self, k: int) -> dict[str, torch.Tensor]:
+    def n_rows(self, k: int) -> int:
+        return 4
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(k)
         ids_BT = (torch.arange(9) + torch.randint(0, 20, (4, 1), generator=generator)) % 20
         targets_BT = ids_BT[:, 1:].clone()
@@ -160,7 +163,7 @@ def test_spike_of_the_gradient_alone_is_not_told(tmp_path):
         return (loss + 50 * (loss - loss.detach()) if state.pop("steep", False) else loss), n
 
     class Watching(Repeating):
-        def batch(self, k):
+        def batch(self, k, *ranks):
             state["steep"] = k + 1 == SPIKE_STEP
             return super().batch(k)
 

@@ -50,7 +50,10 @@ def token_batch(k: int = 0, masked: bool = False) -> dict[str, torch.Tensor]:
 class Numbered:
     """Batches whose number is their seed."""
 
-    def batch(self, k: int) -> dict[str, torch.Tensor]:
+    def n_rows(self, k: int) -> int:
+        return 4
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> dict[str, torch.Tensor]:
         return token_batch(k)
 
     def documents_of_batch(self, k: int) -> list[str]:
@@ -193,7 +196,7 @@ def test_fit_after_a_signal_saves_the_step_and_raises_interrupted(number):
 
 def test_fit_with_a_loss_that_is_not_finite_names_step_documents_and_checkpoint():
     class Poisoned(Numbered):
-        def batch(self, k):
+        def batch(self, k, *ranks):
             if k == 4:
                 with torch.no_grad():
                     model.lm_head.weight[3] = torch.nan
@@ -206,7 +209,7 @@ def test_fit_with_a_loss_that_is_not_finite_names_step_documents_and_checkpoint(
 
 def test_step_without_a_supervised_target_diverges_and_names_its_documents():
     class Empty(Numbered):
-        def batch(self, k):
+        def batch(self, k, *ranks):
             return token_batch(k) | {"targets_BT": torch.full((4, 12), IGNORE_INDEX)}
 
     with pytest.raises(Diverged, match=r"step 1: .*document-0-0"):

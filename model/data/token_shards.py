@@ -5,8 +5,8 @@ row per document, which training reads without a copy: the flat values of the li
 offsets the borders of the documents.
 
 A loss weight belongs to the token as a target: 0 = the token is read but not learned, as in the prompts of
-instruction data; 2 = it counts as two targets. Weights are float16 in an optional fourth column, loss_weights: 2 bytes
-per token, exact for whole numbers up to 2,048. A shard without the column gives every token weight 1.
+instruction data; 2 = it counts as two targets. Weights are float16 in an optional fourth column, loss_weights: 2
+bytes per token, exact for whole numbers up to 2,048. A shard without the column gives every token weight 1.
 
 A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json: vocab_size,
 end_of_text (the id that opens every document), tokenizer (digest), and per split documents, tokens and bytes of text.

@@ -36,13 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        return _told("stopped", STOPPED)
+        return _fail("stopped", STOPPED, by_each=False)
     except (ValueError, OSError, RuntimeError) as error:
         from model.training.loop import Interrupted
 
         if type(error) is RuntimeError and not in_several_processes():
             raise  # a mistake of ours
-        return _told(" ".join(str(error).split()), STOPPED if isinstance(error, Interrupted) else 1)
+        is_stopped = isinstance(error, Interrupted)  # in all processes at the same step
+        return _fail(" ".join(str(error).split()), STOPPED if is_stopped else 1, by_each=not is_stopped)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -225,11 +226,14 @@ def in_several_processes() -> bool:
     return n_processes() > 1
 
 
-def _told(message: str, code: int) -> int:
-    from model.training.distributed import is_main
+def _fail(message: str, code: int, *, by_each: bool) -> int:
+    """Print why this process ends: `by_each` process with its number, or by the first one alone. Returns `code`."""
+    from model.training.distributed import is_main, n_processes, rank
 
-    if is_main():
-        print(f"model.cli: {message}", file=sys.stderr)
+    if by_each or is_main():
+        number = f"process {rank()} of {n_processes()}"
+        own = f"{number}: " if by_each and in_several_processes() and not message.startswith(number) else ""
+        print(f"model.cli: {own}{message}", file=sys.stderr)
     return code
 
 

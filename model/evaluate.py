@@ -25,7 +25,8 @@ from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
 from model.training.distributed import n_processes, rank, total
 from model.training.loss import IGNORE_INDEX, LossFunction
-from model.training.step import micro_batches, precision
+from model.training.machine import precision
+from model.training.step import micro_batches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -69,6 +69,9 @@ class TrainConfig:
     n_validation_batches: int = field(default=16, metadata=RUNTIME_ONLY)  # of `rows` rows each
     # steps between two reads of loss and norm from the device; every step is reported
     log_every: int = field(default=1, metadata=RUNTIME_ONLY)
+    # kernels that repeat their bits on CUDA too, where a resumed run then ends with the bits of one that was never
+    # killed; slower. A CPU always repeats them. Like compile and micro_batch it decides roundings and nothing else
+    deterministic: bool = field(default=False, metadata=RUNTIME_ONLY)
     # of several processes: each holds all weights, or a shard of each
     parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata=RUNTIME_ONLY)
     # CPU threads; None = chosen once and stored in the checkpoint

@@ -1,11 +1,12 @@
-"""How much memory a training takes, by formula, and how many rows pass through the model at once so that it fits.
+"""How much memory a training takes, by formula, and how many rows fit through the model at once.
 
-In: the two configs, the device and what is free on it. Out: an estimate in bytes by part; the micro-batch; one error
-that says what to change when memory runs out all the same.
+In: the two configs, the device, what is free on it and what this training holds already. Out: an estimate in bytes by
+part; the micro-batch; one error that names the settings to change when memory runs out all the same.
 
-The estimate counts what lives when the loss is computed: weights, gradients and optimiser state; what autograd keeps
-of every token in every layer (the inputs of products, norms and gates, counted below); the attention mask; and the
-chunk of logits. Temporaries of single operations are not in it: SAFE_SHARE leaves room for them.
+The estimate counts what exists when the loss is computed: weights, gradients and optimiser state, which are exact;
+what autograd keeps of every token in every layer (the inputs of products, norms and gates, counted below), the
+attention mask and the chunk of logits, which are not: temporaries of single operations come on top, and SAFE_SHARE
+leaves room for them.
 """
 
 import contextlib
@@ -22,8 +23,11 @@ from model.training.config import TrainConfig
 from model.training.loss import chunk_rows
 from model.training.machine import free_memory
 
-SAFE_SHARE = 0.5  # of what is free: peaks of whole processes were up to 1.7 times the estimate
-MICRO_TOKENS = 2**15  # at once: beyond, a GPU is full and a CPU leaves its caches
+SAFE_SHARE = 0.5  # of what is free beside the state: peaks of whole processes were up to 1.7 times the estimate
+# At once. More tokens make no product faster: with 2^15 the narrowest of a 124 M model (768 columns) has 1,536 tiles
+# of 128 x 128, a dozen rounds on the 132 multiprocessors of an H200, and a CPU left its caches long before. Reasoned,
+# not measured.
+MICRO_TOKENS = 2**15
 AUTOCAST_SHARE = 0.75  # of float32's activations: inputs of products are bfloat16, residuals and norms are not
 OUT_OF_MEMORY = (  # what the allocators of CPU, CUDA and its libraries say
     "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "Cannot allocate memory",
@@ -39,19 +43,23 @@ class MemoryEstimate:
     """Bytes in one process."""
 
     state: int  # weights, gradients, optimiser state; under autocast also bfloat16 copies of the weights
+    gathered: int  # whole weights and gradients of what FSDP puts together at once
     logits: int  # one chunk of them, and the gradient of the head
     row: int  # activations and mask of one row of a micro-batch
 
     def total(self, micro_batch: int) -> int:
-        return self.state + self.logits + micro_batch * self.row
+        return self.state + self.gathered + self.logits + micro_batch * self.row
 
 
-def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstimate:
-    """What training takes in one process that holds the whole model; `device` is "cpu" or "cuda"."""
+def estimate(cfg: DecoderConfig, train: TrainConfig, device: str, n_shards: int = 1) -> MemoryEstimate:
+    """What training takes in one process; `device` is "cpu" or "cuda", `n_shards` the processes of FSDP."""
     is_half = device == "cuda"
     n_all, n_hidden = n_parameters(cfg), n_hidden_matrix_parameters(cfg)
     n_muon = n_hidden if train.muon_lr is not None else 0  # one moment, AdamW has two
-    state = 4 * (2 * n_all + n_muon + 2 * (n_all - n_muon)) + (2 * n_all if is_half else 0)
+    state = 4 * (2 * n_all + n_muon + 2 * (n_all - n_muon))
+    copies = 2 * n_all if is_half and n_shards == 1 else 0  # by autocast; FSDP gathers bfloat16
+    n_whole = n_all - n_hidden + 2 * n_hidden // cfg.n_layers  # all but the layers, one layer and the next
+    gathered = 2 * (2 if is_half else 4) * n_whole if n_shards > 1 else 0  # weights and gradients
     logits = chunk_rows(cfg.vocab_size, device) * cfg.vocab_size * (8 if is_half else 4)
     share = AUTOCAST_SHARE if is_half else 1.0
     layer = share * 4 * floats_per_token(cfg)
@@ -62,7 +70,9 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str) -> MemoryEstim
     if train.document_mask or cfg.sliding_window is not None:
         row += train.seq_len**2 * (1 + (4 if train.activation_checkpointing else 4 * cfg.n_layers))
     head = 2 * 4 * cfg.vocab_size * cfg.d_model  # the sum of its gradient, and a chunk's share of that
-    return MemoryEstimate(state=state, logits=logits + head, row=math.ceil(row))
+    return MemoryEstimate(
+        state=state // n_shards + copies, gathered=gathered, logits=logits + head, row=math.ceil(row)
+    )
 
 
 def floats_per_token(cfg: DecoderConfig) -> int:
@@ -80,22 +90,33 @@ def floats_per_token(cfg: DecoderConfig) -> int:
 
 
 def chosen_micro_batch(
-    cfg: DecoderConfig, train: TrainConfig, device: torch.device, n_rows: int, free_bytes: int | None = None
+    cfg: DecoderConfig,
+    train: TrainConfig,
+    device: torch.device,
+    n_rows: int,
+    *,
+    n_shards: int = 1,
+    held_bytes: int = 0,
+    free_bytes: int | None = None,
 ) -> int:
     """Rows at once: the largest divisor of `n_rows`, a process's share of a global batch, that fits the memory.
 
-    At most MICRO_TOKENS; at least 1, even where that does not seem to fit. `free_bytes` None = measured.
+    At least 1, even where no row seems to fit, and at most MICRO_TOKENS tokens. `held_bytes` is the part of weights
+    and optimiser state that exists already, so that free memory is without it; `free_bytes` None = measured.
     """
-    parts = estimate(cfg, train, device.type)
-    room = SAFE_SHARE * (free_memory(device) if free_bytes is None else free_bytes) - parts.total(0)
+    parts = estimate(cfg, train, device.type, n_shards)
+    free = free_memory(device) if free_bytes is None else free_bytes
+    room = SAFE_SHARE * (free - max(0, parts.state - held_bytes) - parts.gathered) - parts.logits
     limit = max(1, min(int(room // parts.row), MICRO_TOKENS // train.seq_len, n_rows))
     return max(n for n in range(1, limit + 1) if n_rows % n == 0)
 
 
 @contextlib.contextmanager
 def explained_out_of_memory(train: TrainConfig, micro_batch: int, last_checkpoint) -> Iterator[None]:
-    """Turns an allocator's error within the block into OutOfMemory, which says what helps; `last_checkpoint()` is
-    asked only then."""
+    """Turns an allocator's error within the block into OutOfMemory, which names the settings that help.
+
+    `last_checkpoint()` is called only then.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError

@@ -80,6 +80,11 @@ class Optimizer:
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 
+    def n_bytes(self) -> int:
+        """What its state takes in this process so far; AdamW's moments are made by the first step."""
+        moments = [moment for state in self.adamw.state.values() for moment in state.values()]
+        return sum(tensor.nbytes for tensor in (*self.muon.momentum().values(), *moments))
+
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, whole tensors by name, which may share memory with the optimiser.
         With shards every process must call it, and rank 0 alone gets them."""

@@ -45,6 +45,7 @@ from model.training.distributed import (
     gather_weights,
     is_fsdp,
     is_main,
+    local_shard,
     n_processes,
     process_group,
     release_weights,
@@ -52,6 +53,7 @@ from model.training.distributed import (
 from model.training.files import fault_in
 from model.training.loop import fit
 from model.training.loss import LossFunction, language_model_loss
+from model.training.machine import deterministic_kernels
 from model.training.memory import chosen_micro_batch, explained_out_of_memory
 from model.training.step import new_state
 
@@ -96,7 +98,11 @@ def run(
     """
     n_threads = torch.get_num_threads()
     try:
-        with process_group(), opened_curve(directory, writes=is_main()) as curve:
+        with (
+            deterministic_kernels(job.cfg.deterministic),
+            process_group(),
+            opened_curve(directory, writes=is_main()) as curve,
+        ):
             _Run(directory, job, observer, progress, curve).execute()
     finally:
         torch.set_num_threads(n_threads)
@@ -154,7 +160,14 @@ class _Run:
         micro_batch = cfg.micro_batch or notes.get("micro_batch")
         if micro_batch is None:
             n_rows = math.gcd(cfg.rows, max(1, cfg.rows // n_processes()))
-            micro_batch = broadcast_int(chosen_micro_batch(model.cfg, cfg, device, n_rows))  # type: ignore[arg-type]
+            held_bytes = sum(local_shard(weight).nbytes for weight in model.parameters())
+            held_bytes += self.state.optimizer.n_bytes()
+            n_shards = n_processes() if is_fsdp(model) else 1
+            chosen = chosen_micro_batch(
+                model.cfg,  # type: ignore[arg-type]
+                cfg, device, n_rows, n_shards=n_shards, held_bytes=held_bytes,
+            )  # fmt: skip
+            micro_batch = broadcast_int(chosen)
         wish = cfg.compile if cfg.compile is not None else notes.get("compile")
         if wish is None and is_fsdp(model):
             wish = False  # layers that are put together while they run are not worth compiling unasked

@@ -12,7 +12,6 @@ The loop saves before it validates, and ends in one of three ways: all steps are
 SIGINT and a checkpoint; Diverged, when a loss is not a number.
 """
 
-import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from model.training.distributed import (
     total,
 )
 from model.training.loss import Batch, LossFunction, language_model_loss
+from model.training.machine import precision
 from model.training.optim import Optimizer
 from model.training.schedule import lr_factor
 from model.training.spikes import History, spike_of
@@ -149,13 +149,6 @@ def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
     total = next(iter(batch.values())).size(0)
     for first in range(0, total, n_rows):
         yield {name: tensor[first : first + n_rows] for name, tensor in batch.items()}
-
-
-def precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """bfloat16 for products where the device has it natively; float32 on CPUs, which emulate it slowly."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 @torch.no_grad()

@@ -114,6 +114,11 @@ class PretrainConfig:
     activation_checkpointing: Annotated[
         bool | None, "Whether to recompute the layers in the backward pass: less memory, about a third slower."
     ] = None
+    deterministic: Annotated[
+        bool | None,
+        "Whether a GPU uses only kernels that repeat their bits, so that a resumed training ends with the bits of one"
+        " that was never killed. Slower; a CPU always repeats them. Does not change the model's fingerprint.",
+    ] = None
     devices: Annotated[
         Count,
         "Number of training processes, one per GPU or share of the CPU cores. Does not change the model's"

@@ -25,6 +25,7 @@ from model.training.machine import (
 )
 from model.training.run import Job, run
 
+
 class Silent:
     def metrics(self, step, values) -> None: ...
     def checkpoint(self, path, step, values) -> None: ...

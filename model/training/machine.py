@@ -4,7 +4,7 @@ In: the environment that torchrun sets, the kernel's files about memory. Out: th
 its products, bytes that are free. Importing this module imports no torch.
 
 On a CPU, with float32, the same training gives the same bits every time. On CUDA it does so within
-`deterministic_kernels` (TrainConfig.deterministic): kernels that add in an order of their own are replaced or refused.
+`deterministic_kernels` (TrainConfig.deterministic): kernels that do not repeat are replaced or refused.
 CPU and CUDA give different bits always: products on CUDA are bfloat16 where the GPU has it, so the kind of device is
 part of a training's identity, and a training resumes only on the kind of device on which it began.
 """
@@ -52,8 +52,8 @@ def check_n_processes(n_processes: int, n_devices: int | None = None) -> None:
     n_devices = n_gpus() if n_devices is None else n_devices
     if 0 < n_devices < n_processes:
         raise ValueError(
-            f"devices={n_processes}, but this machine has {n_devices} GPU{'s' if n_devices > 1 else ''} that torch can"
-            f" use; start at most {n_devices} processes (each takes a GPU of its own)"
+            f"devices={n_processes}, but this machine has {n_devices} GPU{'s' if n_devices > 1 else ''} that torch"
+            f" can use; start at most {n_devices} processes (each takes a GPU of its own)"
         )
 
 

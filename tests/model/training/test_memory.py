@@ -118,8 +118,8 @@ def test_micro_batch_of_5_billion_parameters_on_a_gpu_of_139_gib_is_more_than_on
     train = TrainConfig(n_steps=1, rows=256, seq_len=2048)
     parts = estimate(cfg, train, "cuda")
     held_bytes = 4 * n_parameters(cfg) + 4 * n_hidden_matrix_parameters(cfg)  # weights and Muon's momentum
-    free = int(139 * 2**30) - held_bytes
-    expected = int((SAFE_SHARE * (int(139 * 2**30) - parts.state) - parts.logits) // parts.row)
+    free = 139 * 2**30 - held_bytes
+    expected = int((SAFE_SHARE * (139 * 2**30 - parts.state) - parts.logits) // parts.row)
     chosen = chosen_micro_batch(cfg, train, GPU, 256, free_bytes=free, held_bytes=held_bytes)
     assert chosen == 1 << (expected.bit_length() - 1) and chosen > 1
 

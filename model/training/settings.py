@@ -4,10 +4,11 @@ In: texts and types. Out: values by name. ValueError names the setting, what was
 """
 
 import dataclasses
+import difflib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from model.network.shape import DecoderShape
@@ -31,12 +32,19 @@ def parsed_settings(settings: Sequence[str], hints: Mapping[str, Any], allowed: 
         if not equals:
             raise ValueError(f"--set {setting}: expected KEY=VALUE")
         if key not in hints:
-            raise ValueError(f"--set {setting}: no such setting; there are {', '.join(allowed)}")
+            raise ValueError(f"--set {setting}: {no_such_setting(key, allowed)}")
         try:
             values[key] = parse_value(hints[key], text)
         except ValueError as error:
             raise ValueError(f"--set {setting}: {error}") from None
     return values
+
+
+def no_such_setting(name: str, allowed: Iterable[str]) -> str:
+    """What a refusal of an unknown name says: the nearest of those that are allowed, and all of them."""
+    names = list(allowed)
+    nearest = "".join(f" did you mean {near}?" for near in difflib.get_close_matches(name, names, n=1))
+    return f"no such setting;{nearest} there are {', '.join(names)}"
 
 
 def parse_value(hint: Any, text: str) -> Any:

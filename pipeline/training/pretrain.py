@@ -31,7 +31,8 @@ from pipeline.training.pace import paced, warn_of_passes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainConfig:
-    """The settings of a user: a preset, and changes to it. None = the value of the preset."""
+    """The settings of a user: a preset, and changes to it. None: the value of the preset, or what its rules compute
+    from the changes (model/training/presets.py)."""
 
     preset: Annotated[
         Literal["demo", "small", "gpt2_124m", "gpt2_350m"],

@@ -55,25 +55,17 @@ def truncate(path: Path, n_bytes: int) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
+    [  # the rules themselves: tests/model/training/test_settings.py and test_config.py
         (["d_model=30", "n_heads=4"], "d_model=30 is not a multiple of n_heads=4"),
-        (["d_head=7"], "d_head=7 must be even"),
-        (["n_layers=0"], "n_layers=0 must be at least 1"),
-        (["muon_lr=-1"], "muon_lr=-1.0 must be above 0"),
-        (["rows=6", "micro_batch=4"], "rows=6 is not a multiple of micro_batch=4"),
-        (["max_seq_len=8"], "seq_len=16 is longer than the context, max_seq_len=8"),
-        (["n_steps=many"], "--set n_steps=many: expected a whole number"),
-        (["n_step=3"], "--set n_step=3: no such setting; there are"),
-        (["n_steps"], "--set n_steps: expected KEY=VALUE"),
-        (["norm=batchnorm"], "expected one of rmsnorm, layernorm"),
-        (["rope_scaling={"], "expected a JSON object with some of kind, factor"),
-        (['rope_scaling={"kind": "linear", "factor": 0.5}'], "factor=0.5 must be at least 1"),
+        (["n_step=3"], "--set n_step=3: no such setting; did you mean n_steps? there are"),
     ],
 )
-def test_train_config_that_cannot_be_is_refused_with_its_rule(folders, tiny_settings, capsys, settings, message):
+def test_train_config_that_cannot_be_is_refused_with_its_rule(
+    corpus, tmp_path, tiny_settings, capsys, settings, message
+):
     more = [part for setting in settings for part in ("--set", setting)]
-    assert message in refusal(capsys, "train", folders / "shards", folders / "new", *tiny_settings, *more)
-    assert not (folders / "new").exists()
+    assert message in refusal(capsys, "train", corpus / "shards", tmp_path / "new", *tiny_settings, *more)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
@@ -162,13 +154,12 @@ SPOILT_MODELS = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), SPOILT_MODELS)
-def test_sample_and_evaluate_of_a_spoilt_model_are_refused(folders, capsys, spoil, message):
+def test_sample_of_a_spoilt_model_is_refused(folders, capsys, spoil, message):
     spoil(folders)
     assert message in refusal(capsys, "sample", folders / "model", "kalo")
-    assert message in refusal(capsys, "evaluate", folders / "model", folders / "shards")
 
 
-@pytest.mark.parametrize(("spoil", "message"), SPOILT_MODELS)
+@pytest.mark.parametrize(("spoil", "message"), [SPOILT_MODELS[0], SPOILT_MODELS[-1]])
 def test_gristmill_generate_of_a_spoilt_model_tells_the_same_in_one_line(folders, capsys, spoil, message):
     spoil(folders)
     assert gristmill(["generate", "kalo", "--model", str(folders / "model")]) == 2

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.network.decoder import Decoder
 from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
-from model.training.presets import PRESETS, Preset, d_ff_of, from_depth, from_sizes, tokens_a_step_of
+from model.training.presets import PRESETS, Preset, d_ff_of, from_depth, from_sizes, tokens_per_step_of
 
 VOCAB = {"demo": 4096, "small": 8192, "gpt2_124m": 50_304, "gpt2_350m": 50_304}
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -83,24 +83,18 @@ def test_from_depth_more_layers_never_give_less():
         assert values == sorted(values)
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_from_depth_tokens_are_twenty_a_weight_of_the_layers(depth):
-    preset = from_depth(depth)
-    n_weights = n_hidden_matrix_parameters(preset.shape.with_vocab(1))
-    assert preset.train.n_steps * preset.train.tokens_per_step == pytest.approx(20 * n_weights, rel=1e-3)
+def test_from_depth_tokens_are_twenty_per_weight_and_weights_forget_over_a_fifth_of_the_training():
+    for preset in map(from_depth, DEPTHS):
+        train, n_weights = preset.train, n_hidden_matrix_parameters(preset.shape.with_vocab(1))
+        assert train.n_steps * train.tokens_per_step == pytest.approx(20 * n_weights, rel=1e-3)
+        assert train.muon_lr is not None
+        assert 1 / (train.muon_lr * train.muon_weight_decay) == pytest.approx(0.2 * train.n_steps)
+        assert train.n_steps >= 2000
 
 
-@pytest.mark.parametrize("depth", DEPTHS)
-def test_from_depth_weights_forget_over_a_fifth_of_the_training(depth):
-    train = from_depth(depth).train
-    assert train.muon_lr is not None
-    assert 1 / (train.muon_lr * train.muon_weight_decay) == pytest.approx(0.2 * train.n_steps)
-    assert train.n_steps >= 2000
-
-
-def test_tokens_a_step_of_many_tokens_is_a_power_law_of_them():
+def test_tokens_per_step_of_many_tokens_is_a_power_law_of_them():
     """Exponent 0.383 over a range beside which the two roundings to a power of two are small."""
-    doublings = math.log2(tokens_a_step_of(2**80) / tokens_a_step_of(2**40))
+    doublings = math.log2(tokens_per_step_of(2**80) / tokens_per_step_of(2**40))
     assert abs(doublings - 0.383 * 40) <= 1
 
 

@@ -19,7 +19,7 @@ The reasons, rule by rule (`from_depth` takes 64 n_layers as width):
   (https://kellerjordan.github.io/posts/muon); 0.009 and 0.015 were best, and alike, at 4 layers of 128 and 2^10.
 - AdamW's learning rate falls with 1/sqrt(d_model), from the rate that was found for 128.
 - Three steps of Newton-Schulz below a width of 512, where batches are small and they are a fifth of a step; else 5.
-- The head is the embedding, as in Qwen3 up to 4 B (arXiv:2505.09388 table 1); that was better at 4 layers of 128, too.
+- The head is the embedding, as in Qwen3 up to 4 B (arXiv:2505.09388 table 1); better at 4 layers of 128, too.
 - Muon's weight decay: weights average over the last 1 / (learning rate * decay) steps. We set that to a fifth of the
   training, the fraction that transfers between sizes (arXiv:2405.13698) and is best at about 20 tokens per weight
   (arXiv:2505.13738).

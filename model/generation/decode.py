@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.attention import visibility
+from model.network.attention import attention_plan
 from model.network.decoder import Decoder
 from model.network.feed_forward import activated
 from model.network.kv_cache import KVCache
 from model.network.linear import HAS_FAST_ONEDNN, onednn_product
 from model.network.norm import RMSNorm
 from model.network.rope import rotate
+from model.network.visible import CAUSAL, Visible
 
 BLOCKED_FROM = 2**17  # numbers in a matrix from which oneDNN's blocks pay for its start, with more than one row
 
@@ -42,9 +43,9 @@ class DecodeStep:
         """Logits (B, V) after `ids`, which go into the cache. `mask` and `positions` as in Trunk.forward."""
         trunk, cfg = self.model.model, self.model.cfg
         layers, head = self._laid_out(ids_B.size(0))
-        mask_B1S = mask_BS.unsqueeze(1) if mask_BS is not None else None
-        full = visibility(1, cache.position, ids_B.device, None, mask_B1S)
-        windowed = visibility(1, cache.position, ids_B.device, cfg.sliding_window, mask_B1S)
+        visible = CAUSAL if mask_BS is None else Visible.mask(mask_BS.unsqueeze(1))
+        full = self._mask(visible, ids_B, cache)
+        windowed = self._mask(visible.windowed((cfg.sliding_window or cache.max_len) - 1, 0), ids_B, cache)
         x_BD, rotary = trunk.embed_tokens(ids_B), None
         place = slice(cache.position, cache.position + 1) if positions_B is None else positions_B
         if cfg.positions == "learned":
@@ -55,6 +56,11 @@ class DecodeStep:
             x_BD = layer(x_BD, rotary, windowed if number in cfg.sliding_layers else full, cache)
         cache.advance(1)
         return head(_normed(x_BD, trunk.norm))
+
+    def _mask(self, visible: Visible, ids_B: Tensor, cache: KVCache) -> Tensor | None:
+        sizes = {"n_rows": ids_B.size(0), "n_queries": 1, "n_keys": cache.position + 1}
+        dtype, d_head = cache.keys_LNGSK.dtype, self.model.cfg.d_head
+        return attention_plan(visible, device=ids_B.device, dtype=dtype, d_head=d_head, **sizes).mask_BHTS
 
     def _laid_out(self, n_rows: int) -> "tuple[list[_Layer], _Product]":
         if self._layers is None or self._head is None:

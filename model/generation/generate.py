@@ -25,6 +25,7 @@ from model.generation.sampling import draw, penalised, uniform_numbers
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
+from model.network.visible import CAUSAL, Visible
 
 
 def generate(
@@ -195,7 +196,8 @@ class Batch:
             mask_BS = mask_BTS[:, 0] if mask_BTS is not None else None
             positions_B = positions_BT[:, 0] if positions_BT is not None else None
             return self.step(self.unread_BT[:, 0], self.cache, mask_BS, positions_B).float()
-        x_BTD = self.model.trunk(self.unread_BT, cache=self.cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
+        visible = CAUSAL if mask_BTS is None else Visible.mask(mask_BTS)
+        x_BTD = self.model.trunk(self.unread_BT, visible=visible, positions_BT=positions_BT, cache=self.cache)
         return self.model.lm_head(x_BTD[:, -1]).float()
 
     def append(self, ids_B: Tensor, ids: Sequence[int]) -> None:

@@ -1,31 +1,54 @@
 """Grouped-query attention (arXiv:2305.13245): QK-norm, rotary positions and biases by the switches of DecoderConfig.
 
-In: (B, T, D). Out: (B, T, D). Steps: project to queries, keys and values; where the config says so, RMSNorm over
-every query and key head (arXiv:2302.05442, as in Qwen3) and rotate; scaled dot product; project back. What a query
-may see is decided outside, by `visibility`; a cache supplies the keys and values of earlier tokens.
+In: (B, T, D) and what each query may attend to. Out: (B, T, D). Steps: project to queries, keys and values; where the
+config says so, normalise every query and key head (arXiv:2302.05442, as in Qwen3) and rotate; scaled dot product;
+project back. A cache supplies the keys and values of earlier tokens.
 
-Legend: B batch, T query position, S key position, D d_model, H heads, G kv heads, K d_head.
+This module alone knows the kernels. `attention_plan` turns a Visible into the arguments of one of four, once per pass
+and kind of layer:
+- causal, full: torch's scaled dot product without a mask, which takes flash attention on CUDA;
+- varlen: flash attention over segments of a flat batch, for documents and windows on CUDA (flash takes no mask);
+- mask: the scaled dot product with a bool mask, for everything else.
+
+Legend: B batch, T query position, S key position, N = B T, D d_model, H heads, G kv heads, K d_head.
 """
+
+import functools
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 
 from model.network.kv_cache import KVCache
-from model.network.linear import Linear
+from model.network.linear import Linear, autocast_dtype
 from model.network.norm import RMSNorm
 from model.network.rope import rotate
 from model.network.shape import DecoderConfig
+from model.network.visible import Visible, document_starts
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and signed sine of the positions at hand, (T, 1, K) or (B, T, 1, K)
+Kernel = Literal["causal", "full", "varlen", "mask"]
+
+
+class AttentionPlan(NamedTuple):
+    """The kernel of some layers in one pass, and its arguments. A tuple of tensors and numbers: it passes through
+    torch.compile and activation checkpoints as it is."""
+
+    kernel: Kernel
+    mask_BHTS: Tensor | None = None  # mask: (1 or B, 1, T, S), True = may attend
+    borders: Tensor | None = None  # varlen: int32, where each segment of the flat batch begins, then N
+    window: tuple[int, int] = (-1, -1)  # varlen: keys before and after the own one, -1 = no limit
+    repeats_keys: bool = False  # grouped heads: copy keys and values for each head before the kernel
 
 
 class Attention(nn.Module):
     def __init__(self, cfg: DecoderConfig, layer: int) -> None:
         super().__init__()
-        self.layer = layer  # which part of the cache is ours
+        self.layer = layer  # whose keys and values are ours in the cache
         self.d_head = cfg.d_head
-        self.is_grouped = cfg.n_kv_heads != cfg.n_heads
+        self.n_groups = cfg.n_heads // cfg.n_kv_heads  # query heads per key head
         d_queries, d_keys = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
         self.q_proj = Linear(cfg.d_model, d_queries, bias=cfg.qkv_bias)
         self.k_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
@@ -35,12 +58,10 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
 
     def forward(
-        self, x_BTD: Tensor, rotary: RotaryTables | None, mask_BHTS: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, rotary: RotaryTables | None, plan: AttentionPlan, cache: KVCache | None
     ) -> Tensor:
-        """`mask`: True = may look; None = what `visibility` means by it. `rotary`: None = no rotation."""
-        heads = (*x_BTD.shape[:2], -1, self.d_head)
-        q_BTHK, k_BTGK = self.q_proj(x_BTD).view(heads), self.k_proj(x_BTD).view(heads)
-        v_BTGK = self.v_proj(x_BTD).view(heads)
+        """`rotary` is None where positions are not rotary."""
+        q_BTHK, k_BTGK, v_BTGK = self.qkv(x_BTD)
         if self.q_norm is not None and self.k_norm is not None:
             q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
         if rotary is not None:
@@ -48,34 +69,109 @@ class Attention(nn.Module):
         q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
         if cache is not None:
             k_BGSK, v_BGSK = cache.extend(self.layer, k_BGSK, v_BGSK)
-        out_BHTK = F.scaled_dot_product_attention(
-            q_BHTK,
-            k_BGSK,
-            v_BGSK,
-            attn_mask=mask_BHTS,
-            is_causal=mask_BHTS is None and x_BTD.size(1) > 1,
-            enable_gqa=self.is_grouped,
-        )
+        out_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, plan)
         return self.o_proj(out_BHTK.transpose(1, 2).flatten(2))
 
+    def qkv(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K), before norm and rotation.
 
-def visibility(
-    n_new: int, n_seen: int, device: torch.device, window: int | None = None, mask_BTS: Tensor | None = None
-) -> Tensor | None:
-    """Which of the n_seen + n_new keys each of the n_new last positions may see, for SDPA: True = may look.
+        Nothing else reads the weights of these three projections.
+        """
+        heads = (*x_BTD.shape[:2], -1, self.d_head)
+        return self.q_proj(x_BTD).view(heads), self.k_proj(x_BTD).view(heads), self.v_proj(x_BTD).view(heads)
 
-    The causal rule, or `mask` in its place; with a `window`, of those only the last `window` keys up to the query's
-    own. (1 or B, 1, T, S), or None where SDPA needs no mask: one query that sees everything, or the plain triangle
-    of tokens with nothing before them.
+
+def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
+    """softmax(q k / sqrt(K)) v over the keys that `plan` allows, (B, H, T, K)."""
+    if plan.kernel == "varlen":
+        return _attend_in_segments(q_BHTK, k_BGSK, v_BGSK, plan)
+    n_groups = q_BHTK.size(1) // k_BGSK.size(1)
+    if plan.repeats_keys and n_groups > 1:
+        k_BGSK, v_BGSK = k_BGSK.repeat_interleave(n_groups, dim=1), v_BGSK.repeat_interleave(n_groups, dim=1)
+    return F.scaled_dot_product_attention(
+        q_BHTK,
+        k_BGSK,
+        v_BGSK,
+        attn_mask=plan.mask_BHTS,
+        is_causal=plan.kernel == "causal",
+        enable_gqa=q_BHTK.size(1) != k_BGSK.size(1),
+    )
+
+
+def _attend_in_segments(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
+    assert plan.borders is not None
+    n_rows, _, n_tokens, _ = q_BHTK.shape
+    q_NHK, k_NGK, v_NGK = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTK, k_BGSK, v_BGSK))
+    dtype = autocast_dtype(q_NHK.device) or q_NHK.dtype  # autocast does not know this operation
+    q_NHK, k_NGK, v_NGK = q_NHK.to(dtype), k_NGK.to(dtype), v_NGK.to(dtype)
+    # No segment is longer than a row. The longest one would have to be read from the device, or be compiled anew.
+    longest = n_tokens
+    out_NHK = varlen_attn(
+        q_NHK, k_NGK, v_NGK, plan.borders, plan.borders, longest, longest, window_size=plan.window, enable_gqa=True
+    )
+    assert isinstance(out_NHK, Tensor)
+    return out_NHK.unflatten(0, (n_rows, n_tokens)).transpose(1, 2)
+
+
+def attention_plan(
+    visible: Visible,
+    *,
+    n_rows: int,
+    n_queries: int,
+    n_keys: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    d_head: int,
+) -> AttentionPlan:
+    """The kernel for `visible` and its arguments. `dtype`: of queries and keys; the queries are the last keys."""
+    has_flash = flash_takes(device, dtype, d_head)
+    kernel = kernel_for(visible, n_queries, n_keys, has_varlen=has_flash and d_head % 8 == 0)
+    if kernel == "varlen":
+        return varlen_plan(visible, n_rows, n_keys, device)
+    # Grouped heads are for flash alone: with a mask, or in float32, torch would fall to its plain kernel, which holds
+    # B H T S scores. The memory-efficient kernel takes the rest, with as many keys as queries.
+    repeats_keys = device.type == "cuda" and (kernel == "mask" or not has_flash)
+    if kernel != "mask":
+        return AttentionPlan(kernel, repeats_keys=repeats_keys)
+    places_1T = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(0)
+    return AttentionPlan(kernel, visible.dense(places_1T, n_keys).unsqueeze(1), repeats_keys=repeats_keys)
+
+
+def kernel_for(visible: Visible, n_queries: int, n_keys: int, *, has_varlen: bool) -> Kernel:
+    """The cheapest kernel that computes `visible`; the queries are the last of the keys."""
+    if visible.mask_BTS is not None:
+        return "mask"
+    if visible.documents_BS is None and visible.window(n_keys) == (None, None):
+        if not visible.is_causal or n_queries == 1:  # a last query comes after all keys
+            return "full"
+        if n_queries == n_keys:
+            return "causal"
+    return "varlen" if has_varlen and n_queries == n_keys else "mask"
+
+
+def varlen_plan(visible: Visible, n_rows: int, n_tokens: int, device: torch.device) -> AttentionPlan:
+    """Segments of the flat batch (N = n_rows n_tokens): its documents, or else its rows.
+
+    The number of borders is rounded up to a power of two with empty segments, so that compiled layers meet few sizes.
     """
-    n_keys = n_seen + n_new
-    if window is not None and n_keys <= window:
-        window = None
-    if mask_BTS is None and window is None and (n_new == 1 or n_seen == 0):
-        return None
-    sees_BTS = mask_BTS
-    if sees_BTS is None:
-        sees_BTS = torch.ones(1, n_new, n_keys, dtype=torch.bool, device=device).tril(n_seen)
-    if window is not None:
-        sees_BTS = sees_BTS & torch.ones(n_new, n_keys, dtype=torch.bool, device=device).triu(n_seen - window + 1)
-    return sees_BTS.unsqueeze(1)
+    left, right = visible.window(n_tokens)
+    window = -1 if left is None else left, 0 if visible.is_causal else -1 if right is None else right
+    if visible.documents_BS is None:
+        borders = torch.arange(0, n_rows * n_tokens + 1, n_tokens, dtype=torch.int32, device=device)
+        return AttentionPlan("varlen", borders=borders, window=window)
+    starts = document_starts(visible.documents_BS).flatten().nonzero().squeeze(1)
+    borders = starts.new_full((1 << starts.numel().bit_length(),), n_rows * n_tokens, dtype=torch.int32)
+    borders[: starts.numel()] = starts
+    return AttentionPlan("varlen", borders=borders.to(device, non_blocking=True), window=window)
+
+
+def flash_takes(device: torch.device, dtype: torch.dtype, d_head: int) -> bool:
+    """Whether torch's flash attention runs there: half-width numbers on CUDA from Ampere on, heads up to 256."""
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and is_half and d_head <= 256 and _has_flash(device)
+
+
+@functools.cache
+def _has_flash(device: torch.device) -> bool:
+    is_built = torch.backends.cuda.is_flash_attention_available()
+    return is_built and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -5,7 +5,7 @@ In: (B, T, D). Out: (B, T, D) = x + attention(norm(x)), then x + feed_forward(no
 
 from torch import Tensor, nn
 
-from model.network.attention import Attention, RotaryTables
+from model.network.attention import Attention, AttentionPlan, RotaryTables
 from model.network.feed_forward import FeedForward
 from model.network.kv_cache import KVCache
 from model.network.norm import new_norm
@@ -21,7 +21,7 @@ class Block(nn.Module):
         self.mlp = FeedForward(cfg)
 
     def forward(
-        self, x_BTD: Tensor, rotary: RotaryTables | None, mask_BHTS: Tensor | None, cache: KVCache | None
+        self, x_BTD: Tensor, rotary: RotaryTables | None, plan: AttentionPlan, cache: KVCache | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, mask_BHTS, cache)
+        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, plan, cache)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))

@@ -1,9 +1,9 @@
 """The decoder: token ids to a distribution over the next token. By its config a GPT-2, a Llama or a Qwen3.
 
 In: ids (B, T). Out: logits (B, T, V), or the normalised hidden states (B, T, D) that the head and other heads read.
-Steps: embed, with learned positions where those are chosen; n_layers blocks; norm; head.
+Steps: embed, with learned positions where the config has them; n_layers blocks; norm; head.
 Modules are named as Hugging Face names those of Llama and Qwen3 (model.layers.0.self_attn.q_proj ...), so that import
-and export of such weights are the identity.
+and export of such weights are the identity. Therefore a trunk is stored as `model`; code reads it as `trunk`.
 
 Legend: B batch, T position, S key position, D d_model, K d_head, V vocab.
 """
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.network.attention import RotaryTables, visibility
+from model.network.attention import AttentionPlan, RotaryTables, attention_plan
 from model.network.block import Block
 from model.network.kv_cache import KVCache
-from model.network.linear import Linear
+from model.network.linear import Linear, autocast_dtype
 from model.network.norm import new_norm
 from model.network.rope import rotary_tables
 from model.network.shape import DecoderConfig
+from model.network.visible import CAUSAL, Visible
 
 INIT_STD = 0.02  # of embeddings, GPT-2's value
 
 
 class Trunk(nn.Module):
-    """Everything below the head; the part that fine-tuning takes over."""
+    """Everything below the head, which decoders and classifiers share."""
 
     cos_S1K: Tensor
     sin_S1K: Tensor
@@ -32,7 +33,7 @@ class Trunk(nn.Module):
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
         self.cfg = cfg
-        self.checkpoint_layers = False  # keep only each layer's input for backward and compute the rest again
+        self.recomputes_layers = False
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.d_model)
         if cfg.positions == "learned":
             self.embed_positions = nn.Embedding(cfg.max_seq_len, cfg.d_model)
@@ -43,33 +44,35 @@ class Trunk(nn.Module):
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.norm = new_norm(cfg)
 
+    def recompute_layers(self, is_on: bool = True) -> None:
+        """Activation checkpointing: a training pass keeps only the input of each layer, and backward computes the
+        layer again. Gradients stay the same, memory falls to about a layer's, and a step takes a third longer."""
+        self.recomputes_layers = is_on
+
     def forward(
         self,
         ids_BT: Tensor,
         *,
-        cache: KVCache | None = None,
-        mask_BTS: Tensor | None = None,
+        visible: Visible = CAUSAL,
         positions_BT: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
-        """Final-normed hidden states (B, T, D).
+        """Hidden states (B, T, D) after the last norm.
 
-        With a `cache` the ids follow those already in it, and S counts both. `mask`, bool, True = may look: it
-        replaces the causal rule, and must hold it where that is wanted; a position that may see nothing gets no
-        attention. `positions`, int64 below max_seq_len: where each id stands; None = after the cache's, from 0.
-        A window of sliding_layers counts by index in the row, whatever the positions, and narrows the mask too.
+        With a `cache` the ids follow those already in it, and S counts both. `positions` (int64, below max_seq_len)
+        are the places of the ids in their text, by default their index in the row. The layers in sliding_layers
+        narrow `visible` by their window, which counts by index in the row, whatever the positions are.
         Raises ValueError when the tokens outgrow max_seq_len or the cache, or a shape does not fit.
         """
         n_seen, n_new = cache.position if cache is not None else 0, ids_BT.size(1)
-        self._check_sizes(ids_BT, n_seen + n_new, cache, mask_BTS, positions_BT)
+        self._check_sizes(ids_BT, n_seen + n_new, cache, visible, positions_BT)
         x_BTD, rotary = self._embedded(ids_BT, n_seen, positions_BT)
-        full = visibility(n_new, n_seen, ids_BT.device, None, mask_BTS)
-        windowed = visibility(n_new, n_seen, ids_BT.device, self.cfg.sliding_window, mask_BTS)
-        for number, layer in enumerate(self.layers):
-            mask_BHTS = windowed if number in self.cfg.sliding_layers else full
-            if self.checkpoint_layers and cache is None and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, x_BTD, rotary, mask_BHTS, None, use_reentrant=False)
+        plans = self._plans(visible, x_BTD, n_seen + n_new)
+        for layer, plan in zip(self.layers, plans, strict=True):
+            if self.recomputes_layers and cache is None and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, x_BTD, rotary, plan, None, use_reentrant=False)
             else:
-                x_BTD = layer(x_BTD, rotary, mask_BHTS, cache)
+                x_BTD = layer(x_BTD, rotary, plan, cache)
         if cache is not None:
             cache.advance(n_new)
         return self.norm(x_BTD)
@@ -81,13 +84,24 @@ class Trunk(nn.Module):
         x_BTD = self.embed_tokens(ids_BT)
         place = slice(n_seen, n_seen + ids_BT.size(1)) if positions_BT is None else positions_BT
         if self.cfg.positions == "learned":
-            if positions_BT is None:  # looked up, not cut: FSDP shards the embedding and gathers it for its module
+            if positions_BT is None:  # looked up, not sliced: FSDP gathers the embedding for its module only
                 positions_BT = torch.arange(n_seen, n_seen + ids_BT.size(1), device=ids_BT.device)
             return x_BTD + self.embed_positions(positions_BT), None
         return x_BTD, (self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype))
 
+    def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int) -> list[AttentionPlan]:
+        """The attention plan of each layer; layers with the same window share one."""
+        cfg, device = self.cfg, x_BTD.device
+        dtype = autocast_dtype(device) or x_BTD.dtype
+        sizes = {"n_rows": x_BTD.size(0), "n_queries": x_BTD.size(1), "n_keys": n_keys, "d_head": cfg.d_head}
+        full = attention_plan(visible, device=device, dtype=dtype, **sizes)
+        if cfg.sliding_window is None:
+            return [full] * cfg.n_layers
+        windowed = attention_plan(visible.windowed(cfg.sliding_window - 1, 0), device=device, dtype=dtype, **sizes)
+        return [windowed if layer in cfg.sliding_layers else full for layer in range(cfg.n_layers)]
+
     def _check_sizes(
-        self, ids_BT: Tensor, n_keys: int, cache: KVCache | None, mask_BTS: Tensor | None, positions_BT: Tensor | None
+        self, ids_BT: Tensor, n_keys: int, cache: KVCache | None, visible: Visible, positions_BT: Tensor | None
     ) -> None:
         if n_keys > self.cfg.max_seq_len:
             raise ValueError(f"{n_keys} tokens exceed max_seq_len={self.cfg.max_seq_len}; cut or split the text")
@@ -96,10 +110,14 @@ class Trunk(nn.Module):
                 f"{ids_BT.size(0)} rows of {n_keys} tokens do not fit the cache: it has {cache.n_rows} rows"
                 f" and room for {cache.max_len} tokens each"
             )
-        if mask_BTS is not None and mask_BTS.shape != (expected := (*ids_BT.shape, n_keys)):
-            raise ValueError(f"mask_BTS has shape {tuple(mask_BTS.shape)}, expected {tuple(expected)}")
-        if positions_BT is not None and positions_BT.shape != ids_BT.shape:
-            raise ValueError(f"positions_BT has shape {tuple(positions_BT.shape)}, expected {tuple(ids_BT.shape)}")
+        expected_of = {
+            "mask_BTS": (visible.mask_BTS, (*ids_BT.shape, n_keys)),
+            "documents_BS": (visible.documents_BS, (ids_BT.size(0), n_keys)),
+            "positions_BT": (positions_BT, tuple(ids_BT.shape)),
+        }
+        for name, (tensor, expected) in expected_of.items():
+            if tensor is not None and tensor.shape != expected:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
 
 
 class Decoder(nn.Module):
@@ -111,32 +129,24 @@ class Decoder(nn.Module):
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
-    def trunk(
-        self,
-        ids_BT: Tensor,
-        *,
-        cache: KVCache | None = None,
-        mask_BTS: Tensor | None = None,
-        positions_BT: Tensor | None = None,
-    ) -> Tensor:
-        """Final-normed hidden states (B, T, D); arguments and errors as in Trunk.forward."""
-        return self.model(ids_BT, cache=cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
+    @property
+    def trunk(self) -> Trunk:
+        return self.model
 
     def forward(
         self,
         ids_BT: Tensor,
         *,
-        cache: KVCache | None = None,
-        mask_BTS: Tensor | None = None,
+        visible: Visible = CAUSAL,
         positions_BT: Tensor | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of the token that follows each of `ids`; arguments and errors as in Trunk.forward."""
-        x_BTD = self.trunk(ids_BT, cache=cache, mask_BTS=mask_BTS, positions_BT=positions_BT)
-        return self.lm_head(x_BTD)
+        return self.lm_head(self.trunk(ids_BT, visible=visible, positions_BT=positions_BT, cache=cache))
 
     def new_cache(self, n_rows: int, max_len: int | None = None) -> KVCache:
         """An empty cache for `n_rows` rows of at most `max_len` tokens, max_seq_len where that is None."""
-        weight = self.model.embed_tokens.weight
+        weight = self.trunk.embed_tokens.weight
         return KVCache(self.cfg, n_rows, max_len or self.cfg.max_seq_len, weight.device, weight.dtype)
 
 

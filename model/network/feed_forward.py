@@ -23,8 +23,15 @@ class FeedForward(nn.Module):
         self.down_proj = Linear(cfg.d_ff, cfg.d_model, bias=cfg.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(activated(self.kind, *self.up(x_BTD)))
+
+    def up(self, x_BTD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Up (B, T, F), and the gate before its activation, None where the layer has no gate.
+
+        Nothing else reads the weights of these two projections.
+        """
         gate_BTF = self.gate_proj(x_BTD) if self.kind == "swiglu" else None
-        return self.down_proj(activated(self.kind, self.up_proj(x_BTD), gate_BTF))
+        return self.up_proj(x_BTD), gate_BTF
 
 
 def activated(kind: str, up_BTF: Tensor, gate_BTF: Tensor | None) -> Tensor:

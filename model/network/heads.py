@@ -23,8 +23,9 @@ class SequenceClassifier(nn.Module):
         self.model = Trunk(cfg)
         self.score = nn.Linear(cfg.d_model, n_classes, bias=False)
 
-    def trunk(self, ids_BT: Tensor) -> Tensor:
-        return self.model(ids_BT)
+    @property
+    def trunk(self) -> Trunk:
+        return self.model
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Logits (B, C). A row's text is its first `lengths` ids, at least one; the rest may be any id."""
@@ -43,6 +44,6 @@ def new_classifier(cfg: DecoderConfig, n_classes: int, seed: int) -> SequenceCla
 def classifier_from_decoder(decoder: Decoder, n_classes: int) -> SequenceClassifier:
     """A classifier whose trunk is a copy of the decoder's; its head starts at zero."""
     classifier = SequenceClassifier(decoder.cfg, n_classes)
-    classifier.model.load_state_dict(decoder.model.state_dict())
+    classifier.trunk.load_state_dict(decoder.trunk.state_dict())
     nn.init.zeros_(classifier.score.weight)
     return classifier

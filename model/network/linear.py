@@ -51,6 +51,13 @@ def is_for_onednn(x_NI: Tensor, weight_OI: Tensor) -> bool:
     )
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The type that products on `device` are taken in, None where autocast is off or unknown there."""
+    if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
+
+
 def _has_fast_onednn() -> bool:
     is_there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return is_there and torch.backends.cpu.get_cpu_capability() == "AVX512"

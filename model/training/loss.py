@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from model.network.linear import linear, product
+from model.network.visible import CAUSAL, Visible
 from model.training.compilation import compiled, is_compiled
 
 IGNORE_INDEX = -100  # target without loss; torch's default
@@ -33,24 +34,15 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]
     """Sum of -ln p(next token) over targets that are not IGNORE_INDEX, and their number; both 0-d tensors.
 
     `batch`: ids_BT and targets_BT (targets already shifted: targets[t] follows ids[t]). Where it has documents_BT,
-    tokens see those of their own document only; where it has positions_BT, these are the positions of the ids.
+    tokens attend to their own document only; where it has positions_BT, these are the positions of the ids.
     """
-    attention_args: dict[str, Tensor] = {}
-    if "documents_BT" in batch:
-        attention_args["mask_BTS"] = same_document_mask(batch["documents_BT"])
-    if "positions_BT" in batch:
-        attention_args["positions_BT"] = batch["positions_BT"]
+    visible = Visible.within(batch["documents_BT"]) if "documents_BT" in batch else CAUSAL
     targets_N = batch["targets_BT"].flatten()
-    x_ND = model.trunk(batch["ids_BT"], **attention_args).flatten(0, 1)  # type: ignore[operator]
+    x_BTD = model.trunk(batch["ids_BT"], visible=visible, positions_BT=batch.get("positions_BT"))  # type: ignore[operator]
+    x_ND = x_BTD.flatten(0, 1)
     weight_VD = model.lm_head.weight  # type: ignore[union-attr]
     loss = linear_cross_entropy(x_ND, weight_VD, targets_N, fused=is_compiled(model))  # type: ignore[arg-type]
     return loss, (targets_N != IGNORE_INDEX).sum()
-
-
-def same_document_mask(documents_BT: Tensor) -> Tensor:
-    """(B, T, S) bool, True = may look: at tokens of the same document that do not come later."""
-    same_BTS = documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)
-    return same_BTS.tril()
 
 
 def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -113,7 +113,7 @@ class _Run:
         self.root = directory / CHECKPOINTS
         self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
         if job.cfg.activation_checkpointing:
-            job.model.model.checkpoint_layers = True  # type: ignore[union-attr,assignment]
+            job.model.trunk.recompute_layers()  # type: ignore[union-attr,operator]
         self.state = new_state(job.model, job.cfg)
         self.cfg = job.cfg  # with what it left open, once that is chosen
         if is_fsdp(self.state.model):

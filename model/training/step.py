@@ -133,11 +133,15 @@ def train_step(
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
-    """`batch` there. From pinned memory, because a copy from other memory waits until the GPU has nothing to do."""
+    """`batch` there. From pinned memory, because a copy from other memory waits until the GPU has nothing to do.
+
+    documents_BT stays on the host: attention reads the borders of its segments there without waiting for the GPU.
+    """
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}
-    pinned = {name: tensor if tensor.is_cuda else tensor.pin_memory() for name, tensor in batch.items()}
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in pinned.items()}
+    kept = {"documents_BT"} & batch.keys()
+    pinned = {name: x if x.is_cuda or name in kept else x.pin_memory() for name, x in batch.items()}
+    return {name: x if name in kept else x.to(device, non_blocking=True) for name, x in pinned.items()}
 
 
 def is_spike(history: History, loss: Tensor, gradient_norm: Tensor, limit: float) -> bool:

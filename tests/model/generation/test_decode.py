@@ -8,6 +8,7 @@ import torch
 from model.generation.decode import DecodeStep
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig, RopeScaling
+from model.network.visible import Visible
 
 QWEN3 = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24
@@ -65,9 +66,10 @@ def test_decode_step_of_padded_rows_equals_the_decoder(cfg):
     positions_BT = (torch.arange(12) - torch.tensor([[0], [4]])).clamp(min=0)
     mask_BTS = real_BS[:, None, :].expand(2, 12, 12).tril() | torch.eye(12, dtype=torch.bool)
     cache = model.new_cache(2)
-    model(ids_BT[:, :11], cache=cache, mask_BTS=mask_BTS[:, :11, :11], positions_BT=positions_BT[:, :11])
+    prompt = Visible.mask(mask_BTS[:, :11, :11])
+    model(ids_BT[:, :11], cache=cache, visible=prompt, positions_BT=positions_BT[:, :11])
     logits_BV = DecodeStep(model)(ids_BT[:, 11], cache, mask_BTS[:, 11], positions_BT[:, 11])
-    expected_BTV = model(ids_BT, mask_BTS=mask_BTS, positions_BT=positions_BT)
+    expected_BTV = model(ids_BT, visible=Visible.mask(mask_BTS), positions_BT=positions_BT)
     torch.testing.assert_close(logits_BV, expected_BTV[:, 11], atol=2e-5, rtol=1e-5)
 
 

@@ -15,6 +15,7 @@ from model.hf.weights import weights_from_hf
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
 from model.network.shape import DecoderConfig, RopeScaling
+from model.network.visible import Visible
 from model.training.loss import IGNORE_INDEX, language_model_loss
 
 TOLERANCE = 1e-5  # asked for are 1e-4; seen is 2e-6
@@ -82,7 +83,7 @@ def test_family_with_left_padding_gives_the_logits_of_transformers(pair):
     expected_BTV = theirs(ids_BT, attention_mask=is_real_BT.long(), position_ids=positions_BT).logits
     mask_BTS = torch.ones(40, 40, dtype=torch.bool).tril() & is_real_BT[:, None, :]
     mask_BTS = mask_BTS | torch.eye(40, dtype=torch.bool)  # padding sees itself: a softmax of nothing is no number
-    got_BTV = ours(ids_BT, mask_BTS=mask_BTS, positions_BT=positions_BT)
+    got_BTV = ours(ids_BT, visible=Visible.mask(mask_BTS), positions_BT=positions_BT)
     assert_equal(got_BTV[is_real_BT], expected_BTV[is_real_BT])
 
 
@@ -123,7 +124,7 @@ def test_llama_far_beyond_the_context_it_was_trained_with_gives_the_logits_of_tr
     positions_BT = torch.arange(0, 48 * 2700, 2700)[None]  # up to 126,900
     expected_BTV = theirs(ids_BT, position_ids=positions_BT).logits
     mask_BTS = torch.ones(1, 48, 48, dtype=torch.bool).tril()
-    assert_equal(ours(ids_BT, mask_BTS=mask_BTS, positions_BT=positions_BT), expected_BTV)
+    assert_equal(ours(ids_BT, visible=Visible.mask(mask_BTS), positions_BT=positions_BT), expected_BTV)
 
 
 @torch.no_grad()

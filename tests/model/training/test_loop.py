@@ -258,18 +258,18 @@ def test_train_step_with_activation_checkpointing_runs_layers_twice():
     model.model.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     for is_on, expected in ((False, 1), (True, 2)):
         calls.clear()
-        model.model.checkpoint_layers = is_on
+        model.trunk.recompute_layers(is_on)
         train_step(new_state(model, TRAIN), Repeating().batch(0), TRAIN)
         assert len(calls) == expected
 
 
-@pytest.mark.parametrize("checkpoint_layers", [False, True])
-def test_gradient_under_autocast_is_that_of_float32_but_for_roundings(checkpoint_layers):
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_gradient_under_autocast_is_that_of_float32_but_for_roundings(recomputes):
     """What a GPU does, on a CPU: products in bfloat16, everything else in float32."""
     gradients = []
     for is_half in (False, True):
         model = new_decoder(dataclasses.replace(DECODER, d_model=64, d_head=32), 0)
-        model.model.checkpoint_layers = checkpoint_layers
+        model.trunk.recompute_layers(recomputes)
         generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             for weight in model.parameters():

@@ -15,7 +15,6 @@ from model.training.loss import (
     _fused_chunk_loss,
     chunk_rows,
     linear_cross_entropy,
-    same_document_mask,
 )
 
 
@@ -101,13 +100,6 @@ def test_chunk_rows_follow_the_vocabulary(vocab_size, device, expected):
 
 def test_chunk_rows_of_a_huge_vocabulary_stay_worth_a_product():
     assert chunk_rows(10_000_000, "cpu") == MIN_CHUNK_ROWS
-
-
-def test_same_document_mask_shows_earlier_tokens_of_the_same_document_only():
-    mask_BTS = same_document_mask(torch.tensor([[0, 0, 1, 1, 0]]))
-    assert mask_BTS.int().tolist() == [
-        [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 0], [1, 1, 0, 0, 1]]
-    ]
 
 
 PEAK = """

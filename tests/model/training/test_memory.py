@@ -14,8 +14,8 @@ import torch
 from model.network.decoder import new_decoder
 from model.network.shape import DecoderConfig
 from model.network.size import n_hidden_matrix_parameters, n_parameters
+from model.network.visible import CAUSAL, Visible
 from model.training.config import TrainConfig
-from model.training.loss import same_document_mask
 from model.training.memory import (
     MICRO_TOKENS,
     SAFE_SHARE,
@@ -37,7 +37,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 def bytes_kept(cfg: DecoderConfig, train: TrainConfig, rows: int = 4) -> int:
     """What autograd keeps of a forward pass, each piece of memory once, without weights and tables."""
     model = new_decoder(cfg, 0)
-    model.model.checkpoint_layers = train.activation_checkpointing
+    model.trunk.recompute_layers(train.activation_checkpointing)
     known = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
 
@@ -47,9 +47,9 @@ def bytes_kept(cfg: DecoderConfig, train: TrainConfig, rows: int = 4) -> int:
         return tensor
 
     ids_BT = torch.zeros(rows, train.seq_len, dtype=torch.int64)
-    mask = {"mask_BTS": same_document_mask(ids_BT)} if train.document_mask else {}
+    visible = Visible.within(ids_BT) if train.document_mask else CAUSAL
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        x_BTD = model.trunk(ids_BT, **mask)
+        x_BTD = model.trunk(ids_BT, visible=visible)
     assert x_BTD.requires_grad
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
@@ -194,7 +194,7 @@ def batch(c, t): ids = torch.zeros(t.rows, t.seq_len, dtype=torch.int64); return
 train_step(new_state(new_decoder(tiny, 0), small), batch(tiny, small), small)  # libraries are loaded
 before = peak()
 state = new_state(new_decoder(cfg, 0), train)
-state.model.model.checkpoint_layers = train.activation_checkpointing
+state.model.trunk.recompute_layers(train.activation_checkpointing)
 for _ in range(2):
     train_step(state, batch(cfg, train), train)
 print(json.dumps([peak() - before, estimate(cfg, train, "cpu").total(16)]))

@@ -138,7 +138,7 @@ def train_all(arguments, shards, held_out, vocab_size: int) -> dict[str, list[tu
         plain = trials["windows"].blocks
         for name, one in trials.items():
             one.model.eval()
-            bits = document_losses(one.model, held_out, stride=one.model.cfg.max_seq_len, rows=64).bits_per_byte
+            bits = document_losses(one.model, held_out, stride=one.model.cfg.max_seq_len).bits_per_byte
             ratio = median(own / other for own, other in zip(one.blocks, plain, strict=True)) if plain else 1.0
             results[name].append((bits, ratio))
             print(f"seed {seed}, {name}: {bits:.5f} bits per byte, {1 / ratio:.3f} of the tokens/s", flush=True)

@@ -168,8 +168,9 @@ def run_sample(args: argparse.Namespace) -> int:
     from model.generation.generate import stream_text
     from model.generation.sample_config import SampleConfig
     from model.network.registry import load_decoder
+    from model.training.placement import for_generation
 
-    decoder = load_decoder(args.model)
+    decoder = for_generation(load_decoder(args.model))
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
     cfg = SampleConfig(
         max_new_tokens=args.tokens,
@@ -192,9 +193,10 @@ def run_sample(args: argparse.Namespace) -> int:
 def run_evaluate(args: argparse.Namespace) -> int:
     from model.evaluate import document_losses
     from model.network.registry import load_decoder
+    from model.training.placement import for_evaluation
 
     description = read_description(args.shards)
-    decoder = load_decoder(args.model)
+    decoder = for_evaluation(load_decoder(args.model))
     if description["vocab_size"] != decoder.cfg.vocab_size:
         raise ValueError(
             f"{args.shards} holds ids of a vocabulary of {description['vocab_size']} tokens, {args.model} has"
@@ -208,7 +210,7 @@ def run_evaluate(args: argparse.Namespace) -> int:
     losses = document_losses(decoder, shards)
     print(f"{args.split} of {args.shards}: {len(losses.document_ids):,} documents, {losses.n_tokens.sum():,} tokens")
     print(f"bits per byte {losses.bits_per_byte:.4f}")
-    print(f"perplexity {losses.perplexity:.3f} a token, loss {math.log(losses.perplexity):.4f} nats")
+    print(f"perplexity {losses.perplexity:.3f} per token, loss {math.log(losses.perplexity):.4f} nats")
     return 0
 
 

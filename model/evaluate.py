@@ -4,15 +4,15 @@ In: a decoder and token shards. Out: per document the summed log-loss in nats, t
 bytes of its text. Every token of a document but its first (end-of-text, which only opens it) is predicted exactly
 once, and no document sees another.
 
-Context: the first C = max_seq_len tokens are predicted from all that came before them in the document; later ones in
-windows that start `stride` tokens apart, from at least C - stride + 1 and at most C tokens. A smaller stride
-is slower and kinder to the model.
+Steps: documents become windows, windows of similar length pass together, only the targets that no earlier window
+predicted go through the head. The first C = max_seq_len tokens of a document are predicted from all that precede
+them, later ones from at least C - stride + 1 and at most C tokens. A smaller stride costs time and lowers the loss.
 
-Legend: B rows, T position, V vocab.
+Legend: B windows in a pass, T position, N targets, D d_model.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,13 @@ from model.data.batches import Batches
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
 from model.training.distributed import n_processes, rank, total
-from model.training.loss import IGNORE_INDEX, LossFunction
+from model.training.loss import LossFunction, chunk_rows
 from model.training.machine import precision
-from model.training.step import micro_batches
+from model.training.placement import memory_explained
+from model.training.step import micro_batches, on_device
+
+TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # padding included; a small pass stays in a CPU's cache
+NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,99 +48,134 @@ class DocumentLosses:
 
     @property
     def perplexity(self) -> float:
-        """Of a token; depends on the tokenizer, unlike bits per byte."""
+        """Per token, so that it depends on the tokenizer, unlike bits per byte."""
         return float(np.exp(self.nats.sum() / self.n_tokens.sum()))
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Inputs tokens[start:end], targets one further; targets before `fresh` were predicted by the window before."""
+class Windows:
+    """Windows as columns. One reads the tokens start to end - 1 of its document and predicts the token after each of
+    them; the targets before `fresh` were predicted by the window before."""
 
-    document: int
-    start: int
-    end: int
-    fresh: int
+    document: np.ndarray  # int64 (N,), like all columns
+    start: np.ndarray
+    end: np.ndarray
+    fresh: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    def of(self, which: np.ndarray | slice) -> "Windows":
+        return Windows(self.document[which], self.start[which], self.end[which], self.fresh[which])
 
 
-def windows_of_document(document: int, n_tokens: int, max_seq_len: int, stride: int) -> list[Window]:
-    """Windows in which each of the tokens 1 to n_tokens - 1 is a fresh target exactly once."""
-    windows: list[Window] = []
+def windows_of_documents(n_tokens: np.ndarray, max_seq_len: int, stride: int) -> Windows:
+    """Windows over documents of `n_tokens` tokens, in which every token but a document's first is a fresh target
+    exactly once."""
     last = n_tokens - 1  # index of the last target
-    start, predicted = 0, 0
-    while predicted < last:
-        end = min(start + max_seq_len, last)
-        windows.append(Window(document, start, end, predicted + 1))
-        predicted, start = end, start + stride
-    return windows
+    n_windows = np.where(last > 0, 1 + -(-(last - max_seq_len).clip(min=0) // stride), 0)
+    document = np.repeat(np.arange(len(n_tokens)), n_windows)
+    number = np.arange(len(document)) - (n_windows.cumsum() - n_windows)[document]  # of the window in its document
+    start = number * stride
+    fresh = np.where(number == 0, 1, start - stride + max_seq_len + 1)
+    return Windows(document, start, np.minimum(start + max_seq_len, last[document]), fresh)
 
 
 @torch.inference_mode()
 def document_losses(
-    model: Decoder, shards: Sequence[TokenShard], *, stride: int | None = None, rows: int = 16
+    model: Decoder, shards: Sequence[TokenShard], *, stride: int | None = None, tokens_per_pass: int | None = None
 ) -> DocumentLosses:
     """Losses of all documents of `shards`; `stride` in tokens, default half of max_seq_len.
 
-    `rows` windows pass at once; it changes speed and memory, not the result.
+    `tokens_per_pass` changes speed and memory, not the result. Passes run on the model's device in its precision, and
+    nothing is read from the device before the end. Raises OutOfMemory, a ValueError, when it has no room.
     """
-    max_seq_len = model.cfg.max_seq_len
+    max_seq_len, device = model.cfg.max_seq_len, next(model.parameters()).device
     stride = max(1, max_seq_len // 2) if stride is None else stride
     if not 1 <= stride <= max_seq_len:
         raise ValueError(f"stride={stride} must lie between 1 and max_seq_len={max_seq_len}")
     check_vocabulary(shards, model.cfg.vocab_size)
-    texts = [shard.tokens[a:b] for shard in shards for a, b in zip(shard.offsets, shard.offsets[1:], strict=False)]
-    windows = [w for i, text in enumerate(texts) for w in windows_of_document(i, len(text), max_seq_len, stride)]
-    windows.sort(key=lambda window: window.end - window.start)  # rows of like length: little padding
-    nats = np.zeros(len(texts))
-    n_tokens = np.zeros(len(texts), dtype=np.int64)
-    for first in range(0, len(windows), rows):
-        part = windows[first : first + rows]
-        losses_B, counts_B = _window_losses(model, texts, part)
-        documents = [window.document for window in part]
-        np.add.at(nats, documents, losses_B)
-        np.add.at(n_tokens, documents, counts_B)
+    tokens_per_pass = tokens_per_pass or TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
+    lengths = [np.diff(shard.offsets) for shard in shards]
+    windows = windows_of_documents(np.concatenate([NONE, *lengths]), max_seq_len, stride)
+    windows = windows.of(np.argsort(windows.start - windows.end, kind="stable"))  # similar lengths: little padding
+    documents = _Documents(shards)
+    sums: list[Tensor] = []  # per pass, float64 on the device
+    with memory_explained(f"{tokens_per_pass:,} tokens passed at once; give a smaller tokens_per_pass"):
+        for rows in _passes(windows.end - windows.start, tokens_per_pass):
+            sums.append(_window_losses(model, documents, windows.of(rows)))
+        nats_N = torch.cat(sums).cpu().numpy() if sums else NONE
+    n_documents = len(documents.first)
     return DocumentLosses(
         document_ids=[i for shard in shards for i in shard.document_ids.to_pylist()],
-        nats=nats,
-        n_tokens=n_tokens,
-        n_bytes=np.concatenate([shard.n_bytes for shard in shards]) if shards else np.zeros(0, dtype=np.int64),
+        nats=np.bincount(windows.document, nats_N, n_documents),
+        n_tokens=np.bincount(windows.document, windows.end - windows.fresh + 1, n_documents).astype(np.int64),
+        n_bytes=np.concatenate([NONE, *(shard.n_bytes for shard in shards)]),
     )
 
 
-def _window_losses(model: Decoder, texts: list[np.ndarray], windows: list[Window]) -> tuple[np.ndarray, np.ndarray]:
-    device = model.model.embed_tokens.weight.device
-    width = max(window.end - window.start for window in windows)
-    ids_BT = torch.zeros(len(windows), width, dtype=torch.int64)  # padded right, which a causal model never sees
-    targets_BT = torch.full((len(windows), width), IGNORE_INDEX)
-    for row, window in enumerate(windows):
-        tokens = torch.from_numpy(texts[window.document][window.start : window.end + 1].astype(np.int64))
-        ids_BT[row, : len(tokens) - 1] = tokens[:-1]
-        skipped = window.fresh - window.start - 1
-        targets_BT[row, skipped : len(tokens) - 1] = tokens[1 + skipped :]
-    targets_BT = targets_BT.to(device)
-    x_BTD = model.trunk(ids_BT.to(device))
-    losses: list[Tensor] = []
-    for x_TD, targets_T in zip(x_BTD, targets_BT, strict=True):  # a row's logits at a time
-        logits_TV = F.linear(x_TD, model.lm_head.weight).float()
-        losses.append(
-            F.cross_entropy(logits_TV, targets_T, ignore_index=IGNORE_INDEX, reduction="none").double().sum()
-        )
-    counts_B = (targets_BT != IGNORE_INDEX).sum(dim=1)
-    return torch.stack(losses).cpu().numpy(), counts_B.cpu().numpy()
+class _Documents:
+    """Tokens of documents by number, read from the shards when asked for."""
+
+    def __init__(self, shards: Sequence[TokenShard]) -> None:
+        self.shards = shards
+        self.shard = np.repeat(np.arange(len(shards)), [len(shard.document_ids) for shard in shards])
+        self.first = np.concatenate([NONE, *(shard.offsets[:-1] for shard in shards)])  # in the shard's tokens
+
+    def tokens(self, document: int, start: int, end: int) -> np.ndarray:
+        first = self.first[document]
+        return self.shards[self.shard[document]].tokens[first + start : first + end]
+
+
+def _passes(lengths: np.ndarray, tokens_per_pass: int) -> Iterator[slice]:
+    """Consecutive windows of descending `lengths` that pass together, padded to the first one's."""
+    first = 0
+    while first < len(lengths):
+        end = first + max(1, tokens_per_pass // int(lengths[first]))
+        yield slice(first, end)
+        first = end
+
+
+def _window_losses(model: Decoder, documents: _Documents, windows: Windows) -> Tensor:
+    """Summed losses of the fresh targets of each window, float64 (B,)."""
+    lengths, device = windows.end - windows.start, next(model.parameters()).device
+    tokens_BT = np.zeros((len(windows), lengths.max() + 1), np.int64)  # padded right, out of a causal model's sight
+    for row, (document, start, end) in enumerate(zip(windows.document, windows.start, windows.end, strict=True)):
+        tokens_BT[row, : end - start + 1] = documents.tokens(document, start, end + 1)
+    place_T = np.arange(lengths.max())
+    is_fresh_BT = (place_T < lengths[:, None]) & (place_T >= (windows.fresh - windows.start - 1)[:, None])
+    arrays = {
+        "ids_BT": np.ascontiguousarray(tokens_BT[:, :-1]),
+        "targets_N": tokens_BT[:, 1:][is_fresh_BT],
+        "places_N": np.flatnonzero(is_fresh_BT),
+    }
+    batch = on_device({name: torch.from_numpy(array) for name, array in arrays.items()}, device)
+    with precision(device):
+        x_ND = model.trunk(batch["ids_BT"]).flatten(0, 1)[batch["places_N"]]
+        losses_N = _target_losses(model, x_ND, batch["targets_N"])
+    losses_BT = losses_N.new_zeros(is_fresh_BT.shape, dtype=torch.float64)
+    losses_BT.view(-1)[batch["places_N"]] = losses_N.double()
+    return losses_BT.sum(dim=1)
+
+
+def _target_losses(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """-ln p(target), float32 (N,); the logits of only so many rows exist at once as training holds too."""
+    n_rows = chunk_rows(model.cfg.vocab_size, x_ND.device.type)
+    chunks = zip(x_ND.split(n_rows), targets_N.split(n_rows), strict=True)
+    return torch.cat([F.cross_entropy(model.lm_head(x).float(), t, reduction="none") for x, t in chunks])
 
 
 @torch.inference_mode()
 def mean_loss(
     model: nn.Module, batches: Batches, n_batches: int, loss_function: LossFunction, micro_batch: int
 ) -> float:
-    """Loss a target over the first `n_batches` batches, in nats; several processes share the rows out."""
+    """Loss per target over the first `n_batches` batches, in nats; several processes share the rows."""
     device = next(model.parameters()).device
-    loss, n_targets = 0.0, 0
+    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and targets; read once, at the end
     for k in range(n_batches):
         for micro in micro_batches(batches.batch(k, rank(), n_processes()), micro_batch):
-            on_device = {name: tensor.to(device) for name, tensor in micro.items()}
             with precision(device):
-                loss_sum, n = loss_function(model, on_device)
-            loss += float(loss_sum)
-            n_targets += int(n)
-    loss, n_targets = total(torch.tensor([loss, n_targets], dtype=torch.float64, device=device)).tolist()
+                loss_sum, n_targets = loss_function(model, on_device(micro, device))
+            sums += torch.stack([loss_sum.double(), n_targets.double()])
+    loss, n_targets = total(sums).tolist()
     return loss / n_targets

@@ -68,13 +68,20 @@ def training_device() -> "torch.device":
     return torch.device("cuda", local_rank)
 
 
-def precision(device: "torch.device") -> contextlib.AbstractContextManager:
-    """bfloat16 for products where the device has it natively; float32 on CPUs, which emulate it slowly."""
+def product_dtype(device: "torch.device") -> "torch.dtype":
+    """Type of matrix products: bfloat16 where the device has it natively, float32 on CPUs, which emulate it."""
     import torch
 
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
+    is_native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if is_native else torch.float32
+
+
+def precision(device: "torch.device") -> contextlib.AbstractContextManager:
+    """A context in which products run in `product_dtype`; the sums around them stay float32."""
+    import torch
+
+    dtype = product_dtype(device)
+    return contextlib.nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
 @contextlib.contextmanager

@@ -106,9 +106,10 @@ def document_losses_of(
 ) -> Losses:
     from model.evaluate import document_losses
     from model.network.registry import load_decoder
+    from model.training.placement import for_evaluation
 
     description = read_description(tokens)
-    decoder = load_decoder(model)
+    decoder = for_evaluation(load_decoder(model))
     if decoder.cfg.vocab_size != description["vocab_size"]:
         raise ValueError(
             f"{model} has a vocabulary of {decoder.cfg.vocab_size}, {tokens} one of {description['vocab_size']}:"

@@ -62,9 +62,10 @@ def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
     """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
     from model.generation.decode import DecodeStep
     from model.network.registry import load_decoder
+    from model.training.placement import for_generation
 
     verify(directory, whole=True)
-    decoder = load_decoder(directory)
+    decoder = for_generation(load_decoder(directory))
     return DecodeStep(decoder), load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 

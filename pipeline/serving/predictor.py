@@ -24,8 +24,9 @@ class Predictor:
     def __init__(self, directory: Path) -> None:
         from model.data.tokenizer import load_model_tokenizer
         from model.training.files import CONFIG, read_json
+        from model.training.placement import for_evaluation
 
-        self.model = self.load_network(directory)
+        self.model = for_evaluation(self.load_network(directory))
         self.description = read_json(directory / CONFIG)
         self.tokenizer = load_model_tokenizer(directory, self.description["model"]["vocab_size"])
 
@@ -88,10 +89,13 @@ def of_tokens(
     """
     import torch
 
+    from model.training.machine import precision
+    from model.training.placement import memory_explained
+
     device = next(model.parameters()).device
     order = np.argsort([len(ids) for ids in tokens], kind="stable")
     parts = []
-    with torch.inference_mode():
+    with torch.inference_mode(), precision(device), memory_explained(f"{rows} texts passed at once; predict fewer"):
         for first in range(0, len(order), rows):
             batch = padded([tokens[place] for place in order[first : first + rows]])
             outputs = model(batch["ids_BT"].to(device), batch["lengths_B"].to(device))

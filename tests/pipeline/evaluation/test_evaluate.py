@@ -19,6 +19,7 @@ from model.network.decoder import new_decoder
 from model.network.heads import new_classifier
 from model.network.registry import describe, load_decoder, save_model
 from model.network.shape import DecoderConfig
+from model.training import placement
 from pipeline.corpus.examples.stage import example_schema, read_examples
 from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams
@@ -96,6 +97,13 @@ def test_foundation_numbers_equal_those_of_the_parts(tmp_path, model, tokens):
     for name, nats in fit_ngrams(train, 257, 256).document_nats(test, 256).items():
         expected = nats.sum() / math.log(2) / sum(len(text.encode()) for text in [*TEXTS[:3], "tea cat"])
         assert found["bits_per_byte"]["baselines"][name] == pytest.approx(expected)
+
+
+def test_foundation_is_evaluated_on_the_device_of_the_machine(tmp_path, model, tokens, monkeypatch):
+    """It ran on the CPU beside an idle GPU. "meta" is a device without numbers: reading a result fails."""
+    monkeypatch.setattr(placement, "training_device", lambda: torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
 
 
 def test_foundation_report_has_samples_sources_and_a_figure(tmp_path, model, tokens):

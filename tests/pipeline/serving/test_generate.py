@@ -12,6 +12,7 @@ from model.network.decoder import new_decoder
 from model.network.heads import new_classifier
 from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
+from model.training import placement
 from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
 from pipeline.tasks.classification import Classifier
@@ -173,3 +174,12 @@ def test_classify_reads_as_much_as_in_training_and_repairs_alike(classifier):
 
 def test_classify_no_texts_gives_no_answers(classifier):
     assert classify_text(classifier, []) == []
+
+
+def test_generate_and_classify_compute_on_the_device_of_the_machine(decoder, classifier, monkeypatch):
+    """Both stayed on the CPU beside an idle GPU. "meta" is a device without numbers: reading a result fails."""
+    monkeypatch.setattr(placement, "training_device", lambda: torch.device("meta"))
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        one_text(decoder, "abc", 5)
+    with pytest.raises(RuntimeError, match="meta tensor"):
+        classify_text(classifier, ["abc"])

@@ -1,0 +1,52 @@
+"""Where a trained model is applied: on the device that `training_device` chooses, in that device's precision.
+
+In: a loaded model in float32 on the CPU. Out: the same model on the device. Evaluation and classification keep
+float32 weights and run under `precision`, as validation does during training. Generation reads every weight for each
+token, so its weights are converted once, to the type in which the device multiplies. On a CPU both are float32 and
+nothing changes.
+
+A device without room is an error of one line. There is no fallback to the CPU, which would take hours without notice
+and give other numbers.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from model.training.machine import product_dtype, training_device
+from model.training.memory import OutOfMemory, is_out_of_memory
+
+M = TypeVar("M", bound=nn.Module)
+ON_CPU = "CUDA_VISIBLE_DEVICES= (empty) runs it on the CPU"
+
+
+def for_evaluation(model: M) -> M:
+    """`model` on the device, with weights in the type that they have. Raises OutOfMemory."""
+    return _placed(model, training_device(), None)
+
+
+def for_generation(model: M) -> M:
+    """`model` on the device, with weights in the type of its products. Raises OutOfMemory."""
+    device = training_device()
+    return _placed(model, device, product_dtype(device))
+
+
+def _placed(model: M, device: torch.device, dtype: torch.dtype | None) -> M:
+    n_bytes = sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
+    with memory_explained(f"the model takes {n_bytes / 2**30:.2f} GiB; free memory on {device}, or {ON_CPU}"):
+        return model.to(device=device, dtype=dtype)
+
+
+@contextlib.contextmanager
+def memory_explained(advice: str) -> Iterator[None]:
+    """Turns an allocator's error within the block into OutOfMemory, one line that ends in `advice`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not is_out_of_memory(error):
+            raise
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OutOfMemory(f"out of memory ({first_line}): {advice}") from error

@@ -13,12 +13,13 @@ from model.data.token_shards import read_token_shard, read_token_shards, write_t
 from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
+from model.network.registry import load_decoder
 from model.network.shape import DecoderConfig
 from model.training import placement
-from model.network.registry import load_decoder, named_weights
 from model.training.machine import precision, product_dtype, training_device
 from model.training.memory import OutOfMemory
 from model.training.placement import for_evaluation, for_generation, memory_explained
+from model.training.weights import named_weights
 
 CONFIG = DecoderConfig(
     vocab_size=29, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=16

@@ -128,7 +128,7 @@ LOSS = """
 import json, resource, sys, time
 import torch
 from torch.nn import functional as F
-from model.training.loss import linear_cross_entropy
+from model.training.cross_entropy import linear_cross_entropy
 n_rows, d_model, vocab_size = 2048, 384, 50304
 torch.manual_seed(0)
 x = torch.randn(n_rows, d_model, requires_grad=True)

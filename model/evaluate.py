@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from model.data.batches import Batches
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
+from model.training.cross_entropy import chunk_rows
 from model.training.distributed import n_processes, rank, total
-from model.training.loss import LossFunction, chunk_rows
+from model.training.loss import LossFunction
 from model.training.machine import precision
 from model.training.placement import memory_explained
 from model.training.step import micro_batches, on_device

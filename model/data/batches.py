@@ -116,7 +116,7 @@ class TokenBatches:
 
     def cells(self, spans: Spans, n_rows: int) -> dict[str, np.ndarray]:
         """The flat values of every cell of a batch, by the name of its tensor."""
-        from model.training.loss import IGNORE_INDEX
+        from model.data.targets import IGNORE_INDEX
 
         n_cells, lengths = n_rows * self.seq_len, spans.lengths
         cells = ranges(spans.rows * self.seq_len + spans.columns(), lengths)

@@ -59,6 +59,6 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 @functools.cache
-def compiled(function: Callable[..., tuple[Tensor, ...]]) -> Callable[..., Any]:
-    """`function` through torch.compile, once a process."""
-    return torch.compile(function)
+def compiled(function: Callable[..., tuple[Tensor, ...]], backend: str = "inductor") -> Callable[..., Any]:
+    """`function` through torch.compile, once per process and backend."""
+    return torch.compile(function, backend=backend)

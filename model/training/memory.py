@@ -20,7 +20,7 @@ import torch
 from model.network.shape import DecoderConfig
 from model.network.size import n_hidden_matrix_parameters, n_parameters
 from model.training.config import TrainConfig
-from model.training.loss import chunk_rows
+from model.training.cross_entropy import chunk_rows
 from model.training.machine import free_memory
 
 SAFE_SHARE = 0.5  # of what is free beside the state: peaks of whole processes were up to 1.7 times the estimate

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from model.training.config import TrainConfig
+from model.training.cross_entropy import backward_of_sum
 from model.training.distributed import (
     accumulating,
     check_shares,
@@ -109,7 +110,7 @@ def train_step(
         with accumulating(state.parallel, is_last=i == len(micros) - 1):
             with precision(device):
                 loss_sum, n_supervised = state.loss(loss_function, micro)
-            loss_sum.backward()
+            backward_of_sum(loss_sum)
         loss_sums.append(loss_sum.detach())
         counts.append(n_supervised)
     n_supervised = total(torch.stack(counts).sum())

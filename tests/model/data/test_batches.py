@@ -10,11 +10,12 @@ import torch
 from torch.nn import functional as F
 
 from model.data.batches import TokenBatches, token_batches
+from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
-from model.training.loss import IGNORE_INDEX, language_model_loss
+from model.training.loss import language_model_loss
 
 LENGTHS = [[5, 1, 30], [17], [2, 2, 9, 40], [3]]  # 109 tokens
 OWNERS = np.repeat(np.arange(9), [5, 1, 30, 17, 2, 2, 9, 40, 3])  # of each token the number of its document

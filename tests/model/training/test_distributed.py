@@ -25,6 +25,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from model.data.batches import TokenBatches, rows_of_rank
+from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, new_decoder
@@ -44,7 +45,7 @@ from model.training.distributed import (
     rank,
 )
 from model.training.loop import Diverged, Interrupted
-from model.training.loss import IGNORE_INDEX, language_model_loss
+from model.training.loss import language_model_loss
 from model.training.run import Job, run
 from model.training.step import new_state, train_step
 

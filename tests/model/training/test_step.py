@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from model.data.targets import IGNORE_INDEX
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from_decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
 from model.training.loop import Diverged, Interrupted, fit
-from model.training.loss import IGNORE_INDEX, classification_loss
+from model.training.loss import classification_loss
 from model.training.step import new_state, train_step
 
 CONFIG = DecoderConfig(
@@ -214,13 +215,3 @@ def test_step_without_a_supervised_target_diverges_and_names_its_documents():
 
     with pytest.raises(Diverged, match=r"step 1: .*document-0-0"):
         run_fit(batches=Empty())
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_classification_loss_with_smoothing_equals_its_definition(smoothing):
-    logits_BC, labels_B = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
-    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B}
-    summed, count = classification_loss(lambda ids_BT, lengths_B: ids_BT, batch, smoothing)
-    target_BC = (1 - smoothing) * F.one_hot(labels_B, 3) + smoothing / 3
-    torch.testing.assert_close(summed, -(target_BC * logits_BC.log_softmax(dim=1)).sum())
-    assert count == 5

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from model.data.batches import TokenBatches, token_batches
+from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import read_token_shards, write_token_shard
 from model.training.config import TrainConfig
-from model.training.loss import IGNORE_INDEX
 from pipeline.provenance.exposure import models_of, unexplained_models
 from pipeline.provenance.training_steps import content_of_steps
 from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Handle, Shards

@@ -19,7 +19,8 @@ from model.data.token_shards import read_token_shard, write_token_shard
 from model.evaluate import document_losses, mean_loss, windows_of_documents
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig
-from model.training.loss import CHUNK_BYTES, language_model_loss
+from model.training.cross_entropy import CHUNK_BYTES
+from model.training.loss import language_model_loss
 from model.training.memory import OutOfMemory
 
 CONFIG = DecoderConfig(

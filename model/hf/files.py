@@ -8,10 +8,7 @@ A folder is written beside its place and renamed; only an earlier export is repl
 (pytorch_model.bin) are refused, and no code of a folder is run.
 """
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,16 @@ from torch import Tensor
 from model.generation.sample_config import SampleConfig
 from model.hf.card import model_card
 from model.hf.config import config_from_hf, config_to_hf
+from model.hf.replacing import EXPORT, replacing_export
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
 from model.network.shape import DecoderConfig
 from model.network.size_check import check_size, shapes_in
-from model.training.files import flush, read_json, read_tensors, write_json, write_tensors
+from model.training.files import CONFIG, WEIGHTS, read_json, read_tensors, write_json, write_tensors
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-GENERATION, CARD, EXPORT = "generation_config.json", "README.md", "gristmill_export.json"
+INDEX, GENERATION, CARD = "model.safetensors.index.json", "generation_config.json", "README.md"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MAX_SHARD_BYTES = 5_000_000_000  # as transformers did for years
 
@@ -106,44 +103,6 @@ def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -
         "repetition_penalty": defaults.repetition_penalty,
         **({f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()} if tokenizer else {}),
     }
-
-
-@contextmanager
-def replacing_export(directory: Path) -> Iterator[Path]:
-    """A folder beside `directory` that takes its place at the end; an error leaves everything as it was.
-
-    Raises ValueError when `directory` is a file, or holds anything that no earlier export wrote.
-    """
-    _check_replaceable(directory)
-    directory = directory.absolute()
-    part, old = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
-    for leftover in (part, old):  # of an export that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        yield part
-        for path in part.iterdir():
-            flush(path)
-        flush(part)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    if directory.exists():
-        os.replace(directory, old)  # noqa: PTH105
-    os.replace(part, directory)  # noqa: PTH105
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _check_replaceable(directory: Path) -> None:
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"{directory} is a file; name a folder that is new, empty or an earlier export")
-    found = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    ours = {EXPORT, *read_json(directory / EXPORT)["files"]} if EXPORT in found else set()
-    if foreign := sorted(found - ours):
-        raise ValueError(
-            f"{directory} holds {foreign[0]}, which no export wrote, so that nothing is replaced; remove it, or name"
-            " another folder"
-        )
 
 
 def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: int) -> list[str]:

@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from model.generation.sample_config import SampleConfig
-from model.hf.files import read_classifier, read_folder, replacing_export, write_folder
+from model.hf.files import read_classifier, read_folder, write_folder
+from model.hf.replacing import exchange, replacing_export
 from model.hf.weights import weights_from_hf
 from model.network.decoder import Decoder
 from model.training.weights import named_weights
+from tests import children
 
 IDS_BT = torch.tensor([[5, 6, 7, 8, 90, 2, 3]])
 
@@ -112,7 +114,7 @@ def test_folder_with_files_of_others_is_left_alone(is_export, decoder, tmp_path)
         write_folder(tmp_path, decoder)
     (tmp_path / "thesis.txt").write_text("years of work")
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(ValueError, match=r"holds thesis\.txt, which no export wrote"):
+    with pytest.raises(ValueError, match=r"contains thesis\.txt, which no export wrote"):
         write_folder(tmp_path, decoder)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -143,6 +145,76 @@ def test_export_that_fails_while_it_writes_leaves_nothing_beside_the_earlier_one
         (part / "half").write_text("x")
         raise OSError("disk is full")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"] and sorted((tmp_path / "out").iterdir()) == before
+
+
+KILLS = """
+import os, signal, sys
+from pathlib import Path
+from model.hf import replacing
+
+real, events, can_exchange = os.replace, [], sys.argv[2] == "exchange"
+
+def killed_around(function):
+    def moved(*paths):
+        for is_after in (False, True):
+            if is_after:
+                result = function(*paths)
+            events.append(is_after)
+            if len(events) > kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return moved
+
+exchange = replacing.exchange
+os.replace = killed_around(real)
+replacing.exchange = killed_around(exchange) if can_exchange else lambda one, other: False
+for kill_at in range(int(sys.argv[3])):
+    folder = Path(sys.argv[1]) / str(kill_at)
+    child = os.fork()
+    if not child:
+        with replacing.replacing_export(folder / "out") as part:
+            (part / "new").write_text("x")
+            (part / "gristmill_export.json").write_text('{"files": ["new"]}')
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print("killed" if os.WIFSIGNALED(status) else "finished" if status == 0 else f"failed: {status}")
+"""
+
+
+@pytest.mark.parametrize(("moves", "n_kills"), [("exchange", 2), ("renames", 4)])
+def test_export_killed_around_any_rename_leaves_a_whole_export_to_the_next_one(moves, n_kills, tmp_path):
+    """A kill between two renames left no folder at all, and the next export deleted the earlier one as a leftover."""
+    if moves == "exchange" and not can_exchange(tmp_path):
+        pytest.skip("this file system cannot exchange two folders")
+    for number in range(n_kills + 1):
+        (tmp_path / str(number) / "out").mkdir(parents=True)
+        (tmp_path / str(number) / "out" / "earlier").write_text("y")
+        (tmp_path / str(number) / "out" / "gristmill_export.json").write_text('{"files": ["earlier"]}')
+    ends = children.python("-c", KILLS, str(tmp_path), moves, str(n_kills + 1), check=True).stdout.split()
+    assert ends == ["killed"] * n_kills + ["finished"]
+    for number in range(n_kills + 1):
+        folder = tmp_path / str(number)
+        if moves == "exchange":
+            assert (folder / "out" / "gristmill_export.json").exists()
+        with pytest.raises(OSError, match="disk is full"), replacing_export(folder / "out"):
+            raise OSError("disk is full")
+        names = {path.name for path in (folder / "out").iterdir()} - {"gristmill_export.json"}
+        assert [path.name for path in folder.iterdir()] == ["out"]
+        assert names == ({"new"} if number >= n_kills - 1 else {"earlier"}), number
+
+
+def can_exchange(folder) -> bool:
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+    return exchange(folder / "one", folder / "other")
+
+
+def test_export_through_a_link_replaces_the_folder_that_it_points_to(decoder, tmp_path):
+    write_folder(tmp_path / "there", decoder, max_shard_bytes=8000)
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    write_folder(tmp_path / "link", decoder)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "model.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "there"]
 
 
 # What is refused.

@@ -1,5 +1,6 @@
 """The order of the data: a pure function that reads every row once per epoch, and is inverted without reading it."""
 
+import copy
 import dataclasses
 import time
 from pathlib import Path
@@ -245,6 +246,55 @@ def test_loss_of_masked_rows_is_the_sum_over_their_documents_read_alone(shards, 
         torch.testing.assert_close(loss, torch.stack(alone).sum(), rtol=1e-5, atol=1e-4)
         without_mask = {name: batch[name] for name in ("ids_BT", "targets_BT")}
         assert abs(language_model_loss(model, without_mask)[0] - loss) > 1e-2
+
+
+@pytest.mark.parametrize(("packing", "mask"), ORDERS)
+def test_loss_weights_belong_to_the_targets_and_weight_0_is_no_target(tmp_path, packing, mask):
+    """Token i has the weight i % 3; the second shard has no weights, so that all of its tokens have weight 1."""
+    weights = [np.arange(36) % 3.0 * (np.arange(36) > 0)]
+    weighted = write_weighted(tmp_path, [[36], [30]], [weights, None])
+    plain = TokenBatches(write_shards(tmp_path, [[36], [30]]), rows=4, seq_len=9, seed=1, packing=packing)
+    batches = TokenBatches(weighted, rows=4, seq_len=9, seed=1, packing=packing, document_mask=mask)
+    expected = np.concatenate([weights[0], np.ones(30)])
+    for k in range(3):
+        batch, before = batches.batch(k), plain.batch(k)
+        is_cell = before["targets_BT"] != IGNORE_INDEX
+        own = torch.where(is_cell, torch.from_numpy(expected)[before["targets_BT"].clamp(min=0)], 0.0)
+        assert torch.equal(batch["weights_BT"], own.float()) and torch.equal(batch["ids_BT"], before["ids_BT"])
+        assert torch.equal(batch["targets_BT"], before["targets_BT"].masked_fill(own == 0, IGNORE_INDEX))
+
+
+def test_document_of_weight_0_trains_nothing_of_its_own(tmp_path):
+    """The gradient of a masked row equals that of its other documents alone."""
+    lengths = [8, 7, 9]
+    zero = [np.ones(8), np.zeros(7), np.ones(9)]
+    zero[2][0] = 0.0  # the end-of-text token behind the second document is its last target
+    weighted = write_weighted(tmp_path, [lengths], [zero])
+    batch = TokenBatches(weighted, rows=1, seq_len=23, seed=0, document_mask=True).batch(0)
+    model = tiny_decoder("rotary")
+    alone = copy.deepcopy(model)
+    loss, n_targets = language_model_loss(model, batch)
+    loss.backward()
+    ids_T, losses = batch["ids_BT"][0], []
+    for own, targets_T in ((ids_T[:8], torch.tensor([*range(1, 8), -100])), (ids_T[15:], torch.arange(16, 24))):
+        losses.append(F.cross_entropy(alone(own[None])[0], targets_T, reduction="sum"))
+    torch.stack(losses).sum().backward()
+    assert n_targets == 7 + 8
+    torch.testing.assert_close(loss, torch.stack(losses).sum())
+    for weight, expected in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-4, atol=1e-5)
+
+
+def write_weighted(directory: Path, shards, weights) -> list[TokenShard]:
+    """As `write_shards`, with loss weights per shard and document."""
+    token, read = 0, []
+    for number, (lengths, own) in enumerate(zip(shards, weights, strict=True)):
+        texts = [np.arange(token + sum(lengths[:i]), token + sum(lengths[: i + 1])) for i in range(len(lengths))]
+        path = directory / f"weighted-{number}.arrow"
+        write_token_shard(path, [f"doc{i}" for i in range(len(lengths))], lengths, texts, 60_000, own)
+        read.append(read_token_shard(path))
+        token += sum(lengths)
+    return read
 
 
 def tiny_decoder(positions) -> Decoder:

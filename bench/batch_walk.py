@@ -1,16 +1,28 @@
-"""One batch walked through the decoder: what goes into and comes out of each part, with real shapes.
+"""One batch on its way: how long building it takes, and what goes into and comes out of each part of the decoder.
 
     python -m bench.batch_walk [--preset demo] [--vocab 4096] [--rows 8] [--tokens 100]
+    python -m bench.batch_walk --build [--rows 512] [--tokens 1024]
 
-Prints a line a call of the first layer and of what surrounds it, in the order of the calls, then the loss and the
-gradients. The ids are random: shapes and sizes are what is shown, and a new model's loss is ln(vocabulary).
+The first form prints a line per call of the first layer and of the modules around it, in the order of the calls, then
+the loss. The ids are random: the lines show shapes and sizes, and the loss of a new model is ln(vocabulary).
+
+The second form prints a Markdown table of the milliseconds per global batch, for all of its rows and for the eighth
+that one of eight processes builds: plain windows, windows with a document mask, and packed documents with a mask, of
+documents of 100 tokens on average in eight shards. Medians of --turns turns; the ways take turns.
 """
 
 import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
+from model.data.batches import TokenBatches
+from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
 from model.network.decoder import new_decoder
 from model.network.size import flops_per_token, n_parameters
 from model.training.loss import language_model_loss
@@ -21,9 +33,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="demo", choices=PRESETS)
     parser.add_argument("--vocab", type=int, default=4096)
-    parser.add_argument("--rows", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=100)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--tokens", type=int)
+    parser.add_argument("--build", action="store_true", help="measure how long building a batch takes")
+    parser.add_argument("--turns", type=int, default=15)
     args = parser.parse_args()
+    if args.build:
+        print_building(args.rows or 512, args.tokens or 1024, args.turns)
+        return
+    args.rows, args.tokens = args.rows or 8, args.tokens or 100
     cfg = PRESETS[args.preset].shape.with_vocab(args.vocab)
     model = new_decoder(cfg, seed=0)
     print(f"{args.preset}: {n_parameters(cfg):,} parameters, {flops_per_token(cfg, args.tokens):,} FLOPs a token")
@@ -43,6 +61,44 @@ def main() -> None:
         read, one = (tuple(model(ids_BT[:1, part], cache=cache).shape) for part in (slice(0, 10), slice(10, 11)))
     print(f"logits of 10 ids of one row: {read}; of the next one, from the cache: {one}")
     print(f"keys in the cache: {tuple(cache.keys_LNGSK.shape)}, {cache.position} tokens used")
+
+
+WAYS = {
+    "plain": {},
+    "document mask": {"document_mask": True},
+    "packed, document mask": {"packing": "documents", "document_mask": True},
+}
+
+
+def print_building(rows: int, seq_len: int, n_turns: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shards = short_documents(Path(folder), n_tokens=16 * rows * seq_len)
+        batches = {
+            name: TokenBatches(shards, rows=rows, seq_len=seq_len, seed=0, **way) for name, way in WAYS.items()
+        }
+        seconds: dict[tuple[str, int], list[float]] = {}
+        for turn in range(n_turns + 1):  # the first one warms the files up
+            for name, one in batches.items():
+                for n_ranks in (1, 8):
+                    start = time.perf_counter()
+                    one.batch(turn, turn % n_ranks, n_ranks)
+                    seconds.setdefault((name, n_ranks), []).append(time.perf_counter() - start)
+    print(f"Milliseconds per batch of {rows} x {seq_len} tokens, medians of {n_turns} turns\n")
+    print("| | all rows | an eighth |\n|---|---:|---:|")
+    for name in WAYS:
+        whole, eighth = (1000 * statistics.median(seconds[name, n_ranks][1:]) for n_ranks in (1, 8))
+        print(f"| {name} | {whole:.1f} | {eighth:.1f} |")
+
+
+def short_documents(folder: Path, n_tokens: int, n_shards: int = 8) -> list[TokenShard]:
+    rng, shards = np.random.default_rng(0), []
+    for number in range(n_shards):
+        lengths = rng.geometric(1 / 100, size=n_tokens // n_shards // 100 + 1)
+        documents = np.split(rng.integers(0, 50_000, lengths.sum()).astype(np.uint16), np.cumsum(lengths)[:-1])
+        ids = [f"{number}-{i}" for i in range(len(documents))]
+        write_token_shard(folder / f"{number}.arrow", ids, lengths.tolist(), documents, vocab_size=50_000)
+        shards.append(read_token_shard(folder / f"{number}.arrow"))
+    return shards
 
 
 def is_first_or_outside(name: str) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 
 from model.data.packing import PackedDocuments, RowPlan, Spans, Windows, documents_between
 from model.data.permutation import permuted, places_in_permutation
+from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import TokenShard
 from model.data.token_stream import TokenStream, ranges
 from model.training.config import Packing, TrainConfig
@@ -107,36 +108,44 @@ class TokenBatches:
 
         rows = self.rows_of_batches(k, k + 1)[rows_of_rank(self.n_rows(k), rank, n_ranks)]
         spans = self.plan.spans(rows)
+        named = self.token_cells(spans, len(rows))
         if self.document_mask:
-            spans = split_at_borders(spans, self.stream)
-        named = self.cells(spans, len(rows))
+            spans = spans if isinstance(self.plan, PackedDocuments) else split_at_borders(spans, self.stream)
+            named |= self.document_cells(spans, len(rows))
         if self.vocab_size is not None and max(named["ids_BT"].max(), named["targets_BT"].max()) >= self.vocab_size:
             raise ValueError(self.foreign_token(k, spans, self.vocab_size))
         return {name: torch.from_numpy(values).view(len(rows), self.seq_len) for name, values in named.items()}
 
-    def cells(self, spans: Spans, n_rows: int) -> dict[str, np.ndarray]:
-        """The flat values of every cell of a batch, by the name of its tensor."""
-        from model.data.targets import IGNORE_INDEX
-
-        n_cells, lengths = n_rows * self.seq_len, spans.lengths
-        cells = ranges(spans.rows * self.seq_len + spans.columns(), lengths)
-        read = self.stream.gather(spans.starts, lengths + 1)  # of each span its inputs and the target of the last one
-        inputs = ranges(np.cumsum(lengths + 1) - lengths - 1, lengths)  # where in `read`
-
-        def scattered(values: np.ndarray, empty: float, dtype: type = np.int64) -> np.ndarray:
-            array = np.full(n_cells, empty, dtype)
-            array[cells] = values
-            return array
-
-        named = {"ids_BT": scattered(read[inputs], 0), "targets_BT": scattered(read[inputs + 1], IGNORE_INDEX)}
-        if self.document_mask:
-            named["documents_BT"] = scattered(np.repeat(spans.numbers(), lengths), NO_DOCUMENT)
-            named["positions_BT"] = scattered(ranges(np.zeros_like(lengths), lengths), 0)
+    def token_cells(self, spans: Spans, n_rows: int) -> dict[str, np.ndarray]:
+        """Inputs, targets and weights of all cells of `n_rows` rows, flat."""
+        read = self.stream.gather(spans.starts, spans.lengths + 1)  # the inputs of each span and its last target
+        inputs = ranges(np.cumsum(spans.lengths + 1) - spans.lengths - 1, spans.lengths)  # where in `read`
+        named = {
+            "ids_BT": self.filled(spans, n_rows, read[inputs], 0),
+            "targets_BT": self.filled(spans, n_rows, read[inputs + 1], IGNORE_INDEX),
+        }
         if self.stream.has_weights:
-            weights = self.stream.gather_weights(spans.starts, lengths + 1)[inputs + 1]
-            named["weights_BT"] = scattered(weights, 0.0, np.float32)
+            weights = self.stream.gather_weights(spans.starts, spans.lengths + 1)[inputs + 1].astype(np.float32)
+            named["weights_BT"] = self.filled(spans, n_rows, weights, 0.0)
             named["targets_BT"][named["weights_BT"] == 0] = IGNORE_INDEX
         return named
+
+    def document_cells(self, spans: Spans, n_rows: int) -> dict[str, np.ndarray]:
+        """Document numbers and positions of all cells of `n_rows` rows, flat; a span is part of one document."""
+        numbers, positions = np.repeat(spans.numbers(), spans.lengths), ranges(0 * spans.lengths, spans.lengths)
+        return {
+            "documents_BT": self.filled(spans, n_rows, numbers, NO_DOCUMENT),
+            "positions_BT": self.filled(spans, n_rows, positions, 0),
+        }
+
+    def filled(self, spans: Spans, n_rows: int, values: np.ndarray, empty: float) -> np.ndarray:
+        """`values` of the cells of all spans, and `empty` in cells without a token; int64, or float32 of floats."""
+        n_cells, dtype = n_rows * self.seq_len, np.float32 if values.dtype == np.float32 else np.int64
+        if len(values) == n_cells:
+            return values.astype(dtype)
+        array = np.full(n_cells, empty, dtype)
+        array[ranges(spans.rows * self.seq_len + spans.columns(), spans.lengths)] = values
+        return array
 
     def foreign_token(self, k: int, spans: Spans, vocab_size: int) -> str:
         """Names the document with the first token of global batch `k` that is not in the vocabulary."""

@@ -46,23 +46,17 @@ class TokenStream:
         weights = [np.broadcast_to(one, len(s.tokens)) if s.weights is None else s.weights for s in self.shards]
         return self._gather(weights, starts, lengths)
 
-    def _gather(self, arrays: list[np.ndarray], starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        if len(arrays) == 1:
-            return arrays[0][ranges(starts, lengths)]
-        borders, ends = np.array(self.starts), starts + lengths
-        first = np.searchsorted(borders, starts, side="right") - 1
-        n_shards = np.searchsorted(borders, ends - 1, side="right") - first
-        shards = ranges(first, n_shards)
-        starts = np.maximum(borders[shards], np.repeat(starts, n_shards))
-        lengths = np.minimum(borders[shards + 1], np.repeat(ends, n_shards)) - starts
-        places = np.cumsum(lengths) - lengths
-        gathered = np.empty(int(lengths.sum()), np.result_type(*arrays))
-        order = np.argsort(shards, kind="stable")
-        for spans in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):  # one array operation per shard
-            number = shards[spans[0]]
-            read = ranges(starts[spans] - borders[number], lengths[spans])
-            gathered[ranges(places[spans], lengths[spans])] = arrays[number][read]
-        return gathered
+    def _gather(self, arrays: Sequence[np.ndarray], starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Concatenates views: faster than an index per token, except for spans of a few tokens."""
+        views = [np.zeros(0, arrays[0].dtype)]
+        numbers = np.searchsorted(self.starts, starts, side="right") - 1
+        columns = (numbers, starts, starts + lengths)
+        for number, start, end in zip(*(column.tolist() for column in columns), strict=True):
+            while start < end:  # a span may cross shards
+                stop, offset = min(end, self.starts[number + 1]), self.starts[number]
+                views.append(arrays[number][start - offset : stop - offset])
+                start, number = stop, number + 1
+        return np.concatenate(views)
 
     def shard_of(self, position: int) -> TokenShard:
         """The shard that holds the token at `position`."""

@@ -85,7 +85,7 @@ class TokenBatches:
             )
         plan = {"concatenated": Windows, "documents": PackedDocuments}[packing]
         self.plan: RowPlan = plan(self.stream, seq_len)
-        self.ahead_from, self.ahead = 0, np.zeros(0, np.int64)  # rows of the next batches, in their order
+        self.ahead = 0, np.zeros(0, np.int64)  # a place of the order and the rows from there on: a cache
 
     @property
     def rows_per_epoch(self) -> int:
@@ -170,10 +170,11 @@ class TokenBatches:
         start, end = self.first_row(first), self.first_row(last)
         if end - start >= READ_AHEAD:
             return self.rows_of_places(start, end)
-        if not self.ahead_from <= start <= end <= self.ahead_from + len(self.ahead):
+        first_ahead, ahead = self.ahead  # read and written as a whole: another thread may build batches meanwhile
+        if not first_ahead <= start <= end <= first_ahead + len(ahead):
             n_ahead = max(end - start, min(READ_AHEAD, self.plan.n_rows))
-            self.ahead_from, self.ahead = start, self.rows_of_places(start, start + n_ahead)
-        return self.ahead[start - self.ahead_from : end - self.ahead_from]
+            first_ahead, ahead = self.ahead = start, self.rows_of_places(start, start + n_ahead)
+        return ahead[start - first_ahead : end - first_ahead]
 
     def rows_of_places(self, start: int, end: int) -> np.ndarray:
         """Numbers of the plan's rows at the places `start` to `end` (exclusive) of the order of all rows."""

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.training.config import TrainConfig
-from model.training.distributed import any_process, n_processes, rank
+from model.training.distributed import any_process
 from model.training.launch import stop_signals
 from model.training.loss import LossFunction, language_model_loss
+from model.training.prefetch import prefetched
 from model.training.schedule import stable_end
 from model.training.spikes import SPIKE, loss_spike_of, spike_of, with_step
 from model.training.step import StepReport, TrainState, train_step
@@ -68,10 +69,11 @@ def fit(
     reports = _Reports(state, batches, cfg, report, last_good, min_spike_rise)
     log_every = cfg.log_every if cfg.skip_spikes is None else 1  # each step is judged by those before it
     extendable = stable_end(cfg)  # a longer run can continue from this step
-    with stop_signals() as is_signalled, frozen_garbage():
-        while state.step < cfg.n_steps:
-            batch, n_rows = batches.batch(state.step, rank(), n_processes()), batches.n_rows(state.step)
-            reports.pending.append(train_step(state, batch, cfg, loss_function, n_rows))
+    device = next(state.model.parameters()).device
+    numbers = range(state.step, cfg.n_steps)
+    with stop_signals() as is_signalled, frozen_garbage(), prefetched(batches, numbers, device) as ahead:
+        for k, batch in zip(numbers, ahead, strict=True):
+            reports.pending.append(train_step(state, batch, cfg, loss_function, batches.n_rows(k)))
             is_last = state.step == cfg.n_steps
             is_stopped = any_process(is_signalled())  # a signal to one process is one to all, at the same step
             is_saved = is_last or state.step % cfg.checkpoint_every == 0 or is_stopped or state.step == extendable

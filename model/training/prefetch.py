@@ -1,10 +1,10 @@
 """The next batch is built in a thread while a step runs, and reaches a GPU in one copy.
 
-In: batches by number, a range of numbers, a device. Out: an iterator of this process's rows of each batch, as int64 and
-float32 tensors on the device. Steps on CUDA: the thread builds batch k + 1, narrows its numbers and packs them into
-pinned memory, of which there are two halves that take turns; asking for the batch copies a half to the device, on the
-stream that computes, and widens the numbers there. A batch is a function of its number alone, so that the thread
-changes no bit and a resume needs nothing from it.
+In: batches by number, a range of numbers, a device. Out: an iterator of this process's rows of each batch, as int64
+and float32 tensors on the device. Steps on CUDA: the thread builds batch k + 1, narrows its numbers and packs them
+into pinned memory, of which there are two halves that take turns; asking for the batch copies a half to the device,
+on the stream that computes, and widens the numbers there. A batch is a function of its number alone, so that the
+thread changes no bit and a resume needs nothing from it.
 
 On a CPU there is no thread: building a batch takes less than a thousandth of a step, and the thread would take a core
 from the step.
@@ -109,7 +109,7 @@ def narrowed(tensor: Tensor) -> Tensor:
     if tensor.dtype != torch.int64 or not tensor.numel():
         return tensor
     lowest, highest = (int(number) for number in tensor.aminmax())
-    if LOWEST <= lowest and highest <= HIGHEST_16:
+    if lowest >= LOWEST and highest <= HIGHEST_16:
         return (tensor - LOWEST).to(torch.int16)  # wraps: few operations know unsigned numbers
     limits = torch.iinfo(torch.int32)
     return tensor.to(torch.int32) if limits.min <= lowest and highest <= limits.max else tensor

@@ -16,7 +16,9 @@ from model.training.prefetch import narrowed, prefetched, widened
 from model.training.step import new_state
 
 CPU = torch.device("cpu")
-SHAPE = DecoderConfig(vocab_size=70, n_layers=1, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=32, max_seq_len=8)
+SHAPE = DecoderConfig(
+    vocab_size=70, n_layers=1, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=32, max_seq_len=8
+)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
 from model.training.loss import language_model_loss
 from model.training.machine import precision
-from model.training.optim import orthogonalised
+from model.training.newton_schulz import orthogonalised
 from model.training.presets import PRESETS
 from model.training.step import TrainState, micro_batches, new_state, scale_and_clip
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 @functools.cache
-def compiled(function: Callable[..., tuple[Tensor, ...]], backend: str = "inductor") -> Callable[..., Any]:
-    """`function` through torch.compile, once per process and backend."""
-    return torch.compile(function, backend=backend)
+def compiled(
+    function: Callable[..., Any], backend: str = "inductor", dynamic: bool | None = None
+) -> Callable[..., Any]:
+    """`function` through torch.compile, once per process and backend; `dynamic` False = a graph per shape."""
+    return torch.compile(function, backend=backend, dynamic=dynamic)

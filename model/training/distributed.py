@@ -280,21 +280,3 @@ def release_weights(model: nn.Module) -> None:
     """Leave names and modules, and free the memory."""
     for weight in model.parameters():
         weight.data = weight.new_empty(0)
-
-
-def orthogonalise_distributed(
-    function: Callable[[Tensor], Tensor], part_NRC: Tensor, shape: torch.Size, cut: int | None
-) -> Tensor:
-    """`function` of whole matrices, each computed by one process only.
-
-    `part_NRC` is what this process holds of a stack of `shape` that is cut along dimension `cut` (None: all of it),
-    and so is the result. What moves is the stack once in each direction; where all have it, once in all.
-    """
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    mesh = whole_mesh(part_NRC.device)
-    held = Replicate() if cut is None else Shard(cut)
-    about: dict[str, Any] = {"run_check": False, "shape": shape, "stride": torch.empty(shape, device="meta").stride()}
-    mine_NRC = DTensor.from_local(part_NRC, mesh, [held], **about).redistribute(placements=[Shard(0)]).to_local()
-    result_NRC = DTensor.from_local(function(mine_NRC), mesh, [Shard(0)], **about)
-    return result_NRC.redistribute(placements=[held]).to_local()

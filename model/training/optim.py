@@ -4,46 +4,48 @@ In: a model whose gradients are set, and the factor of the schedule. Out: update
 of float32 tensors by name, so that a checkpoint is safetensors and resumes to the bit.
 
 Muon (https://kellerjordan.github.io/posts/muon): Nesterov momentum, then the nearest orthogonal matrix by a
-Newton-Schulz iteration. torch.optim.Muon rounds to bfloat16 always, which CPUs without bfloat16 units emulate; ours
-does so on CUDA only. Matrices of one shape are stacked (tall ones lying down), so that a step is a few batched
-products and not a few for every matrix. Among several processes each orthogonalises its share of the matrices.
+Newton-Schulz iteration. torch.optim.Muon always rounds to bfloat16, which CPUs without bfloat16 units emulate; ours
+does so on CUDA only. Matrices of one shape are stacked, tall ones transposed, so that a step is a few batched
+products and not a few per matrix.
 
-Under FSDP the optimiser works on this process' shards as plain tensors: everything but Muon's orthogonalisation is
-elementwise.
+What moves between processes. All but the orthogonalisation is elementwise and works on what each process has: whole
+weights under DDP, its shard of each under FSDP. The orthogonalisation needs whole matrices, but each in one process
+only, so that its work is divided among the processes and not repeated:
+
+- DDP: gradients are summed before the step, so every process has the whole stack (N, R, C) and the same momentum.
+  Each takes its N / n_processes matrices of it, which moves nothing, and orthogonalises them. One all-gather gives
+  all processes all results: 4 R C bytes per matrix, received once.
+- FSDP: backward has reduce-scattered the gradients, so a process has a slice of every matrix: of rows, or of columns
+  where the stack has the matrix transposed. One all-to-all turns slices of all matrices into some whole matrices,
+  each process orthogonalises those, and a second all-to-all turns the results back into slices (gloo cannot, so that
+  torch gathers all and drops the rest). Momentum exists in slices only, and no process ever has a whole stack.
+
+Where N is not a multiple of n_processes the last ones have fewer matrices, or none, and wait. The collectives run
+stack by stack, in the order of the model's parameters, which is the same in all processes. All get the same bits of a
+matrix, because only one has computed it.
 
 Legend: N matrices of one shape, R rows, C columns, R <= C.
 """
 
-import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model.network.linear import is_for_onednn, product
+from model.training.compilation import is_compiled
 from model.training.config import TrainConfig
 from model.training.distributed import (
     full_tensor_on_main,
     in_group,
     is_sharded,
     local_shard,
-    orthogonalise_distributed,
     shard_of,
+    whole_mesh,
 )
 from model.training.files import check_same_shapes
+from model.training.newton_schulz import orthogonalised
 
-# Quintics a x + b x^3 + c x^5, one a step, each the best for the interval that the one before leaves (Polar Express,
-# arXiv:2505.16932): of singular values from 0.01 to 1 three leave 0.73 to 1.27, and of 0.001 to 1 five 0.88 to 1.12.
-NEWTON_SCHULZ = {
-    3: ((8.0195, -22.9987, 16.8990), (3.6414, -2.7254, 0.5369), (2.6684, -1.9829, 0.4533)),
-    5: (
-        (8.3197, -23.8595, 17.5314),
-        (4.1227, -2.9806, 0.5521),
-        (3.9616, -2.9403, 0.5591),
-        (3.3104, -2.4825, 0.5094),
-        (2.2938, -1.6627, 0.4181),
-    ),
-}
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -52,11 +54,11 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, cfg: TrainConfig) -> None:
         hidden, self.others = parameter_groups(model, use_muon=cfg.muon_lr is not None)
-        self.cfg = cfg
+        self.model, self.cfg = model, cfg
         self.muon = Muon(hidden, cfg.muon_momentum, cfg.newton_schulz_steps)
-        self.parts = {name: part(weight) for name, weight in self.others.items()}
-        matrices = [self.parts[name] for name, weight in self.others.items() if weight.ndim > 1]
-        vectors = [self.parts[name] for name, weight in self.others.items() if weight.ndim <= 1]
+        self.updated = {name: local_parameter(weight) for name, weight in self.others.items()}
+        matrices = [self.updated[name] for name, weight in self.others.items() if weight.ndim > 1]
+        vectors = [self.updated[name] for name, weight in self.others.items() if weight.ndim <= 1]
         self.adamw = torch.optim.AdamW(
             [
                 {"params": group, "weight_decay": decay}
@@ -69,14 +71,19 @@ class Optimizer:
             fused=True,
         )
 
-    def step(self, factor: float) -> None:
+    def step(self, factor: float, is_applied: Tensor | None = None) -> None:
+        """`is_applied` (bool, 0-d, on the device; None = yes): where it is False, weights and state keep their bits,
+        and the host does not learn of it."""
         if self.cfg.muon_lr is not None:
-            self.muon.step(self.cfg.muon_lr * factor, self.cfg.muon_weight_decay)
+            backend = "inductor" if is_compiled(self.model) else None
+            self.muon.step(self.cfg.muon_lr * factor, self.cfg.muon_weight_decay, is_applied, backend)
         for group in self.adamw.param_groups:
             group["lr"] = self.cfg.adamw_lr * factor
         for name, weight in self.others.items():
             if weight.grad is not None:
-                self.parts[name].grad = local_shard(weight.grad)
+                self.updated[name].grad = local_shard(weight.grad)
+        # The fused kernel leaves out the update where this is 1; meant for GradScaler, which sets it in the same way.
+        self.adamw.found_inf = None if is_applied is None else (~is_applied).float()  # type: ignore[attr-defined]
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=True)
 
@@ -86,14 +93,14 @@ class Optimizer:
         return sum(tensor.nbytes for tensor in (*self.muon.momentum().values(), *moments))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, whole tensors by name, which may share memory with the optimiser.
-        With shards every process must call it, and rank 0 alone gets them."""
+        """Everything that the next step depends on: whole tensors by name, which may share memory with the optimiser.
+        With shards every process must call it, and only rank 0 gets them."""
         state = {
-            f"muon.momentum.{name}": full_tensor_on_main(part, self.muon.weights[name])
-            for name, part in self.muon.momentum().items()
+            f"muon.momentum.{name}": full_tensor_on_main(momentum, self.muon.weights[name])
+            for name, momentum in self.muon.momentum().items()
         }
         for name, weight in self.others.items():
-            of_weight = self.adamw.state[self.parts[name]]
+            of_weight = self.adamw.state[self.updated[name]]
             state |= {
                 f"adamw.{key}.{name}": full_tensor_on_main(of_weight[key], weight)
                 for key in MOMENTS
@@ -107,31 +114,48 @@ class Optimizer:
         """Take over a `state()`. Raises ValueError when it belongs to another model."""
         expected: dict[str, Tensor] = {f"muon.momentum.{name}": weight for name, weight in self.muon.weights.items()}
         scalar = torch.zeros(())
-        for name, weight in self.others.items():
+        # AdamW has no state of a weight before its first update
+        updated = {name: weight for name, weight in self.others.items() if f"adamw.step.{name}" in state}
+        for name, weight in updated.items():
             expected |= {f"adamw.{key}.{name}": weight for key in MOMENTS}
             expected[f"adamw.step.{name}"] = scalar
         check_same_shapes("optimiser state", expected, state)
         for name, momentum in self.muon.momentum().items():
             momentum.copy_(shard_of(state[f"muon.momentum.{name}"], self.muon.weights[name]))
-        for name, weight in self.others.items():
+        for name, weight in updated.items():
             # copies: tensors of a mapped file are not aligned, and alignment may decide a rounding
-            own = {key: shard_of(state[f"adamw.{key}.{name}"], weight).clone() for key in MOMENTS}
-            self.adamw.state[self.parts[name]] = own | {
+            moments = {key: shard_of(state[f"adamw.{key}.{name}"], weight).clone() for key in MOMENTS}
+            self.adamw.state[self.updated[name]] = moments | {
                 "step": state[f"adamw.step.{name}"].to(weight.device, copy=True)
             }
 
 
-def part(weight: nn.Parameter) -> nn.Parameter:
-    """What this process updates of a weight: itself, or the shard as a plain parameter in the same memory."""
-    own = local_shard(weight)
-    return weight if own is weight else nn.Parameter(own)
+def local_parameter(weight: nn.Parameter) -> nn.Parameter:
+    """What this process updates of a weight: itself, or its shard as a plain parameter in the same memory."""
+    shard = local_shard(weight)
+    return weight if shard is weight else nn.Parameter(shard)
 
 
 def parameter_groups(model: nn.Module, use_muon: bool) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """Trainable weights by name: (matrices inside layers, for Muon; all others, for AdamW)."""
+    """Trainable weights by name: (hidden matrices, for Muon; all others, for AdamW)."""
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    hidden = {name: w for name, w in trainable.items() if use_muon and w.ndim == 2 and ".layers." in f".{name}"}
+    matrices = {id(linear.weight) for linear in hidden_linears(model)} if use_muon else set()
+    hidden = {name: weight for name, weight in trainable.items() if id(weight) in matrices}
     return hidden, {name: weight for name, weight in trainable.items() if name not in hidden}
+
+
+def hidden_linears(module: nn.Module, is_in_layers: bool = False) -> Iterator[nn.Linear]:
+    """The linear maps inside lists of layers, however these are named.
+
+    Not those of adapters: a module with `is_adapter = True`, and all below it. Their matrices are products of low
+    rank, whose factors are not meant to be orthogonal.
+    """
+    if getattr(module, "is_adapter", False) is True:
+        return
+    if is_in_layers and isinstance(module, nn.Linear):
+        yield module
+    for child in module.children():
+        yield from hidden_linears(child, is_in_layers or isinstance(module, nn.ModuleList))
 
 
 class Muon:
@@ -142,41 +166,51 @@ class Muon:
         for name, weight in weights.items():
             shape = torch.Size(sorted(weight.shape))
             groups.setdefault((shape, shard_dim_of(weight)), {})[name] = weight
-        self.groups = [MuonGroup(group, shape, cut, n_steps) for (shape, cut), group in groups.items()]
+        self.groups = [MuonGroup(group, shape, dim, n_steps) for (shape, dim), group in groups.items()]
 
     @torch.no_grad()
-    def step(self, lr: float, weight_decay: float) -> None:
-        for stack in self.groups:
-            gradient_NRC = stack.gradients()
-            stack.momentum_NRC.lerp_(gradient_NRC, 1 - self.momentum_factor)
-            update_NRC = stack.orthogonalised(gradient_NRC.lerp_(stack.momentum_NRC, self.momentum_factor))
-            for weight, update_RC in zip(stack.weights.values(), update_NRC.unbind(), strict=True):
+    def step(
+        self, lr: float, weight_decay: float, is_applied: Tensor | None = None, compile_backend: str | None = None
+    ) -> None:
+        kept = 1 - lr * weight_decay  # of a weight
+        kept = kept if is_applied is None else torch.where(is_applied, kept, 1.0)
+        for group in self.groups:
+            gradient_NRC = group.gradients()
+            if is_applied is not None:  # the mean of momentum and itself is itself
+                torch.where(is_applied, gradient_NRC, group.momentum_NRC, out=gradient_NRC)
+            group.momentum_NRC.lerp_(gradient_NRC, 1 - self.momentum_factor)
+            gradient_NRC.lerp_(group.momentum_NRC, self.momentum_factor)
+            update_NRC = group.orthogonalised(gradient_NRC, compile_backend)
+            if is_applied is not None:
+                update_NRC = update_NRC * is_applied
+            for weight, update_RC in zip(group.weights.values(), update_NRC.unbind(), strict=True):
                 # a matrix that widens its input gets larger updates, so that its output moves as much
                 scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
-                own = local_shard(weight)
+                shard = local_shard(weight)
                 if weight_decay:
-                    own.mul_(1 - lr * weight_decay)
-                own.add_(as_wide(weight, update_RC), alpha=-lr * scale)
+                    shard.mul_(kept)
+                shard.add_(as_wide(weight, update_RC), alpha=-lr * scale)
 
     def momentum(self) -> dict[str, Tensor]:
-        """What this process holds of the momentum of every weight, by its name and in its orientation."""
+        """This process's shard of the momentum of every weight, by its name and in its orientation."""
         return {
             name: as_wide(weight, buffer)
-            for stack in self.groups
-            for (name, weight), buffer in zip(stack.weights.items(), stack.momentum_NRC.unbind(), strict=True)
+            for group in self.groups
+            for (name, weight), buffer in zip(group.weights.items(), group.momentum_NRC.unbind(), strict=True)
         }
 
 
 class MuonGroup:
-    """Weights of one lying shape, cut alike among the processes, and their momentum."""
+    """Weights of one wide shape that are sharded alike, and their momentum, as stacks."""
 
-    def __init__(self, weights: dict[str, nn.Parameter], shape: torch.Size, cut: int | None, n_steps: int) -> None:
-        self.weights, self.cut = weights, cut
-        self.orthogonal = functools.partial(orthogonalised, n_steps=n_steps)
-        self.shape = torch.Size((len(weights), *shape))  # of all matrices, whole
+    def __init__(
+        self, weights: dict[str, nn.Parameter], shape: torch.Size, shard_dim: int | None, n_steps: int
+    ) -> None:
+        self.weights, self.shard_dim, self.n_steps = weights, shard_dim, n_steps
+        self.shape = torch.Size((len(weights), *shape))  # of the stack of whole matrices
         first = next(iter(weights.values()))
-        own_RC = as_wide(first, local_shard(first))
-        self.momentum_NRC = torch.zeros(len(weights), *own_RC.shape, device=own_RC.device)
+        shard_RC = as_wide(first, local_shard(first))
+        self.momentum_NRC = torch.zeros(len(weights), *shard_RC.shape, device=shard_RC.device)
 
     def gradients(self) -> Tensor:
         gradients = [as_wide(w, local_shard(w.grad)) for w in self.weights.values() if w.grad is not None]
@@ -184,14 +218,17 @@ class MuonGroup:
             raise ValueError(f"a weight of {list(self.weights)} has no gradient: it takes no part in the loss")
         return torch.stack(gradients)
 
-    def orthogonalised(self, own_NRC: Tensor) -> Tensor:
+    def orthogonalised(self, shard_NRC: Tensor, compile_backend: str | None) -> Tensor:
+        def orthogonal(x_NRC: Tensor) -> Tensor:
+            return orthogonalised(x_NRC, self.n_steps, compile_backend if x_NRC.is_cuda else None)
+
         if not in_group():
-            return self.orthogonal(own_NRC)
-        return orthogonalise_distributed(self.orthogonal, own_NRC, self.shape, self.cut)
+            return orthogonal(shard_NRC)
+        return orthogonalise_distributed(orthogonal, shard_NRC, self.shape, self.shard_dim)
 
 
 def shard_dim_of(weight: Tensor) -> int | None:
-    """The dimension of a stack along which FSDP, which cuts rows, cut the matrices; None where they are whole."""
+    """The dimension of a stack (N, R, C) that is sharded under FSDP, which shards rows; None where none is."""
     if not is_sharded(weight):
         return None
     return 2 if is_tall(weight) else 1
@@ -201,31 +238,30 @@ def is_tall(matrix: Tensor) -> bool:
     return matrix.size(0) > matrix.size(1)
 
 
-def as_wide(weight: Tensor, part: Tensor) -> Tensor:
-    """A part of `weight` or of its gradient, transposed if the weight is tall, and back: Newton-Schulz costs the
-    square of the first side."""
-    return part.mT if is_tall(weight) else part
+def as_wide(weight: Tensor, shard: Tensor) -> Tensor:
+    """`shard` of `weight` (or of its gradient) with rows <= columns: transposed if `weight` is tall. Applied twice it
+    gives `shard` back. The cost of Newton-Schulz grows with the square of the rows."""
+    return shard.mT if is_tall(weight) else shard
 
 
-def orthogonalised(gradient_NRC: Tensor, n_steps: int = 5) -> Tensor:
-    """Each matrix U S V^T becomes about U V^T, in 3 or 5 steps; bfloat16 on CUDA, float32 elsewhere."""
-    x_NRC = gradient_NRC.bfloat16() if gradient_NRC.is_cuda else gradient_NRC.float()
-    # the Frobenius norm bounds the largest singular value; 1 % more, since above 1 the polynomials run away
-    x_NRC = x_NRC / (1.01 * x_NRC.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if len(x_NRC) and is_for_onednn(x_NRC[0], x_NRC[0]):  # takes no stacks, and is still twice as fast
-        return torch.stack([newton_schulz(x_RC, n_steps) for x_RC in x_NRC])
-    for a, b, c in NEWTON_SCHULZ[n_steps]:
-        gram_NRR = x_NRC @ x_NRC.mT
-        polynomial_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
-        x_NRC = torch.baddbmm(x_NRC, polynomial_NRR, x_NRC, beta=a)
-    return x_NRC.to(gradient_NRC.dtype)
+def orthogonalise_distributed(
+    function: Callable[[Tensor], Tensor], shard_NRC: Tensor, shape: torch.Size, shard_dim: int | None
+) -> Tensor:
+    """`function` of whole matrices, each computed by one process (see the top of this file).
+
+    `shard_NRC` is this process's shard, along `shard_dim`, of a stack of `shape` (None: the whole stack), and so is
+    the result. Every process must call it.
+    """
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh = whole_mesh(shard_NRC.device)
+    outside = Replicate() if shard_dim is None else Shard(shard_dim)
+    inside = Shard(0)  # whole matrices
+    stack: dict[str, Any] = {"run_check": False, "shape": shape, "stride": contiguous_strides(shape)}
+    own_NRC = DTensor.from_local(shard_NRC, mesh, [outside], **stack).redistribute(placements=[inside]).to_local()
+    result_NRC = DTensor.from_local(function(own_NRC), mesh, [inside], **stack)
+    return result_NRC.redistribute(placements=[outside]).to_local()
 
 
-def newton_schulz(x_RC: Tensor, n_steps: int) -> Tensor:
-    """The same iteration of one matrix, by oneDNN."""
-    for a, b, c in NEWTON_SCHULZ[n_steps]:
-        gram_RR = product(x_RC, x_RC)
-        polynomial_RR = product(gram_RR, gram_RR).mul_(c).add_(gram_RR, alpha=b)
-        polynomial_RR.diagonal().add_(a)
-        x_RC = product(polynomial_RR, x_RC.mT)
-    return x_RC
+def contiguous_strides(shape: torch.Size) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from model.network.decoder import new_decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
-from model.training.optim import NEWTON_SCHULZ, Optimizer, orthogonalised, parameter_groups
+from model.training.newton_schulz import NEWTON_SCHULZ, orthogonalised
+from model.training.optim import Optimizer, parameter_groups
 
 CONFIG = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -150,6 +152,100 @@ def test_parameter_groups_give_muon_exactly_the_matrices_inside_layers():
     assert {"model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"} <= others.keys()
     assert hidden.keys() | others.keys() == dict(model.named_parameters()).keys()
     assert not parameter_groups(model, use_muon=False)[0]
+
+
+class Bert(nn.Module):
+    """Modules named as Hugging Face names those of BERT: no name has ".layers." in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "attention": nn.ModuleDict({"query": nn.Linear(8, 8)}),
+                    "relative_bias": nn.Embedding(4, 2),
+                    "norm": nn.LayerNorm(8),
+                }
+            )
+            for _ in range(2)
+        )
+        self.pooler = nn.Linear(8, 8)
+
+
+class LowRank(nn.Module):
+    """An adapter around a linear map, as LoRA is one."""
+
+    def __init__(self, base: nn.Linear, is_module: bool) -> None:
+        super().__init__()
+        self.base = base
+        self.adapter = nn.Module()
+        self.adapter.is_adapter = True
+        if is_module:
+            self.adapter.a, self.adapter.b = nn.Linear(8, 2, bias=False), nn.Linear(2, 8, bias=False)
+        else:
+            self.adapter.a, self.adapter.b = nn.Parameter(torch.ones(2, 8)), nn.Parameter(torch.ones(8, 2))
+
+
+def test_parameter_groups_give_muon_the_matrices_of_any_list_of_layers():
+    """By names alone those of an encoder would all have gone to AdamW."""
+    hidden, others = parameter_groups(Bert(), use_muon=True)
+    assert list(hidden) == [f"encoder.layer.{i}.attention.query.weight" for i in range(2)]
+    assert {"pooler.weight", "encoder.layer.0.relative_bias.weight", "encoder.layer.0.norm.weight"} <= others.keys()
+
+
+@pytest.mark.parametrize("is_module", [True, False])
+def test_parameter_groups_give_muon_no_matrix_of_an_adapter(is_module):
+    model = Bert()
+    attention = model.encoder.layer[1]["attention"]
+    attention["query"] = LowRank(attention["query"], is_module)
+    hidden, others = parameter_groups(model, use_muon=True)
+    assert list(hidden) == [
+        "encoder.layer.0.attention.query.weight",
+        "encoder.layer.1.attention.query.base.weight",
+    ]
+    assert sum(".adapter." in name for name in others) == 2
+
+
+@pytest.mark.parametrize("n_steps_before", [0, 2])
+def test_update_that_is_not_applied_changes_no_bit_of_weights_and_state(n_steps_before):
+    """Decided on the device: the host does not know of it, and the next update is as if it had not been."""
+    cfg = dataclasses.replace(TRAIN, muon_weight_decay=0.1, adamw_weight_decay=0.2)
+    model, other = new_decoder(CONFIG, seed=2), new_decoder(CONFIG, seed=2)
+    skipping, plain = Optimizer(model, cfg), Optimizer(other, cfg)
+    for seed in range(n_steps_before):
+        for one, optimizer in ((model, skipping), (other, plain)):
+            with_gradients(one, seed)
+            optimizer.step(1.0)
+    with_gradients(model, 77)
+    model.lm_head.weight.grad[0, 0] = torch.nan
+    model.model.layers[0].mlp.up_proj.weight.grad[0, 0] = torch.inf
+    skipping.step(0.5, torch.tensor(False))
+    for one, optimizer in ((model, skipping), (other, plain)):
+        with_gradients(one, 5)
+        optimizer.step(1.0, torch.tensor(True) if optimizer is skipping else None)
+    for weight, same in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(weight, same)
+    for name, tensor in plain.state().items():
+        assert torch.equal(tensor, skipping.state()[name]), name
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
+@pytest.mark.parametrize("n_steps", [3, 5])
+def test_orthogonalised_through_the_compiler_is_the_same(n_steps):
+    for shape in ((3, 8, 20), (2, 6, 6)):
+        gradient_NRC = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        plain_NRC = orthogonalised(gradient_NRC, n_steps)
+        assert torch.equal(orthogonalised(gradient_NRC, n_steps, compile_backend="eager"), plain_NRC)
+
+
+def test_state_of_a_training_that_was_never_updated_is_loaded_elsewhere():
+    """A checkpoint before the first update: the first steps had no target, or were left out."""
+    model = new_decoder(CONFIG, seed=2)
+    state = Optimizer(model, TRAIN).state()
+    second = Optimizer(copy.deepcopy(model), TRAIN)
+    second.load(state)
+    assert second.state().keys() == state.keys()
 
 
 def test_frozen_weights_are_in_no_group():

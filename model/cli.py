@@ -20,7 +20,7 @@ from pathlib import Path
 
 from model.data.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
 from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
-from model.hf.families import FAMILIES
+from model.network.shape import FAMILY_SWITCHES
 from model.training.config import VALIDATION_METRIC
 from model.training.presets import PRESETS, Preset, changed, from_depth
 from model.training.settings import parsed_changes
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     size = train.add_mutually_exclusive_group()
     size.add_argument("--preset", choices=PRESETS, default="demo", help="size and plan by name; default: demo")
     size.add_argument("--depth", metavar="N", type=int, help="size and plan by the number of layers")
-    train.add_argument("--family", choices=FAMILIES, help="what its layers are made of; default: qwen3")
+    train.add_argument("--family", choices=FAMILY_SWITCHES, help="what its layers are made of; default: qwen3")
     train.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change a field; a wrong one lists them all"
     )

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from model.network.shape import FAMILY_SWITCHES, NORM_EPS
+
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 HEADS = ("lm_head.", "score.")  # stand beside the trunk, without its prefix
 
@@ -67,9 +69,7 @@ GPT2_SIZES = {
     "norm_eps": "layer_norm_epsilon",
     "tie_embeddings": "tie_word_embeddings",
 }
-LLAMA_SWITCHES = {"norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
-NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
-LLAMA_DEFAULTS = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+LLAMA_DEFAULTS = {"rms_norm_eps": NORM_EPS["llama"], "tie_word_embeddings": False}
 QWEN_DEFAULTS = {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 SILU = {"hidden_act": ("silu", "swish")}
 LAYER = "model.layers.{}."
@@ -80,15 +80,7 @@ GPT2 = Family(
     architecture="GPT2LMHeadModel",
     classifier="GPT2ForSequenceClassification",
     sizes=GPT2_SIZES,
-    switches={
-        "norm": "layernorm",
-        "positions": "learned",
-        "qk_norm": False,
-        "qkv_bias": True,
-        "output_bias": True,
-        "mlp": "gelu_tanh",
-        "mlp_bias": True,
-    },
+    switches=FAMILY_SWITCHES["gpt2"],
     fixed={
         "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # one formula
         "scale_attn_weights": (True,),
@@ -96,7 +88,7 @@ GPT2 = Family(
         "reorder_and_upcast_attn": (False,),
         "add_cross_attention": (False,),
     },
-    defaults={"tie_word_embeddings": True, "layer_norm_epsilon": 1e-5, "n_inner": None},
+    defaults={"tie_word_embeddings": True, "layer_norm_epsilon": NORM_EPS["gpt2"], "n_inner": None},
     d_model_is="heads",
     is_grouped=False,
     prefix="transformer.",
@@ -124,7 +116,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     classifier="LlamaForSequenceClassification",
     sizes=LLAMA_SIZES,
-    switches=LLAMA_SWITCHES,
+    switches=FAMILY_SWITCHES["llama"],
     flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
     fixed=SILU,
     defaults=LLAMA_DEFAULTS,
@@ -135,7 +127,7 @@ QWEN3 = Family(
     architecture="Qwen3ForCausalLM",
     classifier="Qwen3ForSequenceClassification",
     sizes=LLAMA_SIZES,
-    switches={**LLAMA_SWITCHES, "qk_norm": True, "mlp_bias": False},
+    switches=FAMILY_SWITCHES["qwen3"],
     flags={"attention_bias": ("qkv_bias", "output_bias")},
     fixed=SILU,
     defaults={**QWEN_DEFAULTS, "head_dim": 128},
@@ -146,7 +138,7 @@ QWEN2 = Family(
     architecture="Qwen2ForCausalLM",
     classifier="Qwen2ForSequenceClassification",
     sizes=LLAMA_SIZES,
-    switches={**LLAMA_SWITCHES, "qkv_bias": True, "output_bias": False, "mlp_bias": False},
+    switches=FAMILY_SWITCHES["qwen2"],
     fixed=SILU,
     defaults=QWEN_DEFAULTS,
     window="layer_types",
@@ -156,7 +148,7 @@ MISTRAL = Family(
     architecture="MistralForCausalLM",
     classifier="MistralForSequenceClassification",
     sizes=LLAMA_SIZES,
-    switches={**LLAMA_SWITCHES, **NO_BIASES},
+    switches=FAMILY_SWITCHES["mistral"],
     fixed=SILU,
     defaults={"num_key_value_heads": 8, "sliding_window": 4096, **LLAMA_DEFAULTS},
     window="every_layer",
@@ -166,11 +158,11 @@ ARCEE = Family(
     architecture="ArceeForCausalLM",
     classifier="ArceeForSequenceClassification",
     sizes=LLAMA_SIZES,
-    switches={**LLAMA_SWITCHES, "mlp": "relu2"},
+    switches=FAMILY_SWITCHES["arcee"],
     flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
     fixed={"hidden_act": ("relu2",)},
-    defaults={**LLAMA_DEFAULTS, "rms_norm_eps": 1e-5},
+    defaults={**LLAMA_DEFAULTS, "rms_norm_eps": NORM_EPS["arcee"]},
     d_model_is="multiple_of_heads",
 )
-# In the order in which an export looks for the first one that has a decoder's switches.
+# In the order in which an export tries them.
 FAMILIES = {family.model_type: family for family in (QWEN3, LLAMA, GPT2, QWEN2, MISTRAL, ARCEE)}

@@ -1,4 +1,4 @@
-"""Grouped-query attention (arXiv:2305.13245): QK-norm, rotary positions and biases by the switches of DecoderConfig.
+"""Grouped-query attention (arXiv:2305.13245): QK-norm, rotary positions and biases by the switches of a LayerShape.
 
 In: (B, T, D) and what each query may attend to. Out: (B, T, D). Steps: project to queries, keys and values; where the
 config says so, normalise every query and key head (arXiv:2302.05442, as in Qwen3) and rotate; scaled dot product;
@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 
 from model.network.kv_cache import KVCache
-from model.network.linear import Linear, autocast_dtype
+from model.network.linear import Linear
 from model.network.norm import RMSNorm
 from model.network.rope import rotate
-from model.network.shape import DecoderConfig
+from model.network.shape import LayerShape
 from model.network.visible import Visible, document_starts
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and signed sine of the positions at hand, (T, 1, K) or (B, T, 1, K)
@@ -40,11 +40,12 @@ class AttentionPlan(NamedTuple):
     mask_BHTS: Tensor | None = None  # mask: (1 or B, 1, T, S), True = may attend
     borders: Tensor | None = None  # varlen: int32, where each segment of the flat batch begins, then N
     window: tuple[int, int] = (-1, -1)  # varlen: keys before and after the own one, -1 = no limit
+    is_blind_BHT1: Tensor | None = None  # mask: True = may attend to nothing, so it gets zeros
     repeats_keys: bool = False  # grouped heads: copy keys and values for each head before the kernel
 
 
 class Attention(nn.Module):
-    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+    def __init__(self, cfg: LayerShape, layer: int) -> None:
         super().__init__()
         self.layer = layer  # whose keys and values are ours in the cache
         self.d_head = cfg.d_head
@@ -53,7 +54,7 @@ class Attention(nn.Module):
         self.q_proj = Linear(cfg.d_model, d_queries, bias=cfg.qkv_bias)
         self.k_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
         self.v_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
-        self.o_proj = Linear(d_queries, cfg.d_model, bias=cfg.output_bias)
+        self.o_proj = Linear(d_queries, cfg.d_model, bias=cfg.output_bias, starts_at_zero=True)
         self.q_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
 
@@ -88,7 +89,7 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) 
     n_groups = q_BHTK.size(1) // k_BGSK.size(1)
     if plan.repeats_keys and n_groups > 1:
         k_BGSK, v_BGSK = k_BGSK.repeat_interleave(n_groups, dim=1), v_BGSK.repeat_interleave(n_groups, dim=1)
-    return F.scaled_dot_product_attention(
+    out_BHTK = F.scaled_dot_product_attention(
         q_BHTK,
         k_BGSK,
         v_BGSK,
@@ -96,14 +97,13 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) 
         is_causal=plan.kernel == "causal",
         enable_gqa=q_BHTK.size(1) != k_BGSK.size(1),
     )
+    return out_BHTK if plan.is_blind_BHT1 is None else out_BHTK.masked_fill(plan.is_blind_BHT1, 0.0)
 
 
 def _attend_in_segments(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
     assert plan.borders is not None
     n_rows, _, n_tokens, _ = q_BHTK.shape
     q_NHK, k_NGK, v_NGK = (x.transpose(1, 2).flatten(0, 1) for x in (q_BHTK, k_BGSK, v_BGSK))
-    dtype = autocast_dtype(q_NHK.device) or q_NHK.dtype  # autocast does not know this operation
-    q_NHK, k_NGK, v_NGK = q_NHK.to(dtype), k_NGK.to(dtype), v_NGK.to(dtype)
     # No segment is longer than a row. The longest one would have to be read from the device, or be compiled anew.
     longest = n_tokens
     out_NHK = varlen_attn(
@@ -134,7 +134,20 @@ def attention_plan(
     if kernel != "mask":
         return AttentionPlan(kernel, repeats_keys=repeats_keys)
     places_1T = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(0)
-    return AttentionPlan(kernel, visible.dense(places_1T, n_keys).unsqueeze(1), repeats_keys=repeats_keys)
+    mask_BHTS = visible.dense(places_1T, n_keys).unsqueeze(1)
+    plan = AttentionPlan(kernel, mask_BHTS, repeats_keys=repeats_keys)
+    may_be_blind = visible.mask_BTS is not None  # every other rule includes the own key
+    return sighted(plan) if may_be_blind and device.type == "cuda" else plan
+
+
+def sighted(plan: AttentionPlan) -> AttentionPlan:
+    """A plan whose queries all attend to something, and that clears the output of those that may not.
+
+    A softmax over nothing is NaN, forward or backward, in some kernels of CUDA. That of the CPU gives zeros.
+    """
+    assert plan.mask_BHTS is not None
+    is_blind_BHT1 = ~plan.mask_BHTS.any(dim=-1, keepdim=True)
+    return plan._replace(mask_BHTS=plan.mask_BHTS | is_blind_BHT1, is_blind_BHT1=is_blind_BHT1)
 
 
 def kernel_for(visible: Visible, n_queries: int, n_keys: int, *, has_varlen: bool) -> Kernel:

@@ -1,6 +1,7 @@
-"""One layer of a decoder: two pre-norm residual branches (arXiv:2002.04745).
+"""One layer: attention and a feed-forward network, each in a residual branch.
 
-In: (B, T, D). Out: (B, T, D) = x + attention(norm(x)), then x + feed_forward(norm(x)).
+In: (B, T, D). Out: (B, T, D). Norms come first in a branch, x + f(norm(x)) (arXiv:2002.04745), or last, after the
+sum, norm(x + f(x)) (arXiv:1706.03762, as in BERT).
 """
 
 from torch import Tensor, nn
@@ -9,12 +10,13 @@ from model.network.attention import Attention, AttentionPlan, RotaryTables
 from model.network.feed_forward import FeedForward
 from model.network.kv_cache import KVCache
 from model.network.norm import new_norm
-from model.network.shape import DecoderConfig
+from model.network.shape import LayerShape
 
 
 class Block(nn.Module):
-    def __init__(self, cfg: DecoderConfig, layer: int) -> None:
+    def __init__(self, cfg: LayerShape, layer: int) -> None:
         super().__init__()
+        self.is_pre_norm = cfg.norm_position == "pre"
         self.input_layernorm = new_norm(cfg)
         self.self_attn = Attention(cfg, layer)
         self.post_attention_layernorm = new_norm(cfg)
@@ -23,5 +25,8 @@ class Block(nn.Module):
     def forward(
         self, x_BTD: Tensor, rotary: RotaryTables | None, plan: AttentionPlan, cache: KVCache | None
     ) -> Tensor:
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, plan, cache)
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        if self.is_pre_norm:
+            x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), rotary, plan, cache)
+            return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        x_BTD = self.input_layernorm(x_BTD + self.self_attn(x_BTD, rotary, plan, cache))
+        return self.post_attention_layernorm(x_BTD + self.mlp(x_BTD))

@@ -16,7 +16,7 @@ from model.network.attention import AttentionPlan, RotaryTables, attention_plan
 from model.network.block import Block
 from model.network.kv_cache import KVCache
 from model.network.linear import Linear, autocast_dtype
-from model.network.norm import new_norm
+from model.network.norm import LayerNorm, RMSNorm, new_norm
 from model.network.rope import rotary_tables
 from model.network.shape import DecoderConfig
 from model.network.visible import CAUSAL, Visible
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
             self.register_buffer("cos_S1K", cos_S1K, persistent=False)
             self.register_buffer("sin_S1K", sin_S1K, persistent=False)
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
-        self.norm = new_norm(cfg)
+        self.norm = new_norm(cfg) if cfg.norm_position == "pre" else nn.Identity()  # post: the last layer has it
 
     def recompute_layers(self, is_on: bool = True) -> None:
         """Activation checkpointing: a training pass keeps only the input of each layer, and backward computes the
@@ -80,19 +80,24 @@ class Trunk(nn.Module):
     def _embedded(
         self, ids_BT: Tensor, n_seen: int, positions_BT: Tensor | None
     ) -> tuple[Tensor, RotaryTables | None]:
-        """Input of the first layer (B, T, D), and the rotary tables of its positions where positions are rotary."""
-        x_BTD = self.embed_tokens(ids_BT)
+        """Input of the first layer (B, T, D), and the rotary tables of its positions where positions are rotary.
+
+        Under autocast the residual stream that begins here is in autocast's type: half the bytes for everything
+        between two products. The tables stay as wide as the weights.
+        """
+        x_BTD, rotary = self.embed_tokens(ids_BT), None
         place = slice(n_seen, n_seen + ids_BT.size(1)) if positions_BT is None else positions_BT
-        if self.cfg.positions == "learned":
+        if self.cfg.positions == "rotary":
+            rotary = self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype)
+        else:
             if positions_BT is None:  # looked up, not sliced: FSDP gathers the embedding for its module only
                 positions_BT = torch.arange(n_seen, n_seen + ids_BT.size(1), device=ids_BT.device)
-            return x_BTD + self.embed_positions(positions_BT), None
-        return x_BTD, (self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype))
+            x_BTD = x_BTD + self.embed_positions(positions_BT)
+        return x_BTD.to(autocast_dtype(x_BTD.device) or x_BTD.dtype), rotary
 
     def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int) -> list[AttentionPlan]:
         """The attention plan of each layer; layers with the same window share one."""
-        cfg, device = self.cfg, x_BTD.device
-        dtype = autocast_dtype(device) or x_BTD.dtype
+        cfg, device, dtype = self.cfg, x_BTD.device, x_BTD.dtype
         sizes = {"n_rows": x_BTD.size(0), "n_queries": x_BTD.size(1), "n_keys": n_keys, "d_head": cfg.d_head}
         full = attention_plan(visible, device=device, dtype=dtype, **sizes)
         if cfg.sliding_window is None:
@@ -125,7 +130,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.model = Trunk(cfg)
-        self.lm_head = Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.lm_head = Linear(cfg.d_model, cfg.vocab_size, bias=False, starts_at_zero=True)
         if cfg.tie_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
@@ -159,15 +164,28 @@ def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
-    """Embeddings normal(0, 0.02), matrices normal(0, 1/fan_in), norms 1, biases 0, and 0 for what writes to the
-    residual stream, so that every layer starts as the identity, and for heads (arXiv:2203.03466 appendix D.2)."""
+    """Sets all weights, module by module in the order of the model, from one generator.
+
+    Embeddings are normal(0, 0.02), matrices normal(0, 1 / fan_in), norms 1, biases 0. What writes to the residual
+    stream and the heads start at 0 (arXiv:2203.03466 appendix D.2), so that a pre-norm layer starts as the identity.
+    Raises TypeError for a kind of module that has weights and no rule here.
+    """
     generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if weight.ndim < 2:
-            weight.fill_(0.0 if name.endswith(".bias") else 1.0)
-        elif name.endswith(("embed_tokens.weight", "embed_positions.weight")):
-            weight.copy_(torch.empty(weight.shape).normal_(std=INIT_STD, generator=generator))
-        elif name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight", "score.weight")):
-            weight.zero_()
-        else:
-            weight.copy_(torch.empty(weight.shape).normal_(std=weight.size(1) ** -0.5, generator=generator))
+    tied = set()  # weights that two modules share get the values of the first one
+    for module in model.modules():
+        weights = {name: w for name, w in module.named_parameters(recurse=False) if w not in tied}
+        tied.update(weights.values())
+        for name, weight in weights.items():
+            _initialise(module, name, weight, generator)
+
+
+def _initialise(module: nn.Module, name: str, weight: nn.Parameter, generator: torch.Generator) -> None:
+    if name == "bias" or (isinstance(module, Linear) and module.starts_at_zero):
+        weight.zero_()
+    elif isinstance(module, RMSNorm | LayerNorm):
+        weight.fill_(1.0)
+    elif isinstance(module, nn.Embedding | Linear):
+        std = INIT_STD if isinstance(module, nn.Embedding) else weight.size(1) ** -0.5
+        weight.copy_(torch.empty(weight.shape).normal_(std=std, generator=generator))
+    else:
+        raise TypeError(f"no initial values for {name} of a {type(module).__name__}; give initialise a rule for it")

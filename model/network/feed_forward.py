@@ -1,7 +1,8 @@
-"""Feed-forward layer, position by position: gated, down(silu(gate(x)) * up(x)), or plain, down(f(up(x))).
+"""Feed-forward network, position by position: gated, down(f(gate(x)) * up(x)), or plain, down(f(up(x))).
 
-In and out: (B, T, D). SwiGLU: arXiv:2002.05202 (Llama, Qwen3). GELU in its tanh form: arXiv:1606.08415 (GPT-2).
-Squared ReLU: arXiv:2109.08668 (Hugging Face's Arcee). Parameter names are Hugging Face's.
+In and out: (B, T, D). SwiGLU and GeGLU: arXiv:2002.05202 (Llama and Qwen3, and ModernBERT). GELU: arXiv:1606.08415,
+exact as in BERT, or in its tanh form as in GPT-2. Squared ReLU: arXiv:2109.08668 (Hugging Face's Arcee). Parameter
+names are those of Hugging Face's Llama.
 
 Legend: B batch, T position, D d_model, F d_ff.
 """
@@ -10,17 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.linear import Linear
-from model.network.shape import DecoderConfig
+from model.network.shape import LayerShape
 
 
 class FeedForward(nn.Module):
-    def __init__(self, cfg: DecoderConfig) -> None:
+    def __init__(self, cfg: LayerShape) -> None:
         super().__init__()
         self.kind = cfg.mlp
-        if cfg.mlp == "swiglu":
+        self.is_gated = cfg.is_gated
+        if cfg.is_gated:
             self.gate_proj = Linear(cfg.d_model, cfg.d_ff, bias=cfg.mlp_bias)
         self.up_proj = Linear(cfg.d_model, cfg.d_ff, bias=cfg.mlp_bias)
-        self.down_proj = Linear(cfg.d_ff, cfg.d_model, bias=cfg.mlp_bias)
+        self.down_proj = Linear(cfg.d_ff, cfg.d_model, bias=cfg.mlp_bias, starts_at_zero=True)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down_proj(activated(self.kind, *self.up(x_BTD)))
@@ -30,12 +32,14 @@ class FeedForward(nn.Module):
 
         Nothing else reads the weights of these two projections.
         """
-        gate_BTF = self.gate_proj(x_BTD) if self.kind == "swiglu" else None
+        gate_BTF = self.gate_proj(x_BTD) if self.is_gated else None
         return self.up_proj(x_BTD), gate_BTF
 
 
 def activated(kind: str, up_BTF: Tensor, gate_BTF: Tensor | None) -> Tensor:
-    """What goes into down_proj; only swiglu has a gate."""
+    """The input of down_proj; `gate` is None for the ungated kinds."""
     if gate_BTF is not None:
-        return F.silu(gate_BTF) * up_BTF
-    return F.relu(up_BTF).square() if kind == "relu2" else F.gelu(up_BTF, approximate="tanh")
+        return (F.silu(gate_BTF) if kind == "swiglu" else F.gelu(gate_BTF)) * up_BTF
+    if kind == "relu2":
+        return F.relu(up_BTF).square()
+    return F.gelu(up_BTF, approximate="tanh" if kind == "gelu_tanh" else "none")

@@ -1,7 +1,7 @@
 """Sequence classification on top of a decoder's trunk.
 
-In: ids (B, T) padded on the right, and the real length of each row. Out: logits (B, C), read from the last real
-token, the only one that has seen the whole text. Causal attention keeps padding from reaching it.
+In: ids (B, T) padded on the right, and the real length of each row. Out: logits (B, C), computed from the last real
+token, the only one that attends to the whole text. Causal attention keeps padding from reaching it.
 
 Legend: B batch, T position, D d_model, C classes. Names are those of Hugging Face's Qwen3ForSequenceClassification.
 """
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.network.decoder import Decoder, Trunk, initialise
+from model.network.linear import Linear
 from model.network.shape import DecoderConfig
 
 
@@ -21,7 +22,7 @@ class SequenceClassifier(nn.Module):
         self.cfg = cfg
         self.n_classes = n_classes
         self.model = Trunk(cfg)
-        self.score = nn.Linear(cfg.d_model, n_classes, bias=False)
+        self.score = Linear(cfg.d_model, n_classes, bias=False, starts_at_zero=True)
 
     @property
     def trunk(self) -> Trunk:

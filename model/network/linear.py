@@ -2,10 +2,10 @@
 
 In: (..., I) and a weight (O, I). Out: (..., O) = x W^T + b.
 
-torch multiplies float32 matrices with MKL, which keeps to 256-bit instructions on CPUs that are not Intel's. oneDNN
-lies in the same torch and takes 512-bit ones wherever they are: about twice the speed, forward and backward
+torch multiplies float32 matrices with MKL, which keeps to 256-bit instructions on CPUs that are not Intel's. oneDNN,
+a part of the same torch, takes 512-bit ones on every CPU that has them: about twice the speed, forward and backward
 (bench/decoder.py). It computes float32 too, in another order of summation. The choice depends on the CPU and the
-sizes alone, so that a resumed run makes it again.
+sizes alone, so that a resumed run makes the same one.
 
 Legend: N rows (all leading dimensions), I and O width in and out.
 """
@@ -21,7 +21,14 @@ LEAST_MULTIPLICATIONS = 2**20  # below, oneDNN's start (about 10 microseconds) c
 
 
 class Linear(nn.Linear):
-    """nn.Linear, the same weights under the same names."""
+    """nn.Linear, the same weights under the same names.
+
+    `starts_at_zero` marks what initialise (decoder.py) sets to zero: heads, and what writes to the residual stream.
+    """
+
+    def __init__(self, d_in: int, d_out: int, *, bias: bool = True, starts_at_zero: bool = False) -> None:
+        super().__init__(d_in, d_out, bias=bias)
+        self.starts_at_zero = starts_at_zero
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)

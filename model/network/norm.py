@@ -1,7 +1,8 @@
-"""Norms: RMSNorm scales a vector to root mean square 1 (arXiv:1910.07467), LayerNorm also centres it and adds a bias
-(arXiv:1607.06450); then a learned weight an element.
+"""Norms: RMSNorm scales a vector to root mean square 1 (arXiv:1910.07467), LayerNorm also centres it
+(arXiv:1607.06450). A learned weight per element follows, and in LayerNorm a bias unless it is left out.
 
-In: (..., D). Out: the same shape and dtype. Mean square and variance are taken in float32 whatever the input is.
+In: (..., D). Out: the same shape and dtype, also where the weight is wider: under autocast the residual stream is
+bfloat16 and norms are computed in float32. Mean square and variance are float32 whatever the input is.
 """
 
 from typing import Any
@@ -9,15 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
-from model.network.shape import DecoderConfig
+from model.network.shape import LayerShape
 
 
-def new_norm(cfg: DecoderConfig) -> nn.Module:
+def new_norm(cfg: LayerShape) -> nn.Module:
     """The norm over d_model that `cfg` names."""
-    if cfg.norm == "layernorm":
-        return nn.LayerNorm(cfg.d_model, eps=cfg.norm_eps)
-    return RMSNorm(cfg.d_model, cfg.norm_eps)
+    if cfg.norm == "rmsnorm":
+        return RMSNorm(cfg.d_model, cfg.norm_eps)
+    return LayerNorm(cfg.d_model, eps=cfg.norm_eps, bias=cfg.norm == "layernorm")
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm, whose output has the input's dtype."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        wide_D = input.to(self.weight.dtype)
+        return F.layer_norm(wide_D, self.normalized_shape, self.weight, self.bias, self.eps).to(input.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -28,12 +38,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_D: Tensor) -> Tensor:
         unit_D: Tensor = _UnitRms.apply(x_D.float(), self.eps)  # type: ignore[assignment]
-        return unit_D.to(x_D.dtype) * self.weight  # weight after the cast, as Llama and Qwen3 do
+        # The weight comes after the cast where it is as narrow as the input, as in Llama and Qwen3.
+        return (unit_D.to(self.weight.dtype) * self.weight).to(x_D.dtype)
 
 
 class _UnitRms(torch.autograd.Function):
-    """u = x s with s = 1 / sqrt(mean(x^2) + eps), and dx = s (du - u mean(du u)): the gradient written out needs half
-    the passes over memory, and half the tensors, of the one that autograd puts together."""
+    """u = x s with s = 1 / sqrt(mean(x^2) + eps), and dx = s (du - u mean(du u)).
+
+    The gradient written out takes half the passes over memory, and half the tensors, of the one by autograd.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_D: Tensor, eps: float) -> Tensor:

@@ -1,8 +1,8 @@
 """Rotary positions (arXiv:2104.09864) in the rotate-half layout, so that Hugging Face weights need no permutation.
 
-In: queries or keys (B, T, H, K) and the positions they stand at. Out: the same, each pair (i, i + K/2) turned by
-position * frequency i, which is theta^(-2i/K) unless RopeScaling stretches it. Scores then depend on the distance of
-two tokens alone.
+In: queries or keys (B, T, H, K) and their positions. Out: the same, each pair (i, i + K/2) turned by position *
+frequency i, which is theta^(-2i/K) unless a RopeScaling stretches it. Scores then depend on the distance between two
+tokens alone.
 
 Legend: B batch, T position, H heads, K d_head.
 """
@@ -16,9 +16,9 @@ from model.network.shape import DecoderShape, RopeScaling
 
 
 def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:
-    """Cosine and signed sine of every position, each (max_seq_len, 1, d_head) float32; the 1 stands for the heads.
+    """Cosine and signed sine of every position, each (max_seq_len, 1, d_head) float32; the 1 is for the heads.
 
-    The sign of rotate_half (first half negative) lies in the sine, so that turning needs a roll and no negation.
+    The sine has the sign of rotate_half (negative in the first half), so that turning needs a roll and no negation.
     """
     angle_TK = torch.outer(torch.arange(cfg.max_seq_len, dtype=torch.float32), frequencies(cfg))
     cos, sin = angle_TK.cos(), angle_TK.sin()
@@ -26,17 +26,17 @@ def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:
 
 
 def frequencies(cfg: DecoderShape) -> Tensor:
-    """Radians a token of each pair, (d_head / 2,) float32."""
+    """Radians per token of each pair, (d_head / 2,) float32."""
     frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
     return frequency if cfg.rope_scaling is None else scaled(frequency, cfg.rope_scaling)
 
 
 def scaled(frequency: Tensor, scaling: RopeScaling) -> Tensor:
-    """Frequencies (radians a token) for a context `scaling.factor` times as long.
+    """Frequencies (radians per token) for a context `scaling.factor` times as long.
 
     linear divides them all (position interpolation, arXiv:2306.15595). llama3 (arXiv:2407.21783) divides those that
     turn less than low_freq_factor times within the old context, keeps those that turn more than high_freq_factor
-    times, which tell neighbours apart, and blends between by the number of turns.
+    times, which distinguish neighbours, and blends in between by the number of turns.
     """
     if scaling.kind == "linear" or scaling.original_max_seq_len is None:
         return frequency / scaling.factor
@@ -47,6 +47,9 @@ def scaled(frequency: Tensor, scaling: RopeScaling) -> Tensor:
 
 
 def rotate(x_BTHK: Tensor, cos_T1K: Tensor, signed_sin_T1K: Tensor) -> Tensor:
-    """The tables hold a row a position, (T, 1, K), or a row a position of each text, (B, T, 1, K)."""
+    """The heads turned, in their dtype. The tables have a row per position, (T, 1, K), or per text, (B, T, 1, K).
+
+    Tables that are wider than the heads, as under autocast, do the computation in their own width.
+    """
     half = x_BTHK.size(-1) // 2
-    return torch.addcmul(x_BTHK * cos_T1K, x_BTHK.roll(half, dims=-1), signed_sin_T1K)
+    return torch.addcmul(x_BTHK * cos_T1K, x_BTHK.roll(half, dims=-1), signed_sin_T1K).to(x_BTHK.dtype)

@@ -1,8 +1,9 @@
-"""What a decoder looks like: frozen dataclasses, every rule checked where they are made.
+"""The sizes and switches of networks: frozen dataclasses that check every rule when they are made.
 
-In: numbers and switches. Out: DecoderShape (a decoder before its tokenizer is known; the switches make it a GPT-2, a
-Llama or a Qwen3, the default is Qwen3) and DecoderConfig (with the vocabulary). Imports no torch, so that a launchpad
-form or a fingerprint can be made of them for nothing.
+In: numbers and switches. Out: LayerShape (the layers of a decoder or an encoder), DecoderShape (a decoder before its
+tokenizer is known) and DecoderConfig (with the vocabulary). The switches of a decoder make it a GPT-2, a Llama or a
+Qwen3, which is the default; FAMILY_SWITCHES has them by name. Imports no torch, so that forms and fingerprints are
+cheap to make from these classes.
 """
 
 from collections.abc import Mapping
@@ -10,10 +11,47 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 ALLOWED = {
-    "norm": ("rmsnorm", "layernorm"),
+    "norm": ("rmsnorm", "layernorm", "layernorm_no_bias"),
+    "norm_position": ("pre", "post"),
+    "mlp": ("swiglu", "geglu", "gelu_tanh", "gelu", "relu2"),
     "positions": ("rotary", "learned"),
-    "mlp": ("swiglu", "gelu_tanh", "relu2"),
 }
+GATED = ("swiglu", "geglu")
+NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
+PRE_NORM = {"norm_position": "pre"}
+LLAMA_SWITCHES = {**PRE_NORM, "norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
+GPT2_SWITCHES = {
+    **PRE_NORM,
+    "norm": "layernorm",
+    "positions": "learned",
+    "qk_norm": False,
+    "qkv_bias": True,
+    "output_bias": True,
+    "mlp": "gelu_tanh",
+    "mlp_bias": True,
+}
+# What every model of a family has, in the order in which an export tries the families. A switch that is not named
+# here may be either.
+FAMILY_SWITCHES: Mapping[str, Mapping[str, Any]] = {
+    "qwen3": {**LLAMA_SWITCHES, "qk_norm": True, "mlp_bias": False},
+    "llama": LLAMA_SWITCHES,
+    "gpt2": GPT2_SWITCHES,
+    "qwen2": {**LLAMA_SWITCHES, "qkv_bias": True, "output_bias": False, "mlp_bias": False},
+    "mistral": {**LLAMA_SWITCHES, **NO_BIASES},
+    "arcee": {**LLAMA_SWITCHES, "mlp": "relu2"},
+}
+NORM_EPS = {"qwen3": 1e-6, "llama": 1e-6, "gpt2": 1e-5, "qwen2": 1e-6, "mistral": 1e-6, "arcee": 1e-5}
+
+
+def switches_of(family: str) -> dict[str, Any]:
+    """The fields that make a new decoder one of `family`, without biases where the family leaves them open.
+
+    Raises ValueError with the names of the families for another name.
+    """
+    if family not in FAMILY_SWITCHES:
+        raise ValueError(f"family={family!r} must be one of {', '.join(FAMILY_SWITCHES)}")
+    tied = {"tie_embeddings": True} if family == "gpt2" else {}
+    return {**NO_BIASES, **FAMILY_SWITCHES[family], "norm_eps": NORM_EPS[family], **tied}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +81,10 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderShape:
-    """A decoder before its tokenizer is known; the defaults are Qwen3's (arXiv:2505.09388).
+class LayerShape:
+    """Equal layers, each of attention and a feed-forward network in residual branches with a norm.
 
-    Behind each size stands Hugging Face's name in Llama and Qwen3; model/hf/families.py has all families.
+    Behind a size stands Hugging Face's name for it in Llama and Qwen3; model/hf/families.py has all families.
     """
 
     n_layers: int  # num_hidden_layers
@@ -55,39 +93,67 @@ class DecoderShape:
     d_model: int  # hidden_size
     d_head: int  # head_dim; independent of d_model, even with rotary positions
     d_ff: int  # intermediate_size
-    max_seq_len: int  # max_position_embeddings, tokens
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"  # layernorm has biases (GPT-2)
+    norm: Literal["rmsnorm", "layernorm", "layernorm_no_bias"] = "rmsnorm"
     norm_eps: float = 1e-6  # rms_norm_eps
-    positions: Literal["rotary", "learned"] = "rotary"  # learned: a vector a position, added to the embedding
-    rope_theta: float = 10_000.0  # base of the rotary wavelengths, arXiv:2104.09864
-    rope_scaling: RopeScaling | None = None
+    norm_position: Literal["pre", "post"] = "pre"  # of a branch's input (arXiv:2002.04745), or of the sum after it
     qk_norm: bool = True  # RMSNorm over every query and key head, before rotation
     qkv_bias: bool = False  # biases of q_proj, k_proj, v_proj
     output_bias: bool = False  # bias of o_proj
-    mlp: Literal["swiglu", "gelu_tanh", "relu2"] = "swiglu"  # the last two are ungated: down(f(up(x)))
+    mlp: Literal["swiglu", "geglu", "gelu_tanh", "gelu", "relu2"] = (
+        "swiglu"  # gated, or the last three: down(f(up(x)))
+    )
     mlp_bias: bool = False
-    sliding_window: int | None = None  # tokens that a layer of sliding_layers sees, its own position included
-    sliding_layers: tuple[int, ...] = ()  # numbers of the layers that see a window only; the others see all
+
+    def __post_init__(self) -> None:
+        self._check_sizes("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff")
+        self._check_choices("norm", "norm_position", "mlp")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}")
+        self._check_positive("norm_eps")
+
+    @property
+    def is_gated(self) -> bool:
+        return self.mlp in GATED
+
+    def _check_sizes(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    def _check_choices(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) not in ALLOWED[name]:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(ALLOWED[name])}")
+
+    def _check_positive(self, *names: str) -> None:
+        for name in names:
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderShape(LayerShape):
+    """A decoder before its tokenizer is known; the defaults are Qwen3's (arXiv:2505.09388)."""
+
+    max_seq_len: int  # max_position_embeddings, tokens
+    positions: Literal["rotary", "learned"] = "rotary"  # learned: a vector per position, added to the embedding
+    rope_theta: float = 10_000.0  # base of the rotary wavelengths, arXiv:2104.09864
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None  # tokens that a layer of sliding_layers attends to, its own included
+    sliding_layers: tuple[int, ...] = ()  # numbers of the layers with a window; the others attend to all tokens
     tie_embeddings: bool = False  # tie_word_embeddings: the head reuses the embedding
 
     def __post_init__(self) -> None:
-        for name in ("n_layers", "n_heads", "n_kv_heads", "d_model", "d_head", "d_ff", "max_seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        for name, allowed in ALLOWED.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads={self.n_heads} is not a multiple of n_kv_heads={self.n_kv_heads}")
+        LayerShape.__post_init__(self)
+        self._check_sizes("max_seq_len")
+        self._check_choices("positions")
+        self._check_positive("rope_theta")
         if self.positions == "rotary" and self.d_head % 2:
             raise ValueError(
                 f"d_head={self.d_head} must be even: rotary positions turn its halves against each other"
             )
         if self.positions == "learned" and self.rope_scaling is not None:
             raise ValueError("rope_scaling is for positions='rotary', got positions='learned'")
-        for name in ("rope_theta", "norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
         self._check_window()
 
     def _check_window(self) -> None:
@@ -112,13 +178,14 @@ class DecoderConfig(DecoderShape):
 
     def __post_init__(self) -> None:
         DecoderShape.__post_init__(self)
-        if self.vocab_size < 1:
-            raise ValueError(f"vocab_size={self.vocab_size} must be at least 1")
+        self._check_sizes("vocab_size")
 
 
 def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
-    """The config that `dataclasses.asdict` and JSON made `values` of. ValueError names a field that is unknown or
-    missing, or breaks its rule."""
+    """The config from the values that `dataclasses.asdict` and JSON made of it.
+
+    Raises ValueError with the name of a field that is unknown or missing, or breaks its rule.
+    """
     known = {f.name for f in fields(DecoderConfig)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"unknown fields {', '.join(unknown)}; a decoder has {', '.join(sorted(known))}")

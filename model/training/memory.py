@@ -83,9 +83,9 @@ def floats_per_token(cfg: DecoderConfig) -> int:
     before and after. Feed-forward: gate, up, silu(gate) and their product, or less without a gate.
     """
     d_queries, d_keys = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
-    norms = (4 if cfg.norm == "layernorm" else 6) * cfg.d_model
+    norms = (6 if cfg.norm == "rmsnorm" else 4) * cfg.d_model
     attention = (4 if cfg.qk_norm else 2) * (d_queries + d_keys)
-    mlp = {"swiglu": 4, "relu2": 3, "gelu_tanh": 2}[cfg.mlp] * cfg.d_ff
+    mlp = {"swiglu": 4, "geglu": 4, "relu2": 3, "gelu_tanh": 2, "gelu": 2}[cfg.mlp] * cfg.d_ff
     return norms + attention + mlp
 
 

@@ -36,8 +36,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from model.hf.families import FAMILIES, NO_BIASES
-from model.network.shape import DecoderShape
+from model.network.shape import GATED, DecoderShape, switches_of
 from model.network.size import n_hidden_matrix_parameters
 from model.training.config import TrainConfig
 from model.training.settings import no_such_setting
@@ -113,7 +112,7 @@ RULES = {
     "n_heads": Rule(("d_model",), lambda v: max(1, v["d_model"] // D_HEAD)),
     "n_kv_heads": Rule(("n_heads",), lambda v: v["n_heads"]),
     "d_head": Rule(("d_model", "n_heads"), _d_head),
-    "d_ff": Rule(("d_model", "mlp"), lambda v: d_ff_of(v["d_model"]) if v["mlp"] == "swiglu" else 4 * v["d_model"]),
+    "d_ff": Rule(("d_model", "mlp"), lambda v: d_ff_of(v["d_model"]) if v["mlp"] in GATED else 4 * v["d_model"]),
     "seq_len": Rule(("d_model",), lambda v: min(MAX_SEQ_LEN, max(MIN_SEQ_LEN, 1 << (v["d_model"] - 1).bit_length()))),
     "max_seq_len": Rule(("seq_len",), lambda v: v["seq_len"]),
     "rows": Rule((*MATRICES, "seq_len"), lambda v: max(1, tokens_per_step_of(_n_tokens(v)) // v["seq_len"])),
@@ -193,7 +192,7 @@ PRESETS = {
 def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = None) -> Preset:
     """`preset` with other values of some fields, and with what the rules compute from these.
 
-    A field that `changes` sets keeps that value. `family` (a name of model/hf/families.py) sets the switches that
+    A field that `changes` sets keeps that value. `family` (a name of FAMILY_SWITCHES) sets the switches that
     make it one; `changes` win over them. ValueError names a field that does not exist, or values that do not fit.
     """
     before = preset.values()
@@ -212,12 +211,3 @@ def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = Non
 def _are_usable(inputs: Mapping[str, Any]) -> bool:
     """Whether a rule can compute with them. What it cannot, the configs refuse, or a field has no use for it."""
     return all(value is not None and (isinstance(value, str) or value > 0) for value in inputs.values())
-
-
-def switches_of(family: str) -> dict[str, Any]:
-    """What makes a decoder one of `family`. ValueError names the families that there are."""
-    if family not in FAMILIES:
-        raise ValueError(f"family={family!r} must be one of {', '.join(FAMILIES)}")
-    one = FAMILIES[family]
-    eps = one.defaults[one.sizes["norm_eps"]]
-    return {**NO_BIASES, **one.switches, "norm_eps": eps, **({"tie_embeddings": True} if family == "gpt2" else {})}

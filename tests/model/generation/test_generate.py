@@ -9,8 +9,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from model.generation.generate import generate, generate_text, prompt_mask, stream_text, tokens
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
-from model.network.shape import DecoderConfig
-from model.training.presets import switches_of
+from model.network.shape import DecoderConfig, switches_of
 
 CONFIG = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24

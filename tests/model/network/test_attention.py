@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.network.attention import AttentionPlan, attend, attention_plan, kernel_for, varlen_plan
+from model.network.attention import AttentionPlan, attend, attention_plan, kernel_for, sighted, varlen_plan
 from model.network.visible import CAUSAL, Visible
 
 CPU = torch.device("cpu")
@@ -88,22 +88,26 @@ def test_attention_on_a_cpu_takes_no_mask_where_none_is_needed():
     assert attention_plan(CAUSAL.windowed(T, 0), n_queries=1, **sizes) == AttentionPlan("full")
 
 
+@pytest.mark.parametrize("is_on_cuda", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("n_queries", [1, T])
-def test_query_that_may_attend_to_nothing_gets_zeros_and_gives_no_gradient(n_queries, dtype):
+def test_query_that_may_attend_to_nothing_gets_zeros_and_gives_no_gradient(n_queries, dtype, is_on_cuda):
     mask_BTS = torch.ones(B, n_queries, T, dtype=torch.bool)
     mask_BTS[0, 0] = False
-    q, k, v = (x.to(dtype).requires_grad_() for x in qkv(n_queries))
-    plan = attention_plan(
-        Visible.mask(mask_BTS), n_rows=B, n_queries=n_queries, n_keys=T, device=CPU, dtype=dtype, d_head=K
-    )
-    out_BHTK = attend(q, k, v, plan)
-    out_BHTK.float().square().sum().backward()
-    assert out_BHTK.isfinite().all() and out_BHTK[0, :, 0].count_nonzero() == 0
-    assert out_BHTK[1].count_nonzero() > 0
-    for x in (q, k, v):
-        assert x.grad.isfinite().all()
-    assert q.grad[0, :, 0].count_nonzero() == 0
+    sizes = {"n_rows": B, "n_queries": n_queries, "n_keys": T, "d_head": K}
+    plan = attention_plan(Visible.mask(mask_BTS), device=CPU, dtype=dtype, **sizes)
+    results = []
+    for attended in (plan, sighted(plan) if is_on_cuda else plan):
+        q, k, v = (x.to(dtype).requires_grad_() for x in qkv(n_queries))
+        out_BHTK = attend(q, k, v, attended)
+        out_BHTK.float().square().sum().backward()
+        results.append([out_BHTK, q.grad, k.grad, v.grad])
+    for plain, guarded in zip(*results, strict=True):
+        assert torch.equal(plain, guarded)
+    out_BHTK, q_gradient, *gradients = results[0]
+    assert out_BHTK[0, :, 0].count_nonzero() == 0 and out_BHTK[1].count_nonzero() > 0
+    assert q_gradient[0, :, 0].count_nonzero() == 0
+    assert all(x.isfinite().all() for x in (out_BHTK, q_gradient, *gradients))
 
 
 def segments(cu_seq_q, cu_seq_k, max_q, max_k, window):

@@ -29,6 +29,16 @@ def test_rms_norm_equals_transformers_with_gradients(dtype):
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
 
 
+@pytest.mark.parametrize("kind", ["rmsnorm", "layernorm", "layernorm_no_bias"])
+def test_norm_with_wider_weights_keeps_the_dtype_of_its_input(kind):
+    cfg = dataclasses.replace(PRESETS["demo"].shape.with_vocab(10), norm=kind)
+    norm, x_BD = new_norm(cfg), torch.randn(3, cfg.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(1))
+    assert norm(x_BD).dtype == torch.bfloat16
+    assert torch.equal(norm(x_BD), norm(x_BD.float()).bfloat16())  # one rounding, at the end
+
+
 def test_rms_norm_of_half_width_numbers_is_taken_in_float32():
     x_D = torch.full((64,), 300.0, dtype=torch.float16)  # its squares are beyond float16
     torch.testing.assert_close(RMSNorm(64, 1e-6).half()(x_D), torch.ones(64, dtype=torch.float16))
@@ -46,3 +56,6 @@ def test_new_norm_is_the_one_that_the_config_names():
     expected = F.layer_norm(x_BD, (cfg.d_model,), eps=1e-3)
     torch.testing.assert_close(norm(x_BD), expected)
     assert [name for name, _ in norm.named_parameters()] == ["weight", "bias"]
+    norm = new_norm(dataclasses.replace(cfg, norm="layernorm_no_bias", norm_eps=1e-3))
+    torch.testing.assert_close(norm(x_BD), expected)
+    assert [name for name, _ in norm.named_parameters()] == ["weight"]

@@ -76,3 +76,11 @@ def test_rotated_scores_depend_on_the_distance_alone(kind):
 
     torch.testing.assert_close(score(9, 4), score(205, 200), atol=1e-3, rtol=0)
     assert not torch.allclose(score(9, 4), score(9, 5), atol=1e-2)
+
+
+def test_rotated_heads_of_half_width_are_rounded_once_at_the_end():
+    torch.manual_seed(0)
+    x_BTHK = torch.randn(2, 300, 2, 16).bfloat16()
+    tables = rotary_tables(SHAPE)
+    expected = rotate(x_BTHK.float(), *tables).bfloat16()
+    assert torch.equal(rotate(x_BTHK, *tables), expected)

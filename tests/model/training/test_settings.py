@@ -6,8 +6,8 @@ import re
 import pytest
 
 from model.hf.config import config_to_hf
-from model.network.shape import DecoderShape
-from model.training.presets import PRESETS, changed, from_depth, switches_of
+from model.network.shape import DecoderShape, switches_of
+from model.training.presets import PRESETS, changed, from_depth
 from model.training.settings import parsed_changes
 
 

@@ -16,9 +16,8 @@ from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder, new_decoder
 from model.network.heads import new_classifier
 from model.network.registry import describe, load_decoder, save_model
-from model.network.shape import DecoderConfig
+from model.network.shape import DecoderConfig, switches_of
 from model.training.files import write_json
-from model.training.presets import switches_of
 from pipeline.cli import main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import predictor_in

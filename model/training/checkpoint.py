@@ -1,13 +1,14 @@
 """Checkpoints: weights, optimiser and position of a run, in a folder that is there whole or not at all.
 
-In: a TrainState. Out: `<root>/step-000123/` with model.safetensors, optimizer.safetensors (its state and the
-generators'), config.json (what model it is), state.json (step, training config, what the data was) and complete.json,
-which lists size and sha256 of the others.
+In: a TrainState. Out: `<root>/step-000123/` with model.safetensors, optimizer.safetensors (its state and that of the
+random generators), config.json (the kind and shape of the model), state.json (step, training config, notes of the
+run) and complete.json, which lists size and sha256 of the others.
 
-Written to a hidden folder beside, flushed, renamed; complete.json comes last, and a folder without it does not exist
-for anybody. values.json joins later with what validation said. Nothing is ever unpickled.
+Steps: copy the state to host memory; write the files to a hidden folder beside, flush, rename; write complete.json.
+A folder without it is ignored. Validation results are added later as values.json. Nothing is ever unpickled.
 """
 
+import copy
 import dataclasses
 import logging
 import os
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model.training.config import RUNTIME_ONLY, TrainConfig
-from model.training.distributed import is_main
+from model.training.distributed import gather_on_main, is_fsdp, is_main, rank
 from model.training.files import (
     COMPLETE,
     CONFIG,
@@ -36,91 +37,155 @@ from model.training.files import (
     write_json,
     write_tensors,
 )
+from model.training.schedule import horizon, is_extension
 from model.training.step import TrainState
 from model.training.weights import load_weights, named_weights
 
 OPTIMIZER, STATE, VALUES = "optimizer.safetensors", "state.json", "values.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, STATE)  # of a complete checkpoint, beside COMPLETE
 RNG_PREFIX = "rng."
+LENGTH = ("n_steps", "decay_fraction", "warmup_horizon")  # what an extension of a run changes
 ASIDE = ".damaged"  # folder of a run for its damaged checkpoints
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resumed:
-    """What a checkpoint says beside weights and optimiser."""
+    """The part of a checkpoint that is neither weights nor optimiser."""
 
     step: int
     train: TrainConfig
-    notes: dict[str, Any]  # what the caller gave to `save_checkpoint`
+    notes: dict[str, Any]  # what the caller gave to `snapshot_of`
 
 
-def save_checkpoint(
-    root: Path, state: TrainState, cfg: TrainConfig, description: Mapping[str, Any], notes: Mapping[str, Any]
-) -> Path:
-    """Write `state` below `root` and return its folder.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """A TrainState at one step, copied to host memory: training may go on while it is written."""
 
-    `description` becomes config.json (see `describe`); `notes` are literals that a resume gets back. Among several
-    processes each must call it: shards are put together, and rank 0 writes the same files as a single process would.
+    step: int
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]  # its state, and the generators' of all processes
+    description: Mapping[str, Any]
+    about: Mapping[str, Any]
+
+
+def snapshot_of(
+    state: TrainState,
+    cfg: TrainConfig,
+    description: Mapping[str, Any],
+    notes: Mapping[str, Any],
+    pinned: dict[str, Tensor] | None = None,
+) -> Snapshot | None:
+    """A copy of `state` on rank 0, None on the others. Every process of a group must call it: shards are gathered.
+
+    `description` becomes config.json (see model/network/registry.py); `notes` are literals that a resume gets back.
+    `pinned` holds the buffers of a snapshot that is no longer needed; from a GPU one copies into page-locked memory,
+    which is slow to allocate, so that they are kept and used again.
     """
-    target = folder_of(root, state.step)
+    generators = rng_states()
     weights, optimizer = named_weights(state.model), state.optimizer.state()
     if not is_main():
-        return target
+        return None
+    pinned = {} if pinned is None else pinned
+    if not is_fsdp(state.model):  # gathered shards are copies in host memory already
+        weights = {name: _host_copy(f"weights {name}", tensor, pinned) for name, tensor in weights.items()}
+        optimizer = {name: _host_copy(f"optimizer {name}", tensor, pinned) for name, tensor in optimizer.items()}
+    if pinned:
+        torch.cuda.current_stream().synchronize()  # the copies do not wait, the thread must not see half of them
+    return Snapshot(
+        step=state.step,
+        weights=weights,
+        optimizer=optimizer | generators,
+        description=dict(description),
+        about={
+            "step": state.step,
+            "train": dataclasses.asdict(cfg),
+            "torch": torch.__version__,
+            "notes": copy.deepcopy(dict(notes)),
+        },
+    )
+
+
+def _host_copy(name: str, tensor: Tensor, pinned: dict[str, Tensor]) -> Tensor:
+    if not tensor.is_cuda:
+        return tensor.clone()
+    if name not in pinned:
+        pinned[name] = torch.empty_like(tensor, device="cpu", pin_memory=True)
+    return pinned[name].copy_(tensor, non_blocking=True)
+
+
+def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
+    """Write `snapshot` below `root` and return its folder, which is complete then."""
+    target = folder_of(root, snapshot.step)
     root.mkdir(parents=True, exist_ok=True)
     part = root / f".{target.name}.partial"
     for leftover in (part, target):  # of a run that was killed while it saved this very step
         remove_checkpoint(leftover)
     part.mkdir()
-    about = {"step": state.step, "train": dataclasses.asdict(cfg), "torch": torch.__version__, "notes": dict(notes)}
+    digests = {}
     try:
-        write_tensors(part / WEIGHTS, weights)
-        write_tensors(part / OPTIMIZER, optimizer | rng_state())
-        write_json(part / CONFIG, dict(description))
-        write_json(part / STATE, about)
+        digests[WEIGHTS] = write_tensors(part / WEIGHTS, snapshot.weights)
+        digests[OPTIMIZER] = write_tensors(part / OPTIMIZER, snapshot.optimizer)
+        write_json(part / CONFIG, snapshot.description)
+        write_json(part / STATE, snapshot.about)
     except OSError:  # a full disk: leave the room to others
         remove_checkpoint(part)
         raise
     files = {}
     for path in sorted(part.iterdir()):
         flush(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        files[path.name] = {
+            "bytes": path.stat().st_size,
+            "sha256": digests[path.name] if path.name in digests else sha256(path),
+        }
     flush(part)
     os.replace(part, target)  # noqa: PTH105  the tests kill a run exactly here
     flush(root)
-    replace_json(target / COMPLETE, {"step": state.step, "files": files})
+    replace_json(target / COMPLETE, {"step": snapshot.step, "files": files})
     return target
 
 
 def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_checked: bool = False) -> Resumed:
     """Put a complete checkpoint into `state`, to the bit, with the generators of torch.
 
-    Raises ValueError when a file is damaged (unless `is_checked` says that `fault_in` found none), or when the
-    model or `cfg` are not those it was made with.
+    Raises ValueError when a file is damaged (unless `is_checked` asserts that `fault_in` found none), or when the
+    model or `cfg` are not those it was made with. `cfg` may extend the run (model/training/schedule.py).
     """
     if not is_checked and (fault := fault_in(folder, FILES)):
         raise ValueError(f"{fault}; delete {folder} to go on from the checkpoint before it")
-    about = read_json(folder / STATE)
-    try:
-        made_with = TrainConfig(**about["train"])
-    except TypeError as error:
+    was, about = train_config_of(folder), read_json(folder / STATE)
+    if name := difference(was, cfg, about["step"]):
         raise ValueError(
-            f"{folder / STATE}: not a training config of this version ({error}); go on with the one that wrote it,"
-            " or train in another folder"
-        ) from error
-    for field in dataclasses.fields(TrainConfig):
-        was, is_now = getattr(made_with, field.name), getattr(cfg, field.name)
-        if field.metadata != RUNTIME_ONLY and was != is_now:
-            raise ValueError(
-                f"{folder} was made with {field.name}={was}, now it is {is_now}: a run cannot change half-way;"
-                " train in another folder"
-            )
+            f"{folder} was made with {name}={getattr(was, name)}, now it is {getattr(cfg, name)}: a run cannot change"
+            " half-way; train in another folder"
+        )
     load_weights(folder / WEIGHTS, state.model)
     tensors = read_tensors(folder / OPTIMIZER)
     state.optimizer.load({name: t for name, t in tensors.items() if not name.startswith(RNG_PREFIX)})
     restore_rng(tensors)
     state.step = about["step"]
-    return Resumed(step=about["step"], train=made_with, notes=about["notes"])
+    return Resumed(step=about["step"], train=was, notes=about["notes"])
+
+
+def train_config_of(folder: Path) -> TrainConfig:
+    """The config that the run of a checkpoint has. ValueError when another version of this program wrote it."""
+    try:
+        return TrainConfig(**read_json(folder / STATE)["train"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{folder / STATE}: not a training config of this version ({error}); go on with the one that wrote it,"
+            " or train in another folder"
+        ) from error
+
+
+def difference(was: TrainConfig, now: TrainConfig, step: int) -> str | None:
+    """The first field by which `now` is another run than `was`; None where it goes on from `step` of it."""
+    free = set(LENGTH) if horizon(was) == horizon(now) and is_extension(was, now, step) else set()
+    if was.schedule == now.schedule != "warmup_stable_decay":
+        free.add("decay_fraction")  # which only that schedule reads
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.metadata != RUNTIME_ONLY]
+    names.sort(key=LENGTH.__contains__)  # the length last: what else differs is why this is no extension
+    return next((name for name in names if name not in free and getattr(was, name) != getattr(now, name)), None)
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -157,10 +222,11 @@ def values_of(folder: Path) -> dict[str, float] | None:
     return None
 
 
-def prune_checkpoints(root: Path, keep: int, best: str | None) -> None:
-    """Remove all but the newest `keep` checkpoints and the one whose value `best` is lowest, and all leftovers."""
+def prune_checkpoints(root: Path, keep: int, best: str | None, also: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, the one whose value `best` is lowest and that of step `also`, and
+    all leftovers."""
     complete = complete_checkpoints(root)
-    kept = set(complete[-keep:])
+    kept = {*complete[-keep:], *(path for path in complete if step_of(path) == also)}
     valued = [(v[best], p) for p in complete if best is not None and (v := values_of(p)) and best in v]
     if valued:
         kept.add(min(valued)[1])
@@ -185,18 +251,26 @@ def remove_checkpoint(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-# Generators of torch: no model here draws random numbers while it trains, but a loss may.
+# Generators of torch, of every process: a loss may draw. The first one's have the names of a single process's.
 
 
-def rng_state() -> dict[str, Tensor]:
-    states = {f"{RNG_PREFIX}cpu": torch.get_rng_state()}
+def rng_states() -> dict[str, Tensor]:
+    """The generators of all processes by name, on rank 0. Every process of a group must call it."""
+    own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        states |= {f"{RNG_PREFIX}cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
-    return states
+        own["cuda"] = torch.cuda.get_rng_state()
+    gathered = {kind: gather_on_main(state) for kind, state in own.items()}
+    return {_rng_name(kind, i): state for kind, states in gathered.items() for i, state in enumerate(states)}
 
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(tensors[f"{RNG_PREFIX}cpu"].clone())
-    for i in range(torch.cuda.device_count()):
-        if (name := f"{RNG_PREFIX}cuda.{i}") in tensors:
-            torch.cuda.set_rng_state(tensors[name].clone(), i)
+    """This process's generators; those of a process that the checkpoint does not know stay as they are."""
+    if (state := tensors.get(_rng_name("cpu", rank()))) is not None:
+        torch.set_rng_state(state.clone())
+    state = tensors.get(_rng_name("cuda", rank()))
+    if state is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state.clone())
+
+
+def _rng_name(kind: str, number: int) -> str:
+    return f"{RNG_PREFIX}{kind}" + (f".{number}" if number or kind == "cuda" else "")

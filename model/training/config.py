@@ -97,7 +97,7 @@ class TrainConfig:
         for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "batch_warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
-        if self.warmup_fraction + self.decay_fraction > 1:
+        if self.schedule == "warmup_stable_decay" and self.warmup_fraction + self.decay_fraction > 1:
             raise ValueError(
                 f"warmup_fraction={self.warmup_fraction} and decay_fraction={self.decay_fraction} exceed 1 together"
             )

@@ -156,6 +156,15 @@ def broadcast_int(number: int) -> int:
     return int(numbers.item())
 
 
+def gather_on_main(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, in host memory and of one shape, by rank; nothing on the others than rank 0."""
+    if not in_group():
+        return [tensor]
+    gathered = [torch.empty_like(tensor) for _ in range(n_processes())] if is_main() else None
+    dist.gather(tensor, gathered, dst=0)
+    return gathered or []
+
+
 # The model in several processes.
 
 

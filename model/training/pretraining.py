@@ -35,6 +35,7 @@ from model.training.distributed import is_main
 from model.training.files import CONFIG, WEIGHTS
 from model.training.loss import language_model_loss
 from model.training.machine import training_device
+from model.training.resume import continued
 from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
 
@@ -100,6 +101,7 @@ def pretrain(
     earlier training in the folder do not fit, or a loss is not finite.
     """
     refuse_other_models(plan.out)
+    plan = dataclasses.replace(plan, train=continued(plan.out / CHECKPOINTS, plan.train))
     job = job_of(plan)
     with only_training(plan.out):
         run(plan.out, job, observer, progress)

@@ -3,16 +3,18 @@
 In: a folder and a Job (model with its initial weights, batches, loss, validation). Out: the trained model, the curve
 and the last checkpoints in the folder: curve.jsonl (one line per step and per validation) and checkpoints/.
 
-A run that was killed anywhere and started again ends with the same bits as one that was not: the last complete
-checkpoint gives weights, optimiser, generators, step, the length that the curve had, and what was chosen once: thread
-count, micro-batch, whether to compile. What came after is made again. The observer is told no step twice. A damaged
-checkpoint is set aside, and the one before it takes its place.
+A run that was killed anywhere and started again ends with the same bits as one that was not (on a GPU:
+TrainConfig.deterministic). The last complete checkpoint restores weights, optimiser, generators, step, the length of
+the curve, and the choices made at the start: thread count, micro-batch, whether to compile. Later steps are repeated,
+so the observer may receive them again. A damaged checkpoint is set aside, and the one before it takes its place.
+Checkpoints are written in a thread (model/training/checkpoint_writer.py).
 
-Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and tells the observer. A run
+Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and calls the observer. A run
 may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
 equal but for the order of sums.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -22,20 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.training.checkpoint import (
-    FILES,
     complete_checkpoints,
     folder_of,
     load_checkpoint,
     prune_checkpoints,
-    save_checkpoint,
     save_values,
-    set_aside,
+    snapshot_of,
     step_of,
     values_of,
 )
+from model.training.checkpoint_writer import CheckpointWriter
 from model.training.compilation import chosen_compile, compile_layers
 from model.training.config import TrainConfig
 from model.training.curve import Curve, opened_curve
@@ -48,13 +49,16 @@ from model.training.distributed import (
     local_shard,
     n_processes,
     process_group,
+    rank,
     release_weights,
 )
-from model.training.files import fault_in
-from model.training.loop import fit
+from model.training.launch import stop_signals
+from model.training.loop import Interrupted, fit
 from model.training.loss import LossFunction, language_model_loss
-from model.training.machine import deterministic_kernels
+from model.training.machine import deterministic_kernels, training_device
 from model.training.memory import chosen_micro_batch, explained_out_of_memory
+from model.training.resume import drop_later, newest_whole
+from model.training.schedule import stable_end
 from model.training.step import new_state
 
 if TYPE_CHECKING:
@@ -65,7 +69,10 @@ log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who is told how a run goes."""
+    """Receives the values of a run: of each step and validation, and each checkpoint that is complete.
+
+    After a kill the steps since the last complete checkpoint are repeated, and received again, with the same values.
+    """
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
     def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
@@ -73,7 +80,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What is trained, on what, and how it is judged."""
+    """What is trained, on what, and how it is validated."""
 
     model: nn.Module  # on its device (distributed.training_device), with its initial weights
     cfg: TrainConfig
@@ -83,7 +90,7 @@ class Job:
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
     made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
-    min_spike_rise: float = 0.0  # nats by which a loss must rise to be told as a spike
+    min_spike_rise: float = 0.0  # nats by which a loss must rise to be reported as a spike
 
 
 def run(
@@ -96,14 +103,18 @@ def run(
     processes; OutOfMemory, which says what to change (model/training/memory.py); ValueError when the checkpoint
     belongs to another model, config or data.
     """
-    n_threads = torch.get_num_threads()
+    n_threads, device = torch.get_num_threads(), training_device()
+    forked = [device] if device.type == "cuda" else []
     try:
         with (
             deterministic_kernels(job.cfg.deterministic),
+            torch.random.fork_rng(forked),  # the caller's generators stay as they are
             process_group(),
             opened_curve(directory, writes=is_main()) as curve,
         ):
-            _Run(directory, job, observer, progress, curve).execute()
+            one = _Run(directory, job, observer, progress, curve)
+            with contextlib.closing(one.writer):
+                one.execute()
     finally:
         torch.set_num_threads(n_threads)
 
@@ -120,34 +131,48 @@ class _Run:
             release_weights(job.model)
         self.n_threads = job.cfg.n_threads or torch.get_num_threads()
         self.validates = job.validate is not None
+        self.writer = CheckpointWriter(self.root, self.written)
+        self.pinned: dict[str, Tensor] = {}  # buffers of the last snapshot
+        self.later: list[Path] = []  # checkpoints of a shorter run, of its decay, that this run does not go on from
 
     def execute(self) -> None:
-        torch.manual_seed(self.job.cfg.seed)  # for a loss that draws; a resume then takes the checkpoint's generators
+        # For a loss that draws: other numbers on each process. A resume then takes the checkpoint's generators.
+        torch.manual_seed(self.job.cfg.seed + rank())
         folder = self.last_checkpoint()
         self.resolve_open_settings(self.resume(folder) if folder is not None else {})
         torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
         if folder is not None and self.validates and self.is_validated(self.state.step):
             self.validate_again(folder)
-        self.job.model.train()
+        self.state.model.train()
         assert self.cfg.micro_batch is not None
-        with explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good):
-            fit(
-                self.state,
-                self.job.batches,
-                self.cfg,
-                loss_function=self.job.loss_function,
-                report=self.report,
-                save=self.save,
-                validate=self.validate if self.validates else None,
-                last_good=self.last_good,
-                min_spike_rise=self.job.min_spike_rise,
-            )
+        try:
+            with explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good):
+                self.fit()
+        except Interrupted:
+            with stop_signals():  # a second signal does not break off the write that the first one asked for
+                self.writer.finish()
+            raise
+        self.writer.finish()
         if is_main():
             self.prune()
         if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)
 
+    def fit(self) -> None:
+        fit(
+            self.state,
+            self.job.batches,
+            self.cfg,
+            loss_function=self.job.loss_function,
+            report=self.report,
+            save=self.save,
+            validate=self.validate if self.validates else None,
+            last_good=self.last_good,
+            min_spike_rise=self.job.min_spike_rise,
+        )
+
     def last_good(self) -> Path | None:
+        self.writer.wait()
         return next(reversed(complete_checkpoints(self.root)), None)
 
     def resolve_open_settings(self, notes: Mapping[str, Any]) -> None:
@@ -176,21 +201,14 @@ class _Run:
             compile_layers(model)
 
     def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, as rank 0 finds it: the newest whole one. Damaged ones are set aside."""
-        step = broadcast_int(self.newest_whole_step() if is_main() else -1)
+        """The checkpoint to go on from, as rank 0 finds it."""
+        folder = None
+        if is_main():
+            folder, self.later = newest_whole(self.root, self.job.cfg)
+            if folder is None:
+                self.curve.clear()
+        step = broadcast_int(-1 if folder is None else step_of(folder))
         return None if step < 0 else folder_of(self.root, step)
-
-    def newest_whole_step(self) -> int:
-        """-1 = there is none, and the training begins."""
-        found = complete_checkpoints(self.root)
-        while found:
-            if (fault := fault_in(found[-1], FILES)) is None:
-                return step_of(found[-1])
-            aside = set_aside(found.pop())
-            how = f"goes on from the one before, {found[-1]}" if found else "starts again from its beginning"
-            log.warning("%s; the damaged checkpoint is kept in %s, and the training %s", fault, aside, how)
-        self.curve.clear()
-        return -1
 
     def resume(self, folder: Path) -> dict[str, Any]:
         """Load `folder`, cut the curve to what it was when that was written, and return the notes."""
@@ -198,11 +216,13 @@ class _Run:
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:
             raise ValueError(f"{folder} was trained on {was}, now the data is {is_now}; train in another folder")
-        # on another number of processes roundings differ anyway, and cores are shared out anew
-        if resumed.notes["n_processes"] == n_processes():
+        # The config wins. On another number of processes roundings differ anyway, and cores are shared out anew.
+        if self.job.cfg.n_threads is None and resumed.notes["n_processes"] == n_processes():
             self.n_threads = resumed.notes["n_threads"]
         self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
         if is_main():
+            if resumed.train.n_steps < self.job.cfg.n_steps:
+                drop_later(resumed.train, self.job.cfg, resumed.step, self.later)
             self.curve.cut(resumed.notes, resumed.step)
         return resumed.notes
 
@@ -211,11 +231,14 @@ class _Run:
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         if is_main():
+            self.writer.poll()
             self.write(step, values)
             self.observer.metrics(step, values)
             self.progress(step, self.job.cfg.n_steps)
 
     def save(self) -> Path:
+        """Copy the state and begin to write it. Every process must call it."""
+        self.writer.finish()
         notes = {
             **(self.curve.mark() if is_main() else {}),
             "n_threads": self.n_threads,
@@ -225,22 +248,27 @@ class _Run:
             "history": self.state.history,
             "made_from": dict(self.job.made_from or {}),
         }
-        folder = save_checkpoint(self.root, self.state, self.job.cfg, self.job.description, notes)
-        if is_main():
-            if not (self.validates and self.is_validated(self.state.step)):
-                self.observer.checkpoint(folder, self.state.step, {})
-            self.prune()
-        return folder
+        snapshot = snapshot_of(self.state, self.job.cfg, self.job.description, notes, self.pinned)
+        if snapshot is not None:
+            self.writer.start(snapshot)
+        return folder_of(self.root, self.state.step)
+
+    def written(self, folder: Path) -> None:
+        """Report a checkpoint that is complete. One that is due for validation is reported with its values."""
+        if not (self.validates and self.is_validated(step_of(folder))):
+            self.observer.checkpoint(folder, step_of(folder), {})
+        self.prune()
 
     def validate(self) -> None:
-        """Judge the model; the values also go to the checkpoint of this step, where there is one."""
+        """Validate the model; the values also go to the checkpoint of this step, where there is one."""
         values = self.validation_values()
         if not is_main():
             return
+        self.writer.finish()  # which was going on meanwhile
         step = self.state.step
         folder = next((f for f in complete_checkpoints(self.root) if step_of(f) == step), None)
         if folder is not None:
-            save_values(folder, values)  # before anybody is told, so that nobody is told twice
+            save_values(folder, values)  # before the observer gets them, so that it gets them once
         self.write(step, values)
         self.observer.metrics(step, values)
         if folder is not None:
@@ -255,7 +283,7 @@ class _Run:
             self.validate()
 
     def validation_values(self) -> dict[str, float]:
-        """What every process finds alike: `validate` sees whole weights, and may share its work out (mean_loss)."""
+        """The same in every process: `validate` sees whole weights, and may share its work out (mean_loss)."""
         assert self.job.validate is not None
         model, are_gathered = self.job.model, is_fsdp(self.state.model)
         if are_gathered:
@@ -272,4 +300,6 @@ class _Run:
             self.curve.write(step, values)
 
     def prune(self) -> None:
-        prune_checkpoints(self.root, self.job.cfg.keep_checkpoints, self.job.best)
+        """Also kept is the checkpoint from which the run can be extended."""
+        cfg = self.job.cfg
+        prune_checkpoints(self.root, cfg.keep_checkpoints, self.job.best, stable_end(cfg))

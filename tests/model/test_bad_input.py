@@ -105,7 +105,7 @@ def test_train_with_another_tokenizer_is_refused(folders, other_corpus, tiny_set
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["n_steps=13"], "was made with n_steps=12, now it is 13"),
+        (["n_steps=11"], "was made with n_steps=12, now it is 11"),
         (["d_ff=48"], "has shape (32, 16), expected (48, 16)"),
         (["n_layers=2"], "layers.1"),
     ],

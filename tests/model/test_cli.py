@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,19 @@ def test_train_again_changes_nothing(trained, corpus, tiny_settings):
     before = (trained / "model.safetensors").read_bytes()
     assert main(["train", str(corpus / "shards"), str(trained), *tiny_settings]) == 0
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_train_with_more_steps_goes_on_from_the_end_of_the_stable_phase(
+    trained, corpus, tiny_settings, tmp_path, capsys
+):
+    shutil.copytree(trained, tmp_path / "model")
+    call = ["train", str(corpus / "shards"), str(tmp_path / "model"), *tiny_settings, "--set", "n_steps=16"]
+    assert main(call) == 0
+    assert "step 7/16: loss" in capsys.readouterr().out
+    curve = read_curve(tmp_path / "model")
+    assert [line["step"] for line in curve if "loss" in line] == list(range(1, 17))
+    rates = [line["learning_rate"] for line in curve if "loss" in line]
+    assert rates[5:9] == [rates[5]] * 4 and rates[9:] == sorted(rates[9:], reverse=True)  # the decay is later
 
 
 def test_train_depth_and_fields_set_the_shape(corpus, tmp_path):

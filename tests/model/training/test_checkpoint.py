@@ -18,9 +18,10 @@ from model.training.checkpoint import (
     complete_checkpoints,
     load_checkpoint,
     prune_checkpoints,
-    save_checkpoint,
     save_values,
+    snapshot_of,
     values_of,
+    write_checkpoint,
 )
 from model.training.config import TrainConfig
 from model.training.files import fault_in
@@ -53,7 +54,9 @@ def trained(n_steps: int = 2, cfg: DecoderConfig = CONFIG) -> TrainState:
 
 
 def save(root: Path, state: TrainState) -> Path:
-    return save_checkpoint(root, state, TRAIN, describe(state.model.cfg), {"note": 1})  # type: ignore[arg-type]
+    snapshot = snapshot_of(state, TRAIN, describe(state.model.cfg), {"note": 1})  # type: ignore[arg-type]
+    assert snapshot is not None
+    return write_checkpoint(root, snapshot)
 
 
 def test_checkpoint_loaded_into_a_fresh_state_continues_to_the_bit(tmp_path):

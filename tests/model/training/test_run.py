@@ -1,15 +1,16 @@
-"""Kill -9 any_process, run again: the same bits, the same curve, and nobody is told a step twice.
+"""Kill -9 at any moment, run again: the same bits, the same curve.
 
 The run has a warmup, a stable part, a decay, and passes its data several times. A child process kills itself at an
-exact place: while it tells of a step, at the n-th flush to disk (which lies inside the writing of a checkpoint), or
-right after the n-th rename (which lies between a checkpoint's rename and its record), or after n milliseconds.
+exact place: in a report after a checkpoint, at the n-th flush to disk (which is inside the writing of a checkpoint),
+right after the n-th rename (which is between a checkpoint's rename and its record), or after n milliseconds.
 """
 
-import json
+import dataclasses
 import os
 import random
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,12 @@ TRAIN = TrainConfig(
 )
 
 
+class Stop(Exception):
+    """Ends a run from its observer."""
+
+
 class Notebook:
-    """An observer that writes down what it hears, where a kill cannot take it back."""
+    """An observer that writes down what is reported, where a kill cannot take it back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,11 +72,8 @@ def write_tokens(path: Path) -> None:
     write_token_shard(path, [f"doc{i}" for i in range(4)], [len(t) for t in texts], texts, vocab_size=31)
 
 
-def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: str = "a") -> None:
-    """Train in directory/run on directory/tokens.arrow, telling directory/heard."""
-    batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
-    assert TRAIN.n_steps * 4 > 3 * batches.rows_per_epoch  # three wraps
-    job = Job(
+def job_on(batches: TokenBatches, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: str = "a") -> Job:
+    return Job(
         model=new_decoder(DECODER, seed),
         cfg=cfg,
         description=describe(DECODER),
@@ -80,8 +82,14 @@ def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: s
         best="validation_loss",
         made_from={"tokens": made_from},
     )
+
+
+def train(directory: Path, cfg: TrainConfig = TRAIN, seed: int = 0, made_from: str = "a") -> None:
+    """Train in directory/run on directory/tokens.arrow, and write down in directory/heard what is reported."""
+    batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    assert TRAIN.n_steps * 4 > 3 * batches.rows_per_epoch  # three wraps
     torch.manual_seed(random.randrange(1 << 30))  # a run owes nothing to the state it finds
-    run(directory / "run", job, Notebook(directory / "heard"))
+    run(directory / "run", job_on(batches, cfg, seed, made_from), Notebook(directory / "heard"))
 
 
 CHILD = """
@@ -103,8 +111,19 @@ def counted(function, before):
         return result
     return call
 
+def killed_once_complete(self, step, values):
+    # three steps after `n`, and not before the checkpoint of step `n` is written
+    write_down(self, step, values)
+    while step > n_of_place and not (root / f"step-{n_of_place:06d}" / "complete.json").exists():
+        os.sched_yield()
+    if step > n_of_place + 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+root, write_down = Path(sys.argv[1]) / "run" / "checkpoints", killed.Notebook.metrics
 if where == "told":
     killed.Notebook.metrics = counted(killed.Notebook.metrics, before=False)
+elif where == "complete":
+    killed.Notebook.metrics = killed_once_complete
 elif where == "moment":
     signal.setitimer(signal.ITIMER_REAL, n_of_place / 1000)  # nobody handles SIGALRM: the process is gone at once
 else:
@@ -148,10 +167,10 @@ def directory(tmp_path, uninterrupted) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory, uninterrupted) -> Path:
-    """A run that died after it told of step 18 to 20; its last checkpoint is of step 15."""
+    """A run that died after it reported step 18; its last checkpoint is of step 15."""
     directory = tmp_path_factory.mktemp("killed")
     shutil.copy(uninterrupted / "tokens.arrow", directory)
-    kill(directory, "told:18")
+    kill(directory, "complete:15")
     return directory
 
 
@@ -177,14 +196,14 @@ def test_run_curve_has_every_step_once_and_every_validation(uninterrupted):
     assert rates[3] == rates[15] == 1.0 and rates[0] == 0.25 and rates[39] == pytest.approx(0.05)
 
 
-def test_run_keeps_the_newest_and_the_best_checkpoint(uninterrupted):
+def test_run_keeps_the_newest_the_best_and_the_last_before_the_decay(uninterrupted):
     root = uninterrupted / "run" / "checkpoints"
     kept = complete_checkpoints(root)
     validations = {
         line["step"]: line["validation_loss"] for line in read_curve(uninterrupted / "run") if "loss" not in line
     }
     best = min(validations, key=lambda step: validations[step])
-    assert {int(path.name[5:]) for path in kept} == {35, 40, best}
+    assert {int(path.name[5:]) for path in kept} == {20, 35, 40, best}
 
 
 @pytest.mark.parametrize(
@@ -238,17 +257,9 @@ def test_run_told_to_stop_saves_that_step_and_goes_on_from_it(directory, uninter
 
     heard = directory / "heard"
     batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
-    job = Job(
-        model=new_decoder(DECODER, 0),
-        cfg=TRAIN,
-        description=describe(DECODER),
-        batches=batches,
-        validate=lambda model: {"validation_loss": mean_loss(model, batches, 2, language_model_loss, 4)},
-        best="validation_loss",
-        made_from={"tokens": "a"},
-    )
     with pytest.raises(Interrupted, match="step-000018"):
-        run(directory / "run", job, Stopping(heard))
+        run(directory / "run", job_on(batches), Stopping(heard))
+    assert complete_checkpoints(directory / "run" / "checkpoints")[-1].name == "step-000018"
     train(directory)
     steps = [line.split()[0] for line in heard.read_text().splitlines() if "gradient_norm" in line]
     assert steps == [str(step) for step in range(1, 41)]
@@ -279,10 +290,7 @@ def test_run_on_other_data_is_refused(directory_killed):
 
 def test_run_with_another_config_is_refused_by_field(directory_killed):
     with pytest.raises(ValueError, match=r"adamw_lr=0\.008, now it is 0\.5"):
-        train(
-            directory_killed,
-            TrainConfig(**{**{n: getattr(TRAIN, n) for n in TrainConfig.__dataclass_fields__}, "adamw_lr": 0.5}),
-        )
+        train(directory_killed, dataclasses.replace(TRAIN, adamw_lr=0.5))
 
 
 def flip(path: Path) -> None:
@@ -348,10 +356,70 @@ def test_run_whose_curve_is_torn_beyond_the_checkpoint_makes_it_again(directory_
     assert result(directory_killed) == result(uninterrupted) and not caplog.text
 
 
-def test_run_keeps_the_thread_count_of_its_beginning(directory_killed):
-    state = json.loads((directory_killed / "run" / "checkpoints" / "step-000015" / "state.json").read_text())
-    assert state["notes"]["n_threads"] == 1
-    cfg = TrainConfig(**{**{n: getattr(TRAIN, n) for n in TrainConfig.__dataclass_fields__}, "n_threads": 2})
-    train(directory_killed, cfg)
-    last = directory_killed / "run" / "checkpoints" / "step-000040" / "state.json"
-    assert json.loads(last.read_text())["notes"]["n_threads"] == 1
+@pytest.mark.parametrize(("given", "expected"), [(None, 1), (2, 2)])
+def test_run_keeps_the_thread_count_of_its_beginning_unless_another_is_given(directory_killed, given, expected):
+    """One that was given at a resume was ignored without a word."""
+
+    class Stopping(Notebook):
+        def metrics(self, step, values):
+            raise Stop(torch.get_num_threads())
+
+    batches = TokenBatches([read_token_shard(directory_killed / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    job = job_on(batches, dataclasses.replace(TRAIN, n_threads=given))
+    torch.set_num_threads(3 - expected)  # what a run that knew of neither would take
+    with pytest.raises(Stop) as stopped:
+        run(directory_killed / "run", job, Stopping(directory_killed / "heard"))
+    torch.set_num_threads(1)
+    assert stopped.value.args == (expected,)
+
+
+def test_run_leaves_the_generator_of_its_caller_alone(directory):
+    """It left it seeded as the training was."""
+    batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    job = job_on(batches, dataclasses.replace(TRAIN, n_steps=2))
+    before = torch.get_rng_state()
+    run(directory / "run", job, Notebook(directory / "heard"))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_run_trains_on_while_a_checkpoint_is_written(directory, uninterrupted, monkeypatch):
+    """The disk answers only once step 8 was reported; a run that waited for its checkpoint never got there."""
+    reported, main, fsync = threading.Event(), threading.main_thread(), os.fsync
+    complete = directory / "run" / "checkpoints" / "step-000005" / "complete.json"
+
+    def slow(descriptor: int) -> None:
+        assert threading.current_thread() is main or reported.wait(60)
+        fsync(descriptor)
+
+    class Watching(Notebook):
+        def metrics(self, step, values):
+            super().metrics(step, values)
+            if step == 8:
+                assert not complete.exists()
+                reported.set()
+
+    monkeypatch.setattr(os, "fsync", slow)
+    batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    run(directory / "run", job_on(batches), Watching(directory / "heard"))
+    assert_same(directory, uninterrupted)
+
+
+def test_run_whose_checkpoint_cannot_be_written_stops_with_the_reason_and_resumes(directory, uninterrupted):
+    root = directory / "run" / "checkpoints"
+    obstacle = root / ".step-000010.partial"
+
+    class Spoiling(Notebook):
+        def metrics(self, step, values):
+            super().metrics(step, values)
+            if step == 10:
+                obstacle.touch()  # a file where a folder is to be made
+
+    batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    with pytest.raises(NotADirectoryError, match=r"step-000010\.partial"):
+        run(directory / "run", job_on(batches), Spoiling(directory / "heard"))
+    steps = [int(line.split()[0]) for line in (directory / "heard").read_text().splitlines()]
+    assert 10 <= max(steps) <= 15  # the next checkpoint waits for this one
+    assert [path.name for path in complete_checkpoints(root)] == ["step-000005"]
+    obstacle.unlink()
+    train(directory)
+    assert_same(directory, uninterrupted)

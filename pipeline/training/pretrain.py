@@ -3,7 +3,7 @@
 In: token shards and the tokenizer they were made with. Out: a Checkpoint folder: model.safetensors, config.json,
 tokenizer/, curve.jsonl and the last and best of checkpoints/. Steps: a preset and the changes of the user become
 complete configs; training begins, or resumes from the last complete checkpoint in the folder; every step is reported
-to the observer once; the final weights are written last.
+to the observer, after a kill some of them again; the final weights are written last.
 
 The fingerprint is computed from `pretrain_recipe`, not from PretrainConfig, so that it changes when a preset does.
 torch is imported where it is used, because Dagster loads this module only for its config.

@@ -10,7 +10,6 @@ processes by --devices N, or by torchrun around it.
 """
 
 import argparse
-import hashlib
 import io
 import math
 import shutil
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from model.data.token_shards import DESCRIPTION, SPLITS, read_description, read_token_shards
+from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
 from model.network.shape import FAMILY_SWITCHES
 from model.training.config import VALIDATION_METRIC
@@ -212,14 +211,6 @@ def run_evaluate(args: argparse.Namespace) -> int:
     print(f"bits per byte {losses.bits_per_byte:.4f}")
     print(f"perplexity {losses.perplexity:.3f} per token, loss {math.log(losses.perplexity):.4f} nats")
     return 0
-
-
-def shards_digest(directory: Path) -> str:
-    """What tells one folder of token shards from another: tokens.json, and the name and size of every shard."""
-    digest = hashlib.sha256((directory / DESCRIPTION).read_bytes())
-    for path in sorted(path for split in SPLITS for path in (directory / split).glob("*.arrow")):
-        digest.update(f"{path.relative_to(directory)} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()
 
 
 def in_several_processes() -> bool:

@@ -14,8 +14,10 @@ Every document starts with the end-of-text token, so that its first word is pred
 document several times, according to the weight of its source; tokens.json counts every copy.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,21 @@ def read_description(directory: Path) -> dict[str, Any]:
     if not fits:
         raise ValueError(f"{path}: vocab_size must be at least 1 and tokenizer a digest; tokenise again")
     return description
+
+
+def shards_digest(directory: Path) -> str:
+    """What tells a folder of token shards from any other: a digest of tokens.json and of every shard's bytes.
+
+    Reads all files, several at once, at about 1.5 GB per second and core.
+    """
+    paths = sorted(path for split in SPLITS for path in (directory / split).glob("*.arrow"))
+    with ThreadPoolExecutor() as threads:  # hashlib lets go of the GIL
+        digests = threads.map(_file_digest, [directory / DESCRIPTION, *paths])
+        names = [DESCRIPTION, *(str(path.relative_to(directory)) for path in paths)]
+        text = "".join(f"{name} {digest}\n" for name, digest in zip(names, digests, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

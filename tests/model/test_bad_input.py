@@ -126,6 +126,20 @@ def test_train_on_other_shards_than_before_changes_nothing(folders, other_corpus
     assert bytes_of(folders / "model") == before
 
 
+def test_train_on_shards_of_equal_size_and_other_tokens_changes_nothing(folders, tiny_settings, capsys):
+    """Shards were told apart by their sizes: one that was tokenised again resumed without a word."""
+    path = folders / "shards/train/00000.arrow"
+    tokens, raw = read_token_shard(path).tokens, bytearray(path.read_bytes())
+    place = raw.index(tokens[:8].tobytes())
+    raw[place + 2 : place + 4] = bytes(tokens[2:3].view(np.uint8))
+    path.write_bytes(raw)
+    assert read_token_shard(path).tokens[1] == tokens[2] and path.stat().st_size == len(raw)
+    before = bytes_of(folders / "model")
+    line = refusal(capsys, "train", folders / "shards", folders / "model", *tiny_settings)
+    assert "was trained on" in line and "train in another folder" in line
+    assert bytes_of(folders / "model") == before
+
+
 def test_train_into_a_model_from_elsewhere_is_refused(folders, tiny_settings, capsys):
     shutil.rmtree(folders / "model" / "checkpoints")
     before = bytes_of(folders / "model")

@@ -1,6 +1,6 @@
-"""The model card of an exported folder: what the model is, and how to open it.
+"""The model card of an exported folder: a table of the model's sizes, and the lines of Python that open it.
 
-In: the model, its config.json, its tokenizer. Out: README.md, with the header that model hubs read.
+In: the model, its config.json and its tokenizer. Out: the text of README.md, with the header that model hubs read.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def model_card(
     tokenizer: ExportedTokenizer | None,
     notes: Mapping[str, str],
 ) -> str:
-    """Text of README.md. `notes` are lines of the table beside those that the config tells."""
+    """Text of README.md. `notes` are further lines of its table."""
     cfg, is_decoder = model.cfg, isinstance(model, Decoder)
     lines = {
         "architecture": config["architectures"][0],

@@ -1,8 +1,8 @@
 """config.json of Hugging Face and our DecoderConfig, both ways.
 
-In: a config.json as a dict, in the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Out:
-DecoderConfig; or the reverse, in a form that both versions read. What our decoder cannot compute is refused by the
-name of the field; switches that no family has are refused by the names of the switches.
+In: a config.json as a dict, in the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Out: a
+DecoderConfig. Or the reverse, in a form that both versions read. A field that asks for something which our decoder
+cannot compute is refused by its name, and so are switches of ours that no family has.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from model.hf.families import FAMILIES, Family
 from model.network.shape import DecoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
-LARGEST = 1e15  # of any size; beyond, a float is no whole number any more
+LARGEST = 1e15  # of any size; beyond it floats skip whole numbers
 FULL, SLIDING = "full_attention", "sliding_attention"
 # Ours -> theirs, of rope_scaling; linear has the factor alone.
 LLAMA3_SCALING = {
@@ -60,7 +60,7 @@ def _misfits(family: Family, cfg: DecoderConfig) -> list[str]:
 
 
 def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """config.json of the family that `cfg` belongs to; with `labels`, of a sequence classifier."""
+    """config.json in the family of `cfg`; with `labels`, that of a sequence classifier."""
     family = family_of(cfg)
     config: dict[str, Any] = {
         "architectures": [family.architecture if labels is None else family.classifier],
@@ -68,7 +68,7 @@ def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> d
         **{theirs: getattr(cfg, ours) for ours, theirs in family.sizes.items()},
         **{theirs: getattr(cfg, switches[0]) for theirs, switches in family.flags.items()},
         **{theirs: values[0] for theirs, values in family.fixed.items()},
-        "torch_dtype": "float32",  # transformers 5 reads it too
+        "torch_dtype": "float32",  # the name of transformers 4, which 5 reads too
     }
     if labels is not None:
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
@@ -88,7 +88,7 @@ def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:
     return {
         "use_sliding_window": cfg.sliding_window is not None,
         "sliding_window": cfg.sliding_window,
-        "max_window_layers": first,  # all that transformers before 4.53 reads
+        "max_window_layers": first,  # transformers before 4.53 reads no other field
         "layer_types": [SLIDING if layer in cfg.sliding_layers else FULL for layer in range(cfg.n_layers)],
     }
 
@@ -107,12 +107,13 @@ def _rope_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
 
 
 def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> DecoderConfig:
-    """ValueError names the family, or the field, that our decoder cannot compute, or that is missing.
+    """ValueError names the family or the field that our decoder cannot compute, or the field that is missing.
 
-    `n_tensors`: how many the weight files hold; a config with more layers is refused before a layer is counted.
+    `n_tensors` is the number of tensors in the weight files; a config with more layers than that is refused before
+    anything is built for each layer.
     """
     if not isinstance(config, Mapping):
-        raise ValueError(f"config.json holds a {type(config).__name__}, expected an object")
+        raise ValueError(f"config.json contains a {type(config).__name__}, expected an object")
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
@@ -150,7 +151,7 @@ def _sizes(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
         if _type_of(ours) is not bool and _number(family.sizes[ours], value) != value // 1 and _type_of(ours) is int:
             raise ValueError(f"{family.sizes[ours]}={value!r} must be a whole number")
     sizes = {ours: _type_of(ours)(value) for ours, value in sizes.items()}
-    if "n_heads" in sizes and "d_model" in sizes:  # transformers' rules for a null
+    if "n_heads" in sizes and "d_model" in sizes:  # transformers' rules for a missing field
         derived = {"n_kv_heads": sizes["n_heads"], "d_head": sizes["d_model"] // (sizes["n_heads"] or 1)}
         if "n_inner" in given:
             derived["d_ff"] = 4 * sizes["d_model"]
@@ -171,7 +172,7 @@ def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) ->
         if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
             raise ValueError(f"layer_types={kinds!r} must be a list of names")
         if unknown := sorted(set(kinds) - {FULL, SLIDING}):
-            raise ValueError(f"layer_types holds {unknown[0]!r}, which is not supported, only {FULL!r}, {SLIDING!r}")
+            raise ValueError(f"layer_types contains {unknown[0]!r}, supported are only {FULL!r}, {SLIDING!r}")
         if len(kinds) != n_layers:
             raise ValueError(f"layer_types has {len(kinds)} entries, num_hidden_layers is {n_layers}")
     window = config.get("sliding_window", family.defaults.get("sliding_window"))
@@ -193,15 +194,15 @@ def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) ->
         kinds = [expected] * n_layers
     layers = tuple(layer for layer, kind in enumerate(kinds) if kind == SLIDING)
     if layers and window is None:
-        raise ValueError(f"layer_types holds {SLIDING!r}, but use_sliding_window and sliding_window name no window")
+        raise ValueError(f"layer_types has {SLIDING!r}, but use_sliding_window and sliding_window name no window")
     return {"sliding_window": window, "sliding_layers": layers} if layers else {}
 
 
 def _rope_from_hf(config: Mapping[str, Any], max_seq_len: int) -> dict[str, Any]:
-    """rope_theta and rope_scaling of our config. transformers 5 reads rope_scaling first, where there are both."""
+    """rope_theta and rope_scaling of our config. Where both fields exist, transformers 5 reads rope_scaling."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, Mapping) or any(isinstance(value, Mapping) for value in rope.values()):
-        raise ValueError("rope_parameters: one setting a kind of layer is not supported, only one for all")
+        raise ValueError("rope_parameters: a setting per kind of layer is not supported, only one for all")
     kind = rope.get("rope_type", rope.get("type", "default"))
     theta = _number("rope_theta", rope.get("rope_theta") or config.get("rope_theta") or ROPE_THETA)
     if rope.get("partial_rotary_factor", 1.0) not in (None, 1.0):

@@ -1,11 +1,11 @@
-"""Folders as Hugging Face lays them out, both ways.
+"""Model folders in the layout of Hugging Face, both ways.
 
-In: a folder with config.json and safetensors, whole or in shards. Out: a Decoder, or a SequenceClassifier with its
-labels. Or the reverse: a folder that transformers, vLLM and the converters of llama.cpp open, with the tokenizer, the
-defaults of generation, a chat template where there is one, and a model card.
+In: a folder with config.json and safetensors, in one file or several. Out: a Decoder, or a SequenceClassifier with
+its labels. Or the reverse: a folder that transformers, vLLM and the converters of llama.cpp open, with the tokenizer,
+the defaults of generation, the chat template if there is one, and a model card.
 
-A folder is written beside its place and renamed; only an earlier export is replaced. Pickled weights
-(pytorch_model.bin) are refused, and no code of a folder is run.
+A folder appears whole, and replaces only an earlier export (model/hf/replacing.py). Pickled weights
+(pytorch_model.bin) are refused, and code in a folder is never run.
 """
 
 from collections.abc import Mapping
@@ -29,13 +29,13 @@ from model.training.files import CONFIG, WEIGHTS, read_json, read_tensors, write
 
 INDEX, GENERATION, CARD = "model.safetensors.index.json", "generation_config.json", "README.md"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MAX_SHARD_BYTES = 5_000_000_000  # as transformers did for years
+MAX_SHARD_BYTES = 5_000_000_000  # the limit of transformers before version 5
 
 
 def read_folder(directory: Path) -> Decoder:
-    """The decoder in a folder of Hugging Face's, on the CPU in float32, in evaluation mode.
+    """The decoder in a folder, on the CPU in float32, in evaluation mode.
 
-    Raises ValueError naming what our decoder cannot compute, a weight without a place, or a place without a weight.
+    ValueError names what our decoder cannot compute, or a weight that is unknown or missing.
     """
     decoder = Decoder(_read_shape(directory, _read_config(directory)))
     weights_from_hf(decoder, decoder.cfg, _read_weights(directory))
@@ -43,7 +43,7 @@ def read_folder(directory: Path) -> Decoder:
 
 
 def read_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
-    """The sequence classifier in a folder of Hugging Face's, as in `read_folder`, and its labels by class."""
+    """The sequence classifier in a folder, as in `read_folder`, and its labels in the order of the classes."""
     config = _read_config(directory)
     names = config.get("id2label")
     if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
@@ -66,15 +66,15 @@ def write_folder(
 ) -> list[Path]:
     """Write the folder and return its files, the weights first.
 
-    `labels`: of a classifier's classes. `dtype`: float32, float16 or bfloat16, of the weights. `notes`: lines of the
-    model card. Raises ValueError when no family has the model's switches, when a weight does not fit into `dtype`, or
-    when `directory` holds something else than an earlier export.
+    `labels` are those of a classifier, in the order of its classes; `dtype` (float32, float16 or bfloat16) is that of
+    the weights; `notes` are lines of the model card. Raises ValueError when no family has the model's switches, when
+    a weight does not fit into `dtype`, or when `directory` contains anything but an earlier export.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
     config = {**config_to_hf(model.cfg, labels), "torch_dtype": dtype}
     for name, token_id in tokenizer.special_ids.items() if tokenizer is not None else ():
-        if labels is not None or name != "pad_token":  # transformers would not train its row of an embedding
+        if labels is not None or name != "pad_token":  # transformers does not train that row of an embedding
             config[f"{name}_id"] = token_id
     weights = model_to_hf(model, model.cfg, DTYPES[dtype])
     with replacing_export(directory) as part:
@@ -91,13 +91,13 @@ def write_folder(
 
 
 def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -> dict[str, Any]:
-    """generation_config.json: our defaults of sampling, and the tokens that begin and end a text."""
+    """Content of generation_config.json: our defaults of sampling, and the tokens that begin and end a text."""
     defaults = SampleConfig()
     return {
         "max_new_tokens": min(defaults.max_new_tokens, max(1, cfg.max_seq_len // 2)),
         "do_sample": True,
         "temperature": defaults.temperature,
-        "top_k": defaults.top_k or 0,  # 0 = all; where nothing stands transformers takes 50
+        "top_k": defaults.top_k or 0,  # 0 = all; without a value transformers takes 50
         "top_p": 1.0 if defaults.top_p is None else defaults.top_p,
         "min_p": defaults.min_p,
         "repetition_penalty": defaults.repetition_penalty,
@@ -106,7 +106,7 @@ def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -
 
 
 def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: int) -> list[str]:
-    """Names of the files that hold the weights, with the index where there are several."""
+    """Write the weights in one file, or in several with an index. Returns the names of the files."""
     shards: list[dict[str, Tensor]] = [{}]
     n_bytes = 0
     for name, weight in weights.items():
@@ -115,7 +115,7 @@ def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: i
             n_bytes = 0
         shards[-1][name] = weight
         n_bytes += weight.nbytes
-    metadata = {"format": "pt"}  # transformers asks for it
+    metadata = {"format": "pt"}  # required by transformers
     if len(shards) == 1:
         write_tensors(part / WEIGHTS, shards[0], metadata)
         return [WEIGHTS]
@@ -135,7 +135,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 
 def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
-    """The decoder that `config` describes. ValueError, before it takes any memory, when the weights do not fit it."""
+    """The shape that `config` describes. ValueError when the weights do not fit it, before any memory is taken."""
     shapes = {name: shape for path in _weight_files(directory) for name, shape in shapes_in(path).items()}
     try:
         cfg = config_from_hf(config, n_tensors=len(shapes))
@@ -169,7 +169,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index = read_json(directory / INDEX)
     file_of_weight = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(file_of_weight, dict) or not all(isinstance(name, str) for name in file_of_weight.values()):
-        raise ValueError(f"{directory / INDEX}: weight_map must say in which file each weight lies")
+        raise ValueError(f"{directory / INDEX}: weight_map must say which file contains each weight")
     names = sorted(set(file_of_weight.values()))
     if outside := [name for name in names if Path(name).name != name]:
         raise ValueError(f"{directory / INDEX}: {outside[0]!r} points outside the folder")

@@ -1,12 +1,12 @@
-"""A GGUF file, which llama.cpp and what is built on it open: weights, sizes and tokenizer in one.
+"""A GGUF file, which llama.cpp and programs built on it open: weights, sizes and tokenizer in one.
 
-In: a Decoder and its tokenizer. Out: NAME.gguf, written beside its place and renamed. Each family becomes the
-architecture of llama.cpp that computes the same; what that one ignores or lacks (sliding windows, some biases, scaled
-positions in Qwen) is refused by name, because the file would load and write nonsense.
+In: a Decoder and its tokenizer. Out: NAME.gguf, written under another name and renamed. Each family becomes the
+architecture of llama.cpp that computes the same. Switches that this architecture ignores or lacks (sliding windows,
+some biases, scaled positions in Qwen) are refused by name, because the file would load and write nonsense.
 
-Layout and names: the GGUF specification of ggml and the package `gguf`, which writes the bytes. llama.cpp's
-architectures llama and arcee rotate neighbouring pairs (2i, 2i + 1), ours and Hugging Face's the pairs (i, i + K/2):
-rows of the query and key matrices are permuted. Biases, norms and learned positions stay float32, as it wants them.
+Layout and names follow the GGUF specification of ggml and the package `gguf`, which writes the bytes. llama.cpp's
+architectures llama and arcee rotate neighbouring pairs (2i, 2i + 1), Hugging Face and we the pairs (i, i + K/2), so
+the rows of query and key matrices are permuted. Biases, norms and learned positions stay float32, as it expects.
 
 Legend: H heads, K d_head, D d_model.
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from model.hf.config import family_of
 from model.hf.families import LAYER, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
-from model.hf.weights import narrowed, placed
+from model.hf.weights import narrowed, to_theirs
 from model.network.decoder import Decoder
 from model.network.rope import frequencies
 from model.network.shape import DecoderConfig
@@ -42,13 +42,13 @@ SPLITS = {"gpt-2": "gpt-2", "qwen2": "qwen2", "gpt2": "gpt-2", "cl100k_base": "l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """What llama.cpp computes under a name."""
+    """An architecture of llama.cpp and what it computes."""
 
     name: str
-    biases: frozenset[str] = frozenset()  # our switches that it has; the others must be off
+    biases: frozenset[str] = frozenset()  # our switches that it supports; the others must be off
     pairs_neighbours: bool = False  # rotates (2i, 2i + 1)
-    has_rope_factors: bool = False  # a factor a frequency, for llama3 scaling
-    needs_square_heads: bool = False  # n_heads * d_head = d_model
+    has_rope_factors: bool = False  # one factor per frequency, for llama3 scaling
+    needs_square_heads: bool = False  # n_heads * d_head equals d_model
 
 
 ALL_BIASES = frozenset(("qkv_bias", "output_bias", "mlp_bias"))
@@ -63,8 +63,8 @@ ARCHITECTURES = {  # by the family's model_type
 }
 BLOCK = "blk.{}."
 SEPARATE_QKV = tuple(WeightRule(ours=(f"{LAYER}self_attn.{x}_proj",), theirs=f"{BLOCK}attn_{x}") for x in "qkv")
-HEADS_JOINED = (WeightRule(ours=tuple(f"{LAYER}self_attn.{x}_proj" for x in "qkv"), theirs=BLOCK + "attn_qkv"),)
-PLACES = (
+JOINED_QKV = (WeightRule(ours=tuple(f"{LAYER}self_attn.{x}_proj" for x in "qkv"), theirs=BLOCK + "attn_qkv"),)
+RULES = (
     WeightRule(ours=("model.embed_tokens",), theirs="token_embd"),
     WeightRule(ours=("model.embed_positions",), theirs="position_embd"),
     WeightRule(ours=("model.norm",), theirs="output_norm"),
@@ -83,10 +83,10 @@ PLACES = (
 def write_gguf(
     path: Path, decoder: Decoder, tokenizer: ExportedTokenizer, *, name: str, dtype: str = "float32"
 ) -> Path:
-    """Write the decoder to `path`, which ends in .gguf; `dtype` is that of the matrices.
+    """Write the decoder to `path`, which ends in .gguf, with matrices in `dtype`.
 
     Raises ValueError when llama.cpp has no architecture or no split pattern for it, when a weight does not fit into
-    `dtype`, or when `path` is something else than an earlier export.
+    `dtype`, or when `path` is anything but an earlier export.
     """
     import gguf
 
@@ -119,10 +119,10 @@ def write_gguf(
 
 
 def architecture_of(cfg: DecoderConfig) -> Architecture:
-    """llama.cpp's architecture for these switches. ValueError names what it would leave out."""
+    """llama.cpp's architecture for these switches. ValueError names the switches that it would ignore."""
     family = family_of(cfg).model_type
     if sees_window(cfg) and family == "mistral":
-        family = "llama"  # for the message
+        family = "llama"  # the architecture that the message names
     architecture = ARCHITECTURES[family]
     lacks = [name for name in sorted(ALL_BIASES - architecture.biases) if getattr(cfg, name)]
     if sees_window(cfg):
@@ -151,10 +151,10 @@ def tensors_of(decoder: Decoder, architecture: Architecture) -> dict[str, Tensor
         for name, weight in weights.items():
             if ".q_proj." in name or ".k_proj." in name:
                 weights[name] = neighbours_paired(weight, cfg.d_head)
-    heads = HEADS_JOINED if architecture.name == "gpt2" else SEPARATE_QKV
-    tensors = placed(weights, (*PLACES, *heads), cfg.n_layers)
+    qkv = JOINED_QKV if architecture.name == "gpt2" else SEPARATE_QKV
+    tensors = to_theirs(weights, (*RULES, *qkv), cfg.n_layers)
     n_joined = 2 * sum(name.endswith(("attn_qkv.weight", "attn_qkv.bias")) for name in tensors)
-    assert len(tensors) + n_joined == len(weights), "a weight of the decoder has no place in the table"
+    assert len(tensors) + n_joined == len(weights), "no rule names some weight of the decoder"
     if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "llama3":
         unscaled = frequencies(dataclasses.replace(cfg, rope_scaling=None))
         tensors["rope_freqs.weight"] = unscaled / frequencies(cfg)  # llama.cpp divides by it
@@ -206,8 +206,8 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: ExportedTokenizer, vocab_siz
     split = SPLITS.get(tokenizer.pattern_name or "")
     if split is None:
         raise ValueError(
-            f"llama.cpp needs the name of the pattern that splits text, and knows {', '.join(SPLITS)}; the tokenizer"
-            f" says {tokenizer.pattern_name!r} (gristmill_tokenizer.json names it for a tokenizer made here)"
+            f"llama.cpp needs the name of the pattern that splits text and supports {', '.join(SPLITS)}; the"
+            f" tokenizer has {tokenizer.pattern_name!r} (gristmill_tokenizer.json names it for a tokenizer made here)"
         )
     names: Mapping[int, str] = {token_id: token for token, token_id in tokenizer.tokens.items()}
     kinds: list[Any] = [gguf.TokenType.NORMAL] * vocab_size
@@ -237,7 +237,7 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: ExportedTokenizer, vocab_siz
 
 def _check_replaceable(path: Path) -> None:
     if path.suffix != ".gguf":
-        raise ValueError(f"{path}: the name of a GGUF file ends in .gguf, which is how other programs know it")
+        raise ValueError(f"{path}: the name of a GGUF file must end in .gguf, by which other programs recognise it")
     if not path.exists():
         return
     import gguf
@@ -248,6 +248,4 @@ def _check_replaceable(path: Path) -> None:
         reader = None
     made_by = reader.get_field("general.quantized_by") if reader is not None else None
     if made_by is None or made_by.contents() != EXPORTED_BY:
-        raise ValueError(
-            f"{path} is there and no earlier export, so that it is not replaced; remove it, or name another"
-        )
+        raise ValueError(f"{path} exists and is no earlier export, so it is not replaced; remove it, or name another")

@@ -1,12 +1,12 @@
-"""What an exported model takes along of its tokenizer: the files, the special tokens, and the tokens one by one.
+"""The parts of a tokenizer that an export contains: its files, its special tokens, and every token with its id.
 
-In: the folder of a tokenizer of ours (with gristmill_tokenizer.json), or any with tokenizer.json and
-tokenizer_config.json as Hugging Face has them. Out: an ExportedTokenizer.
+In: the folder of a tokenizer of ours (with gristmill_tokenizer.json), or any with Hugging Face's tokenizer.json and
+tokenizer_config.json. Out: an ExportedTokenizer.
 
-Our documents open with the end-of-text token, in training and in `gristmill generate`. So does a text that goes
-through an exported tokenizer of ours: tokenizer.json gets the step that puts it there. How a model is fed (Feeding)
-is written down too, because transformers otherwise pads on the wrong side and never truncates. The rest of other
-people's tokenizers is copied as it is.
+Our documents open with the end-of-text token, in training and in `gristmill generate`. The exported tokenizer.json of
+a tokenizer of ours therefore contains a step that adds it. The files also state how texts become rows (Feeding),
+because transformers otherwise pads on the wrong side and never truncates. Everything else in a tokenizer of others is
+copied unchanged.
 """
 
 import json
@@ -23,7 +23,7 @@ TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, DESCRIPTION = (
     "gristmill_tokenizer.json",
 )
 CHAT_TEMPLATE = "chat_template.jinja"
-# Copied as they are beside the two files that are rewritten.
+# Copied unchanged, beside the two files that are rewritten.
 TAKEN_ALONG = ("special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", DESCRIPTION)
 SPECIAL = ("bos_token", "eos_token", "pad_token")
 
@@ -42,10 +42,10 @@ class Feeding:
 class ExportedTokenizer:
     files: Mapping[str, str]  # name -> content
     tokens: Mapping[str, int]  # all of them, in the alphabet of byte-level vocabularies -> id
-    control: frozenset[int]  # ids that stand for no text
-    merges: tuple[str, ...]  # "left right", first one first
-    special_ids: Mapping[str, int]  # bos_token, eos_token and pad_token, those that there are
-    pattern_name: str | None  # of the split pattern, where it is a tokenizer of ours
+    control: frozenset[int]  # ids without text
+    merges: tuple[str, ...]  # "left right", in the order in which they apply
+    special_ids: Mapping[str, int]  # of bos_token, eos_token and pad_token those that exist
+    pattern_name: str | None  # of the split pattern; None for a tokenizer of others
     opens_with_bos: bool
     chat_template: str | None
 
@@ -53,18 +53,18 @@ class ExportedTokenizer:
 def read_exported_tokenizer(
     folder: Path, vocab_size: int, chat_template: str | None = None, feeding: Feeding | None = None
 ) -> ExportedTokenizer:
-    """The tokenizer in `folder`, for a model of `vocab_size` tokens that is fed by `feeding`.
+    """The tokenizer in `folder`, for a model of `vocab_size` tokens whose rows are made as `feeding` says.
 
-    `chat_template`: Jinja text; without one chat_template.jinja of the folder, or none. Raises ValueError when files
-    are missing or broken, or when the model has fewer tokens (of a tokenizer of ours: or more).
+    `chat_template` is Jinja text; None = chat_template.jinja of the folder, if there is one. Raises ValueError when
+    files are missing or broken, or when the model has fewer tokens (for a tokenizer of ours: or more).
     """
     for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} holds no tokenizer to export: {name} is missing")
+            raise ValueError(f"{folder} contains no tokenizer to export: {name} is missing")
     tokenizer, config = read_json(folder / TOKENIZER_JSON), read_json(folder / TOKENIZER_CONFIG_JSON)
     model, added = _checked(folder / TOKENIZER_JSON, tokenizer)
     if not isinstance(config, dict):
-        raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} holds a {type(config).__name__}, expected an object")
+        raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} contains a {type(config).__name__}, expected an object")
     tokens = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
     _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=description is not None)
@@ -77,7 +77,7 @@ def read_exported_tokenizer(
     if opens_with_bos:
         tokenizer["post_processor"] = _opened_with(str(_text(config["bos_token"])), special_ids["bos_token"])
     if chat_template is not None:
-        config["split_special_tokens"] = False  # a template spells them out and means them
+        config["split_special_tokens"] = False  # a template spells special tokens out as text
     files = {
         TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False) + "\n",
         TOKENIZER_CONFIG_JSON: json.dumps(config, indent=1, ensure_ascii=False) + "\n",
@@ -99,7 +99,7 @@ def read_exported_tokenizer(
 def _feed(
     tokenizer: dict[str, Any], config: dict[str, Any], tokens: Mapping[str, int], feeding: Feeding, *, is_ours: bool
 ) -> None:
-    """Write down how the model is fed. A decoder goes on behind the last token of a row, so it is padded before."""
+    """Set the fields that say how texts become rows, and a padding token if there is none."""
     config["model_max_length"] = feeding.max_tokens
     config["padding_side"], config["truncation_side"] = feeding.padding_side, feeding.truncation_side
     if _text(config.get("pad_token")) not in tokens:  # without one transformers cannot make a batch
@@ -127,7 +127,7 @@ def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str,
 def _check_fits(folder: Path, n_tokens: int, vocab_size: int, is_ours: bool) -> None:
     if n_tokens > vocab_size or (is_ours and n_tokens < vocab_size):
         raise ValueError(
-            f"{folder}: the tokenizer has {n_tokens} tokens, the model {vocab_size}, so that they do not belong"
+            f"{folder}: the tokenizer has {n_tokens} tokens, the model {vocab_size}, so they do not belong"
             " together; put the tokenizer there that the model was trained with"
         )
 

@@ -1,10 +1,10 @@
 """Weights between Hugging Face's names and layouts and ours, both ways, by the tables of model/hf/families.py.
 
-In: tensors by their names, and a model of ours. Out: the model with these weights; or the reverse. A weight without
-a place, a place without a weight, another shape, or a number format that is no float, is an error that names it.
-A tied head appears once, under the embedding's name.
+In: tensors by name, and a model of ours. Out: the model with these weights; or tensors by their names, in the number
+format that an export asks for. A weight that no rule names, a named one that is missing, another shape, or a number
+format other than a float is an error that names it. A tied head appears once, under the embedding's name.
 
-"Theirs" is a name or a layout of Hugging Face's.
+"Theirs" is a name or a layout of Hugging Face.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,25 +21,49 @@ from model.training.weights import named_weights
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
-def weights_to_hf(cfg: DecoderConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of ours by their names and in their layouts; views where the layout allows it."""
-    family = family_of(cfg)
-    return placed(weights, family.rules, cfg.n_layers) if family.rules else dict(weights)
+# By the rules of a table. No rules: the names and layouts are the same.
 
 
-def placed(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_layers: int) -> dict[str, Tensor]:
-    """Tensors of ours where a table wants them; one without a place is left out."""
+def to_theirs(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_layers: int) -> dict[str, Tensor]:
+    """Tensors of ours by their names and in their layouts; views where the layout allows it. Tensors that no rule
+    names are left out."""
+    if not rules:
+        return dict(weights)
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(rules, n_layers):
+    for theirs, ours, transposed in _names(rules, n_layers):
         if ours[0] in weights:
             joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
             found[theirs] = joined.T if transposed and joined.ndim == 2 else joined
     return found
 
 
+def to_ours(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_layers: int) -> dict[str, Tensor]:
+    """The inverse of `to_theirs`, where joined weights have equal shapes."""
+    if not rules:
+        return dict(weights)
+    found: dict[str, Tensor] = {}
+    for theirs, ours, transposed in _names(rules, n_layers):
+        if theirs in weights:
+            joined = weights[theirs].T if transposed and weights[theirs].ndim == 2 else weights[theirs]
+            found |= zip(ours, joined.chunk(len(ours)), strict=True)
+    return found
+
+
+def _names(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """(their name, our names, transposed) of every weight that the rules allow."""
+    for rule in rules:
+        for layer in range(n_layers) if "{}" in rule.theirs else (0,):
+            for end in (".weight", ".bias"):
+                ours = tuple(name.format(layer) + end for name in rule.ours)
+                yield rule.theirs.format(layer) + end, ours, rule.transposed
+
+
+# Of a model.
+
+
 def model_to_hf(model: nn.Module, cfg: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
     """All weights of a Decoder or SequenceClassifier. ValueError names one that does not fit into `dtype`."""
-    weights = weights_to_hf(cfg, named_weights(model))
+    weights = to_theirs(named_weights(model), family_of(cfg).rules, cfg.n_layers)
     return {name: narrowed(name, weight, dtype) for name, weight in weights.items()}
 
 
@@ -48,8 +72,8 @@ def narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     changed = weight.to(dtype)
     if dtype == torch.float16 and not torch.equal(changed.isfinite(), weight.isfinite()):
         raise ValueError(
-            f"{name} holds {weight.abs().max().item():g}, which float16 cannot (at most 65504); export as bfloat16 or"
-            " float32"
+            f"{name} contains {weight.abs().max().item():g}, which float16 cannot represent (at most 65504); export"
+            " as bfloat16 or float32"
         )
     return changed
 
@@ -58,52 +82,38 @@ def narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 def weights_from_hf(model: nn.Module, cfg: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
     """Copy the tensors into a Decoder or SequenceClassifier, in its dtype; bfloat16 and float16 are widened.
 
-    Raises ValueError naming what has no place or no weight, another shape, or is quantised.
+    ValueError names a weight that is unknown, missing, quantised or of another shape.
     """
-    family, what = family_of(cfg), f"weights of {family_of(cfg).model_type}"
-    # a file of a bare trunk leaves the prefix out, as that of the published GPT-2 does
+    family = family_of(cfg)
+    where = f"weights of {family.model_type}"
+    given = _with_prefix(weights, family)
+    for name, weight in given.items():
+        if weight.dtype not in FLOATS:
+            raise ValueError(f"{where}: {name} has the type {weight.dtype}, quantised weights are not supported")
+    if cfg.tie_embeddings:
+        _drop_tied_head(given, family)
+    own = dict(model.named_parameters())
+    shapes = {name: weight.to("meta") for name, weight in own.items()}  # of the meta device: they take no memory
+    check_same_shapes(where, to_theirs(shapes, family.rules, cfg.n_layers), given)
+    for name, weight in to_ours(given, family.rules, cfg.n_layers).items():
+        own[name].copy_(weight)
+
+
+def _with_prefix(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """The weights without buffers; a file of a bare trunk, as that of the published GPT-2, leaves the prefix out."""
     prefix = "" if any(name.startswith(family.prefix) for name in weights) else family.prefix
-    given = {
+    return {
         name if name.startswith(HEADS) else prefix + name: weight
         for name, weight in weights.items()
         if not name.endswith(family.buffers)
     }
-    for name, weight in given.items():
-        if weight.dtype not in FLOATS:
-            raise ValueError(f"{what}: {name} holds {weight.dtype}, quantised weights are not supported")
-    _drop_tied_head(given, cfg, family)
-    own = dict(model.named_parameters())
-    check_same_shapes(what, weights_to_hf(cfg, {name: w.to("meta") for name, w in own.items()}), given)
-    for name, weight in _ours(given, cfg, family).items():
-        own[name].copy_(weight)
 
 
-def _drop_tied_head(given: dict[str, Tensor], cfg: DecoderConfig, family: Family) -> None:
-    embedding = next(
-        (theirs for theirs, ours, _ in _pairs(family.rules, cfg.n_layers) if ours == (EMBEDDING,)), EMBEDDING
-    )
-    if cfg.tie_embeddings and HEAD in given:
-        if embedding in given and not torch.equal(given[HEAD], given[embedding]):
-            raise ValueError(f"{HEAD} differs from {embedding}, but tie_word_embeddings says they are one")
-        del given[HEAD]
-
-
-def _ours(given: Mapping[str, Tensor], cfg: DecoderConfig, family: Family) -> dict[str, Tensor]:
-    """The inverse of `weights_to_hf`."""
-    if not family.rules:
-        return dict(given)
-    found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _pairs(family.rules, cfg.n_layers):
-        if theirs in given:
-            joined = given[theirs].T if transposed and given[theirs].ndim == 2 else given[theirs]
-            found |= zip(ours, joined.chunk(len(ours)), strict=True)
-    return found
-
-
-def _pairs(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
-    """(their name, our names, transposed) of every weight that a table may rule."""
-    for rule in rules:
-        for layer in range(n_layers) if "{}" in rule.theirs else (0,):
-            for end in (".weight", ".bias"):
-                ours = tuple(name.format(layer) + end for name in rule.ours)
-                yield rule.theirs.format(layer) + end, ours, rule.transposed
+def _drop_tied_head(given: dict[str, Tensor], family: Family) -> None:
+    names = [theirs for theirs, ours, _ in _names(family.rules, 1) if ours == (EMBEDDING,)]
+    embedding = names[0] if names else EMBEDDING
+    if HEAD not in given:
+        return
+    if embedding in given and not torch.equal(given[HEAD], given[embedding]):
+        raise ValueError(f"{HEAD} differs from {embedding}, but tie_word_embeddings says that they are one")
+    del given[HEAD]

@@ -244,7 +244,7 @@ def test_config_that_we_cannot_compute_is_refused_by_name(family, change, named,
 
 
 def test_config_that_is_no_object_is_refused():
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match="contains a list"):
         config_from_hf([1])
 
 

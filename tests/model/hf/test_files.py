@@ -63,7 +63,7 @@ def test_folder_of_narrow_weights_is_read_into_float32(dtype, tolerance, decoder
 def test_weight_too_large_for_float16_is_named(decoder, tmp_path):
     with torch.no_grad():
         decoder.model.layers[1].mlp.up_proj.weight[0, 0] = 70_000.0
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight holds 70000, which float16 cannot"):
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight contains 70000, which float16 cannot"):
         write_folder(tmp_path / "out", decoder, dtype="float16")
     assert not list(tmp_path.iterdir())
 
@@ -233,7 +233,7 @@ def rewrite(folder, **changes) -> None:
         ("qwen3", {"model.layers.2.mlp.up_proj.weight": None}, r"missing.*layers\.2\.mlp\.up_proj"),
         ("qwen3", {"model.layers.9.mlp.up_proj.weight": torch.zeros(40, 24)}, r"no place .*layers\.9\.mlp"),
         ("qwen3", {"model.norm.weight": torch.zeros(25)}, r"model\.norm\.weight has shape \(25,\), expected \(24,\)"),
-        ("qwen3", {"model.norm.weight": torch.zeros(24, dtype=torch.int8)}, r"norm\.weight holds torch\.int8"),
+        ("qwen3", {"model.norm.weight": torch.zeros(24, dtype=torch.int8)}, r"norm\.weight has the type torch\.int8"),
         ("gpt2", {"transformer.h.1.attn.c_attn.bias": None}, r"missing.*h\.1\.attn\.c_attn\.bias"),
         ("gpt2", {"transformer.h.1.attn.extra": torch.zeros(3)}, r"no place .*h\.1\.attn\.extra"),
         ("gpt2", {"transformer.h.0.mlp.c_fc.weight": torch.zeros(40, 24)}, r"c_fc\.weight has shape \(40, 24\), exp"),

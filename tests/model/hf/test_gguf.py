@@ -202,7 +202,7 @@ def test_window_as_long_as_the_context_hides_nothing_and_is_exported(decoders, l
 
 def test_tokenizer_whose_splits_llama_cpp_does_not_know_is_refused(decoders, tmp_path):
     tokenizer = dataclasses.replace(TOKENIZER, pattern_name="mine")
-    with pytest.raises(ValueError, match=r"knows gpt-2, qwen2.*says 'mine'"):
+    with pytest.raises(ValueError, match=r"supports gpt-2, qwen2.*has 'mine'"):
         write_gguf(tmp_path / "model.gguf", Decoder(decoders["qwen3"]), tokenizer, name="x")
     assert not list(tmp_path.iterdir())
 
@@ -224,5 +224,5 @@ def test_earlier_export_is_replaced_and_files_of_others_are_not(decoders, large_
         with pytest.raises(ValueError, match="no earlier export"):
             write_gguf(path, Decoder(decoders["llama"]), TOKENIZER, name="x")
         assert path.read_bytes() == other
-    with pytest.raises(ValueError, match=r"ends in \.gguf"):
+    with pytest.raises(ValueError, match=r"must end in \.gguf"):
         write_gguf(tmp_path / "out", Decoder(decoders["llama"]), TOKENIZER, name="x")

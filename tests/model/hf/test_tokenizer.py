@@ -124,5 +124,5 @@ def test_missing_file_is_named(name, folder):
 
 def test_tokenizer_config_that_is_no_object_is_refused(folder):
     write(folder, "tokenizer_config.json", [1])
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json holds a list"):
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json contains a list"):
         read_exported_tokenizer(folder, 5)

@@ -292,7 +292,7 @@ def pickled(model):
         (truncated, "not a whole safetensors file"),
         (unknown_weight, "model.extra.weight"),
         (larger_tokenizer, f"the tokenizer has 258 tokens, the model {VOCAB_SIZE}"),
-        (no_tokenizer, "holds no tokenizer to export: tokenizer.json is missing"),
+        (no_tokenizer, "contains no tokenizer to export: tokenizer.json is missing"),
         (pickled, "model.safetensors"),
     ],
 )
@@ -312,10 +312,10 @@ def test_hugging_face_folder_with_pickled_weights_is_refused(model, tmp_path, ca
 
 
 def test_target_with_files_of_others_is_refused(model, tmp_path, capsys):
-    assert "holds config.json, which no export wrote" in refusal(capsys, "model", "model")
+    assert "contains config.json, which no export wrote" in refusal(capsys, "model", "model")
     (tmp_path / "out.gguf").write_text("years of work")
     assert "no earlier export" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
-    assert "ends in .gguf" in refusal(capsys, "model", "out", "--format", "gguf")
+    assert "must end in .gguf" in refusal(capsys, "model", "out", "--format", "gguf")
 
 
 def test_name_of_a_gguf_file_asks_for_its_format(model, tmp_path, capsys):

@@ -1,21 +1,19 @@
-"""The training step and the loop around it, for any model, batches and loss.
+"""One training step, for any model, batch and loss.
 
-In: a TrainState, global batches by number, a TrainConfig. Out: an updated state; the caller is told every step and
-decides where that goes. Steps of a step: for each micro-batch the summed loss and its gradient; divide the gradient
-by the targets of the whole batch and clip it; update. The position in the data is `step`: update s + 1 reads
-global batch s.
+In: a TrainState, the global batch of its step, a TrainConfig. Out: an updated state and a StepReport. Steps: for
+each micro-batch the summed loss and its gradient; divide the gradient by the supervised targets of the whole batch
+and clip it; update. The position in the data is `step`: update s + 1 reads global batch s.
 
-Several processes (model/training/distributed.py) take a share of the rows of a batch each, and every one of them
-knows the loss and the gradient norm of the whole batch, so that all go on, stop or fail at the same step.
+Several processes (model/training/distributed.py) have different rows of a batch each, and all of them learn the loss,
+the number of targets and the gradient norm of the whole batch, so that all update, stop or fail at the same step.
 
-The loop saves before it validates, and ends in one of three ways: all steps are done; Interrupted, after SIGTERM or
-SIGINT and a checkpoint; Diverged, when a loss is not a number.
+An update is left out where the batch has no supervised target (its mean would be 0 / 0), and on request where the
+step is a spike (model/training/spikes.py). On a CPU the host reads these flags. On a device that works asynchronously
+they stay there and the update is conditional, because a read would make the host wait in the middle of a step.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,31 +26,37 @@ from model.training.distributed import (
     in_group,
     is_fsdp,
     local_shard,
+    n_processes,
+    rank,
     replicated,
     sharded,
     total,
 )
+from model.training.draws import row_seeds
 from model.training.loss import Batch, LossFunction, language_model_loss
 from model.training.machine import precision
 from model.training.optim import Optimizer
 from model.training.schedule import lr_factor
-from model.training.spikes import History, spike_of
-
-if TYPE_CHECKING:  # the loop runs on whatever gives batches, also where there are no shards to read and no pyarrow
-    pass
-
-log = logging.getLogger(__name__)
+from model.training.spikes import (
+    History,
+    history_on_device,
+    is_spike_on_device,
+    spike_of,
+    with_step_on_device,
+)
 
 
 @dataclass(slots=True)
 class TrainState:
     """`step` updates are done; the next one reads global batch `step`."""
 
-    model: nn.Module  # whose weights are trained; under FSDP a copy that holds shards
+    model: nn.Module  # whose weights are trained; under FSDP a copy that has shards
     optimizer: Optimizer
     step: int = 0
-    history: History = field(default_factory=list)  # of the last steps, which spikes stand out from
+    history: History = field(default_factory=list)  # of the last steps, which spikes are compared with
     parallel: nn.Module | None = None  # the model's loss as DDP or FSDP has it; None in a single process
+    is_asynchronous: bool = False  # the device works on while the host goes ahead; reading a tensor waits for it
+    history_2W: Tensor | None = None  # the same history on such a device, where steps go ahead of what was read
 
     def loss(self, loss_function: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.parallel is None:
@@ -65,30 +69,28 @@ class StepReport:
     """One finished step. Tensors are 0-d and on the model's device, so that making a report waits for nothing."""
 
     step: int  # updates done, this one included
-    loss: Tensor  # nats, mean over the supervised targets of the global batch
-    gradient_norm: Tensor  # L2, before clipping
+    loss: Tensor  # nats, mean over the supervised targets of the global batch; NaN without any
+    gradient_norm: Tensor  # L2, before clipping; NaN without a target
+    is_empty: Tensor  # bool: no supervised target, and so no update
+    is_spike: Tensor  # bool: a spike whose update was left out
     learning_rate: float  # Muon's where there is one, else AdamW's
     n_tokens: int  # positions that passed through the model
-    is_skipped: bool = False  # a spike, whose update was left out
 
-    def values(self) -> dict[str, float]:
-        """The numbers of the report, read from the device."""
-        return {
-            "loss": float(self.loss),
-            "gradient_norm": float(self.gradient_norm),
-            "learning_rate": self.learning_rate,
-        }
+    @property
+    def numbers(self) -> Tensor:
+        """(4,) float64, on the device: loss, gradient norm, is_empty, is_spike."""
+        return torch.stack([x.double() for x in (self.loss, self.gradient_norm, self.is_empty, self.is_spike)])
 
 
 def new_state(model: nn.Module, cfg: TrainConfig) -> TrainState:
     """A state at step 0. Within a process group the model is spread as cfg.parallel says."""
+    is_asynchronous = next(model.parameters()).device.type != "cpu"
     if not in_group():
-        return TrainState(model, Optimizer(model, cfg))
+        return TrainState(model, Optimizer(model, cfg), is_asynchronous=is_asynchronous)
     check_shares(cfg.rows, cfg)
-    if cfg.parallel == "ddp":
-        return TrainState(model, Optimizer(model, cfg), parallel=replicated(model))
-    parallel = sharded(model)
-    return TrainState(parallel.model, Optimizer(parallel.model, cfg), parallel=parallel)
+    parallel = replicated(model) if cfg.parallel == "ddp" else sharded(model)
+    trained = model if cfg.parallel == "ddp" else parallel.model
+    return TrainState(trained, Optimizer(trained, cfg), parallel=parallel, is_asynchronous=is_asynchronous)
 
 
 def train_step(
@@ -99,38 +101,80 @@ def train_step(
     n_rows: int | None = None,
 ) -> StepReport:
     """One update from one global batch. `batch` holds this process's rows of it, on any device; `n_rows` is the
-    number of rows of the whole batch, None = `batch` is all of it."""
-    model = state.model
-    device = next(model.parameters()).device
-    loss_sums, counts = [], []
+    number of rows of the whole batch, None = `batch` is all of it.
+
+    The loss function also finds row_seeds_B in its batch, for numbers that it draws (model/training/draws.py).
+    """
     n_rows = batch["ids_BT"].size(0) if n_rows is None else n_rows
     check_shares(n_rows, cfg)
-    micros = list(micro_batches(on_device(batch, device), cfg.micro_batch or n_rows))
-    for i, micro in enumerate(micros):
-        with accumulating(state.parallel, is_last=i == len(micros) - 1):
-            with precision(device):
-                loss_sum, n_supervised = state.loss(loss_function, micro)
-            backward_of_sum(loss_sum)
-        loss_sums.append(loss_sum.detach())
-        counts.append(n_supervised)
-    n_supervised = total(torch.stack(counts).sum())
-    loss = total(torch.stack(loss_sums).sum()) / n_supervised
-    gradients = [local_shard(weight.grad) for weight in model.parameters() if weight.grad is not None]
-    gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip, are_parts=is_fsdp(model))
+    loss_sum, n_supervised = accumulate_gradients(
+        state, with_row_seeds(batch, state, cfg, n_rows), cfg, loss_function
+    )
+    loss = loss_sum / n_supervised
+    gradients = [local_shard(weight.grad) for weight in state.model.parameters() if weight.grad is not None]
+    gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip, are_shards=is_fsdp(state.model))
+    is_empty = n_supervised == 0
+    is_spike = spike_flag(state, loss, gradient_norm, is_empty, cfg.skip_spikes)
     factor = lr_factor(state.step, cfg)
-    is_skipped = cfg.skip_spikes is not None and is_spike(state.history, loss, gradient_norm, cfg.skip_spikes)
-    if not is_skipped:
+    is_applied = ~(is_empty | is_spike)
+    if state.is_asynchronous:
+        state.optimizer.step(factor, is_applied)
+    elif is_applied:  # the memory of a CPU is the host's
         state.optimizer.step(factor)
-    model.zero_grad(set_to_none=True)
+    state.model.zero_grad(set_to_none=True)
     state.step += 1
     return StepReport(
         step=state.step,
         loss=loss,
         gradient_norm=gradient_norm,
+        is_empty=is_empty,
+        is_spike=is_spike,
         learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
         n_tokens=n_rows * batch["ids_BT"].size(1),
-        is_skipped=is_skipped,
     )
+
+
+def with_row_seeds(batch: Batch, state: TrainState, cfg: TrainConfig, n_rows: int) -> dict[str, Tensor]:
+    """`batch` on the model's device, and a seed per row of the global batch."""
+    device = next(state.model.parameters()).device
+    first = n_rows * rank() // n_processes()
+    rows = range(first, first + batch["ids_BT"].size(0))
+    return on_device(batch, device) | {"row_seeds_B": row_seeds(cfg.seed, state.step, rows, device)}
+
+
+def accumulate_gradients(
+    state: TrainState, batch: Batch, cfg: TrainConfig, loss_function: LossFunction
+) -> tuple[Tensor, Tensor]:
+    """The summed loss of the global batch and its supervised targets, over all processes; gradients of the sum are
+    in the weights."""
+    loss_sums, counts = [], []
+    micros = list(micro_batches(batch, cfg.micro_batch or batch["ids_BT"].size(0)))
+    for i, micro in enumerate(micros):
+        with accumulating(state.parallel, is_last=i == len(micros) - 1):
+            with precision(micro["ids_BT"].device):
+                loss_sum, n_supervised = state.loss(loss_function, micro)
+            backward_of_sum(loss_sum)
+        loss_sums.append(loss_sum.detach())
+        counts.append(n_supervised)
+    n_supervised = total(torch.stack(counts).sum())
+    return total(torch.stack(loss_sums).sum()), n_supervised
+
+
+def spike_flag(
+    state: TrainState, loss: Tensor, gradient_norm: Tensor, is_empty: Tensor, limit: float | None
+) -> Tensor:
+    """Whether the step is a spike whose update is to be left out, 0-d bool. Without a `limit` none is."""
+    if limit is None:
+        return torch.zeros_like(is_empty)
+    if not state.is_asynchronous:
+        deviations = spike_of(state.history, float(loss), float(gradient_norm))
+        return torch.full_like(is_empty, deviations > limit)
+    if state.history_2W is None:
+        state.history_2W = history_on_device(state.history, loss.device)
+    values_2 = torch.stack([loss, gradient_norm])
+    is_spike = is_spike_on_device(state.history_2W, values_2, limit) & ~is_empty
+    state.history_2W = with_step_on_device(state.history_2W, values_2, ~is_empty)
+    return is_spike
 
 
 def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
@@ -145,12 +189,8 @@ def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     return {name: x if name in kept else x.to(device, non_blocking=True) for name, x in pinned.items()}
 
 
-def is_spike(history: History, loss: Tensor, gradient_norm: Tensor, limit: float) -> bool:
-    return spike_of(history, float(loss), float(gradient_norm)) > limit  # waits for the device
-
-
 def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
-    """`batch` cut along its rows, `n_rows` each."""
+    """The rows of `batch`, at most `n_rows` at a time."""
     total = next(iter(batch.values())).size(0)
     for first in range(0, total, n_rows):
         yield {name: tensor[first : first + n_rows] for name, tensor in batch.items()}
@@ -158,19 +198,19 @@ def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
 
 @torch.no_grad()
 def scale_and_clip(
-    gradients: list[Tensor], n_supervised: Tensor, clip: float | None, are_parts: bool = False
+    gradients: list[Tensor], n_supervised: Tensor, clip: float | None, are_shards: bool = False
 ) -> Tensor:
-    """Turn gradients of a sum into those of the mean, at most `clip` long. Returns the mean's L2 norm.
+    """Turn gradients of a sum into those of the mean, at most `clip` long. Returns the L2 norm of the mean's gradient
+    before clipping.
 
-    `are_parts`: other processes hold the rest of every gradient.
+    `are_shards`: other processes have the rest of every gradient.
     """
     norm = torch.nn.utils.get_total_norm(gradients)
-    if are_parts:
+    if are_shards:
         norm = total(norm.square()).sqrt()
     norm = norm / n_supervised
     factor = 1 / n_supervised
     if clip is not None:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    torch._foreach_mul_(gradients, factor)  # a few kernels on CUDA, where one per gradient costs its launch
     return norm

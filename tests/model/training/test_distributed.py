@@ -44,8 +44,9 @@ from model.training.distributed import (
     process_group,
     rank,
 )
-from model.training.loop import Diverged, Interrupted
+from model.training.loop import Interrupted
 from model.training.loss import language_model_loss
+from model.training.reports import Diverged
 from model.training.run import Job, run
 from model.training.step import new_state, train_step
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +16,11 @@ from model.training.checkpoint import complete_checkpoints
 from model.training.compilation import chosen_compile
 from model.training.config import TrainConfig
 from model.training.curve import read_curve
+from model.training.loop import fit
 from model.training.loss import language_model_loss
 from model.training.memory import OutOfMemory
 from model.training.run import Job, run
-from model.training.step import new_state, train_step
+from model.training.step import TrainState, new_state, train_step
 
 DECODER = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -28,14 +28,11 @@ DECODER = DecoderConfig(
 TRAIN = TrainConfig(
     n_steps=60, rows=4, seq_len=8, muon_lr=0.001, adamw_lr=0.001, checkpoint_every=10, validate_every=60, n_threads=1
 )
-SPIKE_STEP = 45  # long after there is a history to stand out from
+SPIKE_STEP = 38  # there is a history to stand out from
 
 
 class Repeating:
-    """Much the same batch always, but for one step whose targets are what never followed before."""
-
-    def __init__(self, spike_step: int | None = None) -> None:
-        self.spike_step = spike_step
+    """Much the same batch always."""
 
     def n_rows(self, k: int) -> int:
         return 4
@@ -44,8 +41,6 @@ class Repeating:
         generator = torch.Generator().manual_seed(k)
         ids_BT = (torch.arange(9) + torch.randint(0, 20, (4, 1), generator=generator)) % 20
         targets_BT = ids_BT[:, 1:].clone()
-        if k + 1 == self.spike_step:
-            targets_BT = targets_BT.flip(1) + 11
         return {"ids_BT": ids_BT[:, :-1], "targets_BT": targets_BT}
 
     def documents_of_batch(self, k: int) -> list[str]:
@@ -79,14 +74,14 @@ def notes(folder: Path) -> dict:
     return json.loads((folder / "state.json").read_text())["notes"]
 
 
-def stopping_at(step: int, error: Exception):
+def stopping_at(step: int, error: Exception, loss=language_model_loss):
     """A loss function that fails in the given step of the run."""
     calls = iter(range(1, 10**6))
 
     def loss_function(model, batch):
         if next(calls) == step:
             raise error
-        return language_model_loss(model, batch)
+        return loss(model, batch)
 
     return loss_function
 
@@ -145,55 +140,87 @@ def test_activation_checkpointing_changes_no_bit_of_a_training(tmp_path):
     assert weights(plain) == weights(again)
 
 
-def test_spike_is_reported_with_its_step_and_documents(tmp_path, caplog):
-    step = 190  # the loss has long come to rest
-    with caplog.at_level(logging.WARNING, "model.training.step"):
-        train(tmp_path, dataclasses.replace(TRAIN, n_steps=step + 5), batches=Repeating(step))
-    spikes = [line for line in read_curve(tmp_path) if "spike" in line]
-    assert [line["step"] for line in spikes] == [step]
-    assert spikes[0]["spike"] > 4 and spikes[0]["skipped"] == 0
-    assert f"step {step}: spike" in caplog.text and f"document-{step - 1}" in caplog.text
+class Steep(Repeating):
+    """One step whose loss and gradient, or gradient alone, are many times as large."""
+
+    def __init__(self, spike_step: int) -> None:
+        self.spike_step = spike_step
+
+    def batch(self, k: int, *ranks) -> dict[str, torch.Tensor]:
+        scale = 20.0 if k + 1 == self.spike_step else 1.0
+        return super().batch(k) | {"scale_B": torch.full((4,), scale)}
 
 
-def test_spike_of_the_gradient_alone_is_not_told(tmp_path):
+def scaled_loss(model, batch):
+    loss, n = language_model_loss(model, batch)
+    return loss * batch["scale_B"].max(), n
+
+
+def scaled_gradient_loss(model, batch):
+    loss, n = language_model_loss(model, batch)
+    return loss + batch["scale_B"].max() * (loss - loss.detach()), n
+
+
+AT_REST = [(3.4 + 0.01 * (i % 7), 3.0 + 0.5 * (i % 5)) for i in range(40)]  # where a new decoder's steps are normal
+
+
+def fitted(cfg: TrainConfig, loss_function=scaled_loss) -> tuple[TrainState, dict[int, dict]]:
+    """The state and the reported values after three steps that follow AT_REST; the second is a spike."""
+    state, seen = new_state(new_decoder(DECODER, 0), cfg), {}
+    state.history = list(AT_REST)
+    snapshots = []
+
+    def report(step, values):
+        seen[step] = dict(values)
+        snapshots.append([weight.detach().clone() for weight in state.model.parameters()])
+        seen[step]["weights"] = snapshots[-1]
+
+    cfg = dataclasses.replace(cfg, n_steps=3)
+    fit(state, Steep(2), cfg, loss_function=loss_function, report=report, save=lambda: Path("saved"))
+    return state, seen
+
+
+def test_spike_is_reported_with_its_step_and_documents(caplog):
+    _, seen = fitted(TRAIN)
+    assert [step for step, values in seen.items() if "spike" in values] == [2]
+    assert seen[2]["spike"] > 4 and seen[2]["skipped"] == 0
+    assert "step 2: spike" in caplog.text and "document-1" in caplog.text
+
+
+def test_spike_is_logged_by_rank_0_alone(caplog, monkeypatch):
+    """Every process logged the same warning."""
+    monkeypatch.setenv("RANK", "1")
+    _, seen = fitted(TRAIN)
+    assert "spike" in seen[2] and not caplog.records
+
+
+def test_spike_of_the_gradient_alone_is_not_reported():
     """Small batches have them every few hundred steps; clipping takes care of them."""
-
-    def steep(model, batch):
-        loss, n = language_model_loss(model, batch)
-        return (loss + 50 * (loss - loss.detach()) if state.pop("steep", False) else loss), n
-
-    class Watching(Repeating):
-        def batch(self, k, *ranks):
-            state["steep"] = k + 1 == SPIKE_STEP
-            return super().batch(k)
-
-    state: dict[str, bool] = {}
-    train(tmp_path, batches=Watching(), loss_function=steep)
-    curve = read_curve(tmp_path)
-    norms = {line["step"]: line["gradient_norm"] for line in curve if "loss" in line}
-    assert norms[SPIKE_STEP] > 10 * norms[SPIKE_STEP - 1]
-    assert not [line for line in curve if "spike" in line]
+    _, seen = fitted(TRAIN, scaled_gradient_loss)
+    assert seen[2]["gradient_norm"] > 5 * seen[3]["gradient_norm"]
+    assert not [step for step, values in seen.items() if "spike" in values]
 
 
-def test_skip_spikes_leaves_the_update_out(tmp_path):
-    cfg = dataclasses.replace(TRAIN, n_steps=SPIKE_STEP, skip_spikes=6.0)
-    last = train(tmp_path / "skipped", cfg, batches=Repeating(SPIKE_STEP))
-    assert [line["skipped"] for line in read_curve(tmp_path / "skipped") if "spike" in line] == [1]
-    cfg = dataclasses.replace(cfg, checkpoint_every=SPIKE_STEP - 1)
-    train(tmp_path / "before", cfg, batches=Repeating(SPIKE_STEP))
-    before = tmp_path / "before" / "checkpoints" / f"step-{SPIKE_STEP - 1:06d}"
-    assert weights(before) == weights(last)
+@pytest.mark.parametrize("loss_function", [scaled_loss, scaled_gradient_loss])
+def test_skip_spikes_leaves_the_update_out(loss_function):
+    state, seen = fitted(dataclasses.replace(TRAIN, skip_spikes=6.0), loss_function)
+    assert [values.get("skipped") for values in seen.values()] == [None, 1, None]
+    first, second, third = (values["weights"] for values in seen.values())
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(second, third, strict=True))
+    assert len(state.history) == 43
 
 
 def test_skipped_spike_after_a_resume_is_the_same_to_the_bit(tmp_path):
-    cfg = dataclasses.replace(TRAIN, skip_spikes=6.0)
-    whole = train(tmp_path / "whole", cfg, batches=Repeating(SPIKE_STEP))
-    stopped = stopping_at(SPIKE_STEP - 2, KeyError())  # the spike stands out from steps before the checkpoint
+    """It stands out from steps before the checkpoint, whose history a resume restores."""
+    cfg = dataclasses.replace(TRAIN, n_steps=40, checkpoint_every=20, skip_spikes=6.0)
+    whole = train(tmp_path / "whole", cfg, batches=Steep(SPIKE_STEP), loss_function=scaled_loss)
+    stopped = stopping_at(SPIKE_STEP - 2, KeyError(), scaled_loss)
     with pytest.raises(KeyError):
-        train(tmp_path / "killed", cfg, batches=Repeating(SPIKE_STEP), loss_function=stopped)
-    resumed = train(tmp_path / "killed", cfg, batches=Repeating(SPIKE_STEP))
+        train(tmp_path / "killed", cfg, batches=Steep(SPIKE_STEP), loss_function=stopped)
+    resumed = train(tmp_path / "killed", cfg, batches=Steep(SPIKE_STEP), loss_function=scaled_loss)
     assert weights(whole) == weights(resumed)
-    assert [line for line in read_curve(tmp_path / "killed") if "spike" in line]
+    assert [line["skipped"] for line in read_curve(tmp_path / "killed") if "spike" in line] == [1]
 
 
 def test_batch_warmup_trains_on_fewer_rows_at_first(tmp_path):

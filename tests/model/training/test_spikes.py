@@ -4,8 +4,20 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
-from model.training.spikes import MIN_STEPS, SPIKE, WINDOW, deviations_above, loss_spike_of, spike_of, with_step
+from model.training.spikes import (
+    MIN_STEPS,
+    SPIKE,
+    WINDOW,
+    deviations_above,
+    history_on_device,
+    is_spike_on_device,
+    loss_spike_of,
+    spike_of,
+    with_step,
+    with_step_on_device,
+)
 
 
 def normal(n: int, seed: int = 0) -> list[float]:
@@ -49,10 +61,29 @@ def test_history_keeps_the_last_steps_and_a_new_level_becomes_normal():
     assert len(history) == WINDOW and spike_of(history, 9.0, 9.0) < 1
 
 
-def test_spike_is_not_told_where_the_loss_is_small():
+def test_spike_is_not_reported_where_the_loss_is_small():
     """A loss of 0.17 after losses near 0 was a spike of 170 deviations, in a fine-tuning where nothing was wrong."""
     history = [(0.001 + loss / 1000, 1.0) for loss in normal(100)]
     assert loss_spike_of(history, 0.17) > SPIKE
     assert loss_spike_of(history, 0.17, min_rise=1.0) == 0.0
     assert loss_spike_of(history, 3.0, min_rise=1.0) > SPIKE
     assert loss_spike_of([], 3.0, min_rise=1.0) == 0.0
+
+
+@pytest.mark.parametrize("n_before", [0, MIN_STEPS - 1, MIN_STEPS, 101, WINDOW])
+def test_device_decides_as_the_host_does_step_by_step(n_before):
+    """Even and odd numbers of steps, a full window that drops the oldest, spikes and steps that are not counted."""
+    draw = random.Random(n_before)
+    history = list(zip(normal(n_before, seed=1), normal(n_before, seed=2), strict=True))
+    history_2W = history_on_device(history, torch.device("cpu"))
+    decisions = []
+    for step in range(60):
+        height = 1.0 if step % 3 else draw.choice((1.0, 1.1, 1.2, 1.3))
+        loss, norm = (float(torch.tensor(draw.gauss(3.0, 0.1) * height)) for _ in range(2))
+        values_2 = torch.tensor([loss, norm])
+        decisions.append(bool(is_spike_on_device(history_2W, values_2, SPIKE)))
+        assert decisions[-1] == (spike_of(history, loss, norm) > SPIKE)
+        is_counted = step % 10 != 0
+        history = with_step(history, loss, norm) if is_counted else history
+        history_2W = with_step_on_device(history_2W, values_2, torch.tensor(is_counted))
+    assert n_before < MIN_STEPS or 5 < sum(decisions) < 30

@@ -9,15 +9,19 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.data.targets import IGNORE_INDEX
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from_decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
-from model.training.loop import Diverged, Interrupted, fit
-from model.training.loss import classification_loss
-from model.training.step import new_state, train_step
+from model.training.draws import uniform_of_rows
+from model.training.loop import Interrupted, fit
+from model.training.loss import classification_loss, language_model_loss
+from model.training.reports import Diverged
+from model.training.spikes import with_step
+from model.training.step import TrainState, new_state, train_step
 
 CONFIG = DecoderConfig(
     vocab_size=37, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=12
@@ -141,7 +145,7 @@ def run_fit(cfg: TrainConfig = TRAIN, *, model=None, events=None, on_report=lamb
     state = new_state(model or decoder(), cfg)
 
     def report(step, values):
-        events.append(("report", step, values["loss"]))
+        events.append(("report", step, values.get("loss")))
         on_report(step)
 
     def save() -> Path:
@@ -208,10 +212,118 @@ def test_fit_with_a_loss_that_is_not_finite_names_step_documents_and_checkpoint(
         run_fit(dataclasses.replace(TRAIN, log_every=6), model=model, batches=Poisoned())
 
 
-def test_step_without_a_supervised_target_diverges_and_names_its_documents():
-    class Empty(Numbered):
-        def batch(self, k, *ranks):
-            return token_batch(k) | {"targets_BT": torch.full((4, 12), IGNORE_INDEX)}
+class Halfway(Numbered):
+    """Batches without a supervised target, but for those of `supervised`."""
 
-    with pytest.raises(Diverged, match=r"step 1: .*document-0-0"):
-        run_fit(batches=Empty())
+    def __init__(self, supervised=()) -> None:
+        self.supervised = supervised
+
+    def batch(self, k, *ranks):
+        empty = {"targets_BT": torch.full((4, 12), IGNORE_INDEX)}
+        return token_batch(k) | ({} if k in self.supervised else empty)
+
+
+def numbers_of(state: TrainState) -> list[torch.Tensor]:
+    return [*(weight.detach().clone() for weight in state.model.parameters()), *state.optimizer.state().values()]
+
+
+def assert_same(state: TrainState, other: TrainState) -> None:
+    for one, two in zip(numbers_of(state), numbers_of(other), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("is_asynchronous", [False, True])
+def test_step_without_a_supervised_target_is_skipped_and_changes_nothing(is_asynchronous):
+    """It ended the run as diverged, with a loss of 0 / 0; data with loss masks has such batches."""
+    state, other = new_state(decoder(), TRAIN), new_state(decoder(), TRAIN)
+    state.is_asynchronous = is_asynchronous
+    train_step(state, token_batch(0), TRAIN), train_step(other, token_batch(0), TRAIN)
+    report = train_step(state, Halfway().batch(1), TRAIN)
+    assert report.is_empty and report.step == state.step == 2 and report.loss.isnan()
+    other.step += 1
+    assert_same(state, other)
+    train_step(state, token_batch(2), TRAIN), train_step(other, token_batch(2), TRAIN)
+    assert_same(state, other)
+
+
+def test_fit_reports_skipped_empty_steps_and_trains_on(caplog):
+    seen = {}
+    state = new_state(decoder(), TRAIN)
+    fit(state, Halfway({2, 5}), TRAIN, report=seen.__setitem__, save=lambda: Path("saved"))
+    assert [step for step, values in seen.items() if "skipped_empty" in values] == [1, 2, 4, 5]
+    assert all(("loss" in values) != ("skipped_empty" in values) for values in seen.values())
+    assert state.step == 6 and len(state.history) == 2
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2 and "step 1: no target is supervised in 4 documents: document-0-0" in warnings[0]
+
+
+def test_fit_ends_where_no_step_has_a_target(monkeypatch):
+    monkeypatch.setattr("model.training.reports.MAX_EMPTY_STEPS", 5)
+    with pytest.raises(ValueError, match=r"step 5: no target is supervised in .*nor in the 4 steps before"):
+        run_fit(batches=Halfway())
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts what would make the host wait for a GPU: values that it reads, and shapes that depend on values."""
+
+    NAMES = frozenset({"aten::_local_scalar_dense", "aten::item", "aten::nonzero", "aten::equal", "aten::is_nonzero"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().split(".")[0] in self.NAMES:
+            self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+PAST = [(4.0 + 0.3 * (i % 7), 2.0 + 0.5 * (i % 5)) for i in range(40)]  # near the loss and norm of `decoder()`
+
+
+@pytest.mark.parametrize("skip_spikes", [None, 6.0])
+def test_step_on_an_asynchronous_device_reads_nothing_and_does_the_same(skip_spikes):
+    """Two reads per step lay between backward and update. One step is a spike, one has no target, two are plain."""
+    cfg = dataclasses.replace(TRAIN, skip_spikes=skip_spikes, muon_weight_decay=0.1)
+    state, other = new_state(decoder(), cfg), new_state(decoder(), cfg)
+    state.is_asynchronous = True
+    state.history, other.history = list(PAST), list(PAST)
+
+    def steep(model, batch):
+        loss_sum, n = language_model_loss(model, batch)
+        return loss_sum * batch["scale_B"].max(), n
+
+    reports = []
+    for k, scale in enumerate((1.0, 50.0, 1.0, 1.0)):
+        batch = (token_batch(k) if k != 2 else Halfway().batch(k)) | {"scale_B": torch.full((4,), scale)}
+        with DeviceReads() as reads:
+            reports.append(train_step(state, batch, cfg, steep))
+        assert not reads.seen
+        report = train_step(other, batch, cfg, steep)
+        other.history = other.history if report.is_empty else with_step(other.history, *report.numbers.tolist()[:2])
+    assert [bool(report.is_spike) for report in reports] == [False, skip_spikes is not None, False, False]
+    assert [bool(report.is_empty) for report in reports] == [False, False, True, False]
+    assert_same(state, other)
+
+
+def masked_loss(model, batch):
+    """Draws which inputs the model may not see, as masked language modelling does."""
+    is_hidden_BT = uniform_of_rows(batch["row_seeds_B"], 12) < 0.3
+    return language_model_loss(model, {**batch, "ids_BT": batch["ids_BT"].masked_fill(is_hidden_BT, 0)})
+
+
+def test_loss_that_draws_has_one_value_whatever_the_micro_batch_and_after_a_resume():
+    """torch's generator gave other masks with every cut of the batch."""
+    losses = {}
+    for n_rows in (1, 2, 4):
+        cfg = dataclasses.replace(TRAIN, micro_batch=n_rows)
+        state = new_state(decoder(), cfg)
+        losses[n_rows] = [float(train_step(state, token_batch(k), cfg, masked_loss).loss) for k in range(3)]
+    assert losses[1] == pytest.approx(losses[4], rel=1e-5) and losses[2] == pytest.approx(losses[4], rel=1e-5)
+    values = []
+    for step in (1, 2, 1):
+        torch.rand(5)  # whoever draws elsewhere changes nothing
+        state = new_state(decoder(), TRAIN)
+        state.step = step
+        values.append(float(train_step(state, token_batch(), TRAIN, masked_loss).loss))
+    assert values[0] == values[2] != values[1]

@@ -1,15 +1,15 @@
 """The next batch is built in a thread while a step runs, and reaches a GPU in one copy.
 
 In: batches by number, a range of numbers, a device. Out: an iterator of this process's rows of each batch, as int64
-and float32 tensors on the device. Steps on CUDA: the thread builds batch k + 1, narrows its numbers and packs them
-into pinned memory, of which there are two halves that take turns; asking for the batch copies a half to the device,
-on the stream that computes, and widens the numbers there. A batch is a function of its number alone, so that the
-thread changes no bit and a resume needs nothing from it.
+and float32 tensors on the device, except for those ON_HOST. Steps on CUDA: the thread builds batch k + 1, narrows its
+numbers and packs them into pinned memory, of which there are two halves that take turns; asking for the batch copies
+a half to the device, on the stream that computes, and widens the numbers there. A batch is a function of its number
+alone, so that the thread changes no bit and a resume needs nothing from it.
 
 On a CPU there is no thread: building a batch takes less than a thousandth of a step, and the thread would take a core
 from the step.
 
-Narrow numbers: token ids, targets, positions and document numbers are int64 in a batch; where all are from -100 to
+Narrow numbers: token ids, targets and positions are int64 in a batch; where all are from -100 to
 65,435 they travel as 16 bits, else as 32.
 """
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # this module also runs where there are no shards to read and
 IN_A_THREAD = frozenset({"cuda"})  # kinds of devices whose batches are built ahead
 LOWEST, HIGHEST_16 = -100, (1 << 16) - 101  # numbers that 16 bits hold after adding 100; -100 is IGNORE_INDEX
 ALIGNMENT = 16  # bytes; of each tensor in a packed batch
+ON_HOST = frozenset({"documents_BT"})  # attention reads their borders on the host, without waiting for the GPU
 
 
 @contextlib.contextmanager
@@ -71,6 +72,7 @@ class Packed:
 
     data: Tensor  # uint8
     parts: tuple[tuple[str, torch.dtype, torch.Size, slice], ...]  # name, type, shape and bytes of each tensor
+    on_host: Mapping[str, Tensor]  # those that do not travel
 
 
 class Half:
@@ -83,7 +85,8 @@ class Half:
 
     def pack(self, batch: Mapping[str, Tensor]) -> Packed:
         """The narrowed `batch` in this memory. Waits until the batch before has left it."""
-        narrow = {name: narrowed(tensor) for name, tensor in batch.items()}
+        narrow = {name: narrowed(tensor) for name, tensor in batch.items() if name not in ON_HOST}
+        on_host = {name: tensor for name, tensor in batch.items() if name in ON_HOST}
         parts, end = [], 0
         for name, tensor in narrow.items():
             parts.append((name, tensor.dtype, tensor.shape, slice(end, end + tensor.nbytes)))
@@ -94,14 +97,15 @@ class Half:
             self.memory = torch.empty(end, dtype=torch.uint8, pin_memory=self.copied is not None)
         for name, dtype, shape, place in parts:
             self.memory[place].view(dtype).view(shape).copy_(narrow[name])
-        return Packed(self.memory[:end], tuple(parts))
+        return Packed(self.memory[:end], tuple(parts), on_host)
 
     def to_device(self, packed: Packed) -> dict[str, Tensor]:
-        """The batch on the device, with int64 numbers."""
+        """The batch on the device, except for what stays ON_HOST, with int64 numbers."""
         data = packed.data.to(self.device, non_blocking=True, copy=True)
         if self.copied is not None:
             self.copied.record()
-        return {name: widened(data[place].view(dtype).view(shape)) for name, dtype, shape, place in packed.parts}
+        moved = {name: widened(data[place].view(dtype).view(shape)) for name, dtype, shape, place in packed.parts}
+        return moved | packed.on_host
 
 
 def narrowed(tensor: Tensor) -> Tensor:

@@ -36,6 +36,7 @@ from model.training.draws import row_seeds
 from model.training.loss import Batch, LossFunction, language_model_loss
 from model.training.machine import precision
 from model.training.optim import Optimizer
+from model.training.prefetch import ON_HOST
 from model.training.schedule import lr_factor
 from model.training.spikes import (
     History,
@@ -180,13 +181,12 @@ def spike_flag(
 def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
     """`batch` there. From pinned memory, because a copy from other memory waits until the GPU has nothing to do.
 
-    documents_BT stays on the host: attention reads the borders of its segments there without waiting for the GPU.
+    What is in ON_HOST stays where it is.
     """
     if device.type != "cuda":
         return {name: tensor.to(device) for name, tensor in batch.items()}
-    kept = {"documents_BT"} & batch.keys()
-    pinned = {name: x if x.is_cuda or name in kept else x.pin_memory() for name, x in batch.items()}
-    return {name: x if name in kept else x.to(device, non_blocking=True) for name, x in pinned.items()}
+    pinned = {name: x if x.is_cuda or name in ON_HOST else x.pin_memory() for name, x in batch.items()}
+    return {name: x if name in ON_HOST else x.to(device, non_blocking=True) for name, x in pinned.items()}
 
 
 def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:

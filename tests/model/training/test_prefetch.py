@@ -12,7 +12,7 @@ from model.network.shape import DecoderConfig
 from model.training import prefetch
 from model.training.config import TrainConfig
 from model.training.loop import fit
-from model.training.prefetch import narrowed, prefetched, widened
+from model.training.prefetch import ON_HOST, Half, narrowed, prefetched, widened
 from model.training.step import new_state
 
 CPU = torch.device("cpu")
@@ -49,6 +49,15 @@ def test_prefetched_batches_are_those_that_are_built_when_asked_for(batches, in_
         assert batch.keys() == expected.keys()
         for name, tensor in expected.items():
             assert tensor.dtype == batch[name].dtype and torch.equal(tensor, batch[name]), name
+
+
+def test_documents_stay_on_the_host_where_attention_reads_them(batches):
+    """A kernel needs their borders as numbers; reading them from a GPU would wait for all it has to do."""
+    half, batch = Half(torch.device("meta")), batches.batch(0)
+    moved = half.to_device(half.pack(batch))
+    assert moved.keys() == batch.keys()
+    assert {name for name, tensor in moved.items() if tensor.device == CPU} == {"documents_BT"}
+    assert torch.equal(moved["documents_BT"], batch["documents_BT"])
 
 
 @pytest.mark.parametrize(
@@ -112,5 +121,5 @@ def test_batches_on_a_gpu_are_those_of_the_host(batches):
     device = torch.device("cuda")
     with prefetched(batches, range(50), device) as ahead:
         for k, batch in enumerate(ahead):
-            assert all(tensor.is_cuda for tensor in batch.values())
+            assert all(tensor.is_cuda != (name in ON_HOST) for name, tensor in batch.items())
             assert all(torch.equal(batch[name].cpu(), tensor) for name, tensor in batches.batch(k).items())

@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.attention import AttentionPlan
-from model.network.decoder import Decoder, new_decoder
+from model.network.decoder import Decoder, initialise, new_decoder
+from model.network.linear import Linear
+from model.network.norm import RMSNorm
 from model.network.shape import DecoderConfig, switches_of
 from model.network.visible import Visible
 
@@ -118,6 +120,17 @@ def test_decoder_causal_mask_and_counted_positions_equal_none(data, decoder_conf
     positions_BT = torch.arange(20).expand(3, 20)
     visible = Visible.mask(TRIANGLE.expand(3, 20, 20))
     assert_close(model(ids_BT, visible=visible, positions_BT=positions_BT), model(ids_BT))
+
+
+@given(data=st.data(), left=st.integers(0, 19), right=st.integers(0, 19))
+@law
+def test_decoder_both_ways_within_a_window_equals_the_mask_written_out(data, left, right, decoder_configs, ids_BT):
+    """As encoders attend; layers of sliding_layers narrow both alike."""
+    model = random_decoder(data.draw(decoder_configs))
+    ahead_TS = torch.arange(20) - torch.arange(20)[:, None]
+    mask_BTS = ((ahead_TS >= -left) & (ahead_TS <= right)).expand(3, 20, 20)
+    expected_BTV = model(ids_BT, visible=Visible.mask(mask_BTS))
+    assert_close(model(ids_BT, visible=Visible.all().windowed(left, right)), expected_BTV)
 
 
 @given(data=st.data())
@@ -229,6 +242,27 @@ def test_new_decoder_draws_its_weights_in_the_order_of_its_names():
             assert torch.equal(weight, torch.empty(weight.shape).normal_(std=std, generator=generator)), name
         else:
             assert torch.equal(weight, torch.full_like(weight, 1.0 if "norm" in name else 0.0)), name
+
+
+def test_initial_weights_follow_the_kind_of_a_module_and_not_its_name():
+    """An encoder names its modules otherwise; by endings of Llama's names its output projections would be random."""
+    named_otherwise = nn.ModuleDict(
+        {
+            "word_embeddings": nn.Embedding(50, 16),
+            "query": Linear(16, 16),
+            "output_dense": Linear(16, 16, starts_at_zero=True),
+            "scale": RMSNorm(16, 1e-6),
+        }
+    )
+    initialise(named_otherwise, seed=0)
+    spread = {name: weight.std().item() for name, weight in named_otherwise.named_parameters()}
+    assert spread["word_embeddings.weight"] == pytest.approx(0.02, rel=0.1)
+    assert spread["query.weight"] == pytest.approx(0.25, rel=0.2)
+    assert named_otherwise["query"].bias.count_nonzero() == 0
+    assert named_otherwise["output_dense"].weight.count_nonzero() == 0
+    assert torch.equal(named_otherwise["scale"].weight, torch.ones(16))
+    with pytest.raises(TypeError, match="no initial values for weight of a Conv1d"):
+        initialise(nn.Conv1d(2, 2, 1), seed=0)
 
 
 @given(data=st.data())

@@ -1,8 +1,9 @@
-"""`python -m model.cli`: train, sample and evaluate a decoder on folders, with nothing around it.
+"""`python -m model.cli`: train, fine-tune, sample and evaluate a decoder on folders, with nothing around it.
 
-    train SHARDS OUT     pretrain on token shards; stopped at any moment, the same call goes on
-    sample DIR PROMPT    continue a text
-    evaluate DIR SHARDS  bits per byte and perplexity on held-out documents
+    train SHARDS OUT             pretrain on token shards; stopped at any moment, the same call goes on
+    finetune BASE EXAMPLES OUT   make a classifier of labelled texts
+    sample DIR PROMPT            continue a text
+    evaluate DIR SHARDS          bits per byte and perplexity on held-out documents
 
 In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0, 1 for
 what was given wrong or went wrong, told in one line, 130 where a signal asked to stop. `train` runs in several
@@ -14,15 +15,18 @@ import io
 import math
 import shutil
 import sys
+import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
 from model.network.shape import FAMILY_SWITCHES
 from model.training.config import VALIDATION_METRIC
+from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.presets import PRESETS, Preset, changed, from_depth
-from model.training.settings import parsed_changes
+from model.training.settings import parsed_changes, parsed_settings
 
 TOKENIZER = "tokenizer"  # folder of a model
 STOPPED = 130
@@ -46,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.cli", description="Train, sample and evaluate a decoder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m model.cli", description="Train, fine-tune, sample and evaluate a decoder."
+    )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="pretrain on token shards, or go on where it was stopped")
     train.add_argument("shards", metavar="SHARDS", type=Path, help="folder of token shards, with tokens.json in it")
@@ -62,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--devices", metavar="N", type=int, default=1, help="processes on this machine; default: 1")
     train.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
     train.set_defaults(run=run_train)
+    _add_finetune(commands)
     sample = commands.add_parser("sample", help="continue a text")
     sample.add_argument("model", metavar="DIR", type=Path, help="folder of a model with its tokenizer")
     sample.add_argument("prompt", metavar="PROMPT", help="how the text begins; may be empty")
@@ -78,6 +85,20 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=SPLITS, default="validation", help="default: validation")
     evaluate.set_defaults(run=run_evaluate)
     return parser
+
+
+def _add_finetune(commands: Any) -> None:
+    finetune = commands.add_parser("finetune", help="make a classifier of labelled texts, or go on where it stopped")
+    finetune.add_argument("base", metavar="BASE", type=Path, help="folder of a decoder with its tokenizer")
+    finetune.add_argument("examples", metavar="EXAMPLES", type=Path, help="JSON lines or .parquet: a row per text")
+    finetune.add_argument("out", metavar="OUT", type=Path, help="folder of the classifier; made where there is none")
+    finetune.add_argument("--validation", metavar="FILE", type=Path, help="default: a tenth of the examples")
+    finetune.add_argument("--text", metavar="COLUMN", default="text", help="column of the texts; default: text")
+    finetune.add_argument("--label", metavar="COLUMN", default="label", help="column of the labels; default: label")
+    finetune.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change a setting; a wrong one lists them all"
+    )
+    finetune.set_defaults(run=run_finetune)
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -138,6 +159,29 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
         else "no validation split to judge it"
     )
     print(f"finished: training loss {numbers['training_loss']:.4f}, {judged}")
+    return 0
+
+
+def run_finetune(args: argparse.Namespace) -> int:
+    from model.data.labelled import read_labelled
+    from model.training.finetuning import Finetuning, finetune_classifier
+
+    training = read_labelled(args.examples, args.text, args.label)
+    if args.validation is not None:
+        validation = read_labelled(args.validation, args.text, args.label)
+    else:
+        training, validation = training.divided()
+    hints = typing.get_type_hints(FinetuneSettings)
+    cfg = FinetuneSettings(**parsed_settings(args.set, hints, sorted(hints)))
+    plan = Finetuning(base=args.base, out=args.out, training=training, validation=validation, cfg=cfg)
+    n_steps, labels = train_config(cfg, len(training.texts)).n_steps, training.label_names()
+    names = ", ".join(labels[:10]) + (" ..." if len(labels) > 10 else "")
+    print(f"{len(training.texts):,} examples of {len(labels)} labels ({names}), {n_steps:,} steps into {args.out}")
+    values = finetune_classifier(plan, Printed(n_steps, log_every=max(1, n_steps // 20)))
+    print(
+        f"finished: validation loss {values['validation_loss']:.4f}, accuracy {values['validation_accuracy']:.4f},"
+        f" macro F1 {values['validation_macro_f1']:.4f}"
+    )
     return 0
 
 

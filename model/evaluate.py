@@ -1,4 +1,4 @@
-"""How well a decoder predicts: log-loss, bits per byte and perplexity over held-out documents.
+"""How well a decoder predicts held-out documents: log-loss, bits per byte, perplexity; and what a classifier answers.
 
 In: a decoder and token shards. Out: per document the summed log-loss in nats, the number of predicted tokens and the
 bytes of its text. Every token of a document but its first (end-of-text, which only opens it) is predicted exactly
@@ -12,7 +12,7 @@ Legend: B windows in a pass, T position, N targets, D d_model.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.data.batches import Batches
+from model.data.examples import padded
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
 from model.training.cross_entropy import chunk_rows
@@ -31,6 +32,7 @@ from model.training.placement import memory_explained
 from model.training.step import micro_batches, on_device
 
 TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # padding included; a small pass stays in a CPU's cache
+TEXTS_PER_PASS = 256
 NONE = np.zeros(0, np.int64)
 
 
@@ -180,3 +182,42 @@ def mean_loss(
             sums += torch.stack([loss_sum.double(), n_targets.double()])
     loss, n_targets = total(sums).tolist()
     return loss / n_targets
+
+
+# Fine-tuned models.
+
+
+@torch.inference_mode()
+def outputs_of_texts(
+    model: nn.Module, tokens: Sequence[np.ndarray], function: Callable[[Tensor], Tensor], rows: int = TEXTS_PER_PASS
+) -> np.ndarray:
+    """`function` of the outputs (B, ...) of `model` for each text, float64 (N, ...), in the order of `tokens`.
+
+    Texts of similar length share a pass. `function` gets the outputs of one pass at a time, in double precision.
+    """
+    device = next(model.parameters()).device
+    order = np.argsort([len(ids) for ids in tokens], kind="stable")
+    parts = []
+    with precision(device), memory_explained(f"{rows} texts passed at once; predict fewer"):
+        for first in range(0, len(order), rows):
+            batch = on_device(padded([tokens[place] for place in order[first : first + rows]]), device)
+            outputs = model(batch["ids_BT"], batch["lengths_B"])
+            parts.append(function(outputs.double()).cpu().numpy())
+    in_order = np.concatenate(parts)
+    answers = np.empty_like(in_order)
+    answers[order] = in_order
+    return answers
+
+
+def classification_metrics(probabilities_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, float]:
+    """loss (nats per example), accuracy, and macro_f1, the mean over the classes that an example has."""
+    chosen_N, of_class_N = probabilities_NC.argmax(axis=1), probabilities_NC[np.arange(len(classes_N)), classes_N]
+    f1s = []
+    for one in np.unique(classes_N):
+        is_one, is_chosen = classes_N == one, chosen_N == one
+        f1s.append(2 * (is_one & is_chosen).sum() / (is_one.sum() + is_chosen.sum()))
+    return {
+        "loss": float(-np.log(np.maximum(of_class_N, 1e-300)).mean()),
+        "accuracy": float((chosen_N == classes_N).mean()),
+        "macro_f1": float(np.mean(f1s)),
+    }

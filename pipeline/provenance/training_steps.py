@@ -126,9 +126,10 @@ def _examples_of_steps(
     kind_of: Callable[[Record], Objective],
 ) -> StepContent:
     """Examples in training order, which depends on their lengths: they are encoded again as in training."""
+    from model.data.examples import ExampleBatches
     from model.data.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
-    from pipeline.training.finetune import VERSION, ExampleBatches
+    from pipeline.training.finetune import VERSION
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():

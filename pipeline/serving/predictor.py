@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-ROWS_AT_ONCE = 256
-
 
 class Predictor:
     """A subclass defines its columns, loads its network and answers; it may use what this file imports."""
@@ -43,7 +41,9 @@ class Predictor:
         training."""
         if not texts:
             return np.zeros((0, 0))
-        return of_tokens(self.model, self._encoded(texts)[0], function)
+        from model.evaluate import outputs_of_texts
+
+        return outputs_of_texts(self.model, self._encoded(texts)[0], function)
 
     def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """How many rows have a text that is longer than the model reads, so that a part of it is cut off."""
@@ -52,55 +52,8 @@ class Predictor:
         return int(np.any(cut, axis=0).sum()) if cut else 0
 
     def _encoded(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
+        from model.data.examples import encoded
+
         repaired = [unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip() for text in texts]
         side = self.description.get("truncation_side", "right")
         return encoded(self.tokenizer, repaired, self.description["max_tokens"], side)
-
-
-def encoded(
-    tokenizer: Any, texts: Sequence[str], max_tokens: int, truncation_side: str = "right"
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ids of each text after the end-of-text token, which also opens documents in pretraining, at most `max_tokens`;
-    and whether the text was cut: its end on the side "right", its beginning on the side "left"."""
-    most = max_tokens - 1
-    ids_of_texts = tokenizer.encode_batch(list(texts))
-    kept = [ids[:most] if truncation_side == "right" else ids[-most:] for ids in ids_of_texts]
-    is_sharded = np.array([len(ids) > most for ids in ids_of_texts], bool)
-    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_sharded
-
-
-def padded(tokens: Sequence[np.ndarray]) -> dict[str, Any]:
-    """ids_BT, padded on the right, and lengths_B."""
-    import torch
-
-    lengths = [len(ids) for ids in tokens]
-    ids_BT = np.zeros((len(tokens), max(lengths)), np.int64)
-    for row, ids in enumerate(tokens):
-        ids_BT[row, : len(ids)] = ids
-    return {"ids_BT": torch.from_numpy(ids_BT), "lengths_B": torch.tensor(lengths)}
-
-
-def of_tokens(
-    model: Any, tokens: Sequence[np.ndarray], function: Callable[[Any], Any], rows: int = ROWS_AT_ONCE
-) -> np.ndarray:
-    """`function` applied to the outputs (B, ...) of `model`, float64 (N, ...) in the order of `tokens`.
-
-    Texts of similar length share a batch. `function` gets the outputs of one batch at a time, in double precision.
-    """
-    import torch
-
-    from model.training.machine import precision
-    from model.training.placement import memory_explained
-
-    device = next(model.parameters()).device
-    order = np.argsort([len(ids) for ids in tokens], kind="stable")
-    parts = []
-    with torch.inference_mode(), precision(device), memory_explained(f"{rows} texts passed at once; predict fewer"):
-        for first in range(0, len(order), rows):
-            batch = padded([tokens[place] for place in order[first : first + rows]])
-            outputs = model(batch["ids_BT"].to(device), batch["lengths_B"].to(device))
-            parts.append(function(outputs.double()).cpu().numpy())
-    in_order = np.concatenate(parts)
-    answers = np.empty_like(in_order)
-    answers[order] = in_order
-    return answers

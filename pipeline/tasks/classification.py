@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Lt
 
+from model.data.examples import EncodedExamples, Encoder
+from model.data.labelled import LabelledTexts
 from pipeline.corpus.examples.rows import Row, repaired
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
@@ -27,17 +29,17 @@ from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, co
 from pipeline.evaluation.metrics import Estimate, accuracy, compare, f1_of, macro_f1, macro_f1_of
 from pipeline.evaluation.results import Result, note_lines, result_of
 from pipeline.evaluation.task import MODEL, RANDOM_INIT, Answer, Judged, TaskEvaluationConfig
-from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
+from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
-from pipeline.training.finetune import Encoder, FinetuneConfig
+from pipeline.training.finetune import DEFAULTS, FinetuneConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import Tensor, nn
+    from torch import nn
 
 MOST_LABELS = 100  # in the data; more are probably a wrong column
 LABEL = re.compile(r"[^=\s][^=]*")
@@ -89,28 +91,7 @@ class ClassificationFinetuneConfig(FinetuneConfig):
 
     label_smoothing: Annotated[
         float, Ge(0), Lt(1), "Probability that is spread evenly over all labels (arXiv:1512.00567)."
-    ] = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedTexts:
-    """Texts as token ids with their classes."""
-
-    ids: list[str]
-    tokens: list[np.ndarray]  # int64, at least one per example
-    classes: np.ndarray  # int64 (N,)
-    n_cut: int = 0  # texts that were longer
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return np.array([len(tokens) for tokens in self.tokens])
-
-    def batch(self, places: np.ndarray) -> "dict[str, Tensor]":
-        """ids_BT padded on the right, lengths_B and labels_B of the examples at `places`."""
-        import torch
-
-        tokens = [self.tokens[place] for place in places]
-        return padded(tokens) | {"labels_B": torch.from_numpy(self.classes[places])}
+    ] = DEFAULTS.label_smoothing
 
 
 class Classifier(Predictor):
@@ -197,40 +178,29 @@ class Classification(Kind):
 
     def encode(
         self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
-    ) -> EncodedTexts:
+    ) -> EncodedExamples:
+        from model.training.finetuning import encoded_texts
+
         table = read_examples(examples.directory, split)
-        place = {label: i for i, label in enumerate(labels_of(examples.directory))}
-        tokens, is_sharded = encoded(tokenizer, table["text"].to_pylist(), max_tokens, truncation_side)
-        return EncodedTexts(
-            ids=table["id"].to_pylist(),
-            tokens=tokens,
-            n_cut=int(is_sharded.sum()),
-            classes=np.array([place[label] for label in table["label"].to_pylist()], np.int64),
-        )
+        columns = (tuple(table[name].to_pylist()) for name in ("id", "text", "label"))
+        texts = LabelledTexts(str(examples.directory), *columns)
+        return encoded_texts(texts, labels_of(examples.directory), tokenizer, max_tokens, truncation_side)
 
     def network(self, cfg: FinetuneConfig, decoder: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
-        from model.network.heads import classifier_from_decoder, new_classifier
-        from model.network.registry import describe
+        from model.training.finetuning import classifier_network
 
-        labels = labels_of(examples.directory)
-        description = describe(decoder.cfg, tuple(labels))
-        if cfg.initialisation == "random":
-            return new_classifier(decoder.cfg, len(labels), cfg.seed), description
-        return classifier_from_decoder(decoder, len(labels)), description
+        return classifier_network(decoder, labels_of(examples.directory), cfg.initialisation, cfg.seed)
 
     def loss(self, cfg: ClassificationFinetuneConfig) -> Any:
         from model.training.loss import classification_loss
 
         return partial(classification_loss, label_smoothing=cfg.label_smoothing)
 
-    def validate(self, network: "nn.Module", encoded: EncodedTexts) -> dict[str, float]:
-        """validation_loss (nats per example) and validation_accuracy."""
-        probabilities_NC = of_tokens(network, encoded.tokens, lambda logits_BC: logits_BC.softmax(dim=-1))
-        of_label = probabilities_NC[np.arange(len(encoded.classes)), encoded.classes]
-        return {
-            "validation_loss": float(-np.log(np.maximum(of_label, 1e-300)).mean()),
-            "validation_accuracy": float((probabilities_NC.argmax(axis=1) == encoded.classes).mean()),
-        }
+    def validate(self, network: "nn.Module", encoded: EncodedExamples) -> dict[str, float]:
+        """validation_loss (nats per example), validation_accuracy and validation_macro_f1."""
+        from model.training.finetuning import classification_values
+
+        return classification_values(network, encoded)
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
         texts, labels, judged = (column.to_pylist() for column in (train["text"], train["label"], held_out["text"]))

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 
+from model.data.examples import ExampleBatches
 from model.data.tokenizer import load_tokenizer
 from model.training.config import TrainConfig
+from model.training.finetune_settings import train_config
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
 from pipeline.tasks.classification import KIND, ClassificationFinetuneConfig
-from pipeline.training.finetune import ExampleBatches, train_config
 from tests.pipeline.training.steps import documents_of_step
 
 HEAVY = ("torch", "mlflow", "dagster", "duckdb", "pandas", "scipy", "trafilatura")
@@ -98,7 +99,7 @@ def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
     tokenizer = load_tokenizer(model.directory / "tokenizer")
     encoded = KIND.encode(examples, "train", tokenizer, 32, "right")
     cfg = ClassificationFinetuneConfig(**config_of(model))
-    batches = ExampleBatches(encoded, rows=train_config(cfg, len(encoded.ids)).rows, seed=cfg.seed)
+    batches = ExampleBatches(encoded, rows=train_config(cfg.settings(), len(encoded.ids)).rows, seed=cfg.seed)
     found = objects(told, "--step", "moods_model", "3")
     assert [one["document_id"] for one in found["documents"]] == batches.documents_of_batch(2)
     assert {one["label"] for one in found["documents"]} <= {"glad", "sad"}

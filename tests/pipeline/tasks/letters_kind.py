@@ -8,12 +8,13 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from model.data.examples import EncodedExamples, encoded
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.evaluation.metrics import ratio
 from pipeline.evaluation.results import result_of
 from pipeline.evaluation.task import MODEL, Judged, TaskEvaluationConfig
-from pipeline.serving.predictor import Predictor, encoded, of_tokens, padded
+from pipeline.serving.predictor import Predictor
 from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import FinetuneConfig
 
@@ -24,23 +25,6 @@ SCALE = 50.0  # letters: the network counts in units of it
 class LettersExamplesConfig(ExamplesConfig):
     phrase: Annotated[str, "Where a row's text lies."]
     size: Annotated[str, "Where its number of letters lies."]
-
-
-@dataclass(frozen=True)
-class Lengths:
-    ids: list[str]
-    tokens: list[np.ndarray]
-    sizes: np.ndarray
-    n_cut: int
-
-    @property
-    def lengths(self):
-        return np.array([len(tokens) for tokens in self.tokens])
-
-    def batch(self, places):
-        import torch
-
-        return padded([self.tokens[i] for i in places]) | {"sizes_B": torch.from_numpy(self.sizes[places])}
 
 
 class LetterCounter(Predictor):
@@ -86,8 +70,9 @@ class Letters(Kind):
 
     def encode(self, examples, split, tokenizer, max_tokens, truncation_side):
         table = read_examples(examples.directory, split)
-        tokens, is_sharded = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
-        return Lengths(table["id"].to_pylist(), tokens, table["size"].to_numpy(), int(is_sharded.sum()))
+        tokens, is_cut = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
+        sizes = {"sizes_B": table["size"].to_numpy()}
+        return EncodedExamples(table["id"].to_pylist(), tokens, sizes, int(is_cut.sum()))
 
     def network(self, cfg, decoder, examples):
         from model.network.heads import classifier_from_decoder, new_classifier
@@ -101,8 +86,10 @@ class Letters(Kind):
         return squared_error
 
     def validate(self, network, encoded):
-        numbers = of_tokens(network, encoded.tokens, lambda out_BC: out_BC[:, 1] - out_BC[:, 0])
-        return {"validation_loss": float(((numbers - encoded.sizes / SCALE) ** 2).mean())}
+        from model.evaluate import outputs_of_texts
+
+        numbers = outputs_of_texts(network, encoded.tokens, lambda out_BC: out_BC[:, 1] - out_BC[:, 0])
+        return {"validation_loss": float(((numbers - encoded.targets["sizes_B"] / SCALE) ** 2).mean())}
 
     def baselines(self, train, held_out):
         mean = float(train["size"].to_numpy().mean())

@@ -7,7 +7,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -18,15 +17,14 @@ from model.training.curve import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
 from pipeline.evaluation.laws import whole_texts
-from pipeline.serving.predictor import encoded, of_tokens
 from pipeline.store.errors import Terminated
 from pipeline.store.records import SPLITS, Checkpoint, Shards, TokenizerFile
 from pipeline.store.shards import write_rows
 from pipeline.store.store import Silent, Store
-from pipeline.tasks.classification import KIND, EncodedTexts
+from pipeline.tasks.classification import KIND
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 from pipeline.tasks.classification import ClassificationFinetuneConfig as FinetuneConfig
-from pipeline.training.finetune import ExampleBatches, finetune_stage, random_baseline, train_config
+from pipeline.training.finetune import finetune_stage, random_baseline
 from tests.children import python
 
 FINETUNE = finetune_stage(KIND)
@@ -217,25 +215,6 @@ def test_finetune_config_broken_rule_is_named(settings, message):
         FinetuneConfig(**settings)
 
 
-def encoded_lengths(lengths) -> EncodedTexts:
-    tokens = [np.full(length, i % 250) for i, length in enumerate(lengths)]
-    return EncodedTexts([f"id{i}" for i in range(len(tokens))], tokens, np.arange(len(tokens)) % 2)
-
-
-@pytest.mark.parametrize(("n_examples", "rows"), [(96, 8), (241, 128), (255, 128), (100, 8), (7, 7), (8, 7), (1, 1)])
-def test_f_an_epoch_reads_every_example_once(n_examples, rows):
-    """Of 241 examples 113 were never read in an epoch of batches of 128, and nothing said so (tabnet#537)."""
-    batches = ExampleBatches(encoded_lengths(np.random.default_rng(0).integers(1, 30, n_examples)), rows=rows, seed=3)
-    cfg = FinetuneConfig(epochs=3, rows=rows)
-    n_steps = train_config(cfg, n_examples).n_steps
-    assert n_steps == 3 * -(-n_examples // rows)
-    for epoch in range(3):
-        steps = [batches.documents_of_batch(n_steps // 3 * epoch + k) for k in range(n_steps // 3)]
-        assert sorted(one for ids in steps for one in ids) == sorted(f"id{i}" for i in range(n_examples))
-        sizes = {len(ids) for ids in steps}
-        assert max(sizes) <= rows and max(sizes) - min(sizes) <= 1  # no small batch, whose update would be as large
-
-
 def test_f_texts_that_are_cut_are_counted_and_told(tmp_path, base, caplog):
     """The last word decided, the model never saw it, and nothing said that texts were cut (trl#3449)."""
     rng = random.Random(0)
@@ -259,44 +238,3 @@ def test_f_texts_that_are_cut_are_counted_and_told(tmp_path, base, caplog):
     assert measures["left"]["validation_accuracy"] == 1 > measures["right"]["validation_accuracy"]
     assert "longer than 24 tokens, so that their ends are not read: " in caplog.text
     assert "train the base with a longer context" in caplog.text
-
-
-def test_batches_are_a_function_of_seed_and_number_alone():
-    examples = encoded_lengths(np.random.default_rng(0).integers(1, 30, 100))
-    forward, anyhow = (ExampleBatches(examples, rows=8, seed=3) for _ in range(2))
-    order = {k: forward.places(k).tolist() for k in range(36)}
-    assert all(anyhow.places(k).tolist() == order[k] for k in (35, 2, 17, 0, 23))
-    assert order[0] != order[12]
-    assert ExampleBatches(examples, rows=8, seed=4).places(0).tolist() != order[0]
-
-
-def test_batches_hold_texts_of_like_length():
-    lengths = np.random.default_rng(0).integers(1, 100, 800)
-    batches = ExampleBatches(encoded_lengths(lengths), rows=8, seed=0)
-    padded = sum(batches.batch(k)["ids_BT"].numel() for k in range(100))
-    assert padded < 1.1 * lengths.sum()
-
-
-def test_encoded_opens_with_end_of_text_and_cuts_the_end(base):
-    tokenizer = load_tokenizer(base.directory / "tokenizer")
-    tokens, is_sharded = encoded(tokenizer, ["", "abc", "abcdef"], 4)
-    assert [ids.tolist() for ids in tokens] == [[256], [256, 97, 98, 99], [256, 97, 98, 99]]
-    assert is_sharded.tolist() == [False, False, True]
-    ends, is_sharded = encoded(tokenizer, ["", "abc", "abcdef"], 4, "left")
-    assert [ids.tolist() for ids in ends] == [[256], [256, 97, 98, 99], [256, 100, 101, 102]]
-    assert is_sharded.tolist() == [False, False, True]
-
-
-def test_class_probabilities_do_not_depend_on_the_batch(base):
-    from model.network.heads import new_classifier
-
-    model = new_classifier(DecoderConfig(vocab_size=257, **SHAPE), 3, seed=0).eval()
-    torch.nn.init.normal_(model.score.weight)
-    examples = encoded_lengths([5, 1, 9, 3, 24, 2])
-    together = of_tokens(model, examples.tokens, torch.nn.Softmax(-1))
-    np.testing.assert_allclose(together.sum(axis=1), 1)
-    np.testing.assert_allclose(of_tokens(model, examples.tokens, torch.nn.Softmax(-1), rows=1), together, atol=1e-6)
-    values = KIND.validate(model, examples)
-    right = together[np.arange(6), examples.classes]
-    assert values["validation_loss"] == pytest.approx(-np.log(right).mean())
-    assert values["validation_accuracy"] == (together.argmax(axis=1) == examples.classes).mean()

@@ -1,0 +1,143 @@
+"""Labelled examples to global batches: batch k is a pure function of (examples, rows, seed, k).
+
+In: texts, a tokenizer, and what is to be learned of each text. Out: batches of texts of similar length, padded on the
+right. Steps: encode and cut the texts; an epoch shuffles all examples, sorts pools of them by length, divides them
+into batches and shuffles these. Every example is read once per epoch.
+
+On a GPU rows are padded to one of a few lengths, so that few shapes are compiled and few sizes of memory reused: a
+multiple of an eighth of the next lower power of two, at least of 2 (16, 18, 20 ... 32, 36 ...), which adds at most an
+eighth and on average a twentieth. On a CPU padding only costs time, and rows are as long as the longest one. No model
+may let padding change the result of a row. torch is imported where tensors are made.
+
+Legend: B rows of a batch, T position, N examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from model.data.batches import rows_of_rank
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
+LENGTHS_PER_OCTAVE = 8  # lengths that rows are padded to, from one power of two to the next
+
+
+class Encoder(Protocol):
+    """The part of a tokenizer that encoding needs."""
+
+    @property
+    def end_of_text(self) -> int: ...
+    def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExamples:
+    """Texts as token ids, with what is to be learned of each."""
+
+    ids: list[str]  # of the examples
+    tokens: list[np.ndarray]  # int64, at least one per example
+    targets: Mapping[str, np.ndarray]  # (N, ...) by the name of the tensor in a batch, for instance labels_B
+    n_cut: int = 0  # texts that were longer than the model reads
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example; int64 (N,)."""
+        return np.array([len(tokens) for tokens in self.tokens], np.int64)
+
+    def batch(self, places: np.ndarray, width: int | None = None) -> "dict[str, Tensor]":
+        """ids_BT, lengths_B and the targets of the examples at `places`; T is `width`, None = the longest length."""
+        import torch
+
+        targets = {name: torch.from_numpy(values[places]) for name, values in self.targets.items()}
+        return padded([self.tokens[place] for place in places], width) | targets
+
+
+class ExampleBatches:
+    """Global batches of examples.
+
+    If the examples do not fill all batches of an epoch, some batches have one row less: a small last batch would move
+    the weights as far as a full one.
+    """
+
+    def __init__(self, examples: EncodedExamples, *, rows: int, seed: int, longest: int | None = None) -> None:
+        """At most `rows` examples per batch. With `longest`, the length that the model reads at most, rows are padded
+        to one of a few lengths."""
+        self.examples, self.seed, self.longest = examples, seed, longest
+        self.lengths = examples.lengths
+        self.batches_per_epoch = n_batches(len(examples.ids), rows)
+        shares = np.array_split(np.arange(len(examples.ids)), self.batches_per_epoch)
+        self.borders = np.cumsum([len(share) for share in shares])  # of the batches of an epoch
+        self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
+
+    def n_rows(self, k: int) -> int:
+        """Rows of the whole batch `k`."""
+        return len(self.places(k))
+
+    def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
+        """Process `rank`'s rows of batch `k`, as long as those of the other processes."""
+        places = self.places(k)
+        width = int(self.lengths[places].max())
+        if self.longest is not None:
+            width = min(padded_length(width), max(width, self.longest))
+        return self.examples.batch(places[rows_of_rank(len(places), rank, n_ranks)], width)
+
+    def documents_of_batch(self, k: int) -> list[str]:
+        """Ids of the examples in batch `k`."""
+        return [self.examples.ids[place] for place in self.places(k)]
+
+    def places(self, k: int) -> np.ndarray:
+        """Numbers of the examples in batch `k`."""
+        epoch, position = divmod(k, self.batches_per_epoch)
+        order = self.order  # read and written as a whole: another thread may build batches meanwhile
+        if order is None or order[0] != epoch:
+            order = self.order = epoch, self.epoch_order(epoch)
+        return order[1][position]
+
+    def epoch_order(self, epoch: int) -> list[np.ndarray]:
+        rng = np.random.default_rng([self.seed % 2**64, epoch])
+        shuffled = rng.permutation(len(self.examples.ids))
+        pools = [
+            pool[np.argsort(self.lengths[pool], kind="stable")]
+            for pool in np.split(shuffled, self.borders[POOL_BATCHES - 1 :: POOL_BATCHES])
+        ]
+        batches = np.split(np.concatenate(pools), self.borders[:-1])
+        return [batches[place] for place in rng.permutation(self.batches_per_epoch)]
+
+
+def n_batches(n_examples: int, rows: int) -> int:
+    """Batches per epoch: enough for all examples, with at most `rows` in a batch."""
+    return -(-n_examples // rows)
+
+
+def padded_length(length: int) -> int:
+    """The smallest of the few lengths that is at least `length`."""
+    step = max(2, (1 << (length.bit_length() - 1)) // LENGTHS_PER_OCTAVE)
+    return -(-length // step) * step
+
+
+def encoded(
+    tokenizer: Encoder, texts: Sequence[str], max_tokens: int, truncation_side: str = "right"
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Ids of each text after the end-of-text token, which also opens documents in pretraining, at most `max_tokens`;
+    and whether the text was cut: its end on the side "right", its beginning on the side "left"."""
+    most = max_tokens - 1
+    ids_of_texts = tokenizer.encode_batch(list(texts))
+    kept = [ids[:most] if truncation_side == "right" else ids[-most:] for ids in ids_of_texts]
+    is_cut = np.array([len(ids) > most for ids in ids_of_texts], bool)
+    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_cut
+
+
+def padded(tokens: Sequence[np.ndarray], width: int | None = None) -> "dict[str, Tensor]":
+    """ids_BT, padded on the right to `width` (None = the longest row), and lengths_B; int64."""
+    import torch
+
+    lengths = [len(ids) for ids in tokens]
+    ids_BT = np.zeros((len(tokens), width or max(lengths)), np.int64)
+    for row, ids in enumerate(tokens):
+        ids_BT[row, : len(ids)] = ids
+    return {"ids_BT": torch.from_numpy(ids_BT), "lengths_B": torch.tensor(lengths)}

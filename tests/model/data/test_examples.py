@@ -1,0 +1,125 @@
+"""Examples to batches: all of them once per epoch, like lengths together, and padding that changes nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.data.examples import EncodedExamples, ExampleBatches, encoded, n_batches, padded_length
+from model.evaluate import outputs_of_texts
+from model.network.heads import new_classifier
+from model.network.shape import DecoderConfig
+from model.training.loss import classification_loss
+
+SHAPE = DecoderConfig(
+    vocab_size=257, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=24
+)
+
+
+def examples_of(lengths) -> EncodedExamples:
+    tokens = [np.full(length, i % 250) for i, length in enumerate(lengths)]
+    return EncodedExamples([f"id{i}" for i in range(len(tokens))], tokens, {"labels_B": np.arange(len(tokens)) % 2})
+
+
+class Letters:
+    """A tokenizer with an id per letter."""
+
+    end_of_text = 256
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [[ord(letter) for letter in text] for text in texts]
+
+
+@pytest.mark.parametrize(("n_examples", "rows"), [(96, 8), (241, 128), (255, 128), (100, 8), (7, 7), (8, 7), (1, 1)])
+def test_f_an_epoch_reads_every_example_once(n_examples, rows):
+    """Of 241 examples 113 were never read in an epoch of batches of 128, and nothing said so (tabnet#537)."""
+    batches = ExampleBatches(examples_of(np.random.default_rng(0).integers(1, 30, n_examples)), rows=rows, seed=3)
+    per_epoch = n_batches(n_examples, rows)
+    assert per_epoch == -(-n_examples // rows)
+    for epoch in range(3):
+        steps = [batches.documents_of_batch(per_epoch * epoch + k) for k in range(per_epoch)]
+        assert sorted(one for ids in steps for one in ids) == sorted(f"id{i}" for i in range(n_examples))
+        sizes = {len(ids) for ids in steps}
+        assert max(sizes) <= rows and max(sizes) - min(sizes) <= 1  # no small batch, whose update would be as large
+        assert [batches.n_rows(per_epoch * epoch + k) for k in range(per_epoch)] == [len(ids) for ids in steps]
+
+
+def test_batches_are_a_function_of_seed_and_number_alone():
+    examples = examples_of(np.random.default_rng(0).integers(1, 30, 100))
+    forward, anyhow = (ExampleBatches(examples, rows=8, seed=3) for _ in range(2))
+    order = {k: forward.places(k).tolist() for k in range(36)}
+    assert all(anyhow.places(k).tolist() == order[k] for k in (35, 2, 17, 0, 23))
+    assert order[0] != order[12]
+    assert ExampleBatches(examples, rows=8, seed=4).places(0).tolist() != order[0]
+
+
+@pytest.mark.parametrize("longest", [None, 24])
+def test_rows_of_all_ranks_are_the_whole_batch(longest):
+    batches = ExampleBatches(examples_of([3, 9, 17, 2, 20, 24, 1, 5, 8]), rows=5, seed=0, longest=longest)
+    for k in range(4):
+        whole = batches.batch(k)
+        for n_ranks in (1, 2, 3):
+            parts = [batches.batch(k, rank, n_ranks) for rank in range(n_ranks)]
+            for name, tensor in whole.items():
+                assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
+
+
+@pytest.mark.parametrize("longest", [None, 100])
+def test_batches_hold_texts_of_like_length(longest):
+    """Lengths of short texts are spread like those of comments and headlines: log-normal about 20."""
+    lengths = np.random.default_rng(0).lognormal(3, 0.5, 6400).clip(2, 100).astype(int)
+    batches = ExampleBatches(examples_of(lengths), rows=64, seed=0, longest=longest)
+    widths = [batches.batch(k)["ids_BT"].size(1) for k in range(100)]
+    n_cells = sum(width * batches.n_rows(k) for k, width in enumerate(widths))
+    assert 1 - lengths.sum() / n_cells < 0.1
+    assert longest is None or len(set(widths)) <= 24
+
+
+@given(length=st.integers(1, 5000))
+@settings(max_examples=200, deadline=None)
+def test_padded_lengths_add_at_most_an_eighth(length):
+    width = padded_length(length)
+    assert length <= width <= max(length * 1.125, length + 1) and padded_length(width) == width
+
+
+def test_padded_rows_are_never_longer_than_the_model_reads():
+    batches = ExampleBatches(examples_of([21, 23, 24, 17]), rows=2, seed=0, longest=23)
+    for k in range(2):
+        longest = max(len(batches.examples.tokens[place]) for place in batches.places(k))
+        assert batches.batch(k)["ids_BT"].size(1) == max(longest, min(padded_length(longest), 23))
+
+
+def test_padding_changes_no_result_of_a_row():
+    model = new_classifier(SHAPE, 2, seed=0)
+    torch.nn.init.normal_(model.score.weight)
+    examples, places = examples_of([5, 1, 9, 3, 17, 2]), np.arange(6)
+    losses, gradients = [], []
+    for width in (17, 18, 24):
+        batch = examples.batch(places, width)
+        assert batch["ids_BT"].shape == (6, width)
+        loss, n = classification_loss(model, batch)
+        (gradient,) = torch.autograd.grad(loss, model.model.embed_tokens.weight)
+        losses.append(loss / n)
+        gradients.append(gradient)
+    torch.testing.assert_close(losses[1], losses[0])
+    torch.testing.assert_close(losses[2], losses[0])
+    torch.testing.assert_close(gradients[2], gradients[0])
+
+
+def test_encoded_opens_with_end_of_text_and_cuts_the_end():
+    tokens, is_cut = encoded(Letters(), ["", "abc", "abcdef"], 4)
+    assert [ids.tolist() for ids in tokens] == [[256], [256, 97, 98, 99], [256, 97, 98, 99]]
+    assert is_cut.tolist() == [False, False, True]
+    ends, is_cut = encoded(Letters(), ["", "abc", "abcdef"], 4, "left")
+    assert [ids.tolist() for ids in ends] == [[256], [256, 97, 98, 99], [256, 100, 101, 102]]
+    assert is_cut.tolist() == [False, False, True]
+
+
+def test_outputs_of_texts_do_not_depend_on_the_texts_beside_them():
+    model = new_classifier(SHAPE, 3, seed=0).eval()
+    torch.nn.init.normal_(model.score.weight)
+    tokens = examples_of([5, 1, 9, 3, 24, 2]).tokens
+    together = outputs_of_texts(model, tokens, torch.nn.Softmax(-1))
+    np.testing.assert_allclose(together.sum(axis=1), 1)
+    np.testing.assert_allclose(outputs_of_texts(model, tokens, torch.nn.Softmax(-1), rows=1), together, atol=1e-6)

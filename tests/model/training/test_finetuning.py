@@ -1,0 +1,147 @@
+"""Fine-tuning a classifier from files: what it learns, what it prints, and what it refuses."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.cli import main
+from model.data.labelled import read_labelled
+from model.evaluate import classification_metrics
+from model.network.registry import load_classifier
+from model.training.curve import read_curve
+from model.training.finetune_settings import FinetuneSettings, train_config
+
+QUICK = ("--set", "epochs=8", "--set", "rows=8", "--set", "adamw_lr=0.02", "--set", "validate_every=15")
+
+
+def rows(n_rows: int, seed: int = 0) -> list[dict[str, str]]:
+    """The first letter tells the label."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("kmo", k=3)) for _ in range(n_rows)]
+    return [{"text": f"{'ab'[i % 2]}{word}", "label": ["good", "bad"][i % 2]} for i, word in enumerate(words)]
+
+
+def write(path: Path, table: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> tuple[Path, Path]:
+    """Examples to train on as Parquet, to validate on as JSON lines."""
+    folder = tmp_path_factory.mktemp("examples")
+    pq.write_table(pa.Table.from_pylist(rows(96)), folder / "train.parquet")
+    return folder / "train.parquet", write(folder / "held.jsonl", rows(40, seed=1))
+
+
+@pytest.fixture(scope="module")
+def finetuned(trained, files, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finetuned") / "model"
+    return out, ["finetune", str(trained), str(files[0]), str(out), "--validation", str(files[1]), *QUICK]
+
+
+def test_finetune_learns_the_labels_prints_its_numbers_and_can_be_called_again(finetuned, trained, capsys):
+    out, call = finetuned
+    assert main(call) == 0
+    printed, _ = capsys.readouterr()
+    assert "96 examples of 2 labels (bad, good), 96 steps" in printed and "step 90/96: validation loss" in printed
+    last = printed.splitlines()[-1]
+    assert last.startswith("finished: validation loss 0.") and last.endswith("accuracy 1.0000, macro F1 1.0000")
+    assert load_classifier(out)[1] == ("bad", "good")
+    for file in (trained / "tokenizer").iterdir():
+        assert (out / "tokenizer" / file.name).read_bytes() == file.read_bytes()
+    weights = (out / "model.safetensors").read_bytes()
+    assert len([line for line in read_curve(out) if "loss" in line]) == 96
+    assert main(call) == 0 and capsys.readouterr()[0].splitlines()[-1] == last
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert main([*call[:-2], "--set", "label_smoothing=0.1"]) == 1
+    assert "now the data is" in capsys.readouterr()[1]
+
+
+def test_finetune_without_validation_examples_holds_a_tenth_out(trained, files, tmp_path, capsys):
+    call = ["finetune", str(trained), str(files[0]), str(tmp_path / "model"), "--set", "epochs=1"]
+    assert main(call) == 0
+    training, held_out = read_labelled(files[0]).divided()
+    assert len(training.texts) + len(held_out.texts) == 96 and not set(training.texts) & set(held_out.texts)
+    assert f"{len(training.texts)} examples of 2 labels" in capsys.readouterr()[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ([{"text": "a"}], "no column 'label'; there are text"),
+        ([{"text": "a", "label": "x"}, {"text": " ", "label": "y"}], "row 2: text is ' '"),
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": None}], "row 2: label is None"),
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": "x"}], r"labels are \['x'\], .* at least 2"),
+        ([{"text": "a", "label": "x"}, {"text": "b", "label": "y"}], "2 examples are too few to hold out a tenth"),
+    ],
+)
+def test_finetune_examples_that_do_not_fit_are_refused(trained, tmp_path, table, message):
+    path = write(tmp_path / "examples.jsonl", table)
+    with pytest.raises(ValueError, match=rf"examples\.jsonl: .*{message}"):
+        texts = read_labelled(path)
+        texts.label_names()
+        texts.divided()
+
+
+def test_finetune_faults_are_one_line(trained, files, tmp_path, capsys):
+    (tmp_path / "broken.jsonl").write_text("{")
+    out = str(tmp_path / "model")
+    unknown = write(tmp_path / "unknown.jsonl", [{"text": "a", "label": "ugly"}])
+    for call, message in (
+        ([str(trained), str(tmp_path / "broken.jsonl"), out], "broken.jsonl: not readable as JSON lines"),
+        ([str(trained), str(files[0]), out, "--set", "epoch=1"], "no such setting; did you mean epochs?"),
+        ([str(trained), str(files[0]), out, "--set", "epochs=0"], "epochs=0 must be at least 1"),
+        ([str(tmp_path), str(files[0]), out], "is not the folder of a model"),
+        ([str(trained), str(files[0]), out, "--validation", str(unknown)], "unknown.jsonl: no training example has"),
+        ([str(trained), str(files[0]), str(trained)], "train in another folder"),
+    ):
+        assert main(["finetune", *call]) == 1
+        err = capsys.readouterr()[1]
+        assert message in err and len(err.splitlines()) == 1
+
+
+def test_labels_are_text_and_numbers_are_written_as_in_json(tmp_path):
+    assert read_labelled(write(tmp_path / "a.jsonl", [{"t": "x", "y": 1}, {"t": "z", "y": 0}]), "t", "y").labels == (
+        "1",
+        "0",
+    )
+    path = write(tmp_path / "b.jsonl", [{"text": "x", "label": True}, {"text": "z", "label": False}])
+    assert read_labelled(path).label_names() == ("false", "true")
+
+
+def test_classification_metrics_equal_those_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, f1_score, log_loss
+
+    rng = np.random.default_rng(0)
+    probabilities_NC, classes_N = rng.dirichlet(np.ones(4), 50), rng.integers(0, 4, 50)
+    chosen_N, found = probabilities_NC.argmax(axis=1), classification_metrics(probabilities_NC, classes_N)
+    assert found["loss"] == pytest.approx(log_loss(classes_N, probabilities_NC, labels=range(4)))
+    assert found["accuracy"] == pytest.approx(accuracy_score(classes_N, chosen_N))
+    assert found["macro_f1"] == pytest.approx(f1_score(classes_N, chosen_N, average="macro"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"initialisation": "best"}, "initialisation='best' must be one of pretrained, random"),
+        ({"max_tokens": 1}, "max_tokens=1 must be at least 2"),
+        ({"rows": 0}, "rows=0 must be at least 1"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must be"),
+        ({"warmup_fraction": 1.5}, r"warmup_fraction=1\.5 must lie"),
+    ],
+)
+def test_settings_that_break_a_rule_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneSettings(**settings)
+
+
+def test_train_config_reads_every_example_once_per_epoch():
+    plan = train_config(FinetuneSettings(epochs=3, rows=128), n_examples=241)
+    assert (plan.n_steps, plan.rows, plan.micro_batch) == (6, 128, 128)
+    assert train_config(FinetuneSettings(rows=10_000), n_examples=600).micro_batch == 200

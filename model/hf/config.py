@@ -8,7 +8,7 @@ cannot compute is refused by its name, and so are switches of ours that no famil
 from collections.abc import Mapping
 from typing import Any
 
-from model.hf.families import FAMILIES, Family
+from model.hf.families import CLASSIFIER, DECODER, FAMILIES, Family
 from model.network.shape import DecoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
@@ -63,7 +63,7 @@ def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> d
     """config.json in the family of `cfg`; with `labels`, that of a sequence classifier."""
     family = family_of(cfg)
     config: dict[str, Any] = {
-        "architectures": [family.architecture if labels is None else family.classifier],
+        "architectures": [family.architectures[DECODER if labels is None else CLASSIFIER]],
         "model_type": family.model_type,
         **{theirs: getattr(cfg, ours) for ours, theirs in family.sizes.items()},
         **{theirs: getattr(cfg, switches[0]) for theirs, switches in family.flags.items()},
@@ -77,6 +77,16 @@ def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> d
         dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         return config | {"n_ctx": cfg.max_seq_len, **dropouts}  # llama.cpp's own converter reads n_ctx
     return config | _window_to_hf(cfg, family) | _rope_to_hf(cfg)
+
+
+def kind_in(config: Mapping[str, Any]) -> str:
+    """Kind of model (model/network/registry.py) whose class a config.json names; a decoder if it names none."""
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and names else None
+    kinds = {
+        architecture: kind for family in FAMILIES.values() for kind, architecture in family.architectures.items()
+    }
+    return kinds.get(name, DECODER) if isinstance(name, str) else DECODER
 
 
 def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:

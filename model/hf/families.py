@@ -1,8 +1,8 @@
 """Tables of the families: what Hugging Face calls our config fields, our switches and our weights.
 
 In: nothing. Out: FAMILIES by model_type; model/hf/config.py and model/hf/weights.py read them both ways. Our modules
-carry the names of Llama and Qwen3, so that only GPT-2 needs a table of weights: its linear layers are stored
-transposed (in, out), and its queries, keys and values lie in one matrix.
+have the names of Llama and Qwen3, so only GPT-2 needs rules for weights: its linear layers are stored transposed
+(in, out), and its queries, keys and values are one matrix. The switches themselves are in model/network/shape.py.
 
 Sources: arXiv:2302.13971 and arXiv:2407.21783 (Llama), arXiv:2407.10671 (Qwen2), arXiv:2505.09388 (Qwen3),
 arXiv:2310.06825 (Mistral), arXiv:2109.08668 (the squared ReLU of Arcee); names and defaults: transformers 5.23.
@@ -15,36 +15,37 @@ from typing import Any, Literal
 from model.network.shape import FAMILY_SWITCHES, NORM_EPS
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-HEADS = ("lm_head.", "score.")  # stand beside the trunk, without its prefix
+DECODER, CLASSIFIER = "decoder", "sequence_classifier"  # kinds of models, as in model/network/registry.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WeightRule:
-    """Where weights of ours lie in a file of theirs; {} is the number of the layer, endings are .weight and .bias."""
+    """One name in a file of theirs and the names of ours that it stores. {} is the number of the layer; .weight and
+    .bias follow, whichever exist."""
 
-    ours: tuple[str, ...]  # several: they are joined along their outputs
+    ours: tuple[str, ...]  # several are joined along their outputs
     theirs: str
-    transposed: bool = False  # (in, out) instead of (out, in)
+    transposed: bool = False  # stored as (in, out) instead of (out, in)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One model_type. Where a config names a field of `fixed`, only these values mean what our decoder computes."""
+    """One model_type of transformers."""
 
     model_type: str
-    architecture: str  # class in transformers
-    classifier: str  # the same trunk under a head for sequences
+    architectures: Mapping[str, str]  # kind of model -> class in transformers
     sizes: Mapping[str, str]  # our field -> theirs
     switches: Mapping[str, Any]  # our field -> the only value that the family has
     flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # theirs -> our switches, which agree
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # theirs -> allowed; the first is written
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # theirs -> what transformers takes if it is not named
-    window: Literal["none", "every_layer", "layer_types"] = "none"  # layers that may see a sliding window
+    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # theirs -> allowed values; we write the first
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # theirs -> value where a config has none
+    window: Literal["none", "every_layer", "layer_types"] = "none"  # layers that may have a sliding window
     d_model_is: Literal["any", "multiple_of_heads", "heads"] = "any"  # heads: n_heads * d_head
     is_grouped: bool = True  # may have fewer heads of keys than of queries
-    prefix: str = "model."  # of the trunk's weights in a file
+    prefix: str = "model."  # of the names of the trunk's weights in a file
+    heads: tuple[str, ...] = ("lm_head.", "score.")  # beginnings of names that do not have the prefix
     rules: tuple[WeightRule, ...] = ()  # none: the names are ours
-    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of what old files hold beside weights
+    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of names in old files that are no weights
 
 
 LLAMA_SIZES = {
@@ -77,8 +78,7 @@ GPT2_LAYER = "transformer.h.{}."
 
 GPT2 = Family(
     model_type="gpt2",
-    architecture="GPT2LMHeadModel",
-    classifier="GPT2ForSequenceClassification",
+    architectures={DECODER: "GPT2LMHeadModel", CLASSIFIER: "GPT2ForSequenceClassification"},
     sizes=GPT2_SIZES,
     switches=FAMILY_SWITCHES["gpt2"],
     fixed={
@@ -113,8 +113,7 @@ GPT2 = Family(
 )
 LLAMA = Family(
     model_type="llama",
-    architecture="LlamaForCausalLM",
-    classifier="LlamaForSequenceClassification",
+    architectures={DECODER: "LlamaForCausalLM", CLASSIFIER: "LlamaForSequenceClassification"},
     sizes=LLAMA_SIZES,
     switches=FAMILY_SWITCHES["llama"],
     flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
@@ -124,8 +123,7 @@ LLAMA = Family(
 )
 QWEN3 = Family(
     model_type="qwen3",
-    architecture="Qwen3ForCausalLM",
-    classifier="Qwen3ForSequenceClassification",
+    architectures={DECODER: "Qwen3ForCausalLM", CLASSIFIER: "Qwen3ForSequenceClassification"},
     sizes=LLAMA_SIZES,
     switches=FAMILY_SWITCHES["qwen3"],
     flags={"attention_bias": ("qkv_bias", "output_bias")},
@@ -135,8 +133,7 @@ QWEN3 = Family(
 )
 QWEN2 = Family(
     model_type="qwen2",
-    architecture="Qwen2ForCausalLM",
-    classifier="Qwen2ForSequenceClassification",
+    architectures={DECODER: "Qwen2ForCausalLM", CLASSIFIER: "Qwen2ForSequenceClassification"},
     sizes=LLAMA_SIZES,
     switches=FAMILY_SWITCHES["qwen2"],
     fixed=SILU,
@@ -145,8 +142,7 @@ QWEN2 = Family(
 )
 MISTRAL = Family(
     model_type="mistral",
-    architecture="MistralForCausalLM",
-    classifier="MistralForSequenceClassification",
+    architectures={DECODER: "MistralForCausalLM", CLASSIFIER: "MistralForSequenceClassification"},
     sizes=LLAMA_SIZES,
     switches=FAMILY_SWITCHES["mistral"],
     fixed=SILU,
@@ -155,8 +151,7 @@ MISTRAL = Family(
 )
 ARCEE = Family(
     model_type="arcee",
-    architecture="ArceeForCausalLM",
-    classifier="ArceeForSequenceClassification",
+    architectures={DECODER: "ArceeForCausalLM", CLASSIFIER: "ArceeForSequenceClassification"},
     sizes=LLAMA_SIZES,
     switches=FAMILY_SWITCHES["arcee"],
     flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},

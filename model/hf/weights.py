@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.hf.config import family_of
-from model.hf.families import EMBEDDING, HEAD, HEADS, Family, WeightRule
+from model.hf.families import EMBEDDING, HEAD, Family, WeightRule
 from model.network.shape import DecoderConfig
 from model.training.files import check_same_shapes
 from model.training.weights import named_weights
@@ -103,7 +103,7 @@ def _with_prefix(weights: Mapping[str, Tensor], family: Family) -> dict[str, Ten
     """The weights without buffers; a file of a bare trunk, as that of the published GPT-2, leaves the prefix out."""
     prefix = "" if any(name.startswith(family.prefix) for name in weights) else family.prefix
     return {
-        name if name.startswith(HEADS) else prefix + name: weight
+        name if name.startswith(family.heads) else prefix + name: weight
         for name, weight in weights.items()
         if not name.endswith(family.buffers)
     }

@@ -74,6 +74,8 @@ def run_export(args: Namespace) -> int:
 def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
+    from model.hf.config import kind_in
+    from model.hf.families import CLASSIFIER
     from model.hf.files import read_classifier, read_folder
     from model.network.registry import load_model
     from model.training.files import CONFIG, read_json
@@ -83,8 +85,7 @@ def read_source(folder: Path) -> Source:
     if not isinstance(description, dict):
         raise ValueError(f"{folder / CONFIG} contains no JSON object; expected the config of a model")
     if "model_type" in description:
-        names = description.get("architectures") or [""]
-        if str(names[0]).endswith("ForSequenceClassification"):
+        if kind_in(description) == CLASSIFIER:
             model, labels = read_classifier(folder)
         else:
             model, labels = read_folder(folder), None

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from model.hf.config import config_from_hf, config_to_hf, family_of
+from model.hf.config import config_from_hf, config_to_hf, family_of, kind_in
+from model.hf.families import FAMILIES
+from model.network.registry import KINDS
 from model.network.shape import DecoderConfig, RopeScaling
 
 # What the folders of published models say (facts of their config.json; the fields that nobody computes left out).
@@ -252,6 +254,7 @@ def test_config_that_is_no_object_is_refused():
     ("change", "named"),
     [
         ({"norm": "layernorm"}, r"qwen3, differs in norm='layernorm', it has 'rmsnorm'"),
+        ({"norm_position": "post"}, r"qwen3, differs in norm_position='post', it has 'pre'"),
         ({"mlp": "relu2"}, r"mlp='relu2', it has 'swiglu'"),
         ({"qkv_bias": True}, r"qkv_bias=True and output_bias=False, it has them equal"),
         (
@@ -277,7 +280,13 @@ def test_gpt2_with_grouped_heads_has_no_family(decoders):
 def test_config_of_a_classifier_names_its_labels(decoders):
     config = config_to_hf(decoders["qwen3"], labels=("glad", "sad"))
     assert config["architectures"] == ["Qwen3ForSequenceClassification"]
+    assert kind_in(config) == "sequence_classifier" and kind_in(config_to_hf(decoders["qwen3"])) == "decoder"
     assert config["id2label"] == {"0": "glad", "1": "sad"}
+
+
+def test_architectures_of_every_family_are_of_kinds_that_a_model_may_have():
+    for family in FAMILIES.values():
+        assert family.architectures.keys() <= KINDS.keys()
 
 
 JSON = st.recursive(

@@ -142,8 +142,8 @@ def test_folder_with_absurdly_many_empty_tensors_is_refused(decoders, tmp_path):
     """Tensors without numbers cost a file nothing, and a reader memory each."""
     write_folder(tmp_path, Decoder(decoders["qwen3"]))
     path = tmp_path / "model.safetensors"
-    many = {f"w{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(300_000)}
-    text = json.dumps(many).encode()
+    one = '":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
+    text = ("{" + ",".join(f'"w{i}{one}' for i in range(300_000)) + "}").encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
     with pytest.raises(ValueError, match="and a header at most 16000000"):
         read_folder(tmp_path)

@@ -45,6 +45,7 @@ from model.training.distributed import (
 )
 from model.training.files import check_same_shapes
 from model.training.newton_schulz import orthogonalised
+from model.training.replicas import Replicas
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -162,6 +163,7 @@ class Muon:
     def __init__(self, weights: Mapping[str, nn.Parameter], momentum: float, n_steps: int) -> None:
         self.momentum_factor = momentum
         self.weights = dict(weights)
+        self.replicas: Replicas | None = None  # whose threads share the matrices out; None = products use the threads
         groups: dict[tuple[torch.Size, int | None], dict[str, nn.Parameter]] = {}
         for name, weight in weights.items():
             shape = torch.Size(sorted(weight.shape))
@@ -180,7 +182,7 @@ class Muon:
                 torch.where(is_applied, gradient_NRC, group.momentum_NRC, out=gradient_NRC)
             group.momentum_NRC.lerp_(gradient_NRC, 1 - self.momentum_factor)
             gradient_NRC.lerp_(group.momentum_NRC, self.momentum_factor)
-            update_NRC = group.orthogonalised(gradient_NRC, compile_backend)
+            update_NRC = group.orthogonalised(gradient_NRC, compile_backend, self.replicas)
             if is_applied is not None:
                 update_NRC = update_NRC * is_applied
             for weight, update_RC in zip(group.weights.values(), update_NRC.unbind(), strict=True):
@@ -218,10 +220,12 @@ class MuonGroup:
             raise ValueError(f"a weight of {list(self.weights)} has no gradient: it takes no part in the loss")
         return torch.stack(gradients)
 
-    def orthogonalised(self, shard_NRC: Tensor, compile_backend: str | None) -> Tensor:
+    def orthogonalised(self, shard_NRC: Tensor, compile_backend: str | None, replicas: Replicas | None) -> Tensor:
         def orthogonal(x_NRC: Tensor) -> Tensor:
             return orthogonalised(x_NRC, self.n_steps, compile_backend if x_NRC.is_cuda else None)
 
+        if replicas is not None:
+            return torch.cat(replicas.each(orthogonal, shard_NRC.chunk(len(replicas.models))))
         if not in_group():
             return orthogonal(shard_NRC)
         return orthogonalise_distributed(orthogonal, shard_NRC, self.shape, self.shard_dim)

@@ -57,6 +57,7 @@ from model.training.loop import Interrupted, fit
 from model.training.loss import LossFunction, language_model_loss
 from model.training.machine import deterministic_kernels, training_device
 from model.training.memory import chosen_micro_batch, explained_out_of_memory
+from model.training.replicas import replicas_for
 from model.training.resume import drop_later, newest_whole
 from model.training.schedule import stable_end
 from model.training.step import new_state
@@ -140,7 +141,7 @@ class _Run:
         torch.manual_seed(self.job.cfg.seed + rank())
         folder = self.last_checkpoint()
         self.resolve_open_settings(self.resume(folder) if folder is not None else {})
-        torch.set_num_threads(self.n_threads)  # before the first product: the count decides roundings
+        self.divide_work()
         if folder is not None and self.validates and self.is_validated(self.state.step):
             self.validate_again(folder)
         self.state.model.train()
@@ -157,6 +158,12 @@ class _Run:
             self.prune()
         if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)
+
+    def divide_work(self) -> None:
+        """Give the threads their work, before the first product: it decides roundings."""
+        replicas = replicas_for(self.state.model, self.n_threads, self.cfg.rows)
+        self.state.use_replicas(replicas)
+        torch.set_num_threads(self.n_threads if replicas is None else replicas.n_threads_each)
 
     def fit(self) -> None:
         fit(

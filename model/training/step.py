@@ -12,8 +12,9 @@ step is a spike (model/training/spikes.py). On a CPU the host reads these flags.
 they stay there and the update is conditional, because a read would make the host wait in the middle of a step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ from model.training.loss import Batch, LossFunction, language_model_loss
 from model.training.machine import precision
 from model.training.optim import Optimizer
 from model.training.prefetch import ON_HOST
+from model.training.replicas import Replicas
 from model.training.schedule import lr_factor
 from model.training.spikes import (
     History,
@@ -58,6 +60,10 @@ class TrainState:
     parallel: nn.Module | None = None  # the model's loss as DDP or FSDP has it; None in a single process
     is_asynchronous: bool = False  # the device works on while the host goes ahead; reading a tensor waits for it
     history_2W: Tensor | None = None  # the same history on such a device, where steps go ahead of what was read
+    replicas: Replicas | None = None  # threads compute with one each; None = they divide operations
+
+    def use_replicas(self, replicas: Replicas | None) -> None:
+        self.replicas = self.optimizer.muon.replicas = replicas
 
     def loss(self, loss_function: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:
         if self.parallel is None:
@@ -148,17 +154,33 @@ def accumulate_gradients(
 ) -> tuple[Tensor, Tensor]:
     """The summed loss of the global batch and its supervised targets, over all processes; gradients of the sum are
     in the weights."""
+    micro_batch = cfg.micro_batch or batch["ids_BT"].size(0)
+    if state.replicas is None:
+        loss_sum, n_supervised = passes(partial(state.loss, loss_function), batch, micro_batch, state.parallel)
+    else:
+        rows_each = -(-micro_batch // len(state.replicas.models))
+        sums = state.replicas.accumulate(
+            lambda model, rows: passes(partial(loss_function, model), rows, rows_each), batch
+        )
+        loss_sum, n_supervised = (torch.stack(sum_of_replica).sum() for sum_of_replica in zip(*sums, strict=True))
+    n_supervised = total(n_supervised)
+    return total(loss_sum), n_supervised
+
+
+def passes(
+    loss: Callable[[Batch], tuple[Tensor, Tensor]], batch: Batch, n_rows: int, parallel: nn.Module | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sums of losses and supervised targets of `batch`, and gradients, by forward and backward passes of `n_rows`."""
     loss_sums, counts = [], []
-    micros = list(micro_batches(batch, cfg.micro_batch or batch["ids_BT"].size(0)))
+    micros = list(micro_batches(batch, n_rows))
     for i, micro in enumerate(micros):
-        with accumulating(state.parallel, is_last=i == len(micros) - 1):
+        with accumulating(parallel, is_last=i == len(micros) - 1):
             with precision(micro["ids_BT"].device):
-                loss_sum, n_supervised = state.loss(loss_function, micro)
+                loss_sum, n_supervised = loss(micro)
             backward_of_sum(loss_sum)
         loss_sums.append(loss_sum.detach())
         counts.append(n_supervised)
-    n_supervised = total(torch.stack(counts).sum())
-    return total(torch.stack(loss_sums).sum()), n_supervised
+    return torch.stack(loss_sums).sum(), torch.stack(counts).sum()
 
 
 def spike_flag(

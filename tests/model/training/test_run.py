@@ -362,10 +362,16 @@ def test_run_keeps_the_thread_count_of_its_beginning_unless_another_is_given(dir
 
     class Stopping(Notebook):
         def metrics(self, step, values):
-            raise Stop(torch.get_num_threads())
+            raise Stop(torch.get_num_threads() * len(computing))
+
+    computing = set()  # threads, each with a replica; operations may use several
+
+    def loss(model, batch):
+        computing.add(threading.get_ident())
+        return language_model_loss(model, batch)
 
     batches = TokenBatches([read_token_shard(directory_killed / "tokens.arrow")], rows=4, seq_len=8, seed=0)
-    job = job_on(batches, dataclasses.replace(TRAIN, n_threads=given))
+    job = dataclasses.replace(job_on(batches, dataclasses.replace(TRAIN, n_threads=given)), loss_function=loss)
     torch.set_num_threads(3 - expected)  # what a run that knew of neither would take
     with pytest.raises(Stop) as stopped:
         run(directory_killed / "run", job, Stopping(directory_killed / "heard"))

@@ -60,7 +60,7 @@ def main() -> None:
         cache = model.new_cache(n_rows=1, max_len=args.tokens)
         read, one = (tuple(model(ids_BT[:1, part], cache=cache).shape) for part in (slice(0, 10), slice(10, 11)))
     print(f"logits of 10 ids of one row: {read}; of the next one, from the cache: {one}")
-    print(f"keys in the cache: {tuple(cache.keys_LNGSK.shape)}, {cache.position} tokens used")
+    print(f"keys in the cache: {tuple(cache.keys_LNGSK.shape)}, {max(cache.lengths)} tokens used")
 
 
 WAYS = {

@@ -9,13 +9,20 @@ Markdown tables, printed.
 - padded: the 8 prompts have lengths from a quarter of --prompt up to it.
 - cache: ours with the cache and without it, greedy.
 - first token: seconds until the first token of a row is there, which is the price of reading the prompt.
-- laying out: what a call costs more when it is given a Decoder and not a DecodeStep, which keeps its weights.
+- packing: milliseconds to pack the weights, which is paid once per model.
+- peer: with --peer, only this: processor seconds of this worktree beside those of another one, in two processes that
+  take turns; the figure is the median of the ratios of single turns, and greedy text must be the same.
 
-    python -m bench.generation [--model DIR] [--prompt 64] [--tokens 64] [--repeats 9]
+    python -m bench.generation [--model DIR] [--prompt 64] [--tokens 64] [--repeats 9] [--peer WORKTREE]
 """
 
 import argparse
+import copy
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +31,7 @@ from typing import Any
 import torch
 
 from bench.machine import machine
-from model.generation.decode import DecodeStep
+from model.generation.decode import pack
 from model.generation.generate import generate, tokens
 from model.generation.sample_config import SampleConfig
 from model.hf.config import config_to_hf
@@ -34,9 +41,12 @@ from model.network.shape import DecoderConfig
 
 BATCHES = (1, 8)
 TARGET = 1.5  # times the tokens per second of transformers
-RANDOM = DecoderConfig(
-    vocab_size=8192, n_layers=8, n_heads=8, n_kv_heads=8, d_model=512, d_head=64, d_ff=1408, max_seq_len=512
-)
+LARGE = {"n_layers": 8, "n_heads": 8, "n_kv_heads": 8, "d_model": 512, "d_head": 64, "d_ff": 1408}
+SMALL = {"n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "d_model": 256, "d_head": 64, "d_ff": 688}
+CONFIGS = {
+    "random": {"vocab_size": 8192, "max_seq_len": 512, **LARGE},
+    "random, small, tied": {"vocab_size": 4096, "max_seq_len": 512, "tie_embeddings": True, **SMALL},
+}
 Prompts = list[list[int]]
 
 
@@ -112,7 +122,7 @@ def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
     greedy = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     sampled = SampleConfig(max_new_tokens=args.tokens, temperature=0.8, top_k=50)
     for batch, padded in [(1, False), (8, False), (8, True)]:
-        step = DecodeStep(model)
+        step = pack(copy.deepcopy(model), batch)
         prompts = prompts_of(batch, args.prompt, model.cfg.vocab_size, padded=padded)
         for kind, cfg in (("greedy", greedy), ("sampled", sampled)):
             seconds = in_turns(
@@ -136,14 +146,15 @@ def speed_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
 def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
     cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     for batch in BATCHES:
-        prompts, step = prompts_of(batch, args.prompt, model.cfg.vocab_size), DecodeStep(model)
+        prompts, step = prompts_of(batch, args.prompt, model.cfg.vocab_size), pack(copy.deepcopy(model), batch)
         same = n_equal(generate(step, prompts, cfg), generate(model, prompts, cfg, use_cache=False))
         seconds = in_turns(
             {
                 "with": lambda prompts=prompts, step=step: generate(step, prompts, cfg),
                 "without": lambda prompts=prompts: generate(model, prompts, cfg, use_cache=False),
                 "first": lambda prompts=prompts, step=step: next(tokens(step, prompts, cfg)),
-                "anew": lambda prompts=prompts: generate(model, prompts, cfg),
+                "copying": lambda: copy.deepcopy(model),
+                "packing": lambda batch=batch: pack(copy.deepcopy(model), batch),
             },
             args.repeats,
         )
@@ -151,9 +162,55 @@ def cache_rows(name: str, model: Decoder, args: argparse.Namespace) -> None:
         print(
             f"| {name} | {batch} | {n / seconds['with']:,.0f} | {n / seconds['without']:,.0f} |"
             f" {seconds['without'] / seconds['with']:.1f} | {seconds['first'] * 1e3:.1f} |"
-            f" {(seconds['anew'] - seconds['with']) * 1e3:.1f} | {same:,} of {n:,} |",
+            f" {(seconds['packing'] - seconds['copying']) * 1e3:.1f} | {same:,} of {n:,} |",
             flush=True,
         )
+
+
+def peer_rows(sources: dict[str, str], vocab_sizes: dict[str, int], args: argparse.Namespace) -> None:
+    """Processor seconds here and in the worktree --peer, in turns."""
+    trees = {"here": Path(__file__).resolve().parent.parent, "peer": args.peer.resolve()}
+    script = str(trees["here"] / "bench" / "generation_peer.py")
+    children = {
+        name: subprocess.Popen(
+            [sys.executable, script, str(args.threads)],
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree), "PYTHONSAFEPATH": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name, tree in trees.items()
+    }
+
+    def turn(name: str, call: dict[str, Any]) -> dict[str, Any]:
+        child = children[name]
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(json.dumps(call) + "\n")
+        child.stdin.flush()
+        return json.loads(child.stdout.readline())
+
+    print("\n| model | batch | draw | here, tokens per processor second | peer | here / peer | same text |")
+    print("|---|---|---|---:|---:|---:|---|")
+    for model, source in sources.items():
+        for batch, padded, temperature in [(1, False, 0), (8, False, 0), (8, True, 0), (8, False, 0.8)]:
+            settings = {"max_new_tokens": args.tokens, "temperature": temperature, "top_k": 50}
+            prompts = prompts_of(batch, args.prompt, vocab_sizes[model], padded=padded)
+            call = {"model": source, "prompts": prompts, "settings": settings}
+            turns = [{name: turn(name, call) for name in children} for _ in range(args.repeats + 1)][1:]
+            seconds = {name: statistics.median(one[name]["seconds"] for one in turns) for name in children}
+            ratio = statistics.median(one["peer"]["seconds"] / one["here"]["seconds"] for one in turns)
+            same = all(one["here"]["rows"] == one["peer"]["rows"] for one in turns)
+            n, draw = batch * args.tokens, "sampled" if temperature else "greedy"
+            print(
+                f"| {model} | {batch}{' padded' if padded else ''} | {draw} | {n / seconds['here']:,.0f} |"
+                f" {n / seconds['peer']:,.0f} | {ratio:.2f} | {'yes' if same else 'no'} |",
+                flush=True,
+            )
+    for child in children.values():
+        assert child.stdin is not None
+        child.stdin.close()
+        child.wait()
 
 
 def main() -> None:
@@ -162,21 +219,29 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=64, metavar="TOKENS")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="new ones a row")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument(
+        "--peer", type=Path, metavar="WORKTREE", help="another commit, to compare speed and text with"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     models = {} if args.model is None else {"trained": load_decoder(args.model)}
-    models["random"] = random_decoder(RANDOM)
+    models |= {name: random_decoder(DecoderConfig(**cfg)) for name, cfg in CONFIGS.items()}
     print(machine(1))
     print(f"{args.threads} threads, prompts of {args.prompt} tokens, {args.tokens} new ones a row, float32.\n")
     for name, model in models.items():
         cfg = model.cfg
         print(f"{name}: {cfg.n_layers} layers, {cfg.d_model} wide, vocabulary {cfg.vocab_size:,}.")
+    if args.peer is not None:
+        sources = {} if args.model is None else {"trained": str(args.model.resolve())}
+        sources |= {name: json.dumps(cfg) for name, cfg in CONFIGS.items()}
+        peer_rows(sources, {name: model.cfg.vocab_size for name, model in models.items()}, args)
+        return
     print("\n| model | batch | draw | ours, tokens/s | transformers, tokens/s | ratio | same greedy tokens |")
     print("|---|---|---|---:|---:|---:|---:|")
     for name, model in models.items():
         speed_rows(name, model, args)
-    print("\n| model | batch | with cache, tokens/s | without | ratio | first token, ms | laying out, ms | same |")
+    print("\n| model | batch | with cache, tokens/s | without | ratio | first token, ms | packing, ms | same |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, model in models.items():
         cache_rows(name, model, args)

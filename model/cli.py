@@ -208,12 +208,13 @@ class Printed:
 
 
 def run_sample(args: argparse.Namespace) -> int:
+    from model.generation.decode import pack
     from model.generation.generate import stream_text
     from model.generation.sample_config import SampleConfig
     from model.network.registry import load_decoder
     from model.training.placement import for_generation
 
-    decoder = for_generation(load_decoder(args.model))
+    decoder = pack(for_generation(load_decoder(args.model)))
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
     cfg = SampleConfig(
         max_new_tokens=args.tokens,

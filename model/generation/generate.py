@@ -1,62 +1,63 @@
-"""Continue texts: from prompts to new tokens, step by step, many rows at once.
+"""Continues texts: from prompts to new tokens, step by step, many rows at once.
 
 In: prompts as lists of ids. Out: new ids or text, all at the end or as they come. Steps: read the prompts in one
-pass; draw a token a row (sampling.py); read only that token in the next pass, because a cache holds the keys and
-values of the others. Rows that are over leave the batch.
+pass; draw a token per row (sampling.py); read only that token in the next pass, because a cache holds the keys and
+values of the others (slots.py). Rows that end leave, and rows that wait for a slot take their place.
 
-Prompts of different lengths are padded at the left, so that all rows go on at the same place. A mask hides the
-padding and positions count from a row's first token: the padding changes nothing, and a row's text depends on its
-prompt, the config and its own number alone (up to the rounding of floating point, which differs with the batch).
+A row's text depends on its prompt, its config and its own number alone, not on its neighbours, on when it joined or
+on who left (up to the rounding of floating point, which differs with the batch). When a row has filled the context,
+it continues from its newest half.
 
-When a row has filled the context, it goes on from its newest half. Cached keys carry the positions they were made
-with and so cannot slide: the whole batch is read anew, each of the other rows from where it began.
+A model may be packed (decode.py), which is faster. One in training generates as it is and is not changed.
 
-Legend: B rows in the batch, T query position, S key position, D d_model, V vocab.
+Legend: B rows in the batch, V vocab.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.generation.decode import DecodeStep
 from model.generation.sample_config import SampleConfig
-from model.generation.sampling import draw, penalised, uniform_numbers
+from model.generation.sampling import RowSampler
+from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
-from model.network.kv_cache import KVCache
-from model.network.visible import CAUSAL, Visible
 
 
 def generate(
-    model: Decoder | DecodeStep,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
-    cfg: SampleConfig,
+    cfg: SampleConfig | Sequence[SampleConfig],
     *,
     row_numbers: Sequence[int] | None = None,
+    n_slots: int | None = None,
     use_cache: bool = True,
 ) -> list[list[int]]:
     """New ids of each row, without prompt and stop id.
 
-    `row_numbers`: what a row draws with beside the seed, None = 0, 1, 2 ...; several samples of one prompt are that
-    prompt several times. Without a cache each step reads all tokens again, with the same result, as a check.
-    A Decoder's weights are laid out anew for every call, which takes as long as about 20 tokens; a DecodeStep keeps
-    them, but does not see when the model is trained on.
+    `cfg`: one config for all rows, or one per row. `row_numbers`: what a row draws with beside the seed, None = 0,
+    1, 2 ...; several samples of one prompt are that prompt several times. `n_slots`: how many rows are written at a
+    time, None = all; the others wait until one ends. Without a cache each step reads all tokens again as a check,
+    with the same result.
     Raises ValueError for no prompt, an empty one, an id outside the vocabulary, a prompt longer than the context
-    (unless cfg.keep_prompt_end), and stop strings, which only text has.
+    (unless cfg.keep_prompt_end), stop strings, which only text has, and logits that are not finite.
     """
-    if cfg.stop:
-        raise ValueError(f"stop={cfg.stop!r} is matched on text: call generate_text, or give stop_ids")
+    if stop := next((one.stop for one in configs_of(cfg, len(prompts)) if one.stop), None):
+        raise ValueError(f"stop={stop!r} is matched on text: call generate_text, or give stop_ids")
     rows: list[list[int]] = [[] for _ in prompts]
-    for row, token in tokens(model, prompts, cfg, row_numbers=row_numbers, use_cache=use_cache):
+    new = tokens(model, prompts, cfg, row_numbers=row_numbers, n_slots=n_slots, use_cache=use_cache)
+    for row, token in new:
         rows[row].append(token)
     return rows
 
 
 def generate_text(
-    model: Decoder | DecodeStep,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
-    cfg: SampleConfig,
+    cfg: SampleConfig | Sequence[SampleConfig],
     decode_bytes: DecodeBytes,
     *,
     row_numbers: Sequence[int] | None = None,
@@ -69,18 +70,19 @@ def generate_text(
 
 
 def stream_text(
-    model: Decoder | DecodeStep,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
-    cfg: SampleConfig,
+    cfg: SampleConfig | Sequence[SampleConfig],
     decode_bytes: DecodeBytes,
     *,
     row_numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, str]]:
-    """Row and piece of text, as soon as it is certain; a row's pieces together are its text in `generate_text`.
+    """Row and piece of text, as soon as it is final; a row's pieces together are its text in `generate_text`.
 
-    A piece holds whole characters and no part of a stop string. Raises as `generate`, before the first piece.
+    A piece contains whole characters and no part of a stop string. Raises as `generate`, what concerns the arguments
+    before the first piece.
     """
-    texts = [TextStream(decode_bytes, cfg.stop) for _ in prompts]
+    texts = [TextStream(decode_bytes, one.stop) for one in configs_of(cfg, len(prompts))]
     new = tokens(model, prompts, cfg, is_over=lambda row: texts[row].is_done, row_numbers=row_numbers)
     return _pieces(new, texts)
 
@@ -95,69 +97,114 @@ def _pieces(new: Iterator[tuple[int, int]], texts: Sequence[TextStream]) -> Iter
 
 
 def tokens(
-    model: Decoder | DecodeStep,
+    model: Decoder,
     prompts: Sequence[Sequence[int]],
-    cfg: SampleConfig,
+    cfg: SampleConfig | Sequence[SampleConfig],
     *,
     is_over: Callable[[int], bool] = lambda row: False,
     row_numbers: Sequence[int] | None = None,
+    n_slots: int | None = None,
     use_cache: bool = True,
 ) -> Iterator[tuple[int, int]]:
-    """Row and new id, row after row and step after step. After each one `is_over` is asked whether the row ends."""
-    step = model if isinstance(model, DecodeStep) else DecodeStep(model)
-    contexts = checked_prompts(prompts, cfg, step.model.cfg.vocab_size, step.model.cfg.max_seq_len)
+    """Row and new id, step by step, in any order within a step. After each, `is_over` says if the row ends."""
+    cfgs = configs_of(cfg, len(prompts))
+    contexts = checked_prompts(prompts, cfgs, model.cfg.vocab_size, model.cfg.max_seq_len)
     numbers = range(len(prompts)) if row_numbers is None else row_numbers
     if len(numbers) != len(prompts):
         raise ValueError(f"{len(numbers)} row_numbers for {len(prompts)} prompts: give one for each, or None")
-    return _tokens(Batch(step, contexts, cfg.max_new_tokens, use_cache), cfg, is_over, numbers)
+    if n_slots is not None and n_slots < 1:
+        raise ValueError(f"n_slots={n_slots} must be at least 1, or None for as many as there are prompts")
+    rows = [_Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, strict=True)]
+    return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache)
+
+
+@dataclass
+class _Row:
+    index: int  # in the list of prompts
+    cfg: SampleConfig
+    number: int
+    prompt: list[int]
+    n_new: int = 0
+
+    @property
+    def n_read(self) -> int:
+        """Tokens that are read of it at most; the last new token never is."""
+        return len(self.prompt) + self.cfg.max_new_tokens - 1
 
 
 @torch.inference_mode()
 def _tokens(
-    batch: "Batch", cfg: SampleConfig, is_over: Callable[[int], bool], numbers: Sequence[int]
+    model: Decoder, rows: list[_Row], n_slots: int, is_over: Callable[[int], bool], use_cache: bool
 ) -> Iterator[tuple[int, int]]:
-    rows = list(range(len(numbers)))
-    uniform_TB = uniform_numbers(cfg, numbers).to(batch.device)
-    seen_BV = batch.tokens_seen() if cfg.repetition_penalty is not None else None
-    for step in range(cfg.max_new_tokens):
-        logits_BV = batch.next_logits()
-        if step == 0 and not logits_BV.isfinite().all():
-            raise ValueError("the model's logits are not finite: its training diverged, or its weights are damaged")
-        if seen_BV is not None and cfg.repetition_penalty is not None:
-            logits_BV = penalised(logits_BV, seen_BV, cfg.repetition_penalty)
-        ids_B = draw(logits_BV, cfg, uniform_TB[step])
-        new = ids_B.tolist()
-        places = []  # of the rows that go on
-        for place, (row, token) in enumerate(zip(rows, new, strict=True)):
-            if token in cfg.stop_ids:
+    max_len = min(max(row.n_read for row in rows), model.cfg.max_seq_len)
+    slots = Slots(model, n_slots, max_len, use_cache=use_cache)
+    sampler = RowSampler(n_slots, model.cfg.vocab_size, slots.device)
+    waiting, written = rows[::-1], []  # the next row is the last of those that wait
+
+    def join(slot: int) -> None:
+        row = waiting.pop()
+        written[slot : slot + 1] = [row]
+        slots.join(slot, row.prompt)
+        sampler.join(slot, row.cfg, row.number, row.prompt)
+
+    for slot in range(n_slots):
+        join(slot)
+    while written:
+        logits_BV = slots.next_logits()
+        ids_B = sampler.draw(logits_BV)
+        ids = _checked(ids_B, logits_BV, written)
+        ended = []
+        for slot, (row, token) in enumerate(zip(written, ids, strict=True)):
+            if token not in row.cfg.stop_ids:
+                row.n_new += 1
+                yield row.index, token
+                if row.n_new < row.cfg.max_new_tokens and not is_over(row.index):
+                    continue
+            ended.append(slot)
+        slots.append(ids, ids_B)
+        for slot in reversed(ended):
+            if waiting:
+                join(slot)
                 continue
-            yield row, token
-            if not is_over(row):
-                places.append(place)
-        if not places or step == cfg.max_new_tokens - 1:
-            return
-        if len(places) < len(rows):
-            rows, new = [rows[place] for place in places], [new[place] for place in places]
-            ids_B, uniform_TB = ids_B[places], uniform_TB[:, places]
-            seen_BV = seen_BV[places] if seen_BV is not None else None
-            batch.keep(places)
-        if seen_BV is not None:
-            seen_BV.scatter_(1, ids_B.unsqueeze(1), True)
-        batch.append(ids_B, new)
+            slots.leave(slot)
+            sampler.leave(slot)
+            written[slot] = written[-1]
+            written.pop()
+
+
+def _checked(ids_B: Tensor, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int]:
+    """The drawn ids on the host, by the only transfer of a step. Raises ValueError if logits are not finite."""
+    # A NaN or an infinity stays one in the sum. Float64 holds every id exactly.
+    ids, sums = torch.stack([ids_B.double(), logits_BV.sum(dim=-1, dtype=torch.float64)]).tolist()
+    if not all(map(math.isfinite, sums)):
+        row = next(row for row, total in zip(rows, sums, strict=True) if not math.isfinite(total))
+        raise ValueError(
+            f"the model's logits are not finite at new token {row.n_new + 1} of prompt {row.index}: its training"
+            " diverged, or its weights are damaged; take an earlier checkpoint"
+        )
+    return [int(token) for token in ids]
+
+
+def configs_of(cfg: SampleConfig | Sequence[SampleConfig], n_prompts: int) -> list[SampleConfig]:
+    """One config per prompt."""
+    cfgs = [cfg] * n_prompts if isinstance(cfg, SampleConfig) else list(cfg)
+    if len(cfgs) != n_prompts:
+        raise ValueError(f"{len(cfgs)} configs for {n_prompts} prompts: give one for each, or one for all")
+    return cfgs
 
 
 def checked_prompts(
-    prompts: Sequence[Sequence[int]], cfg: SampleConfig, vocab_size: int, max_seq_len: int
+    prompts: Sequence[Sequence[int]], cfgs: Sequence[SampleConfig], vocab_size: int, max_seq_len: int
 ) -> list[list[int]]:
-    """The prompts as the model reads them; ValueError as `generate` says."""
+    """The prompts as the model reads them. Raises ValueError as `generate`."""
     if not prompts:
         raise ValueError("no prompt was given; give a list of at least one list of token ids")
-    for row, prompt in enumerate(prompts):
+    for row, (prompt, cfg) in enumerate(zip(prompts, cfgs, strict=True)):
         if not len(prompt):
             raise ValueError(
                 f"prompt {row} holds no token; begin with the end-of-text id to start a text from nothing"
             )
-        outside = next((place for place, token in enumerate(prompt) if not 0 <= token < vocab_size), None)
+        outside = next((index for index, token in enumerate(prompt) if not 0 <= token < vocab_size), None)
         if outside is not None:
             raise ValueError(
                 f"prompt {row} holds token id {prompt[outside]} at place {outside}, the model's vocabulary has"
@@ -168,94 +215,6 @@ def checked_prompts(
                 f"prompt {row} has {len(prompt)} tokens, the model reads at most {max_seq_len} (max_seq_len);"
                 " shorten it, or set keep_prompt_end to read its end only"
             )
-    if outside_stop := [token for token in cfg.stop_ids if not 0 <= token < vocab_size]:
-        raise ValueError(f"stop_ids holds {outside_stop[0]}, the model's vocabulary has {vocab_size} tokens")
+        if outside_stop := [token for token in cfg.stop_ids if not 0 <= token < vocab_size]:
+            raise ValueError(f"stop_ids holds {outside_stop[0]}, the model's vocabulary has {vocab_size} tokens")
     return [[int(token) for token in prompt[-max_seq_len:]] for prompt in prompts]
-
-
-class Batch:
-    """The rows that are still written: their tokens, padded at the left, and the cache of what was read of them."""
-
-    def __init__(self, step: DecodeStep, contexts: list[list[int]], n_new: int, use_cache: bool) -> None:
-        self.step, self.model = step, step.model
-        self.device = self.model.model.embed_tokens.weight.device
-        self.contexts = contexts  # what each row's next token is drawn from, at most max_seq_len ids
-        self.n_new = n_new  # steps that are still to come, at most
-        self.use_cache = use_cache
-        self._lay_out()
-
-    def next_logits(self) -> Tensor:
-        """Logits (B, V) float32 of the token that follows each row."""
-        start, end = self.n_read, self.n_read + self.unread_BT.size(1)
-        self.n_read = end
-        mask_BTS, positions_BT = None, None
-        if self.real_BS is not None and self.positions_BS is not None:
-            mask_BTS = self.real_BS[:, None, :end] if start else prompt_mask(self.real_BS[:, :end])
-            positions_BT = self.positions_BS[:, start:end]
-        if start and self.cache is not None:
-            mask_BS = mask_BTS[:, 0] if mask_BTS is not None else None
-            positions_B = positions_BT[:, 0] if positions_BT is not None else None
-            return self.step(self.unread_BT[:, 0], self.cache, mask_BS, positions_B).float()
-        visible = CAUSAL if mask_BTS is None else Visible.mask(mask_BTS)
-        x_BTD = self.model.trunk(self.unread_BT, visible=visible, positions_BT=positions_BT, cache=self.cache)
-        return self.model.lm_head(x_BTD[:, -1]).float()
-
-    def append(self, ids_B: Tensor, ids: Sequence[int]) -> None:
-        """A token a row. `ids` are the same as Python numbers."""
-        max_seq_len = self.model.cfg.max_seq_len
-        self.n_new -= 1
-        is_full = self.cache is None or self.n_read == self.cache.max_len
-        for row, token in enumerate(ids):
-            self.contexts[row].append(token)
-            if len(self.contexts[row]) > max_seq_len:
-                self.contexts[row] = self.contexts[row][-max(1, max_seq_len // 2) :]
-                is_full = True
-        if is_full:
-            self._lay_out()
-        else:
-            self.unread_BT = ids_B.unsqueeze(1)
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Only the rows at `places` stay; a token has to be appended to them next."""
-        self.contexts = [self.contexts[place] for place in places]
-        if self.real_BS is not None and self.positions_BS is not None:
-            self.real_BS, self.positions_BS = self.real_BS[places], self.positions_BS[places]
-        if self.cache is not None:
-            self.cache.keep_rows(torch.tensor(places, device=self.device))
-
-    def tokens_seen(self) -> Tensor:
-        """(B, V) bool, True = the row holds the token."""
-        seen_BV = torch.zeros(len(self.contexts), self.model.cfg.vocab_size, dtype=torch.bool, device=self.device)
-        for row, context in enumerate(self.contexts):
-            seen_BV[row, context] = True
-        return seen_BV
-
-    def _lay_out(self) -> None:
-        """All contexts are to be read, from an empty cache that is as long as they and the new tokens need."""
-        lengths = [len(context) for context in self.contexts]
-        longest = max(lengths)
-        max_len = min(longest + self.n_new - 1, self.model.cfg.max_seq_len)  # the last new token is never read
-        padded = [[0] * (longest - len(context)) + context for context in self.contexts]
-        self.unread_BT = torch.tensor(padded, device=self.device)
-        self.n_read = 0
-        self.real_BS = self.positions_BS = None  # bool, True = a token and no padding; and how many tokens before it
-        if min(lengths) < longest:
-            n_padding_B1 = torch.tensor([[longest - length] for length in lengths], device=self.device)
-            place_S = torch.arange(max_len, device=self.device)
-            self.real_BS = place_S >= n_padding_B1
-            self.positions_BS = (place_S - n_padding_B1).clamp(min=0)
-        self.cache = None
-        if self.use_cache:
-            dtype = self.model.model.embed_tokens.weight.dtype
-            self.cache = KVCache(self.model.cfg, len(lengths), max_len, self.device, dtype)
-
-
-def prompt_mask(real_BT: Tensor) -> Tensor:
-    """(B, T, T) bool, True = may look: at itself and at earlier tokens that are no padding.
-
-    Padding looks at itself: a query that sees nothing is not a number, and would spread by 0 x NaN.
-    """
-    n = real_BT.size(1)
-    earlier_TS = torch.ones(n, n, dtype=torch.bool, device=real_BT.device).tril()
-    itself_TS = torch.eye(n, dtype=torch.bool, device=real_BT.device)
-    return (earlier_TS & real_BT[:, None, :]) | itself_TS

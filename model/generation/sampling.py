@@ -1,18 +1,20 @@
-"""From logits to the next token: penalise, cut, draw.
+"""From logits to the next token: penalise, filter, draw, each row by settings of its own.
 
-In: the logits (B, V) of one position, which tokens each row holds already, and a number below 1 a row. Out: an id a
-row. Steps, in the order in which transformers has them:
-1. repetition penalty: tokens that were there before become less likely (arXiv:1909.05858 section 4.1);
+In: the logits (B, V) of one position, and per row a SampleConfig, the tokens it holds, and a number below 1. Out: one
+id per row. Steps, in the order of transformers:
+1. repetition penalty: tokens that the row holds become less likely (arXiv:1909.05858 section 4.1);
 2. temperature: logits are divided by it; 0 takes the likeliest token and ends here;
-3. top_k: the k likeliest tokens stay;
-4. top_p: the smallest set of the likeliest that holds probability p stays (arXiv:1904.09751);
-5. min_p: what has at least min_p times the probability of the likeliest stays (arXiv:2407.01082);
-6. the distribution function is inverted at the row's number.
+3. top_k: the k likeliest tokens remain;
+4. top_p: the smallest set of the likeliest tokens with probability p remains (arXiv:1904.09751);
+5. min_p: tokens with at least min_p times the probability of the likeliest remain (arXiv:2407.01082);
+6. the cumulative distribution is inverted at the row's number.
+Rows in one batch do not influence each other, whatever their settings are.
 
-Legend: B rows, V vocab, C candidates (tokens that may still be drawn), T steps.
+Legend: N slots, B rows (the first slots), V vocab, C candidates (tokens that may still be drawn), T steps.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,71 +22,191 @@ from torch import Tensor
 
 from model.generation.sample_config import SampleConfig
 
-NUCLEUS_FIRST = 256  # candidates that top_p looks at before it sorts the whole vocabulary
-# Largest float32 below 1 that stays below the sum of all probabilities when it is multiplied with it.
+NUCLEUS_FIRST = 256  # candidates that top_p tries on a CPU before it sorts a row's whole vocabulary
+# The largest float32 below 1 whose product with the sum of all probabilities stays below that sum.
 BELOW_ONE = 1 - 2.0**-22
 
 
-def uniform_numbers(cfg: SampleConfig, row_numbers: Sequence[int]) -> Tensor:
-    """What the rows draw with, (T, B) float32 from 0 to below 1, T = max_new_tokens.
+class Rule(NamedTuple):
+    """What decides how many candidates there are and in which order; rows with one rule are drawn together."""
 
-    A row's numbers depend on the seed and its own number alone, not on the rows beside it or the device.
+    is_greedy: bool
+    top_k: int | None
+    has_top_p: bool
+
+
+class Values(NamedTuple):
+    """The other settings of each row, (B, 1) float32; where a row does not use one, a value without effect."""
+
+    temperature: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    penalty: Tensor
+
+
+def rule_of(cfg: SampleConfig) -> Rule:
+    if cfg.temperature == 0:
+        return Rule(True, None, False)
+    return Rule(False, cfg.top_k, cfg.top_p is not None and cfg.top_p < 1)
+
+
+def values_of(cfgs: Sequence[SampleConfig], device: torch.device | str = "cpu") -> Values:
+    """The settings of one row per config."""
+    least = torch.finfo(torch.float32).tiny  # a temperature that float32 can divide by
+    rows = [
+        (max(cfg.temperature, least), 1.0 if cfg.top_p is None else cfg.top_p, cfg.min_p or 0.0, _penalty(cfg))
+        for cfg in cfgs
+    ]
+    return Values(*torch.tensor(rows, dtype=torch.float32, device=device).split(1, dim=1))
+
+
+def _penalty(cfg: SampleConfig) -> float:
+    return 1.0 if cfg.repetition_penalty is None else cfg.repetition_penalty
+
+
+def uniform_numbers(cfg: SampleConfig, row_number: int) -> Tensor:
+    """The numbers that a row draws with, (T,) float32 from 0 to below 1, T = max_new_tokens.
+
+    They depend on the seed and the row's number alone, not on the rows beside it, the device or T.
     """
-    rows = [np.random.default_rng((cfg.seed, row)).random(cfg.max_new_tokens, np.float32) for row in row_numbers]
-    return torch.from_numpy(np.stack(rows, axis=1)) * BELOW_ONE
+    numbers_T = np.random.default_rng((cfg.seed, row_number)).random(cfg.max_new_tokens, np.float32)
+    return torch.from_numpy(numbers_T) * BELOW_ONE
 
 
-def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty: float) -> Tensor:
-    """Logits whose tokens in `seen` (bool, True = the row holds it) moved down by the factor `penalty`."""
-    lowered_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+class RowSampler:
+    """Settings, random numbers and seen tokens of the rows in the first slots, one element of each tensor per slot.
+
+    All of it is on the device: nothing is transferred while rows are only drawn for, moved or dropped.
+    """
+
+    def __init__(self, n_slots: int, vocab_size: int, device: torch.device) -> None:
+        self._rules: list[Rule] = []  # of the rows, by slot
+        self._codes: dict[Rule, int] = {}  # the rules that were met so far
+        self._code_N = torch.zeros(n_slots, dtype=torch.int64, device=device)
+        self._values = Values(*torch.ones(4, n_slots, 1, device=device))
+        self._uniform_NT = torch.zeros(n_slots, 0, device=device)
+        self._n_drawn_N1 = torch.zeros(n_slots, 1, dtype=torch.int64, device=device)
+        self._seen_NV: Tensor | None = None  # bool, True = the row holds the token; made for the first penalty
+        self._vocab_size, self._device = vocab_size, device
+
+    def join(self, slot: int, cfg: SampleConfig, row_number: int, context: Sequence[int]) -> None:
+        """Puts a row into `slot`, which is one of those taken or the next one."""
+        rule = rule_of(cfg)
+        self._rules[slot : slot + 1] = [rule]
+        self._code_N[slot] = self._codes.setdefault(rule, len(self._codes))
+        for values_N1, value in zip(self._values, values_of([cfg]), strict=True):
+            values_N1[slot] = value.item()
+        self._n_drawn_N1[slot] = 0
+        if not rule.is_greedy:
+            numbers_T = uniform_numbers(cfg, row_number)
+            n_more = numbers_T.numel() - self._uniform_NT.size(1)
+            if n_more > 0:
+                self._uniform_NT = torch.nn.functional.pad(self._uniform_NT, (0, n_more))
+            self._uniform_NT[slot, : numbers_T.numel()] = numbers_T.to(self._device)
+        if cfg.repetition_penalty is not None:
+            self._see(slot, context)
+
+    def _see(self, slot: int, context: Sequence[int]) -> None:
+        if self._seen_NV is None:
+            shape = self._code_N.size(0), self._vocab_size
+            self._seen_NV = torch.zeros(shape, dtype=torch.bool, device=self._device)
+        self._seen_NV[slot] = False
+        self._seen_NV[slot, torch.tensor(context, device=self._device)] = True
+
+    def leave(self, slot: int) -> None:
+        """Drops the row of `slot`; the row of the last slot takes its place."""
+        last = len(self._rules) - 1
+        if slot < last:
+            seen = () if self._seen_NV is None else (self._seen_NV,)
+            for tensor in (self._code_N, *self._values, self._uniform_NT, self._n_drawn_N1, *seen):
+                tensor[slot] = tensor[last]
+        self._rules[slot] = self._rules[last]
+        self._rules.pop()
+
+    def draw(self, logits_BV: Tensor) -> Tensor:
+        """The next id of each row, (B,) int64."""
+        n_rows, rules = len(self._rules), list(dict.fromkeys(self._rules))
+        values = Values(*(value_N1[:n_rows] for value_N1 in self._values))
+        if self._seen_NV is not None:
+            logits_BV = penalised(logits_BV, self._seen_NV[:n_rows], values.penalty)
+        ids_B = uniform_B = torch.zeros(())
+        if not all(rule.is_greedy for rule in rules):
+            uniform_B = self._uniform_NT[:n_rows].gather(1, self._n_drawn_N1[:n_rows]).squeeze(1)
+        for number, rule in enumerate(rules):
+            drawn_B = draw(logits_BV, rule, values, uniform_B)
+            is_own_B = self._code_N[:n_rows] == self._codes[rule] if number else None
+            ids_B = drawn_B if is_own_B is None else torch.where(is_own_B, drawn_B, ids_B)
+        self._n_drawn_N1[:n_rows] += 1
+        if self._seen_NV is not None:
+            self._seen_NV[:n_rows].scatter_(1, ids_B.unsqueeze(1), True)
+        return ids_B
+
+
+def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty_B1: Tensor) -> Tensor:
+    """Logits whose tokens in `seen` (bool, True = the row holds it) are lowered by the factor `penalty`."""
+    lowered_BV = torch.where(logits_BV > 0, logits_BV / penalty_B1, logits_BV * penalty_B1)
     return torch.where(seen_BV, lowered_BV, logits_BV)
 
 
-def draw(logits_BV: Tensor, cfg: SampleConfig, uniform_B: Tensor) -> Tensor:
-    """One id a row, (B,) int64. `uniform` decides which; with temperature 0 nobody reads it."""
-    if cfg.temperature == 0:
+def draw(logits_BV: Tensor, rule: Rule, values: Values, uniform_B: Tensor) -> Tensor:
+    """One id per row, (B,) int64. `uniform` decides which; a greedy rule does not read it."""
+    if rule.is_greedy:
         return logits_BV.argmax(dim=-1)
-    weight_BC, ids_BC = candidates(logits_BV, cfg)
+    weight_BC, ids_BC = candidates(logits_BV, rule, values)
     cumulated_BC = weight_BC.cumsum(dim=-1)
-    aim_B1 = uniform_B.unsqueeze(1) * cumulated_BC[:, -1:]
-    place_B1 = torch.searchsorted(cumulated_BC, aim_B1, right=True)  # right: never one of weight 0
-    return (place_B1 if ids_BC is None else ids_BC.gather(1, place_B1)).squeeze(1)
+    target_B1 = uniform_B.unsqueeze(1) * cumulated_BC[:, -1:]
+    index_B1 = torch.searchsorted(cumulated_BC, target_B1, right=True)  # right: never a candidate of weight 0
+    index_B1.clamp_(max=weight_BC.size(1) - 1)  # beyond the end where logits are not finite, which the caller reports
+    return (index_B1 if ids_BC is None else ids_BC.gather(1, index_B1)).squeeze(1)
 
 
-def probabilities(logits_BV: Tensor, cfg: SampleConfig) -> Tensor:
-    """What `draw` draws from, (B, V), for a temperature above 0: rows sum to 1, tokens that were cut have 0."""
-    weight_BC, ids_BC = candidates(logits_BV, cfg)
+def probabilities(logits_BV: Tensor, rule: Rule, values: Values) -> Tensor:
+    """What `draw` draws from, (B, V), if it is not greedy: rows sum to 1, tokens that were filtered out have 0."""
+    weight_BC, ids_BC = candidates(logits_BV, rule, values)
     share_BC = weight_BC / weight_BC.sum(dim=-1, keepdim=True)
     return share_BC if ids_BC is None else torch.zeros_like(logits_BV).scatter(-1, ids_BC, share_BC)
 
 
-def candidates(logits_BV: Tensor, cfg: SampleConfig) -> tuple[Tensor, Tensor | None]:
-    """Weights (B, C), in proportion to the probabilities, 0 for what is cut; and the ids (B, C), likeliest first.
+def candidates(logits_BV: Tensor, rule: Rule, values: Values) -> tuple[Tensor, Tensor | None]:
+    """Weights (B, C), proportional to the probabilities, 0 for what is filtered out, and the ids, likeliest first.
 
-    Ids are None where nothing had to be sorted: candidate c is token c. Of tokens that tie for the last place of
-    top_k as many are taken as have room.
+    Ids are None where nothing had to be sorted: candidate c is token c. If tokens tie for the last place of top_k,
+    only as many remain as there is room for.
     """
     # The likeliest has weight 1: nothing overflows, however small the temperature.
-    weight_BV = ((logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / cfg.temperature).exp()
-    top_p = cfg.top_p if cfg.top_p is not None and cfg.top_p < 1 else None
-    if cfg.top_k is not None:
-        weight_BC, ids_BC = weight_BV.topk(min(cfg.top_k, weight_BV.size(-1)), dim=-1)
-        if top_p is not None:
-            weight_BC = _nucleus(weight_BC, top_p * weight_BC.sum(dim=-1, keepdim=True))
-    elif top_p is not None:
-        room_B1 = top_p * weight_BV.sum(dim=-1, keepdim=True)
-        weight_BC, ids_BC = weight_BV.topk(min(NUCLEUS_FIRST, weight_BV.size(-1)), dim=-1)
-        if (weight_BC.sum(dim=-1, keepdim=True) < room_B1).any():  # the set is larger than that
-            weight_BC, ids_BC = weight_BV.sort(dim=-1, descending=True)
+    weight_BV = ((logits_BV - logits_BV.amax(dim=-1, keepdim=True)) / values.temperature).exp()
+    if rule.top_k is not None:
+        weight_BC, ids_BC = weight_BV.topk(min(rule.top_k, weight_BV.size(-1)), dim=-1)
+        if rule.has_top_p:
+            weight_BC = _nucleus(weight_BC, values.top_p * weight_BC.sum(dim=-1, keepdim=True))
+    elif rule.has_top_p:
+        room_B1 = values.top_p * weight_BV.sum(dim=-1, keepdim=True)
+        weight_BC, ids_BC = _likeliest(weight_BV, room_B1)
         weight_BC = _nucleus(weight_BC, room_B1)
     else:
         weight_BC, ids_BC = weight_BV, None
-    if cfg.min_p is not None:
-        weight_BC = weight_BC.masked_fill(weight_BC < cfg.min_p, 0.0)
+    return weight_BC.masked_fill(weight_BC < values.min_p, 0.0), ids_BC
+
+
+def _likeliest(weight_BV: Tensor, room_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights in falling order with their ids, at least until they add up to `room`.
+
+    A GPU sorts them all, because the host would have to wait for it to learn whether a few are enough. On a CPU
+    sorting costs more than trying, and only the rows that need it are sorted.
+    """
+    if weight_BV.device.type != "cpu":
+        return weight_BV.sort(dim=-1, descending=True)
+    first_BC, ids_BC = weight_BV.topk(min(NUCLEUS_FIRST, weight_BV.size(-1)), dim=-1)
+    is_short_B = (first_BC.sum(dim=-1, keepdim=True) < room_B1).squeeze(1)
+    if not is_short_B.any():
+        return first_BC, ids_BC
+    n_more = weight_BV.size(-1) - first_BC.size(-1)
+    weight_BC, ids_BC = torch.nn.functional.pad(first_BC, (0, n_more)), torch.nn.functional.pad(ids_BC, (0, n_more))
+    weight_BC[is_short_B], ids_BC[is_short_B] = weight_BV[is_short_B].sort(dim=-1, descending=True)
     return weight_BC, ids_BC
 
 
 def _nucleus(sorted_BC: Tensor, room_B1: Tensor) -> Tensor:
-    """Weights in falling order, those 0 before which at least `room` is taken by likelier ones."""
+    """Weights in falling order, with 0 for those before which likelier ones fill `room`."""
     likelier_BC = sorted_BC.cumsum(dim=-1) - sorted_BC
     return sorted_BC.masked_fill(likelier_BC >= room_B1, 0.0)

@@ -14,6 +14,7 @@ Legend: B batch, T query position, S key position, N = B T, D d_model, H heads, 
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn.attention.varlen import varlen_attn
 from model.network.kv_cache import KVCache
 from model.network.linear import Linear
 from model.network.norm import RMSNorm
+from model.network.packed import joint
 from model.network.rope import rotate
 from model.network.shape import LayerShape
 from model.network.visible import Visible, document_starts
@@ -49,7 +51,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer  # whose keys and values are ours in the cache
         self.d_head = cfg.d_head
-        self.n_groups = cfg.n_heads // cfg.n_kv_heads  # query heads per key head
+        self.n_heads, self.n_kv_heads = cfg.n_heads, cfg.n_kv_heads
         d_queries, d_keys = cfg.n_heads * cfg.d_head, cfg.n_kv_heads * cfg.d_head
         self.q_proj = Linear(cfg.d_model, d_queries, bias=cfg.qkv_bias)
         self.k_proj = Linear(cfg.d_model, d_keys, bias=cfg.qkv_bias)
@@ -57,29 +59,38 @@ class Attention(nn.Module):
         self.o_proj = Linear(d_queries, cfg.d_model, bias=cfg.output_bias, starts_at_zero=True)
         self.q_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
+        self.qk_norm: nn.Module | None = None  # both norms side by side, for projections that are packed together
 
     def forward(
         self, x_BTD: Tensor, rotary: RotaryTables | None, plan: AttentionPlan, cache: KVCache | None
     ) -> Tensor:
         """`rotary` is None where positions are not rotary."""
-        q_BTHK, k_BTGK, v_BTGK = self.qkv(x_BTD)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BTHK, k_BTGK = self.q_norm(q_BTHK), self.k_norm(k_BTGK)
-        if rotary is not None:
-            q_BTHK, k_BTGK = rotate(q_BTHK, *rotary), rotate(k_BTGK, *rotary)
+        *qk, v_BTGK = self.qkv(x_BTD)
+        norms = (self.q_norm, self.k_norm) if len(qk) == 2 else (self.qk_norm,)
+        qk = [_normed_and_rotated(heads, norm, rotary) for heads, norm in zip(qk, norms, strict=True)]
+        q_BTHK, k_BTGK = qk if len(qk) == 2 else qk[0].split_with_sizes([self.n_heads, self.n_kv_heads], 2)
         q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
         if cache is not None:
             k_BGSK, v_BGSK = cache.extend(self.layer, k_BGSK, v_BGSK)
         out_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, plan)
         return self.o_proj(out_BHTK.transpose(1, 2).flatten(2))
 
-    def qkv(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (B, T, H, K), keys and values (B, T, G, K), before norm and rotation.
+    def qkv(self, x_BTD: Tensor) -> Sequence[Tensor]:
+        """Queries (B, T, H, K), keys and values (B, T, G, K), before norm and rotation. Where they are packed
+        together, queries and keys are one tensor (B, T, H + G, K).
 
         Nothing else reads the weights of these three projections.
         """
-        heads = (*x_BTD.shape[:2], -1, self.d_head)
-        return self.q_proj(x_BTD).view(heads), self.k_proj(x_BTD).view(heads), self.v_proj(x_BTD).view(heads)
+        layers, heads = (self.q_proj, self.k_proj, self.v_proj), (*x_BTD.shape[:2], -1, self.d_head)
+        if (joint_BTJ := joint(x_BTD, *layers)) is not None:
+            return joint_BTJ.view(heads).split_with_sizes([self.n_heads + self.n_kv_heads, self.n_kv_heads], 2)
+        return [layer(x_BTD).view(heads) for layer in layers]
+
+
+def _normed_and_rotated(heads_BTHK: Tensor, norm: nn.Module | None, rotary: RotaryTables | None) -> Tensor:
+    if norm is not None:
+        heads_BTHK = norm(heads_BTHK)
+    return heads_BTHK if rotary is None else rotate(heads_BTHK, *rotary)
 
 
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
@@ -122,10 +133,14 @@ def attention_plan(
     device: torch.device,
     dtype: torch.dtype,
     d_head: int,
+    places_BT: Tensor | None = None,
 ) -> AttentionPlan:
-    """The kernel for `visible` and its arguments. `dtype`: of queries and keys; the queries are the last keys."""
+    """The kernel for `visible` and its arguments. `dtype`: of queries and keys. `places`: the number of each query's
+    own key where rows have different lengths; None if the queries are the last keys."""
     has_flash = flash_takes(device, dtype, d_head)
     kernel = kernel_for(visible, n_queries, n_keys, has_varlen=has_flash and d_head % 8 == 0)
+    if places_BT is not None:
+        kernel = "mask"
     if kernel == "varlen":
         return varlen_plan(visible, n_rows, n_keys, device)
     # Grouped heads are for flash alone: with a mask, or in float32, torch would fall to its plain kernel, which holds
@@ -133,8 +148,9 @@ def attention_plan(
     repeats_keys = device.type == "cuda" and (kernel == "mask" or not has_flash)
     if kernel != "mask":
         return AttentionPlan(kernel, repeats_keys=repeats_keys)
-    places_1T = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(0)
-    mask_BHTS = visible.dense(places_1T, n_keys).unsqueeze(1)
+    if places_BT is None:
+        places_BT = torch.arange(n_keys - n_queries, n_keys, device=device).unsqueeze(0)
+    mask_BHTS = visible.dense(places_BT, n_keys).unsqueeze(1)
     plan = AttentionPlan(kernel, mask_BHTS, repeats_keys=repeats_keys)
     may_be_blind = visible.mask_BTS is not None  # every other rule includes the own key
     return sighted(plan) if may_be_blind and device.type == "cuda" else plan

@@ -59,15 +59,18 @@ class Trunk(nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, D) after the last norm.
 
-        With a `cache` the ids follow those already in it, and S counts both. `positions` (int64, below max_seq_len)
-        are the places of the ids in their text, by default their index in the row. The layers in sliding_layers
-        narrow `visible` by their window, which counts by index in the row, whatever the positions are.
+        With a `cache` the ids of each row follow those that it has already, and S counts both, of the longest row.
+        `positions` (int64, below max_seq_len) are the places of the ids in their text, by default their index in the
+        row. The layers in sliding_layers narrow `visible` by their window, which counts by index in the row, whatever
+        the positions are.
         Raises ValueError when the tokens outgrow max_seq_len or the cache, or a shape does not fit.
         """
-        n_seen, n_new = cache.position if cache is not None else 0, ids_BT.size(1)
+        n_new = ids_BT.size(1)
+        n_seen = cache.begin(n_new) if cache is not None else 0
         self._check_sizes(ids_BT, n_seen + n_new, cache, visible, positions_BT)
-        x_BTD, rotary = self._embedded(ids_BT, n_seen, positions_BT)
-        plans = self._plans(visible, x_BTD, n_seen + n_new)
+        places_BT = cache.positions_BT if cache is not None else None
+        x_BTD, rotary = self._embedded(ids_BT, n_seen, places_BT if positions_BT is None else positions_BT)
+        plans = self._plans(visible, x_BTD, n_seen + n_new, places_BT)
         for layer, plan in zip(self.layers, plans, strict=True):
             if self.recomputes_layers and cache is None and torch.is_grad_enabled():
                 x_BTD = checkpoint(layer, x_BTD, rotary, plan, None, use_reentrant=False)
@@ -95,14 +98,15 @@ class Trunk(nn.Module):
             x_BTD = x_BTD + self.embed_positions(positions_BT)
         return x_BTD.to(autocast_dtype(x_BTD.device) or x_BTD.dtype), rotary
 
-    def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int) -> list[AttentionPlan]:
+    def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int, places_BT: Tensor | None) -> list[AttentionPlan]:
         """The attention plan of each layer; layers with the same window share one."""
         cfg, device, dtype = self.cfg, x_BTD.device, x_BTD.dtype
         sizes = {"n_rows": x_BTD.size(0), "n_queries": x_BTD.size(1), "n_keys": n_keys, "d_head": cfg.d_head}
-        full = attention_plan(visible, device=device, dtype=dtype, **sizes)
+        full = attention_plan(visible, device=device, dtype=dtype, places_BT=places_BT, **sizes)
         if cfg.sliding_window is None:
             return [full] * cfg.n_layers
-        windowed = attention_plan(visible.windowed(cfg.sliding_window - 1, 0), device=device, dtype=dtype, **sizes)
+        narrow = visible.windowed(cfg.sliding_window - 1, 0)
+        windowed = attention_plan(narrow, device=device, dtype=dtype, places_BT=places_BT, **sizes)
         return [windowed if layer in cfg.sliding_layers else full for layer in range(cfg.n_layers)]
 
     def _check_sizes(
@@ -151,8 +155,9 @@ class Decoder(nn.Module):
 
     def new_cache(self, n_rows: int, max_len: int | None = None) -> KVCache:
         """An empty cache for `n_rows` rows of at most `max_len` tokens, max_seq_len where that is None."""
-        weight = self.trunk.embed_tokens.weight
-        return KVCache(self.cfg, n_rows, max_len or self.cfg.max_seq_len, weight.device, weight.dtype)
+        weight = next(self.parameters())
+        max_len = self.cfg.max_seq_len if max_len is None else max_len
+        return KVCache(self.cfg, n_rows, max_len, weight.device, weight.dtype)
 
 
 def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.network.linear import Linear
+from model.network.packed import joint
 from model.network.shape import LayerShape
 
 
@@ -32,7 +33,12 @@ class FeedForward(nn.Module):
 
         Nothing else reads the weights of these two projections.
         """
-        gate_BTF = self.gate_proj(x_BTD) if self.is_gated else None
+        if not self.is_gated:
+            return self.up_proj(x_BTD), None
+        if (joint_BTJ := joint(x_BTD, self.gate_proj, self.up_proj)) is not None:
+            gate_BTF, up_BTF = joint_BTJ.chunk(2, dim=-1)
+            return up_BTF, gate_BTF
+        gate_BTF = self.gate_proj(x_BTD)
         return self.up_proj(x_BTD), gate_BTF
 
 

@@ -1,10 +1,17 @@
-"""Keys and values of the tokens seen so far, in memory that is taken once.
+"""Keys and values of the tokens read so far, in memory that is allocated once.
 
-In: the keys and values of new tokens, layer by layer. Out: those of all tokens up to now, as views, no copies.
-The position moves on once a pass, after the last layer.
+In: keys and values of new tokens, layer by layer. Out: those of all tokens of the rows, as views where slots adjoin.
+Each row lives in a slot and has a length of its own, so that rows of different lengths need no padding between them,
+and a row may join or leave while the others keep their place. `part` selects the rows of a pass. A pass calls
+`begin`, then `extend` in each layer, then `advance`. Lengths are kept twice: on the host, which chooses sizes by
+them, and on the device, where a pass uses them without a transfer.
 
-Legend: N rows, B batch (the rows still kept), S key position, G kv heads, K d_head.
+Legend: L layers, N slots, B rows of a pass, T new tokens, S key position, G kv heads, K d_head.
 """
+
+import copy
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -13,36 +20,94 @@ from model.network.shape import DecoderConfig
 
 
 class KVCache:
+    """All slots, or a part of them, which shares memory and lengths with the whole."""
+
+    positions_BT: Tensor | None = None  # where the tokens of this pass go; None if all rows have the same length
+
     def __init__(
-        self, cfg: DecoderConfig, n_rows: int, max_len: int, device: torch.device, dtype: torch.dtype
+        self, cfg: DecoderConfig, n_slots: int, max_len: int, device: torch.device, dtype: torch.dtype
     ) -> None:
-        """Room for `max_len` tokens in each of `n_rows` rows. ValueError when max_len exceeds max_seq_len."""
+        """Room for `max_len` tokens in each of `n_slots` slots. Raises ValueError if max_len exceeds max_seq_len."""
         if not 1 <= max_len <= cfg.max_seq_len:
             raise ValueError(f"max_len={max_len} of a cache must lie between 1 and max_seq_len={cfg.max_seq_len}")
-        shape = (cfg.n_layers, n_rows, cfg.n_kv_heads, max_len, cfg.d_head)
-        self.keys_LNGSK = torch.empty(shape, device=device, dtype=dtype)
-        self.values_LNGSK = torch.empty(shape, device=device, dtype=dtype)
+        shape = (cfg.n_layers, n_slots, cfg.n_kv_heads, max_len, cfg.d_head)
+        # Zeros, because a masked key gets weight 0, and 0 times what memory happens to contain may be NaN.
+        self.keys_LNGSK = torch.zeros(shape, device=device, dtype=dtype)
+        self.values_LNGSK = torch.zeros(shape, device=device, dtype=dtype)
         self.max_len = max_len
-        self.position = 0  # tokens seen, the index of the next one in its row
+        self._lengths = [0] * n_slots
+        self._lengths_N = torch.zeros(n_slots, dtype=torch.int64, device=device)
+        self._select(range(n_slots))
+
+    def part(self, slots: Sequence[int]) -> Self:
+        """The rows in `slots`, in this order. Only slots that follow each other are read without a copy."""
+        part = copy.copy(self)
+        part._select(slots)
+        return part
+
+    def _select(self, slots: Sequence[int]) -> None:
+        self.slots, first = list(slots), slots[0]
+        self._slots_B1 = torch.tensor(self.slots, device=self._lengths_N.device).unsqueeze(1)
+        adjoin = self.slots == list(range(first, first + len(slots)))
+        self._rows = slice(first, first + len(slots)) if adjoin else self._slots_B1[:, 0]
 
     @property
     def n_rows(self) -> int:
-        return self.keys_LNGSK.size(1)
+        return len(self.slots)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each row has."""
+        return [self._lengths[slot] for slot in self.slots]
+
+    def begin(self, n_new: int) -> int:
+        """Prepares a pass of `n_new` tokens per row; returns how many tokens the longest row has already."""
+        lengths = self.lengths
+        self._n_seen = max(lengths)
+        self._end = self._n_seen + n_new
+        self.positions_BT = None
+        if min(lengths) < self._n_seen:
+            new_T = torch.arange(n_new, device=self._lengths_N.device)
+            self.positions_BT = self._lengths_N[self._rows].unsqueeze(1) + new_T
+        return self._n_seen
 
     def extend(self, layer: int, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, G, S, K) of all tokens including the new ones."""
-        end = self.position + k_BGTK.size(2)
-        self.keys_LNGSK[layer, :, :, self.position : end] = k_BGTK
-        self.values_LNGSK[layer, :, :, self.position : end] = v_BGTK
-        return self.keys_LNGSK[layer, :, :, :end], self.values_LNGSK[layer, :, :, :end]
+        """Stores the new keys and values of a layer; returns those of all tokens, (B, G, S, K).
 
-    def advance(self, n_tokens: int) -> None:
-        self.position += n_tokens
+        S is the longest row. What follows the tokens of a shorter one has no meaning, the caller must mask it.
+        """
+        for memory_NGSK, new_BGTK in ((self.keys_LNGSK[layer], k_BGTK), (self.values_LNGSK[layer], v_BGTK)):
+            if self.positions_BT is None:
+                memory_NGSK[self._rows, :, self._n_seen : self._end] = new_BGTK
+            else:
+                memory_NGSK[self._slots_B1, :, self.positions_BT] = new_BGTK.transpose(1, 2)
+        if self._n_seen == 0:  # all keys are new: nothing to read, and scattered slots cost no copy
+            return k_BGTK, v_BGTK
+        return (
+            self.keys_LNGSK[layer, self._rows, :, : self._end],
+            self.values_LNGSK[layer, self._rows, :, : self._end],
+        )
+
+    def advance(self, n_new: int) -> None:
+        for slot in self.slots:
+            self._lengths[slot] += n_new
+        self._lengths_N[self._rows] += n_new
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forgets what follows the first `lengths` tokens of each row, such as the padding of a prompt."""
+        for slot, length, held in zip(self.slots, lengths, self.lengths, strict=True):
+            if not 0 <= length <= held:
+                raise ValueError(f"slot {slot} has {held} tokens and can't be truncated to {length}")
+            self._lengths[slot] = length
+        self._lengths_N[self._rows] = torch.tensor(lengths, device=self._lengths_N.device)
 
     def clear(self) -> None:
-        self.position = 0
+        self.truncate([0] * self.n_rows)
 
-    def keep_rows(self, rows_B: Tensor) -> None:
-        """Go on with the rows of these numbers (int64) in this order; one may be named twice, or not at all."""
-        self.keys_LNGSK = self.keys_LNGSK.index_select(1, rows_B)
-        self.values_LNGSK = self.values_LNGSK.index_select(1, rows_B)
+    def move(self, source: int, target: int) -> None:
+        """Continues the row of slot `source` in slot `target`, whose own row is over. All other slots stay."""
+        length = self._lengths[source]
+        self.keys_LNGSK[:, target, :, :length] = self.keys_LNGSK[:, source, :, :length]
+        self.values_LNGSK[:, target, :, :length] = self.values_LNGSK[:, source, :, :length]
+        self._lengths[target] = length
+        self._lengths_N[target] = self._lengths_N[source]

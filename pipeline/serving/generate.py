@@ -36,14 +36,15 @@ def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: in
 
 def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int = 1) -> Iterator[tuple[int, str]]:
     """As `generate_text`, but yields the number of a sample and a piece of its text as soon as the piece is final."""
+    from model.generation.decode import pack
     from model.generation.generate import stream_text
 
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples} must be at least 1")
-    step, tokenizer = _decoder(directory.resolve(), _written_at(directory))
+    decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, tokenizer.end_of_text))
-    return stream_text(step, [ids] * n_samples, cfg, tokenizer.decode_bytes)
+    return stream_text(pack(decoder, n_samples), [ids] * n_samples, cfg, tokenizer.decode_bytes)
 
 
 def predictor_in(kind: type[P], directory: Path) -> P:
@@ -59,14 +60,13 @@ def _written_at(directory: Path) -> int | None:
 
 @functools.lru_cache(maxsize=MODELS_CACHED)
 def _decoder(directory: Path, written_at: int | None) -> tuple[Any, Any]:
-    """The DecodeStep of a model, with its weights laid out for generation, and its tokenizer."""
-    from model.generation.decode import DecodeStep
+    """A decoder, which `pack` will change in place, and its tokenizer."""
     from model.network.registry import load_decoder
     from model.training.placement import for_generation
 
     verify(directory, whole=True)
     decoder = for_generation(load_decoder(directory))
-    return DecodeStep(decoder), load_model_tokenizer(directory, decoder.cfg.vocab_size)
+    return decoder, load_model_tokenizer(directory, decoder.cfg.vocab_size)
 
 
 @functools.lru_cache(maxsize=MODELS_CACHED)

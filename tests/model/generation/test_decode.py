@@ -1,14 +1,17 @@
-"""A step of one token equals the decoder's own pass, for every switch of the config."""
+"""A packed decoder computes what the plain one does, holds its weights once, and loses nothing put around a layer."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
-from model.generation.decode import DecodeStep
+from model.generation.decode import pack
+from model.generation.generate import generate
+from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig, RopeScaling
-from model.network.visible import Visible
 
 QWEN3 = DecoderConfig(
     vocab_size=61, n_layers=2, n_heads=4, n_kv_heads=2, d_model=32, d_head=8, d_ff=48, max_seq_len=24
@@ -28,8 +31,18 @@ GPT2 = dataclasses.replace(
 )
 ARCEE = dataclasses.replace(LLAMA, mlp="relu2", mlp_bias=True)
 WINDOW = dataclasses.replace(QWEN3, sliding_window=5, sliding_layers=(1,))
-LARGE = dataclasses.replace(QWEN3, d_model=256, d_ff=1024, vocab_size=2048)  # matrices that oneDNN may lay out
-CONFIGS = {"qwen3": QWEN3, "llama": LLAMA, "gpt2": GPT2, "arcee": ARCEE, "window": WINDOW, "large": LARGE}
+LARGE = dataclasses.replace(QWEN3, d_model=256, d_ff=1024, vocab_size=1040)  # matrices that oneDNN may take in blocks
+TIED = dataclasses.replace(LARGE, tie_embeddings=True)
+CONFIGS = {
+    "qwen3": QWEN3,
+    "llama": LLAMA,
+    "gpt2": GPT2,
+    "arcee": ARCEE,
+    "window": WINDOW,
+    "large": LARGE,
+    "tied": TIED,
+}
+GREEDY = SampleConfig(max_new_tokens=12, temperature=0)
 
 
 def decoder_of(cfg: DecoderConfig) -> Decoder:
@@ -44,51 +57,133 @@ def decoder_of(cfg: DecoderConfig) -> Decoder:
     return model
 
 
+class Adapter(nn.Module):
+    """As LoRA: what the layer gives, and something beside it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
+        return self.layer(x_BTD) + x_BTD.mean(dim=-1, keepdim=True)
+
+
+def n_weight_bytes(model: Decoder) -> int:
+    """Bytes of all distinct memories that the modules of `model` hold, parameters or not."""
+    memories = {}
+
+    def visit(value: object) -> None:
+        if isinstance(value, torch.Tensor) and value.is_mkldnn:
+            memories[torch.ops.mkldnn.data_ptr(value)] = torch.ops.mkldnn._nbytes(value)
+        elif isinstance(value, torch.Tensor):
+            memories[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict):
+            for one in value.values():
+                visit(one)
+        elif hasattr(value, "__dict__") and not isinstance(value, nn.Module):
+            visit(vars(value))
+
+    for module in model.modules():
+        visit(vars(module))
+    return sum(memories.values())
+
+
 @pytest.mark.parametrize("n_rows", [1, 3])
 @pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
 @torch.inference_mode()
-def test_decode_step_equals_the_decoder(cfg, n_rows):
-    model = decoder_of(cfg)
+def test_packed_decoder_equals_the_plain_one_in_every_step(cfg, n_rows):
+    plain = decoder_of(cfg)
+    packed = pack(copy.deepcopy(plain), n_rows)
     ids_BT = torch.randint(0, cfg.vocab_size, (n_rows, 16), generator=torch.Generator().manual_seed(1))
-    cache, step = model.new_cache(n_rows), DecodeStep(model)
-    model(ids_BT[:, :9], cache=cache)
-    logits_BTV = torch.stack([step(ids_BT[:, t], cache) for t in range(9, 16)], dim=1)
-    torch.testing.assert_close(logits_BTV, model(ids_BT)[:, 9:], atol=2e-5, rtol=1e-5)
+    cache = packed.new_cache(n_rows)
+    parts = [ids_BT[:, :9], *ids_BT[:, 9:].split(1, dim=1)]
+    logits_BTV = torch.cat([packed(part, cache=cache) for part in parts], dim=1)
+    torch.testing.assert_close(logits_BTV, plain(ids_BT), atol=3e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("cfg", CONFIGS.values(), ids=CONFIGS)
-@torch.inference_mode()
-def test_decode_step_of_padded_rows_equals_the_decoder(cfg):
-    """Masks and positions of the second row as behind four tokens of padding."""
-    model = decoder_of(cfg)
-    ids_BT = torch.randint(0, cfg.vocab_size, (2, 12), generator=torch.Generator().manual_seed(2))
-    real_BS = torch.arange(12) >= torch.tensor([[0], [4]])
-    positions_BT = (torch.arange(12) - torch.tensor([[0], [4]])).clamp(min=0)
-    mask_BTS = real_BS[:, None, :].expand(2, 12, 12).tril() | torch.eye(12, dtype=torch.bool)
-    cache = model.new_cache(2)
-    prompt = Visible.mask(mask_BTS[:, :11, :11])
-    model(ids_BT[:, :11], cache=cache, visible=prompt, positions_BT=positions_BT[:, :11])
-    logits_BV = DecodeStep(model)(ids_BT[:, 11], cache, mask_BTS[:, 11], positions_BT[:, 11])
-    expected_BTV = model(ids_BT, visible=Visible.mask(mask_BTS), positions_BT=positions_BT)
-    torch.testing.assert_close(logits_BV, expected_BTV[:, 11], atol=2e-5, rtol=1e-5)
+@pytest.mark.parametrize("n_rows", [1, 8])
+@pytest.mark.parametrize("cfg", [LARGE, TIED, GPT2], ids=["large", "tied", "gpt2"])
+def test_packed_decoder_holds_its_weights_once_and_its_state_is_the_same(cfg, n_rows):
+    plain = decoder_of(cfg)
+    state, n_bytes = copy.deepcopy(plain.state_dict()), n_weight_bytes(plain)
+    packed = pack(plain, n_rows)
+    assert n_weight_bytes(packed) < 1.05 * n_bytes  # oneDNN fills its last panel up
+    again = packed.state_dict()
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[name], state[name]) for name in state)
 
 
 @torch.inference_mode()
-def test_decode_step_in_bfloat16_rounds_as_the_decoder():
-    model = decoder_of(QWEN3).to(torch.bfloat16)
-    ids_BT = torch.arange(20).view(2, 10)
-    cache = model.new_cache(2)
-    model(ids_BT[:, :9], cache=cache)
-    logits_BV = DecodeStep(model)(ids_BT[:, 9], cache)
-    assert logits_BV.dtype is torch.bfloat16
-    torch.testing.assert_close(logits_BV, model(ids_BT)[:, 9], atol=0.25, rtol=0.05)
+def test_packed_again_for_another_number_of_rows_is_the_same_model():
+    plain = decoder_of(TIED)
+    packed, ids_BT = copy.deepcopy(plain), torch.arange(12).view(1, 12)
+    for n_rows in (1, 8, 8, 1):
+        torch.testing.assert_close(pack(packed, n_rows)(ids_BT), plain(ids_BT), atol=3e-5, rtol=1e-5)
+    assert n_weight_bytes(packed) < 1.05 * n_weight_bytes(plain)
 
 
-def test_decode_step_keeps_the_weights_of_its_first_call():
+@pytest.mark.parametrize("n_rows", [1, 4])
+@pytest.mark.parametrize("when", ["before", "after"])
+@torch.inference_mode()
+def test_packed_decoder_honours_adapters(when, n_rows):
+    """An adapter around any layer, put there before or after packing, has its effect."""
+    for name in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+        models = decoder_of(LARGE), decoder_of(LARGE)
+        ids_BT = torch.arange(n_rows * 3).view(n_rows, 3)
+        without_BTV = models[0](ids_BT)
+        for model in models:
+            if model is models[1] and when == "after":
+                pack(model, n_rows)
+            parent, _, child = name.rpartition(".")
+            module = model.model.layers[1].get_submodule(parent)
+            setattr(module, child, Adapter(getattr(module, child)))
+            if model is models[1] and when == "before":
+                pack(model, n_rows)
+        plain_BTV, packed_BTV = (model(ids_BT) for model in models)
+        assert not torch.allclose(plain_BTV, without_BTV, atol=1e-2)
+        torch.testing.assert_close(packed_BTV, plain_BTV, atol=3e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_hook_of_a_packed_layer_is_called():
+    model, seen = pack(decoder_of(QWEN3)), []
+    model.model.layers[0].self_attn.k_proj.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    model(torch.arange(5).view(1, 5))
+    assert seen == [(1, 5, 16)]
+
+
+@torch.inference_mode()
+def test_packed_decoder_in_bfloat16_rounds_as_the_plain_one():
+    plain = decoder_of(QWEN3).to(torch.bfloat16)
+    packed, ids_BT = pack(copy.deepcopy(plain), 2), torch.arange(20).view(2, 10)
+    assert packed(ids_BT).dtype is torch.bfloat16
+    torch.testing.assert_close(packed(ids_BT), plain(ids_BT), atol=0.25, rtol=0.05)
+
+
+def test_pack_what_would_lose_weights_or_training_is_refused():
     model = decoder_of(QWEN3)
-    step, ids_B = DecodeStep(model), torch.tensor([1])
-    first = step(ids_B, model.new_cache(1))
-    with torch.no_grad():
-        model.model.layers.get_parameter("0.mlp.down_proj.weight").mul_(3)
-    assert torch.equal(step(ids_B, model.new_cache(1)), first)
-    assert not torch.equal(DecodeStep(model)(ids_B, model.new_cache(1)), first)
+    state = model.state_dict()
+    with pytest.raises(ValueError, match="training can't be packed"):
+        pack(model.train())
+    packed = pack(model.eval())
+    for spoil in (packed.train, packed.double, lambda: packed.load_state_dict(state)):
+        with pytest.raises(ValueError, match="packed model"):
+            spoil()
+
+
+def test_generate_in_the_middle_of_a_training_changes_no_bit_of_it():
+    def trained(samples: bool) -> list[torch.Tensor]:
+        model = decoder_of(QWEN3).train()
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for step in range(3):
+            ids_BT = torch.randint(0, 61, (2, 12), generator=torch.Generator().manual_seed(step))
+            loss = nn.functional.cross_entropy(model(ids_BT[:, :-1]).flatten(0, 1), ids_BT[:, 1:].flatten())
+            loss.backward()
+            if samples:
+                assert len(generate(model, [[1, 2, 3]], GREEDY)[0]) == 12
+            optimiser.step()
+            optimiser.zero_grad()
+        return list(model.parameters())
+
+    pairs = zip(trained(samples=True), trained(samples=False), strict=True)
+    assert all(torch.equal(one, other) and one.stride() == other.stride() for one, other in pairs)

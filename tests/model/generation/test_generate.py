@@ -1,12 +1,15 @@
-"""Generation against transformers' generate, and its laws: cache, batch, order, stops, context, bad input."""
+"""Generation against transformers' generate, and its laws: cache, batch, joining, order, stops, context, refusals."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from model.generation.generate import generate, generate_text, prompt_mask, stream_text, tokens
+from model.generation.decode import pack
+from model.generation.generate import generate, generate_text, stream_text, tokens
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig, switches_of
@@ -121,6 +124,61 @@ def test_generate_row_depends_on_its_prompt_and_number_alone(cfg, sample):
     ]
 
 
+FAMILIES = {"qwen3": CONFIG, "gpt2": GPT2, "window": WINDOW}
+PER_ROW = [
+    dataclasses.replace(GREEDY, max_new_tokens=30),
+    dataclasses.replace(SAMPLED, max_new_tokens=50, seed=7),
+    dataclasses.replace(SAMPLED, max_new_tokens=5, top_k=9, temperature=1.4),
+    dataclasses.replace(SAMPLED, max_new_tokens=40, top_p=0.9, repetition_penalty=1.3),
+]
+
+
+@pytest.mark.parametrize("n_slots", [1, 2, 3])
+@pytest.mark.parametrize("cfg", FAMILIES.values(), ids=FAMILIES)
+def test_generate_row_does_not_depend_on_when_it_joined_or_who_left(cfg, n_slots):
+    """Rows of different lengths and settings join in the places of others, end, and fill the context."""
+    decoder = decoder_of(cfg).double()
+    alone = [generate(decoder, [PROMPTS[row]], PER_ROW[row], row_numbers=[row])[0] for row in range(4)]
+    assert generate(decoder, PROMPTS, PER_ROW) == alone
+    assert generate(decoder, PROMPTS, PER_ROW, n_slots=n_slots) == alone
+    assert [len(row) for row in alone] == [30, 50, 5, 40]
+
+
+@pytest.mark.parametrize("n_rows", [1, 4])
+@pytest.mark.parametrize("cfg", FAMILIES.values(), ids=FAMILIES)
+def test_generate_from_a_packed_model_gives_the_same_text_beyond_the_context(cfg, n_rows):
+    decoder, sample = decoder_of(cfg).double(), dataclasses.replace(GREEDY, max_new_tokens=40)
+    packed = pack(copy.deepcopy(decoder), n_rows)
+    assert generate(packed, PROMPTS, sample) == generate(decoder, PROMPTS, sample)
+
+
+def test_generate_row_that_fills_the_context_is_read_alone(decoder):
+    seen = passes(decoder)
+    generate(decoder, [list(range(1, 23)), [5, 6]], dataclasses.replace(GREEDY, max_new_tokens=8))
+    # Both prompts; then steps of two rows, and once eleven tokens of the first row, whose twelfth goes with the step.
+    assert seen == [(2, 22), (2, 1), (2, 1), (1, 11), *[(2, 1)] * 5]
+
+
+class Reads(TorchDispatchMode):
+    """Counts what would make the host wait for a device: numbers and lists of indices that are read from it."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.n += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("sample", [GREEDY, dataclasses.replace(SAMPLED, top_k=9, repetition_penalty=1.2)])
+def test_generate_reads_nothing_of_the_device_in_a_step_but_the_ids(decoder, sample):
+    n_reads = []
+    for n_new in (3, 20):
+        with Reads() as reads:
+            generate(decoder, PROMPTS, [dataclasses.replace(sample, max_new_tokens=n_new + row) for row in range(4)])
+        n_reads.append(reads.n)
+    assert n_reads[0] == n_reads[1]
+
+
 def test_generate_full_context_goes_on_from_its_newest_half(decoder):
     prompt = list(range(1, 25))
     first, second = generate(decoder, [prompt], dataclasses.replace(GREEDY, max_new_tokens=2))[0]
@@ -155,14 +213,6 @@ def test_generate_cache_is_as_long_as_prompt_and_new_tokens(decoder):
     assert set(lengths) == {7}  # the last token is not read
     generate(decoder, [[1, 2, 3]], dataclasses.replace(GREEDY, max_new_tokens=50))
     assert max(lengths) == 24
-
-
-def test_prompt_mask_hides_padding_and_the_future_but_never_everything():
-    real_BT = torch.tensor([[True, True, True], [False, False, True]])
-    assert prompt_mask(real_BT).int().tolist() == [
-        [[1, 0, 0], [1, 1, 0], [1, 1, 1]],
-        [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-    ]
 
 
 def test_generate_text_decodes_the_tokens_and_ends_before_a_stop_string(decoder):
@@ -223,11 +273,25 @@ def test_generate_bad_prompt_is_refused_before_any_pass(decoder, prompts, messag
     assert not seen
 
 
-def test_generate_from_weights_that_are_not_numbers_is_refused(decoder):
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize("sample", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_generate_from_weights_that_are_not_numbers_is_refused(decoder, sample, number):
     with torch.no_grad():
-        decoder.lm_head.weight[5, 3] = float("nan")
-    with pytest.raises(ValueError, match="not finite"):
-        generate(decoder, [[1]], SAMPLED)
+        decoder.lm_head.weight[5, 3] = float(number)
+    with pytest.raises(ValueError, match="not finite at new token 1 of prompt 0"):
+        generate(decoder, [[9, 1]], sample)
+
+
+@pytest.mark.parametrize("sample", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_generate_logits_that_stop_being_finite_are_refused_by_name(decoder, sample):
+    """A row reads a token whose embedding is not a number, which it wrote itself."""
+    rows = generate(decoder, PROMPTS, sample)
+    step = next(step for step, token in enumerate(rows[2]) if all(token not in row for row in (*PROMPTS, *rows[:2])))
+    assert rows[2][step] not in rows[3][: step + 1] and step < 10
+    with torch.no_grad():
+        decoder.model.embed_tokens.weight[rows[2][step]] = float("nan")
+    with pytest.raises(ValueError, match=rf"not finite at new token {step + 2} of prompt 2: .* earlier checkpoint"):
+        generate(decoder, PROMPTS, sample)
 
 
 def test_generate_what_does_not_fit_together_is_refused(decoder):
@@ -237,3 +301,7 @@ def test_generate_what_does_not_fit_together_is_refused(decoder):
         generate(decoder, [[1]], dataclasses.replace(GREEDY, stop=("a",)))
     with pytest.raises(ValueError, match="1 row_numbers for 2 prompts"):
         generate(decoder, [[1], [2]], GREEDY, row_numbers=[0])
+    with pytest.raises(ValueError, match="1 configs for 2 prompts"):
+        generate(decoder, [[1], [2]], [GREEDY])
+    with pytest.raises(ValueError, match="n_slots=0 must be at least 1"):
+        generate(decoder, [[1], [2]], GREEDY, n_slots=0)

@@ -13,8 +13,9 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from model.generation import sampling
 from model.generation.sample_config import SampleConfig
-from model.generation.sampling import draw, penalised, probabilities, uniform_numbers
+from model.generation.sampling import RowSampler, penalised, rule_of, uniform_numbers, values_of
 
 N_ROWS, VOCAB = 5, 700  # more tokens than top_p looks at first
 
@@ -28,6 +29,14 @@ def logits_BV() -> torch.Tensor:
 
 def config(**settings) -> SampleConfig:
     return SampleConfig(**({"temperature": 1.0, "top_k": None} | settings))
+
+
+def probabilities(logits_BV: torch.Tensor, cfg: SampleConfig) -> torch.Tensor:
+    return sampling.probabilities(logits_BV, rule_of(cfg), values_of([cfg] * len(logits_BV)))
+
+
+def draw(logits_BV: torch.Tensor, cfg: SampleConfig, uniform_B: torch.Tensor) -> torch.Tensor:
+    return sampling.draw(logits_BV, rule_of(cfg), values_of([cfg] * len(logits_BV)), uniform_B)
 
 
 def of_transformers(logits_BV: torch.Tensor, cfg: SampleConfig, ids_BT: torch.Tensor) -> torch.Tensor:
@@ -53,7 +62,9 @@ def test_probabilities_equal_those_of_transformers(logits_BV, temperature, top_k
     cfg = config(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=penalty)
     ids_BT = torch.randint(0, VOCAB, (N_ROWS, 300), generator=torch.Generator().manual_seed(1))
     seen_BV = torch.zeros(N_ROWS, VOCAB, dtype=torch.bool).scatter(1, ids_BT, True)
-    ours_BV = probabilities(penalised(logits_BV, seen_BV, penalty) if penalty is not None else logits_BV, cfg)
+    ours_BV = probabilities(
+        penalised(logits_BV, seen_BV, torch.full((N_ROWS, 1), penalty)) if penalty is not None else logits_BV, cfg
+    )
     theirs_BV = of_transformers(logits_BV, cfg, ids_BT)
     torch.testing.assert_close(ours_BV, theirs_BV, atol=1e-6, rtol=1e-5)
     assert torch.equal(ours_BV > 1e-12, theirs_BV > 1e-12)
@@ -76,7 +87,7 @@ def test_probabilities_by_hand_keep_the_likeliest():
 
 def test_penalised_divides_positive_and_multiplies_negative_logits_of_seen_tokens():
     seen_BV = torch.tensor([[True, True, False, False]])
-    lowered_BV = penalised(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), seen_BV, 4.0)
+    lowered_BV = penalised(torch.tensor([[2.0, -2.0, 2.0, -2.0]]), seen_BV, torch.tensor([[4.0]]))
     assert lowered_BV.tolist() == [[0.5, -8.0, 2.0, -2.0]]
 
 
@@ -107,8 +118,51 @@ def test_draw_temperature_zero_and_one_near_it_take_the_likeliest(logits_BV):
 
 def test_uniform_numbers_of_a_row_depend_on_seed_and_its_number_alone():
     cfg = config(max_new_tokens=50, seed=3)
-    numbers_TB = uniform_numbers(cfg, [0, 1, 2])
-    assert torch.equal(uniform_numbers(cfg, [2, 0]), numbers_TB[:, [2, 0]])
-    assert torch.equal(uniform_numbers(config(max_new_tokens=20, seed=3), [1]), numbers_TB[:20, 1:2])
-    assert not torch.equal(uniform_numbers(config(max_new_tokens=50, seed=4), [0, 1, 2]), numbers_TB)
-    assert len(numbers_TB.unique()) > 140 and numbers_TB.min() >= 0 and numbers_TB.max() < 1
+    numbers_BT = torch.stack([uniform_numbers(cfg, row) for row in range(3)])
+    assert torch.equal(uniform_numbers(config(max_new_tokens=20, seed=3), 1), numbers_BT[1, :20])
+    assert not torch.equal(uniform_numbers(config(max_new_tokens=50, seed=4), 1), numbers_BT[1])
+    assert len(numbers_BT.unique()) > 140 and numbers_BT.min() >= 0 and numbers_BT.max() < 1
+
+
+SETTINGS = (
+    {"temperature": 0.0},
+    {},
+    {"top_k": 7, "temperature": 1.5},
+    {"top_k": 40, "top_p": 0.8},
+    {"top_p": 0.97},
+    {"min_p": 0.1, "repetition_penalty": 1.4},
+    {"top_p": 0.5, "seed": 8},
+)
+
+
+def drawn(rows: list[int], logits_TV: torch.Tensor, leaves: dict[int, int]) -> dict[int, list[int]]:
+    """What `rows` of SETTINGS draw when all meet the same logits; row r leaves after leaves[r] steps."""
+    sampler = RowSampler(len(rows), VOCAB, torch.device("cpu"))
+    for slot, row in enumerate(rows):
+        sampler.join(slot, config(max_new_tokens=len(logits_TV), **SETTINGS[row]), row, [row])
+    found: dict[int, list[int]] = {row: [] for row in rows}
+    for step, logits_V in enumerate(logits_TV):
+        for row, token in zip(rows, sampler.draw(logits_V.expand(len(rows), VOCAB)).tolist(), strict=True):
+            found[row].append(token)
+        for slot in reversed([slot for slot, row in enumerate(rows) if leaves.get(row) == step]):
+            sampler.leave(slot)
+            rows = [*rows[:slot], *([rows[-1]] if slot < len(rows) - 1 else []), *rows[slot + 1 : -1]]
+    return found
+
+
+def test_row_draws_by_its_own_settings_whoever_is_beside_it_and_whoever_leaves():
+    """With ties, as bfloat16 logits have them, and with a nucleus of more and of fewer than 256 tokens."""
+    spread_T1 = torch.tensor([[0.1], [3.0], [0.5], [0.05], [1.0], [8.0]])
+    logits_TV = (torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(4)) * spread_T1).bfloat16().float()
+    together = drawn(list(range(7)), logits_TV, leaves={0: 2, 3: 0, 6: 3})
+    for row, tokens in together.items():
+        assert drawn([row], logits_TV, {})[row][: len(tokens)] == tokens
+    assert [len(tokens) for tokens in together.values()] == [3, 6, 6, 1, 6, 6, 4]
+    assert together[0] == logits_TV.argmax(dim=1)[:3].tolist()
+
+
+def test_draw_from_logits_that_are_not_numbers_gives_an_id_of_the_vocabulary():
+    """The caller learns of it together with the ids: nothing may fail or reach beyond memory until then."""
+    for settings in SETTINGS:
+        ids_B = draw(torch.full((2, VOCAB), float("nan")), config(**settings), torch.full((2,), 0.999))
+        assert ((ids_B >= 0) & (ids_B < VOCAB)).all()

@@ -1,0 +1,191 @@
+"""Linear layers packed for decoding, where a few rows at a time are multiplied by all weights of a model.
+
+In: layers that read the same input. Out: modules with the same names, results (up to rounding) and state dict, whose
+weights share one memory, so that one product serves all of them: q, k and v, or gate and up. The plain weights are
+given up, so a model still holds its weights once; it can no longer be trained.
+
+The memory is what such a product reads in order, by what was faster in bench/generation.py:
+- float32 on a CPU with 512-bit instructions, large matrices, several rows: oneDNN's blocks, panels of 64 outputs;
+- other float32 on a CPU: the transposed matrix;
+- everything else: the plain matrix.
+
+Legend: B rows, D width in, O width out of all layers of one memory, P panels, V vocab.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
+
+from model.network.linear import HAS_FAST_ONEDNN, Linear, is_for_onednn, onednn_product
+
+BLOCKED_FROM = 2**17  # numbers in a matrix from which oneDNN's blocks pay for the start of its product
+PANEL = 64  # outputs side by side in oneDNN's blocks
+PROMPT_ROWS = 4  # from which oneDNN is faster with transposed weights, too
+SEVERAL = 8  # rows that oneDNN is told to expect; its blocks are the same for 2 and for 64
+
+
+class PackedWeights:
+    """The weights of `layers` in one memory. From (..., D), their results side by side, (..., O)."""
+
+    def __init__(self, layers: Sequence[Any], *, is_for_one: bool, has_rows: bool = False) -> None:
+        """`is_for_one`: one row at a time is expected. `has_rows`: single rows of the weights are read, as by an
+        embedding."""
+        self.widths, self.is_for_one, self.has_rows = [layer.out_features for layer in layers], is_for_one, has_rows
+        weight_OD = torch.cat([layer.weight.detach() for layer in layers])
+        biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
+        self.bias_O = torch.cat(biases) if biases else None
+        self.dtype, self.d_in = weight_OD.dtype, weight_OD.size(1)
+        self.layers: tuple[nn.Module, ...] = ()  # whose results are these; set by the layers
+        is_float_on_cpu = weight_OD.device.type == "cpu" and weight_OD.dtype is torch.float32
+        is_large = weight_OD.numel() >= BLOCKED_FROM and not is_for_one
+        self.is_blocked = is_float_on_cpu and is_large and HAS_FAST_ONEDNN
+        if self.is_blocked:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OD, SEVERAL)
+            self.is_blocked = not has_rows or self.panels() is not None
+        if not self.is_blocked:  # (D, O) in both cases, but in memory by rows or by columns
+            self._weight = weight_OD.T.contiguous() if is_float_on_cpu else weight_OD.T
+
+    def __call__(self, x_BTD: Tensor) -> Tensor:
+        if self.is_blocked:
+            y_BO = onednn_product(x_BTD.view(-1, self.d_in), self._weight, self.bias_O)
+            return y_BO.view(*x_BTD.shape[:-1], -1)
+        if x_BTD.numel() >= PROMPT_ROWS * self.d_in and is_for_onednn(x_BTD, self._weight.T):
+            return onednn_product(x_BTD, self._weight.T, self.bias_O)
+        if self.bias_O is None:
+            return torch.matmul(x_BTD, self._weight)
+        return F.linear(x_BTD, self._weight.T, self.bias_O)
+
+    def dense(self, part: int) -> Tensor:
+        """The weights of one of the layers, (O, D), as a view or a copy."""
+        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight.T
+        return weight_OD.split(self.widths)[part]
+
+    def rows(self, ids_BT: Tensor) -> Tensor:
+        """The weights of single outputs, (B, T, D)."""
+        return self._weight.index_select(1, ids_BT.flatten()).T.view(*ids_BT.shape, -1)
+
+    def panels(self) -> Tensor | None:
+        """oneDNN's blocks as an ordinary tensor (P, D or more, 64) over the same memory; None if they are not that.
+
+        torch has no reader of single rows of its opaque tensors, only a copy of the whole.
+        """
+        n_bytes, address = torch.ops.mkldnn._nbytes(self._weight), torch.ops.mkldnn.data_ptr(self._weight)
+        memory = torch.frombuffer((ctypes.c_char * n_bytes).from_address(address), dtype=self.dtype)
+        n_panels = -(-sum(self.widths) // PANEL)
+        if memory.numel() % (n_panels * PANEL):
+            return None
+        panels_PDW = memory.view(n_panels, -1, PANEL)
+        plain_OD = panels_PDW.transpose(1, 2).reshape(n_panels * PANEL, -1)[: sum(self.widths), : self.d_in]
+        return panels_PDW if torch.equal(plain_OD, self._weight.to_dense()) else None
+
+
+class PackedLinear(nn.Module):
+    """One of the layers of a PackedWeights, under the name that the plain layer had."""
+
+    def __init__(self, weights: PackedWeights, part: int) -> None:
+        super().__init__()
+        self.weights, self.part = weights, part
+        self.in_features, self.out_features = weights.d_in, weights.widths[part]
+        weights.layers = (*weights.layers, self)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        y_BTO, widths = self.weights(x_BTD), self.weights.widths
+        return y_BTO if len(widths) == 1 else y_BTO.split_with_sizes(widths, -1)[self.part]
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.weights.layers = ()  # from now on each layer runs by itself, or the hook would not be called
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.weights.layers = ()
+        return super().register_forward_hook(*args, **kwargs)
+
+    @property
+    def weight(self) -> Tensor:
+        """(O, D), to be read only: a copy where the memory is oneDNN's."""
+        return self.weights.dense(self.part)
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias_O = self.weights.bias_O
+        return None if bias_O is None else bias_O.split(self.weights.widths)[self.part]
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "weight"] = self.weight.contiguous()
+        if (bias_O := self.bias) is not None:
+            destination[prefix + "bias"] = bias_O
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            raise ValueError("a packed model can't be trained; train the plain model, then pack it")
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        raise ValueError("a packed model takes no other weights; load them into a new model and pack that")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        raise ValueError("a packed model can't be moved or cast; move the plain model, then pack it")
+
+
+class PackedEmbedding(PackedLinear):
+    """The embedding that shares the weights of a packed head: row v is the weights of output v."""
+
+    def __init__(self, weights: PackedWeights) -> None:
+        super().__init__(weights, 0)
+        self._panels_PDW = weights.panels() if weights.is_blocked else None
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        if self._panels_PDW is None:
+            return self.weights.rows(ids_BT)
+        panel_BT, column_BT = ids_BT // PANEL, ids_BT % PANEL
+        return self._panels_PDW[panel_BT, : self.in_features, column_BT]
+
+
+def joint(x_BTD: Tensor, *layers: nn.Module) -> Tensor | None:
+    """The results of `layers` side by side, if exactly these are packed together, by one product; otherwise None.
+
+    None also if a layer was wrapped, replaced or hooked after packing, so that nothing put around it is lost.
+    """
+    first = layers[0]
+    return first.weights(x_BTD) if type(first) is PackedLinear and first.weights.layers == layers else None
+
+
+class PackedNorm(nn.Module):
+    """RMSNorm without gradients, in five operations."""
+
+    def __init__(self, weight: Tensor, eps: float, *, is_joint: bool = False) -> None:
+        """`weight`: (D,), or, of several norms side by side, (J, D), which is no part of the model's state."""
+        super().__init__()
+        self._weight, self._dtype = weight.detach(), torch.promote_types(weight.dtype, torch.float32)
+        self._eps = torch.tensor(eps, device=weight.device, dtype=self._dtype)
+        if not is_joint:
+            self.weight = nn.Parameter(self._weight, requires_grad=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        length_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=self._dtype)
+        scale_BT1 = torch.addcmul(self._eps, length_BT1, length_BT1, value=1 / x_BTD.size(-1)).rsqrt_()
+        return (x_BTD * scale_BT1).to(x_BTD.dtype) * self._weight
+
+
+def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:
+    """Replaces the layers `names` of `parent`, which read the same input, by packed ones in one memory.
+
+    Layers that are not plain, because an adapter wraps them or they have hooks, stay, and so do those beside them.
+    """
+    layers = [getattr(parent, name) for name in names]
+    if not all(is_plain(layer) for layer in layers):
+        return
+    if isinstance(layers[0], PackedLinear) and layers[0].weights.is_for_one == is_for_one:
+        return
+    weights = PackedWeights(layers, is_for_one=is_for_one)
+    for part, name in enumerate(names):
+        setattr(parent, name, PackedLinear(weights, part))
+
+
+def is_plain(layer: nn.Module) -> bool:
+    return type(layer) in (Linear, PackedLinear) and not layer._forward_hooks and not layer._forward_pre_hooks

@@ -162,7 +162,7 @@ def _window_losses(model: Decoder, documents: _Documents, windows: Windows) -> T
 
 
 def _target_losses(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """-ln p(target), float32 (N,); the logits of only so many rows exist at once as training holds too."""
+    """-ln p(target), float32 (N,), from the logits of `chunk_rows` rows at a time."""
     n_rows = chunk_rows(model.cfg.vocab_size, x_ND.device.type)
     chunks = zip(x_ND.split(n_rows), targets_N.split(n_rows), strict=True)
     return torch.cat([F.cross_entropy(model.lm_head(x).float(), t, reduction="none") for x, t in chunks])
@@ -202,8 +202,8 @@ def outputs_of_texts(
         for first in range(0, len(order), rows):
             batch = on_device(padded([tokens[place] for place in order[first : first + rows]]), device)
             outputs = model(batch["ids_BT"], batch["lengths_B"])
-            parts.append(function(outputs.double()).cpu().numpy())
-    in_order = np.concatenate(parts)
+            parts.append(function(outputs.double()))
+        in_order = torch.cat(parts).cpu().numpy()  # read once: the host prepares texts while the device computes
     answers = np.empty_like(in_order)
     answers[order] = in_order
     return answers

@@ -226,7 +226,7 @@ def bits_figure(result: Result) -> "Figure":
 
 EVALUATE_FOUNDATION = Stage(
     name="evaluate_foundation",
-    version=4,
+    version=5,
     function=evaluate_foundation,
     handle=Report,
     libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch", DEVICE),

@@ -1,7 +1,7 @@
 """The base class of predictors, which apply a fine-tuned model of one kind of task.
 
 In: the folder of a Checkpoint, and rows of inputs. Out: an answer per row. This file and the class of the kind are
-shipped with every registered model (pipeline/serving/pyfunc.py): both may import the standard library, numpy, torch
+part of every registered model (pipeline/serving/pyfunc.py): both may import the standard library, numpy, torch
 and `model`, and nothing of `pipeline`. Heavy libraries are imported where they are used.
 """
 

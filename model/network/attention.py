@@ -179,19 +179,16 @@ def kernel_for(visible: Visible, n_queries: int, n_keys: int, *, has_varlen: boo
 
 
 def varlen_plan(visible: Visible, n_rows: int, n_tokens: int, device: torch.device) -> AttentionPlan:
-    """Segments of the flat batch (N = n_rows n_tokens): its documents, or else its rows.
-
-    The number of borders is rounded up to a power of two with empty segments, so that compiled layers meet few sizes.
-    """
+    """Segments of the flat batch (N = n_rows n_tokens): its documents, or else its rows."""
     left, right = visible.window(n_tokens)
     window = -1 if left is None else left, 0 if visible.is_causal else -1 if right is None else right
     if visible.documents_BS is None:
         borders = torch.arange(0, n_rows * n_tokens + 1, n_tokens, dtype=torch.int32, device=device)
         return AttentionPlan("varlen", borders=borders, window=window)
     starts = document_starts(visible.documents_BS).flatten().nonzero().squeeze(1)
-    borders = starts.new_full((1 << starts.numel().bit_length(),), n_rows * n_tokens, dtype=torch.int32)
-    borders[: starts.numel()] = starts
-    return AttentionPlan("varlen", borders=borders.to(device, non_blocking=True), window=window)
+    borders = F.pad(starts.int(), (0, 1), value=n_rows * n_tokens).to(device, non_blocking=True)
+    torch._dynamo.mark_dynamic(borders, 0)  # else a compiled layer is compiled again for each number of documents
+    return AttentionPlan("varlen", borders=borders, window=window)
 
 
 def flash_takes(device: torch.device, dtype: torch.dtype, d_head: int) -> bool:

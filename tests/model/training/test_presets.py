@@ -31,7 +31,7 @@ def test_preset_has_the_size_that_it_is_named_for(name, low, high):
     assert low < n_parameters(PRESETS[name].shape.with_vocab(VOCAB[name])) < high
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["demo", "gpt2_124m"])
 def test_preset_flops_equal_those_that_torch_counts(name):
     """torch counts every product of a pass as it runs; backward of our formula is twice the forward."""
     cfg = PRESETS[name].shape.with_vocab(VOCAB[name])

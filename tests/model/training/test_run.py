@@ -299,7 +299,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "complete.json"])
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "complete.json"])  # all: test_checkpoint.py
 def test_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
     name, directory_killed, uninterrupted, caplog
 ):
@@ -323,30 +323,16 @@ def test_run_whose_checkpoints_are_all_damaged_starts_again_and_says_so(director
     assert "the training starts again from its beginning" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("spoil", "n_left"),
-    [
-        (lambda text: "", 0),
-        (lambda text: text[:200], 1),
-        (lambda text: text.replace('"step": 7,', '"step": 7!,'), 14),
-        (lambda text: text.replace('{"step": 1,', '[[{"step": 1,', 1), 14),
-        (lambda text: "[" * 100_000 + text, 14),
-    ],
-)
-def test_run_whose_curve_is_damaged_keeps_what_is_whole_and_trains_on(
-    spoil, n_left, directory_killed, uninterrupted, caplog
-):
-    """A torn curve.jsonl, which is only drawn, stopped the training for good."""
+def test_run_whose_curve_is_damaged_keeps_what_is_whole_and_trains_on(directory_killed, uninterrupted, caplog):
+    """A torn curve.jsonl, which is only drawn, stopped the training for good. More damages: test_curve.py."""
     curve = directory_killed / "run" / "curve.jsonl"
-    curve.write_text(spoil(curve.read_text()))
+    curve.write_text(curve.read_text()[:200])
     train(directory_killed)
     ours, theirs = result(directory_killed), result(uninterrupted)
     lines, expected = (ours.pop("curve"), theirs.pop("curve"))
     assert ours == theirs
-    assert all(line in expected for line in lines) and lines[-26:] == expected[-26:]
-    steps = [line["step"] for line in lines if "loss" in line]
-    assert steps == sorted(set(steps)) and sum(step <= 15 for step in steps) == n_left
-    assert f"of 15 steps {n_left} are still there" in caplog.text
+    assert lines == expected[:1] + expected[-26:]
+    assert "of 15 steps 1 are still there" in caplog.text
 
 
 def test_run_whose_curve_is_torn_beyond_the_checkpoint_makes_it_again(directory_killed, uninterrupted, caplog):

@@ -26,7 +26,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-PRELOADED = ("duckdb", "pyarrow.parquet", "torch", "dagster", "model.training.run", "pipeline.definitions")
+PRELOADED = (
+    "duckdb", "pyarrow.parquet", "pytest", "torch", "torch.distributed.fsdp", "torch.distributed.tensor", "dagster",
+    "model.training.run", "pipeline.definitions",
+)  # fmt: skip
 SECONDS = 240.0  # until a child that hangs is killed; no test expects one to take long
 
 

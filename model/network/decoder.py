@@ -37,12 +37,16 @@ class Trunk(nn.Module):
         self.embed_tokens = nn.Embedding(cfg.vocab_size, cfg.d_model)
         if cfg.positions == "learned":
             self.embed_positions = nn.Embedding(cfg.max_seq_len, cfg.d_model)
-        else:
-            cos_S1K, sin_S1K = rotary_tables(cfg)
-            self.register_buffer("cos_S1K", cos_S1K, persistent=False)
-            self.register_buffer("sin_S1K", sin_S1K, persistent=False)
+        self.make_tables()
         self.layers = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.norm = new_norm(cfg) if cfg.norm_position == "pre" else nn.Identity()  # post: the last layer has it
+
+    def make_tables(self) -> None:
+        """Compute the rotary tables, which depend on the config alone and are not stored."""
+        if self.cfg.positions == "rotary":
+            cos_S1K, sin_S1K = rotary_tables(self.cfg)
+            self.register_buffer("cos_S1K", cos_S1K, persistent=False)
+            self.register_buffer("sin_S1K", sin_S1K, persistent=False)
 
     def recompute_layers(self, is_on: bool = True) -> None:
         """Activation checkpointing: a training pass keeps only the input of each layer, and backward computes the
@@ -164,6 +168,14 @@ def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:
     """A decoder with initial weights that depend on nothing but `cfg` and `seed`."""
     decoder = Decoder(cfg)
     initialise(decoder, seed)
+    return decoder
+
+
+def weightless_decoder(cfg: DecoderConfig) -> Decoder:
+    """A decoder whose weights are on the meta device and take no memory; its rotary tables are real."""
+    with torch.device("meta"):
+        decoder = Decoder(cfg)
+    decoder.trunk.make_tables()
     return decoder
 
 

@@ -1,24 +1,25 @@
-"""Several processes that train one model: who each is, what they share, how they agree and how they end together.
+"""Several processes that train one model: their numbers, the tensors they exchange, and how they fail together.
 
 In: the environment that torchrun sets (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), rows of a global
-batch, gradients. Out: this process' rows, sums over all, weights cut into shards and put together again. Without
-torchrun there is one process: no group is made, every function here is the identity, and the half second that
-importing torch's sharded tensors takes is not spent.
+batch, gradients. Out: this process's rows, sums over all processes, full tensors of shards. Without torchrun there is
+one process: no group is created, every function here is the identity, and the half second that importing torch's
+sharded tensors takes is saved.
 
-Two ways to hold a model (TrainConfig.parallel): "ddp", each process has all weights and gradients are summed while
-backward still runs (arXiv:2006.15704); "fsdp", each has a shard of every weight, gradient and momentum, and a layer
-is put together while it computes (arXiv:2304.11277). Gradients are sums, never means: whoever knows the supervised
-targets of the whole batch divides once. Nothing is pickled: processes exchange tensors, and text on failure.
+Two ways to hold a model (TrainConfig.parallel): with "ddp" each process has all weights, and gradients are summed
+while backward still runs (arXiv:2006.15704); with "fsdp" each has a shard of every weight, gradient and momentum, and
+a layer is gathered while it computes (model/training/fsdp.py). Gradients are sums, never means: the caller, who knows
+the supervised targets of the whole batch, divides once. Nothing is pickled: processes exchange tensors, and text on
+failure.
 
 Legend: N matrices of one shape, R rows, C columns.
 """
 
 import contextlib
-import copy
 import datetime
 import inspect
 import itertools
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -36,21 +37,23 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of a collective: the others wait while rank 0 writes a checkpoint
-# Buffers are tables that never change. The option has another name from torch 2.13 on.
+# Buffers are tables that never change. The option has a new name since torch 2.13.
 SYNC_BUFFERS = (
     "forward_sync_buffers"
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     else "broadcast_buffers"
 )
 GROUPS = itertools.count()  # of this process: each group has keys of its own in torchrun's store
-FAILURE = "failure"  # key of the store under which the first process to fail says why
+FAILURE = "failure"  # key of the store under which the first process to fail writes its error
+MESHES: dict[str, DeviceMesh] = {}  # all processes of the group that exists, by kind of device
+HELD: list[tuple[dist.ProcessGroup, weakref.ref]] = []  # groups that a model in DDP still refers to; see `replicated`
 
 
-# Who is who.
+# Numbers of processes.
 
 
 def in_group() -> bool:
-    """Whether this process trains with others right now, between the first and the last line of `process_group`."""
+    """Whether this process is within `process_group`, with others."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -59,12 +62,12 @@ def n_processes() -> int:
 
 
 def rank() -> int:
-    """Number of this process; also right before and after the group exists."""
+    """Number of this process, also before and after the group exists."""
     return dist.get_rank() if in_group() else int(os.environ.get("RANK", "0"))
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and tells of progress."""
+    """Whether this process is the one that writes files and reports progress."""
     return rank() == 0
 
 
@@ -72,15 +75,18 @@ def is_main() -> bool:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[None]:
+def process_group(store: Store | None = None) -> Iterator[None]:
     """Within the block the processes that torchrun started can exchange tensors; nothing happens without torchrun.
 
-    When one fails, it says why before it ends, and the others raise RuntimeError with its words.
+    When one fails, it publishes its error before it ends, and the others raise RuntimeError with that error.
+    `store` is where they meet, by default torchrun's.
     """
     if n_processes() == 1 or in_group():
         yield
         return
-    store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
+    own_rank, size = rank(), n_processes()
+    if store is None:
+        store, own_rank, size = next(rendezvous("env://", timeout=TIMEOUT))
     store = PrefixStore(f"gristmill.{next(GROUPS)}", store)
     on_gpu = torch.cuda.is_available()
     if on_gpu:
@@ -93,27 +99,28 @@ def process_group() -> Iterator[None]:
         raise_cause(store, error)
         raise
     finally:
+        MESHES.clear()
         dist.destroy_process_group()
 
 
 def raise_cause(store: Store, error: Exception) -> None:
-    """Tell the others why this process ends; or, where it only ends because another did, raise that one's reason."""
+    """Publish why this process fails, or, if another process failed first, raise that process's error instead."""
     own = f"process {rank()}: {type(error).__name__}: {error}"
     is_consequence = type(error) is RuntimeError or isinstance(error, dist.DistError)
     try:
         first = store.compare_set(FAILURE, "", own).decode()
-    except (RuntimeError, dist.DistError):  # the store was the other's
+    except (RuntimeError, dist.DistError):  # the store was in the process that failed
         first = own
     if is_consequence and first != own:
         raise RuntimeError(f"process {rank()} of {n_processes()} ends because another failed: {first}") from error
     if is_consequence and any(word in str(error) for word in ("Connection", "connection", "Timed out", "timed out")):
         raise RuntimeError(
-            f"process {rank()} of {n_processes()} lost another that ended without a word (killed, or out of memory?);"
-            " start the training again to go on from its last checkpoint"
+            f"process {rank()} of {n_processes()} lost another that ended without a message (killed, or out of"
+            " memory?); start the training again to resume from its last checkpoint"
         ) from error
 
 
-# Batches, sums and agreements. Every process must call these at the same place.
+# Batches, sums and agreements. Every process must call these in the same order.
 
 
 def check_shares(n_rows: int, cfg: TrainConfig, size: int | None = None) -> None:
@@ -180,7 +187,12 @@ class Objective(nn.Module):
 
 
 def replicated(model: nn.Module) -> DistributedDataParallel:
-    """The loss of `model` in DDP; gradients are summed, in buckets, while backward computes the next ones."""
+    """The loss of `model` in DDP; gradients are summed, in buckets, while backward computes the next ones.
+
+    The C++ part of DDP refers to the group. Where that is the last reference, torch 2.13 destroys the group while it
+    holds Python's lock, and waits for threads of gloo that may need this lock: a deadlock. So the group is kept until
+    the model is gone, and then freed by Python, which releases the lock first.
+    """
     options: dict[str, Any] = {SYNC_BUFFERS: False}
     parallel = DistributedDataParallel(Objective(model), gradient_as_bucket_view=True, **options)
 
@@ -190,31 +202,22 @@ def replicated(model: nn.Module) -> DistributedDataParallel:
         return work.get_future().then(lambda done: done.value()[0])
 
     parallel.register_comm_hook(None, summed)
-    return parallel
-
-
-def sharded(model: nn.Module) -> Objective:
-    """The loss of a copy of `model` that holds this process' shard of every weight. `model` keeps its weights."""
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-
-    parallel = Objective(copy.deepcopy(model))
-    mesh = whole_mesh(next(model.parameters()).device)
-    stacks = [module for module in parallel.modules() if isinstance(module, nn.ModuleList)]
-    for part in [*(layer for layers in stacks for layer in layers), parallel]:  # layers are gathered one by one
-        fully_shard(part, mesh=mesh)
-        assert isinstance(part, FSDPModule)
-        part.set_gradient_divide_factor(1.0)
-        part.set_force_sum_reduction_for_comms(True)
+    HELD[:] = [(group, owner) for group, owner in HELD if owner() is not None]
+    if dist.group.WORLD is not None:
+        HELD.append((dist.group.WORLD, weakref.ref(parallel)))
     return parallel
 
 
 def whole_mesh(device: torch.device) -> DeviceMesh:
-    return init_device_mesh(device.type, (n_processes(),))
+    """All processes of the group, in a row."""
+    if device.type not in MESHES:
+        MESHES[device.type] = init_device_mesh(device.type, (n_processes(),))
+    return MESHES[device.type]
 
 
 @contextlib.contextmanager
 def accumulating(parallel: nn.Module | None, is_last: bool) -> Iterator[None]:
-    """Around the passes of a micro-batch: gradients are summed over the processes after the last one alone."""
+    """Within the block gradients of a micro-batch are computed; they are summed over the processes after the last."""
     if isinstance(parallel, DistributedDataParallel) and not is_last:
         with parallel.no_sync():
             yield
@@ -228,7 +231,7 @@ def is_fsdp(model: nn.Module) -> bool:
     return any(is_sharded(weight) for weight in model.parameters())
 
 
-# Shards. A weight of another module than FSDP's is its own shard and its own whole.
+# Shards. Outside FSDP a weight is its own shard and its own full tensor.
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -242,24 +245,24 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
 
 @torch.no_grad()
 def local_shard(tensor: Tensor) -> Tensor:
-    """What this process holds of a weight or gradient, in the same memory."""
+    """The part of a weight or gradient that this process holds, in the same memory."""
     return tensor.to_local() if is_sharded(tensor) else tensor
 
 
 def full_tensor(part: Tensor, weight: Tensor) -> Tensor:
-    """The tensor whose `part` this process holds, cut as `weight` is. Every process must call it."""
+    """The tensor of which this process holds `part`, sharded as `weight` is. Every process must call it."""
     if not is_sharded(weight):
         return part
     from torch.distributed.tensor import DTensor
 
-    cut = {"shape": weight.shape, "stride": weight.stride()}
+    sizes = {"shape": weight.shape, "stride": weight.stride()}
     return DTensor.from_local(
-        part.contiguous(), weight.device_mesh, weight.placements, run_check=False, **cut
+        part.contiguous(), weight.device_mesh, weight.placements, run_check=False, **sizes
     ).full_tensor()
 
 
 def full_tensor_on_main(part: Tensor, weight: Tensor) -> Tensor:
-    """`whole`, in rank 0's main memory; nothing stays elsewhere, so that saving takes no more of a GPU than one
+    """The `full_tensor` in rank 0's main memory, an empty tensor elsewhere: saving takes no more of a GPU than one
     tensor. Without shards: `part` itself."""
     if not is_sharded(weight):
         return part
@@ -268,7 +271,7 @@ def full_tensor_on_main(part: Tensor, weight: Tensor) -> Tensor:
 
 
 def shard_of(tensor: Tensor, weight: Tensor) -> Tensor:
-    """This process' part of a whole tensor, cut as `weight` is and on its device."""
+    """This process's part of a whole tensor, sharded as `weight` is and on its device."""
     tensor = tensor.to(weight.device)
     if not is_sharded(weight):
         return tensor
@@ -279,13 +282,13 @@ def shard_of(tensor: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def gather_weights(source: nn.Module, target: nn.Module) -> None:
-    """Give `target`, whose weights may be released, the whole weights of the sharded `source`."""
+    """Give `target`, whose weights may be released, the full weights of the sharded `source`."""
     for weight, shards in zip(target.parameters(), source.parameters(), strict=True):
         weight.data = full_tensor(local_shard(shards), shards)
 
 
 @torch.no_grad()
 def release_weights(model: nn.Module) -> None:
-    """Leave names and modules, and free the memory."""
+    """Keep names and modules, and free the memory."""
     for weight in model.parameters():
         weight.data = weight.new_empty(0)

@@ -9,6 +9,7 @@ weights are written last. Each process of torchrun does the same with the same d
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import math
 import os
@@ -24,14 +25,14 @@ from torch import nn
 from model.data.batches import TokenBatches, token_batches
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.evaluate import mean_loss
-from model.network.decoder import new_decoder
+from model.network.decoder import initialise, new_decoder, weightless_decoder
 from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig, decoder_config
 from model.network.size import flops_per_token, n_parameters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
-from model.training.distributed import is_main
+from model.training.distributed import is_main, n_processes
 from model.training.files import CONFIG, WEIGHTS
 from model.training.loss import language_model_loss
 from model.training.machine import training_device
@@ -110,9 +111,12 @@ def pretrain(
 
 
 def job_of(plan: Pretraining) -> Job:
-    """What model/training/run.py needs; the model is on this process's device."""
+    """What model/training/run.py needs; the model is on this process's device, or under FSDP without memory."""
+    is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
+    decoder = weightless_decoder(plan.decoder) if is_in_shards else new_decoder(plan.decoder, plan.train.seed)
     return Job(
-        model=new_decoder(plan.decoder, plan.train.seed).to(training_device()),
+        model=decoder if is_in_shards else decoder.to(training_device()),
+        initialise=functools.partial(initialise, seed=plan.train.seed),
         cfg=plan.train,
         description=describe(plan.decoder),
         batches=training_batches(plan),

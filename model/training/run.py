@@ -83,7 +83,10 @@ class Observer(Protocol):
 class Job:
     """What is trained, on what, and how it is validated."""
 
-    model: nn.Module  # on its device (distributed.training_device), with its initial weights
+    # on its device (machine.training_device) with its initial weights; or, for FSDP, on the meta device, and
+    # `initialise` makes them one after the other, so that no process ever holds the whole model
+    model: nn.Module
+    initialise: Callable[[nn.Module], None] | None = None
     cfg: TrainConfig
     description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
     batches: "Batches"
@@ -126,7 +129,7 @@ class _Run:
         self.job, self.observer, self.progress, self.curve = job, observer, progress, curve
         if job.cfg.activation_checkpointing:
             job.model.trunk.recompute_layers()  # type: ignore[union-attr,operator]
-        self.state = new_state(job.model, job.cfg)
+        self.state = new_state(job.model, job.cfg, job.initialise)
         self.cfg = job.cfg  # with what it left open, once that is chosen
         if is_fsdp(self.state.model):
             release_weights(job.model)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from model.training.config import TrainConfig
 from model.training.cross_entropy import backward_of_sum
 from model.training.distributed import (
+    Objective,
     accumulating,
     check_shares,
     in_group,
@@ -30,10 +31,10 @@ from model.training.distributed import (
     n_processes,
     rank,
     replicated,
-    sharded,
     total,
 )
 from model.training.draws import row_seeds
+from model.training.fsdp import Initialise, sharded
 from model.training.loss import Batch, LossFunction, language_model_loss
 from model.training.machine import precision
 from model.training.optim import Optimizer
@@ -89,14 +90,17 @@ class StepReport:
         return torch.stack([x.double() for x in (self.loss, self.gradient_norm, self.is_empty, self.is_spike)])
 
 
-def new_state(model: nn.Module, cfg: TrainConfig) -> TrainState:
-    """A state at step 0. Within a process group the model is spread as cfg.parallel says."""
-    is_asynchronous = next(model.parameters()).device.type != "cpu"
-    if not in_group():
-        return TrainState(model, Optimizer(model, cfg), is_asynchronous=is_asynchronous)
-    check_shares(cfg.rows, cfg)
-    parallel = replicated(model) if cfg.parallel == "ddp" else sharded(model)
-    trained = model if cfg.parallel == "ddp" else parallel.model
+def new_state(model: nn.Module, cfg: TrainConfig, initialise: Initialise | None = None) -> TrainState:
+    """A state at step 0. Within a process group the model is spread as cfg.parallel says.
+
+    With "fsdp" the weights of `model` may be on the meta device; `initialise` then fills the shards.
+    """
+    parallel = None
+    if in_group():
+        check_shares(cfg.rows, cfg)
+        parallel = replicated(model) if cfg.parallel == "ddp" else sharded(model, initialise)
+    trained = parallel.model if isinstance(parallel, Objective) else model
+    is_asynchronous = next(trained.parameters()).device.type != "cpu"
     return TrainState(trained, Optimizer(trained, cfg), parallel=parallel, is_asynchronous=is_asynchronous)
 
 

@@ -212,7 +212,7 @@ def run_sample(args: argparse.Namespace) -> int:
     from model.generation.generate import stream_text
     from model.generation.sample_config import SampleConfig
     from model.network.registry import load_decoder
-    from model.training.placement import for_generation
+    from model.training.placement import each_explained, for_generation
 
     decoder = pack(for_generation(load_decoder(args.model)))
     tokenizer = load_model_tokenizer(args.model, decoder.cfg.vocab_size)
@@ -228,7 +228,7 @@ def run_sample(args: argparse.Namespace) -> int:
     prompt = [tokenizer.end_of_text, *tokenizer.encode(args.prompt)]
     pieces = stream_text(decoder, [prompt], cfg, tokenizer.decode_bytes)
     print(args.prompt, end="")
-    for _, piece in pieces:
+    for _, piece in each_explained(pieces, "shorten the prompt, or ask for fewer --tokens"):
         print(piece, end="", flush=True)
     print()
     return 0

@@ -10,7 +10,7 @@ and give other numbers.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -20,6 +20,7 @@ from model.training.machine import product_dtype, training_device
 from model.training.memory import OutOfMemory, is_out_of_memory
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 ON_CPU = "CUDA_VISIBLE_DEVICES= (empty) runs it on the CPU"
 
 
@@ -50,3 +51,9 @@ def memory_explained(advice: str) -> Iterator[None]:
             raise
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OutOfMemory(f"out of memory ({first_line}): {advice}") from error
+
+
+def each_explained(items: Iterable[T], advice: str) -> Iterator[T]:
+    """The items, with an allocator's error between two of them explained in the same way."""
+    with memory_explained(advice):
+        yield from items

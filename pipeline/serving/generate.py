@@ -26,7 +26,8 @@ def generate_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: in
 
     The prompt may be empty. A sample ends early when the model ends the document, and before a stop string. Sample i
     depends on prompt, config and i, not on the number of samples. Raises ValueError when `directory` contains no
-    decoder, the prompt is longer than its context (unless cfg.keep_prompt_end), or n_samples is below 1.
+    decoder, the prompt is longer than its context (unless cfg.keep_prompt_end), n_samples is below 1, or the device
+    has no room for as many.
     """
     texts = [""] * n_samples
     for sample, piece in stream_text(directory, prompt, cfg, n_samples):
@@ -38,13 +39,15 @@ def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int 
     """As `generate_text`, but yields the number of a sample and a piece of its text as soon as the piece is final."""
     from model.generation.decode import pack
     from model.generation.generate import stream_text
+    from model.training.placement import each_explained
 
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples} must be at least 1")
     decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
     ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
     cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, tokenizer.end_of_text))
-    return stream_text(pack(decoder, n_samples), [ids] * n_samples, cfg, tokenizer.decode_bytes)
+    pieces = stream_text(pack(decoder, n_samples), [ids] * n_samples, cfg, tokenizer.decode_bytes)
+    return each_explained(pieces, f"{n_samples:,} samples are written at once; ask for fewer")
 
 
 def predictor_in(kind: type[P], directory: Path) -> P:

@@ -1,5 +1,6 @@
 """Generation and classification from checkpoint folders."""
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from model.network.heads import new_classifier
 from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
 from model.training import placement
+from model.training.memory import OutOfMemory
 from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
 from pipeline.tasks.classification import Classifier
@@ -139,6 +141,20 @@ def test_generate_stops_where_the_model_ends_the_document(tmp_path, byte_tokeniz
 def test_generate_no_sample_is_refused(decoder):
     with pytest.raises(ValueError, match="n_samples=0"):
         generate_text(decoder, "a", SampleConfig(), n_samples=0)
+
+
+def test_generate_more_samples_than_memory_holds_is_refused_in_one_line(decoder):
+    generate_text(decoder, "a", SampleConfig(max_new_tokens=1))  # loads the model
+    now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + 150_000_000, before[1]))
+    try:
+        with pytest.raises(
+            OutOfMemory, match=r"^out of memory .*: 100,000 samples are written at once; ask for fewer$"
+        ):
+            generate_text(decoder, "a", SampleConfig(), n_samples=100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def test_generate_and_classify_refuse_each_others_models(decoder, classifier, tmp_path):

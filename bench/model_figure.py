@@ -75,7 +75,7 @@ def draw_block(ax: Axes, x: float) -> None:
         box(ax, column, 3.2, name, dashed=True)
         line(ax, (column, 3.48), (column, 4.72))
     ax.text(k + 0.1, 3.95, "k, v: into the KVCache,\nall S of them out", fontsize=7.5, color="#555")
-    box(ax, x, 5.0, "scaled dot product, mask (causal, window, documents)", width=7.2, colour=PLAIN)
+    box(ax, x, 5.0, "scaled dot product over the keys that are Visible", width=7.2, colour=PLAIN)
     line(ax, (x, 5.28), (x, 5.62), label="B, T, H K")
     box(ax, x, 5.9, "o_proj")
     line(ax, (x - 1.1, 5.9), (stream + 0.22, 5.9))

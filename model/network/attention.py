@@ -32,6 +32,7 @@ from model.network.visible import Visible, document_starts
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and signed sine of the positions at hand, (T, 1, K) or (B, T, 1, K)
 Kernel = Literal["causal", "full", "varlen", "mask"]
+MAX_FLASH_HEAD = 256
 
 
 class AttentionPlan(NamedTuple):
@@ -138,7 +139,7 @@ def attention_plan(
     """The kernel for `visible` and its arguments. `dtype`: of queries and keys. `places`: the number of each query's
     own key where rows have different lengths; None if the queries are the last keys."""
     has_flash = flash_takes(device, dtype, d_head)
-    kernel = kernel_for(visible, n_queries, n_keys, has_varlen=has_flash and d_head % 8 == 0)
+    kernel = kernel_for(visible, n_queries, n_keys, has_varlen=has_flash and varlen_takes(d_head))
     if places_BT is not None:
         kernel = "mask"
     if kernel == "varlen":
@@ -191,10 +192,15 @@ def varlen_plan(visible: Visible, n_rows: int, n_tokens: int, device: torch.devi
     return AttentionPlan("varlen", borders=borders, window=window)
 
 
+def varlen_takes(d_head: int) -> bool:
+    """Whether varlen attention knows heads of this width, where flash attention runs at all."""
+    return d_head % 8 == 0 and d_head <= MAX_FLASH_HEAD
+
+
 def flash_takes(device: torch.device, dtype: torch.dtype, d_head: int) -> bool:
-    """Whether torch's flash attention runs there: half-width numbers on CUDA from Ampere on, heads up to 256."""
+    """Whether torch's flash attention runs there: half-width numbers on CUDA from Ampere on, narrow heads."""
     is_half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and is_half and d_head <= 256 and _has_flash(device)
+    return device.type == "cuda" and is_half and d_head <= MAX_FLASH_HEAD and _has_flash(device)
 
 
 @functools.cache

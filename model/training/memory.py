@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from model.network.attention import varlen_takes
 from model.network.shape import DecoderConfig
 from model.network.size import n_hidden_matrix_parameters, n_parameters
 from model.training.config import TrainConfig
@@ -67,7 +68,8 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str, n_shards: int 
     if train.activation_checkpointing:  # the input of each layer, and one layer whole while it is computed again
         token = cfg.n_layers * 4 * cfg.d_model + layer
     row = train.seq_len * (token + 3 * 4 * cfg.d_model)  # and around the layers: embedding, last norm, its gradient
-    if train.document_mask or cfg.sliding_window is not None:
+    takes_mask = train.document_mask or cfg.sliding_window is not None
+    if takes_mask and not (is_half and varlen_takes(cfg.d_head)):
         row += train.seq_len**2 * (1 + (4 if train.activation_checkpointing else 4 * cfg.n_layers))
     head = 2 * 4 * cfg.vocab_size * cfg.d_model  # the sum of its gradient, and a chunk's share of that
     return MemoryEstimate(

@@ -87,6 +87,14 @@ def test_estimate_counts_the_mask_between_documents():
     assert 0 < kept <= counted
 
 
+def test_estimate_for_a_gpu_counts_a_mask_only_where_attention_has_to_take_one():
+    """Documents and windows are segments for flash attention, whose heads are a multiple of 8 wide."""
+    masked = dataclasses.replace(TRAIN, document_mask=True)
+    assert estimate(DECODER, masked, "cuda").row == estimate(DECODER, TRAIN, "cuda").row
+    odd = dataclasses.replace(DECODER, d_head=20)
+    assert estimate(odd, masked, "cuda").row > estimate(odd, TRAIN, "cuda").row
+
+
 def test_estimate_of_the_state_is_four_numbers_a_weight_with_adamw_and_three_with_muon():
     cfg = dataclasses.replace(DECODER, vocab_size=1, n_layers=40)
     n_bytes = 4 * sum(weight.numel() for weight in new_decoder(cfg, 0).parameters())

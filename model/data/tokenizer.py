@@ -33,7 +33,8 @@ N_BYTE_VALUES = 256
 NO_TOKEN = "\ufffd".encode()  # what an id between ranks and special tokens stands for
 # tiktoken 0.14 gives up on a million spaces with a panic, which `except Exception` does not catch: its regex engine
 # may step back a million times a match. Words of many megabytes take minutes and gigabytes. Such a text is cut into
-# words by `regex`, which tiktoken itself depends on, and its words are encoded one by one: the ids are the same.
+# words by `regex`, which tiktoken itself depends on, and its words are encoded one by one: the ids are the
+# same, except that a word of more than LONGEST_WORD characters is encoded in parts.
 LONG_TEXT = 100_000  # characters: a shorter one cannot hold a run that is too long
 LONG_RUN = re.compile(r"\s{64,}|\S{64,}")  # any run that matters, each in one step
 LONGEST_SPACE, LONGEST_WORD = 100_000, 4_000_000  # characters

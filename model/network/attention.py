@@ -25,7 +25,7 @@ from torch.nn.attention.varlen import varlen_attn
 from model.network.kv_cache import KVCache
 from model.network.linear import Linear
 from model.network.norm import RMSNorm
-from model.network.packed import joint
+from model.network.packed import JointNorm, joint
 from model.network.rope import rotate
 from model.network.shape import LayerShape
 from model.network.visible import Visible, document_starts
@@ -60,7 +60,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(d_queries, cfg.d_model, bias=cfg.output_bias, starts_at_zero=True)
         self.q_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
         self.k_norm = RMSNorm(cfg.d_head, cfg.norm_eps) if cfg.qk_norm else None
-        self.qk_norm: nn.Module | None = None  # both norms side by side, for projections that are packed together
+        self.qk_norm: JointNorm | None = None  # both norms side by side, for projections that are packed together
 
     def forward(
         self, x_BTD: Tensor, rotary: RotaryTables | None, plan: AttentionPlan, cache: KVCache | None
@@ -83,7 +83,9 @@ class Attention(nn.Module):
         Nothing else reads the weights of these three projections.
         """
         layers, heads = (self.q_proj, self.k_proj, self.v_proj), (*x_BTD.shape[:2], -1, self.d_head)
-        if (joint_BTJ := joint(x_BTD, *layers)) is not None:
+        norms = None if self.qk_norm is None else self.qk_norm.parts
+        is_joint = norms == (self.q_norm, self.k_norm) or self.q_norm is self.k_norm is None
+        if is_joint and (joint_BTJ := joint(x_BTD, *layers)) is not None:
             return joint_BTJ.view(heads).split_with_sizes([self.n_heads + self.n_kv_heads, self.n_kv_heads], 2)
         return [layer(x_BTD).view(heads) for layer in layers]
 

@@ -139,7 +139,7 @@ class PackedEmbedding(PackedLinear):
         super().__init__(weights, 0)
         self._panels_PDW = weights.panels() if weights.is_blocked else None
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
+    def forward(self, ids_BT: Tensor) -> Tensor:  # type: ignore[override]
         if self._panels_PDW is None:
             return self.weights.rows(ids_BT)
         panel_BT, column_BT = ids_BT // PANEL, ids_BT % PANEL
@@ -158,18 +158,37 @@ def joint(x_BTD: Tensor, *layers: nn.Module) -> Tensor | None:
 class PackedNorm(nn.Module):
     """RMSNorm without gradients, in five operations."""
 
-    def __init__(self, weight: Tensor, eps: float, *, is_joint: bool = False) -> None:
-        """`weight`: (D,), or, of several norms side by side, (J, D), which is no part of the model's state."""
+    def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
-        self._weight, self._dtype = weight.detach(), torch.promote_types(weight.dtype, torch.float32)
-        self._eps = torch.tensor(eps, device=weight.device, dtype=self._dtype)
-        if not is_joint:
-            self.weight = nn.Parameter(self._weight, requires_grad=False)
+        self.weight, self.eps = nn.Parameter(weight.detach(), requires_grad=False), eps
+        self._norm = _Norm(weight, eps)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        length_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=self._dtype)
-        scale_BT1 = torch.addcmul(self._eps, length_BT1, length_BT1, value=1 / x_BTD.size(-1)).rsqrt_()
-        return (x_BTD * scale_BT1).to(x_BTD.dtype) * self._weight
+        return self._norm(x_BTD)
+
+
+class JointNorm(nn.Module):
+    """The norms of query and key heads as one, for heads side by side (B, T, H + G, K). No part of the state."""
+
+    def __init__(self, q_norm: PackedNorm, k_norm: PackedNorm, n_heads: int, n_kv_heads: int) -> None:
+        super().__init__()
+        self.parts = (q_norm, k_norm)
+        weights = [q_norm.weight.expand(n_heads, -1), k_norm.weight.expand(n_kv_heads, -1)]
+        self._norm = _Norm(torch.cat(weights), q_norm.eps)
+
+    def forward(self, x_BTJK: Tensor) -> Tensor:
+        return self._norm(x_BTJK)
+
+
+class _Norm:
+    def __init__(self, weight: Tensor, eps: float) -> None:
+        self.weight, self.dtype = weight.detach(), torch.promote_types(weight.dtype, torch.float32)
+        self.eps = torch.tensor(eps, device=weight.device, dtype=self.dtype)
+
+    def __call__(self, x_BTD: Tensor) -> Tensor:
+        length_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=self.dtype)
+        scale_BT1 = torch.addcmul(self.eps, length_BT1, length_BT1, value=1 / x_BTD.size(-1)).rsqrt_()
+        return (x_BTD * scale_BT1).to(x_BTD.dtype) * self.weight
 
 
 def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:

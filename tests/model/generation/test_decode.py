@@ -127,7 +127,8 @@ def test_packed_again_for_another_number_of_rows_is_the_same_model():
 @torch.inference_mode()
 def test_packed_decoder_honours_adapters(when, n_rows):
     """An adapter around any layer, put there before or after packing, has its effect."""
-    for name in ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
+    names = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+    for name in (*names, "self_attn.k_norm", "input_layernorm"):
         models = decoder_of(LARGE), decoder_of(LARGE)
         ids_BT = torch.arange(n_rows * 3).view(n_rows, 3)
         without_BTV = models[0](ids_BT)
@@ -147,7 +148,8 @@ def test_packed_decoder_honours_adapters(when, n_rows):
 @torch.inference_mode()
 def test_hook_of_a_packed_layer_is_called():
     model, seen = pack(decoder_of(QWEN3)), []
-    model.model.layers[0].self_attn.k_proj.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    k_proj = model.get_submodule("model.layers.0.self_attn.k_proj")
+    k_proj.register_forward_hook(lambda *args: seen.append(args[2].shape))
     model(torch.arange(5).view(1, 5))
     assert seen == [(1, 5, 16)]
 

@@ -1,15 +1,19 @@
-"""torch.compile where it pays: layer by layer, so that one compilation serves all, and never without a word.
+"""torch.compile where it pays: layer by layer, so that one compilation serves all layers, and never silently.
 
-In: a model. Out: the same model, same parameters and names, whose layers run as generated code. Fused code rounds
-otherwise than eager code: which of the two a run uses is chosen once and lies in its checkpoints.
+In: a model. Out: the same model, same parameters and names, whose layers and last norm run as generated code. Rows of
+one length get a graph for their shape; where lengths vary, one graph serves all lengths, whichever comes first, so
+that a resumed run uses the same code for the same batch. Fused code rounds differently from eager code: which of the
+two a run uses is chosen once and stored in its checkpoints.
 
-Compiling needs a C++ compiler (CPU) or Triton and a C compiler (CUDA). Where that is missing, `compile_failure` says
-so in words, and a run that was not told to compile goes on without.
+Compiling needs a C++ compiler (CPU) or Triton and a C compiler (CUDA). Where that is missing, `compile_failure`
+returns the reason, and a run that was not told to compile goes on without. A model that meets too many shapes to
+compile fails: torch itself would run it eagerly from then on, at half the speed and with other roundings.
 """
 
+import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @functools.cache
 def compile_failure(device: str) -> str | None:
-    """Why torch.compile does not work on `device` ("cpu", "cuda"), found by compiling one line; None if it does."""
+    """Why torch.compile does not work on `device` ("cpu", "cuda"), found by compiling one line, or None."""
     try:
         torch.compile(lambda x: (x * 2 + 1).relu(), dynamic=False)(torch.ones(4, device=device))
     except Exception as error:  # whatever a compiler, a linker or a missing package raises
@@ -29,9 +33,9 @@ def compile_failure(device: str) -> str | None:
 
 
 def chosen_compile(wish: bool | None, device: str) -> bool:
-    """Whether to compile: as wished; where nothing is wished, on CUDA if it works there.
+    """Whether to compile: what `wish` says, or for None whether the device is CUDA and compiling works there.
 
-    Raises ValueError when it is wished and does not work.
+    Raises ValueError when `wish` is True and compiling does not work.
     """
     if wish is False or (wish is None and device != "cuda"):
         return False
@@ -47,15 +51,48 @@ def chosen_compile(wish: bool | None, device: str) -> bool:
     return False
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Compile every layer of the trunk in place, and let the loss do so with its own steps."""
-    for layer in model.model.layers:  # type: ignore[union-attr]
-        layer.compile(dynamic=False)
-    model.is_compiled = True  # type: ignore[assignment]
+def compile_layers(model: nn.Module, *, has_varying_lengths: bool = False, backend: str = "inductor") -> None:
+    """Compile every layer of the trunk and its last norm in place; loss and optimiser do so with their own steps.
+
+    `has_varying_lengths`: batches differ in rows and length, and one graph is to serve all. Call the model within
+    `strictly_compiled`.
+    """
+    for module in (*model.trunk.layers, model.trunk.norm):  # type: ignore[union-attr,misc]
+        module.compile(backend=backend, dynamic=has_varying_lengths)
+    model.compile_backend = backend  # type: ignore[assignment]
+
+
+def compile_backend(model: nn.Module) -> str | None:
+    """What compiles the layers of `model`; None = they run eagerly."""
+    return getattr(model, "compile_backend", None)
 
 
 def is_compiled(model: nn.Module) -> bool:
-    return getattr(model, "is_compiled", False) is True
+    return compile_backend(model) is not None
+
+
+@contextlib.contextmanager
+def strictly_compiled(is_on: bool = True) -> Iterator[None]:
+    """Within the block a compiled module that meets too many shapes raises ValueError instead of running eagerly."""
+    if not is_on:
+        yield
+        return
+    import torch._dynamo.config
+    import torch.fx.experimental._config as symbolic_shapes
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    # Else a length that happens to equal a width in the first batch counts as that width, and is compiled alone.
+    free = symbolic_shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
+    try:
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True), free:
+            yield
+    except FailOnRecompileLimitHit as error:
+        limit = torch._dynamo.config.recompile_limit  # type: ignore[attr-defined]
+        raise ValueError(
+            f"a layer was compiled {limit} times and met yet another shape or setting: batches must have few shapes."
+            " Set compile=False (the same training, slower), or pad rows to fewer lengths; TORCH_LOGS=recompiles in"
+            " the environment shows what differed"
+        ) from error
 
 
 @functools.cache

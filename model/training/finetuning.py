@@ -85,6 +85,7 @@ def job_of(base: Base, task: Task, cfg: FinetuneSettings, made_from: Mapping[str
         cfg=train,
         description={**task.description, "max_tokens": max_tokens, "truncation_side": cfg.truncation_side},
         batches=ExampleBatches(task.training, rows=train.rows, seed=cfg.seed, longest=longest),
+        has_varying_lengths=True,
         loss_function=task.loss_function,
         validate=task.validate,
         made_from=made_from,

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from model.data.targets import IGNORE_INDEX
 from model.network.visible import CAUSAL, Visible
-from model.training.compilation import is_compiled
+from model.training.compilation import compile_backend
 from model.training.cross_entropy import linear_cross_entropy
 
 Batch = Mapping[str, Tensor]
@@ -41,7 +41,7 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]
         bias_V=model.lm_head.bias,  # type: ignore[union-attr,arg-type]
         weights_N=weights_N,
         rows_M=rows_M,
-        compile_backend="inductor" if is_compiled(model) else None,
+        compile_backend=compile_backend(model),
     )
     return loss, count_of(targets_N, weights_N)
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.training.compilation import is_compiled
+from model.training.compilation import compile_backend
 from model.training.config import TrainConfig
 from model.training.distributed import (
     full_tensor_on_main,
@@ -76,7 +76,7 @@ class Optimizer:
         """`is_applied` (bool, 0-d, on the device; None = yes): where it is False, weights and state keep their bits,
         and the host does not learn of it."""
         if self.cfg.muon_lr is not None:
-            backend = "inductor" if is_compiled(self.model) else None
+            backend = compile_backend(self.model)
             self.muon.step(self.cfg.muon_lr * factor, self.cfg.muon_weight_decay, is_applied, backend)
         for group in self.adamw.param_groups:
             group["lr"] = self.cfg.adamw_lr * factor

@@ -37,7 +37,7 @@ from model.training.checkpoint import (
     values_of,
 )
 from model.training.checkpoint_writer import CheckpointWriter
-from model.training.compilation import chosen_compile, compile_layers
+from model.training.compilation import chosen_compile, compile_layers, strictly_compiled
 from model.training.config import TrainConfig
 from model.training.curve import Curve, opened_curve
 from model.training.distributed import (
@@ -90,6 +90,7 @@ class Job:
     cfg: TrainConfig
     description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
     batches: "Batches"
+    has_varying_lengths: bool = False  # of the rows of different batches
     loss_function: LossFunction = language_model_loss
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
@@ -150,7 +151,10 @@ class _Run:
         self.state.model.train()
         assert self.cfg.micro_batch is not None
         try:
-            with explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good):
+            with (
+                explained_out_of_memory(self.job.cfg, self.cfg.micro_batch, self.last_good),
+                strictly_compiled(self.cfg.compile is True),
+            ):
                 self.fit()
         except Interrupted:
             with stop_signals():  # a second signal does not break off the write that the first one asked for
@@ -208,7 +212,7 @@ class _Run:
             wish = False  # layers that are put together while they run are not worth compiling unasked
         self.cfg = dataclasses.replace(cfg, micro_batch=micro_batch, compile=chosen_compile(wish, device.type))
         if self.cfg.compile:
-            compile_layers(model)
+            compile_layers(model, has_varying_lengths=self.job.has_varying_lengths)
 
     def last_checkpoint(self) -> Path | None:
         """The checkpoint to go on from, as rank 0 finds it."""

@@ -1,13 +1,13 @@
 """`python -m model.cli`: train, fine-tune, sample and evaluate a decoder on folders, with nothing around it.
 
-    train SHARDS OUT             pretrain on token shards; stopped at any moment, the same call goes on
+    train SHARDS OUT             pretrain on token shards; after a stop at any moment, the same call resumes
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
     sample DIR PROMPT            continue a text
     evaluate DIR SHARDS          bits per byte and perplexity on held-out documents
 
-In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0, 1 for
-what was given wrong or went wrong, told in one line, 130 where a signal asked to stop. `train` runs in several
-processes by --devices N, or by torchrun around it.
+In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0; 1 for
+an error, which is one line on stderr; 130 for a signal that asked to stop. `train` runs in several processes with
+--devices N, or under torchrun. With more steps the same call extends a finished training (model/training/resume.py).
 """
 
 import argparse
@@ -34,7 +34,7 @@ STOPPED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a model may say what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a model may write what a terminal cannot show
     args = build_parser().parse_args(argv)
     try:
         return args.run(args)
@@ -153,12 +153,12 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
             if file.name in (RANKS_FILE, DESCRIPTION_FILE) or file.name.startswith("tokenizer"):
                 shutil.copyfile(file, args.out / TOKENIZER / file.name)
     numbers = measures(plan)
-    judged = (
+    validated = (
         f"validation bits per byte {numbers[VALIDATION_METRIC]:.4f}"
         if VALIDATION_METRIC in numbers
-        else "no validation split to judge it"
+        else "no validation split"
     )
-    print(f"finished: training loss {numbers['training_loss']:.4f}, {judged}")
+    print(f"finished: training loss {numbers['training_loss']:.4f}, {validated}")
     return 0
 
 

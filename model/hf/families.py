@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from model.network.registry import KINDS
 from model.network.shape import FAMILY_SWITCHES, NORM_EPS
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+HEADS = tuple(f"{head}." for kind in KINDS.values() for head in kind.head)
 DECODER, CLASSIFIER = "decoder", "sequence_classifier"  # kinds of models, as in model/network/registry.py
 
 
@@ -43,7 +45,7 @@ class Family:
     d_model_is: Literal["any", "multiple_of_heads", "heads"] = "any"  # heads: n_heads * d_head
     is_grouped: bool = True  # may have fewer heads of keys than of queries
     prefix: str = "model."  # of the names of the trunk's weights in a file
-    heads: tuple[str, ...] = ("lm_head.", "score.")  # beginnings of names that do not have the prefix
+    heads: tuple[str, ...] = HEADS  # beginnings of names that do not have the prefix
     rules: tuple[WeightRule, ...] = ()  # none: the names are ours
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of names in old files that are no weights
 

@@ -1,7 +1,8 @@
 """Refuses a config that asks for more than its weight files hold, before memory is taken for it.
 
 In: a DecoderConfig and the headers of the safetensors files beside it. Out: nothing, or a ValueError that names what
-is asked for and what is there. A config is a few bytes that anybody may write; the weights are what somebody made.
+the config asks for and what the files hold. Anybody can write a config of a few bytes that asks for any amount of
+memory; weight files have the size that they have.
 """
 
 import math

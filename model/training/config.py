@@ -1,7 +1,7 @@
-"""How a model is trained: a frozen dataclass, every rule checked where it is made.
+"""How a model is trained: a frozen dataclass, which checks every rule when it is made.
 
-In: numbers. Out: TrainConfig (batch, learning rates, schedule, when to save). Imports no torch, so that a launchpad
-form or a fingerprint can be made of it for nothing.
+In: numbers. Out: TrainConfig (batch, learning rates, schedule, when to save). This module imports no torch, so that a
+launchpad form or a fingerprint can be made of a config without the time that torch takes to load.
 """
 
 from dataclasses import dataclass, field
@@ -12,10 +12,9 @@ Packing = Literal["concatenated", "documents"]
 PACKINGS = ("concatenated", "documents")
 SCHEDULES = ("warmup_stable_decay", "cosine", "linear")
 VALIDATION_METRIC = "validation_bits_per_byte"  # of a pretraining's validation: chooses the best checkpoint
-VALIDATION_TOKENS = 2**13  # that are judged at once where the micro-batch is left open
+VALIDATION_TOKENS = 2**13  # that are validated at once where the micro-batch is left open
 
-
-RUNTIME_ONLY = {"identity": False}  # metadata of a field that says how a run computes, and not what it is
+RUNTIME_ONLY = {"identity": False}  # metadata of a field that decides how a run computes, and not which run it is
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +53,7 @@ class TrainConfig:
         0.0  # of n_steps: batches of an 8th, a 4th, half of the rows (model/training/schedule.py)
     )
     gradient_clip: float | None = 1.0  # L2 norm over all gradients; None = no clipping
-    skip_spikes: float | None = None  # updates whose loss or gradient lies so many deviations above are left out
+    skip_spikes: float | None = None  # updates whose loss or gradient norm is this many deviations above are skipped
     seed: int = 0  # initial weights and order of the data
     packing: Packing = (
         "concatenated"  # rows are windows of all text, or whole pieces of documents (model/data/packing.py)
@@ -74,7 +73,7 @@ class TrainConfig:
     deterministic: bool = field(default=False, metadata=RUNTIME_ONLY)
     # of several processes: each holds all weights, or a shard of each
     parallel: Literal["ddp", "fsdp"] = field(default="ddp", metadata=RUNTIME_ONLY)
-    # CPU threads; None = chosen once and stored in the checkpoint
+    # CPU threads; None = chosen once and stored in the checkpoint; a value that is given at a resume wins
     n_threads: int | None = field(default=None, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
@@ -120,5 +119,5 @@ class TrainConfig:
 
     @property
     def validation_rows(self) -> int:
-        """Rows that are judged at once: without gradients little has to be kept of them."""
+        """Rows that are validated at once: without gradients little has to be kept of them."""
         return self.micro_batch or max(1, min(self.rows, VALIDATION_TOKENS // self.seq_len))

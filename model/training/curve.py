@@ -1,8 +1,8 @@
 """The curve of a training: curve.jsonl, one JSON object per step and per validation, which is only appended to.
 
-In: steps with their values. Out: the file, and a mark (length and checksum) for every checkpoint, by which a resume
-cuts the file to what it was then. Where the file no longer fits the mark, every line that is still whole is kept:
-a damaged curve costs points of a figure, and no training.
+In: steps with their values. Out: the file, and a mark (length and checksum) for every checkpoint, to which a resume
+truncates the file. If the file no longer fits the mark, every line that is still whole is kept: a damaged curve loses
+points of a figure, and the training nothing.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Curve:
         self.crc = 0
 
     def cut(self, mark: Mapping[str, int], step: int) -> None:
-        """Take away what was appended after `mark`, which was made at `step`."""
+        """Remove what was appended after `mark`, which was made at `step`."""
         with self.path.open("rb") as file:
             content = file.read()
         before = content[: mark[BYTES]]
@@ -79,7 +79,7 @@ def _whole_lines(content: bytes, step: int) -> Iterator[tuple[bytes, int, dict[s
 
 @contextlib.contextmanager
 def opened_curve(directory: Path, *, writes: bool) -> Iterator[Curve]:
-    """The curve to append to; memory to which nothing is written in a process that is not to write."""
+    """The curve to append to; one in memory, which is thrown away, in a process that must not write."""
     if not writes:
         yield Curve(io.BytesIO(), directory / CURVE)
         return

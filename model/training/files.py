@@ -57,7 +57,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             for content in itertools.chain([len(text).to_bytes(8, "little"), text], contents):
                 digest.update(content)
                 file.write(content)
-    except OSError as error:  # says where, as errors of `open` do and errors of `write` do not
+    except OSError as error:  # errors of `open` name the file, those of `write` do not
         raise OSError(error.errno, error.strerror, str(path)) from error
     return digest.hexdigest()
 
@@ -131,7 +131,7 @@ def fault_in(folder: Path, names: Collection[str]) -> str | None:
         path, entry = folder / name, files[name]
         n_bytes = path.stat().st_size if path.is_file() else None
         if not isinstance(entry, dict) or not {"bytes", "sha256"} <= entry.keys():
-            return f"{folder / COMPLETE} does not say what {name} holds"
+            return f"{folder / COMPLETE} does not describe {name}"
         if n_bytes is None:
             return f"{path} is missing"
         if n_bytes != entry["bytes"]:

@@ -40,12 +40,12 @@ from model.training.resume import continued
 from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
 
-LOCK_SECONDS = 60.0  # that processes of a killed training get to save and end
+LOCK_SECONDS = 60.0  # for processes of a killed training to save and end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pretraining:
-    """One training as literals, so that other processes can be told of it."""
+    """One training as literals, so that it can be handed to other processes."""
 
     shards: Path  # a folder of token shards
     out: Path  # of the model; a training that was stopped there goes on
@@ -134,7 +134,7 @@ def training_batches(plan: Pretraining) -> TokenBatches:
 def validation(
     shards: Sequence[TokenShard], train: TrainConfig, vocab_size: int
 ) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """A function of the model that gives validation_loss (nats a token) and validation_bits_per_byte, over the
+    """A function of the model that gives validation_loss (nats per token) and validation_bits_per_byte, over the
     same windows each time; None when the split is too small for one window.
 
     Bits per byte are an estimate from these windows, by the bytes per token of the whole split; evaluation
@@ -162,15 +162,18 @@ def passes(plan: Pretraining) -> float:
     return plan.n_tokens / (training_batches(plan).rows_per_epoch * plan.train.seq_len)
 
 
-def measures(plan: Pretraining) -> dict[str, float]:
-    """Numbers of a finished training: its sizes, mean loss of the last 2 % of the steps, speed, last validation."""
+def measures(plan: Pretraining, n_passes: float | None = None) -> dict[str, float]:
+    """Numbers of a finished training: its sizes, mean loss of the last 2 % of the steps, speed, last validation.
+
+    `n_passes` is what `passes` returned, if it was called already: it reads all shards, and may pack them.
+    """
     curve = read_curve(plan.out)
     steps = [line for line in curve if "loss" in line]  # none where the curve was damaged after the last step
     last = steps[-max(1, len(steps) // 50) :]
     validations = [line for line in curve if VALIDATION_METRIC in line]
     sizes = {
         "tokens": plan.n_tokens,
-        "epochs": passes(plan),
+        "epochs": passes(plan) if n_passes is None else n_passes,
         "parameters": n_parameters(plan.decoder),
         "flops": plan.n_tokens * flops_per_token(plan.decoder, plan.train.seq_len),
     }
@@ -184,7 +187,7 @@ def measures(plan: Pretraining) -> dict[str, float]:
 
 @contextlib.contextmanager
 def only_training(directory: Path) -> Iterator[None]:
-    """Keeps a second training out of the folder; the system lets go of it when this process ends in any way.
+    """Keeps a second training out of the folder; the system releases it when this process ends in any way.
 
     Waits for a while, because the processes of a training whose parent was killed still save. ValueError then.
     """
@@ -215,7 +218,7 @@ def opened_folder(directory: Path) -> Iterator[int]:
 
 
 def refuse_other_models(directory: Path) -> None:
-    """ValueError where a model lies that no training in this folder has made: it would be overwritten."""
+    """ValueError where the folder holds a model that no training in it has made: it would be overwritten."""
     there = [name for name in (WEIGHTS, CONFIG) if (directory / name).exists()]
     if there and not complete_checkpoints(directory / CHECKPOINTS):
         raise ValueError(

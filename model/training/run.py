@@ -190,9 +190,9 @@ class _Run:
         return next(reversed(complete_checkpoints(self.root)), None)
 
     def resolve_open_settings(self, notes: Mapping[str, Any]) -> None:
-        """Settle what the config leaves open: as the checkpoint's notes say, at the start as this machine allows.
+        """Choose what the config leaves open: at a resume as the notes have it, at the start as this machine allows.
 
-        Both decide roundings. What the config says wins, so that a run that has no memory left can go on with less.
+        Both decide roundings. A value of the config wins, so that a run that has no memory left can go on with less.
         """
         cfg, model = self.job.cfg, self.state.model
         device = next(model.parameters()).device

@@ -41,7 +41,7 @@ def parsed_settings(settings: Sequence[str], hints: Mapping[str, Any], allowed: 
 
 
 def no_such_setting(name: str, allowed: Iterable[str]) -> str:
-    """What a refusal of an unknown name says: the nearest of those that are allowed, and all of them."""
+    """The message for an unknown name: the nearest of those that are allowed, and all of them."""
     names = list(allowed)
     nearest = "".join(f" did you mean {near}?" for near in difflib.get_close_matches(name, names, n=1))
     return f"no such setting;{nearest} there are {', '.join(names)}"

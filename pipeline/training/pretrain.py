@@ -179,7 +179,8 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
-    warn_of_passes(pretraining.passes(plan), plan.n_tokens)
+    n_passes = pretraining.passes(plan)
+    warn_of_passes(n_passes, plan.n_tokens)
     with pretraining.only_training(work.directory):  # processes of a killed build may still save
         tell_what_was_left(work)
     try:
@@ -194,7 +195,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=plan.train.n_steps,
-        measures=pretraining.measures(plan),
+        measures=pretraining.measures(plan, n_passes),
         content=("model.safetensors", "config.json", "tokenizer/*"),
     )
 

@@ -26,6 +26,7 @@ from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
 from model.training.cross_entropy import chunk_rows
 from model.training.distributed import n_processes, rank, total
+from model.training.draws import with_row_seeds
 from model.training.loss import LossFunction
 from model.training.machine import precision
 from model.training.placement import memory_explained
@@ -176,7 +177,8 @@ def mean_loss(
     device = next(model.parameters()).device
     sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss and targets; read once, at the end
     for k in range(n_batches):
-        for micro in micro_batches(batches.batch(k, rank(), n_processes()), micro_batch):
+        batch = with_row_seeds(batches.batch(k, rank(), n_processes()), 0, k, batches.n_rows(k))
+        for micro in micro_batches(batch, micro_batch):
             with precision(device):
                 loss_sum, n_targets = loss_function(model, on_device(micro, device))
             sums += torch.stack([loss_sum.double(), n_targets.double()])

@@ -10,8 +10,12 @@ pass as random. int64 arithmetic wraps around on CPUs and on CUDA alike.
 Legend: B rows, N numbers per row.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+
+from model.training.distributed import n_processes, rank
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: the step of the counter
@@ -31,6 +35,13 @@ def uniform_of_rows(row_seeds_B: Tensor, n: int) -> Tensor:
     """
     bits_BN = _mixed(_counted(torch.arange(n, device=row_seeds_B.device), row_seeds_B.unsqueeze(1)))
     return _shifted_right(bits_BN, 40).float() * 2.0**-24  # 24 bits, as many as a float32 holds
+
+
+def with_row_seeds(batch: Mapping[str, Tensor], seed: int, number: int, n_rows: int) -> dict[str, Tensor]:
+    """`batch`, this process's rows of the `n_rows` of global batch `number`, with row_seeds_B."""
+    ids_BT = batch["ids_BT"]
+    first = n_rows * rank() // n_processes()
+    return {**batch, "row_seeds_B": row_seeds(seed, number, range(first, first + len(ids_BT)), ids_BT.device)}
 
 
 def _counted(counter: Tensor, start: Tensor | int) -> Tensor:

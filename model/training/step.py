@@ -28,12 +28,10 @@ from model.training.distributed import (
     in_group,
     is_fsdp,
     local_shard,
-    n_processes,
-    rank,
     replicated,
     total,
 )
-from model.training.draws import row_seeds
+from model.training.draws import with_row_seeds
 from model.training.fsdp import Initialise, sharded
 from model.training.loss import Batch, LossFunction, language_model_loss
 from model.training.machine import precision
@@ -118,9 +116,9 @@ def train_step(
     """
     n_rows = batch["ids_BT"].size(0) if n_rows is None else n_rows
     check_shares(n_rows, cfg)
-    loss_sum, n_supervised = accumulate_gradients(
-        state, with_row_seeds(batch, state, cfg, n_rows), cfg, loss_function
-    )
+    device = next(state.model.parameters()).device
+    rows = with_row_seeds(on_device(batch, device), cfg.seed, state.step, n_rows)
+    loss_sum, n_supervised = accumulate_gradients(state, rows, cfg, loss_function)
     loss = loss_sum / n_supervised
     gradients = [local_shard(weight.grad) for weight in state.model.parameters() if weight.grad is not None]
     gradient_norm = scale_and_clip(gradients, n_supervised, cfg.gradient_clip, are_shards=is_fsdp(state.model))
@@ -143,14 +141,6 @@ def train_step(
         learning_rate=(cfg.muon_lr if cfg.muon_lr is not None else cfg.adamw_lr) * factor,
         n_tokens=n_rows * batch["ids_BT"].size(1),
     )
-
-
-def with_row_seeds(batch: Batch, state: TrainState, cfg: TrainConfig, n_rows: int) -> dict[str, Tensor]:
-    """`batch` on the model's device, and a seed per row of the global batch."""
-    device = next(state.model.parameters()).device
-    first = n_rows * rank() // n_processes()
-    rows = range(first, first + batch["ids_BT"].size(0))
-    return on_device(batch, device) | {"row_seeds_B": row_seeds(cfg.seed, state.step, rows, device)}
 
 
 def accumulate_gradients(

@@ -78,7 +78,7 @@ def check_same_shapes(what: str, expected: Mapping[str, Tensor], got: Mapping[st
     if missing := sorted(expected.keys() - got.keys()):
         raise ValueError(f"{what}: {len(missing)} of {len(expected)} tensors are missing, first {missing[:3]}")
     if unknown := sorted(got.keys() - expected.keys()):
-        raise ValueError(f"{what}: no place for {len(unknown)} of {len(got)} tensors, first {unknown[:3]}")
+        raise ValueError(f"{what}: {len(unknown)} of {len(got)} tensors are unknown, first {unknown[:3]}")
     for name, tensor in expected.items():
         if got[name].shape != tensor.shape:
             raise ValueError(f"{what}: {name} has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}")

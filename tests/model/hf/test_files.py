@@ -229,18 +229,18 @@ def rewrite(folder, **changes) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "named"),
     [
-        ("qwen3", {"model.layers.0.self_attn.q_proj.bias": torch.zeros(40)}, r"no place .*q_proj\.bias"),
+        ("qwen3", {"model.layers.0.self_attn.q_proj.bias": torch.zeros(40)}, r"unknown.*q_proj\.bias"),
         ("qwen3", {"model.layers.2.mlp.up_proj.weight": None}, r"missing.*layers\.2\.mlp\.up_proj"),
-        ("qwen3", {"model.layers.9.mlp.up_proj.weight": torch.zeros(40, 24)}, r"no place .*layers\.9\.mlp"),
+        ("qwen3", {"model.layers.9.mlp.up_proj.weight": torch.zeros(40, 24)}, r"unknown.*layers\.9\.mlp"),
         ("qwen3", {"model.norm.weight": torch.zeros(25)}, r"model\.norm\.weight has shape \(25,\), expected \(24,\)"),
         ("qwen3", {"model.norm.weight": torch.zeros(24, dtype=torch.int8)}, r"norm\.weight has the type torch\.int8"),
         ("gpt2", {"transformer.h.1.attn.c_attn.bias": None}, r"missing.*h\.1\.attn\.c_attn\.bias"),
-        ("gpt2", {"transformer.h.1.attn.extra": torch.zeros(3)}, r"no place .*h\.1\.attn\.extra"),
+        ("gpt2", {"transformer.h.1.attn.extra": torch.zeros(3)}, r"unknown.*h\.1\.attn\.extra"),
         ("gpt2", {"transformer.h.0.mlp.c_fc.weight": torch.zeros(40, 24)}, r"c_fc\.weight has shape \(40, 24\), exp"),
         ("gpt2-untied", {"lm_head.weight": None}, r"missing.*lm_head\.weight"),
     ],
 )
-def test_weight_without_a_place_and_place_without_a_weight_are_named(
+def test_weight_that_is_unknown_missing_or_misshapen_is_named(
     name, changes, named, decoders, large_weights, tmp_path
 ):
     write_folder(tmp_path, large_weights(Decoder(decoders[name]), seed=3))

@@ -90,17 +90,19 @@ class Trunk(nn.Module):
         """Input of the first layer (B, T, D), and the rotary tables of its positions where positions are rotary.
 
         Under autocast the residual stream that begins here is in autocast's type: half the bytes for everything
-        between two products. The tables stay as wide as the weights.
+        between two products. The tables stay float32, also where FSDP gathers the embedding in bfloat16.
         """
         x_BTD, rotary = self.embed_tokens(ids_BT), None
+        narrow = autocast_dtype(x_BTD.device)
+        wide = x_BTD.dtype if narrow is None else torch.float32
         place = slice(n_seen, n_seen + ids_BT.size(1)) if positions_BT is None else positions_BT
         if self.cfg.positions == "rotary":
-            rotary = self.cos_S1K[place].to(x_BTD.dtype), self.sin_S1K[place].to(x_BTD.dtype)
+            rotary = self.cos_S1K[place].to(wide), self.sin_S1K[place].to(wide)
         else:
             if positions_BT is None:  # looked up, not sliced: FSDP gathers the embedding for its module only
                 positions_BT = torch.arange(n_seen, n_seen + ids_BT.size(1), device=ids_BT.device)
             x_BTD = x_BTD + self.embed_positions(positions_BT)
-        return x_BTD.to(autocast_dtype(x_BTD.device) or x_BTD.dtype), rotary
+        return x_BTD.to(narrow or x_BTD.dtype), rotary
 
     def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int, places_BT: Tensor | None) -> list[AttentionPlan]:
         """The attention plan of each layer; layers with the same window share one."""

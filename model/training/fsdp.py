@@ -7,7 +7,6 @@ none at all where the weights are on the meta device.
 """
 
 import copy
-import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -33,11 +32,11 @@ def sharded(model: nn.Module, initialise: Initialise | None = None, dtype: torch
     device = training_device() if first.is_meta else first.device
     parallel = Objective(without_memory(model))
     dtype = product_dtype(device) if dtype is None else dtype
-    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    outer = dataclasses.replace(policy, cast_forward_inputs=False)  # a batch may hold float32 weights of its targets
+    # Inputs stay as they are: a batch may hold float32 weights of its targets, and layers get float32 rotary tables.
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     stacks = [module for module in parallel.modules() if isinstance(module, nn.ModuleList)]
     for part in [*(layer for layers in stacks for layer in layers), parallel]:
-        fully_shard(part, mesh=whole_mesh(device), mp_policy=outer if part is parallel else policy)
+        fully_shard(part, mesh=whole_mesh(device), mp_policy=policy)
         assert isinstance(part, FSDPModule)
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.network.attention import AttentionPlan, attend, attention_plan, kernel_for, sighted, varlen_plan
 from model.network.visible import CAUSAL, Visible
@@ -37,7 +38,7 @@ def qkv(n_queries: int = T) -> list[torch.Tensor]:
 
 def by_definition(visible: Visible, q, k, v) -> torch.Tensor:
     """Every score written out, in the order of the formula."""
-    sees_BTS = visible.dense(torch.arange(T - q.size(2), T)[None], T)
+    sees_BTS = visible.dense(torch.arange(T - q.size(2), T, device=q.device)[None], T)
     scores_BHTS = q @ k.repeat_interleave(H // G, 1).mT * K**-0.5
     weights_BHTS = scores_BHTS.masked_fill(~sees_BTS.unsqueeze(1), -torch.inf).softmax(-1).nan_to_num()
     return weights_BHTS @ v.repeat_interleave(H // G, 1)
@@ -183,3 +184,40 @@ def test_compiled_attention_is_compiled_once_for_any_number_of_documents(varlen_
         assert plan.borders.numel() == B * n_documents + 1
         torch.testing.assert_close(compiled(*qkv(), plan), by_definition(visible, *qkv()))
     assert len(graphs) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_kernels_of_a_gpu_equal_the_formula(rule, window, dtype):
+    """Also: none of them is torch's plain one, which holds the scores of all pairs of tokens."""
+    visible, gpu = narrowed(RULES[rule], window), torch.device("cuda")
+    sizes = {"n_rows": B, "n_queries": T, "n_keys": T, "d_head": K}
+    results = []
+    for attention in ("kernel", "formula"):
+        leaves = [x.to(gpu, dtype if attention == "kernel" else torch.float32).requires_grad_() for x in qkv()]
+        if attention == "kernel":
+            plan = attention_plan(visible, device=gpu, dtype=dtype, **sizes)
+            with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]):
+                out_BHTK = attend(*leaves, plan)
+        else:
+            out_BHTK = by_definition(visible, *leaves)
+        out_BHTK.float().square().sum().backward()
+        results.append([out_BHTK.float(), *(x.grad.float() for x in leaves)])
+    tolerance = 0.05 if dtype == torch.bfloat16 else 1e-4
+    for by_kernel, by_formula in zip(*results, strict=True):
+        torch.testing.assert_close(by_kernel, by_formula, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.gpu
+def test_blind_query_on_a_gpu_gets_zeros_and_gives_no_gradient():
+    mask_BTS, gpu = torch.ones(B, T, T, dtype=torch.bool), torch.device("cuda")
+    mask_BTS[0, 0] = False
+    sizes = {"n_rows": B, "n_queries": T, "n_keys": T, "d_head": K}
+    plan = attention_plan(Visible.mask(mask_BTS.to(gpu)), device=gpu, dtype=torch.bfloat16, **sizes)
+    leaves = [x.to(gpu, torch.bfloat16).requires_grad_() for x in qkv()]
+    out_BHTK = attend(*leaves, plan)
+    out_BHTK.float().square().sum().backward()
+    assert out_BHTK[0, :, 0].count_nonzero() == 0 and leaves[0].grad[0, :, 0].count_nonzero() == 0
+    assert all(x.isfinite().all() for x in (out_BHTK, *(leaf.grad for leaf in leaves)))

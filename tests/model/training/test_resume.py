@@ -71,7 +71,7 @@ def test_extended_run_that_was_stopped_goes_on_where_it_was(directory, tmp_path)
     whole = Path(shutil.copytree(directory, tmp_path / "whole"))
     with pytest.raises(Stop):
         run(directory / "run", job_on(batches, continued(root_of(directory), LONG)), Stopping(directory / "heard"))
-    assert steps_of(directory) == [12]
+    assert steps_of(directory)[-1] == 12
     longer = continued(root_of(directory), dataclasses.replace(LONG, muon_weight_decay=0.9))
     train(directory, longer)
     train(whole, continued(root_of(whole), LONG))

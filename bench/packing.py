@@ -1,4 +1,4 @@
-"""Rows of plain windows or of whole pieces of documents, with or without a mask between documents: which is better.
+"""Rows of plain windows or of whole spans of documents, with or without a mask between documents: which is better.
 
 In: token shards (--shards), a preset, steps and seeds. Out: two markdown tables. The first says what the two ways of
 filling rows leave empty and tear apart, at several lengths of a row. The second trains the four variants in turns, a
@@ -50,7 +50,7 @@ VARIANTS = {
 
 
 def sections(shards: Sequence[TokenShard], n_tokens: int, vocab_size: int, path: Path) -> list[TokenShard]:
-    """The documents cut into pieces of geometrically distributed lengths, in random order, each opened by the
+    """The documents cut into sections of geometrically distributed lengths, in random order, each opened by the
     end-of-text token; bytes are shared out by tokens."""
     rng = np.random.default_rng(0)
     pieces: list[tuple[np.ndarray, int]] = []

@@ -1,4 +1,4 @@
-"""Which tokens stand in which row, against naive packing and against looking at every piece of every row."""
+"""Which tokens stand in which row, against naive packing and against reading every span of every row."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def owners(stream: TokenStream) -> np.ndarray:
 
 
 def rooms_one_by_one(lengths: list[int], capacity: int) -> list[int]:
-    """What best fit decreasing leaves free in each row, a piece at a time."""
+    """What best fit decreasing leaves free in each row, a span at a time."""
     rooms: list[int] = []
     for length in sorted(lengths, reverse=True):
         fitting = [room for room in rooms if room >= length]
@@ -55,7 +55,7 @@ def test_best_fit_by_histogram_leaves_what_packing_one_by_one_leaves(lengths, ca
     assert sorted((capacity - used).tolist()) == rooms_one_by_one(lengths, capacity)
 
 
-def test_best_fit_of_many_short_pieces_leaves_almost_nothing_empty():
+def test_best_fit_of_many_short_spans_leaves_almost_nothing_empty():
     lengths = np.random.default_rng(0).geometric(1 / 200, size=20_000).clip(1, 1023)
     used = np.bincount(best_fit(lengths, 1024), lengths)
     assert used.max() <= 1024 and used.sum() / (len(used) * 1024) > 0.9999
@@ -96,7 +96,7 @@ def test_packed_documents_fill_rows_alone_as_far_as_they_can(shards, seq_len):
 @pytest.mark.parametrize("kind", [Windows, PackedDocuments])
 @given(shards=SHARDS, seq_len=SEQ_LEN, data=st.data())
 @settings(max_examples=100, deadline=None)
-def test_pieces_of_some_rows_are_those_of_all(kind, shards, seq_len, data):
+def test_spans_of_some_rows_are_those_of_all(kind, shards, seq_len, data):
     plan = kind(stream_of(shards), seq_len)
     rows = np.array(data.draw(st.lists(st.integers(0, max(0, plan.n_rows - 1)), max_size=6)), np.int64)
     some, whole = plan.spans(rows[: plan.n_rows]), plan.spans(np.arange(plan.n_rows))

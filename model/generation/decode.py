@@ -44,7 +44,7 @@ def pack(model: Decoder, n_rows: int = 1) -> Decoder:
         for module in (block, attention):
             _pack_norms(module)
         q_norm, k_norm = attention.q_norm, attention.k_norm
-        if isinstance(q_norm, PackedNorm) and isinstance(k_norm, PackedNorm):
+        if attention.qk_norm is None and isinstance(q_norm, PackedNorm) and isinstance(k_norm, PackedNorm):
             attention.qk_norm = JointNorm(q_norm, k_norm, attention.n_heads, attention.n_kv_heads)
     _pack_norms(model.trunk)
     _pack_head(model, is_for_one)
@@ -57,7 +57,7 @@ def _pack_head(model: Decoder, is_for_one: bool) -> None:
     if not is_tied:
         pack_layers(model, "lm_head", is_for_one=is_for_one)
     elif is_plain(head) and type(embedding) in (nn.Embedding, PackedEmbedding):  # else an adapter reads plain weights
-        if isinstance(head, PackedLinear) and head.weights.is_for_one == is_for_one:
+        if isinstance(head, PackedLinear) and head.weights.is_laid_out(is_for_one):
             return
         weights = PackedWeights([head], is_for_one=is_for_one, has_rows=True)
         model.add_module("lm_head", PackedLinear(weights, 0))

@@ -1,7 +1,7 @@
 """How texts are continued: SampleConfig, every rule checked where it is made.
 
 In: numbers and stop strings. Out: a frozen dataclass. Imports no torch, so that a command line can refuse a number
-before it loads a model. What the numbers do stands in sampling.py, what the stops do in generate.py.
+before it loads a model. The numbers are explained in sampling.py, the stops take effect in generate.py.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class SampleConfig:
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k} must be at least 1, or None for all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p} must lie above 0 and up to 1, or be None for all tokens")
+            raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1, or None for all tokens")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p} must lie between 0 and 1, or be None for all tokens")
+            raise ValueError(f"min_p={self.min_p} must be between 0 and 1, or None for all tokens")
         if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(
                 f"repetition_penalty={self.repetition_penalty} must be above 0 (above 1: repeats less), or None"

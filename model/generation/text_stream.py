@@ -1,7 +1,7 @@
-"""Tokens to text while they come: whole characters only, and nothing that may belong to a stop string.
+"""Turns tokens into text as they arrive: whole characters only, and nothing that may belong to a stop string.
 
-In: token ids one by one, and a function from ids to bytes. Out: pieces of text that nothing can change any more.
-A token may end within a character and within a stop string, so both are held back until the next one decides.
+In: token ids one by one, and a function from ids to bytes. Out: pieces of text that are final. A token may end within
+a character or within a stop string, so what is incomplete is held back until the next token decides.
 """
 
 import codecs
@@ -11,10 +11,10 @@ DecodeBytes = Callable[[Sequence[int]], bytes]  # ids to UTF-8; of several ids, 
 
 
 class TextStream:
-    """The text of one row. `is_done` once it ran into a stop string, which is not part of the text.
+    """The text of one row. `is_done` is True once a stop string was found, which is not part of the text.
 
-    Of several stop strings the one that ends first counts, so that the text does not depend on how it is cut into
-    tokens; of those that end together, the longest.
+    If several stop strings occur, the one that ends first counts, so that the text does not depend on where tokens
+    begin. If several end together, the longest counts.
     """
 
     def __init__(self, decode_bytes: DecodeBytes, stop: Sequence[str] = ()) -> None:
@@ -25,11 +25,11 @@ class TextStream:
         self._held = ""  # may be the beginning of a stop string
 
     def push(self, token: int) -> str:
-        """The text that became certain with `token`, often empty. After the end of the row, always."""
+        """The text that `token` made final, which is often empty, and always after the end of the row."""
         return self._release(self._characters.decode(self._decode_bytes([token])))
 
     def finish(self) -> str:
-        """What was held back, when no token follows; half a character becomes U+FFFD."""
+        """What was held back, once no token follows. Half a character becomes U+FFFD."""
         text = self._release(self._characters.decode(b"", final=True)) + self._held
         self._held = ""
         return text

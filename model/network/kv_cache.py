@@ -47,9 +47,12 @@ class KVCache:
 
     def _select(self, slots: Sequence[int]) -> None:
         self.slots, first = list(slots), slots[0]
-        self._slots_B1 = torch.tensor(self.slots, device=self._lengths_N.device).unsqueeze(1)
-        adjoin = self.slots == list(range(first, first + len(slots)))
-        self._rows = slice(first, first + len(slots)) if adjoin else self._slots_B1[:, 0]
+        end, device = first + len(slots), self._lengths_N.device
+        if self.slots == list(range(first, end)):  # all that a row's end needs, and nothing is sent to the device
+            self._rows, slots_B = slice(first, end), torch.arange(first, end, device=device)
+        else:
+            self._rows = slots_B = torch.tensor(self.slots, device=device)
+        self._slots_B1 = slots_B.unsqueeze(1)
 
     @property
     def n_rows(self) -> int:

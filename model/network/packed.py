@@ -35,15 +35,15 @@ class PackedWeights:
     def __init__(self, layers: Sequence[Any], *, is_for_one: bool, has_rows: bool = False) -> None:
         """`is_for_one`: one row at a time is expected. `has_rows`: single rows of the weights are read, as by an
         embedding."""
-        self.widths, self.is_for_one, self.has_rows = [layer.out_features for layer in layers], is_for_one, has_rows
+        self.widths, self.is_for_one = [layer.out_features for layer in layers], is_for_one
         weight_OD = torch.cat([layer.weight.detach() for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias_O = torch.cat(biases) if biases else None
         self.dtype, self.d_in = weight_OD.dtype, weight_OD.size(1)
         self.layers: tuple[nn.Module, ...] = ()  # whose results are these; set by the layers
         is_float_on_cpu = weight_OD.device.type == "cpu" and weight_OD.dtype is torch.float32
-        is_large = weight_OD.numel() >= BLOCKED_FROM and not is_for_one
-        self.is_blocked = is_float_on_cpu and is_large and HAS_FAST_ONEDNN
+        self._may_block = is_float_on_cpu and HAS_FAST_ONEDNN and weight_OD.numel() >= BLOCKED_FROM
+        self.is_blocked = self._may_block and not is_for_one
         if self.is_blocked:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OD, SEVERAL)
             self.is_blocked = not has_rows or self.panels() is not None
@@ -59,6 +59,10 @@ class PackedWeights:
         if self.bias_O is None:
             return torch.matmul(x_BTD, self._weight)
         return F.linear(x_BTD, self._weight.T, self.bias_O)
+
+    def is_laid_out(self, is_for_one: bool) -> bool:
+        """Whether packing again for one row, or for several, would change nothing."""
+        return self.is_for_one == is_for_one or not self._may_block
 
     def dense(self, part: int) -> Tensor:
         """The weights of one of the layers, (O, D), as a view or a copy."""
@@ -199,7 +203,7 @@ def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:
     layers = [getattr(parent, name) for name in names]
     if not all(is_plain(layer) for layer in layers):
         return
-    if isinstance(layers[0], PackedLinear) and layers[0].weights.is_for_one == is_for_one:
+    if isinstance(layers[0], PackedLinear) and layers[0].weights.is_laid_out(is_for_one):
         return
     weights = PackedWeights(layers, is_for_one=is_for_one)
     for part, name in enumerate(names):

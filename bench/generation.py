@@ -5,10 +5,10 @@ Markdown tables, printed.
 
 - speed: the same prompts, the same number of new tokens, float32, greedy and sampled (temperature 0.8, top 50),
   with batches of 1 and of 8, in one process. Both take turns; a figure is the median of --repeats turns. Greedy text
-  must be the same, and the run says for how many tokens it is (two roundings may settle a tie differently).
+  should be the same; the last column counts the tokens for which it is (two roundings may decide a tie differently).
 - padded: the 8 prompts have lengths from a quarter of --prompt up to it.
 - cache: ours with the cache and without it, greedy.
-- first token: seconds until the first token of a row is there, which is the price of reading the prompt.
+- first token: milliseconds until the first token of a row, which is the time to read the prompt.
 - packing: milliseconds to pack the weights, which is paid once per model.
 - peer: with --peer, only this: processor seconds of this worktree beside those of another one, in two processes that
   take turns; the figure is the median of the ratios of single turns, and greedy text must be the same.
@@ -51,7 +51,7 @@ Prompts = list[list[int]]
 
 
 def random_decoder(cfg: DecoderConfig) -> Decoder:
-    """Speed does not depend on the weights, but they should not write one token for ever."""
+    """Weights large enough for text that varies; speed does not depend on them."""
     generator = torch.Generator().manual_seed(0)
     model = Decoder(cfg).eval()
     with torch.no_grad():

@@ -31,9 +31,9 @@ GPT2 = dataclasses.replace(
 )
 ARCEE = dataclasses.replace(LLAMA, mlp="relu2", mlp_bias=True)
 WINDOW = dataclasses.replace(QWEN3, sliding_window=5, sliding_layers=(1,))
-LARGE = dataclasses.replace(
-    QWEN3, n_layers=1, d_model=256, d_ff=1024, vocab_size=1040
-)  # matrices that oneDNN may take in blocks
+# Matrices that oneDNN may take in blocks.
+SIZES = {"n_heads": 8, "n_kv_heads": 4, "d_head": 64, "d_model": 128, "d_ff": 1024, "vocab_size": 1040}
+LARGE = dataclasses.replace(QWEN3, n_layers=1, **SIZES)
 TIED = dataclasses.replace(LARGE, tie_embeddings=True)
 CONFIGS = {
     "qwen3": QWEN3,

@@ -1,7 +1,8 @@
-"""Seconds of a training step, split into forward + backward and optimiser, for three optimisers side by side.
+"""Seconds of a training step, split into forward + backward and update, for three optimisers side by side.
 
-In: --preset, --steps, --vocab. Out: a table. Synthetic tokens, since speed does not depend on them. The three take
-turns step by step, and each figure is the fastest of its steps: what else the machine does then falls on all alike.
+In: --preset, --steps, --vocab, --threads. Out: a table. Tokens are random, since speed does not depend on them. The
+three take turns step by step, so that other load on the machine affects all alike, and each figure is the fastest of
+its steps.
 
     python -m bench.train_step --preset demo --steps 40
 """
@@ -15,6 +16,7 @@ import torch
 from model.network.decoder import new_decoder
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
+from model.training.cross_entropy import backward_of_sum
 from model.training.loss import language_model_loss
 from model.training.machine import precision
 from model.training.newton_schulz import orthogonalised
@@ -32,8 +34,8 @@ class OneByOne:
     @torch.no_grad()
     def step(self, factor: float) -> None:
         muon = self.optimizer.muon
-        for stack in muon.groups:
-            for weight, momentum in zip(stack.weights.values(), stack.momentum_NRC, strict=True):
+        for group in muon.groups:
+            for weight, momentum in zip(group.weights.values(), group.momentum_NRC, strict=True):
                 assert weight.grad is not None
                 gradient = weight.grad if weight.size(0) <= weight.size(1) else weight.grad.mT
                 momentum.lerp_(gradient, 0.05)
@@ -50,7 +52,7 @@ def timed_step(state: TrainState, optimizer, batch, cfg: TrainConfig) -> tuple[f
     for micro in micro_batches(batch, cfg.micro_batch or cfg.rows):
         with precision(batch["ids_BT"].device):
             loss, _ = language_model_loss(state.model, micro)
-        loss.backward()
+        backward_of_sum(loss)
     middle = now(state)
     gradients = [weight.grad for weight in state.model.parameters() if weight.grad is not None]
     scale_and_clip(gradients, torch.tensor(cfg.tokens_per_step, device=batch["ids_BT"].device), cfg.gradient_clip)

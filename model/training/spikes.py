@@ -87,5 +87,5 @@ def _medians(values_2W: Tensor) -> Tensor:
     """(2, 1): the median of what is not NaN in each row, the mean of two where their number is even."""
     sorted_2W = values_2W.nan_to_num(nan=float("inf")).sort(dim=1).values
     n_21 = (~values_2W.isnan()).sum(dim=1, keepdim=True)
-    lower_21, upper_21 = (sorted_2W.gather(1, place.clamp(min=0)) for place in ((n_21 - 1) // 2, n_21 // 2))
+    lower_21, upper_21 = (sorted_2W.gather(1, index.clamp(min=0)) for index in ((n_21 - 1) // 2, n_21 // 2))
     return (lower_21 + upper_21) / 2

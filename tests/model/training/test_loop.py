@@ -212,7 +212,7 @@ def test_skip_spikes_leaves_the_update_out(loss_function):
 
 
 def test_skipped_spike_after_a_resume_is_the_same_to_the_bit(tmp_path):
-    """It stands out from steps before the checkpoint, whose history a resume restores."""
+    """It is compared with steps before the checkpoint, whose history a resume restores."""
     cfg = dataclasses.replace(TRAIN, n_steps=40, checkpoint_every=20, skip_spikes=6.0)
     whole = train(tmp_path / "whole", cfg, batches=Steep(SPIKE_STEP), loss_function=scaled_loss)
     stopped = stopping_at(SPIKE_STEP - 2, KeyError(), scaled_loss)

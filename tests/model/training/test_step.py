@@ -322,7 +322,7 @@ def test_loss_that_draws_has_one_value_whatever_the_micro_batch_and_after_a_resu
     assert losses[1] == pytest.approx(losses[4], rel=1e-5) and losses[2] == pytest.approx(losses[4], rel=1e-5)
     values = []
     for step in (1, 2, 1):
-        torch.rand(5)  # whoever draws elsewhere changes nothing
+        torch.rand(5)  # draws elsewhere change nothing
         state = new_state(decoder(), TRAIN)
         state.step = step
         values.append(float(train_step(state, token_batch(), TRAIN, masked_loss).loss))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.training.draws import row_seeds, uniform_of_rows
+from model.training.draws import row_seeds, uniform_of_rows, with_row_seeds
 
 
 def test_uniform_numbers_are_those_of_splitmix64():
@@ -18,6 +18,17 @@ def test_rows_have_their_numbers_whoever_computes_them():
     parts = [uniform_of_rows(row_seeds(7, 3, range(first, end)), 5) for first, end in ((0, 3), (3, 4), (4, 8))]
     assert torch.equal(torch.cat(parts), whole)
     assert torch.equal(uniform_of_rows(row_seeds(7, 3, range(8)), 9)[:, :5], whole)
+
+
+def test_processes_have_the_seeds_of_their_own_rows(monkeypatch):
+    """Three processes share seven rows as 2, 2 and 3."""
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    seeds = []
+    for rank, n_rows in enumerate((2, 2, 3)):
+        monkeypatch.setenv("RANK", str(rank))
+        batch = {"ids_BT": torch.zeros(n_rows, 4, dtype=torch.int64)}
+        seeds += with_row_seeds(batch, 7, 3, 7)["row_seeds_B"].tolist()
+    assert seeds == row_seeds(7, 3, range(7)).tolist()
 
 
 def test_seeds_batches_and_rows_have_different_numbers():

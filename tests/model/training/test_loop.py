@@ -223,6 +223,25 @@ def test_skipped_spike_after_a_resume_is_the_same_to_the_bit(tmp_path):
     assert [line["skipped"] for line in read_curve(tmp_path / "killed") if "spike" in line] == [1]
 
 
+class Unsupervised(Repeating):
+    """The first 12 batches have no target."""
+
+    def batch(self, k: int, *ranks) -> dict[str, torch.Tensor]:
+        batch = super().batch(k)
+        return batch if k >= 12 else batch | {"targets_BT": torch.full((4, 8), -1)}
+
+
+def test_run_that_begins_without_targets_resumes_to_the_bit_from_before_its_first_update(tmp_path):
+    cfg = dataclasses.replace(TRAIN, n_steps=20)
+    whole = train(tmp_path / "whole", cfg, batches=Unsupervised())
+    with pytest.raises(KeyError):
+        train(tmp_path / "killed", cfg, batches=Unsupervised(), loss_function=stopping_at(15, KeyError()))
+    assert weights(train(tmp_path / "killed", cfg, batches=Unsupervised())) == weights(whole)
+    curve = read_curve(tmp_path / "killed")
+    assert [line["step"] for line in curve if "skipped_empty" in line] == list(range(1, 13))
+    assert [line["step"] for line in curve if "loss" in line] == list(range(13, 21))
+
+
 def test_batch_warmup_trains_on_fewer_rows_at_first(tmp_path):
     import numpy as np
 

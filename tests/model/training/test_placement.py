@@ -10,6 +10,7 @@ import torch
 from model import evaluate
 from model.cli import main
 from model.data.token_shards import read_token_shard, read_token_shards, write_token_shard
+from model.generation.decode import pack
 from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
@@ -82,8 +83,9 @@ def test_weights_in_bfloat16_generate_and_predict_what_those_in_float32_do(monke
     narrow = for_generation(decoder)
     assert {weight.dtype for weight in narrow.parameters()} == {torch.bfloat16}
     assert (narrow(ids_BT).float() - logits_BTV).abs().max() < 0.02 * logits_BTV.abs().max()
-    (text,) = generate(narrow, [[1, 2, 3]], GREEDY)
-    assert len(text) == 8
+    for model in (narrow, pack(narrow)):
+        (text,) = generate(model, [[1, 2, 3]], GREEDY)
+        assert len(text) == 8
 
 
 def test_device_without_room_is_an_error_of_one_line(capsys):
@@ -116,4 +118,4 @@ def test_gpu_evaluates_and_generates_what_the_cpu_does(tmp_path):
     assert np.array_equal(losses.n_tokens, expected.n_tokens) and math.isfinite(losses.perplexity)
     on_gpu = for_generation(model)
     assert next(on_gpu.parameters()).dtype is product_dtype(device)
-    assert generate(on_gpu, [[1, 2, 3]], GREEDY)[0][0] == written[0][0]
+    assert generate(pack(on_gpu), [[1, 2, 3]], GREEDY)[0][0] == written[0][0]

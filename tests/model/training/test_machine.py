@@ -10,8 +10,8 @@ import torch
 from model.data.batches import TokenBatches
 from model.data.token_shards import read_token_shard, write_token_shard
 from model.network.decoder import new_decoder
+from model.network.registry import describe
 from model.network.shape import DecoderConfig
-from model.training.checkpoint import describe
 from model.training.config import TrainConfig
 from model.training.loss import language_model_loss
 from model.training.machine import (

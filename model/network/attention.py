@@ -14,6 +14,7 @@ Legend: B batch, T query position, S key position, N = B T, D d_model, H heads, 
 """
 
 import functools
+import inspect
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -194,9 +195,14 @@ def varlen_plan(visible: Visible, n_rows: int, n_tokens: int, device: torch.devi
     return AttentionPlan("varlen", borders=borders, window=window)
 
 
+@functools.cache
 def varlen_takes(d_head: int) -> bool:
-    """Whether varlen attention knows heads of this width, where flash attention runs at all."""
-    return d_head % 8 == 0 and d_head <= MAX_FLASH_HEAD
+    """Whether varlen attention knows heads of this width, where flash attention runs at all.
+
+    Before torch 2.12 it knew neither windows nor grouped heads.
+    """
+    is_known = {"window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
+    return is_known and d_head % 8 == 0 and d_head <= MAX_FLASH_HEAD
 
 
 def flash_takes(device: torch.device, dtype: torch.dtype, d_head: int) -> bool:

@@ -136,6 +136,12 @@ def test_two_processes_end_with_the_weights_optimiser_and_curve_of_one(runs, nam
     assert_same_training(runs / name, runs / "one")
 
 
+def test_checkpoint_of_two_processes_holds_the_generator_of_each(runs):
+    """Only the first one's was kept, and both drew the same numbers."""
+    tensors = load_file(runs / "ddp" / "checkpoints" / "step-000040" / "optimizer.safetensors")
+    assert not torch.equal(tensors["rng.cpu"], tensors["rng.cpu.1"])
+
+
 @pytest.mark.parametrize("name", ["mixed", "back"])
 def test_run_from_one_process_to_ddp_to_fsdp_and_back_is_the_run_of_one(runs, name):
     assert_same_training(runs / name, runs / "one")

@@ -6,11 +6,15 @@ an odd polynomial of a matrix, repeated, drives all its singular values towards 
 Legend: N matrices of one shape, R rows, C columns, R <= C.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from model.network.linear import is_for_onednn, product
 from model.training.compilation import compiled
+
+Multiply = Callable[[Tensor, Tensor], Tensor]  # a b^T
 
 # One odd quintic a x + b x^3 + c x^5 per iteration, each optimal for the interval that the previous one maps to
 # (Polar Express, arXiv:2505.16932). Three map singular values in [0.01, 1] to [0.73, 1.27], five map those in
@@ -36,7 +40,8 @@ def orthogonalised(gradient_NRC: Tensor, n_steps: int = 5, compile_backend: str 
         return compiled(_orthogonalised_batched, compile_backend, dynamic=False)(gradient_NRC, n_steps)
     if len(gradient_NRC) and is_for_onednn(gradient_NRC[0], gradient_NRC[0]):  # twice as fast, but takes no stacks
         x_NRC = _normalised(gradient_NRC)
-        return torch.stack([newton_schulz(x_RC, n_steps) for x_RC in x_NRC])
+        iteration = by_gram_matrices if is_for_gram_matrices(x_NRC) else newton_schulz
+        return torch.stack([iteration(x_RC, n_steps, product) for x_RC in x_NRC])
     return _orthogonalised_batched(gradient_NRC, n_steps)
 
 
@@ -49,6 +54,8 @@ def _normalised(gradient_NRC: Tensor) -> Tensor:
 
 def _orthogonalised_batched(gradient_NRC: Tensor, n_steps: int) -> Tensor:
     x_NRC = _normalised(gradient_NRC)
+    if is_for_gram_matrices(x_NRC):
+        return by_gram_matrices(x_NRC, n_steps, batched_product).to(gradient_NRC.dtype)
     for a, b, c in NEWTON_SCHULZ[n_steps]:
         gram_NRR = x_NRC @ x_NRC.mT
         polynomial_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
@@ -56,11 +63,42 @@ def _orthogonalised_batched(gradient_NRC: Tensor, n_steps: int) -> Tensor:
     return x_NRC.to(gradient_NRC.dtype)
 
 
-def newton_schulz(x_RC: Tensor, n_steps: int) -> Tensor:
-    """The same iteration of one matrix, by oneDNN."""
-    for a, b, c in NEWTON_SCHULZ[n_steps]:
-        gram_RR = product(x_RC, x_RC)
-        polynomial_RR = product(gram_RR, gram_RR).mul_(c).add_(gram_RR, alpha=b)
-        polynomial_RR.diagonal().add_(a)
-        x_RC = product(polynomial_RR, x_RC.mT)
+def newton_schulz(x_RC: Tensor, n_steps: int, multiply: Multiply) -> Tensor:
+    """The same iteration of one matrix, by products a b^T."""
+    for coefficients in NEWTON_SCHULZ[n_steps]:
+        x_RC = multiply(polynomial(multiply(x_RC, x_RC), coefficients, multiply), x_RC.mT)
     return x_RC
+
+
+def is_for_gram_matrices(x_NRC: Tensor) -> bool:
+    """Whether the matrices are wide enough to gain (above C = 1.5 R) and precise enough: the small singular values of
+    a Gram matrix are squares, which bfloat16 loses."""
+    return x_NRC.dtype is torch.float32 and x_NRC.size(-1) >= 2 * x_NRC.size(-2)
+
+
+def by_gram_matrices(x_RC: Tensor, n_steps: int, multiply: Multiply) -> Tensor:
+    """The same iteration, with two products of size R R C in all and not two per step.
+
+    With G = X X^T a step is X' = P X, where P = a + b G + c G^2, and so G' = P G P: all steps are products of R x R
+    matrices that commute, and the last one multiplies with X. Also of stacks, by a `multiply` for them.
+    """
+    gram_RR = multiply(x_RC, x_RC)
+    whole_RR = polynomial(gram_RR, NEWTON_SCHULZ[n_steps][0], multiply)
+    step_RR = whole_RR
+    for coefficients in NEWTON_SCHULZ[n_steps][1:]:
+        gram_RR = multiply(step_RR, multiply(step_RR, gram_RR))
+        step_RR = polynomial(gram_RR, coefficients, multiply)
+        whole_RR = multiply(step_RR, whole_RR)
+    return multiply(whole_RR, x_RC.mT)
+
+
+def polynomial(gram_RR: Tensor, coefficients: tuple[float, float, float], multiply: Multiply) -> Tensor:
+    """a + b G + c G^2"""
+    a, b, c = coefficients
+    result_RR = multiply(gram_RR, gram_RR).mul_(c).add_(gram_RR, alpha=b)
+    result_RR.diagonal(dim1=-2, dim2=-1).add_(a)
+    return result_RR
+
+
+def batched_product(a_NRK: Tensor, b_NCK: Tensor) -> Tensor:
+    return a_NRK @ b_NCK.mT

@@ -52,17 +52,18 @@ def test_orthogonalised_leaves_singular_values_in_the_interval_that_its_steps_pr
     assert len(reached) > 20 and low < reached.min() and reached.max() < high
 
 
-@pytest.mark.parametrize("shape", [(3, 20, 60), (3, 128, 160)])
-def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape):
-    """By float64 and singular values; the larger ones take another library on some CPUs, a matrix at a time."""
+@pytest.mark.parametrize(("shape", "smallest"), [((3, 20, 60), 1), ((3, 128, 160), 1), ((2, 96, 384), 1e-6)])
+def test_orthogonalised_is_the_polynomial_of_the_singular_values(shape, smallest):
+    """By float64 and singular values; the larger ones take another library on some CPUs, a matrix at a time, and wide
+    ones another order of products, which squares small values."""
     torch.manual_seed(0)
-    gradient_NRC = torch.randn(shape)
+    gradient_NRC = torch.randn(shape) * torch.logspace(0, math.log10(smallest), shape[1])[:, None]
     u_NRR, values_NR, v_NRC = torch.linalg.svd(gradient_NRC.double(), full_matrices=False)
     values_NR = values_NR / (1.01 * gradient_NRC.double().norm(dim=(1, 2))[:, None] + 1e-7)
     for a, b, c in NEWTON_SCHULZ[5]:
         values_NR = a * values_NR + b * values_NR**3 + c * values_NR**5
     expected_NRC = u_NRR * values_NR[:, None, :] @ v_NRC
-    torch.testing.assert_close(orthogonalised(gradient_NRC, 5).double(), expected_NRC, atol=1e-4, rtol=0)
+    torch.testing.assert_close(orthogonalised(gradient_NRC, 5).double(), expected_NRC, atol=3e-4, rtol=0)
 
 
 def test_orthogonalised_does_not_depend_on_the_scale_of_the_gradient():

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.json
-import pyarrow.parquet
+from pyarrow import json as pa_json
+from pyarrow import parquet
 
 HELD_OUT = 10  # one text in so many
 
@@ -55,23 +55,23 @@ class LabelledTexts:
 
 def read_labelled(path: Path, text: str = "text", label: str = "label") -> LabelledTexts:
     """The rows of a .parquet file, or of a file of JSON lines."""
+    is_parquet = path.suffix == ".parquet"
     try:
-        is_parquet = path.suffix == ".parquet"
-        table = pa.parquet.read_table(path) if is_parquet else pa.json.read_json(path)
+        table = parquet.read_table(path) if is_parquet else pa_json.read_json(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not readable as {'Parquet' if is_parquet else 'JSON lines'} ({error})") from error
     if missing := [name for name in (text, label) if name not in table.column_names]:
         raise ValueError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
-    texts, labels = table[text].to_pylist(), [_label(value) for value in table[label].to_pylist()]
+    texts, labels = table[text].to_pylist(), [label_text(value) for value in table[label].to_pylist()]
     for row, (one, name) in enumerate(zip(texts, labels, strict=True), start=1):
         if not isinstance(one, str) or not one.strip() or not name:
-            fault = f"{label} is {name!r}" if isinstance(one, str) and one.strip() else f"{text} is {one!r}"
+            fault = f"{label} is {table[label][row - 1].as_py()!r}" if not name else f"{text} is {one!r}"
             raise ValueError(f"{path}: row {row}: {fault}; every row needs a text and a label")
     return LabelledTexts(str(path), tuple(str(row) for row in range(1, len(texts) + 1)), tuple(texts), tuple(labels))
 
 
-def _label(value: Any) -> str | None:
-    """A label as text; None where it is missing or no label."""
+def label_text(value: Any) -> str:
+    """A label as text; empty where it is missing or of another type."""
     if isinstance(value, bool | int):
         return json.dumps(value)
-    return value.strip() if isinstance(value, str) else None
+    return value.strip() if isinstance(value, str) else ""

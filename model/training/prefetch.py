@@ -105,7 +105,7 @@ class Half:
         if self.copied is not None:
             self.copied.record()
         moved = {name: widened(data[place].view(dtype).view(shape)) for name, dtype, shape, place in packed.parts}
-        return moved | packed.on_host
+        return {**moved, **packed.on_host}
 
 
 def narrowed(tensor: Tensor) -> Tensor:

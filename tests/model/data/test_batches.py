@@ -22,7 +22,6 @@ from model.training.step import new_state
 
 LENGTHS = [[5, 1, 30], [17], [2, 2, 9, 40], [3]]  # 109 tokens
 OWNERS = np.repeat(np.arange(9), [5, 1, 30, 17, 2, 2, 9, 40, 3])  # of each token the number of its document
-BATCHES = {"rows": 2, "seq_len": 12, "seed": 0}
 ORDERS = [(packing, mask) for packing in ("concatenated", "documents") for mask in (False, True)]
 
 
@@ -290,8 +289,8 @@ def test_document_of_weight_0_trains_nothing_of_its_own(tmp_path):
 
 def test_training_on_weighted_shards_is_training_without_the_targets_of_weight_0(tmp_path):
     class Without(TokenBatches):
-        def batch(self, k, *ranks):
-            batch = dict(super().batch(k, *ranks))
+        def batch(self, k, rank=0, n_ranks=1):
+            batch = super().batch(k, rank, n_ranks)
             is_second = (batch["targets_BT"] >= 20) & (batch["targets_BT"] < 38)
             return batch | {"targets_BT": batch["targets_BT"].masked_fill(is_second, IGNORE_INDEX)}
 
@@ -299,7 +298,10 @@ def test_training_on_weighted_shards_is_training_without_the_targets_of_weight_0
     shards = write_shards(tmp_path, [[20, 18, 35]])
     zero = [np.ones(20), np.zeros(18), np.ones(35)]
     start, found = tiny_decoder("rotary"), []
-    for batches in (token_batches(write_weighted(tmp_path, [[20, 18, 35]], [zero]), cfg), Without(shards, **BATCHES)):
+    for batches in (
+        token_batches(write_weighted(tmp_path, [[20, 18, 35]], [zero]), cfg),
+        Without(shards, rows=2, seq_len=12, seed=0),
+    ):
         model, losses = copy.deepcopy(start), []
         state, note = new_state(model, cfg), lambda _, values, losses=losses: losses.append(values["loss"])
         fit(state, batches, cfg, report=note, save=lambda: tmp_path)

@@ -34,7 +34,11 @@ def test_token_shard_with_loss_weights_reads_back_as_written(tmp_path):
     documents, weights = [np.array([5, 1, 2]), np.array([5])], [np.array([0, 0.5, 2048]), np.array([1])]
     write_token_shard(tmp_path / "a.arrow", ["x", "y"], [9, 0], documents, 6, weights)
     shard = read_token_shard(tmp_path / "a.arrow")
-    assert shard.weights.dtype == np.float16 and shard.weights.tolist() == [0, 0.5, 2048, 1]
+    assert (
+        shard.weights is not None
+        and shard.weights.dtype == np.float16
+        and shard.weights.tolist() == [0, 0.5, 2048, 1]
+    )
     assert shard.tokens.tolist() == [5, 1, 2, 5]
     write_token_shard(tmp_path / "b.arrow", ["x", "y"], [9, 0], documents, 6)
     assert read_token_shard(tmp_path / "b.arrow").weights is None

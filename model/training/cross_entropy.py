@@ -171,7 +171,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     bias_gradient_W += gradient_NW.sum(dim=0, dtype=torch.float32)
                 del logits_NW, gradient_NW  # before the next chunk
         ctx.gradients = tuple(
-            None if gradient is None else gradient[: len(tensor)].to(tensor.dtype)
+            None if gradient is None or tensor is None else gradient[: len(tensor)].to(tensor.dtype)
             for tensor, gradient in (
                 (x_ND, x_gradient_ND),
                 (weight_VD, weight_gradient_WD),

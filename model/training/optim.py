@@ -262,8 +262,10 @@ def orthogonalise_distributed(
     outside = Replicate() if shard_dim is None else Shard(shard_dim)
     inside = Shard(0)  # whole matrices
     stack: dict[str, Any] = {"run_check": False, "shape": shape, "stride": contiguous_strides(shape)}
-    own_NRC = DTensor.from_local(shard_NRC, mesh, [outside], **stack).redistribute(placements=[inside]).to_local()
-    result_NRC = DTensor.from_local(function(own_NRC), mesh, [inside], **stack)
+    matrices_NRC = (
+        DTensor.from_local(shard_NRC, mesh, [outside], **stack).redistribute(placements=[inside]).to_local()
+    )
+    result_NRC = DTensor.from_local(function(matrices_NRC), mesh, [inside], **stack)
     return result_NRC.redistribute(placements=[outside]).to_local()
 
 

@@ -228,5 +228,6 @@ def scale_and_clip(
     factor = 1 / n_supervised
     if clip is not None:
         factor = factor * (clip / (norm + 1e-6)).clamp(max=1.0)
-    torch._foreach_mul_(gradients, factor)  # a few kernels on CUDA, where one per gradient costs its launch
+    # a few kernels on CUDA, where one per gradient costs its launch
+    torch._foreach_mul_(gradients, factor)  # type: ignore[reportPrivateImportUsage]
     return norm

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from pipeline.store.store import Observer
 
-EVENTS, TOLD = ".events.jsonl", ".events.told"  # hidden: not part of a finished output
-LOOK_SECONDS = 0.2
+EVENTS, DELIVERED = ".events.jsonl", ".events.delivered"  # hidden: not part of a finished output
+POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 0.5  # between two that are written
 
 Progress = Callable[[int, int], None]
@@ -47,22 +47,22 @@ class EventWriter:
 
 
 @contextmanager
-def told_live(directory: Path, observer: Observer, progress: Progress) -> Iterator[None]:
+def delivered_live(directory: Path, observer: Observer, progress: Progress) -> Iterator[None]:
     """Within the block a thread delivers the events of the file; all are delivered when the block ends.
 
     An error of the observer ends the delivery, and is raised when the block ends.
     """
     ends, errors = threading.Event(), []
 
-    def tell() -> None:
+    def deliver() -> None:
         try:
-            while not ends.wait(LOOK_SECONDS):
-                tell_rest(directory, observer, progress)
+            while not ends.wait(POLL_SECONDS):
+                deliver_rest(directory, observer, progress)
         except Exception as error:  # raised below, in the thread that builds
             errors.append(error)
 
     (directory / EVENTS).touch()
-    thread = threading.Thread(target=tell, name="training-events", daemon=True)
+    thread = threading.Thread(target=deliver, name="training-events", daemon=True)
     thread.start()
     try:
         yield
@@ -71,15 +71,15 @@ def told_live(directory: Path, observer: Observer, progress: Progress) -> Iterat
         thread.join()
     if errors:
         raise errors[0]
-    tell_rest(directory, observer, progress)
+    deliver_rest(directory, observer, progress)
 
 
-def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda done, total: None) -> None:
+def deliver_rest(directory: Path, observer: Observer, progress: Progress = lambda done, total: None) -> None:
     """Deliver the events that were not delivered yet, including those that an earlier build left."""
-    path, told = directory / EVENTS, directory / TOLD
+    path, delivered = directory / EVENTS, directory / DELIVERED
     if not path.exists():
         return
-    before = position = int(told.read_text("utf-8") or 0) if told.exists() else 0
+    before = position = int(delivered.read_text("utf-8") or 0) if delivered.exists() else 0
     with path.open("rb") as file:
         file.seek(position)
         for line in _whole_lines(file):
@@ -87,17 +87,17 @@ def tell_rest(directory: Path, observer: Observer, progress: Progress = lambda d
             if event["do"] == "progress":
                 progress(event["done"], event["total"])
             elif event["do"] == "checkpoint":
-                _tell_checkpoint(observer, event)
+                _deliver_checkpoint(observer, event)
             else:
                 observer.metrics(event["step"], event["values"])
             position += len(line)
     if position > before:
-        told.write_text(str(position), "utf-8")  # if a kill truncates it, events are delivered twice
+        delivered.write_text(str(position), "utf-8")  # if a kill truncates it, events are delivered twice
 
 
-def forget_events(directory: Path) -> None:
+def remove_events(directory: Path) -> None:
     """Remove the files, once all is delivered and no process writes any more."""
-    for name in (EVENTS, TOLD):
+    for name in (EVENTS, DELIVERED):
         (directory / name).unlink(missing_ok=True)
 
 
@@ -108,7 +108,7 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
             yield line
 
 
-def _tell_checkpoint(observer: Observer, event: Mapping[str, Any]) -> None:
+def _deliver_checkpoint(observer: Observer, event: Mapping[str, Any]) -> None:
     """Skips a checkpoint that was pruned before it could be reported."""
     path = Path(event["path"])
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.store.errors import Terminated
 from pipeline.store.shards import write_text
 from pipeline.store.store import Work
-from pipeline.training.events import forget_events, tell_rest, told_live
+from pipeline.training.events import deliver_rest, delivered_live, remove_events
 from pipeline.training.pace import paced
 
 LAUNCH = ".launch"  # one folder per launch, with its order and its failures; not part of an output
@@ -27,7 +27,9 @@ def train_in_processes(description: str, work: Work) -> None:
     assert work.launch is not None
     folder = Path(tempfile.mkdtemp(prefix=f"{LAUNCH}-", dir=work.directory))  # not that of processes still ending
     write_text(folder / ORDER, description)
-    with told_live(work.directory, work.observer, paced(lambda done, total: work.progress(done, total, "steps"))):
+    with delivered_live(
+        work.directory, work.observer, paced(lambda done, total: work.progress(done, total, "steps"))
+    ):
         ended = work.launch(folder / ORDER)
     if failures := failures_in(folder):
         raise failures[0]
@@ -38,20 +40,20 @@ def train_in_processes(description: str, work: Work) -> None:
             f"the processes of the training ended with code {ended.code}, without a message: killed, or out of"
             " memory? Run it again to resume from the last checkpoint"
         )
-    forget_launches(work.directory)
-    forget_events(work.directory)
+    remove_launches(work.directory)
+    remove_events(work.directory)
 
 
-def forget_launches(directory: Path) -> None:
+def remove_launches(directory: Path) -> None:
     for folder in directory.glob(f"{LAUNCH}-*"):
         shutil.rmtree(folder)
 
 
-def tell_what_was_left(work: Work) -> None:
+def deliver_leftovers(work: Work) -> None:
     """Delivers the events that processes of an earlier, killed build had written."""
-    tell_rest(work.directory, work.observer)
-    forget_events(work.directory)
-    forget_launches(work.directory)
+    deliver_rest(work.directory, work.observer)
+    remove_events(work.directory)
+    remove_launches(work.directory)
 
 
 def write_failure(launch: Path, rank: int, error: BaseException) -> None:

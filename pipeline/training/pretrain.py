@@ -25,7 +25,7 @@ from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, Outcome, Stage, Work
-from pipeline.training.launched import tell_what_was_left, train_in_processes
+from pipeline.training.launched import deliver_leftovers, train_in_processes
 from pipeline.training.pace import paced, warn_of_passes
 
 
@@ -182,7 +182,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
     n_passes = pretraining.passes(plan)
     warn_of_passes(n_passes, plan.n_tokens)
     with pretraining.only_training(work.directory):  # processes of a killed build may still save
-        tell_what_was_left(work)
+        deliver_leftovers(work)
     try:
         if work.launch is not None:
             train_in_processes(plan.to_json(), work)

@@ -1,10 +1,10 @@
-"""Events of a training elsewhere: told in order and once, also those that a killed side left behind."""
+"""Events of a training elsewhere: delivered in order and once, also those that a killed side left behind."""
 
 import threading
 
 import pytest
 
-from pipeline.training.events import EVENTS, TOLD, EventWriter, forget_events, tell_rest, told_live
+from pipeline.training.events import DELIVERED, EVENTS, EventWriter, deliver_rest, delivered_live, remove_events
 
 
 class Heard:
@@ -33,13 +33,13 @@ def checkpoint_folder(directory):
     return folder
 
 
-def test_events_are_told_in_order_with_their_values(tmp_path):
+def test_events_are_delivered_in_order_with_their_values(tmp_path):
     writer, heard = EventWriter(tmp_path), Heard()
     writer.metrics(1, {"loss": 2.5})
     writer.progress(1, 2)
     writer.metrics(2, {"loss": float("inf")})
     writer.checkpoint(checkpoint_folder(tmp_path), 2, {"bits": 1.0})
-    tell_rest(tmp_path, heard, heard.progress)
+    deliver_rest(tmp_path, heard, heard.progress)
     assert heard.events == [
         (1, {"loss": 2.5}),
         ("progress", 1, 2),
@@ -48,27 +48,27 @@ def test_events_are_told_in_order_with_their_values(tmp_path):
     ]
 
 
-def test_events_are_told_once_and_a_torn_line_when_it_is_whole(tmp_path):
+def test_events_are_delivered_once_and_a_torn_line_when_it_is_whole(tmp_path):
     writer, heard = EventWriter(tmp_path), Heard()
     writer.metrics(1, {"loss": 2.0})
     whole = (tmp_path / EVENTS).read_bytes()
     (tmp_path / EVENTS).write_bytes(whole + whole[:9])
-    tell_rest(tmp_path, heard)
-    tell_rest(tmp_path, heard)
+    deliver_rest(tmp_path, heard)
+    deliver_rest(tmp_path, heard)
     assert heard.events == [(1, {"loss": 2.0})]
     (tmp_path / EVENTS).write_bytes(whole + whole)
-    tell_rest(tmp_path, heard)
+    deliver_rest(tmp_path, heard)
     assert heard.events == [(1, {"loss": 2.0})] * 2
 
 
-def test_events_are_told_while_the_block_lasts_and_the_rest_at_its_end(tmp_path):
+def test_events_are_delivered_while_the_block_lasts_and_the_rest_at_its_end(tmp_path):
     writer, heard = EventWriter(tmp_path), Heard()
-    with told_live(tmp_path, heard, heard.progress):
+    with delivered_live(tmp_path, heard, heard.progress):
         writer.metrics(1, {"loss": 2.0})
         assert heard.came.wait(30)
         writer.metrics(2, {"loss": 1.0})
     assert heard.events == [(1, {"loss": 2.0}), (2, {"loss": 1.0})]
-    forget_events(tmp_path)
+    remove_events(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -79,7 +79,7 @@ def test_events_an_observer_that_fails_fails_the_block(tmp_path):
             raise OSError("no room")
 
     failing = Failing()
-    with pytest.raises(OSError, match="no room"), told_live(tmp_path, failing, failing.progress):
+    with pytest.raises(OSError, match="no room"), delivered_live(tmp_path, failing, failing.progress):
         EventWriter(tmp_path).metrics(1, {"loss": 2.0})
         assert failing.came.wait(30)
 
@@ -89,15 +89,15 @@ def test_events_a_checkpoint_that_was_pruned_meanwhile_is_left_out(tmp_path):
     writer.checkpoint(folder, 2, {})
     (folder / "complete.json").unlink()
     with pytest.raises(FileNotFoundError):  # half a folder is not a pruned one
-        tell_rest(tmp_path, heard)
+        deliver_rest(tmp_path, heard)
     folder.rmdir()
-    tell_rest(tmp_path, heard)
+    deliver_rest(tmp_path, heard)
     assert heard.events == []
 
 
-def test_events_position_that_was_torn_tells_all_again(tmp_path):
+def test_events_position_that_was_torn_delivers_all_again(tmp_path):
     writer, heard = EventWriter(tmp_path), Heard()
     writer.metrics(1, {"loss": 2.0})
-    (tmp_path / TOLD).write_text("")
-    tell_rest(tmp_path, heard)
+    (tmp_path / DELIVERED).write_text("")
+    deliver_rest(tmp_path, heard)
     assert heard.events == [(1, {"loss": 2.0})]

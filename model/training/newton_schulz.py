@@ -6,7 +6,7 @@ an odd polynomial of a matrix, repeated, drives all its singular values towards 
 Legend: N matrices of one shape, R rows, C columns, R <= C.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from model.network.linear import is_for_onednn, product
 from model.training.compilation import compiled
 
+Coefficients = tuple[float, float, float]
 Multiply = Callable[[Tensor, Tensor], Tensor]  # a b^T
 
 # One odd quintic a x + b x^3 + c x^5 per iteration, each optimal for the interval that the previous one maps to
@@ -29,6 +30,9 @@ NEWTON_SCHULZ = {
         (2.2938, -1.6627, 0.4181),
     ),
 }
+MAX_GRAM_STEPS = (
+    3  # the last ones: more amplify roundings of small singular values, to 2e-4 with five, 2e-6 with three
+)
 
 
 def orthogonalised(gradient_NRC: Tensor, n_steps: int = 5, compile_backend: str | None = None) -> Tensor:
@@ -40,8 +44,7 @@ def orthogonalised(gradient_NRC: Tensor, n_steps: int = 5, compile_backend: str 
         return compiled(_orthogonalised_batched, compile_backend, dynamic=False)(gradient_NRC, n_steps)
     if len(gradient_NRC) and is_for_onednn(gradient_NRC[0], gradient_NRC[0]):  # twice as fast, but takes no stacks
         x_NRC = _normalised(gradient_NRC)
-        iteration = by_gram_matrices if is_for_gram_matrices(x_NRC) else newton_schulz
-        return torch.stack([iteration(x_RC, n_steps, product) for x_RC in x_NRC])
+        return torch.stack([newton_schulz(x_RC, n_steps, product) for x_RC in x_NRC])
     return _orthogonalised_batched(gradient_NRC, n_steps)
 
 
@@ -55,7 +58,7 @@ def _normalised(gradient_NRC: Tensor) -> Tensor:
 def _orthogonalised_batched(gradient_NRC: Tensor, n_steps: int) -> Tensor:
     x_NRC = _normalised(gradient_NRC)
     if is_for_gram_matrices(x_NRC):
-        return by_gram_matrices(x_NRC, n_steps, batched_product).to(gradient_NRC.dtype)
+        return newton_schulz(x_NRC, n_steps, batched_product).to(gradient_NRC.dtype)
     for a, b, c in NEWTON_SCHULZ[n_steps]:
         gram_NRR = x_NRC @ x_NRC.mT
         polynomial_NRR = torch.baddbmm(gram_NRR, gram_NRR, gram_NRR, beta=b, alpha=c)
@@ -64,10 +67,12 @@ def _orthogonalised_batched(gradient_NRC: Tensor, n_steps: int) -> Tensor:
 
 
 def newton_schulz(x_RC: Tensor, n_steps: int, multiply: Multiply) -> Tensor:
-    """The same iteration of one matrix, by products a b^T."""
-    for coefficients in NEWTON_SCHULZ[n_steps]:
-        x_RC = multiply(polynomial(multiply(x_RC, x_RC), coefficients, multiply), x_RC.mT)
-    return x_RC
+    """The same iteration by products a b^T, of one matrix, or of a stack by a `multiply` for stacks."""
+    coefficients = NEWTON_SCHULZ[n_steps]
+    n_gram_steps = MAX_GRAM_STEPS if is_for_gram_matrices(x_RC) else 0
+    for of_step in coefficients[: len(coefficients) - n_gram_steps]:
+        x_RC = multiply(polynomial(multiply(x_RC, x_RC), of_step, multiply), x_RC.mT)
+    return by_gram_matrices(x_RC, coefficients[-n_gram_steps:], multiply) if n_gram_steps else x_RC
 
 
 def is_for_gram_matrices(x_NRC: Tensor) -> bool:
@@ -76,23 +81,22 @@ def is_for_gram_matrices(x_NRC: Tensor) -> bool:
     return x_NRC.dtype is torch.float32 and x_NRC.size(-1) >= 2 * x_NRC.size(-2)
 
 
-def by_gram_matrices(x_RC: Tensor, n_steps: int, multiply: Multiply) -> Tensor:
-    """The same iteration, with two products of size R R C in all and not two per step.
+def by_gram_matrices(x_RC: Tensor, coefficients: Sequence[Coefficients], multiply: Multiply) -> Tensor:
+    """Steps of the iteration, with two products of size R R C in all and not two per step.
 
     With G = X X^T a step is X' = P X, where P = a + b G + c G^2, and so G' = P G P: all steps are products of R x R
-    matrices that commute, and the last one multiplies with X. Also of stacks, by a `multiply` for them.
+    matrices that commute, and the last one multiplies with X.
     """
     gram_RR = multiply(x_RC, x_RC)
-    whole_RR = polynomial(gram_RR, NEWTON_SCHULZ[n_steps][0], multiply)
-    step_RR = whole_RR
-    for coefficients in NEWTON_SCHULZ[n_steps][1:]:
+    step_RR = whole_RR = polynomial(gram_RR, coefficients[0], multiply)
+    for of_step in coefficients[1:]:
         gram_RR = multiply(step_RR, multiply(step_RR, gram_RR))
-        step_RR = polynomial(gram_RR, coefficients, multiply)
+        step_RR = polynomial(gram_RR, of_step, multiply)
         whole_RR = multiply(step_RR, whole_RR)
     return multiply(whole_RR, x_RC.mT)
 
 
-def polynomial(gram_RR: Tensor, coefficients: tuple[float, float, float], multiply: Multiply) -> Tensor:
+def polynomial(gram_RR: Tensor, coefficients: Coefficients, multiply: Multiply) -> Tensor:
     """a + b G + c G^2"""
     a, b, c = coefficients
     result_RR = multiply(gram_RR, gram_RR).mul_(c).add_(gram_RR, alpha=b)

@@ -129,15 +129,15 @@ def _examples_of_steps(
     from model.data.examples import ExampleBatches
     from model.data.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
-    from pipeline.training.finetune import VERSION
+    from pipeline.training.finetune import ORDERED_SINCE
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():
         raise ValueError(f"the examples {folder.directory} that {model.directory} was trained on were removed")
-    if record["version"] != VERSION:
+    if record["version"] < ORDERED_SINCE:
         raise ValueError(
             f"{model.directory} was trained by version {record['version']} of `finetune`, whose batches had other"
-            f" examples than those of version {VERSION}; train it again to trace its steps"
+            f" examples than those since version {ORDERED_SINCE}; train it again to trace its steps"
         )
     examples = read_handle(folder.directory)
     config = json.loads((model.directory / "config.json").read_text("utf-8"))

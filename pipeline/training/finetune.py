@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from model.network.decoder import Decoder
     from model.training.loss import LossFunction
 
-VERSION = 3
+VERSION = 4
+ORDERED_SINCE = 3  # the first version whose batches hold the examples that they hold now
 DEFAULTS = FinetuneSettings()
 WORTH_WARNING = 0.01  # fraction of the training texts that are cut
 log = logging.getLogger(__name__)

@@ -188,7 +188,6 @@ class Peer(nn.Module):
         self.gpt = gpt
         self.lm_head = gpt.lm_head
         self.cfg = argparse.Namespace(max_seq_len=gpt.config.block_size, vocab_size=gpt.config.vocab_size)
-        self.model = argparse.Namespace(embed_tokens=gpt.transformer.wte)
 
     def trunk(self, ids_BT: Tensor) -> Tensor:
         parts = self.gpt.transformer

@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 
-try:
+import model
+
+# Not by trying: an installed gristmill would supply what the older tree lacks, and the two would be mixed.
+if (Path(str(model.__file__)).parent / "generation").is_dir():
     from model.generation.decode import pack as prepare
     from model.generation.generate import generate
     from model.generation.sample_config import SampleConfig
     from model.network.decoder import Decoder
     from model.network.registry import load_decoder
     from model.network.shape import DecoderConfig
-except ImportError:
+else:
     from model.checkpoint import load_decoder  # type: ignore[no-redef]
     from model.config import DecoderConfig  # type: ignore[no-redef]
     from model.decode_step import DecodeStep  # type: ignore[no-redef]

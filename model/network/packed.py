@@ -88,7 +88,16 @@ class PackedWeights:
         return panels_PDW if torch.equal(plain_OD, self._weight.to_dense()) else None
 
 
-class PackedLinear(nn.Module):
+class _Direct(nn.Module):
+    """A module that is called without torch's machinery of hooks as long as it has none."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._forward_hooks or self._forward_pre_hooks:
+            return super().__call__(x)
+        return self.forward(x)
+
+
+class PackedLinear(_Direct):
     """One of the layers of a PackedWeights, under the name that the plain layer had."""
 
     def __init__(self, weights: PackedWeights, part: int) -> None:
@@ -159,29 +168,23 @@ def joint(x_BTD: Tensor, *layers: nn.Module) -> Tensor | None:
     return first.weights(x_BTD) if type(first) is PackedLinear and first.weights.layers == layers else None
 
 
-class PackedNorm(nn.Module):
+class PackedNorm(_Direct):
     """RMSNorm without gradients, in five operations."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(weight.detach(), requires_grad=False), eps
-        self._norm = _Norm(weight, eps)
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self._norm(x_BTD)
+        self.forward = _Norm(weight, eps)
 
 
-class JointNorm(nn.Module):
+class JointNorm(_Direct):
     """The norms of query and key heads as one, for heads side by side (B, T, H + G, K). No part of the state."""
 
     def __init__(self, q_norm: PackedNorm, k_norm: PackedNorm, n_heads: int, n_kv_heads: int) -> None:
         super().__init__()
         self.parts = (q_norm, k_norm)
         weights = [q_norm.weight.expand(n_heads, -1), k_norm.weight.expand(n_kv_heads, -1)]
-        self._norm = _Norm(torch.cat(weights), q_norm.eps)
-
-    def forward(self, x_BTJK: Tensor) -> Tensor:
-        return self._norm(x_BTJK)
+        self.forward = _Norm(torch.cat(weights), q_norm.eps)
 
 
 class _Norm:

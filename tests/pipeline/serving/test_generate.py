@@ -1,5 +1,6 @@
 """Generation and classification from checkpoint folders."""
 
+import dataclasses
 import resource
 import shutil
 from pathlib import Path
@@ -26,10 +27,10 @@ CFG = DecoderConfig(
 
 
 @torch.no_grad()
-def write_decoder(tokenizer: TokenizerFile, folder: Path, seed: int = 0) -> Path:
+def write_decoder(tokenizer: TokenizerFile, folder: Path, seed: int = 0, cfg: DecoderConfig = CFG) -> Path:
     """Weights so large that what it writes depends on all that it reads; it writes lower-case letters only."""
     shutil.copytree(tokenizer.directory, folder / "tokenizer")
-    model = new_decoder(CFG, seed=seed)
+    model = new_decoder(cfg, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     for weight in model.parameters():
         if weight.ndim == 2:
@@ -38,7 +39,7 @@ def write_decoder(tokenizer: TokenizerFile, folder: Path, seed: int = 0) -> Path
     letters = weight_VD[97:123].clone()
     weight_VD.zero_()
     weight_VD[97:123] = 4 * letters
-    save_model(folder, model, describe(CFG))
+    save_model(folder, model, describe(cfg))
     return folder
 
 
@@ -143,14 +144,18 @@ def test_generate_no_sample_is_refused(decoder):
         generate_text(decoder, "a", SampleConfig(), n_samples=0)
 
 
-def test_generate_more_samples_than_memory_holds_is_refused_in_one_line(decoder):
-    generate_text(decoder, "a", SampleConfig(max_new_tokens=1))  # loads the model
+def test_generate_more_samples_than_memory_holds_is_refused_in_one_line(tmp_path, byte_tokenizer):
+    long = dataclasses.replace(CFG, max_seq_len=2048)  # a cache of 4,000 rows takes 1 GB
+    folder = write_decoder(byte_tokenizer, tmp_path / "long", cfg=long)
+    one_text(folder, "a", 1)  # loads the model
     now = int(Path("/proc/self/statm").read_text("ascii").split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + 60_000_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (now + 300_000_000, before[1]))
     try:
-        with pytest.raises(OutOfMemory, match=r"^out of memory .*: 40,000 samples are written at once; ask for"):
-            generate_text(decoder, "a", SampleConfig(), n_samples=40_000)
+        with pytest.raises(
+            OutOfMemory, match=r"^out of memory .*: 4,000 samples are written at once; ask for fewer$"
+        ):
+            generate_text(folder, "a", SampleConfig(max_new_tokens=2047), n_samples=4000)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
 

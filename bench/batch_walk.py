@@ -1,10 +1,12 @@
-"""One batch on its way: how long building it takes, and what goes into and comes out of each part of the decoder.
+"""One batch and one decoding step on their way: what goes into and comes out of each part of the decoder; and how
+long building a batch takes.
 
     python -m bench.batch_walk [--preset demo] [--vocab 4096] [--rows 8] [--tokens 100]
     python -m bench.batch_walk --build [--rows 512] [--tokens 1024]
 
 The first form prints a line per call of the first layer and of the modules around it, in the order of the calls, then
-the loss. The ids are random: the lines show shapes and sizes, and the loss of a new model is ln(vocabulary).
+the loss; then the same of one decoding step of two texts, of 10 and of 6 tokens, and how many products it is once the
+model is packed. The ids are random: the lines show shapes and sizes, and the loss of a new model is ln(vocabulary).
 
 The second form prints a Markdown table of the milliseconds per global batch, for all of its rows and for the eighth
 that one of eight processes builds: plain windows, windows with a document mask, and packed documents with a mask, of
@@ -12,6 +14,8 @@ documents of 100 tokens on average in eight shards. Medians of --turns turns; th
 """
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 import time
@@ -23,7 +27,9 @@ from torch import nn
 
 from model.data.batches import TokenBatches
 from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
-from model.network.decoder import new_decoder
+from model.generation.decode import pack
+from model.network.decoder import Decoder, new_decoder
+from model.network.packed import PackedLinear
 from model.network.size import flops_per_token, n_parameters
 from model.training.loss import language_model_loss
 from model.training.presets import PRESETS
@@ -45,22 +51,35 @@ def main() -> None:
     cfg = PRESETS[args.preset].shape.with_vocab(args.vocab)
     model = new_decoder(cfg, seed=0)
     print(f"{args.preset}: {n_parameters(cfg):,} parameters, {flops_per_token(cfg, args.tokens):,} FLOPs a token")
-    hooks = []
-    for name, module in model.named_modules():
-        if name and is_first_or_outside(name):
-            hooks.append(module.register_forward_hook(line_of(name, module)))
+    hooks = [
+        module.register_forward_hook(line_of(name, module))
+        for name, module in model.named_modules()
+        if name and is_first_or_outside(name)
+    ]
     ids_BT = torch.randint(0, cfg.vocab_size, (args.rows, args.tokens), generator=torch.Generator().manual_seed(0))
     loss, n_targets = language_model_loss(model, {"ids_BT": ids_BT, "targets_BT": ids_BT.roll(-1, dims=1)})
     loss.backward()
     n_nats = float(loss.detach())
-    print(f"loss {n_nats:.1f} nats over {int(n_targets):,} targets: {n_nats / int(n_targets):.4f} each")
+    print(f"loss {n_nats:.1f} nats over {int(n_targets):,} targets: {n_nats / int(n_targets):.4f} each\n")
+    walk_decoding(model.eval(), ids_BT[:2], (10, 6), max_len=args.tokens)
     for hook in hooks:
         hook.remove()
-    with torch.inference_mode():
-        cache = model.new_cache(n_rows=1, max_len=args.tokens)
-        read, one = (tuple(model(ids_BT[:1, part], cache=cache).shape) for part in (slice(0, 10), slice(10, 11)))
-    print(f"logits of 10 ids of one row: {read}; of the next one, from the cache: {one}")
-    print(f"keys in the cache: {tuple(cache.keys_LNGSK.shape)}, {max(cache.lengths)} tokens used")
+    pack(model, n_rows=2)
+    n_linear = sum(isinstance(module, PackedLinear) for module in model.modules())
+    n_products = len({id(module.weights) for module in model.modules() if isinstance(module, PackedLinear)})
+    print(f"packed: {n_linear} modules share {n_products} products")
+
+
+@torch.inference_mode()
+def walk_decoding(model: Decoder, ids_BT: torch.Tensor, lengths: tuple[int, ...], max_len: int) -> None:
+    """Reads the first `lengths` ids of the rows, then prints a pass over one more id of each."""
+    cache = model.new_cache(n_rows=len(lengths), max_len=max_len)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model.trunk(ids_BT[:, : max(lengths)], cache=cache)
+    cache.truncate(lengths)
+    print(f"a decoding step of rows with {lengths} tokens; keys in the cache: {tuple(cache.keys_LNGSK.shape)}")
+    model(ids_BT[:, -1:], cache=cache)
+    print(f"now {tuple(cache.lengths)} tokens")
 
 
 WAYS = {

@@ -46,6 +46,14 @@ ASSETS = [
 ]
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
 MODEL_MAY_IMPORT_IN = {"model/data/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
+FOLDERS_OF_MODEL = {  # what a folder may import of the others
+    "network": (),
+    "data": ("model.training.config", "model.training.machine", "model.training.schedule"),
+    "training": ("model.network", "model.data", "model.evaluate"),
+    "generation": ("model.network",),
+    "hf": ("model.network", "model.training.files", "model.training.weights", "model.generation.sample_config"),
+}
+REGISTRY = "model/network/registry.py"  # reads and writes the files of a model of any kind
 LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.batches",
     "model.training.config",
@@ -98,6 +106,15 @@ def test_model_imports_five_packages_and_the_standard_library_only():
         allowed = MODEL_MAY_IMPORT | MODEL_MAY_IMPORT_IN.get(str(path.relative_to(ROOT)), set())
         foreign = {top(name) for name in imports_of(path)} - allowed - set(sys.stdlib_module_names)
         assert not foreign, f"{path} imports {sorted(foreign)}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS_OF_MODEL)
+def test_folders_of_model_import_downwards(folder):
+    allowed = (f"model.{folder}", *FOLDERS_OF_MODEL[folder])
+    for path in (ROOT / "model" / folder).rglob("*.py"):
+        ours = {name for name in imports_of(path) if top(name) == "model"}
+        if path != ROOT / REGISTRY:
+            assert not {name for name in ours if not name.startswith(allowed)}, path
 
 
 def room_of(path: Path) -> str:

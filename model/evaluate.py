@@ -29,7 +29,7 @@ from model.training.distributed import n_processes, rank, total
 from model.training.draws import with_row_seeds
 from model.training.loss import LossFunction
 from model.training.machine import precision
-from model.training.placement import memory_explained
+from model.training.memory import memory_explained
 from model.training.step import micro_batches, on_device
 
 TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # padding included; a small pass stays in a CPU's cache

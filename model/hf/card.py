@@ -55,9 +55,8 @@ def _tokenizer_text(tokenizer: ExportedTokenizer | None) -> str:
     if tokenizer is None:
         return "; no tokenizer is in this folder"
     pattern = "" if tokenizer.pattern_name is None else f", split as {tokenizer.pattern_name} does"
-    return f", byte-level BPE{pattern}" + (
-        "; every text opens with the end-of-text token" if tokenizer.opens_with_bos else ""
-    )
+    opening = "; every text opens with the end-of-text token" if tokenizer.opens_with_bos else ""
+    return f", byte-level BPE{pattern}{opening}"
 
 
 def _cell(value: str) -> str:

@@ -74,8 +74,10 @@ GPT2_SIZES = {
 }
 LLAMA_DEFAULTS = {"rms_norm_eps": NORM_EPS["llama"], "tie_word_embeddings": False}
 QWEN_DEFAULTS = {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
-SILU = {"hidden_act": ("silu", "swish")}
+ATTENTION_FLAG = {"attention_bias": ("qkv_bias", "output_bias")}
+LLAMA_FLAGS = {**ATTENTION_FLAG, "mlp_bias": ("mlp_bias",)}
 LAYER = "model.layers.{}."
+QKV = tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv")
 GPT2_LAYER = "transformer.h.{}."
 
 GPT2 = Family(
@@ -98,11 +100,7 @@ GPT2 = Family(
         WeightRule(ours=("model.embed_tokens",), theirs="transformer.wte"),
         WeightRule(ours=("model.embed_positions",), theirs="transformer.wpe"),
         WeightRule(ours=(LAYER + "input_layernorm",), theirs=GPT2_LAYER + "ln_1"),
-        WeightRule(
-            ours=tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv"),
-            theirs=GPT2_LAYER + "attn.c_attn",
-            transposed=True,
-        ),
+        WeightRule(ours=QKV, theirs=GPT2_LAYER + "attn.c_attn", transposed=True),
         WeightRule(ours=(LAYER + "self_attn.o_proj",), theirs=GPT2_LAYER + "attn.c_proj", transposed=True),
         WeightRule(ours=(LAYER + "post_attention_layernorm",), theirs=GPT2_LAYER + "ln_2"),
         WeightRule(ours=(LAYER + "mlp.up_proj",), theirs=GPT2_LAYER + "mlp.c_fc", transposed=True),
@@ -113,53 +111,30 @@ GPT2 = Family(
     ),
     buffers=(".attn.bias", ".attn.masked_bias"),  # the causal mask
 )
-LLAMA = Family(
-    model_type="llama",
-    architectures={DECODER: "LlamaForCausalLM", CLASSIFIER: "LlamaForSequenceClassification"},
-    sizes=LLAMA_SIZES,
-    switches=FAMILY_SWITCHES["llama"],
-    flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
-    fixed=SILU,
-    defaults=LLAMA_DEFAULTS,
-    d_model_is="multiple_of_heads",
-)
-QWEN3 = Family(
-    model_type="qwen3",
-    architectures={DECODER: "Qwen3ForCausalLM", CLASSIFIER: "Qwen3ForSequenceClassification"},
-    sizes=LLAMA_SIZES,
-    switches=FAMILY_SWITCHES["qwen3"],
-    flags={"attention_bias": ("qkv_bias", "output_bias")},
-    fixed=SILU,
-    defaults={**QWEN_DEFAULTS, "head_dim": 128},
-    window="layer_types",
-)
-QWEN2 = Family(
-    model_type="qwen2",
-    architectures={DECODER: "Qwen2ForCausalLM", CLASSIFIER: "Qwen2ForSequenceClassification"},
-    sizes=LLAMA_SIZES,
-    switches=FAMILY_SWITCHES["qwen2"],
-    fixed=SILU,
-    defaults=QWEN_DEFAULTS,
-    window="layer_types",
-)
-MISTRAL = Family(
-    model_type="mistral",
-    architectures={DECODER: "MistralForCausalLM", CLASSIFIER: "MistralForSequenceClassification"},
-    sizes=LLAMA_SIZES,
-    switches=FAMILY_SWITCHES["mistral"],
-    fixed=SILU,
-    defaults={"num_key_value_heads": 8, "sliding_window": 4096, **LLAMA_DEFAULTS},
-    window="every_layer",
-)
-ARCEE = Family(
-    model_type="arcee",
-    architectures={DECODER: "ArceeForCausalLM", CLASSIFIER: "ArceeForSequenceClassification"},
-    sizes=LLAMA_SIZES,
-    switches=FAMILY_SWITCHES["arcee"],
-    flags={"attention_bias": ("qkv_bias", "output_bias"), "mlp_bias": ("mlp_bias",)},
-    fixed={"hidden_act": ("relu2",)},
-    defaults={**LLAMA_DEFAULTS, "rms_norm_eps": NORM_EPS["arcee"]},
-    d_model_is="multiple_of_heads",
-)
+
+
+def _like_llama(model_type: str, **own: Any) -> Family:
+    """A family with Llama's names, and its values where `own` has none."""
+    name = model_type.capitalize()
+    values: dict[str, Any] = {"fixed": {"hidden_act": ("silu", "swish")}, "defaults": LLAMA_DEFAULTS, **own}
+    return Family(
+        model_type=model_type,
+        architectures={DECODER: f"{name}ForCausalLM", CLASSIFIER: f"{name}ForSequenceClassification"},
+        sizes=LLAMA_SIZES,
+        switches=FAMILY_SWITCHES[model_type],
+        **values,
+    )
+
+
+QWEN3_DEFAULTS = {**QWEN_DEFAULTS, "head_dim": 128}
+MISTRAL_DEFAULTS = {"num_key_value_heads": 8, "sliding_window": 4096, **LLAMA_DEFAULTS}
+ARCEE = {"fixed": {"hidden_act": ("relu2",)}, "defaults": {**LLAMA_DEFAULTS, "rms_norm_eps": NORM_EPS["arcee"]}}
 # In the order in which an export tries them.
-FAMILIES = {family.model_type: family for family in (QWEN3, LLAMA, GPT2, QWEN2, MISTRAL, ARCEE)}
+FAMILIES = {
+    "qwen3": _like_llama("qwen3", flags=ATTENTION_FLAG, defaults=QWEN3_DEFAULTS, window="layer_types"),
+    "llama": _like_llama("llama", flags=LLAMA_FLAGS, d_model_is="multiple_of_heads"),
+    "gpt2": GPT2,
+    "qwen2": _like_llama("qwen2", defaults=QWEN_DEFAULTS, window="layer_types"),
+    "mistral": _like_llama("mistral", defaults=MISTRAL_DEFAULTS, window="every_layer"),
+    "arcee": _like_llama("arcee", flags=LLAMA_FLAGS, d_model_is="multiple_of_heads", **ARCEE),
+}

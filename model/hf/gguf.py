@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from model.hf.config import family_of
-from model.hf.families import LAYER, WeightRule
+from model.hf.families import LAYER, QKV, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import narrowed, to_theirs
 from model.network.decoder import Decoder
@@ -62,8 +62,8 @@ ARCHITECTURES = {  # by the family's model_type
     "arcee": Architecture(name="arcee", pairs_neighbours=True, has_rope_factors=True),
 }
 BLOCK = "blk.{}."
-SEPARATE_QKV = tuple(WeightRule(ours=(f"{LAYER}self_attn.{x}_proj",), theirs=f"{BLOCK}attn_{x}") for x in "qkv")
-JOINED_QKV = (WeightRule(ours=tuple(f"{LAYER}self_attn.{x}_proj" for x in "qkv"), theirs=BLOCK + "attn_qkv"),)
+SEPARATE_QKV = tuple(WeightRule(ours=(ours,), theirs=f"{BLOCK}attn_{x}") for x, ours in zip("qkv", QKV, strict=True))
+JOINED_QKV = (WeightRule(ours=QKV, theirs=BLOCK + "attn_qkv"),)
 RULES = (
     WeightRule(ours=("model.embed_tokens",), theirs="token_embd"),
     WeightRule(ours=("model.embed_positions",), theirs="position_embd"),
@@ -223,14 +223,10 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: ExportedTokenizer, vocab_siz
     writer.add_token_merges(list(tokenizer.merges))
     writer.add_add_bos_token(tokenizer.opens_with_bos)
     writer.add_add_space_prefix(False)
-    ids = tokenizer.special_ids
-    if "bos_token" in ids:
-        writer.add_bos_token_id(ids["bos_token"])
-    if "eos_token" in ids:
-        writer.add_eos_token_id(ids["eos_token"])
-        writer.add_eot_token_id(ids["eos_token"])
-    if "pad_token" in ids:
-        writer.add_pad_token_id(ids["pad_token"])
+    for token, token_id in tokenizer.special_ids.items():
+        getattr(writer, f"add_{token}_id")(token_id)
+        if token == "eos_token":
+            writer.add_eot_token_id(token_id)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)
 

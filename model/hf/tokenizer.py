@@ -17,12 +17,8 @@ from typing import Any
 
 from model.training.files import read_json
 
-TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, DESCRIPTION = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "gristmill_tokenizer.json",
-)
-CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_JSON, TOKENIZER_CONFIG_JSON = "tokenizer.json", "tokenizer_config.json"
+DESCRIPTION, CHAT_TEMPLATE = "gristmill_tokenizer.json", "chat_template.jinja"
 # Copied unchanged, beside the two files that are rewritten.
 TAKEN_ALONG = ("special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", DESCRIPTION)
 SPECIAL = ("bos_token", "eos_token", "pad_token")

@@ -69,7 +69,9 @@ class Attention(nn.Module):
         """`rotary` is None where positions are not rotary."""
         *qk, v_BTGK = self.qkv(x_BTD)
         norms = (self.q_norm, self.k_norm) if len(qk) == 2 else (self.qk_norm,)
-        qk = [_normed_and_rotated(heads, norm, rotary) for heads, norm in zip(qk, norms, strict=True)]
+        qk = [heads if norm is None else norm(heads) for heads, norm in zip(qk, norms, strict=True)]
+        if rotary is not None:
+            qk = [rotate(heads, *rotary) for heads in qk]
         q_BTHK, k_BTGK = qk if len(qk) == 2 else qk[0].split_with_sizes([self.n_heads, self.n_kv_heads], 2)
         q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
         if cache is not None:
@@ -91,12 +93,6 @@ class Attention(nn.Module):
         return [layer(x_BTD).view(heads) for layer in layers]
 
 
-def _normed_and_rotated(heads_BTHK: Tensor, norm: nn.Module | None, rotary: RotaryTables | None) -> Tensor:
-    if norm is not None:
-        heads_BTHK = norm(heads_BTHK)
-    return heads_BTHK if rotary is None else rotate(heads_BTHK, *rotary)
-
-
 def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
     """softmax(q k / sqrt(K)) v over the keys that `plan` allows, (B, H, T, K)."""
     if plan.kernel == "varlen":
@@ -104,14 +100,8 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) 
     n_groups = q_BHTK.size(1) // k_BGSK.size(1)
     if plan.repeats_keys and n_groups > 1:
         k_BGSK, v_BGSK = k_BGSK.repeat_interleave(n_groups, dim=1), v_BGSK.repeat_interleave(n_groups, dim=1)
-    out_BHTK = F.scaled_dot_product_attention(
-        q_BHTK,
-        k_BGSK,
-        v_BGSK,
-        attn_mask=plan.mask_BHTS,
-        is_causal=plan.kernel == "causal",
-        enable_gqa=q_BHTK.size(1) != k_BGSK.size(1),
-    )
+    options = {"is_causal": plan.kernel == "causal", "enable_gqa": q_BHTK.size(1) != k_BGSK.size(1)}
+    out_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, plan.mask_BHTS, **options)
     return out_BHTK if plan.is_blind_BHT1 is None else out_BHTK.masked_fill(plan.is_blind_BHT1, 0.0)
 
 

@@ -20,16 +20,8 @@ GATED = ("swiglu", "geglu")
 NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
 PRE_NORM = {"norm_position": "pre"}
 LLAMA_SWITCHES = {**PRE_NORM, "norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
-GPT2_SWITCHES = {
-    **PRE_NORM,
-    "norm": "layernorm",
-    "positions": "learned",
-    "qk_norm": False,
-    "qkv_bias": True,
-    "output_bias": True,
-    "mlp": "gelu_tanh",
-    "mlp_bias": True,
-}
+GPT2_SWITCHES = {**PRE_NORM, "norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh"}
+GPT2_SWITCHES |= dict.fromkeys(NO_BIASES, True)
 # What every model of a family has, in the order in which an export tries the families. A switch that is not named
 # here may be either.
 FAMILY_SWITCHES: Mapping[str, Mapping[str, Any]] = {
@@ -99,9 +91,7 @@ class LayerShape:
     qk_norm: bool = True  # RMSNorm over every query and key head, before rotation
     qkv_bias: bool = False  # biases of q_proj, k_proj, v_proj
     output_bias: bool = False  # bias of o_proj
-    mlp: Literal["swiglu", "geglu", "gelu_tanh", "gelu", "relu2"] = (
-        "swiglu"  # gated, or the last three: down(f(up(x)))
-    )
+    mlp: Literal["swiglu", "geglu", "gelu_tanh", "gelu", "relu2"] = "swiglu"  # the last three: down(f(up(x)))
     mlp_bias: bool = False
 
     def __post_init__(self) -> None:

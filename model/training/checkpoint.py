@@ -92,17 +92,13 @@ def snapshot_of(
         optimizer = {name: _host_copy(f"optimizer {name}", tensor, pinned) for name, tensor in optimizer.items()}
     if pinned:
         torch.cuda.current_stream().synchronize()  # the copies do not wait, the thread must not see half of them
+    about = {"step": state.step, "train": dataclasses.asdict(cfg), "torch": torch.__version__}
     return Snapshot(
         step=state.step,
         weights=weights,
         optimizer=optimizer | generators,
         description=dict(description),
-        about={
-            "step": state.step,
-            "train": dataclasses.asdict(cfg),
-            "torch": torch.__version__,
-            "notes": copy.deepcopy(dict(notes)),
-        },
+        about={**about, "notes": copy.deepcopy(dict(notes))},
     )
 
 
@@ -134,10 +130,7 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
     files = {}
     for path in sorted(part.iterdir()):
         flush(path)
-        files[path.name] = {
-            "bytes": path.stat().st_size,
-            "sha256": digests[path.name] if path.name in digests else sha256(path),
-        }
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": digests.get(path.name) or sha256(path)}
     flush(part)
     os.replace(part, target)  # noqa: PTH105  the tests kill a run exactly here
     flush(root)
@@ -265,11 +258,13 @@ def rng_states() -> dict[str, Tensor]:
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     """This process's generators; those of a process that the checkpoint does not know stay as they are."""
-    if (state := tensors.get(_rng_name("cpu", rank()))) is not None:
-        torch.set_rng_state(state.clone())
-    state = tensors.get(_rng_name("cuda", rank()))
-    if state is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state.clone())
+    setters = {
+        "cpu": torch.set_rng_state,
+        **({"cuda": torch.cuda.set_rng_state} if torch.cuda.is_available() else {}),
+    }
+    for kind, set_state in setters.items():
+        if (state := tensors.get(_rng_name(kind, rank()))) is not None:
+            set_state(state.clone())
 
 
 def _rng_name(kind: str, number: int) -> str:

@@ -49,20 +49,14 @@ class TrainConfig:
     warmup_horizon: int | None = None
     decay_fraction: float = 0.5  # of n_steps, at the end; only warmup_stable_decay reads it
     final_lr_fraction: float = 0.0  # of the peak, reached after the last step
-    batch_warmup_fraction: float = (
-        0.0  # of n_steps: batches of an 8th, a 4th, half of the rows (model/training/schedule.py)
-    )
+    batch_warmup_fraction: float = 0.0  # of n_steps: batches of an 8th, a 4th, half of the rows (schedule.py)
     gradient_clip: float | None = 1.0  # L2 norm over all gradients; None = no clipping
     skip_spikes: float | None = None  # updates whose loss or gradient norm is this many deviations above are skipped
     seed: int = 0  # initial weights and order of the data
-    packing: Packing = (
-        "concatenated"  # rows are windows of all text, or whole pieces of documents (model/data/packing.py)
-    )
+    packing: Packing = "concatenated"  # rows: windows of all text, or whole spans of documents (data/packing.py)
     document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
     checkpoint_every: int = field(default=250, metadata=RUNTIME_ONLY)  # steps
-    keep_checkpoints: int = field(
-        default=2, metadata=RUNTIME_ONLY
-    )  # the newest so many, and the best one beside them
+    keep_checkpoints: int = field(default=2, metadata=RUNTIME_ONLY)  # the newest, and the best one beside them
     # steps; the last step is always validated. What is validated chooses no weights: a model is that of the last step
     validate_every: int = field(default=250, metadata=RUNTIME_ONLY)
     n_validation_batches: int = field(default=16, metadata=RUNTIME_ONLY)  # of `rows` rows each
@@ -85,14 +79,11 @@ class TrainConfig:
             raise ValueError(f"warmup_horizon={self.warmup_horizon} must not exceed n_steps={self.n_steps}")
         if self.micro_batch is not None and self.rows % self.micro_batch:
             raise ValueError(f"rows={self.rows} is not a multiple of micro_batch={self.micro_batch}")
-        if self.parallel not in ("ddp", "fsdp"):
-            raise ValueError(f"parallel={self.parallel!r} must be one of ddp, fsdp")
+        for name, allowed in (("parallel", ("ddp", "fsdp")), ("schedule", SCHEDULES), ("packing", PACKINGS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
         if self.newton_schulz_steps not in (3, 5):
             raise ValueError(f"newton_schulz_steps={self.newton_schulz_steps} must be 3 or 5")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={self.schedule!r} must be one of {', '.join(SCHEDULES)}")
-        if self.packing not in PACKINGS:
-            raise ValueError(f"packing={self.packing!r} must be one of {', '.join(PACKINGS)}")
         for name in ("warmup_fraction", "decay_fraction", "final_lr_fraction", "batch_warmup_fraction"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")

@@ -52,12 +52,8 @@ class Curve:
             return
         whole = {(number, "loss" in line): raw for raw, number, line in _whole_lines(content, step)}
         n_steps = sum(has_loss for _, has_loss in whole)
-        log.warning(
-            "%s is damaged: of %d steps %d are still there and kept; the training itself loses nothing",
-            self.path,
-            step,
-            n_steps,
-        )
+        kept = "%s is damaged: of %d steps %d are still there and kept; the training itself loses nothing"
+        log.warning(kept, self.path, step, n_steps)
         self.clear()
         for raw in whole.values():
             self._append(raw + b"\n")

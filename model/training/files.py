@@ -4,11 +4,12 @@ In: tensors by name, JSON values, paths. Out: files, and their contents; ValueEr
 of files is complete once COMPLETE, which lists the size and the sha256 of each, is in it; that file is written last.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,13 +105,20 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not readable as JSON ({error})") from error
 
 
-def flush(path: Path) -> None:
-    """Force a file or a folder's entries to disk."""
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """The descriptor of a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def flush(path: Path) -> None:
+    """Force a file or a folder's entries to disk."""
+    with opened(path) as descriptor:
+        os.fsync(descriptor)
 
 
 def sha256(path: Path) -> str:

@@ -11,6 +11,10 @@ from model.data.examples import n_batches
 from model.training.config import TrainConfig
 
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
+ALIKE = (  # of both configs
+    "muon_lr", "adamw_lr", "muon_weight_decay", "adamw_weight_decay", "warmup_fraction", "seed", "checkpoint_every",
+    "validate_every",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,16 +57,9 @@ def train_config(cfg: FinetuneSettings, n_examples: int) -> TrainConfig:
         rows=rows,
         seq_len=1,  # for token windows; examples have their own lengths
         micro_batch=max(n for n in range(1, min(rows, LARGEST_MICRO_BATCH) + 1) if rows % n == 0),
-        muon_lr=cfg.muon_lr,
-        adamw_lr=cfg.adamw_lr,
-        muon_weight_decay=cfg.muon_weight_decay,
-        adamw_weight_decay=cfg.adamw_weight_decay,
         beta2=0.98,  # the runs are short: with 0.999 the first gradients of the new head would dominate too long
         schedule="linear",
-        warmup_fraction=cfg.warmup_fraction,
         decay_fraction=0.0,
-        seed=cfg.seed,
-        checkpoint_every=cfg.checkpoint_every,
         keep_checkpoints=1,
-        validate_every=cfg.validate_every,
+        **{name: getattr(cfg, name) for name in ALIKE},
     )

@@ -11,7 +11,7 @@ leaves room for them.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,18 +114,23 @@ def chosen_micro_batch(
 
 
 @contextlib.contextmanager
-def explained_out_of_memory(train: TrainConfig, micro_batch: int, last_checkpoint) -> Iterator[None]:
-    """Turns an allocator's error within the block into OutOfMemory, which names the settings that help.
-
-    `last_checkpoint()` is called only then.
-    """
+def memory_explained(advice: str | Callable[[], str]) -> Iterator[None]:
+    """Turns an allocator's error within the block into OutOfMemory, one line that ends in `advice`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if not is_out_of_memory(error):
             raise
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise OutOfMemory(_advice(train, micro_batch, last_checkpoint(), first_line)) from error
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        ending = f": {advice}" if isinstance(advice, str) else advice()
+        raise OutOfMemory(f"out of memory ({first_line}){ending}") from error
+
+
+def explained_out_of_memory(
+    train: TrainConfig, micro_batch: int, last_checkpoint: Callable[[], Path | None]
+) -> contextlib.AbstractContextManager[None]:
+    """`memory_explained` by the settings that help; `last_checkpoint()` is called only when memory ran out."""
+    return memory_explained(lambda: _advice(train, micro_batch, last_checkpoint()))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -134,7 +139,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
 
 
-def _advice(train: TrainConfig, micro_batch: int, checkpoint: Path | None, error: str) -> str:
+def _advice(train: TrainConfig, micro_batch: int, checkpoint: Path | None) -> str:
     changes = []
     if micro_batch > 1:
         changes.append(f"micro_batch={max(1, micro_batch // 2)} (now {micro_batch}; same training, slower)")
@@ -142,4 +147,4 @@ def _advice(train: TrainConfig, micro_batch: int, checkpoint: Path | None, error
         changes.append("activation_checkpointing=True (now False; same training, a third slower)")
     changes.append(f"a smaller seq_len (now {train.seq_len}) or model, which is another training")
     goes_on = f"the run goes on from {checkpoint}" if checkpoint else "the run starts again: it had no checkpoint yet"
-    return f"out of memory ({error}). Set {', or '.join(changes)}. With one of the first, {goes_on}"
+    return f". Set {', or '.join(changes)}. With one of the first, {goes_on}"

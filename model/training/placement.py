@@ -9,7 +9,6 @@ A device without room is an error of one line. There is no fallback to the CPU, 
 and give other numbers.
 """
 
-import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from model.training.machine import product_dtype, training_device
-from model.training.memory import OutOfMemory, is_out_of_memory
+from model.training.memory import memory_explained
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -39,18 +38,6 @@ def _placed(model: M, device: torch.device, dtype: torch.dtype | None) -> M:
     n_bytes = sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
     with memory_explained(f"the model takes {n_bytes / 2**30:.2f} GiB; free memory on {device}, or {ON_CPU}"):
         return model.to(device=device, dtype=dtype)
-
-
-@contextlib.contextmanager
-def memory_explained(advice: str) -> Iterator[None]:
-    """Turns an allocator's error within the block into OutOfMemory, one line that ends in `advice`."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not is_out_of_memory(error):
-            raise
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OutOfMemory(f"out of memory ({first_line}): {advice}") from error
 
 
 def each_explained(items: Iterable[T], advice: str) -> Iterator[T]:

@@ -12,7 +12,6 @@ import fcntl
 import functools
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
 from model.training.distributed import is_main, n_processes
-from model.training.files import CONFIG, WEIGHTS
+from model.training.files import CONFIG, WEIGHTS, opened
 from model.training.loss import language_model_loss
 from model.training.machine import training_device
 from model.training.resume import continued
@@ -60,7 +59,6 @@ class Pretraining:
                 f"{self.shards} holds ids of a vocabulary of {vocab_size} tokens, the decoder has vocab_size="
                 f"{self.decoder.vocab_size}; train on shards of its own tokenizer"
             )
-
         if self.train.seq_len > self.decoder.max_seq_len:
             raise ValueError(
                 f"seq_len={self.train.seq_len} is longer than the context, max_seq_len={self.decoder.max_seq_len}"
@@ -195,7 +193,7 @@ def only_training(directory: Path) -> Iterator[None]:
         yield
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with opened_folder(directory) as folder:
+    with opened(directory) as folder:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
             try:
@@ -206,15 +204,6 @@ def only_training(directory: Path) -> Iterator[None]:
                     raise ValueError(f"{directory}: another process trains here; wait for it or stop it") from None
                 time.sleep(0.2)
         yield
-
-
-@contextlib.contextmanager
-def opened_folder(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def refuse_other_models(directory: Path) -> None:

@@ -18,8 +18,8 @@ from model.network.registry import load_decoder
 from model.network.shape import DecoderConfig
 from model.training import placement
 from model.training.machine import precision, product_dtype, training_device
-from model.training.memory import OutOfMemory
-from model.training.placement import for_evaluation, for_generation, memory_explained
+from model.training.memory import OutOfMemory, memory_explained
+from model.training.placement import for_evaluation, for_generation
 from model.training.weights import named_weights
 
 CONFIG = DecoderConfig(

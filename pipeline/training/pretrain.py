@@ -201,7 +201,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
 
 
 PRETRAIN = Stage(
-    name="pretrain", version=2, function=pretrain, handle=Checkpoint, libraries=("torch", DEVICE)
+    name="pretrain", version=3, function=pretrain, handle=Checkpoint, libraries=("torch", DEVICE)
 )  # torch: another version may round differently
 
 

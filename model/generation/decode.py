@@ -56,7 +56,10 @@ def _pack_head(model: Decoder, is_for_one: bool) -> None:
     is_tied = model.cfg.tie_embeddings
     if not is_tied:
         pack_layers(model, "lm_head", is_for_one=is_for_one)
-    elif is_plain(head) and type(embedding) in (nn.Embedding, PackedEmbedding):  # else an adapter reads plain weights
+    elif is_plain(head) and is_plain(embedding, nn.Embedding, PackedEmbedding):  # else an adapter reads plain weights
+        if not _is_shared(head, embedding):
+            pack_layers(model, "lm_head", is_for_one=is_for_one)
+            return
         if isinstance(head, PackedLinear) and head.weights.is_laid_out(is_for_one):
             return
         weights = PackedWeights([head], is_for_one=is_for_one, has_rows=True)
@@ -64,7 +67,14 @@ def _pack_head(model: Decoder, is_for_one: bool) -> None:
         model.trunk.add_module("embed_tokens", PackedEmbedding(weights))
 
 
+def _is_shared(head: nn.Module, embedding: nn.Module) -> bool:
+    """Whether both read one memory, which is no longer so where one of them was replaced."""
+    if isinstance(head, PackedLinear) and isinstance(embedding, PackedEmbedding):
+        return head.weights is embedding.weights
+    return head.weight is embedding.weight
+
+
 def _pack_norms(parent: nn.Module) -> None:
     for name, norm in parent.named_children():
-        if type(norm) is RMSNorm:
+        if is_plain(norm, RMSNorm):
             setattr(parent, name, PackedNorm(norm.weight, norm.eps))

@@ -97,12 +97,11 @@ class RowSampler:
         for values_N1, value in zip(self._values, values_of([cfg]), strict=True):
             values_N1[slot] = value.item()
         self._n_drawn_N1[slot] = 0
+        n_more = cfg.max_new_tokens - self._uniform_NT.size(1)
+        if n_more > 0:  # also for greedy rows, whose number is read, though not used, beside rows that draw
+            self._uniform_NT = torch.nn.functional.pad(self._uniform_NT, (0, n_more))
         if not rule.is_greedy:
-            numbers_T = uniform_numbers(cfg, row_number)
-            n_more = numbers_T.numel() - self._uniform_NT.size(1)
-            if n_more > 0:
-                self._uniform_NT = torch.nn.functional.pad(self._uniform_NT, (0, n_more))
-            self._uniform_NT[slot, : numbers_T.numel()] = numbers_T.to(self._device)
+            self._uniform_NT[slot, : cfg.max_new_tokens] = uniform_numbers(cfg, row_number).to(self._device)
         if cfg.repetition_penalty is not None:
             self._see(slot, context)
 

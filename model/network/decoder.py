@@ -17,6 +17,7 @@ from model.network.block import Block
 from model.network.kv_cache import KVCache
 from model.network.linear import Linear, autocast_dtype
 from model.network.norm import LayerNorm, RMSNorm, new_norm
+from model.network.packed import Packable
 from model.network.rope import rotary_tables
 from model.network.shape import DecoderConfig
 from model.network.visible import CAUSAL, Visible
@@ -24,7 +25,7 @@ from model.network.visible import CAUSAL, Visible
 INIT_STD = 0.02  # of embeddings, GPT-2's value
 
 
-class Trunk(nn.Module):
+class Trunk(Packable):
     """Everything below the head, which decoders and classifiers share."""
 
     cos_S1K: Tensor
@@ -135,7 +136,7 @@ class Trunk(nn.Module):
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
 
 
-class Decoder(nn.Module):
+class Decoder(Packable):
     def __init__(self, cfg: DecoderConfig) -> None:
         super().__init__()
         self.cfg = cfg

@@ -39,20 +39,33 @@ class PackedWeights:
         weight_OD = torch.cat([layer.weight.detach() for layer in layers])
         biases = [layer.bias.detach() for layer in layers if layer.bias is not None]
         self.bias_O = torch.cat(biases) if biases else None
-        self.dtype, self.d_in = weight_OD.dtype, weight_OD.size(1)
+        self.dtype, self.d_in, self.has_rows = weight_OD.dtype, weight_OD.size(1), has_rows
         self.layers: tuple[nn.Module, ...] = ()  # whose results are these; set by the layers
+        self._lay_out(weight_OD)
+
+    def _lay_out(self, weight_OD: Tensor) -> None:
         is_float_on_cpu = weight_OD.device.type == "cpu" and weight_OD.dtype is torch.float32
         self._may_block = is_float_on_cpu and HAS_FAST_ONEDNN and weight_OD.numel() >= BLOCKED_FROM
-        self.is_blocked = self._may_block and not is_for_one
+        self.is_blocked, self.panels_PDW = self._may_block and not self.is_for_one, None
         if self.is_blocked:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OD, SEVERAL)
-            self.is_blocked = not has_rows or self.panels() is not None
+            self.panels_PDW = self._panels() if self.has_rows else None
+            self.is_blocked = not self.has_rows or self.panels_PDW is not None
         if not self.is_blocked:  # (D, O) in both cases, but in memory by rows or by columns
             self._weight = weight_OD.T.contiguous() if is_float_on_cpu else weight_OD.T
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which torch cannot make of oneDNN's blocks: the plain weights."""
+        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight.T
+        return {**vars(self), "_weight": weight_OD, "panels_PDW": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lay_out(state["_weight"])
+
     def __call__(self, x_BTD: Tensor) -> Tensor:
         if self.is_blocked:
-            y_BO = onednn_product(x_BTD.view(-1, self.d_in), self._weight, self.bias_O)
+            y_BO = onednn_product(x_BTD.reshape(-1, self.d_in), self._weight, self.bias_O)
             return y_BO.view(*x_BTD.shape[:-1], -1)
         if x_BTD.numel() >= PROMPT_ROWS * self.d_in and is_for_onednn(x_BTD, self._weight.T):
             return onednn_product(x_BTD, self._weight.T, self.bias_O)
@@ -71,9 +84,11 @@ class PackedWeights:
 
     def rows(self, ids_BT: Tensor) -> Tensor:
         """The weights of single outputs, (B, T, D)."""
+        if self.panels_PDW is not None:
+            return self.panels_PDW[ids_BT // PANEL, : self.d_in, ids_BT % PANEL]
         return self._weight.index_select(1, ids_BT.flatten()).T.view(*ids_BT.shape, -1)
 
-    def panels(self) -> Tensor | None:
+    def _panels(self) -> Tensor | None:
         """oneDNN's blocks as an ordinary tensor (P, D or more, 64) over the same memory; None if they are not that.
 
         torch has no reader of single rows of its opaque tensors, only a copy of the whole.
@@ -97,7 +112,45 @@ class _Direct(nn.Module):
         return self.forward(x)
 
 
-class PackedLinear(_Direct):
+class Packable(nn.Module):
+    """A module that may be packed, and then refuses whatever a packed one cannot do before any layer has changed."""
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            check_unpacked(self, "a packed model can't be trained; train the plain model, then pack it")
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        check_unpacked(self, "a packed model can't be moved or cast; move the plain model, then pack it")
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        check_unpacked(self, "a packed model takes no other weights; load them into a new model and pack that")
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class _Joinable(_Direct):
+    """A module that computes jointly with others, until something is put around it that has to see its own calls."""
+
+    def separate(self) -> None:
+        """From now on the module runs by itself."""
+        raise NotImplementedError
+
+    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.separate()
+        return super().register_forward_pre_hook(*args, **kwargs)
+
+    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+        self.separate()
+        return super().register_forward_hook(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":  # some adapters replace the method of the instance
+            self.separate()
+        super().__setattr__(name, value)
+
+
+class PackedLinear(_Joinable, Packable):
     """One of the layers of a PackedWeights, under the name that the plain layer had."""
 
     def __init__(self, weights: PackedWeights, part: int) -> None:
@@ -110,13 +163,8 @@ class PackedLinear(_Direct):
         y_BTO, widths = self.weights(x_BTD), self.weights.widths
         return y_BTO if len(widths) == 1 else y_BTO.split_with_sizes(widths, -1)[self.part]
 
-    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
-        self.weights.layers = ()  # from now on each layer runs by itself, or the hook would not be called
-        return super().register_forward_pre_hook(*args, **kwargs)
-
-    def register_forward_hook(self, *args: Any, **kwargs: Any) -> RemovableHandle:
+    def separate(self) -> None:
         self.weights.layers = ()
-        return super().register_forward_hook(*args, **kwargs)
 
     @property
     def weight(self) -> Tensor:
@@ -133,30 +181,15 @@ class PackedLinear(_Direct):
         if (bias_O := self.bias) is not None:
             destination[prefix + "bias"] = bias_O
 
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            raise ValueError("a packed model can't be trained; train the plain model, then pack it")
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        raise ValueError("a packed model takes no other weights; load them into a new model and pack that")
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        raise ValueError("a packed model can't be moved or cast; move the plain model, then pack it")
-
 
 class PackedEmbedding(PackedLinear):
     """The embedding that shares the weights of a packed head: row v is the weights of output v."""
 
     def __init__(self, weights: PackedWeights) -> None:
         super().__init__(weights, 0)
-        self._panels_PDW = weights.panels() if weights.is_blocked else None
 
     def forward(self, ids_BT: Tensor) -> Tensor:  # type: ignore[override]
-        if self._panels_PDW is None:
-            return self.weights.rows(ids_BT)
-        panel_BT, column_BT = ids_BT // PANEL, ids_BT % PANEL
-        return self._panels_PDW[panel_BT, : self.in_features, column_BT]
+        return self.weights.rows(ids_BT)
 
 
 def joint(x_BTD: Tensor, *layers: nn.Module) -> Tensor | None:
@@ -168,13 +201,18 @@ def joint(x_BTD: Tensor, *layers: nn.Module) -> Tensor | None:
     return first.weights(x_BTD) if type(first) is PackedLinear and first.weights.layers == layers else None
 
 
-class PackedNorm(_Direct):
+class PackedNorm(_Joinable):
     """RMSNorm without gradients, in five operations."""
 
     def __init__(self, weight: Tensor, eps: float) -> None:
         super().__init__()
         self.weight, self.eps = nn.Parameter(weight.detach(), requires_grad=False), eps
+        self.joint_norms: list[JointNorm] = []  # that compute this norm, too; set by them
         self.forward = _Norm(weight, eps)
+
+    def separate(self) -> None:
+        for norm in self.joint_norms:
+            norm.parts = ()
 
 
 class JointNorm(_Direct):
@@ -182,7 +220,9 @@ class JointNorm(_Direct):
 
     def __init__(self, q_norm: PackedNorm, k_norm: PackedNorm, n_heads: int, n_kv_heads: int) -> None:
         super().__init__()
-        self.parts = (q_norm, k_norm)
+        self.parts: tuple[PackedNorm, ...] = (q_norm, k_norm)
+        for part in self.parts:
+            part.joint_norms.append(self)
         weights = [q_norm.weight.expand(n_heads, -1), k_norm.weight.expand(n_kv_heads, -1)]
         self.forward = _Norm(torch.cat(weights), q_norm.eps)
 
@@ -202,9 +242,10 @@ def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:
     """Replaces the layers `names` of `parent`, which read the same input, by packed ones in one memory.
 
     Layers that are not plain, because an adapter wraps them or they have hooks, stay, and so do those beside them.
+    Layers of which only some have a bias stay, too.
     """
     layers = [getattr(parent, name) for name in names]
-    if not all(is_plain(layer) for layer in layers):
+    if not all(is_plain(layer) for layer in layers) or len({layer.bias is None for layer in layers}) > 1:
         return
     if isinstance(layers[0], PackedLinear) and layers[0].weights.is_laid_out(is_for_one):
         return
@@ -213,5 +254,13 @@ def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:
         setattr(parent, name, PackedLinear(weights, part))
 
 
-def is_plain(layer: nn.Module) -> bool:
-    return type(layer) in (Linear, PackedLinear) and not layer._forward_hooks and not layer._forward_pre_hooks
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether `module` is exactly one of `kinds`, by default a linear layer, and nothing was put around it."""
+    has_hooks = bool(module._forward_hooks or module._forward_pre_hooks)
+    return type(module) in (kinds or (Linear, PackedLinear)) and not has_hooks and "forward" not in vars(module)
+
+
+def check_unpacked(model: nn.Module, message: str) -> None:
+    """Raises ValueError with `message` if any layer of `model` is packed."""
+    if any(isinstance(module, PackedLinear) for module in model.modules()):
+        raise ValueError(message)

@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model.network.packed import check_unpacked
 from model.training.distributed import full_tensor_on_main, local_shard, shard_of
 from model.training.files import check_same_shapes, read_tensors
 
 
 def named_weights(model: nn.Module) -> dict[str, Tensor]:
     """Whole parameters by name (under FSDP on rank 0 alone). Weights that share memory appear once, under their first
-    name."""
+    name. Raises ValueError for a packed model, whose matrices are no parameters."""
+    check_unpacked(model, "a packed model can't be saved or exported; save the plain model, and pack it to generate")
     weights = model.named_parameters()
     return {name: full_tensor_on_main(local_shard(weight.detach()), weight).contiguous() for name, weight in weights}
 

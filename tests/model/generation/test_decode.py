@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import pickle
 
 import pytest
 import torch
@@ -10,7 +11,10 @@ from torch import nn
 from model.generation.decode import pack
 from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
+from model.hf.files import read_folder, write_folder
 from model.network.decoder import Decoder
+from model.network.linear import Linear
+from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig, RopeScaling
 
 QWEN3 = DecoderConfig(
@@ -147,13 +151,66 @@ def test_packed_decoder_honours_adapters(when, cfg, n_rows):
         torch.testing.assert_close(packed_BTV, plain_BTV, atol=3e-5, rtol=1e-5)
 
 
+def put_a_hook(module: nn.Module, seen: list) -> None:
+    module.register_forward_hook(lambda *args: seen.append(args[2].shape))
+
+
+def put_a_hook_before(module: nn.Module, seen: list) -> None:
+    module.register_forward_pre_hook(lambda *args: seen.append(args[1][0].shape))
+
+
+def replace_the_method(module: nn.Module, seen: list) -> None:
+    forward = module.forward
+    module.forward = lambda x_BTD: (seen.append(x_BTD.shape), forward(x_BTD))[1]
+
+
+@pytest.mark.parametrize("put", [put_a_hook, put_a_hook_before, replace_the_method])
+@pytest.mark.parametrize("when", ["before", "after"])
 @torch.inference_mode()
-def test_hook_of_a_packed_layer_is_called():
-    model, seen = pack(decoder_of(QWEN3)), []
-    k_proj = model.get_submodule("model.layers.0.self_attn.k_proj")
-    k_proj.register_forward_hook(lambda *args: seen.append(args[2].shape))
-    model(torch.arange(5).view(1, 5))
-    assert seen == [(1, 5, 16)]
+def test_what_is_put_around_any_layer_sees_each_pass_of_a_packed_decoder(when, put):
+    """Norms and embeddings lost their hooks when they were packed, and joint layers a method that was replaced."""
+    layer = "model.layers.0."
+    names = ["self_attn.k_proj", "self_attn.k_norm", "mlp.up_proj", "mlp.down_proj", "input_layernorm"]
+    for name in ("model.embed_tokens", "model.norm", "lm_head", *(layer + name for name in names)):
+        model, seen = decoder_of(dataclasses.replace(QWEN3, tie_embeddings=True)), []
+        if when == "after":
+            pack(model)
+        put(model.get_submodule(name), seen)
+        pack(model)(torch.arange(5).view(1, 5))
+        assert len(seen) == 1, name
+
+
+@pytest.mark.parametrize("n_rows", [1, 8])
+@torch.inference_mode()
+def test_packed_decoder_is_copied_and_pickled_like_the_plain_one(n_rows):
+    """oneDNN's blocks could be neither copied nor pickled."""
+    plain, ids_BT = decoder_of(TIED), torch.arange(12).view(1, 12)
+    packed = pack(copy.deepcopy(plain), n_rows)
+    for again in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):  # noqa: S301
+        assert torch.equal(again(ids_BT), packed(ids_BT))
+        torch.testing.assert_close(pack(again, 9 - n_rows)(ids_BT), plain(ids_BT), atol=3e-5, rtol=1e-5)
+        assert n_weight_bytes(again) < 1.05 * n_weight_bytes(plain)
+
+
+@pytest.mark.parametrize("n_rows", [1, 8])
+@torch.inference_mode()
+def test_layers_that_do_not_go_together_are_left_apart(n_rows):
+    """A bias at one of three projections broke the joint product, a new head replaced the embedding that it was tied
+    to before."""
+    models = [decoder_of(LARGE), decoder_of(TIED)]
+    models[0].model.layers[0].self_attn.k_proj = Linear(128, 256).eval()
+    models[1].lm_head = Linear(128, 1040, bias=False).eval()
+    for model in models:
+        ids_BT = torch.arange(12).view(2, 6)
+        plain_BTV = model(ids_BT)
+        torch.testing.assert_close(pack(model, n_rows)(ids_BT), plain_BTV, atol=3e-5, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_packed_head_reads_a_part_of_the_hidden_states():
+    plain, x_BTD = decoder_of(LARGE), torch.randn(3, 5, 128, generator=torch.Generator().manual_seed(0))
+    expected_BTV = plain.lm_head(x_BTD[:, 1:])
+    torch.testing.assert_close(pack(plain, 8).lm_head(x_BTD[:, 1:]), expected_BTV, atol=3e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -169,10 +226,26 @@ def test_pack_what_would_lose_weights_or_training_is_refused():
     state = model.state_dict()
     with pytest.raises(ValueError, match="training can't be packed"):
         pack(model.train())
-    packed = pack(model.eval())
-    for spoil in (packed.train, packed.double, lambda: packed.load_state_dict(state)):
+    packed, ids_BT = pack(model.eval()), torch.arange(5).view(1, 5)
+    zeros = {name: torch.zeros_like(weight) for name, weight in state.items()}
+    before_BTV = packed(ids_BT)
+    for spoil in (packed.train, packed.double, packed.trunk.double, lambda: packed.load_state_dict(zeros)):
         with pytest.raises(ValueError, match="packed model"):
             spoil()
+        assert torch.equal(packed(ids_BT), before_BTV) and not packed.training  # nothing is changed half-way
+
+
+def test_packed_model_is_neither_saved_nor_exported(tmp_path):
+    """Its matrices are no parameters: a file without them was written, over an earlier one."""
+    plain = decoder_of(QWEN3)
+    write_folder(tmp_path / "export", plain)
+    packed = pack(copy.deepcopy(plain))
+    with pytest.raises(ValueError, match="can't be saved or exported"):
+        save_model(tmp_path, packed, describe(QWEN3))
+    with pytest.raises(ValueError, match="can't be saved or exported"):
+        write_folder(tmp_path / "export", packed)
+    ids_BT = torch.arange(5).view(1, 5)
+    assert torch.equal(read_folder(tmp_path / "export")(ids_BT), plain(ids_BT))
 
 
 def test_generate_in_the_middle_of_a_training_changes_no_bit_of_it():

@@ -141,6 +141,13 @@ def test_generate_row_does_not_depend_on_when_it_joined_or_who_left(cfg):
     assert [len(row) for row in alone] == [24, 34, 5, 28]
 
 
+def test_generate_row_that_draws_joins_greedy_rows_that_are_longer_than_it(decoder):
+    """The greedy row had taken more steps than the row that draws has numbers, and the step failed."""
+    cfgs = [GREEDY, dataclasses.replace(GREEDY, max_new_tokens=5), dataclasses.replace(SAMPLED, max_new_tokens=3)]
+    alone = [generate(decoder, [PROMPTS[i]], cfgs[i], row_numbers=[i])[0] for i in range(3)]
+    assert generate(decoder, PROMPTS[:3], cfgs, n_slots=2) == alone
+
+
 @pytest.mark.parametrize("n_rows", [1, 4])
 @pytest.mark.parametrize("cfg", FAMILIES.values(), ids=FAMILIES)
 def test_generate_from_a_packed_model_gives_the_same_text_beyond_the_context(cfg, n_rows):

@@ -169,7 +169,8 @@ class Decoder(Packable):
 
 def new_decoder(cfg: DecoderConfig, seed: int) -> Decoder:
     """A decoder with initial weights that depend on nothing but `cfg` and `seed`."""
-    decoder = Decoder(cfg)
+    with torch.random.fork_rng([]):  # torch's modules draw weights of their own, by the generator of the caller
+        decoder = Decoder(cfg)
     initialise(decoder, seed)
     return decoder
 

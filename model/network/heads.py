@@ -37,14 +37,16 @@ class SequenceClassifier(nn.Module):
 
 def new_classifier(cfg: DecoderConfig, n_classes: int, seed: int) -> SequenceClassifier:
     """A classifier from random initialisation; its head starts at zero, so that all classes are equally likely."""
-    classifier = SequenceClassifier(cfg, n_classes)
+    with torch.random.fork_rng([]):  # torch's modules draw weights, by the generator of the caller
+        classifier = SequenceClassifier(cfg, n_classes)
     initialise(classifier, seed)
     return classifier
 
 
 def classifier_from_decoder(decoder: Decoder, n_classes: int) -> SequenceClassifier:
     """A classifier whose trunk is a copy of the decoder's; its head starts at zero."""
-    classifier = SequenceClassifier(decoder.cfg, n_classes)
+    with torch.random.fork_rng([]):
+        classifier = SequenceClassifier(decoder.cfg, n_classes)
     classifier.trunk.load_state_dict(decoder.trunk.state_dict())
     nn.init.zeros_(classifier.score.weight)
     return classifier

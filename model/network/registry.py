@@ -85,7 +85,8 @@ def load_model(
         raise ValueError(f"{path}: not a config of this version ({error})") from error
     labels = _labels_in(description, path) if about.has_labels else None
     check_size(cfg, shapes_in(directory / WEIGHTS), path)
-    model = about.build(cfg, labels or ())
+    with torch.random.fork_rng([]):  # torch's modules draw weights before they get those of the file
+        model = about.build(cfg, labels or ())
     load_weights(directory / WEIGHTS, model)
     return model.eval().to(device), labels
 

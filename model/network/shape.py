@@ -6,6 +6,7 @@ Qwen3, which is the default; FAMILY_SWITCHES has them by name. Imports no torch,
 cheap to make from these classes.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -117,8 +118,8 @@ class LayerShape:
 
     def _check_positive(self, *names: str) -> None:
         for name in names:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be a finite number above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

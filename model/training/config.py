@@ -4,7 +4,8 @@ In: numbers. Out: TrainConfig (batch, learning rates, schedule, when to save). T
 launchpad form or a fingerprint can be made of a config without the time that torch takes to load.
 """
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 Schedule = Literal["warmup_stable_decay", "cosine", "linear"]
@@ -13,6 +14,8 @@ PACKINGS = ("concatenated", "documents")
 SCHEDULES = ("warmup_stable_decay", "cosine", "linear")
 VALIDATION_METRIC = "validation_bits_per_byte"  # of a pretraining's validation: chooses the best checkpoint
 VALIDATION_TOKENS = 2**13  # that are validated at once where the micro-batch is left open
+SEEDS = 1 << 63  # torch's generators take the numbers of 64 bits
+MAX_THREADS = 1024  # more than a CPU has cores; torch starts as many as it is given, and fails where it cannot
 
 RUNTIME_ONLY = {"identity": False}  # metadata of a field that decides how a run computes, and not which run it is
 
@@ -71,6 +74,12 @@ class TrainConfig:
     n_threads: int | None = field(default=None, metadata=RUNTIME_ONLY)
 
     def __post_init__(self) -> None:
+        for name in (one.name for one in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name}={value} must be a finite number")
+        if not -SEEDS <= self.seed < SEEDS:
+            raise ValueError(f"seed={self.seed} must be from -2^63 to 2^63 - 1")
         at_least_one = ("n_steps", "rows", "seq_len", "micro_batch", "checkpoint_every", "keep_checkpoints")
         for name in (*at_least_one, "warmup_horizon", "validate_every", "n_validation_batches", "log_every"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
@@ -100,8 +109,8 @@ class TrainConfig:
         for name in ("muon_weight_decay", "adamw_weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if self.n_threads is not None and self.n_threads < 1:
-            raise ValueError(f"n_threads={self.n_threads} must be at least 1, or None to choose it")
+        if self.n_threads is not None and not 1 <= self.n_threads <= MAX_THREADS:
+            raise ValueError(f"n_threads={self.n_threads} must be from 1 to {MAX_THREADS:,}, or None to choose it")
 
     @property
     def tokens_per_step(self) -> int:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from model.training.files import naming
+
 CURVE = "curve.jsonl"
 BYTES, CRC = "curve_bytes", "curve_crc32"  # of a mark
 log = logging.getLogger(__name__)
@@ -31,8 +33,9 @@ class Curve:
 
     def mark(self) -> dict[str, int]:
         """Flush, and describe the file as it is now, for `cut`."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.path):
+            self.file.flush()
+            os.fsync(self.file.fileno())
         return {BYTES: self.file.tell(), CRC: self.crc}
 
     def clear(self) -> None:
@@ -59,7 +62,8 @@ class Curve:
             self._append(raw + b"\n")
 
     def _append(self, raw: bytes) -> None:
-        self.file.write(raw)
+        with naming(self.path):
+            self.file.write(raw)
         self.crc = zlib.crc32(raw, self.crc)
 
 
@@ -80,8 +84,13 @@ def opened_curve(directory: Path, *, writes: bool) -> Iterator[Curve]:
         yield Curve(io.BytesIO(), directory / CURVE)
         return
     directory.mkdir(parents=True, exist_ok=True)
-    with (directory / CURVE).open("ab") as file:
-        yield Curve(file, directory / CURVE)
+    path = directory / CURVE
+    file = path.open("ab")
+    try:
+        yield Curve(file, path)
+    finally:
+        with naming(path):  # closing it writes what is left
+            file.close()
 
 
 def read_curve(directory: Path) -> list[dict[str, float]]:

@@ -32,6 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.training.config import TrainConfig
 from model.training.machine import training_device
+from model.training.schedule import warmup_rows
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -123,12 +124,20 @@ def raise_cause(store: Store, error: Exception) -> None:
 # Batches, sums and agreements. Every process must call these in the same order.
 
 
+def check_all_shares(cfg: TrainConfig, size: int | None = None) -> None:
+    """`check_shares` of the batches of all sizes that a training has, smallest first."""
+    for n_rows in sorted({*warmup_rows(cfg), cfg.rows}):
+        check_shares(n_rows, cfg, size)
+
+
 def check_shares(n_rows: int, cfg: TrainConfig, size: int | None = None) -> None:
     """ValueError when a global batch of `n_rows` rows cannot be shared out among `size` processes (the group's)."""
     size = size or (dist.get_world_size() if in_group() else 1)
     micro_batch = cfg.micro_batch or n_rows
     if n_rows < size:
-        raise ValueError(f"rows={n_rows} leave some of {size} processes without a row; start at most {n_rows}")
+        where = f" (the first batches, by batch_warmup_fraction={cfg.batch_warmup_fraction}, of rows={cfg.rows})"
+        where = where if n_rows in warmup_rows(cfg) else ""
+        raise ValueError(f"rows={n_rows}{where} leave some of {size} processes without a row; start at most {n_rows}")
     most, least = (-(-n // micro_batch) for n in (-(-n_rows // size), n_rows // size))
     if cfg.parallel == "fsdp" and most != least:  # a pass gathers weights, which takes all processes
         raise ValueError(

@@ -53,13 +53,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     text += b" " * (-len(text) % 8)
     contents = (_bytes_of(tensors[name]) for name in names)
     digest = hashlib.sha256()
-    try:
-        with path.open("wb") as file:
-            for content in itertools.chain([len(text).to_bytes(8, "little"), text], contents):
-                digest.update(content)
-                file.write(content)
-    except OSError as error:  # errors of `open` name the file, those of `write` do not
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    with naming(path), path.open("wb") as file:
+        for content in itertools.chain([len(text).to_bytes(8, "little"), text], contents):
+            digest.update(content)
+            file.write(content)
     return digest.hexdigest()
 
 
@@ -85,8 +82,20 @@ def check_same_shapes(what: str, expected: Mapping[str, Tensor], got: Mapping[st
             raise ValueError(f"{what}: {name} has shape {tuple(got[name].shape)}, expected {tuple(tensor.shape)}")
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block an OSError names `path`, as those of `open` do and those of `write` do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1), "utf-8")
+    with naming(path):
+        path.write_text(json.dumps(value, indent=1), "utf-8")
 
 
 def replace_json(path: Path, value: Any) -> None:
@@ -117,7 +126,7 @@ def opened(path: Path) -> Iterator[int]:
 
 def flush(path: Path) -> None:
     """Force a file or a folder's entries to disk."""
-    with opened(path) as descriptor:
+    with opened(path) as descriptor, naming(path):
         os.fsync(descriptor)
 
 

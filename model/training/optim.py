@@ -94,8 +94,8 @@ class Optimizer:
         return sum(tensor.nbytes for tensor in (*self.muon.momentum().values(), *moments))
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on: whole tensors by name, which may share memory with the optimiser.
-        With shards every process must call it, and only rank 0 gets them."""
+        """Everything that the next step depends on: whole tensors by name. Without shards they may share memory with
+        the optimiser; with shards they are copies, every process must call it, and only rank 0 gets them."""
         state = {
             f"muon.momentum.{name}": full_tensor_on_main(momentum, self.muon.weights[name])
             for name, momentum in self.muon.momentum().items()
@@ -108,7 +108,7 @@ class Optimizer:
                 if key in of_weight
             }
             if "step" in of_weight:
-                state[f"adamw.step.{name}"] = of_weight["step"]
+                state[f"adamw.step.{name}"] = of_weight["step"].clone()  # under FSDP all others are gathered copies
         return state
 
     def load(self, state: Mapping[str, Tensor]) -> None:

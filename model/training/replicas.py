@@ -49,6 +49,10 @@ class Replicas:
         # torch keeps the number for each thread
         self.pool = ThreadPoolExecutor(n_replicas - 1, "replica", torch.set_num_threads, (n_threads_each,))
 
+    def close(self) -> None:
+        """End the threads."""
+        self.pool.shutdown()
+
     def each(self, function: Callable[..., Result], *columns: Sequence) -> list[Result]:
         """`map(function, *columns)`, each call in a thread of its own; at most as many calls as there are models.
 
@@ -67,8 +71,14 @@ class Replicas:
         gradients are in the first model. Returns the results in the order of the rows."""
         shares = shares_of(batch, len(self.models))
         models = self.models[: len(shares)]
+        generator = torch.get_rng_state()
         try:
             results = self.each(passes, models, shares)
+            if len(shares) > 1 and not torch.equal(torch.get_rng_state(), generator):
+                raise ValueError(
+                    "the loss or the model draws from torch's generator, in an order that depends on which thread is"
+                    " faster; draw from row_seeds_B (model/training/draws.py), or train with n_threads=1"
+                )
             for weight, *others in zip(*(model.parameters() for model in models), strict=True):
                 for other in others:
                     if other.grad is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from model.training.checkpoint import (
     FILES,
+    STATE,
     complete_checkpoints,
     difference,
     remove_checkpoint,
@@ -32,13 +33,11 @@ log = logging.getLogger(__name__)
 
 def continued(root: Path, cfg: TrainConfig) -> TrainConfig:
     """`cfg`, with what it keeps of the shorter run whose checkpoints are below `root`, if it extends one."""
-    complete = complete_checkpoints(root)
-    if not complete:
+    whole = (path for path in reversed(complete_checkpoints(root)) if fault_in(path, (STATE,)) is None)
+    newest = next(whole, None)
+    if newest is None:
         return cfg
-    try:
-        was = train_config_of(complete[-1])
-    except ValueError:  # damaged: `newest_whole` decides which checkpoint counts instead
-        return cfg
+    was = train_config_of(newest)
     is_resumed = cfg.n_steps == was.n_steps and was.warmup_horizon is not None  # an extension that was stopped
     if not (is_resumed or cfg.n_steps > was.n_steps) or cfg.warmup_horizon not in (None, horizon(was)):
         return cfg

@@ -118,7 +118,7 @@ def run(
             opened_curve(directory, writes=is_main()) as curve,
         ):
             one = _Run(directory, job, observer, progress, curve)
-            with contextlib.closing(one.writer):
+            with contextlib.closing(one):
                 one.execute()
     finally:
         torch.set_num_threads(n_threads)
@@ -165,6 +165,12 @@ class _Run:
             self.prune()
         if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)
+
+    def close(self) -> None:
+        """End the threads of this run."""
+        self.writer.close()
+        if self.state.replicas is not None:
+            self.state.replicas.close()
 
     def divide_work(self) -> None:
         """Give the threads their work, before the first product: it decides roundings."""

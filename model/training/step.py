@@ -24,6 +24,7 @@ from model.training.cross_entropy import backward_of_sum
 from model.training.distributed import (
     Objective,
     accumulating,
+    check_all_shares,
     check_shares,
     in_group,
     is_fsdp,
@@ -95,7 +96,7 @@ def new_state(model: nn.Module, cfg: TrainConfig, initialise: Initialise | None 
     """
     parallel = None
     if in_group():
-        check_shares(cfg.rows, cfg)
+        check_all_shares(cfg)
         parallel = replicated(model) if cfg.parallel == "ddp" else sharded(model, initialise)
     trained = parallel.model if isinstance(parallel, Objective) else model
     is_asynchronous = next(trained.parameters()).device.type != "cpu"

@@ -19,6 +19,7 @@ from model.training.presets import PRESETS
         ("vocab_size", 0),
         ("rope_theta", 0.0),
         ("norm_eps", float("nan")),
+        ("rope_theta", float("inf")),
     ],
 )
 def test_decoder_config_out_of_range_names_field_and_value(field, value):
@@ -46,6 +47,13 @@ def test_decoder_config_out_of_range_names_field_and_value(field, value):
         ("packing", "sorted"),
         ("gradient_clip", 0.0),
         ("n_threads", 0),
+        ("n_threads", 100_000),
+        ("seed", 1 << 63),
+        ("muon_weight_decay", float("nan")),
+        ("adamw_weight_decay", float("nan")),
+        ("adamw_lr", float("inf")),
+        ("adamw_eps", float("inf")),
+        ("skip_spikes", float("inf")),
         ("checkpoint_every", 0),
     ],
 )

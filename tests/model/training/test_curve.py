@@ -1,5 +1,7 @@
 """The curve of a training: cut to a checkpoint's mark, and what is whole kept where it no longer fits."""
 
+import resource
+
 import pytest
 
 from model.training.curve import opened_curve, read_curve
@@ -53,3 +55,16 @@ def test_damaged_curve_keeps_every_line_that_is_whole_once(tmp_path, marked, cap
     with opened_curve(tmp_path, writes=True) as curve:
         curve.cut(again, 15)  # the new mark fits
     assert read_curve(tmp_path) == lines
+
+
+def test_curve_without_room_names_its_file(tmp_path):
+    """An error of writing has no file of its own: "No space left on device" told nobody where."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with opened_curve(tmp_path, writes=True) as curve:
+        curve.write(1, {"loss": 1.0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # as good as a full disk, for one file
+        try:
+            with pytest.raises(OSError, match=r"curve\.jsonl"):
+                curve.mark()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

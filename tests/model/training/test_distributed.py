@@ -29,7 +29,7 @@ from model.data.token_shards import write_token_shard
 from model.network.size import n_parameters
 from model.training.checkpoint import complete_checkpoints
 from model.training.curve import read_curve
-from model.training.distributed import check_shares
+from model.training.distributed import check_all_shares, check_shares
 from model.training.loss import language_model_loss
 from tests.children import python
 from tests.model.training.two_processes import (
@@ -93,6 +93,8 @@ def runs(tmp_path_factory) -> Path:
         "initial:initial",
         "narrow:narrow",
         "groups:groups:12",
+        "snapshots:snapshots-ddp:ddp",
+        "snapshots:snapshots-fsdp:fsdp",
         "failing:failing",
     )
     assert (directory / "groups" / "ended-0").exists(), "".join(answer.stderr for answer in answers)
@@ -129,6 +131,12 @@ def assert_same_training(got: Path, expected: Path) -> None:
     for line, other in zip(ours, theirs, strict=True):
         for key in line.keys() - {"tokens_per_second"}:
             assert line[key] == pytest.approx(other[key], rel=1e-5, abs=1e-5), (line["step"], key)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_snapshot_of_two_processes_is_a_copy_that_the_next_step_leaves_alone(runs, parallel):
+    """Under FSDP AdamW's step counters were the optimiser's own, and a thread wrote them while training went on."""
+    assert (runs / f"snapshots-{parallel}" / "changed-0").read_text() == ""
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
@@ -250,6 +258,22 @@ def test_rows_that_cannot_be_shared_out_are_refused(rows, micro_batch, parallel,
     else:
         with pytest.raises(ValueError, match=message):
             check_shares(rows, cfg, size=2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro_batch", "message"),
+    [
+        (8, 1, r"rows=1 \(the first batches, by batch_warmup_fraction=0.5, of rows=8\) leave some of 2 processes"),
+        (20, 2, "rows=5 over 2 processes make 2 micro-batches"),  # after batches of 2 rows, which would do
+    ],
+)
+def test_batches_of_a_warmup_that_cannot_be_shared_out_are_refused_before_the_first_step(rows, micro_batch, message):
+    cfg = dataclasses.replace(
+        TRAIN, rows=rows, micro_batch=micro_batch, parallel="fsdp", batch_warmup_fraction=0.5, warmup_fraction=0.1
+    )
+    check_shares(rows, cfg, size=2)
+    with pytest.raises(ValueError, match=message):
+        check_all_shares(cfg, size=2)
 
 
 def test_process_that_fails_ends_the_others_with_its_words(runs):

@@ -125,12 +125,39 @@ def test_an_error_in_a_replica_is_raised_and_leaves_no_gradient_behind(failing):
     assert all(torch.equal(a, b) for a, b in zip(weights(state), weights(expected), strict=True))
 
 
+def test_loss_that_draws_from_torchs_generator_is_refused():
+    """Which replica drew first depended on the load of the machine, and so did the weights."""
+
+    def loss(model: nn.Module, rows) -> tuple[Tensor, Tensor]:
+        loss_sum, n = language_model_loss(model, rows)
+        return loss_sum * torch.rand(()), n
+
+    with pytest.raises(ValueError, match="draw from row_seeds_B"):
+        train_step(state_with(2), batch(), TRAIN, loss)
+    train_step(state_with(2), batch(n_rows=1), TRAIN, loss)  # in one thread
+
+
 def test_large_models_and_single_threads_have_no_replicas():
     assert replicas_for(decoder(), n_threads=1, n_rows=8) is None
     assert replicas_for(decoder(), n_threads=2, n_rows=1) is None
     with torch.device("meta"):
         large = nn.Linear(2**13, 2**13)
     assert replicas_for(large, n_threads=2, n_rows=8) is None
+
+
+def test_run_leaves_no_thread_behind(tmp_path):
+    test_run.write_tokens(tmp_path / "tokens.arrow")
+    batches = TokenBatches([read_token_shard(tmp_path / "tokens.arrow")], rows=4, seq_len=8, seed=0)
+    before, during = set(threading.enumerate()), set()
+
+    class Watching(test_run.Notebook):
+        def metrics(self, step: int, values) -> None:
+            during.update(thread.name for thread in threading.enumerate())
+
+    job = test_run.job_on(batches, dataclasses.replace(test_run.TRAIN, n_steps=6, n_threads=2))
+    run(tmp_path / "run", job, Watching(tmp_path / "heard"))
+    assert {"replica_0", "checkpoint-writer_0"} <= during
+    assert set(threading.enumerate()) <= before
 
 
 def test_run_with_replicas_that_is_stopped_and_resumed_ends_with_the_same_bits(tmp_path):

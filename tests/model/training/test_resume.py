@@ -78,6 +78,15 @@ def test_extended_run_that_was_stopped_goes_on_where_it_was(directory, tmp_path)
     assert result(directory) == result(whole)
 
 
+def test_extended_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before(directory):
+    """It took the longer run for another one, because only the damaged checkpoint was asked for its warm-up."""
+    train(directory, continued(root_of(directory), LONG))
+    expected = result(directory)
+    (root_of(directory) / "step-000032" / "state.json").write_text("{")
+    train(directory, continued(root_of(directory), LONG))
+    assert result(directory) == expected
+
+
 @pytest.mark.parametrize(
     ("longer", "message"),
     [

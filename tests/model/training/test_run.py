@@ -366,10 +366,10 @@ def test_run_keeps_the_thread_count_of_its_beginning_unless_another_is_given(dir
 
 
 def test_run_leaves_the_generator_of_its_caller_alone(directory):
-    """It left it seeded as the training was."""
+    """It left it seeded as the training was, and a new model left it where its modules had drawn from it."""
+    before = torch.get_rng_state()
     batches = TokenBatches([read_token_shard(directory / "tokens.arrow")], rows=4, seq_len=8, seed=0)
     job = job_on(batches, dataclasses.replace(TRAIN, n_steps=2))
-    before = torch.get_rng_state()
     run(directory / "run", job, Notebook(directory / "heard"))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -24,6 +24,7 @@ from model.evaluate import mean_loss
 from model.network.decoder import Decoder, initialise, new_decoder, weightless_decoder
 from model.network.registry import describe, save_model
 from model.network.shape import DecoderConfig
+from model.training.checkpoint import snapshot_of
 from model.training.config import TrainConfig
 from model.training.distributed import (
     full_tensor,
@@ -210,6 +211,21 @@ def groups(directory: Path, n: str) -> None:
             train_step(state, own_rows(4), TRAIN, n_rows=4)
         del state
     (directory / f"ended-{rank()}").write_text(n)
+
+
+def snapshots(directory: Path, parallel: str) -> None:
+    """Names of the tensors of a snapshot that a step after it has changed."""
+    directory.mkdir(exist_ok=True)
+    cfg = dataclasses.replace(TRAIN, parallel=parallel)
+    with group():
+        state = new_state(beginning(), cfg)
+        train_step(state, own_rows(4), cfg, n_rows=4)
+        snapshot = snapshot_of(state, cfg, {}, {})
+        tensors = {} if snapshot is None else {**snapshot.weights, **snapshot.optimizer}
+        before = {name: tensor.clone() for name, tensor in tensors.items()}
+        train_step(state, own_rows(4), cfg, n_rows=4)
+    changed = sorted(name for name, tensor in tensors.items() if not torch.equal(tensor, before[name]))
+    (directory / f"changed-{rank()}").write_text("\n".join(changed))
 
 
 def initial(directory: Path) -> None:

@@ -117,8 +117,7 @@ def run(
             process_group(),
             opened_curve(directory, writes=is_main()) as curve,
         ):
-            one = _Run(directory, job, observer, progress, curve)
-            with contextlib.closing(one):
+            with contextlib.closing(_Run(directory, job, observer, progress, curve)) as one:
                 one.execute()
     finally:
         torch.set_num_threads(n_threads)
@@ -169,8 +168,7 @@ class _Run:
     def close(self) -> None:
         """End the threads of this run."""
         self.writer.close()
-        if self.state.replicas is not None:
-            self.state.replicas.close()
+        self.state.use_replicas(None)
 
     def divide_work(self) -> None:
         """Give the threads their work, before the first product: it decides roundings."""
@@ -207,10 +205,9 @@ class _Run:
             n_rows = math.gcd(cfg.rows, max(1, cfg.rows // n_processes()))
             held_bytes = sum(local_shard(weight).nbytes for weight in model.parameters())
             held_bytes += self.state.optimizer.n_bytes()
-            n_shards = n_processes() if is_fsdp(model) else 1
             chosen = chosen_micro_batch(
                 model.cfg,  # type: ignore[arg-type]
-                cfg, device, n_rows, n_shards=n_shards, held_bytes=held_bytes,
+                cfg, device, n_rows, n_shards=n_processes() if is_fsdp(model) else 1, held_bytes=held_bytes,
             )  # fmt: skip
             micro_batch = broadcast_int(chosen)
         wish = cfg.compile if cfg.compile is not None else notes.get("compile")
@@ -321,5 +318,4 @@ class _Run:
 
     def prune(self) -> None:
         """Also kept is the checkpoint from which the run can be extended."""
-        cfg = self.job.cfg
-        prune_checkpoints(self.root, cfg.keep_checkpoints, self.job.best, stable_end(cfg))
+        prune_checkpoints(self.root, self.cfg.keep_checkpoints, self.job.best, stable_end(self.cfg))

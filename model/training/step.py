@@ -63,6 +63,9 @@ class TrainState:
     replicas: Replicas | None = None  # threads compute with one each; None = they divide operations
 
     def use_replicas(self, replicas: Replicas | None) -> None:
+        """From now on; those before it end."""
+        if self.replicas is not None:
+            self.replicas.close()
         self.replicas = self.optimizer.muon.replicas = replicas
 
     def loss(self, loss_function: LossFunction, batch: Batch) -> tuple[Tensor, Tensor]:

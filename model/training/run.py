@@ -116,9 +116,9 @@ def run(
             torch.random.fork_rng(forked),  # the caller's generators stay as they are
             process_group(),
             opened_curve(directory, writes=is_main()) as curve,
+            contextlib.closing(_Run(directory, job, observer, progress, curve)) as one,
         ):
-            with contextlib.closing(_Run(directory, job, observer, progress, curve)) as one:
-                one.execute()
+            one.execute()
     finally:
         torch.set_num_threads(n_threads)
 

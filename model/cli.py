@@ -249,6 +249,8 @@ def run_evaluate(args: argparse.Namespace) -> int:
     shards = read_token_shards(args.shards, args.split)
     if not sum(len(shard.tokens) for shard in shards):
         raise ValueError(f"{args.shards / args.split} holds no document; choose another --split")
+    if all(len(shard.tokens) == len(shard.document_ids) for shard in shards):  # the first is never predicted
+        raise ValueError(f"{args.shards / args.split} holds documents of one token only, so none is predicted")
     if (args.model / TOKENIZER).is_dir():
         check_made_by(load_model_tokenizer(args.model, decoder.cfg.vocab_size), shards)
     losses = document_losses(decoder, shards)

@@ -1,18 +1,19 @@
 """Labelled texts from a file: JSON lines or Parquet with a column of texts and one of labels.
 
 In: a path, the names of two columns. Out: LabelledTexts; ValueError names the file, and the first row without a text
-or a label. A label is text; true, false and whole numbers are written as in JSON. Without a file of validation
+or a label. Texts are repaired as where the model is applied. A label is text; true, false and whole numbers are
+written as in JSON. Without a file of validation
 examples a tenth of the texts is held out, chosen by a hash of the text, so that equal texts are on one side.
 """
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import json as pa_json
 from pyarrow import parquet
 
 HELD_OUT = 10  # one text in so many
@@ -55,23 +56,58 @@ class LabelledTexts:
 
 def read_labelled(path: Path, text: str = "text", label: str = "label") -> LabelledTexts:
     """The rows of a .parquet file, or of a file of JSON lines."""
-    is_parquet = path.suffix == ".parquet"
+    is_parquet = path.suffix.lower() == ".parquet"
     try:
-        table = parquet.read_table(path) if is_parquet else pa_json.read_json(path)
-    except (pa.ArrowException, OSError) as error:
+        rows, columns = _parquet(path, (text, label)) if is_parquet else _json_lines(path)
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not readable as {'Parquet' if is_parquet else 'JSON lines'} ({error})") from error
-    if missing := [name for name in (text, label) if name not in table.column_names]:
-        raise ValueError(f"{path}: no column {missing[0]!r}; there are {', '.join(table.column_names)}")
-    texts, labels = table[text].to_pylist(), [label_text(value) for value in table[label].to_pylist()]
-    for row, (one, name) in enumerate(zip(texts, labels, strict=True), start=1):
+    if rows and (missing := [name for name in (text, label) if name not in columns]):
+        raise ValueError(f"{path}: no column {missing[0]!r}; there are {', '.join(columns)}")
+    texts, labels = [row.get(text) for row in rows], [label_text(row.get(label)) for row in rows]
+    for number, (one, name) in enumerate(zip(texts, labels, strict=True), start=1):
         if not isinstance(one, str) or not one.strip() or not name:
-            fault = f"{label} is {table[label][row - 1].as_py()!r}" if not name else f"{text} is {one!r}"
-            raise ValueError(f"{path}: row {row}: {fault}; every row needs a text and a label")
-    return LabelledTexts(str(path), tuple(str(row) for row in range(1, len(texts) + 1)), tuple(texts), tuple(labels))
+            fault = f"{label} is {rows[number - 1].get(label)!r}" if not name else f"{text} is {one!r}"
+            raise ValueError(
+                f"{path}: row {number}: {fault}; every row needs a text and a label"
+                " (text, true, false or a whole number)"
+            )
+    numbers = tuple(str(number) for number in range(1, len(texts) + 1))
+    return LabelledTexts(str(path), numbers, tuple(map(repaired, texts)), tuple(labels))
+
+
+def _parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Rows with those of the `wanted` columns that exist, and the names of all columns."""
+    table = parquet.read_table(path)
+    return table.select([name for name in table.column_names if name in wanted]).to_pylist(), table.column_names
+
+
+def _json_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The objects in the lines of a file, and all names in them. ValueError names the line."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique) if line.strip() else None
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+        if line.strip() and not isinstance(row, dict):
+            raise ValueError(f"line {number} is a {type(row).__name__}, expected an object")
+        rows += [] if row is None else [row]
+    return rows, list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"a name occurs twice among {', '.join(name for name, _ in pairs)}")
+    return found
+
+
+def repaired(text: str) -> str:
+    """`text` composed (NFC), without outer space and lone surrogates, as classifiers read it when they answer."""
+    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
 
 
 def label_text(value: Any) -> str:
     """A label as text; empty where it is missing or of another type."""
     if isinstance(value, bool | int):
         return json.dumps(value)
-    return value.strip() if isinstance(value, str) else ""
+    return repaired(value) if isinstance(value, str) else ""

@@ -169,6 +169,6 @@ def _weight_files(directory: Path) -> list[Path]:
     if not isinstance(file_of_weight, dict) or not all(isinstance(name, str) for name in file_of_weight.values()):
         raise ValueError(f"{directory / INDEX}: weight_map must say which file contains each weight")
     names = sorted(set(file_of_weight.values()))
-    if outside := [name for name in names if Path(name).name != name]:
+    if outside := [name for name in names if Path(name).name != name or name == ".."]:
         raise ValueError(f"{directory / INDEX}: {outside[0]!r} points outside the folder")
     return [directory / name for name in names]

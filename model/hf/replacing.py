@@ -76,9 +76,20 @@ def _check_replaceable(directory: Path) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file; name a folder that is new, empty or an earlier export")
     found = {path.name for path in directory.iterdir()} if directory.exists() else set()
-    ours = {EXPORT, *read_json(directory / EXPORT)["files"]} if EXPORT in found else set()
+    ours = {EXPORT, *_listed(directory / EXPORT)} if EXPORT in found else set()
     if foreign := sorted(found - ours):
         raise ValueError(
             f"{directory} contains {foreign[0]}, which no export wrote, so nothing is replaced; remove it, or name"
             " another folder"
         )
+
+
+def _listed(path: Path) -> list[str]:
+    """The files that an earlier export lists."""
+    about = read_json(path)
+    files = about.get("files") if isinstance(about, dict) else None
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise ValueError(
+            f"{path} does not list the files of an export, so nothing is replaced; remove the folder, or name another"
+        )
+    return files

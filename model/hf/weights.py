@@ -70,10 +70,11 @@ def model_to_hf(model: nn.Module, cfg: DecoderConfig, dtype: torch.dtype) -> dic
 def narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
     """`weight` in `dtype`. ValueError when a finite number would become infinite, as above 65,504 in float16."""
     changed = weight.to(dtype)
-    if dtype == torch.float16 and not torch.equal(changed.isfinite(), weight.isfinite()):
+    if dtype != weight.dtype and (is_lost := weight.isfinite() & ~changed.isfinite()).any():
+        format_, advice = str(dtype).removeprefix("torch."), "; export as bfloat16 or float32"
         raise ValueError(
-            f"{name} contains {weight.abs().max().item():g}, which float16 cannot represent (at most 65504); export"
-            " as bfloat16 or float32"
+            f"{name} contains {weight[is_lost][0].item():g}, which {format_} cannot represent (at most"
+            f" {torch.finfo(dtype).max:g})" + (advice if dtype == torch.float16 else "")
         )
     return changed
 

@@ -30,6 +30,8 @@ class KVCache:
         """Room for `max_len` tokens in each of `n_slots` slots. Raises ValueError if max_len exceeds max_seq_len."""
         if not 1 <= max_len <= cfg.max_seq_len:
             raise ValueError(f"max_len={max_len} of a cache must lie between 1 and max_seq_len={cfg.max_seq_len}")
+        if n_slots < 1:
+            raise ValueError(f"n_slots={n_slots} of a cache must be at least 1")
         shape = (cfg.n_layers, n_slots, cfg.n_kv_heads, max_len, cfg.d_head)
         # Zeros, because a masked key gets weight 0, and 0 times what memory happens to contain may be NaN.
         self.keys_LNGSK = torch.zeros(shape, device=device, dtype=dtype)

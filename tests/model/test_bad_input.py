@@ -224,6 +224,14 @@ def test_evaluate_empty_split_is_refused(folders, capsys):
     assert "holds no document" in line
 
 
+def test_evaluate_documents_of_one_token_are_refused(folders, capsys):
+    """Perplexity nan was printed, with a warning of numpy."""
+    shutil.rmtree(folders / "model" / "tokenizer")
+    write_shard(folders / "shards/validation/00000.arrow", [[299], [299]])
+    line = refusal(capsys, "evaluate", folders / "model", folders / "shards")
+    assert "documents of one token only" in line
+
+
 def test_validation_of_a_split_below_one_row_is_left_out(folders, trained):
     plan = json.loads((trained / "checkpoints/step-000012/state.json").read_text())["train"]
     from model.training.config import TrainConfig

@@ -68,6 +68,10 @@ def test_weight_too_large_for_float16_is_named(decoder, tmp_path):
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj\.weight contains 70000, which float16 cannot"):
         write_folder(tmp_path / "out", decoder, dtype="float16")
     assert not list(tmp_path.iterdir())
+    with torch.no_grad():
+        decoder.model.layers[1].mlp.up_proj.weight[0, 0] = 3.4e38  # rounded up, it becomes infinite
+    with pytest.raises(ValueError, match=r"contains 3\.4e\+38, which bfloat16 cannot represent"):
+        write_folder(tmp_path / "out", decoder, dtype="bfloat16")
 
 
 def test_unknown_dtype_is_refused(decoder, tmp_path):
@@ -119,6 +123,15 @@ def test_folder_with_files_of_others_is_left_alone(is_export, decoder, tmp_path)
     with pytest.raises(ValueError, match=r"contains thesis\.txt, which no export wrote"):
         write_folder(tmp_path, decoder)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"files": 3}', '{"files": [["a"]]}'])
+def test_export_whose_list_of_files_is_damaged_is_left_alone(content, decoder, tmp_path):
+    files = write_folder(tmp_path / "out", decoder)
+    (tmp_path / "out" / "gristmill_export.json").write_text(content)
+    with pytest.raises(ValueError, match=r"gristmill_export\.json does not list the files of an export"):
+        write_folder(tmp_path / "out", decoder)
+    assert all(path.exists() for path in files)
 
 
 def test_target_that_is_a_file_is_refused(decoder, tmp_path):
@@ -285,6 +298,7 @@ def test_folder_with_pickled_weights_only_is_refused(decoder, tmp_path):
         ({"weight_map": ["a"]}, "weight_map must say"),
         ({}, "weight_map must say"),
         ({"weight_map": {"a": "missing.safetensors"}}, r"missing\.safetensors"),
+        ({"weight_map": {"a": ".."}}, "points outside the folder"),
     ],
 )
 def test_broken_index_of_shards_is_refused(index, named, decoder, tmp_path):

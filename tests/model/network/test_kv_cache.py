@@ -100,3 +100,8 @@ def test_cleared_cache_starts_again_in_the_same_memory():
 def test_cache_longer_than_the_context_or_of_no_length_is_refused(max_len):
     with pytest.raises(ValueError, match=rf"max_len={max_len} .* max_seq_len=10"):
         new_decoder(CONFIG, seed=0).new_cache(1, max_len)
+
+
+def test_cache_without_a_slot_is_refused():
+    with pytest.raises(ValueError, match="n_slots=0 of a cache must be at least 1"):
+        new_decoder(CONFIG, seed=0).new_cache(0)

@@ -115,6 +115,39 @@ def test_labels_are_text_and_numbers_are_written_as_in_json(tmp_path):
     assert read_labelled(path).label_names() == ("false", "true")
 
 
+def test_json_lines_of_any_length_and_texts_that_look_like_dates_are_read(tmp_path):
+    """A text above 1 MB was refused, dates became times, and texts were not repaired as in serving."""
+    table = [
+        {"text": "ka " * 500_000, "label": "2020-01-01", "other": 1},
+        {"text": " e\u0301 ", "label": "2021-01-01", "other": "x"},
+    ]
+    read = read_labelled(write(tmp_path / "a.jsonl", table))
+    assert read.labels == ("2020-01-01", "2021-01-01") and read.texts[0] == ("ka " * 500_000).strip()
+    assert read.texts[1] == "\u00e9"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"text": "a", "label": "x"}\n{"text": "caf\xe9", "label": "y"}\n', "JSON lines .line 2: 'utf-8' codec"),
+        (b'{"text": "a", "label": "x"}\n["b", "y"]\n', "line 2 is a list, expected an object"),
+        (b'{"text": "a", "text": "b", "label": "x"}\n', "line 1: a name occurs twice among text, text, label"),
+    ],
+)
+def test_lines_that_are_not_examples_are_named(tmp_path, content, message):
+    """Bytes that are no UTF-8 were an error without the name of the file."""
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\.jsonl: .*{message}"):
+        read_labelled(tmp_path / "a.jsonl")
+
+
+def test_parquet_that_is_not_utf8_is_named(tmp_path):
+    broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a\xff"]).buffers())
+    pq.write_table(pa.table({"text": broken, "label": ["x"]}), tmp_path / "a.PARQUET")
+    with pytest.raises(ValueError, match=r"a\.PARQUET: not readable as Parquet"):
+        read_labelled(tmp_path / "a.PARQUET")
+
+
 def test_classification_metrics_equal_those_of_scikit_learn():
     from sklearn.metrics import accuracy_score, f1_score, log_loss
 

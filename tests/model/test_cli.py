@@ -133,16 +133,6 @@ def test_evaluate_prints_bits_a_byte_of_whole_documents(trained, corpus, split, 
     assert third.startswith(f"perplexity {losses.perplexity:.3f}")
 
 
-def test_cli_imports_neither_dagster_nor_mlflow_nor_the_pipeline(trained, corpus):
-    program = (
-        "import sys\nsys.modules['dagster'] = sys.modules['mlflow'] = sys.modules['pipeline'] = None\n"
-        "from model.cli import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    command = [sys.executable, "-c", program, "evaluate", str(trained), str(corpus / "shards")]
-    run = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=600, check=False)
-    assert (run.returncode, run.stderr) == (0, "")
-
-
 @pytest.mark.slow
 def test_train_in_two_processes_has_the_losses_of_one_and_goes_on_after_a_signal(
     corpus, trained, tiny_settings, tmp_path

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from model.network.decoder import Decoder, new_decoder
+from model.network.decoder import new_decoder
 from model.network.heads import SequenceClassifier
 from model.network.shape import DecoderConfig
 from model.training.compilation import compile_layers, is_compiled, strictly_compiled
 from model.training.config import TrainConfig
-from model.training.loss import classification_loss, language_model_loss
+from model.training.loss import classification_loss
 from model.training.step import new_state, train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of torch's compiler, about itself
@@ -50,24 +50,15 @@ def n_graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("kind", ["decoder", "classifier"])
-def test_five_lengths_in_three_layers_take_two_graphs_one_of_layers_and_one_of_the_norm(kind):
+def test_five_lengths_in_three_layers_take_two_graphs_one_of_layers_and_one_of_the_norm():
     """There was a graph per length, and after eight of them none: the rest ran eagerly."""
-    model: Decoder | SequenceClassifier = new_decoder(CFG, 0)
-    if kind == "classifier":
-        model = SequenceClassifier(CFG, 2)
+    model = SequenceClassifier(CFG, 2)
     compile_layers(model, has_varying_lengths=True, backend="eager")
     with strictly_compiled():
         for n in LENGTHS:
-            rows = 3 if n == 40 else 4  # the last batch of an epoch has fewer
-            loss, _ = (
-                language_model_loss(model, language(n, rows))
-                if kind == "decoder"
-                else classification_loss(model, labelled(n, rows))
-            )
+            loss, _ = classification_loss(model, labelled(n, 3 if n == 40 else 4))  # an epoch's last batch has fewer
             loss.backward()
-    # the loss between the products of a language model's head is compiled, too
-    assert n_graphs() - (kind == "decoder") * 2 <= 2
+    assert n_graphs() <= 2
 
 
 def test_rows_of_one_length_take_one_graph_for_all_layers():

@@ -213,7 +213,7 @@ def added_peaks(n_rows, n_vocab):
     F.cross_entropy(x @ weight.T, targets, reduction="sum").backward()
     return chunked, peak() - before
 added_peaks(4, 50)  # maps the code, which counts too
-print(*added_peaks(1024, 50304))
+print(*added_peaks(768, 50304))
 """
 
 

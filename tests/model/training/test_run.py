@@ -223,8 +223,12 @@ def test_run_killed_in_a_checkpoint_ends_bit_identical(directory, uninterrupted,
 
 
 def test_run_killed_between_two_checkpoints_ends_bit_identical(directory_killed, uninterrupted):
+    """Its observer gets no step at or below the checkpoint again."""
+    (directory_killed / "heard").unlink()
     train(directory_killed)
     assert_same(directory_killed, uninterrupted)
+    steps = [int(line.split()[0]) for line in (directory_killed / "heard").read_text().splitlines()]
+    assert min(steps) == 16 and steps == sorted(steps)
 
 
 @pytest.mark.slow
@@ -267,20 +271,13 @@ def test_run_told_to_stop_saves_that_step_and_goes_on_from_it(directory, uninter
     assert got["model"] == expected["model"] and got["curve"] == expected["curve"]
 
 
-def test_run_that_is_done_trains_and_tells_nothing(directory):
-    train(directory)
+def test_run_that_is_done_trains_and_tells_nothing(tmp_path, uninterrupted):
+    directory = Path(shutil.copytree(uninterrupted, tmp_path / "done"))
     before = result(directory)
     (directory / "heard").unlink()
     train(directory)
     assert (directory / "heard").read_text() == ""
     assert result(directory) == before
-
-
-def test_run_observer_hears_no_step_at_or_below_the_checkpoint_again(directory_killed):
-    (directory_killed / "heard").unlink()
-    train(directory_killed)
-    steps = [int(line.split()[0]) for line in (directory_killed / "heard").read_text().splitlines()]
-    assert min(steps) == 16 and steps == sorted(steps)
 
 
 def test_run_on_other_data_is_refused(directory_killed):
@@ -299,16 +296,13 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["optimizer.safetensors", "complete.json"])  # all: test_checkpoint.py
-def test_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(
-    name, directory_killed, uninterrupted, caplog
-):
-    """A training whose last checkpoint was damaged stopped until a person deleted it (allenai/allennlp#2129)."""
-    root = directory_killed / "run" / "checkpoints"
-    if name == "complete.json":
-        (root / "step-000015" / name).write_text("")
-    else:
-        flip(root / "step-000015" / name)
+def test_run_with_a_damaged_newest_checkpoint_goes_on_from_the_one_before(directory_killed, uninterrupted, caplog):
+    """A training whose last checkpoint was damaged stopped until a person deleted it (allenai/allennlp#2129).
+
+    Damages of every file: test_checkpoint.py.
+    """
+    root, name = directory_killed / "run" / "checkpoints", "optimizer.safetensors"
+    flip(root / "step-000015" / name)
     train(directory_killed)
     assert result(directory_killed) == result(uninterrupted)
     assert (directory_killed / "run" / ".damaged" / "step-000015" / name).exists()

@@ -40,8 +40,7 @@ from model.network.registry import describe
 from model.network.shape import DecoderConfig
 from model.network.size import flops_per_token, n_hidden_matrix_parameters, n_parameters
 from model.network.visible import Visible
-from model.training.checkpoint import complete_checkpoints
-from model.training.checkpoint_writer import CheckpointWriter
+from model.training.checkpoint import CheckpointWriter, complete_checkpoints
 from model.training.compilation import chosen_compile, compile_layers, strictly_compiled
 from model.training.config import TrainConfig
 from model.training.curve import read_curve

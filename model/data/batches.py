@@ -223,16 +223,8 @@ class TokenBatches:
 
 def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: int | None = None) -> TokenBatches:
     """The batches that a training by `cfg` reads; token ids must be below `vocab_size`, the model's."""
-    return TokenBatches(
-        shards,
-        rows=cfg.rows,
-        seq_len=cfg.seq_len,
-        seed=cfg.seed,
-        packing=cfg.packing,
-        document_mask=cfg.document_mask,
-        warmup_rows=warmup_rows(cfg),
-        vocab_size=vocab_size,
-    )
+    same = {name: getattr(cfg, name) for name in ("rows", "seq_len", "seed", "packing", "document_mask")}
+    return TokenBatches(shards, warmup_rows=warmup_rows(cfg), vocab_size=vocab_size, **same)
 
 
 def split_at_borders(spans: Spans, stream: TokenStream) -> Spans:

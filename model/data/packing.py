@@ -100,9 +100,7 @@ class PackedDocuments:
         self.shared_rows = np.full(len(lengths), -1, np.int32)  # the row of a document's rest; -1 = it has none
         self.shared_rows[with_rest] = shared_rows
         self.rests = with_rest[np.argsort(shared_rows, kind="stable")].astype(np.int32)  # documents, row after row
-        self.rest_starts = np.concatenate(
-            [[0], np.cumsum(np.bincount(shared_rows))]
-        )  # first rest of each row in `rests`
+        self.rest_starts = np.concatenate([[0], np.cumsum(np.bincount(shared_rows))])  # of each row, in `rests`
         self.n_rows = self.n_filled + len(self.rest_starts) - 1
 
     def spans(self, rows: np.ndarray) -> Spans:
@@ -114,9 +112,8 @@ class PackedDocuments:
         documents = np.empty(len(fills), np.int64)
         documents[fills] = np.searchsorted(self.first_rows, rows[is_filled], side="right") - 1
         documents[~fills] = self.rests[ranges(self.rest_starts[shared], n_spans[~is_filled])]
-        number = (
-            np.where(fills, np.repeat(rows, n_spans), self.first_rows[documents + 1]) - self.first_rows[documents]
-        )
+        row = np.where(fills, np.repeat(rows, n_spans), self.first_rows[documents + 1])
+        number = row - self.first_rows[documents]
         starts = self.stream.borders[documents] + number * self.seq_len
         ends = np.minimum(self.stream.borders[documents + 1], self.n_inputs)
         return Spans(np.repeat(np.arange(len(rows)), n_spans), starts, np.minimum(ends - starts, self.seq_len))

@@ -91,7 +91,10 @@ def write_gguf(
     import gguf
 
     cfg, architecture = decoder.cfg, architecture_of(decoder.cfg)
-    tensors = {name: _narrowed(name, w, dtype) for name, w in tensors_of(decoder, architecture).items()}
+    tensors = {}
+    for weight_name, weight in tensors_of(decoder, architecture).items():
+        is_matrix = weight.ndim == 2 and not weight_name.startswith("position_embd")
+        tensors[weight_name] = narrowed(weight_name, weight, getattr(torch, dtype)) if is_matrix else weight
     _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
@@ -165,11 +168,6 @@ def neighbours_paired(weight: Tensor, d_head: int) -> Tensor:
     """Rows (H * K, ...) in the order 0, K/2, 1, K/2 + 1, ... within each head."""
     halves = weight.unflatten(0, (-1, 2, d_head // 2))
     return halves.transpose(1, 2).flatten(0, 2)
-
-
-def _narrowed(name: str, weight: Tensor, dtype: str) -> Tensor:
-    is_matrix = weight.ndim == 2 and not name.startswith("position_embd")
-    return narrowed(name, weight, getattr(torch, dtype)) if is_matrix else weight
 
 
 def _add_sizes(writer: "GGUFWriter", cfg: DecoderConfig, name: str, dtype: str) -> None:

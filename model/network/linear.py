@@ -18,6 +18,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LEAST_MULTIPLICATIONS = 2**20  # below, oneDNN's start (about 10 microseconds) costs more than it saves
+HAS_FAST_ONEDNN = (
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)
 
 
 class Linear(nn.Linear):
@@ -63,14 +68,6 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     if not torch.amp.is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
-
-
-def _has_fast_onednn() -> bool:
-    is_there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return is_there and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-
-HAS_FAST_ONEDNN = _has_fast_onednn()
 
 
 def _onednn(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:

@@ -8,13 +8,14 @@ Steps: copy the state to host memory; write the files to a hidden folder beside,
 A folder without it is ignored. Validation results are added later as values.json. Nothing is ever unpickled.
 """
 
+import concurrent.futures
 import copy
 import dataclasses
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,38 @@ def write_checkpoint(root: Path, snapshot: Snapshot) -> Path:
     flush(root)
     replace_json(target / COMPLETE, {"step": snapshot.step, "files": files})
     return target
+
+
+class CheckpointWriter:
+    """Writes snapshots in a thread, while training goes on, one at a time; then calls `on_written` in the training's
+    own thread. An error of the thread comes out, as it was raised, of the next call."""
+
+    def __init__(self, root: Path, on_written: Callable[[Path], None]) -> None:
+        self.root, self.on_written = root, on_written
+        self.thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint-writer")
+        self.writing: concurrent.futures.Future[Path] | None = None
+
+    def start(self, snapshot: Snapshot) -> None:
+        assert self.writing is None, "the snapshot's buffers are those of the write before"
+        self.writing = self.thread.submit(write_checkpoint, self.root, snapshot)
+
+    def poll(self) -> None:
+        """Finish a write that has ended. Waits for nothing."""
+        if self.writing is not None and self.writing.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the write, if there is one. Raises what it raised."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            self.on_written(writing.result())
+
+    def wait(self) -> None:
+        """Wait for the write and leave its outcome to `finish`."""
+        concurrent.futures.wait([self.writing] if self.writing is not None else [])
+
+    def close(self) -> None:
+        self.thread.shutdown(wait=True)
 
 
 def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_checked: bool = False) -> Resumed:

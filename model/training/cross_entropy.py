@@ -170,13 +170,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if bias_gradient_W is not None:
                     bias_gradient_W += gradient_NW.sum(dim=0, dtype=torch.float32)
                 del logits_NW, gradient_NW  # before the next chunk
+        pairs = (x_ND, x_gradient_ND), (weight_VD, weight_gradient_WD), (bias_V, bias_gradient_W)
         ctx.gradients = tuple(
             None if gradient is None or tensor is None else gradient[: len(tensor)].to(tensor.dtype)
-            for tensor, gradient in (
-                (x_ND, x_gradient_ND),
-                (weight_VD, weight_gradient_WD),
-                (bias_V, bias_gradient_W),
-            )
+            for tensor, gradient in pairs
         )
         return loss
 

@@ -27,6 +27,7 @@ def sharded(model: nn.Module, initialise: Initialise | None = None, dtype: torch
     float32.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+    from torch.distributed.tensor.experimental import implicit_replication
 
     first = next(model.parameters())
     device = training_device() if first.is_meta else first.device
@@ -46,7 +47,8 @@ def sharded(model: nn.Module, initialise: Initialise | None = None, dtype: torch
         return parallel
     if initialise is None:
         raise ValueError("the weights are on the meta device and nothing fills them; give the job `initialise`")
-    fill_shards(parallel.model, initialise)
+    with implicit_replication():  # it makes each whole weight, and this process's shard is kept
+        initialise(parallel.model)
     forget_weights(model, device)
     return parallel
 
@@ -75,14 +77,6 @@ def every_weight(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
     """Each weight with the module that holds it and its name there; a tied weight is listed with each module."""
     held = [(module, module.named_parameters(recurse=False, remove_duplicate=False)) for module in model.modules()]
     return [(module, name, weight) for module, weights in held for name, weight in weights]
-
-
-def fill_shards(model: nn.Module, initialise: Initialise) -> None:
-    """Run `initialise`, written for whole weights, on shards: it makes each whole weight, and its shard is kept."""
-    from torch.distributed.tensor.experimental import implicit_replication
-
-    with implicit_replication():
-        initialise(model)
 
 
 @torch.no_grad()

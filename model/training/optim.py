@@ -35,14 +35,7 @@ from torch import Tensor, nn
 
 from model.training.compilation import compile_backend
 from model.training.config import TrainConfig
-from model.training.distributed import (
-    full_tensor_on_main,
-    in_group,
-    is_sharded,
-    local_shard,
-    shard_of,
-    whole_mesh,
-)
+from model.training.distributed import full_tensor_on_main, in_group, is_sharded, local_shard, shard_of, whole_mesh
 from model.training.files import check_same_shapes
 from model.training.newton_schulz import orthogonalised
 from model.training.replicas import Replicas
@@ -102,11 +95,8 @@ class Optimizer:
         }
         for name, weight in self.others.items():
             of_weight = self.adamw.state[self.updated[name]]
-            state |= {
-                f"adamw.{key}.{name}": full_tensor_on_main(of_weight[key], weight)
-                for key in MOMENTS
-                if key in of_weight
-            }
+            for key in (moment for moment in MOMENTS if moment in of_weight):
+                state[f"adamw.{key}.{name}"] = full_tensor_on_main(of_weight[key], weight)
             if "step" in of_weight:
                 state[f"adamw.step.{name}"] = of_weight["step"].clone()  # under FSDP all others are gathered copies
         return state
@@ -261,13 +251,9 @@ def orthogonalise_distributed(
     mesh = whole_mesh(shard_NRC.device)
     outside = Replicate() if shard_dim is None else Shard(shard_dim)
     inside = Shard(0)  # whole matrices
-    stack: dict[str, Any] = {"run_check": False, "shape": shape, "stride": contiguous_strides(shape)}
-    matrices_NRC = (
-        DTensor.from_local(shard_NRC, mesh, [outside], **stack).redistribute(placements=[inside]).to_local()
-    )
+    strides = torch.empty(shape, device="meta").stride()
+    stack: dict[str, Any] = {"run_check": False, "shape": shape, "stride": strides}
+    shards_NRC = DTensor.from_local(shard_NRC, mesh, [outside], **stack)
+    matrices_NRC = shards_NRC.redistribute(placements=[inside]).to_local()
     result_NRC = DTensor.from_local(function(matrices_NRC), mesh, [inside], **stack)
     return result_NRC.redistribute(placements=[outside]).to_local()
-
-
-def contiguous_strides(shape: torch.Size) -> tuple[int, ...]:
-    return torch.empty(shape, device="meta").stride()

@@ -156,33 +156,21 @@ def _preset(values: Mapping[str, Any], by_rule: frozenset[str]) -> Preset:
     )
 
 
-PRESETS = {
-    "demo": Preset(
-        shape=DecoderShape(
-            n_layers=4,
-            n_heads=4,
-            n_kv_heads=4,
-            d_model=128,
-            d_head=32,
-            d_ff=d_ff_of(128),
-            max_seq_len=128,
-            tie_embeddings=True,
-        ),
-        train=TrainConfig(
-            n_steps=2000,
-            rows=8,
-            seq_len=128,
-            micro_batch=8,
-            muon_lr=0.015,
-            muon_momentum=0.9,
-            newton_schulz_steps=3,
-            checkpoint_every=100,
-            validate_every=250,
-        ),
-        by_rule=frozenset(
-            ("n_kv_heads", "d_head", "d_ff", "max_seq_len", "micro_batch", "checkpoint_every", "validate_every")
-        ),
+DEMO = Preset(
+    shape=DecoderShape(
+        n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=d_ff_of(128), max_seq_len=128,
+        tie_embeddings=True,
     ),
+    train=TrainConfig(
+        n_steps=2000, rows=8, seq_len=128, micro_batch=8, muon_lr=0.015, muon_momentum=0.9, newton_schulz_steps=3,
+        checkpoint_every=100, validate_every=250,
+    ),
+    by_rule=frozenset(
+        ("n_kv_heads", "d_head", "d_ff", "max_seq_len", "micro_batch", "checkpoint_every", "validate_every")
+    ),
+)  # fmt: skip
+PRESETS = {
+    "demo": DEMO,
     "small": from_depth(8),
     "gpt2_124m": from_depth(12),
     "gpt2_350m": from_sizes(24, 1024),

@@ -7,7 +7,7 @@ A run that was killed anywhere and started again ends with the same bits as one 
 TrainConfig.deterministic). The last complete checkpoint restores weights, optimiser, generators, step, the length of
 the curve, and the choices made at the start: thread count, micro-batch, whether to compile. Later steps are repeated,
 so the observer may receive them again. A damaged checkpoint is set aside, and the one before it takes its place.
-Checkpoints are written in a thread (model/training/checkpoint_writer.py).
+Checkpoints are written in a thread (checkpoint.CheckpointWriter).
 
 Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and calls the observer. A run
 may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from model.training.checkpoint import (
+    CheckpointWriter,
     complete_checkpoints,
     folder_of,
     load_checkpoint,
@@ -36,7 +37,6 @@ from model.training.checkpoint import (
     step_of,
     values_of,
 )
-from model.training.checkpoint_writer import CheckpointWriter
 from model.training.compilation import chosen_compile, compile_layers, strictly_compiled
 from model.training.config import TrainConfig
 from model.training.curve import Curve, opened_curve

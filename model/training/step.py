@@ -40,13 +40,7 @@ from model.training.optim import Optimizer
 from model.training.prefetch import ON_HOST
 from model.training.replicas import Replicas
 from model.training.schedule import lr_factor
-from model.training.spikes import (
-    History,
-    history_on_device,
-    is_spike_on_device,
-    spike_of,
-    with_step_on_device,
-)
+from model.training.spikes import History, history_on_device, is_spike_on_device, spike_of, with_step_on_device
 
 
 @dataclass(slots=True)

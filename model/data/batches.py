@@ -92,7 +92,6 @@ class TokenBatches:
         return self.plan.n_rows
 
     def n_rows(self, k: int) -> int:
-        """Rows of the whole batch `k`."""
         return self.first_row(k + 1) - self.first_row(k)
 
     def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":

@@ -37,8 +37,6 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:
-    """Texts as token ids, with what is to be learned of each."""
-
     ids: list[str]  # of the examples
     tokens: list[np.ndarray]  # int64, at least one per example
     targets: Mapping[str, np.ndarray]  # (N, ...) by the name of the tensor in a batch, for instance labels_B
@@ -75,7 +73,6 @@ class ExampleBatches:
         self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
 
     def n_rows(self, k: int) -> int:
-        """Rows of the whole batch `k`."""
         return len(self.places(k))
 
     def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
@@ -87,7 +84,6 @@ class ExampleBatches:
         return self.examples.batch(places[rows_of_rank(len(places), rank, n_ranks)], width)
 
     def documents_of_batch(self, k: int) -> list[str]:
-        """Ids of the examples in batch `k`."""
         return [self.examples.ids[place] for place in self.places(k)]
 
     def places(self, k: int) -> np.ndarray:

@@ -58,8 +58,6 @@ class RowPlan(Protocol):
 
 
 class Windows:
-    """Plain concatenation."""
-
     def __init__(self, stream: TokenStream, seq_len: int) -> None:
         self.stream, self.seq_len = stream, seq_len
         self.n_rows = max(0, stream.n_tokens - 1) // seq_len

@@ -33,7 +33,6 @@ class TokenStream:
 
     @property
     def has_weights(self) -> bool:
-        """Whether any shard has loss weights."""
         return any(shard.weights is not None for shard in self.shards)
 
     def gather(self, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -59,7 +58,6 @@ class TokenStream:
         return np.concatenate(views)
 
     def shard_of(self, position: int) -> TokenShard:
-        """The shard that holds the token at `position`."""
         return self.shards[bisect_right(self.starts, position) - 1]
 
     def documents_at(self, positions: np.ndarray) -> np.ndarray:
@@ -67,7 +65,6 @@ class TokenStream:
         return np.searchsorted(self.borders, positions, side="right") - 1
 
     def document_ids(self, numbers: np.ndarray) -> list[str]:
-        """Ids of the documents with these numbers."""
         ends = np.cumsum([len(shard.document_ids) for shard in self.shards])
         shards = np.searchsorted(ends, numbers, side="right")
         rows = numbers - np.concatenate([[0], ends])[shards]

@@ -27,8 +27,6 @@ CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """A vocabulary that is the same for everybody."""
-
     pattern: str
     special_tokens: Mapping[str, int]
     n_ranks: int

@@ -186,7 +186,6 @@ def _checked(ids_B: Tensor, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int
 
 
 def configs_of(cfg: SampleConfig | Sequence[SampleConfig], n_prompts: int) -> list[SampleConfig]:
-    """One config per prompt."""
     cfgs = [cfg] * n_prompts if isinstance(cfg, SampleConfig) else list(cfg)
     if len(cfgs) != n_prompts:
         raise ValueError(f"{len(cfgs)} configs for {n_prompts} prompts: give one for each, or one for all")

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleConfig:
-    """How texts are continued."""
-
     max_new_tokens: int = 100  # a row, at least 1
     temperature: float = 0.8  # 0 = always the likeliest token
     top_k: int | None = 50  # at least 1; None = all tokens

@@ -51,7 +51,6 @@ def rule_of(cfg: SampleConfig) -> Rule:
 
 
 def values_of(cfgs: Sequence[SampleConfig], device: torch.device | str = "cpu") -> Values:
-    """The settings of one row per config."""
     least = torch.finfo(torch.float32).tiny  # a temperature that float32 can divide by
     rows = [(max(c.temperature, least), c.top_p or 1.0, c.min_p or 0.0, c.repetition_penalty or 1.0) for c in cfgs]
     return Values(*torch.tensor(rows, dtype=torch.float32, device=device).split(1, dim=1))

@@ -176,7 +176,6 @@ def _type_of(size: str) -> type[int] | type[float] | type[bool]:
 
 
 def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) -> dict[str, Any]:
-    """sliding_window and sliding_layers of our config."""
     kinds = config.get("layer_types")
     if kinds is not None:
         if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):

@@ -32,8 +32,6 @@ class WeightRule:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One model_type of transformers."""
-
     model_type: str
     architectures: Mapping[str, str]  # kind of model -> class in transformers
     sizes: Mapping[str, str]  # our field -> theirs

@@ -42,8 +42,6 @@ SPLITS = {"gpt-2": "gpt-2", "qwen2": "qwen2", "gpt2": "gpt-2", "cl100k_base": "l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Architecture:
-    """An architecture of llama.cpp and what it computes."""
-
     name: str
     biases: frozenset[str] = frozenset()  # our switches that it supports; the others must be off
     pairs_neighbours: bool = False  # rotates (2i, 2i + 1)

@@ -62,7 +62,6 @@ class KVCache:
 
     @property
     def lengths(self) -> list[int]:
-        """How many tokens each row has."""
         return [self._lengths[slot] for slot in self.slots]
 
     def begin(self, n_new: int) -> int:

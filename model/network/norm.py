@@ -16,7 +16,6 @@ from model.network.shape import LayerShape
 
 
 def new_norm(cfg: LayerShape) -> nn.Module:
-    """The norm over d_model that `cfg` names."""
     if cfg.norm == "rmsnorm":
         return RMSNorm(cfg.d_model, cfg.norm_eps)
     return LayerNorm(cfg.d_model, eps=cfg.norm_eps, bias=cfg.norm == "layernorm")

@@ -58,7 +58,7 @@ def compile_layers(model: nn.Module, *, has_varying_lengths: bool = False, backe
     `strictly_compiled`.
     """
     for module in (*model.trunk.layers, model.trunk.norm):  # type: ignore[union-attr,misc]
-        module.compile(backend=backend, dynamic=has_varying_lengths)
+        module.compile(backend=backend, dynamic=has_varying_lengths)  # type: ignore[union-attr]
     model.compile_backend = backend  # type: ignore[assignment]
 
 

@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 
 class Curve:
-    """The curve of a running training."""
-
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.file, self.path, self.crc = file, path, 0
 
@@ -94,6 +92,5 @@ def opened_curve(directory: Path, *, writes: bool) -> Iterator[Curve]:
 
 
 def read_curve(directory: Path) -> list[dict[str, float]]:
-    """The lines of curve.jsonl: step, and loss or validation values."""
     with (directory / CURVE).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]

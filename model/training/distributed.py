@@ -244,7 +244,6 @@ def is_fsdp(model: nn.Module) -> bool:
 
 
 def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
-    """Whether this process holds a shard of the tensor."""
     if not in_group():
         return False
     from torch.distributed.tensor import DTensor

@@ -116,7 +116,6 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """The descriptor of a file or folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor

@@ -46,8 +46,6 @@ MIN_SPIKE_RISE = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The pretrained model that a fine-tuning starts from."""
-
     directory: Path
     decoder: Decoder
     tokenizer: Tokenizer
@@ -106,8 +104,6 @@ def finetune(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetuning:
-    """One fine-tuning of a classifier, by folders and files."""
-
     base: Path  # a decoder with its tokenizer
     out: Path  # of the classifier; a training that was stopped there continues
     training: LabelledTexts

@@ -26,8 +26,6 @@ POLL_SECONDS = 0.1  # between two checks for a signal
 
 @dataclass(frozen=True, slots=True)
 class LaunchResult:
-    """How the processes of a training ended."""
-
     code: int  # 0 = all of them succeeded
     was_stopped: bool  # this process received SIGTERM or SIGINT while it waited
 

@@ -68,8 +68,6 @@ def _ahead(
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch in consecutive bytes."""
-
     data: Tensor  # uint8
     parts: tuple[tuple[str, torch.dtype, torch.Size, slice], ...]  # name, type, shape and bytes of each tensor
     on_host: Mapping[str, Tensor]  # those that do not travel

@@ -60,7 +60,6 @@ class Preset:
     by_rule: frozenset[str] = frozenset()  # fields that `changed` computes again when what they follow from changes
 
     def values(self) -> dict[str, Any]:
-        """All fields of both configs by name."""
         return {f.name: getattr(one, f.name) for one in (self.shape, self.train) for f in fields(one)}
 
 

@@ -81,8 +81,6 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
-    """What is trained, on what, and how it is validated."""
-
     # on its device (machine.training_device) with its initial weights; or, for FSDP, on the meta device, and
     # `initialise` makes them one after the other, so that no process ever holds the whole model
     model: nn.Module

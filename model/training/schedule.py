@@ -67,7 +67,6 @@ def warmup_rows(cfg: TrainConfig) -> tuple[int, ...]:
 
 
 def n_training_rows(cfg: TrainConfig) -> int:
-    """Rows that the whole training reads."""
     first = warmup_rows(cfg)
     return sum(first) + (cfg.n_steps - len(first)) * cfg.rows
 

@@ -35,6 +35,7 @@ from model.training.distributed import is_main, n_processes
 from model.training.files import CONFIG, WEIGHTS, opened
 from model.training.loss import language_model_loss
 from model.training.machine import training_device
+from model.training.memory import memory_explained
 from model.training.resume import continued
 from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
@@ -111,9 +112,11 @@ def pretrain(
 def job_of(plan: Pretraining) -> Job:
     """What model/training/run.py needs; the model is on this process's device, or under FSDP without memory."""
     is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
-    decoder = weightless_decoder(plan.decoder) if is_in_shards else new_decoder(plan.decoder, plan.train.seed)
+    with memory_explained(f"the model has {n_parameters(plan.decoder):,} parameters; choose a smaller one"):
+        decoder = weightless_decoder(plan.decoder) if is_in_shards else new_decoder(plan.decoder, plan.train.seed)
+        decoder = decoder if is_in_shards else decoder.to(training_device())
     return Job(
-        model=decoder if is_in_shards else decoder.to(training_device()),
+        model=decoder,
         initialise=functools.partial(initialise, seed=plan.train.seed),
         cfg=plan.train,
         description=describe(plan.decoder),

@@ -107,11 +107,10 @@ def run(
     belongs to another model, config or data.
     """
     n_threads, device = torch.get_num_threads(), training_device()
-    forked = [device] if device.type == "cuda" else []
     try:
         with (
             deterministic_kernels(job.cfg.deterministic),
-            torch.random.fork_rng(forked),  # the caller's generators stay as they are
+            torch.random.fork_rng([device] if device.type == "cuda" else []),  # the caller's generators stay
             process_group(),
             opened_curve(directory, writes=is_main()) as curve,
             contextlib.closing(_Run(directory, job, observer, progress, curve)) as one,

@@ -57,6 +57,7 @@ def truncate(path: Path, n_bytes: int) -> None:
     ("settings", "message"),
     [  # the rules themselves: tests/model/training/test_settings.py and test_config.py
         (["d_model=30", "n_heads=4"], "d_model=30 is not a multiple of n_heads=4"),
+        (["d_model=1000000000000"], "parameters; choose a smaller one"),  # it was a traceback of torch's allocator
         (["n_step=3"], "--set n_step=3: no such setting; did you mean n_steps? there are"),
     ],
 )

@@ -13,7 +13,7 @@ from model.training.config import TrainConfig
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
 ALIKE = (  # of both configs
     "muon_lr", "adamw_lr", "muon_weight_decay", "adamw_weight_decay", "warmup_fraction", "seed", "checkpoint_every",
-    "validate_every",
+    "validate_every", "deterministic",
 )  # fmt: skip
 
 
@@ -35,6 +35,7 @@ class FinetuneSettings:
     seed: int = 0  # new weights and the order of the examples
     validate_every: int = 200  # updates
     checkpoint_every: int = 200  # updates
+    deterministic: bool = False  # on a GPU: only kernels that repeat their bits, which is slower
 
     def __post_init__(self) -> None:
         options = {"initialisation": ("pretrained", "random"), "truncation_side": ("right", "left")}

@@ -114,6 +114,11 @@ class FinetuneConfig:
     checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = field(
         default=DEFAULTS.checkpoint_every, metadata=NOT_IDENTITY
     )
+    deterministic: Annotated[
+        bool,
+        "Whether a GPU uses only kernels that repeat their bits, so that a resumed training ends with the bits of one"
+        " that was never killed. Slower; a CPU always repeats them. Does not change the model's fingerprint.",
+    ] = field(default=DEFAULTS.deterministic, metadata=NOT_IDENTITY)
 
     def __post_init__(self) -> None:
         check_values(self)

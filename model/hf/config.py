@@ -134,7 +134,7 @@ def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> D
         layers = f"{family.sizes['n_layers']}={values['n_layers']}"
         raise ValueError(f"{layers} layers, but the weight files hold {n_tensors} tensors in all")
     for theirs, switches in family.flags.items():
-        values |= dict.fromkeys(switches, bool(config.get(theirs, False)))
+        values |= dict.fromkeys(switches, _flag(config, theirs))
     if family.switches["positions"] == "rotary":
         values |= _window_from_hf(config, family, values["n_layers"]) | _rope_from_hf(config, values["max_seq_len"])
     return DecoderConfig(**values)
@@ -191,7 +191,7 @@ def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) ->
     if kinds is None and (window is None or family.window == "none"):
         return {}
     if family.window == "layer_types":
-        window = window if config.get("use_sliding_window") else None
+        window = window if _flag(config, "use_sliding_window") else None
         if kinds is None:
             first = config.get("max_window_layers", family.defaults["max_window_layers"])
             first = n_layers if first is None or window is None else first
@@ -228,6 +228,13 @@ def _rope_from_hf(config: Mapping[str, Any], max_seq_len: int) -> dict[str, Any]
     if "original_max_seq_len" in values:
         values["original_max_seq_len"] = int(values["original_max_seq_len"])
     return {"rope_theta": theta, "rope_scaling": RopeScaling(kind=kind, **values)}
+
+
+def _flag(config: Mapping[str, Any], name: str) -> bool:
+    """A switch that is off where a config has none. A text such as "false" would count as true."""
+    if not isinstance(value := config.get(name), bool | None):
+        raise ValueError(f"{name}={repr(value)[:40]} must be true or false")
+    return bool(value)
 
 
 def _number(name: str, value: Any) -> float:

@@ -27,7 +27,10 @@ def replacing_export(directory: Path) -> Iterator[Path]:
 
     Raises ValueError when `directory` is a file, or contains anything that no earlier export wrote.
     """
-    directory = directory.resolve()  # of a link the folder that it points to is replaced
+    try:
+        directory = directory.resolve()  # of a link the folder that it points to is replaced
+    except RuntimeError as error:
+        raise ValueError(f"{directory} is a link that leads back to itself; name another folder") from error
     part, old = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
     if old.exists() and not directory.exists():
         os.replace(old, directory)  # noqa: PTH105

@@ -60,8 +60,8 @@ class RopeScaling:
     def __post_init__(self) -> None:
         if self.kind not in ("linear", "llama3"):
             raise ValueError(f"rope_scaling: kind={self.kind!r} must be one of linear, llama3")
-        if self.factor < 1:
-            raise ValueError(f"rope_scaling: factor={self.factor} must be at least 1")
+        if not 1 <= self.factor < math.inf:
+            raise ValueError(f"rope_scaling: factor={self.factor} must be a finite number of at least 1")
         if self.kind == "llama3" and (self.original_max_seq_len is None or self.original_max_seq_len < 1):
             raise ValueError(
                 f"rope_scaling: original_max_seq_len={self.original_max_seq_len} must be at least 1 for llama3"
@@ -183,7 +183,11 @@ def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
     for one in fields(DecoderConfig):
         if one.type is int and type(values.get(one.name, 0)) is not int:
             raise ValueError(f"{one.name}={values[one.name]!r} must be a whole number")
+        if one.type is bool and type(values.get(one.name, False)) is not bool:
+            raise ValueError(f"{one.name}={values[one.name]!r} must be true or false")
     scaling = values.get("rope_scaling")
+    if not isinstance(scaling, Mapping | None):
+        raise ValueError(f"rope_scaling={scaling!r} must be an object, or null for none")
     changed = {
         "rope_scaling": RopeScaling(**scaling) if isinstance(scaling, Mapping) else scaling,
         "sliding_layers": tuple(values.get("sliding_layers", ())),

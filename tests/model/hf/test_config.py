@@ -238,6 +238,8 @@ def test_config_without_fields_that_have_a_default_is_read_with_it(decoders):
         ("arcee", {"hidden_act": "silu"}, "hidden_act='silu'"),
         ("gpt2", {"activation_function": "relu"}, "activation_function='relu'"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("llama", {"mlp_bias": "false"}, "mlp_bias='false' must be true or false"),
+        ("qwen3", {"use_sliding_window": "no", "sliding_window": 8}, "use_sliding_window='no' must be true or false"),
     ],
 )
 def test_config_that_we_cannot_compute_is_refused_by_name(family, change, named, decoders):

@@ -134,6 +134,12 @@ def test_export_whose_list_of_files_is_damaged_is_left_alone(content, decoder, t
     assert all(path.exists() for path in files)
 
 
+def test_link_to_itself_is_refused(decoder, tmp_path):
+    (tmp_path / "out").symlink_to(tmp_path / "out")
+    with pytest.raises(ValueError, match="leads back to itself"):
+        write_folder(tmp_path / "out", decoder)
+
+
 def test_target_that_is_a_file_is_refused(decoder, tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(ValueError, match="is a file"):

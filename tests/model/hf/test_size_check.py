@@ -93,6 +93,9 @@ def test_id2label_that_is_no_table_of_classes_is_refused(names, decoders, tmp_pa
         ({"d_model": True}, "d_model=True must be a whole number"),
         ({"d_ff": -1}, "d_ff=-1 must be at least 1"),
         ({"rope_theta": "x"}, "not a config of this version"),
+        ({"rope_scaling": 3}, "rope_scaling=3 must be an object"),
+        ({"rope_scaling": {"kind": "linear", "factor": float("nan")}}, "factor=nan must be"),
+        ({"qk_norm": "no"}, "qk_norm='no' must be true or false"),
         ({"sliding_layers": 5}, "not a config of this version"),
     ],
 )

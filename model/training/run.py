@@ -246,7 +246,7 @@ class _Run:
     def report(self, step: int, values: Mapping[str, float]) -> None:
         if is_main():
             self.writer.poll()
-            self.write(step, values)
+            self.curve.write(step, values)
             self.observer.metrics(step, values)
             self.progress(step, self.job.cfg.n_steps)
 
@@ -283,7 +283,7 @@ class _Run:
         folder = next((f for f in complete_checkpoints(self.root) if step_of(f) == step), None)
         if folder is not None:
             save_values(folder, values)  # before the observer gets them, so that it gets them once
-        self.write(step, values)
+        self.curve.write(step, values)
         self.observer.metrics(step, values)
         if folder is not None:
             self.observer.checkpoint(folder, step, values)
@@ -292,7 +292,7 @@ class _Run:
         """After a resume: the curve ends before the validation of the checkpoint's own step."""
         values = values_of(folder) if is_main() else None
         if any_process(values is not None):
-            self.write(self.state.step, values or {})
+            self.curve.write(self.state.step, values or {})  # the others' curve is thrown away
         else:
             self.validate()
 
@@ -308,10 +308,6 @@ class _Run:
         if are_gathered:
             release_weights(model)
         return values
-
-    def write(self, step: int, values: Mapping[str, float]) -> None:
-        if is_main():
-            self.curve.write(step, values)
 
     def prune(self) -> None:
         """Also kept is the checkpoint from which the run can be extended."""

@@ -123,7 +123,10 @@ class PackedDocuments:
         return self.stream.documents_at(spans.starts), spans.lengths
 
     def rows_of_tokens(self, start: int, end: int) -> np.ndarray:
-        """Rows with one of the tokens start to end (exclusive), as input or target; int64, sorted."""
+        """Rows with one of the tokens start to end (exclusive), as input or as target within its document.
+
+        int64, sorted. The token that opens a document is also the last target of the document before, and counts there for none.
+        """
         borders = self.stream.borders
         documents, _ = documents_between(self.stream, np.array([start]), np.array([end]))
         low = np.maximum(start - borders[documents], 0)

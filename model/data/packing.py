@@ -125,7 +125,8 @@ class PackedDocuments:
     def rows_of_tokens(self, start: int, end: int) -> np.ndarray:
         """Rows with one of the tokens start to end (exclusive), as input or as target within its document.
 
-        int64, sorted. The token that opens a document is also the last target of the document before, and counts there for none.
+        int64, sorted. The token that opens a document is also the last target of the document before, where it does
+        not count.
         """
         borders = self.stream.borders
         documents, _ = documents_between(self.stream, np.array([start]), np.array([end]))

@@ -63,16 +63,18 @@ def read_labelled(path: Path, text: str = "text", label: str = "label") -> Label
         raise ValueError(f"{path}: not readable as {'Parquet' if is_parquet else 'JSON lines'} ({error})") from error
     if rows and (missing := [name for name in (text, label) if name not in columns]):
         raise ValueError(f"{path}: no column {missing[0]!r}; there are {', '.join(columns)}")
-    texts, labels = [row.get(text) for row in rows], [label_text(row.get(label)) for row in rows]
-    for number, (one, name) in enumerate(zip(texts, labels, strict=True), start=1):
+    texts: list[str] = []
+    labels = [label_text(row.get(label)) for row in rows]
+    for number, (one, name) in enumerate(zip((row.get(text) for row in rows), labels, strict=True), start=1):
         if not isinstance(one, str) or not one.strip() or not name:
             fault = f"{label} is {rows[number - 1].get(label)!r}" if not name else f"{text} is {one!r}"
             raise ValueError(
                 f"{path}: row {number}: {fault}; every row needs a text and a label"
                 " (text, true, false or a whole number)"
             )
+        texts.append(repaired(one))
     numbers = tuple(str(number) for number in range(1, len(texts) + 1))
-    return LabelledTexts(str(path), numbers, tuple(map(repaired, texts)), tuple(labels))
+    return LabelledTexts(str(path), numbers, tuple(texts), tuple(labels))
 
 
 def _parquet(path: Path, wanted: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:

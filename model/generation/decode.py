@@ -76,5 +76,5 @@ def _is_shared(head: nn.Module, embedding: nn.Module) -> bool:
 
 def _pack_norms(parent: nn.Module) -> None:
     for name, norm in parent.named_children():
-        if is_plain(norm, RMSNorm):
+        if isinstance(norm, RMSNorm) and is_plain(norm, RMSNorm):
             setattr(parent, name, PackedNorm(norm.weight, norm.eps))

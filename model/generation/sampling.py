@@ -117,6 +117,8 @@ class RowSampler:
     def draw(self, logits_BV: Tensor) -> Tensor:
         """The next id of each row, (B,) int64."""
         n_rows, rules = len(self._rules), list(dict.fromkeys(self._rules))
+        if self._seen_NV is None and all(rule.is_greedy for rule in rules):
+            return logits_BV.argmax(dim=-1)
         values = Values(*(value_N1[:n_rows] for value_N1 in self._values))
         if self._seen_NV is not None:
             logits_BV = penalised(logits_BV, self._seen_NV[:n_rows], values.penalty)

@@ -72,8 +72,8 @@ class Attention(nn.Module):
         qk = [heads if norm is None else norm(heads) for heads, norm in zip(qk, norms, strict=True)]
         if rotary is not None:
             qk = [rotate(heads, *rotary) for heads in qk]
-        q_BTHK, k_BTGK = qk if len(qk) == 2 else qk[0].split_with_sizes([self.n_heads, self.n_kv_heads], 2)
-        q_BHTK, k_BGSK, v_BGSK = q_BTHK.transpose(1, 2), k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
+        v_BGSK, qk = v_BTGK.transpose(1, 2), [heads.transpose(1, 2) for heads in qk]
+        q_BHTK, k_BGSK = qk if len(qk) == 2 else qk[0].split_with_sizes([self.n_heads, self.n_kv_heads], 1)
         if cache is not None:
             k_BGSK, v_BGSK = cache.extend(self.layer, k_BGSK, v_BGSK)
         out_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, plan)

@@ -53,11 +53,12 @@ class PackedWeights:
             self.is_blocked = not self.has_rows or self.panels_PDW is not None
         if not self.is_blocked:  # (D, O) in both cases, but in memory by rows or by columns
             self._weight = weight_OD.T.contiguous() if is_float_on_cpu else weight_OD.T
+            self._weight_OD = self._weight.T
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, which torch cannot make of oneDNN's blocks: the plain weights."""
-        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight.T
-        return {**vars(self), "_weight": weight_OD, "panels_PDW": None}
+        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight_OD
+        return {**vars(self), "_weight": weight_OD, "_weight_OD": None, "panels_PDW": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -65,13 +66,12 @@ class PackedWeights:
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
         if self.is_blocked:
-            y_BO = onednn_product(x_BTD.reshape(-1, self.d_in), self._weight, self.bias_O)
-            return y_BO.view(*x_BTD.shape[:-1], -1)
-        if x_BTD.numel() >= PROMPT_ROWS * self.d_in and is_for_onednn(x_BTD, self._weight.T):
-            return onednn_product(x_BTD, self._weight.T, self.bias_O)
+            return onednn_product(x_BTD, self._weight, self.bias_O)
+        if x_BTD.numel() >= PROMPT_ROWS * self.d_in and is_for_onednn(x_BTD, self._weight_OD):
+            return onednn_product(x_BTD, self._weight_OD, self.bias_O)
         if self.bias_O is None:
             return torch.matmul(x_BTD, self._weight)
-        return F.linear(x_BTD, self._weight.T, self.bias_O)
+        return F.linear(x_BTD, self._weight_OD, self.bias_O)
 
     def is_laid_out(self, is_for_one: bool) -> bool:
         """Whether packing again for one row, or for several, would change nothing."""
@@ -79,14 +79,14 @@ class PackedWeights:
 
     def dense(self, part: int) -> Tensor:
         """The weights of one of the layers, (O, D), as a view or a copy."""
-        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight.T
+        weight_OD = self._weight.to_dense() if self.is_blocked else self._weight_OD
         return weight_OD.split(self.widths)[part]
 
     def rows(self, ids_BT: Tensor) -> Tensor:
-        """The weights of single outputs, (B, T, D)."""
+        """The weights of single outputs, (B, T, D), contiguous, because the residual stream keeps these strides."""
         if self.panels_PDW is not None:
-            return self.panels_PDW[ids_BT // PANEL, : self.d_in, ids_BT % PANEL]
-        return self._weight.index_select(1, ids_BT.flatten()).T.view(*ids_BT.shape, -1)
+            return self.panels_PDW[ids_BT // PANEL, : self.d_in, ids_BT % PANEL].contiguous()
+        return self._weight.index_select(1, ids_BT.flatten()).T.contiguous().view(*ids_BT.shape, -1)
 
     def _panels(self) -> Tensor | None:
         """oneDNN's blocks as an ordinary tensor (P, D or more, 64) over the same memory; None if they are not that.
@@ -231,11 +231,12 @@ class _Norm:
     def __init__(self, weight: Tensor, eps: float) -> None:
         self.weight, self.dtype = weight.detach(), torch.promote_types(weight.dtype, torch.float32)
         self.eps = torch.tensor(eps, device=weight.device, dtype=self.dtype)
+        self.share = 1 / weight.size(-1)  # of each element in the mean
 
     def __call__(self, x_BTD: Tensor) -> Tensor:
-        length_BT1 = torch.linalg.vector_norm(x_BTD, dim=-1, keepdim=True, dtype=self.dtype)
-        scale_BT1 = torch.addcmul(self.eps, length_BT1, length_BT1, value=1 / x_BTD.size(-1)).rsqrt_()
-        return (x_BTD * scale_BT1).to(x_BTD.dtype) * self.weight
+        length_BT1 = torch.linalg.vector_norm(x_BTD, 2, -1, True, dtype=self.dtype)
+        unit_BTD = x_BTD * torch.addcmul(self.eps, length_BT1, length_BT1, value=self.share).rsqrt_()
+        return (unit_BTD if unit_BTD.dtype is x_BTD.dtype else unit_BTD.to(x_BTD.dtype)).mul_(self.weight)
 
 
 def pack_layers(parent: nn.Module, *names: str, is_for_one: bool) -> None:

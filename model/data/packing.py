@@ -4,8 +4,8 @@ In: the borders of the documents in the stream (model/data/token_stream.py) and 
 maps rows to the spans of the stream that they hold, and spans of the stream to rows. A plan depends on the lengths
 alone, not on a seed, and is the same in every process.
 
-Windows: row w holds the T tokens from w*T on as inputs; targets lie one token further. Every token but the first of
-the stream is a target once, except fewer than T tokens at its end. A row starts anywhere in a document.
+Windows: the inputs of row w are the T tokens from w*T on; its targets are one token further. Every token but the
+first of the stream is a target once, except fewer than T tokens at its end. A row starts anywhere in a document.
 
 PackedDocuments: a document of n tokens fills n // T rows of its own, from its first token on; the n % T tokens that
 are left share a row with those of other documents, longest first, each in the row with the least room that suffices

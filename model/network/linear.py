@@ -86,7 +86,7 @@ def onednn_product(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 
 @library.custom_op("gristmill::onednn_linear", mutates_args=())
 def _onednn_uncompiled(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-    """The same, closed to torch.compile, which knows this product for constant weights only and fails otherwise."""
+    """The same product, opaque to torch.compile, whose own version takes constant weights only."""
     return onednn_product(a_NI, b_OI, bias_O)
 
 

@@ -77,7 +77,7 @@ class RopeScaling:
 class LayerShape:
     """Equal layers, each of attention and a feed-forward network in residual branches with a norm.
 
-    Behind a size stands Hugging Face's name for it in Llama and Qwen3; model/hf/families.py has all families.
+    The comment behind a size is Hugging Face's name for it in Llama and Qwen3; model/hf/families.py has all families.
     """
 
     n_layers: int  # num_hidden_layers

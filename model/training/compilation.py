@@ -6,7 +6,7 @@ that a resumed run uses the same code for the same batch. Fused code rounds diff
 two a run uses is chosen once and stored in its checkpoints.
 
 Compiling needs a C++ compiler (CPU) or Triton and a C compiler (CUDA). Where that is missing, `compile_failure`
-returns the reason, and a run that was not told to compile goes on without. A model that meets too many shapes to
+returns the reason, and a run that was not asked to compile continues without. A model that meets too many shapes to
 compile fails: torch itself would run it eagerly from then on, at half the speed and with other roundings.
 """
 

@@ -183,7 +183,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         if ctx.gradients is None:
             raise RuntimeError("the gradients of linear_cross_entropy are gone: backward can be called once")
         gradients, ctx.gradients = ctx.gradients, None  # scaled in place: a copy would be as large as the head
-        if scale is not _unit_gradient(scale.device):  # compared by identity: its value lies on the device
+        if scale is not _unit_gradient(scale.device):  # compared by identity: its value is on the device
             for gradient in gradients:
                 if gradient is not None:
                     gradient.mul_(scale)

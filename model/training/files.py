@@ -20,7 +20,7 @@ from torch import Tensor
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # of every model
 COMPLETE = "complete.json"
-# The names of dtypes in a safetensors file, in the order in which its tensors lie there: wide ones first, so that
+# The names of dtypes in a safetensors file, in the order in which its tensors are stored: wide ones first, so that
 # each is aligned. https://github.com/huggingface/safetensors#format
 DTYPES = {
     torch.int64: "I64",

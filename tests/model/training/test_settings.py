@@ -128,7 +128,7 @@ def test_parsed_changes_reach_every_kind_of_field():
         (["n_steps"], "--set n_steps: expected KEY=VALUE"),
         (["norm=batchnorm"], "expected one of rmsnorm, layernorm"),
         (["rope_scaling={"], "expected a JSON object with some of kind, factor"),
-        (['rope_scaling={"kind": "linear", "factor": 0.5}'], "factor=0.5 must be at least 1"),
+        (['rope_scaling={"kind": "linear", "factor": 0.5}'], "factor=0.5 must be a finite number of at least 1"),
     ],
 )
 @pytest.mark.parametrize("preset", [PRESETS["demo"], TWELVE], ids=["demo", "depth 12"])

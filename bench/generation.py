@@ -179,6 +179,7 @@ def peer_rows(sources: dict[str, str], vocab_sizes: dict[str, int], args: argpar
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            encoding="utf-8",
         )
         for name, tree in trees.items()
     }

@@ -30,9 +30,9 @@ NEWTON_SCHULZ = {
         (2.2938, -1.6627, 0.4181),
     ),
 }
-MAX_GRAM_STEPS = (
-    3  # the last ones: more amplify roundings of small singular values, to 2e-4 with five, 2e-6 with three
-)
+# The last iterations go by Gram matrices: more amplify roundings of small singular values, to 2e-4 with five, 2e-6
+# with three.
+MAX_GRAM_STEPS = 3
 
 
 def orthogonalised(gradient_NRC: Tensor, n_steps: int = 5, compile_backend: str | None = None) -> Tensor:

@@ -84,11 +84,11 @@ def encoding_of(
     label: str | None = None,
     *,
     in_mail: bool = False,
-    is_sharded: bool = False,
+    is_cut: bool = False,
 ) -> str:
     """The encoding of a text: mark, zeros of UTF-16, UTF-8, the one that is declared for it or in it, else a guess.
 
-    A declaration that the bytes contradict is none. With `is_sharded` the last bytes may be part of a character.
+    A declaration that the bytes contradict is none. With `is_cut` the last bytes may be part of a character.
     """
     for mark, encoding in BOMS:
         if content.startswith(mark):
@@ -97,7 +97,7 @@ def encoding_of(
         return encoding
     labelled = codec_of(label, in_mail=in_mail) if label else None
     try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_sharded)
+        text = codecs.getincrementaldecoder("utf-8")().decode(content, final=not is_cut)
     except UnicodeDecodeError:
         text = None
     if text is not None:

@@ -57,9 +57,8 @@ RETRY, OLD = ".retry", ".old"  # suffixes of folders while an output with failur
 log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
-Launch = Callable[
-    [Path], "LaunchResult"
-]  # runs the training described by a file in other processes and waits for them
+# Runs the training described by a file in other processes and waits for them.
+Launch = Callable[[Path], "LaunchResult"]
 Show = Callable[[str, int, int | None, str], None]  # stage, items done, total number of items if known, unit
 
 

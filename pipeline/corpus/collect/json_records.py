@@ -46,8 +46,8 @@ def json_pages(stream: Any, url: str, source: Source, max_bytes: int, *, by_line
     number, first = _next_line(stream, max_bytes)
     if not first:
         return
-    is_list, is_sharded = first.lstrip(BLANK)[:1] == b"[", len(first) > max_bytes
-    value = _BROKEN if is_sharded else _value(first)
+    is_list, is_cut = first.lstrip(BLANK)[:1] == b"[", len(first) > max_bytes
+    value = _BROKEN if is_cut else _value(first)
     if value is not _BROKEN:
         n_more, second = _next_line(stream, max_bytes)
         if second or (by_line and has_text(value, source)):
@@ -56,7 +56,7 @@ def json_pages(stream: Any, url: str, source: Source, max_bytes: int, *, by_line
         else:
             yield from _pages_of_value(value, url, source, max_bytes)
         return
-    read = _lines if is_sharded and not is_list else _values_or_lines
+    read = _lines if is_cut and not is_list else _values_or_lines
     rest = io.BufferedReader(Rewound(b"\n" * (number - 1) + first, stream), BLOCK)
     yield from read(rest, url, source, max_bytes)
 
@@ -336,7 +336,7 @@ class _Values:
 def _utf8(stream: Any) -> Any:
     """The stream in UTF-8, whatever its encoding is."""
     head = stream.read(HEAD_BYTES)
-    encoding = encoding_of(head, is_sharded=True)
+    encoding = encoding_of(head, is_cut=True)
     rest = io.BufferedReader(Rewound(head, stream), BLOCK)
     return rest if encoding.startswith("utf-8") else io.BufferedReader(_Recoded(rest, encoding), BLOCK)
 

@@ -58,7 +58,7 @@ def table_pages(stream: BinaryIO, url: str, media_type: str, source: Source, max
     """
     head = stream.read(4 * SNIFFED_CHARACTERS)
     rest = io.BufferedReader(Rewound(head, stream))
-    encoding = encoding_of(head, is_sharded=True)
+    encoding = encoding_of(head, is_cut=True)
     text = _head_text(head, encoding)
     separator = SEPARATOR_LINE.match(text)
     text = text[separator.end() :] if separator else text

@@ -110,7 +110,7 @@ def print_overhead(args: argparse.Namespace) -> None:
     """Shares of a whole run of the shape where steps are shortest, checkpoints at its middle and its end."""
     with tempfile.TemporaryDirectory() as scratch:
         write_data(Path(scratch))
-        n_steps = max(2 * 250, args.steps)  # a checkpoint every 250 steps, as presets have it
+        n_steps = max(2 * 250, args.steps)  # a checkpoint every 250 steps
         result = child(Path(scratch), "ours-qwen3", "cpu-recipe", n_steps, args)
     logging = result["report"] + result["save"]
     whole = sum(result["seconds"]) + result["save"]

@@ -21,14 +21,20 @@ from pathlib import Path
 from typing import Any
 
 from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
-from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, check_made_by, load_model_tokenizer, load_tokenizer
+from model.data.tokenizer import (
+    DESCRIPTION_FILE,
+    RANKS_FILE,
+    TOKENIZER,
+    check_made_by,
+    load_model_tokenizer,
+    load_tokenizer,
+)
 from model.network.shape import FAMILY_SWITCHES
 from model.training.config import VALIDATION_METRIC
 from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.presets import PRESETS, Preset, changed, from_depth
 from model.training.settings import parsed_changes, parsed_settings
 
-TOKENIZER = "tokenizer"  # folder of a model
 STOPPED = 130
 
 

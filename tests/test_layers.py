@@ -55,7 +55,9 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
 }
 REGISTRY = "model/network/registry.py"  # reads and writes the files of a model of any kind
 LIGHT_PARTS_OF_MODEL = {  # import no torch
+    "model.data.batch_layout",
     "model.data.batches",
+    "model.data.examples",
     "model.training.config",
     "model.training.machine",
     "model.training.launch",

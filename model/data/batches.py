@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from model.data.batch_layout import IGNORE_INDEX, rows_of_rank
 from model.data.packing import PackedDocuments, RowPlan, Spans, Windows, documents_between
 from model.data.permutation import permuted, places_in_permutation
-from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import TokenShard
 from model.data.token_stream import TokenStream, ranges
 from model.training.config import Packing, TrainConfig
@@ -47,12 +47,6 @@ class Batches(Protocol):
     def documents_of_batch(self, k: int) -> list[str]:
         """Ids of the documents in the whole batch `k`."""
         ...
-
-
-def rows_of_rank(n_rows: int, rank: int, n_ranks: int) -> slice:
-    """Process `rank`'s rows of a batch of `n_rows`: consecutive ones, as many as the others have, or one more or
-    less."""
-    return slice(n_rows * rank // n_ranks, n_rows * (rank + 1) // n_ranks)
 
 
 class TokenBatches:

@@ -12,13 +12,14 @@ may let padding change the result of a row. torch is imported where tensors are 
 Legend: B rows of a batch, T position, N examples.
 """
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.data.batches import rows_of_rank
+from model.data.batch_layout import rows_of_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,6 +115,14 @@ def padded_length(length: int) -> int:
     """The smallest of the few lengths that is at least `length`."""
     step = max(2, (1 << (length.bit_length() - 1)) // LENGTHS_PER_OCTAVE)
     return -(-length // step) * step
+
+
+def repaired(text: str) -> str:
+    """`text` in NFC, without outer white space, and with lone surrogates replaced, so that it is valid UTF-8.
+
+    Training and answering read texts in this form.
+    """
+    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
 
 
 def encoded(

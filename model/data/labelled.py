@@ -2,19 +2,20 @@
 
 In: a path, the names of two columns. Out: LabelledTexts; ValueError names the file, and the first row without a text
 or a label. Texts are repaired as where the model is applied. A label is text; true, false and whole numbers are
-written as in JSON. Without a file of validation
-examples a tenth of the texts is held out, chosen by a hash of the text, so that equal texts are on one side.
+written as in JSON. Without a file of validation examples a tenth of the texts is held out, chosen by a hash of the
+text, so that equal texts are on one side.
 """
 
 import hashlib
 import json
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
+
+from model.data.examples import repaired
 
 HELD_OUT = 10  # one text in so many
 
@@ -101,11 +102,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError(f"a name occurs twice among {', '.join(name for name, _ in pairs)}")
     return found
-
-
-def repaired(text: str) -> str:
-    """`text` composed (NFC), without outer space and lone surrogates, as classifiers read it when they answer."""
-    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
 
 
 def label_text(value: Any) -> str:

@@ -26,6 +26,7 @@ from model.data.token_shards import TokenShard
 from model.data.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
 from model.training.machine import n_usable_cores
 
+TOKENIZER = "tokenizer"  # folder of a model
 RANKS_FILE, DESCRIPTION_FILE = "tokenizer.tiktoken", "gristmill_tokenizer.json"
 CHECKED_DOCUMENTS = 8  # of a shard: another tokenizer fails at the first
 FORMAT = 2  # of the description; before it, tokenizer.json was ours
@@ -142,7 +143,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
 
 def load_model_tokenizer(model: Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in the folder of a model of `vocab_size` tokens; ValueError when it has more tokens or fewer."""
-    tokenizer = load_tokenizer(model / "tokenizer")
+    tokenizer = load_tokenizer(model / TOKENIZER)
     if tokenizer.vocab_size != vocab_size:
         raise ValueError(
             f"{model}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}, so that they do not"

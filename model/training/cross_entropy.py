@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.network.linear import linear, product
 from model.training.compilation import compiled
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from model.data.batch_layout import rows_of_rank
 from model.training.distributed import n_processes, rank
 
 MASK = (1 << 64) - 1
@@ -40,7 +41,7 @@ def uniform_of_rows(row_seeds_B: Tensor, n: int) -> Tensor:
 def with_row_seeds(batch: Mapping[str, Tensor], seed: int, number: int, n_rows: int) -> dict[str, Tensor]:
     """`batch`, this process's rows of the `n_rows` of global batch `number`, with row_seeds_B."""
     ids_BT = batch["ids_BT"]
-    first = n_rows * rank() // n_processes()
+    first = rows_of_rank(n_rows, rank(), n_processes()).start
     return {**batch, "row_seeds_B": row_seeds(seed, number, range(first, first + len(ids_BT)), ids_BT.device)}
 
 

@@ -25,7 +25,7 @@ from torch import nn
 
 from model.data.examples import EncodedExamples, Encoder, ExampleBatches, encoded
 from model.data.labelled import LabelledTexts
-from model.data.tokenizer import Tokenizer, load_model_tokenizer
+from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from_decoder, new_classifier
@@ -38,7 +38,6 @@ from model.training.machine import training_device
 from model.training.pretraining import only_training, refuse_other_models
 from model.training.run import Job, Observer, run
 
-TOKENIZER = "tokenizer"  # folder of a model
 OUTSIDE_TRAIN_CONFIG = ("initialisation", "max_tokens", "truncation_side", "label_smoothing")  # settings of identity
 # Nats above the last losses from which a spike is reported: one wrong answer in a batch of 16 is no spike.
 MIN_SPIKE_RISE = 1.0

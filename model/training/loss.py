@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.network.visible import CAUSAL, Visible
 from model.training.compilation import compile_backend
 from model.training.cross_entropy import linear_cross_entropy

@@ -29,7 +29,7 @@ SAFE_SHARE = 0.5  # of what is free beside the state: peaks of whole processes w
 # of 128 x 128, a dozen rounds on the 132 multiprocessors of an H200, and a CPU left its caches long before. Reasoned,
 # not measured.
 MICRO_TOKENS = 2**15
-AUTOCAST_SHARE = 0.75  # of float32's activations: inputs of products are bfloat16, residuals and norms are not
+AUTOCAST_SHARE = 0.75  # of float32's activations: the stream is bfloat16, but norms and rotation compute in float32
 OUT_OF_MEMORY = (  # what the allocators of CPU, CUDA and its libraries say
     "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "Cannot allocate memory",
 )  # fmt: skip

@@ -13,7 +13,6 @@ weights are the same to the bit. Another number of threads adds in another order
 """
 
 import copy
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -21,6 +20,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from model.data.batch_layout import rows_of_rank
 from model.training.compilation import is_compiled
 from model.training.distributed import in_group
 
@@ -100,5 +100,5 @@ def shares_of(batch: Mapping[str, Tensor], n_shares: int) -> list[dict[str, Tens
     """Consecutive rows of `batch`, in shares that differ by at most one row; fewer shares where rows are fewer."""
     n_rows = next(iter(batch.values())).size(0)
     n_shares = min(n_shares, n_rows)
-    borders = [n_rows * i // n_shares for i in range(n_shares + 1)]
-    return [{name: tensor[first:end] for name, tensor in batch.items()} for first, end in itertools.pairwise(borders)]
+    shares = (rows_of_rank(n_rows, number, n_shares) for number in range(n_shares))
+    return [{name: tensor[rows] for name, tensor in batch.items()} for rows in shares]

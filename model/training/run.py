@@ -86,7 +86,7 @@ class Job:
     model: nn.Module
     initialise: Callable[[nn.Module], None] | None = None
     cfg: TrainConfig
-    description: Mapping[str, Any]  # config.json of the model, from checkpoint.describe
+    description: Mapping[str, Any]  # config.json of the model, from registry.describe
     batches: "Batches"
     has_varying_lengths: bool = False  # of the rows of different batches
     loss_function: LossFunction = language_model_loss
@@ -102,7 +102,7 @@ def run(
     """Train job.model to job.cfg.n_steps, from the last complete checkpoint in `directory` where there is one.
 
     In every process job.model ends with the trained weights, whole. `directory` must be one folder for all of them.
-    Raises Interrupted after a signal and Diverged when a loss is not finite (model/training/step.py), in all
+    Raises Interrupted after a signal and Diverged when a loss is not finite (model/training/reports.py), in all
     processes; OutOfMemory, which says what to change (model/training/memory.py); ValueError when the checkpoint
     belongs to another model, config or data.
     """

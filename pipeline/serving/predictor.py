@@ -5,7 +5,6 @@ part of every registered model (pipeline/serving/pyfunc.py): both may import the
 and `model`, and nothing of `pipeline`. Heavy libraries are imported where they are used.
 """
 
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,8 +51,7 @@ class Predictor:
         return int(np.any(cut, axis=0).sum()) if cut else 0
 
     def _encoded(self, texts: Sequence[str]) -> tuple[list[np.ndarray], np.ndarray]:
-        from model.data.examples import encoded
+        from model.data.examples import encoded, repaired
 
-        repaired = [unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip() for text in texts]
         side = self.description.get("truncation_side", "right")
-        return encoded(self.tokenizer, repaired, self.description["max_tokens"], side)
+        return encoded(self.tokenizer, [repaired(text) for text in texts], self.description["max_tokens"], side)

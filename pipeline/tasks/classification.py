@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Lt
 
-from model.data.examples import EncodedExamples, Encoder
+from model.data.examples import EncodedExamples, Encoder, repaired
 from model.data.labelled import LabelledTexts
-from pipeline.corpus.examples.rows import Row, repaired
+from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions

@@ -5,13 +5,13 @@ summary for people. Of equal texts the first is kept; all are dropped if their v
 unknown. The rows are stored as columns, because a million of them as objects would take gigabytes.
 """
 
-import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from model.data.examples import repaired
 from pipeline.corpus.examples.near_texts import normalised
 from pipeline.store.records import PREVIEW_CHARACTERS, dropped_row
 from pipeline.store.shards import text_digest
@@ -113,11 +113,6 @@ class ExampleRows:
         shown = [f"{detail} in {n:,} rows" if n > 1 else detail for detail, n in found.most_common(SHOWN_DETAILS)]
         more = [f"{len(found) - SHOWN_DETAILS:,} other values"] if len(found) > SHOWN_DETAILS else []
         return "; ".join([*shown, *more, f"first in row {self.first[reason]:,}"])
-
-
-def repaired(text: str) -> str:
-    """`text` in NFC, without outer white space, and with lone surrogates replaced, so that it is valid UTF-8."""
-    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
 
 
 def in_pieces(rows: Iterable[dict[str, Any]], n_rows: int) -> Iterator[list[dict[str, Any]]]:

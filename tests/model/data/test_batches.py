@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from model.data.batch_layout import IGNORE_INDEX
 from model.data.batches import TokenBatches, token_batches
-from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
 from model.network.decoder import Decoder
 from model.network.shape import DecoderConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.hf.config import config_to_hf
 from model.hf.files import read_classifier, read_folder, write_folder
 from model.hf.weights import weights_from_hf

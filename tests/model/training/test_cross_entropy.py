@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.training.cross_entropy import MIN_CHUNK_ROWS, backward_of_sum, chunk_rows, linear_cross_entropy
 from tests.children import python
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.network.decoder import new_decoder
 from model.network.shape import DecoderConfig
 from model.training.loss import classification_loss, language_model_loss

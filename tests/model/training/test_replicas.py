@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.data.batch_layout import IGNORE_INDEX
 from model.data.batches import TokenBatches
-from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import read_token_shard
 from model.network.decoder import Decoder, new_decoder
 from model.network.shape import DecoderConfig

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.data.targets import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from_decoder
 from model.network.shape import DecoderConfig

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from model.data.batch_layout import IGNORE_INDEX
 from model.data.batches import TokenBatches, rows_of_rank
-from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import read_token_shard
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, initialise, new_decoder, weightless_decoder

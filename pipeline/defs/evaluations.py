@@ -5,7 +5,7 @@ import dagster as dg
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill, made_with
 from pipeline.defs.run_config import ConfigFile
-from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
+from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.task import TaskEvaluationConfig, evaluation_stage
 from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.tasks.tasks_toml import Task
@@ -19,20 +19,20 @@ def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
         key="foundation_evaluation",
         group="evaluation",
         kinds={"pytorch", "mlflow"},
-        config=FoundationEvaluationConfig,
-        code=[EVALUATE_FOUNDATION],
+        config=LanguageModelEvaluationConfig,
+        code=[EVALUATE_MODEL],
     )
     def foundation_evaluation(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],
-        cfg: FoundationEvaluationConfig,
+        cfg: LanguageModelEvaluationConfig,
         foundation_model: Checkpoint,
         token_shards: Shards,
         corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
         """Bits per byte and perplexity on held-out documents, compared with n-gram models, and samples of text."""
         inputs = (foundation_model, token_shards, corpus)
-        return mill.materialised(mill.build(context, EVALUATE_FOUNDATION, cfg, *inputs))
+        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, *inputs))
 
     return foundation_evaluation
 

@@ -266,10 +266,10 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads("pretrain"), Reads("examples")),
     ),
     Link(
-        name="evaluate_foundation",
+        name="evaluate_model",
         does="measures bits per byte of held-out text and writes samples",
-        stage="pipeline.evaluation.foundation.EVALUATE_FOUNDATION",
-        config="pipeline.evaluation.foundation.FoundationEvaluationConfig",
+        stage="pipeline.evaluation.language_model.EVALUATE_MODEL",
+        config="pipeline.evaluation.language_model.LanguageModelEvaluationConfig",
         asset="foundation_evaluation",
         command="evaluate",
         metrics=("bits_per_byte", "perplexity"),

@@ -107,7 +107,7 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
         assert main(line.split()) == 0, capsys.readouterr().err
     told = capsys.readouterr().out
     assert re.search(r"filter .*dropped: too_few_words 1", told)
-    assert "Evaluation of the foundation model" in told
+    assert "Evaluation of the language model" in told
 
     assert main(["stage", "filter", "documents", "signals", "--out", "filtered"]) == 0
     assert "(unchanged)" in capsys.readouterr().out

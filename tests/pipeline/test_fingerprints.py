@@ -17,7 +17,7 @@ from pipeline.corpus.collect.stage import COLLECT, CollectConfig, CollectRecipe
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe
 from pipeline.corpus.filter.stage import FILTER
 from pipeline.corpus.signals.stage import MEASURE, SignalsConfig
-from pipeline.evaluation.foundation import EVALUATE_FOUNDATION
+from pipeline.evaluation.language_model import EVALUATE_MODEL
 from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.records import Shards
 from pipeline.store.store import DEVICE, Outcome, Stage, libraries_of, recipe_of
@@ -137,7 +137,7 @@ def test_fingerprint_of_a_training_has_the_kind_of_device_and_not_the_number_of_
     monkeypatch.setattr("pipeline.store.store.device_kind", lambda: "cuda")
     assert pretrained() != on_cpu
     for kind in map(kind_named, ["classification"]):
-        for stage in (finetune_stage(kind), evaluation_stage(kind), EVALUATE_FOUNDATION):
+        for stage in (finetune_stage(kind), evaluation_stage(kind), EVALUATE_MODEL):
             assert libraries_of(stage)[DEVICE] == "cuda"
     assert DEVICE not in CLEAN.libraries
 

@@ -78,7 +78,7 @@ NOT_HERE = {
     "examples": {"numpy": WHOLE_NUMBERS, "torch": REPAIRS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES},
     "finetune": {},
-    "evaluate_foundation": {},
+    "evaluate_model": {},
     "evaluate_classification": {},
 }
 WITH_TEXT = [

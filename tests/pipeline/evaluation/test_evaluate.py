@@ -24,7 +24,7 @@ from pipeline.corpus.examples.stage import example_schema, read_examples
 from pipeline.evaluation import laws
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, confusion_tables
-from pipeline.evaluation.foundation import EVALUATE_FOUNDATION, FoundationEvaluationConfig
+from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.results import save_figure
 from pipeline.evaluation.task import SEEN, TaskEvaluationConfig, evaluation_stage
 from pipeline.serving.generate import predictor_in
@@ -36,7 +36,7 @@ from pipeline.tasks.classification import KIND
 CFG = DecoderConfig(
     vocab_size=257, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16
 )
-FOUNDATION = FoundationEvaluationConfig(prompt_tokens=4, sample_tokens=5)
+LANGUAGE_MODEL = LanguageModelEvaluationConfig(prompt_tokens=4, sample_tokens=5)
 TEXTS = ["the cat sat on the mat", "a dog ran | to the cat", "caf\u00e9 and tea", "# the mat, the mat, the cat"] * 8
 
 
@@ -73,9 +73,9 @@ def results(report) -> dict[str, dict]:
     return {result["metric"]: result for result in json.loads((report.directory / "results.json").read_text())}
 
 
-def test_foundation_untrained_model_needs_log2_of_the_vocabulary_a_byte(tmp_path, model, tokens):
+def test_language_model_untrained_model_needs_log2_of_the_vocabulary_a_byte(tmp_path, model, tokens):
     """A model with a zero head is uniform; with one byte a token that is log2(257) bits a byte."""
-    report = Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens).handle
+    report = Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens).handle
     found = results(report)
     assert found["bits_per_byte"]["value"] == pytest.approx(math.log2(257), rel=1e-6)
     assert found["perplexity"]["value"] == pytest.approx(257, rel=1e-5)
@@ -84,11 +84,11 @@ def test_foundation_untrained_model_needs_log2_of_the_vocabulary_a_byte(tmp_path
     assert report.rows == 5
 
 
-def test_foundation_numbers_equal_those_of_the_parts(tmp_path, model, tokens):
+def test_language_model_numbers_equal_those_of_the_parts(tmp_path, model, tokens):
     decoder = load_decoder(model.directory)
     torch.nn.init.normal_(decoder.lm_head.weight, generator=torch.Generator().manual_seed(0))
     save_model(model.directory, decoder, describe(CFG))
-    found = results(Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens).handle)
+    found = results(Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens).handle)
     train, test = (read_token_shards(tokens.directory, split) for split in ("train", "test"))
     ours = document_losses(decoder, test)
     assert found["bits_per_byte"]["value"] == pytest.approx(ours.bits_per_byte)
@@ -99,20 +99,20 @@ def test_foundation_numbers_equal_those_of_the_parts(tmp_path, model, tokens):
         assert found["bits_per_byte"]["baselines"][name] == pytest.approx(expected)
 
 
-def test_foundation_is_evaluated_on_the_device_of_the_machine(tmp_path, model, tokens, monkeypatch):
+def test_language_model_is_evaluated_on_the_device_of_the_machine(tmp_path, model, tokens, monkeypatch):
     """It ran on the CPU beside an idle GPU. "meta" is a device without numbers: reading a result fails."""
     monkeypatch.setattr(placement, "training_device", lambda: torch.device("meta"))
     with pytest.raises(NotImplementedError, match="meta tensor"):
-        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
+        Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens)
 
 
-def test_foundation_report_has_samples_sources_and_a_figure(tmp_path, model, tokens):
+def test_language_model_report_has_samples_sources_and_a_figure(tmp_path, model, tokens):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     rows = {"id": [f"test-{i}" for i in range(5)], "source": ["web", "web", "books", "books", "books"]}
     write_table(corpus / "web.parquet", pa.table(rows))
     inputs = (model, tokens, handle(Shards, corpus, "split"))
-    report = Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, *inputs).handle
+    report = Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, *inputs).handle
     text = (report.directory / "report.md").read_text()
     assert "| web | 2 | 44 |" in text and "| books | 3 | 20 |" in text
     samples = (report.directory / "samples.md").read_text()
@@ -120,29 +120,29 @@ def test_foundation_report_has_samples_sources_and_a_figure(tmp_path, model, tok
     assert (report.directory / "figures" / "bits_per_byte.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_foundation_twice_is_the_same_report(tmp_path, model, tokens):
-    one, two = (Store(root=tmp_path / name).build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens) for name in "ab")
+def test_language_model_twice_is_the_same_report(tmp_path, model, tokens):
+    one, two = (Store(root=tmp_path / name).build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens) for name in "ab")
     assert one.handle.digest == two.handle.digest
 
 
-def test_foundation_without_held_out_text_is_refused(tmp_path, model):
+def test_language_model_without_held_out_text_is_refused(tmp_path, model):
     tokens = write_tokens(tmp_path / "tokens", {"train": TEXTS, "validation": TEXTS, "test": [""]})
     with pytest.raises(ValueError, match="has no test documents"):
-        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
+        Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens)
 
 
-def test_foundation_tokens_of_another_vocabulary_are_refused(tmp_path, model, tokens):
+def test_language_model_tokens_of_another_vocabulary_are_refused(tmp_path, model, tokens):
     (tokens.directory / "tokens.json").write_text(
         json.dumps({"vocab_size": 300, "end_of_text": 299, "tokenizer": "t"})
     )
     with pytest.raises(ValueError, match=r"vocabulary of 257, .* one of 300"):
-        Store(root=tmp_path / "store").build(EVALUATE_FOUNDATION, FOUNDATION, model, tokens)
+        Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens)
 
 
 @pytest.mark.parametrize("setting", ["stride", "prompt_tokens", "sample_tokens", "top_k"])
-def test_foundation_config_broken_rule_is_named(setting):
+def test_language_model_config_broken_rule_is_named(setting):
     with pytest.raises(ValueError, match=f"{setting} is 0, expected a whole number of at least 1"):
-        FoundationEvaluationConfig(**{setting: 0})
+        LanguageModelEvaluationConfig(**{setting: 0})
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Evaluates a language model on held-out documents: the stage `evaluate_foundation`.
+"""Evaluates a language model on held-out documents: the stage `evaluate_model`.
 
 In: a checkpoint and documents that it was not trained on. Out: a Report folder: results.json (one entry per metric,
 with 95 % bootstrap interval and baselines), report.md (tables), samples.md (texts that the decoder writes),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FoundationEvaluationConfig:
+class LanguageModelEvaluationConfig:
     """How a decoder is evaluated."""
 
     split: Annotated[
@@ -77,7 +77,7 @@ class Losses:
         return Losses({k: v[mask] for k, v in self.nats.items()}, self.n_tokens[mask], self.n_bytes[mask], None)
 
 
-def evaluate_foundation(cfg: FoundationEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
+def evaluate_model(cfg: LanguageModelEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
     """The stage function. Inputs: Checkpoint, token Shards; a TokenizerFile and the corpus in any order after them.
 
     The corpus (split Shards) is only needed to assign documents to sources.
@@ -86,10 +86,10 @@ def evaluate_foundation(cfg: FoundationEvaluationConfig, inputs: tuple[Handle, .
     corpus = next((handle for handle in inputs[2:] if isinstance(handle, Shards)), None)
     shards = read_token_shards(tokens.directory, cfg.split)
     losses = document_losses_of(cfg, model.directory, tokens.directory, shards, corpus, work)
-    results = foundation_results(losses, cfg.seed)
+    results = language_model_results(losses, cfg.seed)
     samples = samples_of(cfg, model.directory, shards)
     write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", foundation_report(losses, results, cfg))
+    write_text(work.directory / "report.md", language_model_report(losses, results, cfg))
     write_text(work.directory / "samples.md", samples)
     save_figure(bits_figure(results[0]), work.directory / "figures" / "bits_per_byte.png")
     measures = {result["metric"]: result["value"] for result in results}
@@ -97,7 +97,7 @@ def evaluate_foundation(cfg: FoundationEvaluationConfig, inputs: tuple[Handle, .
 
 
 def document_losses_of(
-    cfg: FoundationEvaluationConfig,
+    cfg: LanguageModelEvaluationConfig,
     model: Path,
     tokens: Path,
     shards: Sequence[TokenShard],
@@ -133,7 +133,7 @@ def document_losses_of(
     return Losses({"model": ours.nats, **baselines}, ours.n_tokens, ours.n_bytes, sources)
 
 
-def foundation_results(losses: Losses, seed: int) -> list[Result]:
+def language_model_results(losses: Losses, seed: int) -> list[Result]:
     """Intervals of bits_per_byte and perplexity; the resampled unit is the document."""
     bits = {name: bits_per_byte(nats, losses.n_bytes, seed) for name, nats in losses.nats.items()}
     per_token = {name: perplexity(nats, losses.n_tokens, seed) for name, nats in losses.nats.items()}
@@ -145,14 +145,14 @@ def foundation_results(losses: Losses, seed: int) -> list[Result]:
     ]
 
 
-def foundation_report(losses: Losses, results: Sequence[Result], cfg: FoundationEvaluationConfig) -> str:
+def language_model_report(losses: Losses, results: Sequence[Result], cfg: LanguageModelEvaluationConfig) -> str:
     """Tables of every model with its interval, and of bits per byte by source."""
     rows = [
         [name, str(bits_per_byte(nats, losses.n_bytes, cfg.seed)), str(perplexity(nats, losses.n_tokens, cfg.seed))]
         for name, nats in losses.nats.items()
     ]
     parts = [
-        "# Evaluation of the foundation model\n",
+        "# Evaluation of the language model\n",
         f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
         " bytes of text. Every token is predicted once, from its own document only. In brackets: 95 % percentile"
         " interval over 1,000 resamples of whole documents.\n",
@@ -173,7 +173,7 @@ def foundation_report(losses: Losses, results: Sequence[Result], cfg: Foundation
     return "\n".join(parts)
 
 
-def samples_of(cfg: FoundationEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
+def samples_of(cfg: LanguageModelEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
     """Continuations of the beginnings of held-out documents, which are spread evenly over all of them."""
     from model.data.tokenizer import load_tokenizer
 
@@ -224,10 +224,10 @@ def bits_figure(result: Result) -> "Figure":
     return figure
 
 
-EVALUATE_FOUNDATION = Stage(
-    name="evaluate_foundation",
+EVALUATE_MODEL = Stage(
+    name="evaluate_model",
     version=5,
-    function=evaluate_foundation,
+    function=evaluate_model,
     handle=Report,
     libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch", DEVICE),
 )

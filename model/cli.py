@@ -143,7 +143,7 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
     plan = Pretraining(
         shards=args.shards,
         out=args.out,
-        decoder=preset.shape.with_vocab(description["vocab_size"]),
+        network=preset.shape.with_vocab(description["vocab_size"]),
         train=preset.train,
         made_from={"tokens": shards_digest(args.shards), "tokenizer": description["tokenizer"]},
     )

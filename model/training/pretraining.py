@@ -49,25 +49,25 @@ class Pretraining:
 
     shards: Path  # a folder of token shards
     out: Path  # of the model; a training that was stopped there goes on
-    decoder: DecoderConfig
+    network: DecoderConfig
     train: TrainConfig
     made_from: Mapping[str, str]  # fingerprints of data and tokenizer; a resume must have the same
 
     def __post_init__(self) -> None:
         vocab_size = read_description(self.shards)["vocab_size"]
-        if vocab_size != self.decoder.vocab_size:
+        if vocab_size != self.network.vocab_size:
             raise ValueError(
                 f"{self.shards} holds ids of a vocabulary of {vocab_size} tokens, the decoder has vocab_size="
-                f"{self.decoder.vocab_size}; train on shards of its own tokenizer"
+                f"{self.network.vocab_size}; train on shards of its own tokenizer"
             )
-        if self.train.seq_len > self.decoder.max_seq_len:
+        if self.train.seq_len > self.network.max_seq_len:
             raise ValueError(
-                f"seq_len={self.train.seq_len} is longer than the context, max_seq_len={self.decoder.max_seq_len}"
+                f"seq_len={self.train.seq_len} is longer than the context, max_seq_len={self.network.max_seq_len}"
             )
 
     def to_json(self) -> str:
         paths = {"shards": str(self.shards), "out": str(self.out)}
-        configs = {"decoder": dataclasses.asdict(self.decoder), "train": dataclasses.asdict(self.train)}
+        configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
         return json.dumps({**paths, **configs, "made_from": dict(self.made_from)})
 
     @classmethod
@@ -76,7 +76,7 @@ class Pretraining:
         return cls(
             shards=Path(values["shards"]),
             out=Path(values["out"]),
-            decoder=decoder_config(values["decoder"]),
+            network=decoder_config(values["network"]),
             train=TrainConfig(**values["train"]),
             made_from=values["made_from"],
         )
@@ -88,8 +88,8 @@ class Pretraining:
 
     def params(self) -> dict[str, Any]:
         """Every setting by its name, and how many parameters they make."""
-        settings = dataclasses.asdict(self.decoder) | dataclasses.asdict(self.train)
-        return settings | {"parameters": n_parameters(self.decoder)}
+        settings = dataclasses.asdict(self.network) | dataclasses.asdict(self.train)
+        return settings | {"parameters": n_parameters(self.network)}
 
 
 def pretrain(
@@ -112,16 +112,16 @@ def pretrain(
 def job_of(plan: Pretraining) -> Job:
     """What model/training/run.py needs; the model is on this process's device, or under FSDP without memory."""
     is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
-    with memory_explained(f"the model has {n_parameters(plan.decoder):,} parameters; choose a smaller one"):
-        decoder = weightless_decoder(plan.decoder) if is_in_shards else new_decoder(plan.decoder, plan.train.seed)
+    with memory_explained(f"the model has {n_parameters(plan.network):,} parameters; choose a smaller one"):
+        decoder = weightless_decoder(plan.network) if is_in_shards else new_decoder(plan.network, plan.train.seed)
         decoder = decoder if is_in_shards else decoder.to(training_device())
     return Job(
         model=decoder,
         initialise=functools.partial(initialise, seed=plan.train.seed),
         cfg=plan.train,
-        description=describe(plan.decoder),
+        description=describe(plan.network),
         batches=training_batches(plan),
-        validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.decoder.vocab_size),
+        validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.network.vocab_size),
         best=VALIDATION_METRIC,
         made_from=plan.made_from,
     )
@@ -129,7 +129,7 @@ def job_of(plan: Pretraining) -> Job:
 
 def training_batches(plan: Pretraining) -> TokenBatches:
     """The batches of the train split. ValueError where it does not hold a row."""
-    return token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.decoder.vocab_size)
+    return token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size)
 
 
 def validation(
@@ -175,8 +175,8 @@ def measures(plan: Pretraining, n_passes: float | None = None) -> dict[str, floa
     sizes = {
         "tokens": plan.n_tokens,
         "epochs": passes(plan) if n_passes is None else n_passes,
-        "parameters": n_parameters(plan.decoder),
-        "flops": plan.n_tokens * flops_per_token(plan.decoder, plan.train.seq_len),
+        "parameters": n_parameters(plan.network),
+        "flops": plan.n_tokens * flops_per_token(plan.network, plan.train.seq_len),
     }
     if steps:
         sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))

@@ -157,7 +157,7 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
     for one in assets:
         for build in one.builds:
             if isinstance(cfg := build.config, ResolvedPretrain):
-                per_token = flops_per_token(cfg.decoder.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
+                per_token = flops_per_token(cfg.network.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
                 if one in wanted and build.reasons:
                     yield one.asset, cfg.train.n_steps * cfg.train.tokens_per_step * per_token
             elif isinstance(cfg, FinetuneConfig) and one in wanted and build.reasons:

@@ -310,7 +310,7 @@ def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record |
     """Approximate share of the work of the last build."""
     if last is None:
         return 1.0
-    if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN:
+    if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN and last["version"] == stage.version:
         return _training_work(cfg) / _training_work_of(last["config"])
     is_same_recipe = (last.get("format", 1), last["version"]) == (FORMAT, stage.version)
     is_same_recipe = is_same_recipe and last["config"] == literals(cfg)
@@ -328,6 +328,6 @@ def _training_work(cfg: ResolvedPretrain) -> float:
 
 
 def _training_work_of(config: Record) -> float:
-    shape, train = config["decoder"], config["train"]
+    shape, train = config["network"], config["train"]
     matrices = shape["d_model"] * (2 * (shape["n_heads"] + shape["n_kv_heads"]) * shape["d_head"] + 3 * shape["d_ff"])
     return train["n_steps"] * train["rows"] * train["seq_len"] * shape["n_layers"] * matrices

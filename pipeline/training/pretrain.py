@@ -145,7 +145,7 @@ class PretrainConfig:
 class ResolvedPretrain:
     """All numbers of a training except the vocabulary size: the fingerprint is computed from it."""
 
-    decoder: DecoderShape
+    network: DecoderShape
     train: TrainConfig
 
 
@@ -156,12 +156,12 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     del changes["devices"]  # the devices do not affect what is trained
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
     preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
-    return ResolvedPretrain(decoder=preset.shape, train=preset.train)
+    return ResolvedPretrain(network=preset.shape, train=preset.train)
 
 
 def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:
     recipe = pretrain_recipe(cfg)
-    return recipe.decoder.with_vocab(vocab_size), recipe.train
+    return recipe.network.with_vocab(vocab_size), recipe.train
 
 
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
@@ -174,7 +174,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
     plan = pretraining.Pretraining(
         shards=tokens.directory,
         out=work.directory,
-        decoder=cfg.decoder.with_vocab(description["vocab_size"]),
+        network=cfg.network.with_vocab(description["vocab_size"]),
         train=cfg.train,
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
     )
@@ -201,7 +201,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
 
 
 PRETRAIN = Stage(
-    name="pretrain", version=3, function=pretrain, handle=Checkpoint, libraries=("torch", DEVICE)
+    name="pretrain", version=4, function=pretrain, handle=Checkpoint, libraries=("torch", DEVICE)
 )  # torch: another version may round differently
 
 

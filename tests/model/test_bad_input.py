@@ -248,7 +248,7 @@ def test_pretraining_description_of_another_vocabulary_is_refused(folders, train
 
     train = TrainConfig(n_steps=1, rows=1, seq_len=8, micro_batch=1)
     with pytest.raises(ValueError, match="a vocabulary of 301 tokens, the decoder has vocab_size=300"):
-        Pretraining(shards=folders / "shards", out=folders / "new", decoder=decoder, train=train, made_from={})
+        Pretraining(shards=folders / "shards", out=folders / "new", network=decoder, train=train, made_from={})
 
 
 def test_token_shard_that_was_tampered_with_still_reads_and_is_found_out(folders):

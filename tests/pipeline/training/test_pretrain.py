@@ -199,18 +199,18 @@ def test_pretrain_with_too_high_a_rate_names_the_step_and_the_documents(director
 
 def test_recipe_of_a_preset_follows_the_preset_and_what_the_user_changed():
     recipe = pretrain_recipe(PretrainConfig())
-    assert (recipe.decoder.d_model, recipe.train.n_steps) == (128, 2000)
+    assert (recipe.network.d_model, recipe.train.n_steps) == (128, 2000)
     changed = pretrain_recipe(PretrainConfig(d_model=192, n_heads=6, seq_len=64, rows=12, muon_lr=0.01))
-    assert changed.decoder == dataclasses.replace(
-        recipe.decoder, n_heads=6, n_kv_heads=6, d_model=192, d_head=32, d_ff=512, max_seq_len=64
+    assert changed.network == dataclasses.replace(
+        recipe.network, n_heads=6, n_kv_heads=6, d_model=192, d_head=32, d_ff=512, max_seq_len=64
     )
     assert (changed.train.rows, changed.train.micro_batch, changed.train.muon_lr) == (12, 6, 0.01)
 
 
 def test_recipe_of_a_depth_is_the_dial_and_what_the_user_changed():
     recipe = pretrain_recipe(PretrainConfig(depth=3, n_steps=7))
-    assert (recipe.decoder, recipe.train.n_steps) == (from_depth(3).shape, 7)
-    assert pretrain_recipe(PretrainConfig(depth=3, family="gpt2")).decoder.positions == "learned"
+    assert (recipe.network, recipe.train.n_steps) == (from_depth(3).shape, 7)
+    assert pretrain_recipe(PretrainConfig(depth=3, family="gpt2")).network.positions == "learned"
     with pytest.raises(ValueError, match="depth is 0"):
         PretrainConfig(depth=0)
 

@@ -47,9 +47,9 @@ def linear(x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Ten
     return _OneDnnLinear.apply(rows_NI, weight_OI, bias_O).view(*x_NI.shape[:-1], weight_OI.size(0))  # type: ignore[union-attr]
 
 
-def product(a_NI: Tensor, b_OI: Tensor) -> Tensor:
-    """a b^T, (N, O), of two matrices without gradients: for use under no_grad or in an autograd.Function."""
-    return _onednn(a_NI, b_OI, None) if is_for_onednn(a_NI, b_OI) else a_NI @ b_OI.mT
+def product(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """a b^T + bias, (N, O), of two matrices without gradients: for use under no_grad or in an autograd.Function."""
+    return _onednn(a_NI, b_OI, bias_O) if is_for_onednn(a_NI, b_OI) else F.linear(a_NI, b_OI, bias_O)
 
 
 def is_for_onednn(x_NI: Tensor, weight_OI: Tensor) -> bool:
@@ -98,7 +98,7 @@ def _(a_NI: Tensor, b_OI: Tensor, bias_O: Tensor | None) -> Tensor:
 class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x_NI, weight_OI)
+        ctx.save_for_backward(x_NI if ctx.needs_input_grad[1] else None, weight_OI)  # frozen weights do not need x
         return _onednn(x_NI, weight_OI, bias_O)
 
     @staticmethod

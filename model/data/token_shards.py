@@ -4,8 +4,11 @@ In: documents as arrays of token ids, optionally with a loss weight per token. O
 row per document, which training reads without a copy: the flat values of the list column are the token stream, its
 offsets the borders of the documents.
 
+Where a document came from is in an optional column, source, as a dictionary: training mixes sources by it, and an
+evaluation reports by it. Shards without the column are of one unnamed source.
+
 A loss weight belongs to the token as a target: 0 = the token is read but not learned, as in the prompts of
-instruction data; 2 = it counts as two targets. Weights are float16 in an optional fourth column, loss_weights: 2
+instruction data; 2 = it counts as two targets. Weights are float16 in an optional last column, loss_weights: 2
 bytes per token, exact for whole numbers up to 2,048. A shard without the column gives every token weight 1.
 
 A folder of token shards holds train/, validation/ and test/ with NNNNN.arrow files, and tokens.json: vocab_size,
@@ -27,17 +30,20 @@ import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 DESCRIPTION = "tokens.json"
-COLUMNS, LOSS_WEIGHTS = ["document_id", "n_bytes", "tokens"], "loss_weights"
+COLUMNS, SOURCE, LOSS_WEIGHTS = ["document_id", "n_bytes", "tokens"], "source", "loss_weights"
 MOST_WEIGHT = 2048  # whole numbers up to here are exact in float16
 
 
-def token_schema(vocab_size: int, *, with_weights: bool = False) -> pa.Schema:
-    """Columns document_id, n_bytes (UTF-8 bytes of the text), tokens, 16 bits wide where the ids fit, and if
-    `with_weights` loss_weights."""
+def token_schema(vocab_size: int, *, with_sources: bool = False, with_weights: bool = False) -> pa.Schema:
+    """Columns document_id, n_bytes (UTF-8 bytes of the text), tokens, 16 bits wide where the ids fit, and if asked
+    for source and loss_weights."""
     token = pa.uint16() if vocab_size <= 1 << 16 else pa.uint32()
     columns = {"document_id": pa.string(), "n_bytes": pa.int64(), "tokens": _list_of(token)}
-    weights = {LOSS_WEIGHTS: _list_of(pa.float16())} if with_weights else {}
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in (columns | weights).items()])
+    if with_sources:
+        columns[SOURCE] = pa.dictionary(pa.int32(), pa.string())
+    if with_weights:
+        columns[LOSS_WEIGHTS] = _list_of(pa.float16())
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def _list_of(kind: pa.DataType) -> pa.DataType:
@@ -51,9 +57,10 @@ def write_token_shard(
     documents: Sequence[np.ndarray],
     vocab_size: int,
     weights: Sequence[np.ndarray] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> None:
-    """Write one shard to `path`, with the loss weight of each token of each document if `weights` are given; the
-    caller makes the file appear whole by a rename.
+    """Write one shard to `path`, with the loss weight of each token of each document if `weights` are given, and with
+    the source of each document if `sources` are; the caller makes the file appear whole by a rename.
 
     Raises ValueError for a token id outside the vocabulary, and for a weight that is negative or not finite.
     """
@@ -61,7 +68,8 @@ def write_token_shard(
     flat = np.concatenate(documents) if documents else np.zeros(0, np.uint16)
     ids, sizes = pa.array(document_ids, pa.string()), np.array(n_bytes, np.int64)
     flat_weights = None if weights is None else np.concatenate([np.zeros(0, np.float16), *weights])
-    write_token_stream(path, ids, sizes, flat, lengths, vocab_size, flat_weights)
+    names = None if sources is None else pa.array(sources, pa.string())
+    write_token_stream(path, ids, sizes, flat, lengths, vocab_size, flat_weights, names)
 
 
 def write_token_stream(
@@ -72,9 +80,10 @@ def write_token_stream(
     lengths: np.ndarray,
     vocab_size: int,
     weights: np.ndarray | None = None,
+    sources: pa.Array | None = None,
 ) -> None:
     """Same as `write_token_shard`, for documents of `lengths` (int64) whose tokens follow each other in `tokens`."""
-    schema = token_schema(vocab_size, with_weights=weights is not None)
+    schema = token_schema(vocab_size, with_sources=sources is not None, with_weights=weights is not None)
     if tokens.size and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size:
         wrong = int(tokens[(tokens < 0) | (tokens >= vocab_size)][0])
         raise ValueError(f"{path.name}: token id {wrong} is outside 0 to {vocab_size - 1}, the ids of the vocabulary")
@@ -82,14 +91,16 @@ def write_token_stream(
         _check_weights(path, weights, len(tokens))
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
-    columns = [document_ids, pa.array(n_bytes)]
+    columns: dict[str, pa.Array] = {"document_id": document_ids, "n_bytes": pa.array(n_bytes)}
+    if sources is not None:
+        columns[SOURCE] = sources.dictionary_encode()
     for name, values in (("tokens", tokens), (LOSS_WEIGHTS, weights)):
         if values is not None:
             kind = schema.field(name).type
             flat = pa.array(values.astype(kind.value_type.to_pandas_dtype(), copy=False))
-            columns.append(pa.LargeListArray.from_arrays(pa.array(offsets), flat, type=kind))
+            columns[name] = pa.LargeListArray.from_arrays(pa.array(offsets), flat, type=kind)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+        writer.write_batch(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
 
 
 def _check_weights(path: Path, weights: np.ndarray, n_tokens: int) -> None:
@@ -111,6 +122,7 @@ class TokenShard:
     tokens: np.ndarray  # uint16 or uint32; a view of the file
     offsets: np.ndarray  # int64, documents + 1
     weights: np.ndarray | None = None  # float16, the loss weight of each token; a view of the file; None = all 1
+    sources: pa.DictionaryArray | None = None  # per document; None = not known
 
 
 def read_token_shard(path: Path) -> TokenShard:
@@ -120,13 +132,15 @@ def read_token_shard(path: Path) -> TokenShard:
         batch = batches.get_batch(0)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a readable token shard ({error}); delete its folder and rerun") from error
-    if batches.schema.names not in (COLUMNS, [*COLUMNS, LOSS_WEIGHTS]) or batches.num_record_batches != 1:
+    names = batches.schema.names
+    optional = [name for name in (SOURCE, LOSS_WEIGHTS) if name in names]
+    if names != [*COLUMNS, *optional] or batches.num_record_batches != 1:
         raise ValueError(
-            f"{path}: not a token shard, its columns are {batches.schema.names}, expected {COLUMNS} and at most"
-            f" {LOSS_WEIGHTS} as a fourth"
+            f"{path}: not a token shard, its columns are {names}, expected {COLUMNS} and at most {SOURCE} and"
+            f" {LOSS_WEIGHTS} after them"
         )
     tokens = batch.column("tokens")
-    weights = batch.column(LOSS_WEIGHTS).values if LOSS_WEIGHTS in batches.schema.names else None
+    weights = batch.column(LOSS_WEIGHTS).values if LOSS_WEIGHTS in names else None
     if weights is not None and (weights.type != pa.float16() or len(weights) != len(tokens.values)):
         raise ValueError(
             f"{path}: {len(weights)} {LOSS_WEIGHTS} of type {weights.type} for {len(tokens.values)} tokens, expected"
@@ -139,6 +153,7 @@ def read_token_shard(path: Path) -> TokenShard:
         tokens=np.from_dlpack(tokens.values),
         offsets=np.from_dlpack(tokens.offsets),
         weights=None if weights is None else np.from_dlpack(weights),
+        sources=batch.column(SOURCE) if SOURCE in names else None,
     )
 
 

@@ -22,7 +22,7 @@ from model.data.token_shards import token_schema, write_token_stream
 from pipeline.store.errors import CorruptShard
 from pipeline.store.shards import replacing
 
-DOCUMENT_BYTES = 300  # of memory per document besides its tokens: id, key, views
+DOCUMENT_BYTES = 320  # of memory per document besides its tokens: id, source, key, views
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Documents:
 
     keys: np.ndarray  # uint64, documents x 2: high and low half
     ids: pa.Array
+    sources: pa.Array
     n_bytes: np.ndarray  # int64
     tokens: list[np.ndarray]  # views
 
@@ -41,7 +42,8 @@ class Documents:
 
     def take(self, rows: np.ndarray) -> "Documents":
         tokens = [self.tokens[row] for row in rows.tolist()]
-        return Documents(self.keys[rows], self.ids.take(pa.array(rows)), self.n_bytes[rows], tokens)
+        ids, sources = (names.take(pa.array(rows)) for names in (self.ids, self.sources))
+        return Documents(self.keys[rows], ids, sources, self.n_bytes[rows], tokens)
 
 
 def order_keys(page_ids: Sequence[str], copies: Sequence[int], seed: int) -> np.ndarray:
@@ -85,6 +87,7 @@ def concatenated(parts: Sequence[Documents]) -> Documents:
     return Documents(
         np.concatenate([part.keys for part in parts]),
         pa.concat_arrays([part.ids for part in parts]),
+        pa.concat_arrays([part.sources for part in parts]),
         np.concatenate([part.n_bytes for part in parts]),
         [tokens for part in parts for tokens in part.tokens],
     )
@@ -103,6 +106,7 @@ class TokenFiles:
         self._tokens = np.zeros(0, self._dtype)  # the next file: grows to its full size and is reused
         self._filled = self._n_files = 0
         self._ids: list[pa.Array] = []
+        self._sources: list[pa.Array] = []
         self._n_bytes: list[np.ndarray] = []
         self._lengths: list[np.ndarray] = []
 
@@ -135,18 +139,21 @@ class TokenFiles:
         np.concatenate(documents.tokens[rows], out=self._tokens[filled : filled + n_tokens])
         self._filled += n_tokens
         self._ids.append(documents.ids[rows])
+        self._sources.append(documents.sources[rows])
         self._n_bytes.append(documents.n_bytes[rows])
         self._lengths.append(lengths[rows])
 
     def _flush(self) -> None:
-        ids, n_bytes, lengths = pa.concat_arrays(self._ids), *map(np.concatenate, (self._n_bytes, self._lengths))
+        ids, sources = map(pa.concat_arrays, (self._ids, self._sources))
+        n_bytes, lengths = map(np.concatenate, (self._n_bytes, self._lengths))
+        tokens = self._tokens[: self._filled]
         with replacing(self.directory / f"{self._n_files:05d}.arrow") as file:
-            write_token_stream(file, ids, n_bytes, self._tokens[: self._filled], lengths, self.vocab_size)
+            write_token_stream(file, ids, n_bytes, tokens, lengths, self.vocab_size, sources=sources)
         self.totals["documents"] += len(ids)
         self.totals["tokens"] += self._filled
         self.totals["bytes"] += int(n_bytes.sum())
         self._n_files += 1
-        self._filled, self._ids, self._n_bytes, self._lengths = 0, [], [], []
+        self._filled, self._ids, self._sources, self._n_bytes, self._lengths = 0, [], [], [], []
 
 
 def _chunks(documents: Iterable[Documents], limit: int) -> Iterator[Documents]:
@@ -197,10 +204,11 @@ def _as_batch(documents: Documents) -> pa.RecordBatch:
         [
             *(pa.array(np.ascontiguousarray(documents.keys[:, half])) for half in (0, 1)),
             documents.ids,
+            documents.sources,
             pa.array(documents.n_bytes),
             pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(documents.tokens))),
         ],
-        names=["high", "low", "id", "n_bytes", "tokens"],
+        names=["high", "low", "id", "source", "n_bytes", "tokens"],
     )
 
 
@@ -209,4 +217,4 @@ def _from_batch(batch: pa.RecordBatch) -> Documents:
     flat, offsets = column.values.to_numpy(), column.offsets.to_numpy()
     keys = np.stack([batch.column(half).to_numpy() for half in ("high", "low")], axis=1)
     tokens = [flat[start:end] for start, end in itertools.pairwise(offsets.tolist())]
-    return Documents(keys, batch.column("id"), batch.column("n_bytes").to_numpy(), tokens)
+    return Documents(keys, batch.column("id"), batch.column("source"), batch.column("n_bytes").to_numpy(), tokens)

@@ -107,7 +107,7 @@ def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work:
     )
 
 
-TOKENIZE = Stage(name="tokenize", version=2, function=tokenize, handle=Shards, libraries=("regex", "tiktoken"))
+TOKENIZE = Stage(name="tokenize", version=3, function=tokenize, handle=Shards, libraries=("regex", "tiktoken"))
 
 
 def write_splits(
@@ -146,7 +146,8 @@ def _stream(mixture: Mixture, encoded: Sequence[Path], side: str, seed: int) -> 
             tokens = [flat[start:end].copy() if few else flat[start:end] for start, end in spans]
             keys = order_keys(page_ids, (np.arange(len(rows)) - first).tolist(), seed)
             n_bytes = batch.column("n_bytes").to_numpy()[rows]
-            yield Documents(keys, batch.column("id").take(pa.array(rows)), n_bytes, tokens)
+            ids, sources = (batch.column(name).take(pa.array(rows)) for name in ("id", "source"))
+            yield Documents(keys, ids, sources, n_bytes, tokens)
 
 
 def _refuse_empty_train(mixture: Mixture, totals: Mapping[str, Mapping[str, int]]) -> None:

@@ -44,6 +44,18 @@ def test_token_shard_with_loss_weights_reads_back_as_written(tmp_path):
     assert read_token_shard(tmp_path / "b.arrow").weights is None
 
 
+def test_token_shard_with_sources_reads_back_as_written(tmp_path):
+    documents, weights = [np.array([5, 1]), np.array([5]), np.array([5, 4])], [np.ones(2), np.ones(1), np.zeros(2)]
+    names = ["wiki", "books", "wiki"]
+    write_token_shard(tmp_path / "a.arrow", ["x", "y", "z"], [9, 0, 7], documents, 6, weights, names)
+    shard = read_token_shard(tmp_path / "a.arrow")
+    assert shard.sources is not None and shard.sources.to_pylist() == names and len(shard.sources.dictionary) == 2
+    assert shard.tokens.tolist() == [5, 1, 5, 5, 4]
+    assert shard.weights is not None and shard.weights.tolist() == [1, 1, 1, 0, 0]
+    write_token_shard(tmp_path / "b.arrow", ["x"], [9], documents[:1], 6)
+    assert read_token_shard(tmp_path / "b.arrow").sources is None
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

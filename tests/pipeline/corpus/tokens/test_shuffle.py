@@ -20,7 +20,13 @@ def chunk_of(names, lengths, seed=1):
     """Documents whose tokens tell which one they are."""
     tokens = [np.full(length, i % 1000, np.uint16) for i, length in zip(names, lengths, strict=True)]
     ids = pa.array([str(i) for i in names], pa.string())
-    return Documents(order_keys([f"p{i}" for i in names], [0] * len(names), seed), ids, np.array(lengths), tokens)
+    sources = pa.array([source_of(i) for i in names], pa.string())
+    keys = order_keys([f"p{i}" for i in names], [0] * len(names), seed)
+    return Documents(keys, ids, sources, np.array(lengths), tokens)
+
+
+def source_of(i):
+    return f"s{i % 3}"
 
 
 def given_by(documents, limit, folder):
@@ -30,6 +36,7 @@ def given_by(documents, limit, folder):
     for one in in_order(iter(documents), size, limit, folder / "scratch"):
         largest = max(largest, one.size)
         found += zip(one.ids.to_pylist(), [tokens.tolist() for tokens in one.tokens], strict=True)
+        assert one.sources.to_pylist() == [source_of(int(name)) for name in one.ids.to_pylist()]
     assert not (folder / "scratch").exists()
     return found, largest
 
@@ -100,6 +107,8 @@ def test_token_files_hold_what_fits_whatever_the_pieces_are(lengths, most, piece
         assert [np.diff(shard.offsets).tolist() for shard in shards] == greedy(lengths, most)
         names = [one for shard in shards for one in shard.document_ids.to_pylist()]
         assert names == [str(i) for i in range(len(lengths))]
+        sources = [one for shard in shards for one in shard.sources.to_pylist()]
+        assert sources == [source_of(i) for i in range(len(lengths))]
         tokens = np.concatenate([shard.tokens for shard in shards]).tolist()
         assert tokens == np.repeat(np.arange(len(lengths)), lengths).tolist()
         n_bytes = sum(int(shard.n_bytes.sum()) for shard in shards)

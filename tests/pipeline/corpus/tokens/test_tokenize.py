@@ -76,12 +76,14 @@ def test_tokenize_shards_decode_to_the_corpus(store, build_inputs, documents):
     rows = [row for path in shard_paths(corpus.directory) for row in read_table(path, SPLIT_CORPUS).to_pylist()]
     for split in SPLITS:
         expected = {row["id"]: row["text"] for row in rows if row["split"] == split}
+        sources = {row["id"]: row["source"] for row in rows}
         found = {}
         for shard in read_token_shards(built.handle.directory, split):
             for row, name in enumerate(shard.document_ids.to_pylist()):
                 first, *ids = shard.tokens[shard.offsets[row] : shard.offsets[row + 1]].tolist()
                 assert first == tokenizer.end_of_text
                 found[name] = tokenizer.decode(ids)
+                assert shard.sources is not None and shard.sources[row].as_py() == sources[name]
                 assert shard.n_bytes[row] == len(found[name].encode())
         assert found == expected and expected
 
@@ -241,7 +243,7 @@ def test_tokenize_output_for_fixed_documents_has_not_changed(store, split_corpus
         TOKENIZE, recipe({"s1": 0.4, "s2": 1.5}, rehydration="fineweb2"), split_corpus(rows), byte_tokenizer
     )
     files = {name: entry["digest"] for name, entry in built.record["files"].items() if name.startswith("train/")}
-    assert (files, TOKENIZE.version) == ({"train/00000.arrow": "dd723e89dd941a7c53d275f1d868ca6c"}, 2)
+    assert (files, TOKENIZE.version) == ({"train/00000.arrow": "b1f4059e1b8862feffc548d1560046d8"}, 3)
 
 
 def test_tokenize_config_out_of_range_is_refused():

@@ -48,7 +48,7 @@ MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
 MODEL_MAY_IMPORT_IN = {"model/data/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
 FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "network": (),
-    "data": ("model.training.config", "model.training.machine", "model.training.schedule"),
+    "data": ("model.training.config", "model.training.draws", "model.training.machine", "model.training.schedule"),
     "training": ("model.network", "model.data", "model.evaluate"),
     "generation": ("model.network",),
     "hf": ("model.network", "model.training.files", "model.training.weights", "model.generation.sample_config"),

@@ -230,7 +230,9 @@ def mask_vocabulary(
             f" vocab_size={vocab_size}; expected {n_tokens + 1}, or a tokenizer with a mask token of its own"
         )
     if knows_words and loaded is None:
-        raise ValueError("whole_words=True needs the tokenizer of the shards, to see where words begin; give its folder")
+        raise ValueError(
+            "whole_words=True needs the tokenizer of the shards, to see where words begin; give its folder"
+        )
     begins_V, ends_V = word_tables(loaded, vocab_size) if knows_words and loaded is not None else (None, None)
     return MaskVocabulary(
         mask_id=special["mask"],

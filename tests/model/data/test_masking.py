@@ -9,6 +9,7 @@ from model.data.batches import TokenBatches
 from model.data.masking import MaskedBatches, MaskVocabulary, hidden_positions, mask_vocabulary, word_tables
 from model.data.token_shards import TokenShard, read_token_shard, write_token_shard
 from model.data.tokenizer import load_tokenizer
+from model.training.config import Packing
 
 N_VOCAB, OPENING, MASK = 203, 0, 202  # ids 1 to 201 are ordinary
 VOCABULARY = MaskVocabulary(mask_id=MASK, opening=OPENING, special=(OPENING,), vocab_size=N_VOCAB)
@@ -24,7 +25,9 @@ def shards(tmp_path) -> list[TokenShard]:
     return [read_token_shard(path)]
 
 
-def batches_of(shards: list[TokenShard], *, rows: int = 8, packing="documents", mask: bool = True, **changes):
+def batches_of(
+    shards: list[TokenShard], *, rows: int = 8, packing: Packing = "documents", mask: bool = True, **changes
+):
     plain = TokenBatches(shards, rows=rows, seq_len=64, seed=1, packing=packing, document_mask=mask)
     return plain, MaskedBatches(plain, **({"vocabulary": VOCABULARY, "fraction": 0.15, "seed": 1} | changes))
 
@@ -116,7 +119,9 @@ def test_hidden_positions_of_words_are_whole_words():
         words_BT = begins_BT.cumsum(1) - 1
         may_BT = words_BT % 5 != 0
         may_BT[3] = False  # an empty row
-        hidden_BP = hidden_positions(may_BT, torch.rand(4, 40, generator=generator), 0.15, torch.rand(4, generator=generator), words_BT)
+        hidden_BP = hidden_positions(
+            may_BT, torch.rand(4, 40, generator=generator), 0.15, torch.rand(4, generator=generator), words_BT
+        )
         for row, positions in enumerate(hidden_BP.tolist()):
             positions = [p for p in positions if p >= 0]
             n_able = int(may_BT[row].sum())

@@ -1,5 +1,7 @@
 """Masks: their shares, their independence of everything but (seed, batch, row), and what they never touch."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -64,7 +66,7 @@ def test_shares_of_mask_random_and_own_tokens_are_those_of_the_paper(shards):
 
 
 def test_random_tokens_are_ordinary_and_positions_uniform(shards):
-    plain, masked = batches_of(shards, packing="concatenated", mask=False, fraction=0.5)
+    _, masked = batches_of(shards, packing="concatenated", mask=False, fraction=0.5)
     random, at = [], np.zeros(64)
     for k in range(150):
         batch = masked.batch(k)
@@ -137,9 +139,10 @@ def test_whole_words_follow_the_tokenizer(corpus):
     ids = [tokenizer.end_of_text, *tokenizer.encode("kalomi turesha\nbeldor fingra  hup")]
     vocabulary = mask_vocabulary(corpus / "shards", tokenizer.vocab_size + 1, corpus / "tokenizer", knows_words=True)
     begins_V, ends_V = word_tables(tokenizer, tokenizer.vocab_size + 1)
-    assert torch.equal(vocabulary.begins_word_V, begins_V) and vocabulary.mask_id == tokenizer.vocab_size
+    assert vocabulary.begins_word_V is not None and torch.equal(vocabulary.begins_word_V, begins_V)
+    assert vocabulary.mask_id == tokenizer.vocab_size
     words = [""]
-    for before, token in zip(ids, ids[1:], strict=False):
+    for before, token in itertools.pairwise(ids):
         if begins_V[token] or ends_V[before] or before == tokenizer.end_of_text:
             words.append("")
         words[-1] += tokenizer.decode([token])

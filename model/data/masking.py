@@ -213,9 +213,9 @@ def mask_vocabulary(
 ) -> MaskVocabulary:
     """What a model of `vocab_size` tokens needs to read `shards` (a folder) with masks.
 
-    A model of our own has one token more than the vocabulary of the shards, and the last one is the mask token. If the
-    model has the vocabulary of the shards, the mask token is in it, and `tokenizer` (a folder) names it. Words are
-    known with a tokenizer only. Raises ValueError where there is no mask token, or where words are to be known and the
+    A model of our own has one token more than the vocabulary of the shards: the mask token, which comes last. Another
+    model has the vocabulary of the shards, with a mask token that its `tokenizer` (a folder) names. Words are known
+    with a tokenizer only. Raises ValueError where there is no mask token, or where words are to be known and the
     tokenizer is missing.
     """
     description = read_description(shards)

@@ -34,7 +34,13 @@ Text = Annotated[str, MinLen(1)]
 OptionalCount = Annotated[int | None, Ge(1)]
 OptionalPositive = Annotated[float | None, Gt(0)]
 OptionalFraction = Annotated[float | None, Ge(0), Le(1)]
-NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+NAMES = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    dict[str, str]: "a table of texts",
+}
 MOST_SHOWN = 120  # characters of a wrong value or name in a message
 LISTS = {int: "a list of whole numbers", float: "a list of numbers", str: "a list of texts"}
 
@@ -211,7 +217,7 @@ def _options(base: Any) -> tuple[Any, ...]:
 def _expected(base: Any) -> str:
     options = ", ".join(map(str, _options(base)))
     if get_origin(base) is tuple:
-        return f"a list with any of {options}" if options else LISTS[get_args(base)[0]]
+        return f"a list with any of {options}" if options else LISTS.get(get_args(base)[0], "a list of tables")
     return f"one of {options}" if options else NAMES.get(base) or getattr(base, "__name__", str(base))
 
 

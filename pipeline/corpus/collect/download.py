@@ -1,27 +1,32 @@
 """Downloads one pinned file over HTTP: verified, bounded, with retries, and cached completely or not at all.
 
-In: an address, and a target path. Out: a file with the expected sha256, or an error with the reason. Servers are not
-trusted: a file name cannot leave its folder, a response is cut off at its limit, and a redirect from a public server
-into a private network is not followed.
+In: an address, and a target path. Out: a file with the expected sha256, or an error with the reason. An interrupted
+download is continued by the next call, of this process or of another one. Servers are not trusted: a file name cannot
+leave its folder, a response is cut off at its limit, a redirect from a public server into a private network is not
+followed, and a token is sent to no other server than the one it is meant for.
 """
 
 import hashlib
 import ipaddress
 import logging
+import math
+import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
+
+from filelock import FileLock, Timeout
 
 from pipeline.corpus.collect.network_errors import reason_of
 from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import SourceUnavailable
 from pipeline.store.redaction import redacted
-from pipeline.store.shards import replacing
 
 if TYPE_CHECKING:
     from requests import Response, Session
@@ -35,6 +40,8 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~!%-]*")
 # The plain bytes: a server that compresses them would change the sha256.
 HEADERS = {"Accept-Encoding": "identity"}
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+LOCK = ".lock"  # in the folder of a cached file, held by the process that downloads it
 T = TypeVar("T")
 
 
@@ -59,21 +66,57 @@ def cached_file(folder: Path, sha256: str) -> Path | None:
     return None
 
 
-@contextmanager
-def checked_file(folder: Path, name: str, sha256: str) -> Iterator[Path]:
-    """A temporary path that becomes <folder>/<name> if its content has this sha256.
+def fetched(folder: Path, name: str, sha256: str, write: Callable[[Path], None]) -> Path:
+    """The file <folder>/<name> with this sha256, found there or written by `write`, which receives a temporary path.
 
-    Raises ValueError if it does not, or if `name`, which a server may have sent, is not a plain file name.
+    One process at a time writes; others wait and find the file. After a lost connection, a full disk or a kill, what
+    was written stays, and `write` continues it in the next call. Raises ValueError if the content has another sha256,
+    or if `name`, which a server may have sent, is not a plain file name; then nothing stays.
     """
     if not FILE_NAME.fullmatch(name):
         raise ValueError(f"{name[:200]!r} is not a plain file name; nothing was saved")
-    with replacing(folder / name) as part:
-        yield part
-        if (got := sha256_of(part)) != sha256:
-            raise ValueError(
-                f"{name} has sha256 {got}, but {sha256} is expected; it is not what was pinned:"
-                " find out why before you change sha256"
-            )
+    part = folder / f".{name}.part"
+    with _only_fetcher(folder, name):
+        if (cached := cached_file(folder, sha256)) is not None:
+            return cached
+        is_continued = part.exists()
+        try:
+            if not is_continued or sha256_of(part) != sha256:
+                write(part)
+            if is_continued and sha256_of(part) != sha256:  # a power cut may have damaged what an earlier run wrote
+                part.unlink()
+                write(part)
+            check_sha256(part, name, sha256)
+        except ValueError:
+            part.unlink(missing_ok=True)
+            raise
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        return part.replace(folder / name)
+
+
+def check_sha256(path: Path, name: str, sha256: str) -> None:
+    """Raises ValueError if the content of `path`, which a user knows by `name`, has another sha256."""
+    if (got := sha256_of(path)) != sha256:
+        raise ValueError(
+            f"{name} has sha256 {got}, but {sha256} is expected; it is not what was pinned, and it was not kept:"
+            " find out why before you change sha256"
+        )
+
+
+@contextmanager
+def _only_fetcher(folder: Path, name: str) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.warning("another run is downloading %s; waiting for that run", name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[float, ...] = WAITS) -> T:
@@ -95,9 +138,18 @@ def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[floa
     raise AssertionError("the last attempt returns or raises")
 
 
-def download(session: "Session", address: str, part: Path, max_bytes: int, progress: Progress) -> None:
+def download(
+    session: "Session",
+    address: str,
+    part: Path,
+    progress: Progress,
+    *,
+    max_bytes: float = math.inf,
+    own_headers: Mapping[str, str] = NO_HEADERS,
+) -> None:
     """Download `address` to `part`, and resume an earlier attempt if the server supports it.
 
+    `own_headers`, for instance a token, are sent to the server of `address` only, not to one that it redirects to.
     Raises ValueError for more than `max_bytes` and for a redirect that is not followed, and
     requests.RequestException for a truncated response.
     """
@@ -106,7 +158,7 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
 
     done = part.stat().st_size if part.exists() else 0
     headers = {**HEADERS, "Range": f"bytes={done}-"} if done else HEADERS
-    with _response(session, address, headers) as response:
+    with _response(session, address, headers, own_headers) as response:
         if response.status_code == 416:  # `part` is complete, or longer than the file on the server
             part.unlink()
             raise requests.ConnectionError("the server cannot resume the file", response=None)
@@ -119,7 +171,7 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
                 for block in response.raw.stream(BLOCK, decode_content=False):
                     done += len(block)
                     if max(done, total or 0) > max_bytes:
-                        raise ValueError(f"{address} is larger than max_download_mb={max_bytes / 1e6:g}")
+                        raise ValueError(f"{redacted(address)} is larger than max_download_mb={max_bytes / 1e6:g}")
                     file.write(block)
                     progress(done, total)
             except HTTPError as error:
@@ -127,19 +179,23 @@ def download(session: "Session", address: str, part: Path, max_bytes: int, progr
 
 
 @contextmanager
-def _response(session: "Session", address: str, headers: dict[str, str]) -> Iterator["Response"]:
+def _response(
+    session: "Session", address: str, headers: Mapping[str, str], own_headers: Mapping[str, str]
+) -> Iterator["Response"]:
     """The response after all redirects, each of which is checked before it is followed."""
     import requests
 
+    server = urlsplit(address)[:2]  # scheme and host with port
     may_be_private = _is_private(address)  # the user chose it
     for _ in range(MAX_REDIRECTS + 1):
-        response = session.get(address, headers=headers, timeout=TIMEOUT, stream=True, allow_redirects=False)
+        sent = {**headers, **own_headers} if urlsplit(address)[:2] == server else headers
+        response = session.get(address, headers=sent, timeout=TIMEOUT, stream=True, allow_redirects=False)
         with response:
             if not response.is_redirect:
                 yield response
                 return
             target = urljoin(address, response.headers["Location"])
-            leads = f"{address} leads to {redacted(target)}"
+            leads = f"{redacted(address)} leads to {redacted(target)}"
         if urlsplit(target).scheme not in ("http", "https"):
             raise ValueError(f"{leads}, which is not an address of http or https")
         if not may_be_private and _is_private(target):

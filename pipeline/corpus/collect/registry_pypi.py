@@ -9,24 +9,23 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
-from pipeline.corpus.collect.download import TIMEOUT, checked_file
+from pipeline.corpus.collect.download import TIMEOUT, download, fetched
 from pipeline.corpus.collect.source import Progress
 
 if TYPE_CHECKING:
-    from pypi_simple import DistributionPackage, PyPISimple
+    from pypi_simple import DistributionPackage
 
-    from pipeline.corpus.collect.package import PackageSource
+    from pipeline.corpus.collect.package import PinnedPackage
 
 
-def connect() -> "Callable[[PackageSource, Path, Progress], Path]":
+def connect() -> "Callable[[PinnedPackage, Path, Progress], Path]":
     """A function that downloads the file of a source to a folder, reports progress and returns the path."""
     return partial(_fetch, _pip_settings())
 
 
-def _fetch(pip: Mapping[str, str], source: "PackageSource", folder: Path, progress: Progress) -> Path:
+def _fetch(pip: Mapping[str, str], source: "PinnedPackage", folder: Path, progress: Progress) -> Path:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT, NoSuchProjectError, PyPISimple
     from requests import Session
 
@@ -40,12 +39,11 @@ def _fetch(pip: Mapping[str, str], source: "PackageSource", folder: Path, progre
         except NoSuchProjectError as error:
             raise ValueError(f"package `{source.package}` does not exist in the package index") from error
         chosen = _choose(source, packages)
-        with checked_file(folder, chosen.filename, source.sha256) as part:
-            _download(index, chosen, part, progress)
-    return folder / chosen.filename
+        write = partial(download, session, chosen.url, progress=progress)
+        return fetched(folder, chosen.filename, source.sha256, write)
 
 
-def _choose(source: "PackageSource", packages: list["DistributionPackage"]) -> "DistributionPackage":
+def _choose(source: "PinnedPackage", packages: list["DistributionPackage"]) -> "DistributionPackage":
     of_version = [p for p in packages if p.version == source.version]
     if not of_version:
         versions = list(dict.fromkeys(p.version for p in packages if p.version))[-10:]
@@ -64,30 +62,6 @@ def _choose(source: "PackageSource", packages: list["DistributionPackage"]) -> "
     raise ValueError(
         f"no {source.file} of {source.package} {source.version} has the sha256 {source.sha256}; the index has {there}"
     )
-
-
-def _download(index: "PyPISimple", package: "DistributionPackage", part: Path, progress: Progress) -> None:
-    index.download_package(
-        package, part, verify=False, progress=lambda total: _Tracker(progress, total), timeout=TIMEOUT
-    )
-
-
-class _Tracker:
-    """The interface by which pypi-simple reports progress."""
-
-    def __init__(self, progress: Progress, total: int | None):
-        self.progress, self.total, self.done = progress, total, 0
-
-    def __enter__(self) -> "_Tracker":
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_val: BaseException | None, exc_tb: TracebackType | None
-    ) -> None: ...
-
-    def update(self, increment: int) -> None:
-        self.done += increment
-        self.progress(self.done, self.total)
 
 
 def _pip_settings() -> dict[str, str]:

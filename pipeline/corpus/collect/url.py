@@ -17,9 +17,9 @@ from pipeline.corpus.collect.download import (
     FILE_NAME,
     WAITS,
     cached_file,
-    checked_file,
     checked_sha256,
     download,
+    fetched,
     tried,
 )
 from pipeline.corpus.collect.members import Member, address_of, is_archive, members_of, selected
@@ -143,12 +143,14 @@ def fetch_pinned(
     folder, max_bytes = cache / file.sha256, int(max_download_mb * MB)
     if (cached := cached_file(folder, file.sha256)) is not None:
         return cached
-    with checked_file(folder, file.name, file.sha256) as part:
+
+    def write(part: Path) -> None:
         if file.address.startswith("file:"):
             _copy(file.address, part, max_bytes)
         else:
             _download(file, part, max_bytes, progress, waits)
-    return folder / file.name
+
+    return fetched(folder, file.name, file.sha256, write)
 
 
 def _copy(address: str, part: Path, max_bytes: int) -> None:
@@ -169,7 +171,7 @@ def _download(file: PinnedFile, part: Path, max_bytes: int, progress: Progress, 
     )
     with Session() as session:
         tried(
-            lambda: download(session, file.address, part, max_bytes, progress),
+            lambda: download(session, file.address, part, progress, max_bytes=max_bytes),
             file.address,
             advice=advice,
             waits=waits,

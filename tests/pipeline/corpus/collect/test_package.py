@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 
+from pipeline.corpus.collect.download import LOCK
 from pipeline.corpus.collect.package import fetch_package
 from pipeline.corpus.collect.sources import PackageSource
 from pipeline.corpus.collect.stage import collect
@@ -158,7 +159,7 @@ def test_package_whose_bytes_changed_is_refused_and_leaves_nothing(index, tmp_pa
     index.lies = {"texts-1.0.tar.gz"}
     with pytest.raises(ValueError, match=f"has sha256 .* but {SHA256['texts-1.0.tar.gz']} is expected"):
         fetch_package(source(), tmp_path)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {LOCK}
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def fetch(url: str, cache: Path, max_download_mb: float = 1.0) -> bytes:
 
 
 def files_below(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("[!.]*") if path.is_file()]
 
 
 def test_url_files_of_several_addresses_become_pages_by_their_place(server, tmp_path):

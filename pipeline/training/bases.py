@@ -1,0 +1,151 @@
+"""Imports weights made elsewhere: the stage `base`.
+
+In: a table of kind "open" in models.toml (open_models.py). Out: a Checkpoint folder, as if the model had been
+trained here: model.safetensors, config.json and tokenizer/, beside them origin.json and the licence texts of the
+model. Steps: the files are fetched and their sha256 verified, then `import_model` converts them, dequantised where
+necessary.
+
+The fingerprint is computed from the names and sha256 of the model's files, not from where they came: the same weights
+from a folder, a package or the hub are one output. torch is imported where it is used.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pipeline.store.json_files import read_object
+from pipeline.store.record_file import rebuilding
+from pipeline.store.records import Checkpoint
+from pipeline.store.shards import link_or_copy, write_text
+from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.training.model_files import files_table, identity_of, is_licence, names_in_folder
+from pipeline.training.open_config import OpenConfig
+
+ORIGIN = "origin.json"
+FETCHED = ".fetched"  # folder of an output while it is built: the model's files under their own names
+EXACT = {"F64", "F32", "F16", "BF16"}  # number formats that are not quantised
+KEYS = {
+    **dict.fromkeys(("name", "origin", "family", "kind"), str),
+    "licence": object,
+    "files": dict,
+    "bytes": int,
+    "parameters": int,
+    "stored": list,
+    "has_chat_template": bool,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenRecipe:
+    """What the stage is built with: identified by the model's files alone."""
+
+    config: OpenConfig = field(metadata=NOT_IDENTITY)
+    cache: Path = field(metadata=NOT_IDENTITY)  # folder of downloaded files
+    files: Mapping[str, str] = field(init=False)  # name in the model's folder -> sha256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "files", identity_of(self.config.files))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """origin.json: where the weights of a model came from, for cards, MLflow and `gristmill results`."""
+
+    name: str  # of the table in models.toml
+    origin: str
+    licence: str | None
+    files: Mapping[str, str]  # path at the origin -> sha256
+    bytes: int  # of these files
+    family: str
+    kind: str  # of model/network/registry.py
+    parameters: int
+    stored: tuple[str, ...]  # number formats of the files, that of the most weights first
+    has_chat_template: bool
+
+    @property
+    def stored_as(self) -> str:
+        """The number formats in words; quantised weights are not those that their maker published results of."""
+        quantised = [one for one in self.stored if one not in EXACT]
+        return f"dequantised {', '.join(quantised)}" if quantised else ", ".join(self.stored)
+
+    def facts(self) -> dict[str, str]:
+        """For tags and cards."""
+        weights = {path: sha256 for path, sha256 in self.files.items() if not is_licence(path)}
+        return {
+            "origin": self.origin,
+            "licence": self.licence or "unknown",
+            "weights": self.stored_as,
+            "parameters": f"{self.parameters:,}",
+            "sha256": ", ".join(f"{path} {sha256}" for path, sha256 in weights.items()),
+        }
+
+
+def read_origin(directory: Path) -> Origin | None:
+    """Where the weights in the folder of a model came from; None if they were trained from scratch."""
+    if not (path := directory / ORIGIN).exists():
+        return None
+    values = read_object(path, KEYS, rebuilding(directory))
+    return Origin(**{**values, "stored": tuple(values["stored"])})
+
+
+def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
+    """The stage function. Raises ValueError for files that are not what was pinned or that we cannot read."""
+    from model.hf.importing import import_model
+
+    fetched = work.directory / FETCHED
+    shutil.rmtree(fetched, ignore_errors=True)  # left by a build that was killed
+    fetched.mkdir()
+    try:
+        _fetch(cfg, fetched, work)
+        (single, *others) = sorted(fetched.rglob("*.gguf")) or [fetched]
+        assert not others  # model_files.py
+        imported = import_model(single, work.directory)
+        origin = Origin(
+            name=cfg.config.name,
+            origin=cfg.config.origin(),
+            licence=cfg.config.licence or imported.licence,
+            files=cfg.config.files,
+            bytes=sum(path.stat().st_size for path in fetched.rglob("*") if path.is_file()),
+            family=imported.family,
+            kind=imported.kind,
+            parameters=imported.n_parameters,
+            stored=imported.stored,
+            has_chat_template=imported.has_chat_template,
+        )
+        work.observer.started(work.fingerprint, origin.facts(), inputs)
+        for path, name in names_in_folder(cfg.config.files).items():
+            if is_licence(path):
+                link_or_copy(fetched / name, work.directory / name)
+        write_text(work.directory / ORIGIN, json.dumps(asdict(origin), indent=1))
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+    return Outcome(
+        rows=0,
+        measures={"parameters": origin.parameters, "bytes": origin.bytes},
+        content=("model.safetensors", "config.json", "tokenizer/*"),
+    )
+
+
+def _fetch(cfg: OpenRecipe, folder: Path, work: Work) -> None:
+    def progress(done: int, total: int | None) -> None:
+        work.progress(done, total, "bytes")
+
+    if not cfg.config.files:
+        found = cfg.config.found(cfg.cache, progress)
+        if not found:
+            raise ValueError(
+                f"{cfg.config.origin()} has no model in it, expected config.json with safetensors, or one GGUF file"
+            )
+        table = files_table(cfg.config.name, found)
+        raise ValueError(
+            f"[{cfg.config.name}] has no table files, so nothing is imported. Compare these sha256 with those that"
+            f" the maker of the model publishes, then add them to models.toml:\n\n{table}\n"
+        )
+    cfg.config.gather(folder, cfg.cache, progress)
+
+
+BASE = Stage(
+    name="base", version=1, function=import_base, handle=Checkpoint, libraries=("gguf", "torch")
+)  # they dequantise and convert

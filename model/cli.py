@@ -2,6 +2,7 @@
 
     train SHARDS OUT             pretrain on token shards; after a stop at any moment, the same call resumes
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
+    import SOURCE OUT            convert a model made elsewhere
     sample DIR PROMPT            continue a text
     evaluate DIR SHARDS          bits per byte and perplexity on held-out documents
 
@@ -75,6 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--until-input-ends", action="store_true", help=argparse.SUPPRESS)
     train.set_defaults(run=run_train)
     _add_finetune(commands)
+    importing = commands.add_parser("import", help="convert a model made elsewhere into the format of this project")
+    importing.add_argument("source", metavar="SOURCE", type=Path, help="a Hugging Face folder, or a GGUF file")
+    importing.add_argument("out", metavar="OUT", type=Path, help="folder of the model; made where there is none")
+    importing.set_defaults(run=run_import)
     sample = commands.add_parser("sample", help="continue a text")
     sample.add_argument("model", metavar="DIR", type=Path, help="folder of a model with its tokenizer")
     sample.add_argument("prompt", metavar="PROMPT", help="how the text begins; may be empty")
@@ -211,6 +216,20 @@ class Printed:
 
     def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None:
         print(f"step {step}/{self.n_steps}: saved {path}", flush=True)
+
+
+def run_import(args: argparse.Namespace) -> int:
+    from model.hf.importing import import_model
+
+    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
+        raise ValueError(f"{args.out} exists and is no empty folder; name a new one")
+    imported = import_model(args.source, args.out)
+    formats = " and ".join(imported.stored)
+    print(
+        f"{imported.name}: {imported.n_parameters:,} parameters of the family {imported.family}, stored as {formats},"
+        f" licence {imported.licence or 'unknown'}, into {args.out}"
+    )
+    return 0
 
 
 def run_sample(args: argparse.Namespace) -> int:

@@ -45,7 +45,11 @@ ASSETS = [
     )
 ]
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
-MODEL_MAY_IMPORT_IN = {"model/data/tokenizer.py": {"tiktoken", "regex"}, "model/hf/gguf.py": {"gguf"}}
+MODEL_MAY_IMPORT_IN = {
+    "model/data/tokenizer.py": {"tiktoken", "regex"},
+    "model/hf/gguf.py": {"gguf"},
+    "model/hf/gguf_read.py": {"gguf"},
+}
 FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "network": (),
     "data": ("model.training.config", "model.training.draws", "model.training.machine", "model.training.schedule"),

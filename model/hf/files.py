@@ -17,7 +17,8 @@ from torch import Tensor
 
 from model.generation.sample_config import SampleConfig
 from model.hf.card import model_card
-from model.hf.config import config_from_hf, config_to_hf
+from model.hf.config import config_from_hf, config_to_hf, kind_in
+from model.hf.families import CLASSIFIER
 from model.hf.replacing import EXPORT, replacing_export
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
@@ -32,19 +33,26 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 MAX_SHARD_BYTES = 5_000_000_000  # the limit of transformers before version 5
 
 
+def read_model(directory: Path) -> tuple[Decoder | SequenceClassifier, tuple[str, ...] | None]:
+    """The model of whatever kind in a folder, as in `read_folder`, and the labels of its classes, if it has any."""
+    if kind_in(read_config(directory)) == CLASSIFIER:
+        return read_classifier(directory)
+    return read_folder(directory), None
+
+
 def read_folder(directory: Path) -> Decoder:
     """The decoder in a folder, on the CPU in float32, in evaluation mode.
 
     ValueError names what our decoder cannot compute, or a weight that is unknown or missing.
     """
-    decoder = Decoder(_read_shape(directory, _read_config(directory)))
+    decoder = Decoder(_read_shape(directory, read_config(directory)))
     weights_from_hf(decoder, decoder.cfg, _read_weights(directory))
     return decoder.eval()
 
 
 def read_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
     """The sequence classifier in a folder, as in `read_folder`, and its labels in the order of the classes."""
-    config = _read_config(directory)
+    config = read_config(directory)
     names = config.get("id2label")
     if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
         raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
@@ -128,7 +136,7 @@ def _write_weights(part: Path, weights: Mapping[str, Tensor], max_shard_bytes: i
     return [*names, INDEX]
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Path) -> dict[str, Any]:
     if not (directory / CONFIG).exists():
         raise ValueError(f"{directory} is not a Hugging Face folder: it has no {CONFIG}")
     return read_json(directory / CONFIG)
@@ -136,7 +144,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
 
 def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
     """The shape that `config` describes. ValueError when the weights do not fit it, before any memory is taken."""
-    shapes = {name: shape for path in _weight_files(directory) for name, shape in shapes_in(path).items()}
+    shapes = {name: shape for path in weight_files(directory) for name, shape in shapes_in(path).items()}
     try:
         cfg = config_from_hf(config, n_tensors=len(shapes))
     except ValueError as error:
@@ -147,8 +155,11 @@ def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
-    for path in _weight_files(directory):
-        weights |= read_tensors(path)
+    for path in weight_files(directory):
+        tensors = read_tensors(path)
+        if twice := sorted(weights.keys() & tensors.keys()):
+            raise ValueError(f"{path}: {twice[0]} is also in another file of {directory}; a weight must be in one")
+        weights |= tensors
     file_of_weight = {} if (directory / WEIGHTS).exists() else read_json(directory / INDEX)["weight_map"]
     if missing := sorted(file_of_weight.keys() - weights.keys()):
         file = file_of_weight[missing[0]]
@@ -156,7 +167,7 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a folder: one, or those that its index names."""
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]

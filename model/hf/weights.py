@@ -30,7 +30,7 @@ def to_theirs(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_laye
     if not rules:
         return dict(weights)
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _names(rules, n_layers):
+    for theirs, ours, transposed in names_by(rules, n_layers):
         if ours[0] in weights:
             joined = weights[ours[0]] if len(ours) == 1 else torch.cat([weights[name] for name in ours])
             found[theirs] = joined.T if transposed and joined.ndim == 2 else joined
@@ -42,14 +42,14 @@ def to_ours(weights: Mapping[str, Tensor], rules: Sequence[WeightRule], n_layers
     if not rules:
         return dict(weights)
     found: dict[str, Tensor] = {}
-    for theirs, ours, transposed in _names(rules, n_layers):
+    for theirs, ours, transposed in names_by(rules, n_layers):
         if theirs in weights:
             joined = weights[theirs].T if transposed and weights[theirs].ndim == 2 else weights[theirs]
             found |= zip(ours, joined.chunk(len(ours)), strict=True)
     return found
 
 
-def _names(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def names_by(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """(their name, our names, transposed) of every weight that the rules allow."""
     for rule in rules:
         for layer in range(n_layers) if "{}" in rule.theirs else (0,):
@@ -111,7 +111,7 @@ def _with_prefix(weights: Mapping[str, Tensor], family: Family) -> dict[str, Ten
 
 
 def _drop_tied_head(given: dict[str, Tensor], family: Family) -> None:
-    names = [theirs for theirs, ours, _ in _names(family.rules, 1) if ours == (EMBEDDING,)]
+    names = [theirs for theirs, ours, _ in names_by(family.rules, 1) if ours == (EMBEDDING,)]
     embedding = names[0] if names else EMBEDDING
     if HEAD not in given:
         return

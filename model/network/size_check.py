@@ -54,7 +54,7 @@ def check_size(cfg: DecoderConfig, shapes: Shapes, where: Path) -> None:
     if needed > there:
         raise ValueError(
             f"{where}: a decoder with {sizes}, max_seq_len={cfg.max_seq_len} takes at least {needed / 1e9:,.1f} GB of"
-            f" memory; this machine has {there / 1e9:,.1f} GB"
+            f" memory; this machine has {there / 1e9:,.1f} GB, enough for {there / 4e9:,.2f} billion weights"
         )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,34 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     The library's own function gives no digest, so that the file would have to be read again for one, and hides the
     number of an OSError. Tensors on a device are copied to host memory one at a time.
     """
+    header, places = _header_of(tensors, metadata)
+    contents = (_bytes_of(tensors[name]) for name in places)
+    digest = hashlib.sha256()
+    with naming(path), path.open("wb") as file:
+        for content in itertools.chain([header], contents):
+            digest.update(content)
+            file.write(content)
+    return digest.hexdigest()
+
+
+def write_tensors_as_they_come(
+    path: Path, expected: Mapping[str, Tensor], tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """As `write_tensors`, for tensors that come in any order and are not in memory together. `expected` has the same
+    names, shapes and dtypes, without memory on the meta device."""
+    header, places = _header_of(expected, None)
+    missing = set(expected)
+    with naming(path), path.open("wb") as file:
+        file.write(header)
+        for name, tensor in tensors:
+            missing.remove(name)
+            file.seek(len(header) + places[name])
+            file.write(_bytes_of(tensor))
+    assert not missing, f"{sorted(missing)[:3]} did not come"
+
+
+def _header_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> tuple[bytes, dict[str, int]]:
+    """The beginning of a safetensors file, and the place of each tensor behind it, in the order of the places."""
     names = sorted(tensors, key=lambda name: (ORDER.index(tensors[name].dtype), name))
     ends = list(itertools.accumulate((tensors[name].nbytes for name in names), initial=0))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata is not None else {}
@@ -51,13 +79,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": list(offsets)}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    contents = (_bytes_of(tensors[name]) for name in names)
-    digest = hashlib.sha256()
-    with naming(path), path.open("wb") as file:
-        for content in itertools.chain([len(text).to_bytes(8, "little"), text], contents):
-            digest.update(content)
-            file.write(content)
-    return digest.hexdigest()
+    return len(text).to_bytes(8, "little") + text, dict(zip(names, ends, strict=False))
 
 
 def _bytes_of(tensor: Tensor) -> Any:

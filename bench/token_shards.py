@@ -202,7 +202,7 @@ def texts_of(corpus: Shards) -> list[str]:
 
 
 def raw_seconds(tokenizer: Path, documents: list[str]) -> float:
-    encode = load_tokenizer(tokenizer)._encoding.encode_ordinary_batch
+    encode = load_tokenizer(tokenizer).engine.encoding.encode_ordinary_batch
     batches: list[list[str]] = [[]]
     size = 0
     for text in documents:

@@ -23,10 +23,9 @@ from typing import Any
 
 from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import (
-    DESCRIPTION_FILE,
-    RANKS_FILE,
     TOKENIZER,
     check_made_by,
+    files_of,
     load_model_tokenizer,
     load_tokenizer,
 )
@@ -159,10 +158,9 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
     if not is_main():
         return 0
     if args.tokenizer is not None:
-        for file in args.tokenizer.iterdir():
-            (args.out / TOKENIZER).mkdir(exist_ok=True)
-            if file.name in (RANKS_FILE, DESCRIPTION_FILE) or file.name.startswith("tokenizer"):
-                shutil.copyfile(file, args.out / TOKENIZER / file.name)
+        (args.out / TOKENIZER).mkdir(exist_ok=True)
+        for name in files_of(args.tokenizer):
+            shutil.copyfile(args.tokenizer / name, args.out / TOKENIZER / name)
     numbers = measures(plan)
     validated = (
         f"validation bits per byte {numbers[VALIDATION_METRIC]:.4f}"
@@ -246,11 +244,11 @@ def run_sample(args: argparse.Namespace) -> int:
         temperature=args.temperature,
         top_k=args.top_k,
         top_p=args.top_p,
-        stop_ids=(tokenizer.end_of_text,),
+        stop_ids=tuple(sorted(tokenizer.stops)),
         seed=args.seed,
         keep_prompt_end=args.keep_prompt_end,
     )
-    prompt = [tokenizer.end_of_text, *tokenizer.encode(args.prompt)]
+    prompt = [*tokenizer.opening, *tokenizer.encode(args.prompt)]
     pieces = stream_text(decoder, [prompt], cfg, tokenizer.decode_bytes)
     print(args.prompt, end="")
     for _, piece in each_explained(pieces, "shorten the prompt, or ask for fewer --tokens"):

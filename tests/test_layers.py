@@ -46,7 +46,8 @@ ASSETS = [
 ]
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
 MODEL_MAY_IMPORT_IN = {
-    "model/data/tokenizer.py": {"tiktoken", "regex"},
+    "model/data/tokenizer_tiktoken.py": {"tiktoken", "regex"},
+    "model/data/tokenizer_library.py": {"tokenizers"},
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
 }
@@ -55,13 +56,22 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "data": ("model.training.config", "model.training.draws", "model.training.machine", "model.training.schedule"),
     "training": ("model.network", "model.data", "model.evaluate"),
     "generation": ("model.network",),
-    "hf": ("model.network", "model.training.files", "model.training.weights", "model.generation.sample_config"),
+    "hf": (
+        "model.network",
+        "model.data.tokenizer",
+        "model.data.byte_alphabet",
+        "model.training.files",
+        "model.training.weights",
+        "model.generation.sample_config",
+    ),
 }
 REGISTRY = "model/network/registry.py"  # reads and writes the files of a model of any kind
 LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.batch_layout",
     "model.data.batches",
+    "model.data.byte_alphabet",
     "model.data.examples",
+    "model.data.merges",
     "model.training.config",
     "model.training.machine",
     "model.training.launch",

@@ -32,7 +32,9 @@ class Encoder(Protocol):
     """The part of a tokenizer that encoding needs."""
 
     @property
-    def end_of_text(self) -> int: ...
+    def opening(self) -> tuple[int, ...]: ...
+    @property
+    def closing(self) -> tuple[int, ...]: ...
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 
 
@@ -128,13 +130,19 @@ def repaired(text: str) -> str:
 def encoded(
     tokenizer: Encoder, texts: Sequence[str], max_tokens: int, truncation_side: str = "right"
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Ids of each text after the end-of-text token, which also opens documents in pretraining, at most `max_tokens`;
-    and whether the text was cut: its end on the side "right", its beginning on the side "left"."""
-    most = max_tokens - 1
+    """Ids of each text between the tokens that the model expects around it, at most `max_tokens` together; and
+    whether the text was cut: its end on the side "right", its beginning on the side "left"."""
+    opening, closing = tokenizer.opening, tokenizer.closing
+    most = max_tokens - len(opening) - len(closing)
+    if most < 1:
+        raise ValueError(
+            f"max_tokens={max_tokens} leaves no room for a text beside the {len(opening) + len(closing)} tokens"
+            " around it; raise it"
+        )
     ids_of_texts = tokenizer.encode_batch(list(texts))
     kept = [ids[:most] if truncation_side == "right" else ids[-most:] for ids in ids_of_texts]
     is_cut = np.array([len(ids) > most for ids in ids_of_texts], bool)
-    return [np.array([tokenizer.end_of_text, *ids], np.int64) for ids in kept], is_cut
+    return [np.array([*opening, *ids, *closing], np.int64) for ids in kept], is_cut
 
 
 def padded(tokens: Sequence[np.ndarray], width: int | None = None) -> "dict[str, Tensor]":

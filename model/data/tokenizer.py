@@ -6,110 +6,121 @@ In: a folder with the two files that decide every id,
     gristmill_tokenizer.json  which vocabulary this is: split pattern by name and text, special tokens, vocabulary
                               size, sha256 of the ranks
 
-Out: a Tokenizer. `load_tokenizer` checks every line of what it reads. Byte-pair encoding: arXiv:1508.07909 section
-3.2; tiktoken runs it and is imported where it is used.
+or, for a tokenizer that was made elsewhere, tokenizer.json instead of the ranks (tokenizer_imported.py). Out: a
+Tokenizer. `load_tokenizer` checks all of what it reads. tiktoken and `tokenizers` are imported where they are used.
 """
 
 import base64
 import binascii
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from model.data.token_shards import TokenShard
+from model.data.tokenizer_tiktoken import N_BYTE_VALUES, TiktokenEngine
 from model.data.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
-from model.training.machine import n_usable_cores
 
 TOKENIZER = "tokenizer"  # folder of a model
 RANKS_FILE, DESCRIPTION_FILE = "tokenizer.tiktoken", "gristmill_tokenizer.json"
+# What belongs to a tokenizer beside these, where it exists: for transformers, and what an export passes on.
+OTHER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
 CHECKED_DOCUMENTS = 8  # of a shard: another tokenizer fails at the first
+SHORT_BYTES, MOST_CHANGE = 64, 2  # a text of fewer bytes may change its length by more than this factor
 FORMAT = 2  # of the description; before it, tokenizer.json was ours
-N_BYTE_VALUES = 256
 NO_TOKEN = "\ufffd".encode()  # what an id between ranks and special tokens stands for
-# tiktoken 0.14 gives up on a million spaces with a panic, which `except Exception` does not catch: its regex engine
-# may step back a million times a match. Words of many megabytes take minutes and gigabytes. Such a text is cut into
-# words by `regex`, which tiktoken itself depends on, and its words are encoded one by one: the ids are the
-# same, except that a word of more than LONGEST_WORD characters is encoded in parts.
-LONG_TEXT = 100_000  # characters: a shorter one cannot hold a run that is too long
-LONG_RUN = re.compile(r"\s{64,}|\S{64,}")  # any run that matters, each in one step
-LONGEST_SPACE, LONGEST_WORD = 100_000, 4_000_000  # characters
 
 
+class Engine(Protocol):
+    """Text to ids, by tiktoken or by Hugging Face's `tokenizers`."""
+
+    def encode_batch(self, texts: Sequence[str], n_threads: int) -> list[list[int]]: ...
+    def encode_array(self, text: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tokenizer:
-    """Text to token ids and back, without loss for any text that has a UTF-8 form."""
+    """Text to token ids and back. A special token that is spelled out in a text is text as well."""
 
-    def __init__(
-        self, ranks: dict[bytes, int], pattern: str, special_tokens: Mapping[str, int], vocab_size: int
-    ) -> None:
-        import tiktoken
+    engine: Engine
+    tokens: Sequence[bytes]  # the text of every id; NO_TOKEN for an id that is no token
+    ranks: Mapping[bytes, int]  # the tokens of byte-pair encoding that tiktoken merges; empty for other engines
+    special: Mapping[str, int]  # of bos, eos, pad, unk, cls, sep and mask those that exist
+    end_of_text: int  # opens every document in token shards
+    opening: tuple[int, ...]  # the model expects these before a text
+    closing: tuple[int, ...] = ()  # and these after it
+    stops: frozenset[int]  # a model ends its text with one of these
+    is_lossless: bool  # whether every text with a UTF-8 form is decoded to itself
+    opens_with_space: bool = False  # whether the first word of a text has a space before it when it is decoded
 
-        self.vocab_size = vocab_size  # largest id + 1
-        self.end_of_text = special_tokens[END_OF_TEXT]
-        self.ranks = ranks
-        self._pattern = pattern
-        self._gaps = set(range(len(ranks), vocab_size)) - set(special_tokens.values())
-        self._encoding = tiktoken.Encoding(
-            "gristmill", pat_str=pattern, mergeable_ranks=ranks, special_tokens=dict(special_tokens)
-        )
+    @property
+    def vocab_size(self) -> int:
+        """Largest id + 1 of the model, so that some ids may be no tokens."""
+        return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text: a special token that is spelled out in it is text as well."""
+        """Ids of the text alone, without `opening` and `closing`."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], n_threads: int = 0) -> list[list[int]]:
         """Ids of each text. `n_threads`: 0 = as many as this process may use cores."""
         for text in texts:
             _check_encodable(text)
-        hard = {i for i, text in enumerate(texts) if len(text) >= LONG_TEXT and _has_long_run(text)}
-        if hard:
-            return [self._encode_words(text) if i in hard else self.encode(text) for i, text in enumerate(texts)]
-        n_threads = n_threads or n_usable_cores()
-        if n_threads == 1 or len(texts) == 1:
-            return [self._encoding.encode_ordinary(text) for text in texts]
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=n_threads)
+        return self.engine.encode_batch(texts, n_threads)
 
     def encode_array(self, text: str) -> np.ndarray:
-        """Ids of ordinary text, uint32: as `encode`, without a Python number a token."""
+        """Ids of the text, uint32: as `encode`, without a Python number a token."""
         _check_encodable(text)
-        if len(text) >= LONG_TEXT and _has_long_run(text):
-            return np.array(self._encode_words(text), np.uint32)
-        return self._encoding.encode_to_numpy(text, disallowed_special=())
+        return self.engine.encode_array(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; a part of a character, and an id that is no token, becomes U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", "replace")
+        text = self.decode_bytes(ids).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self.opens_with_space else text
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of each token in turn, so that the bytes of a text may come in parts."""
         ids = list(ids)
         if outside := [token for token in ids if not 0 <= token < self.vocab_size]:
             raise ValueError(f"token id {outside[0]} is outside 0 to {self.vocab_size - 1}")
-        if self._gaps.isdisjoint(ids):
-            return self._encoding.decode_bytes(ids)
-        return b"".join(NO_TOKEN if token in self._gaps else self._encoding.decode_bytes([token]) for token in ids)
+        return b"".join(map(self.tokens.__getitem__, ids))
 
     def n_bytes(self, ids: Iterable[int]) -> int:
         """UTF-8 bytes of the text of `ids`."""
-        return len(self.decode_bytes(ids))
+        n = len(content := self.decode_bytes(ids))
+        return n - content.startswith(b" ") if self.opens_with_space else n
 
-    def _encode_words(self, text: str) -> list[int]:
-        import regex
 
-        words = (match.group() for match in regex.finditer(self._pattern, text))
-        parts = (word[i : i + LONGEST_WORD] for word in words for i in range(0, len(word), LONGEST_WORD))
-        return [token for part in parts for token in self._one_word.encode_ordinary(part)]
-
-    @functools.cached_property
-    def _one_word(self) -> Any:
-        """Merges a whole text without cutting it into words first."""
-        import tiktoken
-
-        return tiktoken.Encoding("gristmill_word", pat_str="(?s:.+)", mergeable_ranks=self.ranks, special_tokens={})
+def tokenizer_of(
+    ranks: Mapping[bytes, int], pattern: str, special_tokens: Mapping[str, int], vocab_size: int
+) -> Tokenizer:
+    """A tokenizer of ours, in which the end-of-text token opens a text, ends it and pads."""
+    tokens = [NO_TOKEN] * vocab_size
+    for token, rank in (*ranks.items(), *((name.encode(), rank) for name, rank in special_tokens.items())):
+        tokens[rank] = token
+    end_of_text = special_tokens[END_OF_TEXT]
+    return Tokenizer(
+        engine=TiktokenEngine(ranks, pattern),
+        tokens=tokens,
+        ranks=ranks,
+        special=dict.fromkeys(("bos", "eos", "pad"), end_of_text),
+        end_of_text=end_of_text,
+        opening=(end_of_text,),
+        stops=frozenset({end_of_text}),
+        is_lossless=True,
+    )
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
@@ -138,7 +149,12 @@ def load_tokenizer(directory: Path) -> Tokenizer:
         raise ValueError(
             f"{path} does not describe {RANKS_FILE} beside it: {', '.join(wrong)} differ; build the tokenizer again"
         )
-    return Tokenizer(ranks, expected["pattern"], expected["special_tokens"], expected["vocab_size"])
+    return tokenizer_of(ranks, expected["pattern"], expected["special_tokens"], expected["vocab_size"])
+
+
+def files_of(directory: Path) -> list[str]:
+    """Names of the files of the tokenizer in `directory`, which belong beside a model that uses it."""
+    return [name for name in (RANKS_FILE, DESCRIPTION_FILE, *OTHER_FILES) if (directory / name).is_file()]
 
 
 def load_model_tokenizer(model: Path, vocab_size: int) -> Tokenizer:
@@ -153,16 +169,24 @@ def load_model_tokenizer(model: Path, vocab_size: int) -> Tokenizer:
 
 
 def check_made_by(tokenizer: Tokenizer, shards: Sequence[TokenShard]) -> None:
-    """ValueError when the first documents of `shards` do not come back from `tokenizer` as texts of their length."""
+    """ValueError when the first documents of `shards` do not come back from `tokenizer` as texts of their length.
+
+    A tokenizer that changes texts gives back about their length: lower case, for instance, or one space for several.
+    """
     for shard in shards[:1]:
         for i in range(min(CHECKED_DOCUMENTS, len(shard.n_bytes))):
             ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
-            inside = all(token < tokenizer.vocab_size for token in ids)
-            if not (inside and ids[:1] == [tokenizer.end_of_text] and tokenizer.n_bytes(ids[1:]) == shard.n_bytes[i]):
+            is_own = all(token < tokenizer.vocab_size for token in ids) and ids[:1] == [tokenizer.end_of_text]
+            n_bytes, expected = (tokenizer.n_bytes(ids[1:]) if is_own else 0), int(shard.n_bytes[i])
+            if not (is_own and (n_bytes == expected or (not tokenizer.is_lossless and _is_near(n_bytes, expected)))):
                 raise ValueError(
                     f"{shard.path}: document {shard.document_ids[i]} was not written by this tokenizer of"
                     f" {tokenizer.vocab_size} tokens; give the one that made the shards, or tokenise again"
                 )
+
+
+def _is_near(n_bytes: int, expected: int) -> bool:
+    return expected < SHORT_BYTES or expected / MOST_CHANGE <= n_bytes <= expected * MOST_CHANGE
 
 
 def read_ranks(path: Path, raw: bytes) -> dict[bytes, int]:
@@ -232,24 +256,3 @@ def _check_encodable(text: str) -> None:
         raise ValueError(
             f"the text has no UTF-8 form: character {error.start} is the lone surrogate {text[error.start]!r}"
         ) from error
-
-
-def _has_long_run(text: str) -> bool:
-    """Whether tiktoken would give up on `text`, or need gigabytes for a word of it."""
-    return _may_hold_long_run(text) and any(
-        match.end() - match.start() >= (LONGEST_SPACE if text[match.start()].isspace() else LONGEST_WORD)
-        for match in LONG_RUN.finditer(text)
-    )
-
-
-def _may_hold_long_run(text: str) -> bool:
-    """False where it does not: a run that is too long fills a block of half its length from end to end.
-
-    Without these blocks the pattern costs a fifth of the time of encoding, because it is tried at every character.
-    """
-    size = LONGEST_SPACE // 2
-    if any(text[i].isspace() and text[i : i + size].isspace() for i in range(0, len(text) - size + 1, size)):
-        return True
-    size = LONGEST_WORD // 2
-    blocks = (text[i : i + size] for i in range(0, len(text) - size + 1, size))
-    return any(block.split(maxsplit=1) == [block] for block in blocks)

@@ -44,8 +44,8 @@ def stream_text(directory: Path, prompt: str, cfg: SampleConfig, n_samples: int 
     if n_samples < 1:
         raise ValueError(f"n_samples={n_samples} must be at least 1")
     decoder, tokenizer = _decoder(directory.resolve(), _written_at(directory))
-    ids = [tokenizer.end_of_text, *tokenizer.encode(prompt)]
-    cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, tokenizer.end_of_text))
+    ids = [*tokenizer.opening, *tokenizer.encode(prompt)]
+    cfg = dataclasses.replace(cfg, stop_ids=(*cfg.stop_ids, *sorted(tokenizer.stops)))
     pieces = stream_text(pack(decoder, n_samples), [ids] * n_samples, cfg, tokenizer.decode_bytes)
     return each_explained(pieces, f"{n_samples:,} samples are written at once; ask for fewer")
 

@@ -19,7 +19,7 @@ from annotated_types import Ge
 
 from model.data.examples import EncodedExamples, Encoder
 from model.training.finetune_settings import FinetuneSettings
-from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
+from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, Positive, check_values
@@ -161,7 +161,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         run_to_end(work.directory, job, work.observer, progress)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    for name in TOKENIZER_FILES:
+    for name in tokenizer_files(checkpoint.directory / "tokenizer"):
         link_or_copy(checkpoint.directory / "tokenizer" / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=job.cfg.n_steps,

@@ -19,7 +19,7 @@ from model.data.token_shards import read_description
 from model.network.shape import DecoderConfig, DecoderShape
 from model.training.config import TrainConfig
 from model.training.presets import PRESETS, changed, from_depth
-from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
+from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
@@ -191,7 +191,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
             pretraining.pretrain(plan, work.observer, progress)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    for name in TOKENIZER_FILES:
+    for name in tokenizer_files(tokenizer.directory):
         link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=plan.train.n_steps,

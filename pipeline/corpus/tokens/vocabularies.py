@@ -10,12 +10,12 @@ import hashlib
 import io
 from pathlib import Path
 
+from model.data.byte_alphabet import CHARACTERS
 from model.data.vocabularies import PUBLISHED, parsed_ranks, ranks_file
 from pipeline.corpus.collect.download import WAITS
 from pipeline.corpus.collect.members import members_of, selected
 from pipeline.corpus.collect.package import PackageSource, fetch_package
 from pipeline.corpus.collect.source import Progress
-from pipeline.corpus.tokens.hf_tokenizer import CHARACTERS
 
 MOST_BYTES = 16_000_000  # limit of an unpacked file of ranks
 

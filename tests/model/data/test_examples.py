@@ -25,7 +25,8 @@ def examples_of(lengths) -> EncodedExamples:
 class Letters:
     """A tokenizer with an id per letter."""
 
-    end_of_text = 256
+    opening: tuple[int, ...] = (256,)
+    closing: tuple[int, ...] = ()
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         return [[ord(letter) for letter in text] for text in texts]
@@ -113,6 +114,17 @@ def test_encoded_opens_with_end_of_text_and_cuts_the_end():
     ends, is_cut = encoded(Letters(), ["", "abc", "abcdef"], 4, "left")
     assert [ids.tolist() for ids in ends] == [[256], [256, 97, 98, 99], [256, 100, 101, 102]]
     assert is_cut.tolist() == [False, False, True]
+
+
+def test_encoded_keeps_the_closing_token_of_a_text_that_is_cut():
+    letters = Letters()
+    letters.closing = (255,)
+    for side, kept in (("right", [97, 98]), ("left", [101, 102])):
+        tokens, is_cut = encoded(letters, ["", "abcdef"], 4, side)
+        assert [ids.tolist() for ids in tokens] == [[256, 255], [256, *kept, 255]]
+        assert is_cut.tolist() == [False, True]
+    with pytest.raises(ValueError, match="max_tokens=2 leaves no room for a text beside the 2 tokens"):
+        encoded(letters, ["a"], 2)
 
 
 def test_outputs_of_texts_do_not_depend_on_the_texts_beside_them():

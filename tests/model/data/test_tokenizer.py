@@ -74,7 +74,7 @@ def test_tokenizer_patterns_stand_long_runs(tmp_path, pattern):
 
 def test_tokenizer_word_of_many_megabytes_is_cut_and_comes_back(tokenizer, monkeypatch):
     """The one exception from equal ids: tiktoken needs gigabytes for such a word."""
-    monkeypatch.setattr("model.data.tokenizer.LONGEST_WORD", 3000)
+    monkeypatch.setattr("model.data.tokenizer_tiktoken.LONGEST_WORD", 3000)
     text = "ab " * 40_000 + "x" * 10_000 + "\n" * 100_000
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text

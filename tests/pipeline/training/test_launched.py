@@ -18,12 +18,13 @@ import pytest
 
 from model.data.token_shards import write_token_shard
 from model.training.launch import LaunchResult
-from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Shards, TokenizerFile
 from pipeline.store.store import Built, Silent, Store, literals
 from pipeline.training.launched import failures_in, write_failure
 from pipeline.training.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
+
+TOKENIZER_FILES = ("tokenizer.tiktoken", "gristmill_tokenizer.json", "tokenizer.json", "tokenizer_config.json")
 
 TINY = PretrainConfig(
     n_layers=1, d_model=16, n_heads=2, seq_len=16, n_steps=24, rows=4, checkpoint_every=5, validate_every=10

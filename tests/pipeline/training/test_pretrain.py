@@ -15,7 +15,6 @@ from model.data.token_shards import write_token_shard
 from model.network.registry import load_decoder
 from model.training.curve import read_curve
 from model.training.presets import from_depth
-from pipeline.corpus.tokens.tokenizer_files import TOKENIZER_FILES
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.store import Built, Store, recipe_of
@@ -27,6 +26,7 @@ from pipeline.training.pretrain import (
 )
 from tests.children import python
 
+TOKENIZER_FILES = ("tokenizer.tiktoken", "gristmill_tokenizer.json", "tokenizer.json", "tokenizer_config.json")
 TINY = PretrainConfig(
     n_layers=1, d_model=16, n_heads=2, seq_len=8, n_steps=24, rows=4, checkpoint_every=5, validate_every=10
 )
@@ -157,6 +157,8 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.pipeline.training import test_pretrain as test
+
+TOKENIZER_FILES = ("tokenizer.tiktoken", "gristmill_tokenizer.json", "tokenizer.json", "tokenizer_config.json")
 
 class Dying(test.Heard):
     def metrics(self, step, values):

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.data.byte_alphabet import CHARACTERS
+from model.data.merges import LONG_TOKEN, merges
+from model.data.tokenizer import load_tokenizer, tokenizer_of
 from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.corpus.laws import HARD_TEXTS
-from pipeline.corpus.tokens.hf_tokenizer import CHARACTERS, LONG_TOKEN, merges, tokenizer_json
+from pipeline.corpus.tokens.hf_tokenizer import tokenizer_json
 from pipeline.corpus.tokens.tokenizer import train_ranks
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
@@ -147,7 +149,7 @@ def test_tokenizer_json_vocabulary_in_any_order_has_the_ids_of_tiktoken(tokens, 
     ranks = vocabulary(tokens)
     special, pattern = {END_OF_TEXT: len(ranks) + 3}, TRAINED_PATTERNS["gpt-2"]
     theirs = HuggingFaceTokenizer.from_str(tokenizer_json(ranks, pattern, special))
-    assert theirs.encode(text).ids == Tokenizer(ranks, pattern, special, len(ranks) + 4).encode(text)
+    assert theirs.encode(text).ids == tokenizer_of(ranks, pattern, special, len(ranks) + 4).encode(text)
     assert theirs.token_to_id(END_OF_TEXT) == len(ranks) + 3
 
 

@@ -11,7 +11,6 @@ the rows of query and key matrices are permuted. Biases, norms and learned posit
 Legend: H heads, K d_head, D d_model.
 """
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from model.hf.families import LAYER, QKV, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import narrowed, to_theirs
 from model.network.decoder import Decoder
-from model.network.rope import frequencies
+from model.network.rope import frequencies, scaled
 from model.network.shape import DecoderConfig
 from model.training.files import flush
 from model.training.weights import named_weights
@@ -157,8 +156,8 @@ def tensors_of(decoder: Decoder, architecture: Architecture) -> dict[str, Tensor
     n_joined = 2 * sum(name.endswith(("attn_qkv.weight", "attn_qkv.bias")) for name in tensors)
     assert len(tensors) + n_joined == len(weights), "no rule names some weight of the decoder"
     if cfg.rope_scaling is not None and cfg.rope_scaling.kind == "llama3":
-        unscaled = frequencies(dataclasses.replace(cfg, rope_scaling=None))
-        tensors["rope_freqs.weight"] = unscaled / frequencies(cfg)  # llama.cpp divides by it
+        unscaled = frequencies(cfg.d_head, cfg.rope_theta)
+        tensors["rope_freqs.weight"] = unscaled / scaled(unscaled, cfg.rope_scaling)  # llama.cpp divides by it
     return tensors
 
 

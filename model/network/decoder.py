@@ -8,6 +8,8 @@ and export of such weights are the identity. Therefore a trunk is stored as `mod
 Legend: B batch, T position, S key position, D d_model, K d_head, V vocab.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -18,8 +20,8 @@ from model.network.kv_cache import KVCache
 from model.network.linear import Linear, autocast_dtype
 from model.network.norm import LayerNorm, RMSNorm, new_norm
 from model.network.packed import Packable
-from model.network.rope import rotary_tables
-from model.network.shape import DecoderConfig
+from model.network.rope import frequencies, rotary_tables
+from model.network.shape import DecoderConfig, TrunkShape
 from model.network.visible import CAUSAL, Visible
 
 INIT_STD = 0.02  # of embeddings, GPT-2's value
@@ -45,7 +47,8 @@ class Trunk(Packable):
     def make_tables(self) -> None:
         """Compute the rotary tables, which depend on the config alone and are not stored."""
         if self.cfg.positions == "rotary":
-            cos_S1K, sin_S1K = rotary_tables(self.cfg)
+            frequency_K = frequencies(self.cfg.d_head, self.cfg.rope_theta, self.cfg.rope_scaling)
+            cos_S1K, sin_S1K = rotary_tables(frequency_K, self.cfg.max_seq_len)
             self.register_buffer("cos_S1K", cos_S1K, persistent=False)
             self.register_buffer("sin_S1K", sin_S1K, persistent=False)
 
@@ -119,21 +122,29 @@ class Trunk(Packable):
     def _check_sizes(
         self, ids_BT: Tensor, n_keys: int, cache: KVCache | None, visible: Visible, positions_BT: Tensor | None
     ) -> None:
-        if n_keys > self.cfg.max_seq_len:
-            raise ValueError(f"{n_keys} tokens exceed max_seq_len={self.cfg.max_seq_len}; cut or split the text")
+        check_shapes(self.cfg, ids_BT, n_keys, visible, {"positions_BT": positions_BT})
         if cache is not None and (n_keys > cache.max_len or ids_BT.size(0) != cache.n_rows):
             raise ValueError(
                 f"{ids_BT.size(0)} rows of {n_keys} tokens do not fit the cache: it has {cache.n_rows} rows"
                 f" and room for {cache.max_len} tokens each"
             )
-        expected_of = {
-            "mask_BTS": (visible.mask_BTS, (*ids_BT.shape, n_keys)),
-            "documents_BS": (visible.documents_BS, (ids_BT.size(0), n_keys)),
-            "positions_BT": (positions_BT, tuple(ids_BT.shape)),
-        }
-        for name, (tensor, expected) in expected_of.items():
-            if tensor is not None and tensor.shape != expected:
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
+
+
+def check_shapes(
+    cfg: TrunkShape, ids_BT: Tensor, n_keys: int, visible: Visible, of_ids: Mapping[str, Tensor | None]
+) -> None:
+    """ValueError when rows are longer than the model reads, or the shape of `visible`, or of one of `of_ids` (tensors
+    with a number for each id), does not fit."""
+    if n_keys > cfg.max_seq_len:
+        raise ValueError(f"{n_keys} tokens exceed max_seq_len={cfg.max_seq_len}; cut or split the text")
+    expected_of = {
+        "mask_BTS": (visible.mask_BTS, (*ids_BT.shape, n_keys)),
+        "documents_BS": (visible.documents_BS, (ids_BT.size(0), n_keys)),
+        **{name: (tensor, tuple(ids_BT.shape)) for name, tensor in of_ids.items()},
+    }
+    for name, (tensor, expected) in expected_of.items():
+        if tensor is not None and tensor.shape != expected:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {expected}")
 
 
 class Decoder(Packable):

@@ -3,7 +3,7 @@
 In: the folder of a model or of a checkpoint (config.json and model.safetensors). Out: the model with its weights, and
 the labels of its classes where it has some. Or the reverse: a model and its description, written into a folder.
 
-A new kind of model is one entry in KINDS: the word for it in config.json, its head, and how it is built.
+A new kind of model is one entry in KINDS: the word for it in config.json, its trunk, its head, and how it is built.
 """
 
 import dataclasses
@@ -17,45 +17,73 @@ import torch
 from torch import nn
 
 from model.network.decoder import Decoder
+from model.network.encoder import Encoder, MaskedLM
 from model.network.heads import SequenceClassifier
-from model.network.shape import DecoderConfig, decoder_config
+from model.network.shape import DecoderConfig, EncoderConfig, decoder_config, encoder_config
 from model.network.size_check import check_size, shapes_in
 from model.training.distributed import is_main
 from model.training.files import COMPLETE, CONFIG, WEIGHTS, fault_in, flush, read_json, replace_json, write_tensors
 from model.training.weights import load_weights, named_weights
 
 Labels = tuple[str, ...]
+Config = DecoderConfig | EncoderConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
     title: str  # what messages call it
-    has_labels: bool  # config.json then holds `labels`, in the order of the classes
+    trunk: str | None  # name in TRUNKS; None = either, and config.json then has a key `trunk`
     head: tuple[str, ...]  # first parts of the names of weights that do not belong to the trunk
-    build: Callable[[DecoderConfig, Labels], nn.Module]
+    build: Callable[[Any, Labels], nn.Module]
+    has_labels: bool = False  # config.json then has `labels`, in the order of the classes
 
 
 KINDS = {
     "decoder": Kind(
         title="a language model (decoder)",
-        has_labels=False,
+        trunk="decoder",
         head=("lm_head",),
         build=lambda cfg, labels: Decoder(cfg),
     ),
+    "encoder": Kind(
+        title="an encoder without a head (encoder)",
+        trunk="encoder",
+        head=("pooler",),
+        build=lambda cfg, labels: Encoder(cfg),
+    ),
+    "masked_lm": Kind(
+        title="a masked language model (masked_lm)",
+        trunk="encoder",
+        head=("head", "lm_head"),
+        build=lambda cfg, labels: MaskedLM(cfg),
+    ),
     "sequence_classifier": Kind(
         title="a classifier (sequence_classifier)",
-        has_labels=True,
-        head=("score",),
+        trunk=None,
+        head=("head", "score"),
         build=lambda cfg, labels: SequenceClassifier(cfg, len(labels)),
+        has_labels=True,
     ),
 }
+BASES = ("decoder", "encoder", "masked_lm")  # kinds that may be fine-tuned for a task
+TRUNKS: Mapping[str, Callable[[Mapping[str, Any]], Config]] = {"decoder": decoder_config, "encoder": encoder_config}
 
 
-def describe(cfg: DecoderConfig, labels: Labels | None = None) -> dict[str, Any]:
-    """config.json of a decoder, or of a classifier with `labels` in the order of its classes."""
-    if labels is None:
-        return {"kind": "decoder", "model": dataclasses.asdict(cfg)}
-    return {"kind": "sequence_classifier", "model": dataclasses.asdict(cfg), "labels": list(labels)}
+def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = None) -> dict[str, Any]:
+    """config.json of a model.
+
+    `kind` is by default "sequence_classifier" with `labels` (in the order of the classes), and otherwise what
+    pretraining makes of such a config: "decoder" or "masked_lm".
+    """
+    trunk = "encoder" if isinstance(cfg, EncoderConfig) else "decoder"
+    if kind is None:
+        kind = {"encoder": "masked_lm", "decoder": "decoder"}[trunk] if labels is None else "sequence_classifier"
+    return {
+        "kind": kind,
+        **({"trunk": trunk} if KINDS[kind].trunk is None else {}),
+        "model": dataclasses.asdict(cfg),
+        **({} if labels is None else {"labels": list(labels)}),
+    }
 
 
 def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
@@ -70,17 +98,19 @@ def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]
     replace_json(directory / CONFIG, dict(description))
 
 
-def load_model(
-    directory: Path, device: torch.device | str = "cpu", kind: str | None = None
-) -> tuple[Any, Labels | None]:
+def load_model(directory: Path, device: torch.device | str = "cpu", *kinds: str) -> tuple[Any, Labels | None]:
     """The model in `directory`, in evaluation mode, and the labels of its classes, if it has any.
 
-    Raises ValueError when there is none, when it is not of `kind`, or when its files are damaged.
+    Raises ValueError when there is none, when it is of none of `kinds` (without any: of all that there are), or when
+    its files are damaged.
     """
-    description = _read_description(directory, kind)
+    description = _read_description(directory, kinds or tuple(KINDS))
     path, about = directory / CONFIG, KINDS[description["kind"]]
+    trunk = about.trunk or description.get("trunk")
+    if not isinstance(trunk, str) or trunk not in TRUNKS:
+        raise ValueError(f"{path}: trunk={str(trunk)[:40]!r} must be one of {', '.join(TRUNKS)}")
     try:
-        cfg = decoder_config(description["model"])
+        cfg = TRUNKS[trunk](description["model"])
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{path}: not a config of this version ({error})") from error
     labels = _labels_in(description, path) if about.has_labels else None
@@ -96,12 +126,17 @@ def load_decoder(directory: Path, device: torch.device | str = "cpu") -> Decoder
     return cast(Decoder, load_model(directory, device, "decoder")[0])
 
 
+def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder | MaskedLM:
+    """As `load_model`. ValueError when the folder holds no encoder, with or without the head of masked tokens."""
+    return cast(Encoder | MaskedLM, load_model(directory, device, "encoder", "masked_lm")[0])
+
+
 def load_classifier(directory: Path, device: torch.device | str = "cpu") -> tuple[SequenceClassifier, Labels]:
     """As `load_model`. ValueError when the folder holds no classifier."""
     return cast(tuple[SequenceClassifier, Labels], load_model(directory, device, "sequence_classifier"))
 
 
-def _read_description(directory: Path, expected: str | None) -> dict[str, Any]:
+def _read_description(directory: Path, expected: tuple[str, ...]) -> dict[str, Any]:
     path = directory / CONFIG
     if not path.exists():
         raise ValueError(f"{directory} is not the folder of a model: it has no {CONFIG}")
@@ -109,9 +144,9 @@ def _read_description(directory: Path, expected: str | None) -> dict[str, Any]:
         raise ValueError(f"{fault}; use the checkpoint before it")
     description = read_json(path)
     kind = str(description.get("kind") if isinstance(description, dict) else type(description).__name__)
-    if kind not in KINDS or kind != (expected or kind):
+    if kind not in expected:
         found = KINDS[kind].title if kind in KINDS else repr(kind)
-        wanted = KINDS[expected].title if expected is not None else " or ".join(one.title for one in KINDS.values())
+        wanted = " or ".join(KINDS[one].title for one in expected)
         raise ValueError(f"{path}: describes {found}, expected {wanted}")
     return description
 

@@ -12,23 +12,23 @@ import math
 import torch
 from torch import Tensor
 
-from model.network.shape import DecoderShape, RopeScaling
+from model.network.shape import RopeScaling
 
 
-def rotary_tables(cfg: DecoderShape) -> tuple[Tensor, Tensor]:
+def rotary_tables(frequency_K: Tensor, max_seq_len: int) -> tuple[Tensor, Tensor]:
     """Cosine and signed sine of every position, each (max_seq_len, 1, d_head) float32; the 1 is for the heads.
 
     The sine has the sign of rotate_half (negative in the first half), so that turning needs a roll and no negation.
     """
-    angle_TK = torch.outer(torch.arange(cfg.max_seq_len, dtype=torch.float32), frequencies(cfg))
+    angle_TK = torch.outer(torch.arange(max_seq_len, dtype=torch.float32), frequency_K)
     cos, sin = angle_TK.cos(), angle_TK.sin()
     return torch.cat([cos, cos], dim=-1).unsqueeze(1), torch.cat([-sin, sin], dim=-1).unsqueeze(1)
 
 
-def frequencies(cfg: DecoderShape) -> Tensor:
+def frequencies(d_head: int, theta: float, scaling: RopeScaling | None = None) -> Tensor:
     """Radians per token of each pair, (d_head / 2,) float32."""
-    frequency = 1.0 / cfg.rope_theta ** (torch.arange(0, cfg.d_head, 2, dtype=torch.float32) / cfg.d_head)
-    return frequency if cfg.rope_scaling is None else scaled(frequency, cfg.rope_scaling)
+    frequency = 1.0 / theta ** (torch.arange(0, d_head, 2, dtype=torch.float32) / d_head)
+    return frequency if scaling is None else scaled(frequency, scaling)
 
 
 def scaled(frequency: Tensor, scaling: RopeScaling) -> Tensor:

@@ -1,21 +1,24 @@
 """The sizes and switches of networks: frozen dataclasses that check every rule when they are made.
 
-In: numbers and switches. Out: LayerShape (the layers of a decoder or an encoder), DecoderShape (a decoder before its
-tokenizer is known) and DecoderConfig (with the vocabulary). The switches of a decoder make it a GPT-2, a Llama or a
-Qwen3, which is the default; FAMILY_SWITCHES has them by name. Imports no torch, so that forms and fingerprints are
-cheap to make from these classes.
+In: numbers and switches. Out: LayerShape (equal layers), TrunkShape (what decoders and encoders have in common),
+DecoderShape and EncoderShape (before the tokenizer is known), DecoderConfig and EncoderConfig (with the vocabulary).
+The switches make a decoder a GPT-2, a Llama or a Qwen3, which is the default, and an encoder a BERT, a RoBERTa or a
+ModernBERT; FAMILY_SWITCHES has them by name. Imports no torch, so that forms and fingerprints are cheap to make from
+these classes.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 ALLOWED = {
     "norm": ("rmsnorm", "layernorm", "layernorm_no_bias"),
     "norm_position": ("pre", "post"),
     "mlp": ("swiglu", "geglu", "gelu_tanh", "gelu", "relu2"),
     "positions": ("rotary", "learned"),
+    "pooling": ("first", "mean"),
+    "head_activation": ("tanh", "gelu"),
 }
 GATED = ("swiglu", "geglu")
 NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
@@ -23,6 +26,28 @@ PRE_NORM = {"norm_position": "pre"}
 LLAMA_SWITCHES = {**PRE_NORM, "norm": "rmsnorm", "positions": "rotary", "qk_norm": False, "mlp": "swiglu"}
 GPT2_SWITCHES = {**PRE_NORM, "norm": "layernorm", "positions": "learned", "qk_norm": False, "mlp": "gelu_tanh"}
 GPT2_SWITCHES |= dict.fromkeys(NO_BIASES, True)
+BERT_SWITCHES = {
+    **dict.fromkeys(NO_BIASES, True),
+    "norm": "layernorm",
+    "norm_position": "post",
+    "qk_norm": False,
+    "mlp": "gelu",
+    "positions": "learned",
+    "position_offset": 0,
+    "pooling": "first",
+    "head_activation": "tanh",
+    "head_bias": True,
+    "lm_head_bias": True,
+}
+MODERNBERT_SWITCHES = {
+    **PRE_NORM,
+    "qk_norm": False,
+    "mlp": "geglu",
+    "positions": "rotary",
+    "position_offset": 0,
+    "n_token_types": 0,
+    "head_activation": "gelu",
+}
 # What every model of a family has, in the order in which an export tries the families. A switch that is not named
 # here may be either.
 FAMILY_SWITCHES: Mapping[str, Mapping[str, Any]] = {
@@ -32,19 +57,37 @@ FAMILY_SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "qwen2": {**LLAMA_SWITCHES, "qkv_bias": True, "output_bias": False, "mlp_bias": False},
     "mistral": {**LLAMA_SWITCHES, **NO_BIASES},
     "arcee": {**LLAMA_SWITCHES, "mlp": "relu2"},
+    "bert": BERT_SWITCHES,
+    "roberta": {**BERT_SWITCHES, "position_offset": 2},
+    "modernbert": MODERNBERT_SWITCHES,
 }
+ENCODER_FAMILIES = ("bert", "roberta", "modernbert")
+DECODER_FAMILIES = tuple(family for family in FAMILY_SWITCHES if family not in ENCODER_FAMILIES)
 NORM_EPS = {"qwen3": 1e-6, "llama": 1e-6, "gpt2": 1e-5, "qwen2": 1e-6, "mistral": 1e-6, "arcee": 1e-5}
+NORM_EPS |= {"bert": 1e-12, "roberta": 1e-5, "modernbert": 1e-5}
+# What a new model of a family has where the family leaves it open.
+NEW: Mapping[str, Mapping[str, Any]] = {
+    "gpt2": {"tie_embeddings": True},
+    "bert": {"n_token_types": 2},
+    "roberta": {"n_token_types": 1},
+    "modernbert": {"norm": "layernorm_no_bias", "rope_theta": 160_000.0, "local_rope_theta": 10_000.0},
+}
 
 
 def switches_of(family: str) -> dict[str, Any]:
-    """The fields that make a new decoder one of `family`, without biases where the family leaves them open.
+    """The fields that make a new model one of `family`, without biases where the family leaves them open.
 
     Raises ValueError with the names of the families for another name.
     """
     if family not in FAMILY_SWITCHES:
         raise ValueError(f"family={family!r} must be one of {', '.join(FAMILY_SWITCHES)}")
-    tied = {"tie_embeddings": True} if family == "gpt2" else {}
-    return {**NO_BIASES, **FAMILY_SWITCHES[family], "norm_eps": NORM_EPS[family], **tied}
+    return {**NO_BIASES, **FAMILY_SWITCHES[family], "norm_eps": NORM_EPS[family], **NEW.get(family, {})}
+
+
+def objective_of(family: str) -> Literal["next_token", "masked_tokens"]:
+    """What models of `family` learn to predict: a decoder the token that follows, an encoder the tokens that are
+    masked."""
+    return "masked_tokens" if family in ENCODER_FAMILIES else "next_token"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,14 +166,15 @@ class LayerShape:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class DecoderShape(LayerShape):
-    """A decoder before its tokenizer is known; the defaults are Qwen3's (arXiv:2505.09388)."""
+class TrunkShape(LayerShape):
+    """What decoders and encoders have around their layers."""
 
     max_seq_len: int  # max_position_embeddings, tokens
     positions: Literal["rotary", "learned"] = "rotary"  # learned: a vector per position, added to the embedding
     rope_theta: float = 10_000.0  # base of the rotary wavelengths, arXiv:2104.09864
-    rope_scaling: RopeScaling | None = None
-    sliding_window: int | None = None  # tokens that a layer of sliding_layers attends to, its own included
+    # Tokens that a layer of sliding_layers attends to. A decoder's window ends with the token itself; an encoder's
+    # extends over half of that number of tokens on each side.
+    sliding_window: int | None = None
     sliding_layers: tuple[int, ...] = ()  # numbers of the layers with a window; the others attend to all tokens
     tie_embeddings: bool = False  # tie_word_embeddings: the head reuses the embedding
 
@@ -143,8 +187,6 @@ class DecoderShape(LayerShape):
             raise ValueError(
                 f"d_head={self.d_head} must be even: rotary positions turn its halves against each other"
             )
-        if self.positions == "learned" and self.rope_scaling is not None:
-            raise ValueError("rope_scaling is for positions='rotary', got positions='learned'")
         self._check_window()
 
     def _check_window(self) -> None:
@@ -156,6 +198,18 @@ class DecoderShape(LayerShape):
             raise ValueError(f"sliding_window={self.sliding_window} must be at least 1")
         if outside := [layer for layer in self.sliding_layers if not 0 <= layer < self.n_layers]:
             raise ValueError(f"sliding_layers holds {outside[0]}, n_layers={self.n_layers} count from 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderShape(TrunkShape):
+    """A decoder before its tokenizer is known; the defaults are Qwen3's (arXiv:2505.09388)."""
+
+    rope_scaling: RopeScaling | None = None
+
+    def __post_init__(self) -> None:
+        TrunkShape.__post_init__(self)
+        if self.positions == "learned" and self.rope_scaling is not None:
+            raise ValueError("rope_scaling is for positions='rotary', got positions='learned'")
 
     def with_vocab(self, vocab_size: int) -> "DecoderConfig":
         return DecoderConfig(vocab_size=vocab_size, **{f.name: getattr(self, f.name) for f in fields(DecoderShape)})
@@ -172,27 +226,92 @@ class DecoderConfig(DecoderShape):
         self._check_sizes("vocab_size")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderShape(TrunkShape):
+    """An encoder before its tokenizer is known: every token attends to all others, or to those around it.
+
+    The embeddings are normed before the first layer. Where norms come first in a branch, that norm is also the one of
+    the first layer's attention, which has none of its own (ModernBERT, arXiv:2412.13663).
+    """
+
+    position_offset: int = 0  # number of the first token's position; those before it are for padding (RoBERTa)
+    n_token_types: int = 0  # segments that a token may belong to; 0 = no vectors for them
+    local_rope_theta: float | None = None  # rope_theta of sliding_layers; None = that of the other layers
+    pooling: Literal["first", "mean"] = "first"  # what a classifier reads: the first token ([CLS]), or all real ones
+    head_activation: Literal["tanh", "gelu"] = "tanh"  # of a classifier's hidden layer; a norm follows gelu
+    head_bias: bool = True  # of the hidden layer of heads
+    lm_head_bias: bool = True  # of the matrix that gives the logits of masked tokens
+    has_pooler: bool = False  # a layer over the first token, which BERT learns by predicting the next sentence
+
+    def __post_init__(self) -> None:
+        TrunkShape.__post_init__(self)
+        self._check_choices("pooling", "head_activation")
+        for name in ("position_offset", "n_token_types"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 0")
+        if self.positions == "rotary" and self.position_offset:
+            raise ValueError(f"position_offset={self.position_offset} is for positions='learned', got 'rotary'")
+        if self.local_rope_theta is not None:
+            self._check_positive("local_rope_theta")
+
+    @property
+    def n_positions(self) -> int:
+        """Rows of the table of learned positions."""
+        return self.position_offset + self.max_seq_len
+
+    def with_vocab(self, vocab_size: int) -> "EncoderConfig":
+        return EncoderConfig(vocab_size=vocab_size, **{f.name: getattr(self, f.name) for f in fields(EncoderShape)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig(EncoderShape):
+    """A whole encoder: its shape and the tokenizer's vocabulary size."""
+
+    vocab_size: int
+
+    def __post_init__(self) -> None:
+        EncoderShape.__post_init__(self)
+        self._check_sizes("vocab_size")
+
+
+C = TypeVar("C", DecoderConfig, EncoderConfig)
+
+
 def decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
     """The config from the values that `dataclasses.asdict` and JSON made of it.
 
     Raises ValueError with the name of a field that is unknown or missing, or breaks its rule.
     """
-    known = {f.name for f in fields(DecoderConfig)}
+    _check_fields(DecoderConfig, values)
+    scaling = values.get("rope_scaling")
+    if not isinstance(scaling, Mapping | None):
+        raise ValueError(f"rope_scaling={scaling!r} must be an object, or null for none")
+    return _made(DecoderConfig, {**values, "rope_scaling": RopeScaling(**scaling) if scaling is not None else None})
+
+
+def encoder_config(values: Mapping[str, Any]) -> EncoderConfig:
+    """As `decoder_config`, of an encoder."""
+    _check_fields(EncoderConfig, values)
+    return _made(EncoderConfig, values)
+
+
+def _check_fields(kind: type[DecoderConfig | EncoderConfig], values: Mapping[str, Any]) -> None:
+    known = {f.name for f in fields(kind)}
     if unknown := sorted(values.keys() - known):
-        raise ValueError(f"unknown fields {', '.join(unknown)}; a decoder has {', '.join(sorted(known))}")
-    for one in fields(DecoderConfig):
+        raise ValueError(f"unknown fields {', '.join(unknown)}; {_title(kind)} has {', '.join(sorted(known))}")
+    for one in fields(kind):
         if one.type is int and type(values.get(one.name, 0)) is not int:
             raise ValueError(f"{one.name}={values[one.name]!r} must be a whole number")
         if one.type is bool and type(values.get(one.name, False)) is not bool:
             raise ValueError(f"{one.name}={values[one.name]!r} must be true or false")
-    scaling = values.get("rope_scaling")
-    if not isinstance(scaling, Mapping | None):
-        raise ValueError(f"rope_scaling={scaling!r} must be an object, or null for none")
-    changed = {
-        "rope_scaling": RopeScaling(**scaling) if isinstance(scaling, Mapping) else scaling,
-        "sliding_layers": tuple(values.get("sliding_layers", ())),
-    }
+
+
+def _made(kind: type[C], values: Mapping[str, Any]) -> C:
     try:
-        return DecoderConfig(**{**values, **changed})
+        return kind(**{**values, "sliding_layers": tuple(values.get("sliding_layers", ()))})
     except TypeError as error:
-        raise ValueError(f"not the config of a decoder: {error}") from error
+        raise ValueError(f"not the config of {_title(kind)}: {error}") from error
+
+
+def _title(kind: type[DecoderConfig | EncoderConfig]) -> str:
+    return "a decoder" if kind is DecoderConfig else "an encoder"

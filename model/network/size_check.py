@@ -1,8 +1,8 @@
 """Refuses a config that asks for more than its weight files hold, before memory is taken for it.
 
-In: a DecoderConfig and the headers of the safetensors files beside it. Out: nothing, or a ValueError that names what
-the config asks for and what the files hold. Anybody can write a config of a few bytes that asks for any amount of
-memory; weight files have the size that they have.
+In: the config of a decoder or an encoder and the headers of the safetensors files beside it. Out: nothing, or a
+ValueError that names what the config asks for and what the files hold. Anybody can write a config of a few bytes that
+asks for any amount of memory; weight files have the size that they have.
 """
 
 import math
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from model.network.shape import DecoderConfig
+from model.network.shape import DecoderConfig, EncoderConfig
 from model.network.size import n_parameters
 
 MAX_HEADER_BYTES = 16_000_000  # about 130,000 tensors; the largest dense models have a few thousand
@@ -39,21 +39,22 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
 
 
-def check_size(cfg: DecoderConfig, shapes: Shapes, where: Path) -> None:
-    """ValueError when the decoder is far larger than its weights, or than this machine's memory."""
+def check_size(cfg: DecoderConfig | EncoderConfig, shapes: Shapes, where: Path) -> None:
+    """ValueError when the model is far larger than its weights, or than this machine's memory."""
+    title = "an encoder" if isinstance(cfg, EncoderConfig) else "a decoder"
     asked = n_parameters(replace(cfg, tie_embeddings=True))  # a head may be tied, or be that of a classifier
     held = sum(math.prod(shape) for shape in shapes.values())
     sizes = f"n_layers={cfg.n_layers}, d_model={cfg.d_model}, d_ff={cfg.d_ff}, vocab_size={cfg.vocab_size}"
     if cfg.n_layers > len(shapes) or asked > SLACK * held:
         raise ValueError(
-            f"{where}: a decoder with {sizes} has {asked:,} weights in {cfg.n_layers:,} layers; the weight files"
+            f"{where}: {title} with {sizes} has {asked:,} weights in {cfg.n_layers:,} layers; the weight files"
             f" beside it hold {held:,} in {len(shapes):,} tensors; the config does not belong to these weights"
         )
     tables = 4 * 2 * cfg.max_seq_len * cfg.d_head if cfg.positions == "rotary" else 0
     needed, there = 4 * asked + 2 * tables, memory_of_machine()
     if needed > there:
         raise ValueError(
-            f"{where}: a decoder with {sizes}, max_seq_len={cfg.max_seq_len} takes at least {needed / 1e9:,.1f} GB of"
+            f"{where}: {title} with {sizes}, max_seq_len={cfg.max_seq_len} takes at least {needed / 1e9:,.1f} GB of"
             f" memory; this machine has {there / 1e9:,.1f} GB, enough for {there / 4e9:,.2f} billion weights"
         )
 

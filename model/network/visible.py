@@ -16,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Visible:
-    """Made by `causal`, `all`, `within` and `mask`, never by its fields; `windowed` narrows any of them."""
+    """Made by `causal`, `all`, `within`, `padded` and `mask`, never by its fields; `windowed` narrows any of them."""
 
     is_causal: bool  # no key after the query
     documents_BS: Tensor | None = None  # only keys of the query's document
@@ -41,6 +41,13 @@ class Visible:
         Documents on the host (CPU) save a GPU a wait, because kernels need their borders there.
         """
         return cls(is_causal=causal, documents_BS=documents_BS)
+
+    @classmethod
+    def padded(cls, lengths_B: Tensor, n_keys: int) -> Self:
+        """The real tokens of each row, which are its first `lengths`. What follows is padding, which attends to
+        padding alone, so that every query has a key."""
+        is_real_BS = torch.arange(n_keys, device=lengths_B.device) < lengths_B.unsqueeze(1)
+        return cls.within(is_real_BS.int(), causal=False)
 
     @classmethod
     def mask(cls, mask_BTS: Tensor) -> Self:
@@ -98,3 +105,4 @@ def document_starts(documents_BS: Tensor) -> Tensor:
 
 
 CAUSAL = Visible.causal()
+ALL = Visible.all()

@@ -28,7 +28,7 @@ from model.data.labelled import LabelledTexts
 from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
 from model.network.decoder import Decoder
-from model.network.heads import SequenceClassifier, classifier_from_decoder, new_classifier
+from model.network.heads import SequenceClassifier, classifier_from, new_classifier
 from model.network.registry import describe, load_decoder, save_model
 from model.training.distributed import is_main
 from model.training.files import WEIGHTS, sha256
@@ -161,7 +161,7 @@ def classifier_network(
     description = describe(decoder.cfg, tuple(labels))
     if initialisation == "random":
         return new_classifier(decoder.cfg, len(labels), seed), description
-    return classifier_from_decoder(decoder, len(labels)), description
+    return classifier_from(decoder, len(labels), seed), description
 
 
 def encoded_texts(

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from model.network.attention import varlen_takes
-from model.network.shape import DecoderConfig
+from model.network.shape import DecoderConfig, EncoderConfig
 from model.network.size import n_hidden_matrix_parameters, n_parameters
 from model.training.config import TrainConfig
 from model.training.cross_entropy import chunk_rows
@@ -52,7 +52,9 @@ class MemoryEstimate:
         return self.state + self.gathered + self.logits + micro_batch * self.row
 
 
-def estimate(cfg: DecoderConfig, train: TrainConfig, device: str, n_shards: int = 1) -> MemoryEstimate:
+def estimate(
+    cfg: DecoderConfig | EncoderConfig, train: TrainConfig, device: str, n_shards: int = 1
+) -> MemoryEstimate:
     """What training takes in one process; `device` is "cpu" or "cuda", `n_shards` the processes of FSDP."""
     is_half = device == "cuda"
     n_all, n_hidden = n_parameters(cfg), n_hidden_matrix_parameters(cfg)
@@ -77,7 +79,7 @@ def estimate(cfg: DecoderConfig, train: TrainConfig, device: str, n_shards: int 
     )
 
 
-def floats_per_token(cfg: DecoderConfig) -> int:
+def floats_per_token(cfg: DecoderConfig | EncoderConfig) -> int:
     """Numbers that backward needs of one token in one layer.
 
     d_model: input, normalised and scaled value of an RMSNorm, input and output of a LayerNorm, twice. Queries, keys
@@ -92,7 +94,7 @@ def floats_per_token(cfg: DecoderConfig) -> int:
 
 
 def chosen_micro_batch(
-    cfg: DecoderConfig,
+    cfg: DecoderConfig | EncoderConfig,
     train: TrainConfig,
     device: torch.device,
     n_rows: int,

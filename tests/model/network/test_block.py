@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel, ModernBertConfig, ModernBertMode
 
 from model.network.attention import attention_plan
 from model.network.block import Block
-from model.network.rope import rotary_tables
+from model.network.rope import frequencies, rotary_tables
 from model.network.shape import DecoderShape
 from model.network.visible import Visible
 
@@ -49,7 +49,9 @@ def our_output(cfg: DecoderShape, weights: dict[str, Tensor], x_BTD: Tensor, vis
     block = Block(cfg, 0)
     block.load_state_dict(weights)
     n = x_BTD.size(1)
-    rotary = tuple(table[:n] for table in rotary_tables(cfg)) if cfg.positions == "rotary" else None
+    rotary = None
+    if cfg.positions == "rotary":
+        rotary = tuple(table[:n] for table in rotary_tables(frequencies(cfg.d_head, cfg.rope_theta), n))
     sizes = {"n_rows": 2, "n_queries": n, "n_keys": n, "d_head": cfg.d_head}
     plan = attention_plan(visible, device=x_BTD.device, dtype=x_BTD.dtype, **sizes)
     with torch.no_grad():

@@ -7,9 +7,18 @@ import pytest
 import torch
 
 from model.network.decoder import new_decoder
+from model.network.encoder import Encoder, MaskedLM, new_masked_lm
 from model.network.heads import new_classifier
-from model.network.registry import KINDS, describe, load_classifier, load_decoder, load_model, save_model
-from model.network.shape import DecoderConfig
+from model.network.registry import (
+    KINDS,
+    describe,
+    load_classifier,
+    load_decoder,
+    load_encoder,
+    load_model,
+    save_model,
+)
+from model.network.shape import DecoderConfig, EncoderConfig, switches_of
 
 CONFIG = DecoderConfig(
     vocab_size=19,
@@ -21,6 +30,19 @@ CONFIG = DecoderConfig(
     d_ff=12,
     max_seq_len=6,
     tie_embeddings=True,
+)
+BERT = EncoderConfig(
+    vocab_size=19,
+    n_layers=1,
+    n_heads=2,
+    n_kv_heads=2,
+    d_model=8,
+    d_head=4,
+    d_ff=12,
+    max_seq_len=6,
+    tie_embeddings=True,
+    has_pooler=True,
+    **switches_of("bert"),
 )
 
 
@@ -84,14 +106,54 @@ def test_load_model_takes_each_kind_by_its_description(tmp_path):
 
 
 def test_load_model_of_an_unknown_kind_names_those_there_are(tmp_path):
-    save_model(tmp_path, new_decoder(CONFIG, seed=0), {**describe(CONFIG), "kind": "encoder"})
-    with pytest.raises(ValueError, match=r"describes 'encoder', expected a language model .* or a classifier"):
+    save_model(tmp_path, new_decoder(CONFIG, seed=0), {**describe(CONFIG), "kind": "diffusion"})
+    with pytest.raises(ValueError, match=r"describes 'diffusion', expected a language model .* or a classifier"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "masked_lm", "sequence_classifier"])
+def test_load_model_gives_back_an_encoder_of_each_kind(kind, tmp_path):
+    labels = ("a", "b") if KINDS[kind].has_labels else None
+    model = KINDS[kind].build(BERT, labels or ()).eval()
+    torch.nn.init.normal_(next(model.parameters()))
+    description = describe(BERT, labels, kind=kind)
+    assert description.get("trunk") == ("encoder" if kind == "sequence_classifier" else None)
+    save_model(tmp_path, model, description)
+    back, found = load_model(tmp_path)
+    assert (type(back), back.cfg, found) == (type(model), BERT, labels)
+    for name, weight in model.named_parameters():
+        assert torch.equal(back.get_parameter(name), weight)
+
+
+def test_load_encoder_takes_it_with_and_without_a_head_and_nothing_else(tmp_path):
+    save_model(tmp_path, Encoder(BERT), describe(BERT, kind="encoder"))
+    assert isinstance(load_encoder(tmp_path), Encoder)
+    save_model(tmp_path, new_masked_lm(BERT, seed=0), describe(BERT))
+    assert isinstance(load_encoder(tmp_path), MaskedLM)
+    save_model(tmp_path, new_decoder(CONFIG, seed=0), describe(CONFIG))
+    with pytest.raises(ValueError, match=r"describes a language model .*, expected an encoder .* or a masked"):
+        load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trunk", "message"),
+    [(None, "trunk='None'"), ("engine", "trunk='engine'"), ([], "must be one of decoder, encoder")],
+)
+def test_classifier_without_a_known_trunk_is_refused(trunk, message, tmp_path):
+    description = {**describe(CONFIG, ("a", "b")), "trunk": trunk}
+    save_model(tmp_path, new_classifier(CONFIG, 2, seed=0), description)
+    with pytest.raises(ValueError, match=message):
         load_model(tmp_path)
 
 
 def test_head_of_each_kind_is_what_the_trunk_does_not_hold():
-    """Of a decoder whose head is not tied: a tied one has no weights of its own."""
+    """Of models whose head is not tied: a tied one has no weights of its own."""
+    configs = {"decoder": CONFIG, "encoder": BERT}
     for kind in KINDS.values():
-        model = kind.build(dataclasses.replace(CONFIG, tie_embeddings=False), ("a", "b"))
-        outside = {name.partition(".")[0] for name, _ in model.named_parameters() if not name.startswith("model.")}
-        assert outside == set(kind.head)
+        models = [
+            kind.build(dataclasses.replace(cfg, tie_embeddings=False), ("a", "b"))
+            for trunk, cfg in configs.items()
+            if kind.trunk in (None, trunk)
+        ]
+        names = [name for model in models for name, _ in model.named_parameters()]
+        assert {name.partition(".")[0] for name in names if not name.startswith("model.")} == set(kind.head)

@@ -1,6 +1,5 @@
 """Rotary tables and turning against transformers, and the law that they exist for."""
 
-import dataclasses
 import math
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from model.network.rope import rotary_tables, rotate, scaled
+from model.network.rope import frequencies, rotary_tables, rotate, scaled
 from model.network.shape import DecoderShape, RopeScaling
 
 SHAPE = DecoderShape(
@@ -42,6 +41,10 @@ def theirs(kind: str) -> LlamaRotaryEmbedding:
     )
 
 
+def our_tables(scaling: RopeScaling | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    return rotary_tables(frequencies(SHAPE.d_head, SHAPE.rope_theta, scaling), SHAPE.max_seq_len)
+
+
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_rotated_heads_equal_those_of_transformers(kind):
     torch.manual_seed(0)
@@ -49,9 +52,7 @@ def test_rotated_heads_equal_those_of_transformers(kind):
     q_BTHK, k_BTHK = torch.randn(2, 5, 2, 16), torch.randn(2, 5, 2, 16)
     cos_BTK, sin_BTK = theirs(kind)(q_BTHK, positions_BT)
     expected = apply_rotary_pos_emb(q_BTHK, k_BTHK, cos_BTK, sin_BTK, unsqueeze_dim=2)
-    tables = [
-        table[positions_BT] for table in rotary_tables(dataclasses.replace(SHAPE, rope_scaling=SCALINGS[kind][0]))
-    ]
+    tables = [table[positions_BT] for table in our_tables(SCALINGS[kind][0])]
     # float32 angles of position 299 are known to 3e-5 only
     for ours, their in zip((rotate(q_BTHK, *tables), rotate(k_BTHK, *tables)), expected, strict=True):
         torch.testing.assert_close(ours, their, atol=1e-4, rtol=0)
@@ -67,7 +68,7 @@ def test_llama3_scaling_keeps_short_waves_blends_and_divides_long_ones():
 @pytest.mark.parametrize("kind", SCALINGS)
 def test_rotated_scores_depend_on_the_distance_alone(kind):
     torch.manual_seed(1)
-    cos, sin = rotary_tables(dataclasses.replace(SHAPE, rope_scaling=SCALINGS[kind][0]))
+    cos, sin = our_tables(SCALINGS[kind][0])
     q_K, k_K = torch.randn(16), torch.randn(16)
 
     def score(query: int, key: int) -> torch.Tensor:
@@ -81,6 +82,6 @@ def test_rotated_scores_depend_on_the_distance_alone(kind):
 def test_rotated_heads_of_half_width_are_rounded_once_at_the_end():
     torch.manual_seed(0)
     x_BTHK = torch.randn(2, 300, 2, 16).bfloat16()
-    tables = rotary_tables(SHAPE)
+    tables = our_tables()
     expected = rotate(x_BTHK.float(), *tables).bfloat16()
     assert torch.equal(rotate(x_BTHK, *tables), expected)

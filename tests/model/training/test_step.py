@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.data.batch_layout import IGNORE_INDEX
 from model.network.decoder import Decoder
-from model.network.heads import SequenceClassifier, classifier_from_decoder
+from model.network.heads import SequenceClassifier, classifier_from
 from model.network.shape import DecoderConfig
 from model.training.config import TrainConfig
 from model.training.draws import uniform_of_rows
@@ -125,7 +125,7 @@ def test_classifier_padding_changes_neither_its_row_nor_the_others():
 
 def test_classifier_learns_a_repeated_batch():
     cfg = TrainConfig(n_steps=40, rows=4, seq_len=12, micro_batch=2, schedule="linear")
-    state = new_state(classifier_from_decoder(decoder(), n_classes=2), cfg)
+    state = new_state(classifier_from(decoder(), n_classes=2, seed=0), cfg)
     labels = {"lengths_B": torch.tensor([12, 3, 8, 5]), "labels_B": torch.tensor([0, 1, 1, 0])}
     batch = {"ids_BT": token_batch()["ids_BT"]} | labels
     losses = [float(train_step(state, batch, cfg, classification_loss).loss) for _ in range(40)]

@@ -75,12 +75,12 @@ class Letters(Kind):
         return EncodedExamples(table["id"].to_pylist(), tokens, sizes, int(is_cut.sum()))
 
     def network(self, cfg, decoder, examples):
-        from model.network.heads import classifier_from_decoder, new_classifier
+        from model.network.heads import classifier_from, new_classifier
 
         description = {"kind": "letters", "model": asdict(decoder.cfg), "scale": SCALE}
         if cfg.initialisation == "random":
             return new_classifier(decoder.cfg, 2, cfg.seed), description
-        return classifier_from_decoder(decoder, 2), description
+        return classifier_from(decoder, 2, seed=0), description
 
     def loss(self, cfg):
         return squared_error

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pipeline.store.records import Handle
 
 GREY = "#BBBBBB"
-OF_SOURCE = "pages"  # pages/<source>
-OF_TASK = ("examples", "model", "evaluation")  # <task>_<part>
+SOURCE, MODEL, BASE, TASK = "<source>", "<model>", "<base>", "<task>"  # stand for the name of a table
+MODEL_SUFFIX = "_model"  # of a model, which its evaluation leaves out
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Link:
     stage: str = ""  # dotted name of the Stage constant; empty if it is created for each input or kind of task
     config: str = ""
     recipe: str = ""  # class that wraps the config if the stage needs more than its settings
-    asset: str = ""  # the asset that runs it, or the last part of its name (<task>_examples)
+    asset: str = ""  # the asset that runs it, with SOURCE, MODEL, BASE or TASK if each table has one
     command: str = ""  # the command of `gristmill` that runs it alone: stage, train or evaluate
     reads: tuple[Reads, ...] = ()
     writes: str = ""  # schema of the rows in its shards
@@ -96,7 +96,7 @@ CHAIN: tuple[Link, ...] = (
         does="reads the pages of a source and drops those that are too large or are not text",
         stage="pipeline.corpus.collect.stage.COLLECT",
         config="pipeline.corpus.collect.stage.CollectConfig",
-        asset="pages",
+        asset="pages/<source>",
         command="stage",
         writes="PAGE",
         drops=True,
@@ -246,7 +246,7 @@ CHAIN: tuple[Link, ...] = (
         name="examples",
         does="reads labelled rows of a task and splits them so that nothing leaks",
         config="pipeline.corpus.examples.stage.ExamplesConfig",
-        asset="examples",
+        asset="<task>_examples",
         drops=True,
     ),
     Link(
@@ -254,7 +254,7 @@ CHAIN: tuple[Link, ...] = (
         does="trains a decoder on token shards",
         stage="pipeline.training.pretrain.PRETRAIN",
         config="pipeline.training.pretrain.PretrainConfig",
-        asset="foundation_model",
+        asset="<model>",
         command="train",
         reads=(Reads("tokenize"), Reads("tokenizer")),
     ),
@@ -262,7 +262,7 @@ CHAIN: tuple[Link, ...] = (
         name="finetune",
         does="trains a model on the examples of a task",
         config="pipeline.training.finetune.FinetuneConfig",
-        asset="model",
+        asset="<task>_model",
         reads=(Reads("pretrain"), Reads("examples")),
     ),
     Link(
@@ -270,7 +270,7 @@ CHAIN: tuple[Link, ...] = (
         does="measures bits per byte of held-out text and writes samples",
         stage="pipeline.evaluation.language_model.EVALUATE_MODEL",
         config="pipeline.evaluation.language_model.LanguageModelEvaluationConfig",
-        asset="foundation_evaluation",
+        asset="<model>_evaluation",
         command="evaluate",
         metrics=("bits_per_byte", "perplexity"),
         reads=(Reads("pretrain"), Reads("tokenize")),
@@ -279,7 +279,7 @@ CHAIN: tuple[Link, ...] = (
         name="evaluate_classification",
         does="evaluates a classifier on held-out examples",
         config="pipeline.evaluation.task.TaskEvaluationConfig",
-        asset="evaluation",
+        asset="<task>_evaluation",
         command="evaluate",
         reads=(Reads("finetune"), Reads("examples")),
     ),
@@ -314,8 +314,20 @@ def metrics_of(asset: str) -> tuple[str, ...]:
 
 
 def fixed_assets() -> set[str]:
-    """Assets that every graph has; those of sources and tasks have names of their own."""
-    return {link.asset for link in CHAIN} - {OF_SOURCE, *OF_TASK}
+    """Assets that every graph has; those of sources, models and tasks have the names of their tables."""
+    return {link.asset for link in CHAIN if "<" not in link.asset}
+
+
+def assets_of_table(kind: str, name: str) -> list[str]:
+    """The assets of the table `name` of a source, model, base or task; `kind` is one of the constants above."""
+    stem = name.removesuffix(MODEL_SUFFIX)
+    patterns = dict.fromkeys(link.asset for link in CHAIN if kind in link.asset)
+    return [one.replace(f"{MODEL}_", f"{stem}_").replace(kind, name) for one in patterns]
+
+
+def evaluation_of(model: str) -> str:
+    """The asset that evaluates a model of models.toml: foundation_evaluation for foundation_model."""
+    return assets_of_table(MODEL, model)[-1]
 
 
 def stages_of(asset: str) -> list[Any]:

@@ -30,7 +30,6 @@ and `gristmill trace` read this row.
 | stage | asset | what it does | input stages | output schema | drops rows | evidence schema | to run it alone |
 |---|---|---|---|---|---|---|---|
 """
-FOR_EACH_TASK = ("examples", "model", "evaluation")  # assets that every task has
 COMMANDS = {"stage": "`gristmill stage {}`", "train": "`gristmill train`", "evaluate": "`gristmill evaluate`", "": ""}
 
 
@@ -62,10 +61,9 @@ def _cells(link: Link) -> list[str]:
     reads = (" or ".join(f"`{name}`" for name in read.stages(link.name)) for read in link.reads)
     earlier = ("earlier outputs of " if read.what == link.name else "" for read in link.reads)
     optional = ("" if read.least else " (optional)" for read in link.reads)
-    asset = {"pages": "pages/<source>"}.get(link.asset, link.asset)
     return [
         f"`{link.name}`",
-        f"`<task>_{asset}`" if asset in FOR_EACH_TASK else f"`{asset}`",
+        f"`{link.asset}`",
         link.does,
         ", ".join(map("".join, zip(earlier, reads, optional, strict=True))),
         f"`{link.writes}`" if link.writes else "",

@@ -1,8 +1,8 @@
-"""Builds the graph that Dagster loads, for one data folder, from sources.toml, tasks.toml and config.toml.
+"""Builds the graph that Dagster loads, for one data folder, from the four TOML files in it.
 
-In: a layout. Out: Definitions. A mistake in one of the files is reported with file, table, key and what is
-allowed. Nothing heavy is imported here, because it would slow down the UI, the daemon and every step: see
-tests/test_layers.py.
+In: a layout with sources.toml, models.toml, tasks.toml and config.toml. Out: Definitions. A mistake in one of the
+files is reported with file, table, key and what is allowed. Nothing heavy is imported here, because it would slow
+down the UI, the daemon and every step: see tests/test_layers.py.
 """
 
 import dagster as dg
@@ -19,19 +19,20 @@ from pipeline.defs.jobs import jobs
 from pipeline.defs.mill_asset import PROJECT
 from pipeline.defs.names import asset_name
 from pipeline.defs.resources import resources
-from pipeline.defs.run_config import read_config_file
+from pipeline.defs.run_config import ConfigFile, read_config_file
 from pipeline.defs.schedules import schedules
 from pipeline.defs.sensors import sensors
 from pipeline.store.layout import Layout, layout_from_environment, usable_layout
 from pipeline.store.redaction import redact_logs
 from pipeline.tasks.declared import refuse_missing
 from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.training.models_toml import Model, PretrainedModel, read_models
 
 
 def definitions(layout: Layout) -> dg.Definitions:
-    """The whole graph. Raises ValueError when one of the three files is invalid."""
-    file = read_config_file(layout.config_toml)
-    sources, all_tasks = read_sources(layout.sources_toml), read_tasks(layout.tasks_toml)
+    """The whole graph. Raises ValueError when one of the four files is invalid."""
+    file, sources = read_config_file(layout.config_toml), read_sources(layout.sources_toml)
+    all_models, all_tasks = read_models(layout.models_toml), read_tasks(layout.tasks_toml)
     assets = [
         *(pages.pages(source, file) for source in sources.values()),
         documents.documents(sources, file),
@@ -39,8 +40,7 @@ def definitions(layout: Layout) -> dg.Definitions:
         corpus_report.corpus_report(file),
         tokens.tokenizer(file),
         tokens.token_shards(sources, file),
-        models.foundation_model(file),
-        evaluations.foundation_evaluation(file),
+        *(asset for model in all_models.values() for asset in assets_of_model(model, file)),
         *(
             make(task, file)
             for task in all_tasks.values()
@@ -48,17 +48,23 @@ def definitions(layout: Layout) -> dg.Definitions:
         ),
     ]
     file.refuse_unknown_tables([PROJECT, TABLE, *(asset_name(asset.key) for asset in assets)])
-    limits = read_limits(file, limited_metrics(sources, all_tasks.values()))
-    by_name = jobs()
+    limits = read_limits(file, limited_metrics(sources, all_models.values(), all_tasks.values()))
+    by_name = jobs(all_models.values(), all_tasks.values())
     return dg.Definitions(
         assets=assets,
-        asset_checks=asset_checks(sources, all_tasks.values(), limits),
+        asset_checks=asset_checks(sources, all_models.values(), all_tasks.values(), limits),
         jobs=list(by_name.values()),
         schedules=schedules(by_name),
         sensors=sensors(layout, sources.values()),
         resources=resources(layout),
         executor=executor(),
     )
+
+
+def assets_of_model(model: Model, file: ConfigFile) -> list[dg.AssetsDefinition]:
+    """The assets of a table of models.toml."""
+    assert isinstance(model, PretrainedModel)
+    return [models.pretrained_model(model, file), evaluations.model_evaluation(model, file)]
 
 
 @dg.definitions

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.commands.findings import BAD, MENDED, OK, WARNING, Finding, Visit
-from pipeline.store.chain import links_of, output_of
+from pipeline.store.chain import OF_SOURCE, asset_folders, fixed_assets, output_of
 from pipeline.store.checksums import check_output, damaged_files
 from pipeline.store.disk import size_text
 from pipeline.store.errors import CorruptShard
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 LITTLE_BYTES = 5e9  # the demo needs about 1 GB, a crash on a full disk costs an afternoon
 TOO_LITTLE_BYTES = 1e9
-PAGES = "pages__"  # in the name of a file of data/current, of a source
 
 
 def check_disk(visit: Visit) -> Iterator[Finding]:
@@ -127,7 +126,8 @@ def check_journals(visit: Visit) -> Iterator[Finding]:
 
 def _asset_of(path: Path) -> str:
     name = path.name.removesuffix(".json")
-    return f"pages/{name.removeprefix(PAGES)}" if name.startswith(PAGES) else name
+    folder, mark, rest = name.partition("__")
+    return f"{folder}/{rest}" if mark and folder in asset_folders() else name
 
 
 def _plans(layout: Layout) -> dict[str, "PlannedAsset"]:
@@ -144,11 +144,11 @@ def _output_to_name(layout: Layout, asset: str, planned: "PlannedAsset | None") 
     """The output that the settings of today lead to, else the newest of its stage, if only this asset has that."""
     if planned and planned.builds and not planned.rebuilt and not planned.fault and (last := planned.builds[-1].last):
         return output_folder(layout.store, last["stage"], last["fingerprint"])
-    group, _, source = asset.partition("/")
-    if not links_of(group):
+    source = asset.removeprefix("pages/") if asset.startswith("pages/") else ""
+    if not (source or asset in fixed_assets()):
         return None
     found = []
-    for path in (layout.store / output_of(group)).glob(f"*/{RECORD}"):
+    for path in (layout.store / output_of(OF_SOURCE if source else asset)).glob(f"*/{RECORD}"):
         try:
             record = load_record(path.parent)
         except CorruptShard:  # cannot be named

@@ -11,8 +11,8 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
-    foundation_model       finite_loss (blocks)
-    foundation_evaluation  beats_bigram, and the limits of [checks.foundation_evaluation] in config.toml
+    <model>                finite_loss (blocks)
+    <model>_evaluation     beats_bigram, and the limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of
@@ -37,7 +37,7 @@ from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.task import SEEN
-from pipeline.store.chain import metrics_of
+from pipeline.store.chain import EVALUATION, evaluation_of, metrics_of
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
@@ -45,6 +45,7 @@ from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, few_lost, not_empty
 from pipeline.tasks.tasks_toml import Task
+from pipeline.training.models_toml import Model
 
 TABLE = "checks"  # table of config.toml
 SAMPLE_DOCUMENTS = 200  # that are checked for losslessness, besides the hard texts
@@ -61,7 +62,7 @@ class Law:
 
 
 def asset_checks(
-    sources: Iterable[str], tasks: Iterable[Task], limits: Mapping[str, Mapping[str, float]]
+    sources: Iterable[str], models: Iterable[Model], tasks: Iterable[Task], limits: Mapping[str, Mapping[str, float]]
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
     conserved = Law(name="conservation", judge=_conserved, blocks=True)
@@ -81,12 +82,13 @@ def asset_checks(
         check_step(["corpus_report"], [accounted, *_limits("corpus_report", limits)]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [conserved, lost, in_range]),
-        check_step(["foundation_model"], [finite_loss]),
-        check_step(
-            ["foundation_evaluation"],
-            [_beats_baseline("foundation", "bits_per_byte", "bigram"), *_limits("foundation_evaluation", limits)],
-        ),
     ]
+    for model in models:
+        beats, evaluation = _beats_baseline(model.name, "bits_per_byte", "bigram"), evaluation_of(model.name)
+        checks += [
+            check_step([model.asset], [finite_loss]),
+            check_step([evaluation], [beats, *_limits(evaluation, limits)]),
+        ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
     whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
@@ -103,10 +105,10 @@ def asset_checks(
 def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = ()) -> dg.AssetChecksDefinition:
     """One step for all checks of an asset, because each step costs a process."""
     asset = dg.AssetKey(key)
-    inputs = {"_".join(one).replace("-", "_"): dg.AssetIn(list(one)) for one in (key, *others)}
+    inputs = {"__".join(one).replace("-", "_"): dg.AssetIn(list(one)) for one in (key, *others)}
 
     @dg.multi_asset_check(
-        name=f"check_{'_'.join(key).replace('-', '_')}",
+        name=f"check_{'__'.join(key).replace('-', '_')}",
         specs=[
             dg.AssetCheckSpec(
                 law.name,
@@ -154,11 +156,14 @@ def read_limits(file: ConfigFile, metrics: Mapping[str, Sequence[str]]) -> dict[
     return {name: {metric: float(limit) for metric, limit in table.items()} for name, table in tables.items()}
 
 
-def limited_metrics(sources: Iterable[str], tasks: Iterable[Task]) -> dict[str, Sequence[str]]:
+def limited_metrics(
+    sources: Iterable[str], models: Iterable[Model], tasks: Iterable[Task]
+) -> dict[str, Sequence[str]]:
     """Asset -> what may have a limit in its table of config.toml."""
     return {
         "corpus": [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)],
-        **{asset: metrics_of(asset) for asset in ("corpus_report", "foundation_evaluation")},
+        "corpus_report": metrics_of("corpus_report"),
+        **{evaluation_of(model.name): metrics_of(EVALUATION) for model in models},
         **{f"{task.name}_evaluation": task.kind.metrics for task in tasks},
     }
 

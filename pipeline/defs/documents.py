@@ -23,7 +23,7 @@ def documents(sources: Mapping[str, Source], file: ConfigFile) -> dg.AssetsDefin
         kinds={"parquet", "python"},
         config=configs_of("documents"),
         code=stages_of("documents"),
-        ins={f"pages_{name.replace('-', '_')}": ["pages", name] for name in sources},
+        ins={f"pages_{name.replace('-', '_')}": f"pages/{name}" for name in sources},
     )
     def documents(
         context: dg.AssetExecutionContext,

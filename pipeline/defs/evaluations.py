@@ -1,4 +1,4 @@
-"""Assets `foundation_evaluation` and `<task>_evaluation`: metrics of the models, compared with baselines."""
+"""Assets `<model>_evaluation` and `<task>_evaluation`: metrics of the models, compared with baselines."""
 
 import dagster as dg
 
@@ -7,34 +7,36 @@ from pipeline.defs.resources import Mill, made_with
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.task import TaskEvaluationConfig, evaluation_stage
+from pipeline.store.chain import evaluation_of
 from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.tasks.tasks_toml import Task
 from pipeline.tracking.registry import Candidate
 from pipeline.training.finetune import finetune_stage, random_baseline
+from pipeline.training.models_toml import PretrainedModel
 
 
-def foundation_evaluation(file: ConfigFile) -> dg.AssetsDefinition:
+def model_evaluation(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefinition:
     @mill_asset(
         file,
-        key="foundation_evaluation",
+        key=evaluation_of(model.name),
         group="evaluation",
         kinds={"pytorch", "mlflow"},
         config=LanguageModelEvaluationConfig,
         code=[EVALUATE_MODEL],
+        ins={"model": model.asset},
     )
-    def foundation_evaluation(
+    def evaluation_of_model(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],
         cfg: LanguageModelEvaluationConfig,
-        foundation_model: Checkpoint,
+        model: Checkpoint,
         token_shards: Shards,
         corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
         """Bits per byte and perplexity on held-out documents, compared with n-gram models, and samples of text."""
-        inputs = (foundation_model, token_shards, corpus)
-        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, *inputs))
+        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, model, token_shards, corpus))
 
-    return foundation_evaluation
+    return evaluation_of_model
 
 
 def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:

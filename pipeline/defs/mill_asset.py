@@ -8,7 +8,7 @@ import datetime
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -27,30 +27,30 @@ MODEL_AGE = (8, 15)  # the schedules rebuild the corpus every night, and the res
 def mill_asset(
     file: ConfigFile,
     *,
-    key: str | Sequence[str],
+    key: str,
     group: str,
     kinds: set[str],
     config: Config,
     code: Iterable[Stage] | str,
-    ins: Mapping[str, str | Sequence[str]] | None = None,
+    ins: Mapping[str, str] | None = None,
     given: Mapping[str, Any] | None = None,
     description: str | None = None,
     pool: str | None = CORES,
 ) -> Callable[[Body], dg.AssetsDefinition]:
     """Decorates a function of `context`, `mill`, `cfg` and the handles that the asset reads.
 
-    `config` is the dataclass of its settings (or stage -> dataclass), `given` their defaults from tasks.toml, `code`
-    the stages whose versions make up the code version, `ins` maps parameters to assets with other names.
+    `key` is the name of the asset, such as pages/web. `config` is the dataclass of its settings (or stage ->
+    dataclass), `given` their defaults from models.toml or tasks.toml, `code` the stages whose versions make up the
+    code version, `ins` maps parameters to assets with other names.
     """
-    path = [key] if isinstance(key, str) else list(key)
     warn, fail = (datetime.timedelta(days=days) for days in (CORPUS_AGE if group == "corpus" else MODEL_AGE))
     decorate = dg.asset(
-        key=path,
-        ins={name: dg.AssetIn([asset] if isinstance(asset, str) else asset) for name, asset in (ins or {}).items()},
+        key=key.split("/"),
+        ins={name: dg.AssetIn(asset.split("/")) for name, asset in (ins or {}).items()},
         group_name=group,
         kinds=kinds,
         description=description,
-        config_schema=asset_config("/".join(path), config, file, given),
+        config_schema=asset_config(key, config, file, given),
         code_version=code if isinstance(code, str) else " ".join(f"{stage.name}-{stage.version}" for stage in code),
         owners=owners(file),
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=fail, warn_window=warn),

@@ -15,7 +15,7 @@ N_WORKERS = 2  # of each source, because several are collected at once and wait 
 def pages(source: Source, file: ConfigFile) -> dg.AssetsDefinition:
     @mill_asset(
         file,
-        key=["pages", source.name],
+        key=f"pages/{source.name}",
         group="corpus",
         kinds={"parquet", "python"},
         config=CollectConfig,

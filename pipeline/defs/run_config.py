@@ -1,7 +1,8 @@
 """The settings of an asset as Dagster's launchpad shows them, made from the config dataclasses of its stages.
 
 In: the config dataclass of a stage and what data/config.toml sets for the asset. Out: a Dagster config field whose
-resolved value is the dataclass itself. Precedence, lowest first: dataclass, tasks.toml, config.toml, launchpad.
+resolved value is the dataclass itself. Precedence, lowest first: dataclass, models.toml or tasks.toml, config.toml,
+launchpad.
 
 This is not a dg.Config, which checks its rules in the step only. Here the shape builds the dataclass while Dagster
 resolves the run config, which happens when a run is launched: a value outside its range or a broken rule is refused
@@ -65,7 +66,7 @@ def read_config_file(path: Path) -> ConfigFile:
 
 
 def asset_config(asset: str, config: Config, file: ConfigFile, given: Mapping[str, Any] | None = None) -> dg.Field:
-    """The config field of an asset. `given` are defaults from elsewhere (tasks.toml); config.toml overrides them.
+    """The config field of an asset. `given` are defaults from models.toml or tasks.toml; config.toml overrides them.
 
     Raises ValueError with file, table, key and what is allowed when config.toml is invalid.
     """

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 GREY = "#BBBBBB"
 SOURCE, MODEL, BASE, TASK = "<source>", "<model>", "<base>", "<task>"  # stand for the name of a table
+OF_SOURCE = f"pages/{SOURCE}"
+EVALUATION = f"{MODEL}_evaluation"  # of a model of models.toml
 MODEL_SUFFIX = "_model"  # of a model, which its evaluation leaves out
 
 
@@ -96,7 +98,7 @@ CHAIN: tuple[Link, ...] = (
         does="reads the pages of a source and drops those that are too large or are not text",
         stage="pipeline.corpus.collect.stage.COLLECT",
         config="pipeline.corpus.collect.stage.CollectConfig",
-        asset="pages/<source>",
+        asset=OF_SOURCE,
         command="stage",
         writes="PAGE",
         drops=True,
@@ -270,7 +272,7 @@ CHAIN: tuple[Link, ...] = (
         does="measures bits per byte of held-out text and writes samples",
         stage="pipeline.evaluation.language_model.EVALUATE_MODEL",
         config="pipeline.evaluation.language_model.LanguageModelEvaluationConfig",
-        asset="<model>_evaluation",
+        asset=EVALUATION,
         command="evaluate",
         metrics=("bits_per_byte", "perplexity"),
         reads=(Reads("pretrain"), Reads("tokenize")),
@@ -318,16 +320,20 @@ def fixed_assets() -> set[str]:
     return {link.asset for link in CHAIN if "<" not in link.asset}
 
 
+def asset_folders() -> set[str]:
+    """The first parts of names of assets that have two, such as pages."""
+    return {link.asset.partition("/")[0] for link in CHAIN if "/" in link.asset}
+
+
 def assets_of_table(kind: str, name: str) -> list[str]:
     """The assets of the table `name` of a source, model, base or task; `kind` is one of the constants above."""
-    stem = name.removesuffix(MODEL_SUFFIX)
     patterns = dict.fromkeys(link.asset for link in CHAIN if kind in link.asset)
-    return [one.replace(f"{MODEL}_", f"{stem}_").replace(kind, name) for one in patterns]
+    return [evaluation_of(name) if one == EVALUATION else one.replace(kind, name) for one in patterns]
 
 
 def evaluation_of(model: str) -> str:
     """The asset that evaluates a model of models.toml: foundation_evaluation for foundation_model."""
-    return assets_of_table(MODEL, model)[-1]
+    return EVALUATION.replace(MODEL, model.removesuffix(MODEL_SUFFIX))
 
 
 def stages_of(asset: str) -> list[Any]:

@@ -42,6 +42,10 @@ class Layout:
         return self.data / "sources.toml"
 
     @property
+    def models_toml(self) -> Path:
+        return self.data / "models.toml"
+
+    @property
     def tasks_toml(self) -> Path:
         return self.data / "tasks.toml"
 

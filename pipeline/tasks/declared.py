@@ -1,9 +1,9 @@
 """What the files of a data folder declare, without loading the graph, and what of it is not there.
 
-In: a layout. Out: the names of the assets of the graph that sources.toml and tasks.toml describe. What else has an
-output in the data folder was taken out of these files: it is no result any more, and `gristmill gc` removes it. And
-the paths and columns that the two files name and that do not exist; only the beginning of a file is read for that,
-and nothing is downloaded.
+In: a layout. Out: the names of the assets of the graph that sources.toml, models.toml and tasks.toml describe. What
+else has an output in the data folder was taken out of these files: it is no result any more, and `gristmill gc`
+removes it. And the paths and columns that the files name and that do not exist; only the beginning of a file is read
+for that, and nothing is downloaded.
 """
 
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.corpus.examples.stage import LabelledFile, check_beginning
-from pipeline.store.chain import OF_SOURCE, OF_TASK, fixed_assets
+from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
 from pipeline.tasks.tasks_toml import Task, read_tasks
+from pipeline.training.models_toml import read_models
 
 HEADER_BYTES = 64_000  # of a labelled file, whose columns are looked at
 MOST_FAULTS = 3  # that a message tells
@@ -21,9 +22,10 @@ MOST_FAULTS = 3  # that a message tells
 
 def declared_assets(layout: Layout) -> set[str]:
     """Raises ValueError when one of the files is invalid."""
-    pages = {f"{OF_SOURCE}/{source}" for source in read_sources(layout.sources_toml)}
-    of_tasks = {f"{task}_{part}" for task in read_tasks(layout.tasks_toml) for part in OF_TASK}
-    return fixed_assets() | pages | of_tasks
+    pages = [assets_of_table(SOURCE, source) for source in read_sources(layout.sources_toml)]
+    of_models = [model.assets for model in read_models(layout.models_toml).values()]
+    of_tasks = [assets_of_table(TASK, task) for task in read_tasks(layout.tasks_toml)]
+    return fixed_assets().union(*pages, *of_models, *of_tasks)
 
 
 def refuse_missing(layout: Layout) -> None:

@@ -6,7 +6,7 @@ names file, table, key and what is allowed.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile
-from pipeline.store.chain import OF_TASK, fixed_assets
+from pipeline.store.chain import MODEL_SUFFIX, TASK, assets_of_table, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.tasks.kind import Kind, kind_named
 from pipeline.tasks.kinds import KINDS
 from pipeline.training.finetune import FinetuneConfig
+from pipeline.training.models_toml import Model, read_models
 
-BASES = ("foundation_model",)
+MODELS_FILE = "models.toml"
 KEYS, SETTINGS = ("kind", "base", "data"), ("examples", "finetune")  # keys of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
@@ -43,21 +44,25 @@ class Task:
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
-    """The tasks of a TOML file by name, in its order; none if the file does not exist."""
+    """The tasks of a TOML file by name, in its order; none if the file does not exist.
+
+    Their bases are the models of the models.toml beside it.
+    """
     if not path.exists():
         return {}
-    return {name: _task(name, table, path) for name, table in read_toml(path).items()}
+    models = read_models(path.with_name(MODELS_FILE))
+    return {name: _task(name, table, path, models) for name, table in read_toml(path).items()}
 
 
-def _task(name: str, table: Any, path: Path) -> Task:
+def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Task:
     where = f"{path}: [{name}]"
     if not _NAME.fullmatch(name):
         raise ValueError(f"{where}: a task's name has lower-case letters, digits and _, and starts with a letter")
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
-    _refuse_taken(name, where)
-    for key, allowed in {"kind": KINDS, "base": BASES}.items():
-        if table.get(key) not in allowed:
+    _refuse_taken(name, where, models)
+    for key, allowed in {"kind": KINDS, "base": models}.items():
+        if not isinstance(table.get(key), str) or table[key] not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
             raise ValueError(
                 f"{where}: {key} {got}, expected one of {', '.join(allowed)}{did_you_mean(table.get(key), allowed)}"
@@ -72,28 +77,26 @@ def _task(name: str, table: Any, path: Path) -> Task:
     return Task(
         name=name,
         kind=kind,
-        base=table["base"],
+        base=models[table["base"]].asset,
         data=_data(table.get("data"), path, f"{where}, key data"),
         examples=read(kind.examples, of_task, where),
         finetune=read(kind.finetune, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
     )
 
 
-def _refuse_taken(name: str, where: str) -> None:
+def _refuse_taken(name: str, where: str, models: Mapping[str, Model]) -> None:
     """Assets, and models registered in MLflow, are named after their task."""
-    fixed = fixed_assets()
-    if taken := sorted({name, *(f"{name}_{part}" for part in OF_TASK)} & fixed):
+    owners = dict.fromkeys(fixed_assets(), "an asset that every graph has")
+    for model in models.values():
+        owners |= dict.fromkeys(model.assets, f"an asset of the model [{model.name}]")
+    if taken := sorted({name, *assets_of_table(TASK, name)} & owners.keys()):
+        stems = {asset.removesuffix(MODEL_SUFFIX) for asset in owners}
         raise ValueError(
-            f"{where}: the name {name!r} is taken: {taken[0]} is an asset that every graph has. Choose another name,"
-            f" for instance [{name}_task]; taken are {', '.join(sorted(fixed | _stems(fixed)))}"
+            f"{where}: the name {name!r} is taken: {taken[0]} is {owners[taken[0]]}. Choose another name,"
+            f" for instance [{name}_task]; taken are {', '.join(sorted(owners.keys() | stems))}"
         )
     if len(name) > MOST_LETTERS:
         raise ValueError(f"{where}: the name has {len(name)} letters, expected at most {MOST_LETTERS}")
-
-
-def _stems(fixed: Collection[str]) -> set[str]:
-    """Names of tasks whose assets would be fixed ones: foundation, because of foundation_model."""
-    return {asset.removesuffix(f"_{part}") for asset in fixed for part in OF_TASK if asset.endswith(f"_{part}")}
 
 
 def _data(data: Any, path: Path, where: str) -> Source | LabelledFile:

@@ -15,7 +15,7 @@ from pipeline.definitions import definitions
 from pipeline.defs.checks import Law, check_result, check_step, read_limits
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation import laws as evaluation_laws
-from pipeline.store.chain import metrics_of
+from pipeline.store.chain import EVALUATION, metrics_of
 from pipeline.store.layout import load_current
 from pipeline.store.outputs import read_results
 from pipeline.store.records import Counts, Shards
@@ -211,7 +211,8 @@ def test_limit_of_a_metric_that_nothing_writes_is_refused_when_the_graph_loads(t
 
 
 def test_metrics_that_are_declared_are_those_that_the_assets_write(toy_graph):
-    declared = {asset: metrics_of(asset) for asset in ("corpus_report", "foundation_evaluation")}
+    assets = {"corpus_report": "corpus_report", "foundation_evaluation": EVALUATION}
+    declared = {asset: metrics_of(pattern) for asset, pattern in assets.items()}
     declared["moods_evaluation"] = kind_named("classification").metrics
     for asset, metrics in declared.items():
         written = {result["metric"] for result in read_results(load_current(toy_graph.layout, asset).directory)}

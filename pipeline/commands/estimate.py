@@ -7,7 +7,7 @@ another size the first estimate is rough.
 """
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,14 +34,13 @@ DEMO_SECONDS = {
     "corpus_report": 2.8,
     "tokenizer": 2.3,
     "token_shards": 1.4,
-    "foundation_model": 0.0,
-    "foundation_evaluation": 7.7,
     "examples": 2.0,
     "model": 0.0,
-    "evaluation": 7.0,
+    "evaluation": 7.5,
 }
 OUTSIDE_SECONDS = 0.8  # per asset: its step, its checks and its share of the start
 DEMO_VOCABULARY = 4096
+FLOPS_PER_PARAMETER = 6  # and token: 2 forwards, 4 backwards
 DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and the cost of one in pretraining tokens
 
 
@@ -152,30 +151,38 @@ def measured(seconds: float = MEASURED_SECONDS) -> dict[str, Any]:
 
 def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsset]) -> Iterator[tuple[str, float]]:
     """Asset and FLOPs of every training; the evaluation of a task trains its model again from random weights."""
-    per_token = 0.0
     by_name = {one.asset: one for one in assets}
-    for one in assets:
+    for one in wanted:
         for build in one.builds:
-            if isinstance(cfg := build.config, ResolvedPretrain):
-                per_token = flops_per_token(cfg.network.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
-                if one in wanted and build.reasons:
-                    yield one.asset, cfg.train.n_steps * cfg.train.tokens_per_step * per_token
-            elif isinstance(cfg, FinetuneConfig) and one in wanted and build.reasons:
-                yield one.asset, _finetune_flops(cfg, by_name, one.asset, per_token)
+            if isinstance(cfg := build.config, ResolvedPretrain) and build.reasons:
+                n_tokens = cfg.train.n_steps * cfg.train.tokens_per_step
+                yield one.asset, n_tokens * _flops_per_token(one, by_name)
+            elif isinstance(cfg, FinetuneConfig) and build.reasons:
+                yield one.asset, _finetune_flops(cfg, by_name, one)
         twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")
-        if one in wanted and twin and not any(_trains(build.config) for build in one.builds):
+        if twin and not any(_trains(build.config) for build in one.builds):
             yield from (
-                (one.asset, _finetune_flops(build.config, by_name, twin.asset, per_token))
+                (one.asset, _finetune_flops(build.config, by_name, twin))
                 for build in twin.builds
                 if isinstance(build.config, FinetuneConfig)
             )
 
 
-def _finetune_flops(cfg: FinetuneConfig, by_name: dict[str, PlannedAsset], asset: str, per_token: float) -> float:
-    task = asset.removesuffix("_model").removesuffix("_evaluation")
+def _flops_per_token(asset: PlannedAsset, by_name: Mapping[str, PlannedAsset]) -> float:
+    """FLOPs to train a model, or the base that it is trained further from, on one token; 0 if that is unknown."""
+    for build in asset.builds:
+        if isinstance(cfg := build.config, ResolvedPretrain):
+            return flops_per_token(cfg.network.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
+        if build.last and (n_parameters := build.last["measures"].get("parameters")):
+            return FLOPS_PER_PARAMETER * n_parameters
+    return max((_flops_per_token(by_name[name], by_name) for name in asset.reads if name in by_name), default=0.0)
+
+
+def _finetune_flops(cfg: FinetuneConfig, by_name: Mapping[str, PlannedAsset], asset: PlannedAsset) -> float:
+    task = asset.asset.removesuffix("_model").removesuffix("_evaluation")
     records = [build.last for build in by_name[f"{task}_examples"].builds if build.last]
     n_texts = records[-1]["measures"].get("train_examples", DEMO_TEXTS) if records else DEMO_TEXTS
-    return cfg.epochs * n_texts * TOKENS_A_TEXT * per_token
+    return cfg.epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)
 
 
 def _trains(config: Any) -> bool:
@@ -183,6 +190,6 @@ def _trains(config: Any) -> bool:
 
 
 def _demo_seconds(asset: str) -> float:
-    """DEMO_SECONDS of an asset, of `pages`, or of the last part of the name of a task's asset; 0 for other assets."""
+    """DEMO_SECONDS of an asset, or of the first or last part of its name, such as `pages` and `evaluation`; else 0."""
     names = (asset, asset.split("/")[0], asset.rsplit("_", 1)[-1])
     return next((DEMO_SECONDS[name] for name in names if name in DEMO_SECONDS), 0.0)

@@ -1,4 +1,4 @@
-"""`gristmill init`: writes the first sources.toml, tasks.toml and config.toml of a new project, to be edited."""
+"""`gristmill init`: writes the first sources.toml, models.toml, tasks.toml and config.toml of a new project."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -18,13 +18,21 @@ path = "text"                    # EDIT THIS: a folder, a file or an archive; re
 # languages = ["en"]             # the languages to keep; default: the setting of `documents`
 # weight = 1.0                   # how often training reads these documents
 """
+MODELS = """\
+# The models. One table per model; docs/models.md describes all kinds. This one is trained from scratch on the corpus;
+# its name becomes the asset foundation_model and, with _evaluation in place of _model, that of its evaluation.
+
+[foundation_model]
+kind = "pretrain"
+preset = "demo"                  # or depth = 4, family = "llama", n_steps = 2000, ...: any setting of the asset
+"""
 TASKS = """\
-# What the foundation model is fine-tuned for. One table per task; its name becomes the assets <name>_examples,
-# <name>_model and <name>_evaluation. Without a table, only the foundation model is trained.
+# What the models are fine-tuned for. One table per task; its name becomes the assets <name>_examples, <name>_model and
+# <name>_evaluation. Without a table, no model is fine-tuned.
 #
 # [tickets]
 # kind = "classification"
-# base = "foundation_model"
+# base = "foundation_model"       # a table of models.toml
 # data = { path = "tickets.csv" } # .csv, .tsv or .jsonl; relative to this file, or absolute
 # text = "subject"                # the column or key of the text
 # label = "queue"                 # the column or key of the label
@@ -39,18 +47,22 @@ CONFIG = """\
 # [documents.filter]
 # languages = ["en", "de"]
 #
-# [foundation_model]
-# preset = "demo"
-# n_steps = 2000
+# [tokenizer]
+# vocab_size = 8192
 """
 
 
 def run(args: Namespace) -> int:
-    """Write the three files. Raises ValueError when one of them exists; nothing is overwritten."""
+    """Write the four files. Raises ValueError when one of them exists; nothing is overwritten."""
     layout = Layout(Path(args.folder).absolute()) if args.folder else layout_from_environment()
     if there := next((path for path in (layout.data, *layout.data.parents) if path.is_file()), None):
         raise ValueError(f"{there} is a file; choose another folder: gristmill init FOLDER")
-    files = {layout.sources_toml: SOURCES, layout.tasks_toml: TASKS, layout.config_toml: CONFIG}
+    files = {
+        layout.sources_toml: SOURCES,
+        layout.models_toml: MODELS,
+        layout.tasks_toml: TASKS,
+        layout.config_toml: CONFIG,
+    }
     if there := [path for path in files if path.exists()]:
         raise ValueError(f"{there[0]} exists and is not overwritten; choose another folder: gristmill init FOLDER")
     for path, text in files.items():

@@ -76,6 +76,7 @@ class PlannedAsset:
 
     asset: str
     builds: tuple[PlannedBuild, ...]
+    reads: tuple[str, ...] = ()  # assets
     fault: str | None = None
 
     @property
@@ -172,7 +173,7 @@ class PlanningMill(Mill):
 def plan(layout: Layout, code: dg.Definitions | None = None) -> list[PlannedAsset]:
     """The plans of all assets of the graph; `code` is the loaded graph, if it is loaded already.
 
-    Raises ValueError when one of the three toml files is invalid.
+    Raises ValueError when one of the four TOML files is invalid.
     """
     graph = (code or definitions(layout)).resolve_asset_graph()
     current = all_current(layout)
@@ -196,7 +197,8 @@ def _planned_asset(
 ) -> tuple[PlannedAsset, Handle | None]:
     """The plan of one asset, and the handle that it would return."""
     inputs = {parameter: asset_name(key) for parameter, key in definition.keys_by_input_name.items()}
-    if missing := sorted({one for one in inputs.values() if one not in handles}):
+    reads = tuple(inputs.values())
+    if missing := sorted({one for one in reads if one not in handles}):
         reason = f"needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not built yet"
         configs = _configs(definition, store, layout, {p: handles.get(one) for p, one in inputs.items()})
         stages = {**configs, **store.before} or {name: None}
@@ -204,21 +206,22 @@ def _planned_asset(
             PlannedBuild(stage=one, reasons=(reason,), last=store.before.get(one), config=configs.get(one))
             for one in stages
         ]
-        return PlannedAsset(asset=name, builds=tuple(builds)), None
+        return PlannedAsset(asset=name, builds=tuple(builds), reads=reads), None
     mill = PlanningMill(layout=layout, planner=store)
     given: dict[str, Any] = {parameter: handles[one] for parameter, one in inputs.items()}
     try:
         result: Any = definition(dg.build_asset_context(), mill=mill, **given)
     except ValueError as error:
         fault = _place(layout, name) + " ".join(str(error).split())
-        return PlannedAsset(asset=name, builds=tuple(store.plan), fault=fault), None
-    return PlannedAsset(asset=name, builds=tuple(store.plan)), result.value
+        return PlannedAsset(asset=name, builds=tuple(store.plan), reads=reads, fault=fault), None
+    return PlannedAsset(asset=name, builds=tuple(store.plan), reads=reads), result.value
 
 
 def _place(layout: Layout, asset: str) -> str:
     """File and table that declare an asset without inputs."""
-    if asset.startswith("pages/"):
-        return f"{layout.sources_toml}: [{asset.removeprefix('pages/')}]: "
+    folder, _, table = asset.rpartition("/")
+    if file := {"pages": layout.sources_toml, "base": layout.models_toml}.get(folder):
+        return f"{file}: [{table}]: "
     return f"{layout.tasks_toml}: [{asset.removesuffix('_examples')}]: " if asset.endswith("_examples") else ""
 
 

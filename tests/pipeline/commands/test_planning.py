@@ -29,7 +29,7 @@ DOWNSTREAM_OF_TOKENIZER = {
 
 @dataclass(frozen=True, slots=True)
 class OtherSettings(Layout):
-    """The same store under another config.toml and sources.toml."""
+    """The same store under another config.toml, sources.toml and models.toml."""
 
     folder: Path
 
@@ -40,6 +40,10 @@ class OtherSettings(Layout):
     @property
     def sources_toml(self) -> Path:
         return self.folder / "sources.toml"
+
+    @property
+    def models_toml(self) -> Path:
+        return self.folder / "models.toml"
 
 
 @pytest.fixture
@@ -66,6 +70,21 @@ def outputs(layout: Layout) -> dict[Path, int]:
     folders = (layout.store, layout.current, layout.tracking)
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.name != SEEN]
     return {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_plan_further_model_shares_the_tokens_and_a_changed_table_rebuilds_only_its_own(other_settings):
+    tables = '[foundation_model]\nkind = "pretrain"\n\n[little]\nkind = "pretrain"\nfamily = "gpt2"\n'
+    other_settings.models_toml.write_text(tables)
+    assert rebuilt(plan(other_settings)) == {
+        "little": "never built",
+        "little_evaluation": "needs little, which is not built yet",
+    }
+    other_settings.models_toml.write_text(tables.replace('"pretrain"\n', '"pretrain"\nn_kv_heads = 1\n', 1))
+    changed = rebuilt(plan(other_settings))
+    assert changed.keys() - {"little", "little_evaluation"} == {
+        *("foundation_model", "foundation_evaluation", "moods_model", "moods_evaluation")
+    }
+    assert "n_kv_heads 2 -> 1" in changed["foundation_model"]
 
 
 def test_plan_nothing_changed_rebuilds_nothing_and_writes_nothing(toy_graph, monkeypatch, capsys):

@@ -157,6 +157,25 @@ def test_read_tasks_name_of_an_asset_is_refused(tmp_path, name):
         read_tasks(written(tmp_path, replaced("[tickets]", f"[{name}]")))
 
 
+MODELS = '[little]\nkind = "pretrain"\n\n[moods_model]\nkind = "pretrain"\n'
+
+
+def test_read_tasks_base_is_a_model_of_models_toml(tmp_path):
+    (tmp_path / "models.toml").write_text(MODELS)
+    (task,) = read_tasks(written(tmp_path, replaced("foundation_model", "little"))).values()
+    assert task.base == "little"
+    with pytest.raises(ValueError, match="base is 'foundation_model', expected one of little, moods_model"):
+        read_tasks(written(tmp_path, TICKETS))
+
+
+def test_read_tasks_name_of_a_model_is_refused(tmp_path):
+    (tmp_path / "models.toml").write_text(MODELS)
+    for name, taken in {"little": "little", "moods": "moods_evaluation"}.items():
+        text = replaced("[tickets]", f"[{name}]", replaced("foundation_model", "little"))
+        with pytest.raises(ValueError, match=rf"\[{name}\]: the name .* is taken: {taken}.* an asset of the model"):
+            read_tasks(written(tmp_path, text))
+
+
 @pytest.mark.parametrize("name", ["foundations", "corpus_report_2", "model", "demo"])
 def test_read_tasks_name_beside_that_of_an_asset_is_fine(tmp_path, name):
     assert set(read_tasks(written(tmp_path, replaced("[tickets]", f"[{name}]")))) == {name}

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.training.models_toml import read_models
+
+TWO = """
+[foundation_model]
+kind = "pretrain"
+
+[little]
+kind = "pretrain"
+family = "gpt2"
+n_layers = 2
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    (folder / "models.toml").write_text(text)
+    return folder / "models.toml"
+
+
+def replaced(old: str, new: str, text: str = TWO) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def test_read_models_keeps_the_order_of_the_file_and_only_what_a_table_sets(tmp_path):
+    models = read_models(written(tmp_path, TWO))
+    assert list(models) == ["foundation_model", "little"]
+    assert models["little"].settings == {"family": "gpt2", "n_layers": 2}
+    assert models["little"].assets == ["little", "little_evaluation"]
+    assert models["foundation_model"].assets == ["foundation_model", "foundation_evaluation"]
+
+
+def test_read_models_no_file_means_the_default_table_alone(tmp_path):
+    (model,) = read_models(tmp_path / "models.toml").values()
+    assert (model.name, model.kind, model.settings) == ("foundation_model", "pretrain", {})
+
+
+def test_read_models_of_the_project_has_the_foundation_model():
+    assert "foundation_model" in read_models(Path(__file__).parents[3] / "data" / "models.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[little", r"is not valid TOML"),
+        ("preset = 'demo'", r"preset = 'demo' is outside a table; put it below a line \[name_of_model\]"),
+        ("[little]\n", r"\[little\]: key `kind` is missing, expected one of pretrain"),
+        ("[little]\nkind = 'pretrian'", r"\[little\]: kind is 'pretrian', expected .*; did you mean `pretrain`\?"),
+        (replaced("n_layers", "n_layer"), r"\[little\]: unknown key `n_layer`; did you mean `n_layers`\?"),
+        (replaced("n_layers = 2", "n_layers = 0"), r"\[little\]: n_layers is 0, expected a whole number of at least 1"),
+        (replaced('"gpt2"', '"gpt3"'), r"\[little\]: family is 'gpt3', expected one of .*; did you mean `gpt2`\?"),
+        (replaced("n_layers = 2", "n_heads = 7"), r"\[little\]: .*n_heads"),
+        (replaced("[little]", "[Little]"), r"\[Little\]: the name of a model begins with a letter and has only a to z"),
+        (replaced("[little]", "[a__b]"), r"\[a__b\]: the name of a model .* single _"),
+        (replaced("[little]", "[corpus]"), r"\[corpus\]: the name is taken: it makes the asset corpus, which every"),
+        (
+            replaced("[little]", "[foundation]"),
+            r"\[foundation\]: the name is taken: .* foundation_evaluation, of \[foundation_model\]",
+        ),
+    ],
+)
+def test_read_models_mistake_is_named_with_its_place(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        read_models(written(tmp_path, text))
+    assert str(tmp_path / "models.toml") in str(raised.value)

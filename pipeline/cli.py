@@ -116,7 +116,9 @@ Adder = Callable[..., argparse.ArgumentParser]
 
 
 def _add_graph_commands(command: Adder) -> None:
-    init = command("init", "pipeline.commands.init:run", "Write a first sources.toml, models.toml, tasks.toml and config.toml")
+    init = command(
+        "init", "pipeline.commands.init:run", "Write a first sources.toml, models.toml, tasks.toml and config.toml"
+    )
     init.add_argument(
         "folder", metavar="FOLDER", nargs="?", help="folder without these files; default: the data folder"
     )

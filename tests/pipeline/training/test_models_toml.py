@@ -50,10 +50,16 @@ def test_read_models_of_the_project_has_the_foundation_model():
         ("[little]\n", r"\[little\]: key `kind` is missing, expected one of pretrain"),
         ("[little]\nkind = 'pretrian'", r"\[little\]: kind is 'pretrian', expected .*; did you mean `pretrain`\?"),
         (replaced("n_layers", "n_layer"), r"\[little\]: unknown key `n_layer`; did you mean `n_layers`\?"),
-        (replaced("n_layers = 2", "n_layers = 0"), r"\[little\]: n_layers is 0, expected a whole number of at least 1"),
+        (
+            replaced("n_layers = 2", "n_layers = 0"),
+            r"\[little\]: n_layers is 0, expected a whole number of at least 1",
+        ),
         (replaced('"gpt2"', '"gpt3"'), r"\[little\]: family is 'gpt3', expected one of .*; did you mean `gpt2`\?"),
         (replaced("n_layers = 2", "n_heads = 7"), r"\[little\]: .*n_heads"),
-        (replaced("[little]", "[Little]"), r"\[Little\]: the name of a model begins with a letter and has only a to z"),
+        (
+            replaced("[little]", "[Little]"),
+            r"\[Little\]: the name of a model begins with a letter and has only a to z",
+        ),
         (replaced("[little]", "[a__b]"), r"\[a__b\]: the name of a model .* single _"),
         (replaced("[little]", "[corpus]"), r"\[corpus\]: the name is taken: it makes the asset corpus, which every"),
         (

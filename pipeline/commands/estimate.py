@@ -190,6 +190,6 @@ def _trains(config: Any) -> bool:
 
 
 def _demo_seconds(asset: str) -> float:
-    """DEMO_SECONDS of an asset, or of the first or last part of its name, such as `pages` and `evaluation`; else 0."""
+    """DEMO_SECONDS of an asset, or of the first or last part of its name, for instance `pages`; else 0."""
     names = (asset, asset.split("/")[0], asset.rsplit("_", 1)[-1])
     return next((DEMO_SECONDS[name] for name in names if name in DEMO_SECONDS), 0.0)

@@ -27,8 +27,8 @@ kind = "pretrain"
 preset = "demo"                  # or depth = 4, family = "llama", n_steps = 2000, ...: any setting of the asset
 """
 TASKS = """\
-# What the models are fine-tuned for. One table per task; its name becomes the assets <name>_examples, <name>_model and
-# <name>_evaluation. Without a table, no model is fine-tuned.
+# What the models are fine-tuned for. One table per task; its name becomes the assets <name>_examples, <name>_model
+# and <name>_evaluation. Without a table, no model is fine-tuned.
 #
 # [tickets]
 # kind = "classification"

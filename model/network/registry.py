@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.network.decoder import Decoder
 from model.network.encoder import Encoder, MaskedLM
@@ -88,9 +88,14 @@ def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = No
 
 def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
     """Write model.safetensors and config.json, each by a rename. Every process may call it, rank 0 writes."""
-    weights = named_weights(model)
+    write_model(directory, named_weights(model), description)
+
+
+def write_model(directory: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """As `save_model`, of `weights` alone: those of a whole model, or of its adapters."""
     if not is_main():
         return
+    directory.mkdir(parents=True, exist_ok=True)
     part = directory / f".{WEIGHTS}.part"
     write_tensors(part, weights)
     flush(part)
@@ -148,6 +153,8 @@ def _read_description(directory: Path, expected: tuple[str, ...]) -> dict[str, A
         found = KINDS[kind].title if kind in KINDS else repr(kind)
         wanted = " or ".join(KINDS[one].title for one in expected)
         raise ValueError(f"{path}: describes {found}, expected {wanted}")
+    if "lora" in description:
+        raise ValueError(f"{directory} holds adapters and not the base that they belong to; give the finished model")
     return description
 
 

@@ -5,7 +5,8 @@ random generators), config.json (the kind and shape of the model), state.json (s
 run) and complete.json, which lists size and sha256 of the others.
 
 Steps: copy the state to host memory; write the files to a hidden folder beside, flush, rename; write complete.json.
-A folder without it is ignored. Validation results are added later as values.json. Nothing is ever unpickled.
+A folder without it is ignored. Validation results are added later as values.json. Nothing is ever unpickled. Weights
+that are frozen are not stored: where adapters are trained, a checkpoint holds these alone.
 """
 
 import concurrent.futures
@@ -40,7 +41,7 @@ from model.training.files import (
 )
 from model.training.schedule import horizon, is_extension
 from model.training.step import TrainState
-from model.training.weights import load_weights, named_weights
+from model.training.weights import load_trained_weights, trained_weights
 
 OPTIMIZER, STATE, VALUES = "optimizer.safetensors", "state.json", "values.json"
 FILES = (WEIGHTS, OPTIMIZER, CONFIG, STATE)  # of a complete checkpoint, beside COMPLETE
@@ -84,7 +85,7 @@ def snapshot_of(
     which is slow to allocate, so that they are kept and used again.
     """
     generators = rng_states()
-    weights, optimizer = named_weights(state.model), state.optimizer.state()
+    weights, optimizer = trained_weights(state.model), state.optimizer.state()
     if not is_main():
         return None
     pinned = {} if pinned is None else pinned
@@ -185,7 +186,7 @@ def load_checkpoint(folder: Path, state: TrainState, cfg: TrainConfig, *, is_che
             f"{folder} was made with {name}={getattr(was, name)}, now it is {getattr(cfg, name)}: a run cannot change"
             " half-way; train in another folder"
         )
-    load_weights(folder / WEIGHTS, state.model)
+    load_trained_weights(folder / WEIGHTS, state.model)
     tensors = read_tensors(folder / OPTIMIZER)
     state.optimizer.load({name: t for name, t in tensors.items() if not name.startswith(RNG_PREFIX)})
     restore_rng(tensors)

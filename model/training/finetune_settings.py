@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.data.examples import n_batches
+from model.network.lora_config import LoraConfig
 from model.training.config import TrainConfig
 
 LARGEST_MICRO_BATCH = 256  # rows that pass through the model at once
@@ -22,6 +23,11 @@ class FinetuneSettings:
     """Settings of fine-tuning. The defaults were chosen on the validation split of the sarcasm headlines."""
 
     initialisation: Literal["pretrained", "random"] = "pretrained"  # random shows what pretraining is worth
+    tuning: Literal["full", "lora"] = "full"  # lora: adapters and a new head; the base is frozen (arXiv:2106.09685)
+    lora_rank: int = 8
+    lora_alpha: float = 16.0  # the output of an adapter is multiplied by alpha / rank
+    lora_targets: tuple[str, ...] = ()  # last parts of names of linear layers; none = all of the blocks
+    lora_lr: float = 0.002  # peak; adapters and head, instead of the two below
     epochs: int = 2
     rows: int = 128  # examples per update
     max_tokens: int | None = None  # per text, with its end-of-text token; None = the context of the base
@@ -39,6 +45,7 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         options = {"initialisation": ("pretrained", "random"), "truncation_side": ("right", "left")}
+        options["tuning"] = ("full", "lora")
         for name, allowed in options.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
@@ -47,12 +54,23 @@ class FinetuneSettings:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} must be from 0 to 1, without 1")
+        if self.lora is not None and self.initialisation == "random":
+            raise ValueError("tuning='lora' needs a trained base, got initialisation='random'; set tuning='full'")
         train_config(self, n_examples=self.rows)
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """The adapters that are trained; None = all weights are."""
+        if self.tuning == "full":
+            return None
+        return LoraConfig(rank=self.lora_rank, alpha=self.lora_alpha, targets=self.lora_targets)
 
 
 def train_config(cfg: FinetuneSettings, n_examples: int) -> TrainConfig:
     """The plan for `n_examples`. Raises ValueError for a setting that breaks a rule."""
     rows = min(cfg.rows, n_examples)
+    # AdamW alone for adapters: they are factors of a matrix, whose gradients Muon would make orthogonal one by one
+    rates = {"muon_lr": None, "adamw_lr": cfg.lora_lr} if cfg.tuning == "lora" else {}
     return TrainConfig(
         n_steps=cfg.epochs * n_batches(n_examples, rows),
         rows=rows,
@@ -62,5 +80,5 @@ def train_config(cfg: FinetuneSettings, n_examples: int) -> TrainConfig:
         schedule="linear",
         decay_fraction=0.0,
         keep_checkpoints=1,
-        **{name: getattr(cfg, name) for name in ALIKE},
+        **{name: getattr(cfg, name) for name in ALIKE} | rates,
     )

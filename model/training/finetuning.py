@@ -1,11 +1,11 @@
 """Fine-tunes a pretrained decoder on labelled texts: from a description to a finished classifier.
 
 In: the folder of a decoder with its tokenizer, labelled examples, settings. Out: a folder with model.safetensors,
-config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoint; a training that was stopped there
-continues. Steps: encode the examples with the base's tokenizer; copy the base's trunk under a new head, or start from
-random weights for comparison; train all weights on batches of texts of similar length. The last weights are the
-result, because the learning rate falls to 0 and the number of epochs was chosen on validation data. Validation
-examples are only measured.
+config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoint, and where adapters were trained also
+adapter/; a training that was stopped there continues. Steps: encode the examples with the base's tokenizer; copy the
+base's trunk under a new head, or start from random weights for comparison; train all weights, or adapters and the
+head, on batches of texts of similar length. The last weights are the result, because the learning rate falls to 0 and
+the number of epochs was chosen on validation data. Validation examples are only measured.
 
 `job_of` and `finetune` serve any kind of task that brings its network, examples, loss and validation; the functions
 after them are those of classification.
@@ -29,7 +29,8 @@ from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from, new_classifier
-from model.network.registry import describe, load_decoder, save_model
+from model.network.registry import describe, load_decoder
+from model.training.adapters import save_trained, start_adapters
 from model.training.distributed import is_main
 from model.training.files import WEIGHTS, sha256
 from model.training.finetune_settings import FinetuneSettings, train_config
@@ -38,7 +39,10 @@ from model.training.machine import training_device
 from model.training.pretraining import only_training, refuse_other_models
 from model.training.run import Job, Observer, run
 
-OUTSIDE_TRAIN_CONFIG = ("initialisation", "max_tokens", "truncation_side", "label_smoothing")  # settings of identity
+OUTSIDE_TRAIN_CONFIG = (  # settings of identity
+    "initialisation", "tuning", "lora_rank", "lora_alpha", "lora_targets", "max_tokens", "truncation_side",
+    "label_smoothing",
+)  # fmt: skip
 # Nats above the last losses from which a spike is reported: one wrong answer in a batch of 16 is no spike.
 MIN_SPIKE_RISE = 1.0
 
@@ -73,14 +77,18 @@ class Task:
 
 
 def job_of(base: Base, task: Task, cfg: FinetuneSettings, made_from: Mapping[str, str]) -> Job:
-    """What model/training/run.py needs; the network is on this process's device."""
+    """What model/training/run.py needs; the network is on this process's device, and has adapters if these are
+    trained."""
     device, train = training_device(), train_config(cfg, len(task.training.ids))
     max_tokens = base.max_tokens(cfg)
     longest = max_tokens if device.type == "cuda" else None
+    description = {**task.description, "max_tokens": max_tokens, "truncation_side": cfg.truncation_side}
+    if cfg.lora is not None:
+        description = start_adapters(task.network, description, cfg.lora, base.directory, cfg.seed)
     return Job(
         model=task.network.to(device),
         cfg=train,
-        description={**task.description, "max_tokens": max_tokens, "truncation_side": cfg.truncation_side},
+        description=description,
         batches=ExampleBatches(task.training, rows=train.rows, seed=cfg.seed, longest=longest),
         has_varying_lengths=True,
         loss_function=task.loss_function,
@@ -95,7 +103,7 @@ def finetune(
 ) -> None:
     """Train to the end and write the model. Raises as `run` does."""
     run(directory, job, observer, progress)
-    save_model(directory, job.model, job.description)
+    save_trained(directory, job.model, job.description)
 
 
 # Classification.

@@ -53,13 +53,20 @@ class MemoryEstimate:
 
 
 def estimate(
-    cfg: DecoderConfig | EncoderConfig, train: TrainConfig, device: str, n_shards: int = 1
+    cfg: DecoderConfig | EncoderConfig,
+    train: TrainConfig,
+    device: str,
+    n_shards: int = 1,
+    n_trained: int | None = None,
 ) -> MemoryEstimate:
-    """What training takes in one process; `device` is "cpu" or "cuda", `n_shards` the processes of FSDP."""
+    """What training takes in one process; `device` is "cpu" or "cuda", `n_shards` the processes of FSDP.
+
+    `n_trained`: weights of adapters, which AdamW trains beside a frozen model, head included; None = all are trained.
+    """
     is_half = device == "cuda"
     n_all, n_hidden = n_parameters(cfg), n_hidden_matrix_parameters(cfg)
     n_muon = n_hidden if train.muon_lr is not None else 0  # one moment, AdamW has two
-    state = 4 * (2 * n_all + n_muon + 2 * (n_all - n_muon))
+    n_numbers = 2 * n_all + n_muon + 2 * (n_all - n_muon) if n_trained is None else n_all + 4 * n_trained
     copies = 2 * n_all if is_half and n_shards == 1 else 0  # by autocast; FSDP gathers bfloat16
     n_whole = n_all - n_hidden + 2 * n_hidden // cfg.n_layers  # all but the layers, one layer and the next
     gathered = 2 * (2 if is_half else 4) * n_whole if n_shards > 1 else 0  # weights and gradients
@@ -73,9 +80,10 @@ def estimate(
     takes_mask = train.document_mask or cfg.sliding_window is not None
     if takes_mask and not (is_half and varlen_takes(cfg.d_head)):
         row += train.seq_len**2 * (1 + (4 if train.activation_checkpointing else 4 * cfg.n_layers))
-    head = 2 * 4 * cfg.vocab_size * cfg.d_model  # the sum of its gradient, and a chunk's share of that
+    # the sum of the head's gradient, and a chunk's share of that
+    head = 2 * 4 * cfg.vocab_size * cfg.d_model if n_trained is None else 0
     return MemoryEstimate(
-        state=state // n_shards + copies, gathered=gathered, logits=logits + head, row=math.ceil(row)
+        state=4 * n_numbers // n_shards + copies, gathered=gathered, logits=logits + head, row=math.ceil(row)
     )
 
 
@@ -102,13 +110,15 @@ def chosen_micro_batch(
     n_shards: int = 1,
     held_bytes: int = 0,
     free_bytes: int | None = None,
+    n_trained: int | None = None,
 ) -> int:
     """Rows at once: the largest divisor of `n_rows`, a process's share of a global batch, that fits the memory.
 
     At least 1, even where no row seems to fit, and at most MICRO_TOKENS tokens. `held_bytes` is the part of weights
-    and optimiser state that exists already, so that free memory is without it; `free_bytes` None = measured.
+    and optimiser state that exists already, so that free memory is without it; `free_bytes` None = measured;
+    `n_trained` as in `estimate`.
     """
-    parts = estimate(cfg, train, device.type, n_shards)
+    parts = estimate(cfg, train, device.type, n_shards, n_trained)
     free = free_memory(device) if free_bytes is None else free_bytes
     room = SAFE_SHARE * (free - max(0, parts.state - held_bytes) - parts.gathered) - parts.logits
     limit = max(1, min(int(room // parts.row), MICRO_TOKENS // train.seq_len, n_rows))

@@ -25,9 +25,11 @@ from model.data.batches import TokenBatches, token_batches
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.evaluate import mean_loss
 from model.network.decoder import initialise, new_decoder, weightless_decoder
-from model.network.registry import describe, save_model
+from model.network.lora_config import LoraConfig, lora_config
+from model.network.registry import describe, load_model
 from model.network.shape import DecoderConfig, decoder_config
 from model.network.size import flops_per_token, n_parameters
+from model.training.adapters import save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
@@ -52,8 +54,14 @@ class Pretraining:
     network: DecoderConfig
     train: TrainConfig
     made_from: Mapping[str, str]  # fingerprints of data and tokenizer; a resume must have the same
+    start_from: Path | None = None  # folder of a trained model of this network; None = random weights
+    lora: LoraConfig | None = (
+        None  # adapters that are trained on the frozen start_from; None = all weights are trained
+    )
 
     def __post_init__(self) -> None:
+        if self.lora is not None and self.start_from is None:
+            raise ValueError("lora trains adapters on a trained model; give start_from, the folder of one")
         vocab_size = read_description(self.shards)["vocab_size"]
         if vocab_size != self.network.vocab_size:
             raise ValueError(
@@ -66,9 +74,10 @@ class Pretraining:
             )
 
     def to_json(self) -> str:
-        paths = {"shards": str(self.shards), "out": str(self.out)}
+        paths = {name: str(path) for name in ("shards", "out", "start_from") if (path := getattr(self, name))}
         configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
-        return json.dumps({**paths, **configs, "made_from": dict(self.made_from)})
+        lora = {"lora": dataclasses.asdict(self.lora)} if self.lora is not None else {}
+        return json.dumps({**paths, **configs, **lora, "made_from": dict(self.made_from)})
 
     @classmethod
     def from_json(cls, text: str) -> "Pretraining":
@@ -79,6 +88,8 @@ class Pretraining:
             network=decoder_config(values["network"]),
             train=TrainConfig(**values["train"]),
             made_from=values["made_from"],
+            start_from=Path(values["start_from"]) if "start_from" in values else None,
+            lora=lora_config(values["lora"]) if "lora" in values else None,
         )
 
     @property
@@ -89,6 +100,8 @@ class Pretraining:
     def params(self) -> dict[str, Any]:
         """Every setting by its name, and how many parameters they make."""
         settings = dataclasses.asdict(self.network) | dataclasses.asdict(self.train)
+        if self.lora is not None:
+            settings |= {f"lora_{name}": value for name, value in dataclasses.asdict(self.lora).items()}
         return settings | {"parameters": n_parameters(self.network)}
 
 
@@ -106,25 +119,40 @@ def pretrain(
     with only_training(plan.out):
         run(plan.out, job, observer, progress)
         if is_main():
-            save_model(plan.out, job.model, job.description)
+            save_trained(plan.out, job.model, job.description)
 
 
 def job_of(plan: Pretraining) -> Job:
     """What model/training/run.py needs; the model is on this process's device, or under FSDP without memory."""
-    is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
     with memory_explained(f"the model has {n_parameters(plan.network):,} parameters; choose a smaller one"):
-        decoder = weightless_decoder(plan.network) if is_in_shards else new_decoder(plan.network, plan.train.seed)
-        decoder = decoder if is_in_shards else decoder.to(training_device())
+        network, description = starting_network(plan)
+        is_weightless = next(network.parameters()).is_meta
+        network = network if is_weightless else network.to(training_device())
     return Job(
-        model=decoder,
+        model=network,
         initialise=functools.partial(initialise, seed=plan.train.seed),
         cfg=plan.train,
-        description=describe(plan.network),
+        description=description,
         batches=training_batches(plan),
         validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.network.vocab_size),
         best=VALIDATION_METRIC,
         made_from=plan.made_from,
     )
+
+
+def starting_network(plan: Pretraining) -> tuple[nn.Module, dict[str, Any]]:
+    """The network before its first step, and its config.json. ValueError where start_from holds another network."""
+    description = describe(plan.network)
+    if plan.start_from is None:
+        is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
+        network = weightless_decoder(plan.network) if is_in_shards else new_decoder(plan.network, plan.train.seed)
+        return network, description
+    network, _ = load_model(plan.start_from, kind=description["kind"])
+    if network.cfg != plan.network:
+        raise ValueError(f"{plan.start_from} holds a network of another shape, {network.cfg}, not {plan.network}")
+    if plan.lora is None:
+        return network, description
+    return network, start_adapters(network, description, plan.lora, plan.start_from, plan.train.seed)
 
 
 def training_batches(plan: Pretraining) -> TokenBatches:

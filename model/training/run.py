@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from model.training.adapters import check_same_base
 from model.training.checkpoint import (
     CheckpointWriter,
     complete_checkpoints,
@@ -61,6 +62,7 @@ from model.training.replicas import replicas_for
 from model.training.resume import drop_later, newest_whole
 from model.training.schedule import stable_end
 from model.training.step import new_state
+from model.training.weights import n_trained_parameters
 
 if TYPE_CHECKING:
     from model.data.batches import Batches
@@ -205,6 +207,7 @@ class _Run:
             chosen = chosen_micro_batch(
                 model.cfg,  # type: ignore[arg-type]
                 cfg, device, n_rows, n_shards=n_processes() if is_fsdp(model) else 1, held_bytes=held_bytes,
+                n_trained=n_trained_parameters(model),
             )  # fmt: skip
             micro_batch = broadcast_int(chosen)
         wish = cfg.compile if cfg.compile is not None else notes.get("compile")
@@ -226,6 +229,7 @@ class _Run:
 
     def resume(self, folder: Path) -> dict[str, Any]:
         """Load `folder`, cut the curve to what it was when that was written, and return the notes."""
+        check_same_base(folder, self.job.description)
         resumed = load_checkpoint(folder, self.state, self.job.cfg, is_checked=True)
         was, is_now = resumed.notes["made_from"], dict(self.job.made_from or {})
         if was != is_now:

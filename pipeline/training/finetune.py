@@ -77,6 +77,26 @@ class FinetuneConfig:
         Literal["pretrained", "random"],
         "Start from the pretrained weights, or from random ones, to see what pretraining is worth.",
     ] = DEFAULTS.initialisation
+    tuning: Annotated[
+        Literal["full", "lora"],
+        "Train all weights, or with lora (arXiv:2106.09685) only small adapters and the new head beside the frozen"
+        " base: frozen weights need no gradients and no optimizer state, and a step takes less time.",
+    ] = DEFAULTS.tuning
+    lora_rank: Annotated[Count, "Rank of the adapters: the number of rows of A and columns of B."] = (
+        DEFAULTS.lora_rank
+    )
+    lora_alpha: Annotated[Positive, "The output of an adapter is multiplied by lora_alpha / lora_rank."] = (
+        DEFAULTS.lora_alpha
+    )
+    lora_targets: Annotated[
+        tuple[str, ...],
+        "Names of the linear layers that get an adapter, for example q_proj, v_proj; an empty list means all linear"
+        " layers of the blocks.",
+    ] = DEFAULTS.lora_targets
+    lora_lr: Annotated[
+        Positive,
+        "Peak learning rate of adapters and head with tuning = lora; muon_lr and adamw_lr are not used then.",
+    ] = DEFAULTS.lora_lr
     epochs: Annotated[Count, "Number of passes over the training examples."] = DEFAULTS.epochs
     rows: Annotated[Count, "Number of examples per update."] = DEFAULTS.rows
     max_tokens: Annotated[
@@ -170,7 +190,7 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
             "train_examples": len(training.ids),
             **cuts({"train": training, "validation": held_out}),
         },
-        content=("model.safetensors", "config.json", "tokenizer/*"),
+        content=("model.safetensors", "config.json", "tokenizer/*", "adapter/*"),
     )
 
 
@@ -231,4 +251,4 @@ def finetune_stage(kind: Objective) -> Stage:
 
 def random_baseline(cfg: FinetuneConfig) -> FinetuneConfig:
     """The same training without pretraining, with the learning rates that were best for it on validation data."""
-    return dataclasses.replace(cfg, initialisation="random")
+    return dataclasses.replace(cfg, initialisation="random", tuning="full")

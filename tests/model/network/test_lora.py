@@ -160,7 +160,7 @@ def test_replicas_in_threads_add_the_gradients_of_adapters_and_share_frozen_weig
     model.zero_grad()
     replicas = Replicas(model, 2, 1)
     try:
-        assert replicas.models[1].lm_head.weight is model.lm_head.weight
+        assert replicas.models[1].get_parameter("lm_head.weight") is model.lm_head.weight
         replicas.accumulate(lambda one, batch: one(batch["ids_BT"]).square().sum().backward(), {"ids_BT": IDS_BT[:2]})
     finally:
         replicas.close()

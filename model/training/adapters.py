@@ -1,0 +1,90 @@
+"""Adapters (LoRA) in a folder of their own, which belong to one base: that whose weights have the sha256 they name.
+
+In: a model with adapters (model/network/lora.py) and the folder of its base. Out: a folder with model.safetensors,
+which holds the weights that were trained and no others, and config.json, that of the whole model with a key `lora`:
+rank, alpha, targets and the sha256 of the base's weights. Or the reverse: the base, with the adapters of a folder.
+
+Checkpoints of a training of adapters are such folders, too. A finished training leaves the whole model, adapters
+merged, with the adapters beside it in adapter/.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from model.network.lora import add_lora, merge_lora
+from model.network.lora_config import LoraConfig, lora_config
+from model.network.registry import KINDS, save_model, write_model
+from model.training.files import CONFIG, WEIGHTS, read_json, sha256
+from model.training.weights import load_trained_weights, trained_weights
+
+ADAPTER = "adapter"  # folder beside the weights of the merged model
+BASE = "base_sha256"
+
+
+def start_adapters(
+    model: nn.Module, description: Mapping[str, Any], cfg: LoraConfig, base: Path, seed: int
+) -> dict[str, Any]:
+    """Give `model`, whose trunk comes from the folder `base`, new adapters. Returns `description` with what
+    belongs to them.
+
+    The head of a language model is frozen, that of any other kind of model is new and trained whole.
+    """
+    add_lora(model, cfg, seed, trains_head=has_new_head(description))
+    return {**description, "lora": {**dataclasses.asdict(cfg), BASE: sha256(base / WEIGHTS)}}
+
+
+def save_trained(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
+    """Write the model of a finished training. Adapters are written into adapter/, and then merged in `model`.
+
+    Every process may call it, rank 0 writes.
+    """
+    if "lora" in description:
+        write_model(directory / ADAPTER, trained_weights(model), description)
+        merge_lora(model)
+    save_model(directory, model, {name: value for name, value in description.items() if name != "lora"})
+
+
+def load_adapters(folder: Path, model: nn.Module, base: Path) -> None:
+    """Give `model`, of the kind and with the trunk that the adapters were trained with, those in `folder`.
+
+    ValueError when they were trained on another base than that in the folder `base`.
+    """
+    description = read_json(folder / CONFIG)
+    if not isinstance(description, dict) or "lora" not in description:
+        raise ValueError(f"{folder} is not a folder of adapters: {CONFIG} has no key 'lora'")
+    trained_on, digest = base_of(description), sha256(base / WEIGHTS)
+    if trained_on != digest:
+        raise ValueError(
+            f"{folder}: these adapters belong to a base whose {WEIGHTS} has the sha256 {trained_on}, that of {base}"
+            f" has {digest}; give the base that they were trained on"
+        )
+    values = {name: value for name, value in description["lora"].items() if name != BASE}
+    add_lora(model, lora_config(values), seed=0, trains_head=has_new_head(description))
+    load_trained_weights(folder / WEIGHTS, model)
+
+
+def check_same_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
+    """ValueError when a checkpoint cannot be resumed by the training that `description` belongs to: adapters of
+    another base, or adapters on one side only."""
+    was, now = base_of(read_json(checkpoint / CONFIG)), base_of(description)
+    if was != now:
+        raise ValueError(f"{checkpoint} has {_in_words(was)}, this training has {_in_words(now)}; use another folder")
+
+
+def base_of(description: Mapping[str, Any]) -> str | None:
+    """The sha256 of the base's weights; None where the whole model is trained."""
+    return description["lora"][BASE] if "lora" in description else None
+
+
+def _in_words(base: str | None) -> str:
+    return f"adapters on a base with the sha256 {base}" if base is not None else "a whole model"
+
+
+def has_new_head(description: Mapping[str, Any]) -> bool:
+    """Whether what is outside the trunk was not pretrained with it, as it is in a language model."""
+    kind = KINDS.get(description["kind"])
+    return kind is None or kind.has_labels

@@ -1,0 +1,172 @@
+"""Trainings of adapters: what is stored, what is refused, and exact resume."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from model.cli import main
+from model.network.lora import add_lora, merge_lora
+from model.network.lora_config import LoraConfig
+from model.network.registry import load_classifier, load_decoder, load_model
+from model.training.adapters import load_adapters
+from model.training.checkpoint import complete_checkpoints
+from model.training.config import TrainConfig
+from model.training.files import WEIGHTS, read_json, read_tensors, sha256
+from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.optim import Optimizer
+from model.training.pretraining import Pretraining, pretrain
+from tests.model.training.test_finetuning import rows, write
+
+LORA = LoraConfig(rank=2, alpha=4.0)
+TRAIN = TrainConfig(
+    n_steps=12, rows=4, seq_len=16, micro_batch=2, muon_lr=None, adamw_lr=0.01, checkpoint_every=4, n_threads=1
+)
+
+
+class Silent:
+    def metrics(self, step, values) -> None: ...
+    def checkpoint(self, path, step, values) -> None: ...
+
+
+class StopsAt(Silent):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def metrics(self, step, values) -> None:
+        if step == self.step:
+            raise InterruptedError
+
+
+@pytest.fixture
+def plan(corpus, trained, tmp_path) -> Pretraining:
+    """The tiny model, trained further with adapters on the data that it knows."""
+    network = load_decoder(trained).cfg
+    return Pretraining(
+        shards=corpus / "shards", out=tmp_path / "out", network=network, train=TRAIN, made_from={"tokens": "a"},
+        start_from=trained, lora=LORA,
+    )  # fmt: skip
+
+
+IDS_BT = torch.arange(24).view(2, 12)
+
+
+def test_finished_folder_holds_the_merged_model_and_its_adapters(plan, trained):
+    pretrain(plan, Silent())
+    base, model = load_decoder(trained), load_decoder(plan.out)
+    merged_BTV = model(IDS_BT)
+    assert (merged_BTV - base(IDS_BT)).abs().max() > 1e-2
+    load_adapters(plan.out / "adapter", base, trained)
+    torch.testing.assert_close(base(IDS_BT), merged_BTV, atol=1e-4, rtol=0)
+    merge_lora(base)
+    assert all(torch.equal(one, other) for one, other in zip(base.parameters(), model.parameters(), strict=True))
+    description = read_json(plan.out / "adapter" / "config.json")
+    values = {"rank": 2, "alpha": 4.0, "targets": [], "base_sha256": sha256(trained / WEIGHTS)}
+    assert description["lora"] == values and "lora" not in read_json(plan.out / "config.json")
+
+
+def test_checkpoint_holds_adapters_and_their_optimizer_state_alone(plan, trained):
+    pretrain(plan, Silent())
+    folder = complete_checkpoints(plan.out / "checkpoints")[-1]
+    weights = read_tensors(folder / WEIGHTS)
+    n_numbers = sum(weight.numel() for weight in weights.values())
+    base = load_decoder(trained)
+    add_lora(base, LORA, 0)
+    expected = {name: weight for name, weight in base.named_parameters() if weight.requires_grad}
+    assert weights.keys() == expected.keys() and all(name.rpartition(".")[2][:5] == "lora_" for name in weights)
+    assert (folder / WEIGHTS).stat().st_size < 4 * n_numbers + 200 * len(weights)
+    assert (folder / "optimizer.safetensors").stat().st_size < 8 * n_numbers + 400 * len(weights) + 2**14
+    assert n_numbers < 0.2 * sum(weight.numel() for weight in base.parameters())
+    with pytest.raises(ValueError, match="holds adapters and not the base that they belong to"):
+        load_model(folder)
+
+
+def test_resumed_training_of_adapters_ends_with_the_bits_of_an_uninterrupted_one(plan, tmp_path):
+    pretrain(plan, Silent())
+    stopped = dataclasses.replace(plan, out=tmp_path / "stopped")
+    with pytest.raises(InterruptedError):
+        pretrain(stopped, StopsAt(10))
+    assert complete_checkpoints(stopped.out / "checkpoints")[-1].name == "step-000008"
+    pretrain(stopped, Silent())
+    for name in (WEIGHTS, f"adapter/{WEIGHTS}", "checkpoints/step-000012/optimizer.safetensors"):
+        assert (stopped.out / name).read_bytes() == (plan.out / name).read_bytes()
+
+
+def test_adapters_on_another_base_are_refused_with_both_digests(plan, trained, tmp_path):
+    pretrain(plan, Silent())
+    other = shutil.copytree(trained, tmp_path / "other")
+    shutil.copy(plan.out / WEIGHTS, other / WEIGHTS)  # the shape is the same
+    message = f"has the sha256 {sha256(trained / WEIGHTS)}, that of .*other has {sha256(other / WEIGHTS)}; give"
+    with pytest.raises(ValueError, match=message):
+        load_adapters(plan.out / "adapter", load_decoder(other), other)
+    (plan.out / WEIGHTS).unlink()
+    moved = dataclasses.replace(plan, start_from=other)
+    with pytest.raises(ValueError, match=r"has adapters on a base with the sha256 .* use another folder"):
+        pretrain(moved, Silent())
+    with pytest.raises(ValueError, match=r"has adapters on a base .*, this training has a whole model"):
+        pretrain(dataclasses.replace(plan, lora=None), Silent())
+    with pytest.raises(ValueError, match="is not a folder of adapters"):
+        load_adapters(trained, load_decoder(trained), trained)
+
+
+def test_frozen_weights_have_no_optimizer_state(trained):
+    model = load_decoder(trained)
+    add_lora(model, LORA, 0)
+    optimizer = Optimizer(model, TRAIN)
+    model(IDS_BT).square().mean().backward()
+    optimizer.step(1.0)
+    n_trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert 2 * 4 * n_trained <= optimizer.n_bytes() < 2 * 4 * n_trained + 500
+
+
+def test_plan_of_adapters_travels_as_json_and_needs_a_base(plan):
+    assert Pretraining.from_json(plan.to_json()) == plan
+    assert plan.params()["lora_rank"] == 2
+    with pytest.raises(ValueError, match="lora trains adapters on a trained model; give start_from"):
+        dataclasses.replace(plan, start_from=None)
+
+
+def test_base_of_another_shape_is_refused(plan):
+    network = dataclasses.replace(plan.network, n_layers=3)
+    with pytest.raises(ValueError, match="holds a network of another shape"):
+        pretrain(dataclasses.replace(plan, network=network), Silent())
+
+
+def test_finetune_trains_adapters_and_a_new_head(trained, tmp_path, capsys):
+    """From the command line, twice, with the same bits; what is new learns the labels, the base is frozen."""
+    examples = write(tmp_path / "train.jsonl", rows(96))
+    call = ["finetune", str(trained), str(examples), str(tmp_path / "model"), "--set", "tuning=lora"]
+    call += ["--set", "lora_rank=4", "--set", "lora_lr=0.02", "--set", "epochs=12", "--set", "rows=8"]
+    assert main(call) == 0
+    assert "accuracy 1.0000" in capsys.readouterr()[0].splitlines()[-1]
+    tensors = read_tensors(tmp_path / "model" / "adapter" / WEIGHTS)
+    assert tensors["score.weight"].shape == (2, 16) and len(tensors) == 1 + 2 * 7
+    merged, base = load_classifier(tmp_path / "model")[0], load_decoder(trained)
+    for name, is_frozen in (("embed_tokens", True), ("layers.0.mlp.up_proj", False)):
+        was, is_now = (one.get_parameter(f"model.{name}.weight") for one in (base, merged))
+        assert torch.equal(was, is_now) is is_frozen
+    before = (tmp_path / "model" / WEIGHTS).read_bytes()
+    assert main(call) == 0 and (tmp_path / "model" / WEIGHTS).read_bytes() == before
+    assert main([*call[:-4], "--set", "lora_alpha=3", *call[-4:]]) == 1
+    assert "now the data is" in capsys.readouterr()[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tuning": "some"}, "tuning='some' must be one of full, lora"),
+        ({"tuning": "lora", "lora_rank": 0}, "rank=0 of LoRA must be at least 1"),
+        ({"tuning": "lora", "initialisation": "random"}, "tuning='lora' needs a trained base"),
+        ({"tuning": "lora", "lora_lr": 0.0}, r"adamw_lr=0\.0 must be above 0"),
+    ],
+)
+def test_settings_of_adapters_that_break_a_rule_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FinetuneSettings(**settings)
+
+
+def test_adapters_are_trained_by_adamw_alone():
+    plan = train_config(FinetuneSettings(tuning="lora", lora_lr=0.003), n_examples=300)
+    assert (plan.muon_lr, plan.adamw_lr) == (None, 0.003)
+    assert train_config(FinetuneSettings(), n_examples=300).muon_lr is not None

@@ -147,7 +147,7 @@ def starting_network(plan: Pretraining) -> tuple[nn.Module, dict[str, Any]]:
         is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
         network = weightless_decoder(plan.network) if is_in_shards else new_decoder(plan.network, plan.train.seed)
         return network, description
-    network, _ = load_model(plan.start_from, kind=description["kind"])
+    network, _ = load_model(plan.start_from, "cpu", description["kind"])
     if network.cfg != plan.network:
         raise ValueError(f"{plan.start_from} holds a network of another shape, {network.cfg}, not {plan.network}")
     if plan.lora is None:

@@ -20,7 +20,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy",
 LICENCE = re.compile(r"(licen[cs]e|copying|notice)([._-].*)?", re.IGNORECASE)
 USEFUL = re.compile(  # of the files in a repository, those that an importer reads
     r"config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|merges|chat_template"
-    r"|modules|sentencepiece.*|spiece|model\.safetensors\.index"
+    r"|sentencepiece.*|spiece|model\.safetensors\.index"
 )
 LARGEST_TEXT = 100_000_000  # bytes of a config or vocabulary
 
@@ -100,11 +100,27 @@ def identity_of(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def useful(paths: Iterable[str]) -> list[str]:
-    """Of all files that there are, those that make a model; safetensors are preferred to GGUF."""
-    found = [path for path in paths if is_weights(path) or is_licence(path) or _is_config(path)]
-    if any(path.lower().endswith(SAFETENSORS) for path in found):
-        return [path for path in found if not path.lower().endswith(GGUF)]
-    return [path for path in found if not _is_config(path)]
+    """Of all files that there are, those that make a model: weights, and what lies in their folder.
+
+    Safetensors are preferred to GGUF, and weights in the folder at the top to variants of them in folders below.
+    """
+    there = list(paths)
+    weights = [path for path in there if path.lower().endswith(SAFETENSORS)]
+    is_whole = not weights  # a GGUF contains config and tokenizer, too
+    weights = weights or [path for path in there if path.lower().endswith(GGUF)]
+    if not weights:
+        return []
+    top = min(
+        (posixpath.dirname(path) for path in weights), key=lambda folder: (folder.count("/") + bool(folder), folder)
+    )
+    weights = [path for path in weights if posixpath.dirname(path) == top]
+    named = [path for path in weights if posixpath.basename(path).startswith("model")]  # not a second copy of them
+    beside = [path for path in there if posixpath.dirname(path) == top]
+    return sorted(
+        path
+        for path in beside
+        if path in (named or weights) or is_licence(path) or (not is_whole and _is_config(path))
+    )
 
 
 def _is_config(path: str) -> bool:

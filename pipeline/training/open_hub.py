@@ -91,11 +91,11 @@ class HubWeights(OpenConfig):
 class Hub:
     """One revision of a repository, and the connection to it."""
 
-    def __init__(self, repository: str, revision: str, waits: tuple[float, ...] = WAITS):
+    def __init__(self, repository: str, revision: str):
         from huggingface_hub import constants, get_token
         from requests import Session
 
-        self.repository, self.revision, self.waits = repository, revision, waits
+        self.repository, self.revision = repository, revision
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self.is_offline = constants.is_offline_mode()
         token = get_token()
@@ -113,7 +113,7 @@ class Hub:
         """All files of the revision, by path."""
         if self.listed is None:
             address = f"{self.endpoint}/api/models/{self.repository}/revision/{self.revision}?blobs=true"
-            self.listed = _files_of(self._tried(lambda: self._json(address), "the list of its files"), address)
+            self.listed = _files_of(self._tried(lambda: self._json(address), "list of files"), address)
         return self.listed
 
     def fetched(self, path: str, sha256: str, cache: Path, progress: Progress) -> Path:
@@ -137,7 +137,7 @@ class Hub:
 
         address = hf_hub_url(self.repository, path, revision=self.revision, endpoint=self.endpoint)
         write = partial(download, self.session, address, part, progress, own_headers=self.token)
-        self._tried(write, path)
+        self._tried(write, f"file {path}")
 
     def _json(self, address: str) -> Any:
         with self.session.get(address, headers=self.token, timeout=TIMEOUT, stream=True) as response:
@@ -153,7 +153,7 @@ class Hub:
 
         if self.is_offline:
             raise SourceUnavailable(
-                f"{what} of {self.repository} is not in the cache, and HF_HUB_OFFLINE forbids the download; unset it"
+                f"the {what} of {self.repository} is not in the cache, and HF_HUB_OFFLINE forbids the download; unset it"
             )
 
         def checked() -> Any:
@@ -165,24 +165,24 @@ class Hub:
                 raise
 
         advice = f"check the network and HF_ENDPOINT (now {self.endpoint}) and run again: what was downloaded is kept"
-        return tried(checked, f"{what} of {self.repository}", advice=advice, waits=self.waits)
+        return tried(checked, f"the {what} of {self.repository}", advice=advice, waits=WAITS)
 
     def _refusal(self, status: int, what: str) -> Exception | None:
         page = f"{self.endpoint}/{self.repository}"
         if status == 401:
             state = "the token in HF_TOKEN or of `hf auth login` is not accepted" if self.token else "no token is set"
             return SourceUnavailable(
-                f"{page} answered 401 for {what}: it does not exist or needs a login, and {state}; check the name, or"
+                f"{page} answered 401 for the {what}: it does not exist or needs a login, and {state}; check the name, or"
                 " set HF_TOKEN to a token of an account that may read it"
             )
         if status == 403:
             whose = "the account of your token" if self.token else "an account whose token is in HF_TOKEN"
             return SourceUnavailable(
-                f"{page} answered 403 for {what}: access needs terms that are accepted on that page by {whose}"
+                f"{page} answered 403 for the {what}: access needs terms that are accepted on that page by {whose}"
             )
         if status == 404:
             return ValueError(
-                f"{page} has not {what} at the revision {self.revision} (404); check the repository and the commit"
+                f"{page} has no {what} at the revision {self.revision} (404); check the repository and the commit"
             )
         return None
 

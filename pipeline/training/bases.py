@@ -5,13 +5,14 @@ trained here: model.safetensors, config.json and tokenizer/, beside them origin.
 model. Steps: the files are fetched and their sha256 verified, then `import_model` converts them, dequantised where
 necessary.
 
-The fingerprint is computed from the names and sha256 of the model's files, not from where they came: the same weights
-from a folder, a package or the hub are one output. torch is imported where it is used.
+The fingerprint is computed from the sha256 of the model's files, not from where they came: the same weights from a
+folder, a package or the hub are one output. torch is imported where it is used.
 """
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,7 @@ ORIGIN = "origin.json"
 FETCHED = ".fetched"  # folder of an output while it is built: the model's files under their own names
 EXACT = {"F64", "F32", "F16", "BF16"}  # number formats that are not quantised
 KEYS = {
-    **dict.fromkeys(("name", "origin", "family", "kind"), str),
+    **dict.fromkeys(("origin", "family", "kind"), str),
     "licence": object,
     "files": dict,
     "bytes": int,
@@ -39,21 +40,25 @@ KEYS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenRecipe:
-    """What the stage is built with: identified by the model's files alone."""
+    """What the stage is built with: identified by the files alone, and the licence that is recorded with them."""
 
     config: OpenConfig = field(metadata=NOT_IDENTITY)
     cache: Path = field(metadata=NOT_IDENTITY)  # folder of downloaded files
     files: Mapping[str, str] = field(init=False)  # name in the model's folder -> sha256
+    licence: str | None = field(init=False)
+    licence_texts: tuple[str, ...] = field(init=False)  # sha256
 
     def __post_init__(self) -> None:
+        texts = sorted(sha256 for path, sha256 in self.config.files.items() if is_licence(path))
         object.__setattr__(self, "files", identity_of(self.config.files))
+        object.__setattr__(self, "licence", self.config.licence)
+        object.__setattr__(self, "licence_texts", tuple(texts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
     """origin.json: where the weights of a model came from, for cards, MLflow and `gristmill results`."""
 
-    name: str  # of the table in models.toml
     origin: str
     licence: str | None
     files: Mapping[str, str]  # path at the origin -> sha256
@@ -101,9 +106,9 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
         _fetch(cfg, fetched, work)
         (single, *others) = sorted(fetched.rglob("*.gguf")) or [fetched]
         assert not others  # model_files.py
-        imported = import_model(single, work.directory)
+        with _said_of(fetched, cfg.config.origin()):
+            imported = import_model(single, work.directory)
         origin = Origin(
-            name=cfg.config.name,
             origin=cfg.config.origin(),
             licence=cfg.config.licence or imported.licence,
             files=cfg.config.files,
@@ -126,6 +131,15 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
         measures={"parameters": origin.parameters, "bytes": origin.bytes},
         content=("model.safetensors", "config.json", "tokenizer/*"),
     )
+
+
+@contextmanager
+def _said_of(fetched: Path, origin: str) -> Iterator[None]:
+    """Errors name the place that the user knows, instead of a folder that is gone when they are read."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(fetched), origin)) from error
 
 
 def _fetch(cfg: OpenRecipe, folder: Path, work: Work) -> None:

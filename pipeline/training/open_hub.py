@@ -153,7 +153,8 @@ class Hub:
 
         if self.is_offline:
             raise SourceUnavailable(
-                f"the {what} of {self.repository} is not in the cache, and HF_HUB_OFFLINE forbids the download; unset it"
+                f"the {what} of {self.repository} is not in the cache, and HF_HUB_OFFLINE forbids the download;"
+                " unset it"
             )
 
         def checked() -> Any:
@@ -172,8 +173,8 @@ class Hub:
         if status == 401:
             state = "the token in HF_TOKEN or of `hf auth login` is not accepted" if self.token else "no token is set"
             return SourceUnavailable(
-                f"{page} answered 401 for the {what}: it does not exist or needs a login, and {state}; check the name, or"
-                " set HF_TOKEN to a token of an account that may read it"
+                f"{page} answered 401 for the {what}: it does not exist or needs a login, and {state}; check the"
+                " name, or set HF_TOKEN to a token of an account that may read it"
             )
         if status == 403:
             whose = "the account of your token" if self.token else "an account whose token is in HF_TOKEN"

@@ -4,6 +4,8 @@ In: pip's settings (`pip config list`, PIP_INDEX_URL), otherwise PyPI itself, an
 """
 
 import ast
+import functools
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -65,7 +67,13 @@ def _choose(source: "PinnedPackage", packages: list["DistributionPackage"]) -> "
 
 
 def _pip_settings() -> dict[str, str]:
-    """Settings of pip by name; empty if this environment has no pip."""
+    return _settings_with(tuple(sorted(item for item in os.environ.items() if item[0].startswith("PIP_"))))
+
+
+@functools.lru_cache(maxsize=1)
+def _settings_with(environment: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Settings of pip by name; empty if this environment has no pip. Asking pip takes about half a second."""
+    del environment  # pip reads it itself
     answer = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"],
         capture_output=True,

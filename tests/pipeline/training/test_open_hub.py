@@ -1,5 +1,7 @@
 """Weights from a hub: a server on this machine that plays one, with all its ways to refuse."""
 
+import functools
+import resource
 import signal
 import subprocess
 import sys
@@ -168,10 +170,22 @@ def test_hub_download_that_is_killed_is_continued_by_the_next_run(hub, tmp_path)
     assert hub.downloads()[-2] == ("model.safetensors", f"bytes={size}-")
 
 
+def test_hub_download_onto_a_full_disk_is_continued_by_the_next_run(hub, tmp_path):
+    """A limit on the size of files plays the full disk: the system refuses to write any more."""
+    limit = len(FILES["model.safetensors"]) // 2
+    limits = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))
+    process = downloading(tmp_path, "full", stderr=subprocess.PIPE, preexec_fn=limits)
+    assert "File too large" in process.communicate()[1]
+    assert "model.safetensors" not in visible(tmp_path)
+    assert gathered(tmp_path, weights()) == FILES
+    assert hub.downloads()[-2] == ("model.safetensors", f"bytes={limit}-")
+
+
 def test_hub_second_run_waits_for_the_first_and_downloads_nothing(hub, tmp_path):
     hub.gated, first = "model.safetensors", downloading(tmp_path, "first")
     size_of_part(tmp_path)
     second = downloading(tmp_path, "second", stderr=subprocess.PIPE)
+    assert second.stderr is not None
     assert "another run is downloading model.safetensors; waiting for that run" in second.stderr.readline()
     hub.gate.set()
     assert first.wait(60) == 0 and second.wait(60) == 0

@@ -53,7 +53,7 @@ class WeightServer(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    server: WeightServer
+    server: WeightServer  # type: ignore[assignment]
 
     def do_GET(self):
         server, path = self.server, self.path.partition("?")[0]
@@ -124,7 +124,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *args): ...
+    def log_message(self, format: str, *args: object) -> None: ...
 
 
 @contextmanager

@@ -172,7 +172,7 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / WEIGHTS).exists():
         return [directory / WEIGHTS]
     if not (directory / INDEX).exists():
-        pickled = [path.name for end in ("*.bin", "*.pt*") for path in sorted(directory.glob(end))]
+        pickled = [path.name for end in ("*.bin", "*.pt*", "*.ckpt", "*.pkl") for path in sorted(directory.glob(end))]
         found = f"; {pickled[0]} is pickled, may run code, and is not read" if pickled else ""
         raise ValueError(f"{directory} has neither {WEIGHTS} nor {INDEX}{found}")
     index = read_json(directory / INDEX)

@@ -72,7 +72,10 @@ def import_model(source: Path, out: Path) -> Imported:
 def _import_folder(source: Path, part: Path) -> Imported:
     _refuse_links(source)
     config = read_config(source)
-    model, labels = read_model(source)
+    try:
+        model, labels = read_model(source)
+    except ValueError as error:  # of weights, which come without their file
+        raise error if str(source) in str(error) else ValueError(f"{source}: {error}") from error
     weights = named_weights(model)
     description = describe(model.cfg, labels)
     _write(part, description, weights, weights.items(), source)

@@ -12,7 +12,8 @@ Schedule = Literal["warmup_stable_decay", "cosine", "linear"]
 Packing = Literal["concatenated", "documents"]
 PACKINGS = ("concatenated", "documents")
 SCHEDULES = ("warmup_stable_decay", "cosine", "linear")
-VALIDATION_METRIC = "validation_bits_per_byte"  # of a pretraining's validation: chooses the best checkpoint
+# Of a pretraining's validation, by the objective of its family: it chooses the best checkpoint, lower is better.
+VALIDATION_METRIC = {"next_token": "validation_bits_per_byte", "masked_tokens": "validation_masked_perplexity"}
 VALIDATION_TOKENS = 2**13  # that are validated at once where the micro-batch is left open
 SEEDS = 1 << 63  # torch's generators take the numbers of 64 bits
 MAX_THREADS = 1024  # more than a CPU has cores; torch starts as many as it is given, and fails where it cannot
@@ -57,6 +58,8 @@ class TrainConfig:
     skip_spikes: float | None = None  # updates whose loss or gradient norm is this many deviations above are skipped
     seed: int = 0  # initial weights and order of the data
     packing: Packing = "concatenated"  # rows: windows of all text, or whole spans of documents (data/packing.py)
+    mask_fraction: float = 0.15  # of the tokens, which an encoder has to predict (arXiv:1810.04805)
+    mask_whole_words: bool = False  # an encoder predicts all tokens of a word or none of them
     document_mask: bool = False  # True: no token sees another document, and positions begin at 0 with each
     checkpoint_every: int = field(default=250, metadata=RUNTIME_ONLY)  # steps
     keep_checkpoints: int = field(default=2, metadata=RUNTIME_ONLY)  # the newest, and the best one beside them
@@ -103,6 +106,8 @@ class TrainConfig:
         for name in ("muon_lr", "adamw_lr", "adamw_eps", "gradient_clip", "skip_spikes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.mask_fraction < 1:
+            raise ValueError(f"mask_fraction={self.mask_fraction} must lie between 0 and 1, without both")
         for name in ("muon_momentum", "beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1, without 1")

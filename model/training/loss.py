@@ -1,4 +1,4 @@
-"""Losses as sums: language modelling and classification.
+"""Losses as sums: language modelling, masked language modelling and classification.
 
 In: a model and a batch (tensors by name, rows first). Out: the summed loss and the number of supervised targets, or
 the sum of their weights. The training step divides once, by the targets of the whole global batch: a mean over
@@ -34,8 +34,29 @@ def language_model_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]
     visible = Visible.within(batch["documents_BT"]) if "documents_BT" in batch else CAUSAL
     x_BTD = model.trunk(batch["ids_BT"], visible=visible, positions_BT=batch.get("positions_BT"))  # type: ignore[operator]
     rows_M, targets_N, weights_N = supervision(batch)
+    return _head_loss(model, x_BTD.flatten(0, 1), rows_M, targets_N, weights_N)
+
+
+def masked_token_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(token) over the hidden tokens, and their number; both 0-d tensors.
+
+    `batch`: what model/data/masking.py makes; ids_BT, targets_BT (the tokens themselves, negative = ignored) and
+    supervised_BP. documents_BT, positions_BT and weights_BT as in `language_model_loss`, but tokens attend to both
+    sides. Only the positions of supervised_BP go through the head, also through its hidden layer.
+    """
+    visible = Visible.within(batch["documents_BT"], causal=False) if "documents_BT" in batch else Visible.all()
+    x_BTD = model.trunk(batch["ids_BT"], visible=visible, positions_BT=batch.get("positions_BT"))  # type: ignore[operator]
+    rows_M, targets_N, weights_N = supervision(batch)
+    x_ND = x_BTD.flatten(0, 1)
+    x_ND = model.transformed(x_ND if rows_M is None else x_ND.index_select(0, rows_M))  # type: ignore[operator]
+    return _head_loss(model, x_ND, None, targets_N, weights_N)
+
+
+def _head_loss(
+    model: nn.Module, x_ND: Tensor, rows_M: Tensor | None, targets_N: Tensor, weights_N: Tensor | None
+) -> tuple[Tensor, Tensor]:
     loss = linear_cross_entropy(
-        x_BTD.flatten(0, 1),
+        x_ND,
         model.lm_head.weight,  # type: ignore[union-attr,arg-type]
         targets_N,
         bias_V=model.lm_head.bias,  # type: ignore[union-attr,arg-type]

@@ -15,9 +15,10 @@ VALUES = "values.json"
 def best_checkpoint(directory: Path) -> Path | None:
     """The kept checkpoint with the lowest validation value; None if none was validated."""
     valued = [
-        (values[VALIDATION_METRIC], path.parent)
+        (value, path.parent)
         for path in sorted((directory / "checkpoints").glob(f"*/{VALUES}"))
-        if VALIDATION_METRIC in (values := json.loads(path.read_text("utf-8")))
+        for name, value in json.loads(path.read_text("utf-8")).items()
+        if name in VALIDATION_METRIC.values()
     ]
     return min(valued)[1] if valued else None
 

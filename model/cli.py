@@ -32,7 +32,7 @@ from model.data.tokenizer import (
 from model.network.shape import FAMILY_SWITCHES
 from model.training.config import VALIDATION_METRIC
 from model.training.finetune_settings import FinetuneSettings, train_config
-from model.training.presets import PRESETS, Preset, changed, from_depth
+from model.training.presets import PRESET_NAMES, Preset, changed, preset_of
 from model.training.settings import parsed_changes, parsed_settings
 
 STOPPED = 130
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("shards", metavar="SHARDS", type=Path, help="folder of token shards, with tokens.json in it")
     train.add_argument("out", metavar="OUT", type=Path, help="folder of the model; made where there is none")
     size = train.add_mutually_exclusive_group()
-    size.add_argument("--preset", choices=PRESETS, default="demo", help="size and plan by name; default: demo")
+    size.add_argument("--preset", choices=PRESET_NAMES, default="demo", help="size and plan by name; default: demo")
     size.add_argument("--depth", metavar="N", type=int, help="size and plan by the number of layers")
     train.add_argument("--family", choices=FAMILY_SWITCHES, help="what its layers are made of; default: qwen3")
     train.add_argument(
@@ -118,7 +118,7 @@ def run_train(args: argparse.Namespace) -> int:
         from model.training.launch import stop_at_end_of_input
 
         stop_at_end_of_input()
-    preset = from_depth(args.depth) if args.depth is not None else PRESETS[args.preset]
+    preset = preset_of(args.preset, args.family, args.depth)
     preset = changed(preset, parsed_changes(args.set), args.family)
     description = read_description(args.shards)
     if args.tokenizer is not None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from model.data.token_shards import TokenShard
 from model.data.tokenizer_tiktoken import N_BYTE_VALUES, TiktokenEngine
-from model.data.vocabularies import END_OF_TEXT, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
+from model.data.vocabularies import END_OF_TEXT, MASK, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
 
 TOKENIZER = "tokenizer"  # folder of a model
 RANKS_FILE, DESCRIPTION_FILE = "tokenizer.tiktoken", "gristmill_tokenizer.json"
@@ -111,11 +111,12 @@ def tokenizer_of(
     for token, rank in (*ranks.items(), *((name.encode(), rank) for name, rank in special_tokens.items())):
         tokens[rank] = token
     end_of_text = special_tokens[END_OF_TEXT]
+    mask = {"mask": special_tokens[MASK]} if MASK in special_tokens else {}
     return Tokenizer(
         engine=TiktokenEngine(ranks, pattern),
         tokens=tokens,
         ranks=ranks,
-        special=dict.fromkeys(("bos", "eos", "pad"), end_of_text),
+        special=dict.fromkeys(("bos", "eos", "pad"), end_of_text) | mask,
         end_of_text=end_of_text,
         opening=(end_of_text,),
         stops=frozenset({end_of_text}),
@@ -144,7 +145,8 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             f"{path}: vocabulary is {vocabulary!r} with pattern_name {pattern_name!r}, expected {TRAINED!r} with"
             f" {' or '.join(map(repr, TRAINED_PATTERNS))}, or {', '.join(PUBLISHED)}; build the tokenizer again"
         )
-    expected = describe(name, raw, len(ranks))
+    named = description.get("special_tokens")
+    expected = describe(name, raw, len(ranks), has_mask=isinstance(named, dict) and MASK in named)
     if wrong := sorted(name for name in {*expected, *description} if description.get(name) != expected.get(name)):
         raise ValueError(
             f"{path} does not describe {RANKS_FILE} beside it: {', '.join(wrong)} differ; build the tokenizer again"
@@ -212,16 +214,18 @@ def read_ranks(path: Path, raw: bytes) -> dict[bytes, int]:
     return ranks
 
 
-def describe(pattern_name: str, raw: bytes, n_ranks: int) -> dict[str, Any]:
-    """What the description of a file of ranks has to say."""
+def describe(pattern_name: str, raw: bytes, n_ranks: int, *, has_mask: bool = False) -> dict[str, Any]:
+    """The description of a file of ranks; `has_mask`: with the mask token of an encoder, which comes last."""
     published = PUBLISHED.get(pattern_name)
+    special_tokens = dict(published.special_tokens) if published else {END_OF_TEXT: n_ranks}
+    vocab_size = published.vocab_size if published else n_ranks + 1
     return {
         "format": FORMAT,
         "vocabulary": pattern_name if published else TRAINED,
         "pattern_name": pattern_name,
         "pattern": published.pattern if published else TRAINED_PATTERNS[pattern_name],
-        "special_tokens": dict(published.special_tokens) if published else {END_OF_TEXT: n_ranks},
-        "vocab_size": published.vocab_size if published else n_ranks + 1,
+        "special_tokens": special_tokens | ({MASK: vocab_size} if has_mask else {}),
+        "vocab_size": vocab_size + has_mask,
         "ranks_sha256": hashlib.sha256(raw).hexdigest(),
     }
 

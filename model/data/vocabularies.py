@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 END_OF_TEXT = "<|endoftext|>"
+MASK = "<|mask|>"  # the last token of an encoder of ours
 TRAINED = "trained"
 # Qwen2's and GPT-2's as in their tokenizer files: llama.cpp picks its own implementation by the name.
 TRAINED_PATTERNS = {

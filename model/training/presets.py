@@ -1,9 +1,10 @@
-"""Sizes: a decoder shape and a training plan that fit together, by name or by one dial, the depth.
+"""Sizes: a shape and a training plan that fit together, by name or by one dial, the depth.
 
-In: a name of PRESETS, or `from_depth(n)`, or `from_sizes(n_layers, d_model)`; and changes of single fields. Out: a
-Preset; `shape.with_vocab(n)` makes a whole config once the tokenizer is known. RULES states what is computed from
-what: `from_sizes` applies all rules, `changed` those whose inputs have changed. No rule needs the vocabulary: tokens
-and batch follow from the matrices inside the layers, so that a plan is known before the tokenizer is.
+In: a family, with a name of PRESETS or ENCODER_PRESETS or a depth; and changes of single fields. Out: a Preset;
+`shape.with_vocab(n)` makes a whole config once the tokenizer is known. RULES states what is computed from what
+(ENCODER_RULES for encoders): `from_sizes` applies all rules, `changed` those whose inputs have changed. No rule needs
+the vocabulary: tokens and batch follow from the matrices inside the layers, so that a plan is known before the
+tokenizer is.
 
 The reasons, rule by rule (`from_depth` takes 64 n_layers as width):
 
@@ -25,18 +26,28 @@ The reasons, rule by rule (`from_depth` takes 64 n_layers as width):
   (arXiv:2505.13738).
 - 20 checkpoints and 8 validations per training, of at most 2^21 tokens each.
 
-We measured the preset demo, on a CPU (docs/log.md); the rules beyond it are what the papers say.
+Encoders have the same rules but these:
+
+- Rows are whole documents, or pieces of long ones, which do not see each other: a text that is to be understood later
+  comes alone, too. The context ends at 512 tokens, as in BERT (arXiv:1810.04805) and RoBERTa (arXiv:1907.11692).
+- 15 % of the tokens are predicted. Learning rates rise over the first 6 % of the steps, as in RoBERTa's table 9:
+  without a warm-up a network with its norms after the branches diverges (arXiv:2002.04745).
+- ModernBERT's layers attend to 128 tokens around each, every third one to all (arXiv:2412.13663 section 2.1.2).
+- The preset base has the shape of BERT-base.
+
+We measured the presets demo, on a CPU (docs/log.md); the rules beyond it are what the papers say.
 
 The preset demo is no point of the dial, which would give its layers 17 M tokens: a search found it for two CPU cores
 and a few minutes (bench/convergence.py). Its rates and its batch therefore follow no rule when it is changed.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from model.network.shape import GATED, DecoderShape, switches_of
+from model.network.shape import GATED, DecoderShape, EncoderShape, LayerShape, objective_of, switches_of
 from model.network.size import n_hidden_matrix_parameters
 from model.training.config import TrainConfig
 from model.training.settings import no_such_setting
@@ -51,11 +62,13 @@ MIN_STEPS = 2000
 MUON_LR = 0.02
 ADAMW_LR_AT_128 = 0.008
 FORGETTING = 0.2  # of the steps
+MAX_SEQ_LEN_OF_ENCODERS = 512
+WINDOW, GLOBAL_EVERY = {"modernbert": 128}, 3  # tokens around each, of new models of a family; layers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    shape: DecoderShape
+    shape: DecoderShape | EncoderShape
     train: TrainConfig
     by_rule: frozenset[str] = frozenset()  # fields that `changed` computes again when what they follow from changes
 
@@ -90,8 +103,15 @@ def _d_head(values: Mapping[str, Any]) -> int:
 
 
 def _n_tokens(values: Mapping[str, Any]) -> int:
-    shape = DecoderShape(**_of_fields(DecoderShape, values))
-    return TOKENS_PER_WEIGHT * n_hidden_matrix_parameters(shape.with_vocab(1))
+    return TOKENS_PER_WEIGHT * n_hidden_matrix_parameters(LayerShape(**_of_fields(LayerShape, values)))
+
+
+def _seq_len(d_model: int, longest: int) -> int:
+    return min(longest, max(MIN_SEQ_LEN, 1 << (d_model - 1).bit_length()))
+
+
+def _local_layers(values: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(layer for layer in range(values["n_layers"]) if layer % GLOBAL_EVERY)
 
 
 def _micro_batch(values: Mapping[str, Any]) -> int | None:
@@ -112,7 +132,7 @@ RULES = {
     "n_kv_heads": Rule(("n_heads",), lambda v: v["n_heads"]),
     "d_head": Rule(("d_model", "n_heads"), _d_head),
     "d_ff": Rule(("d_model", "mlp"), lambda v: d_ff_of(v["d_model"]) if v["mlp"] in GATED else 4 * v["d_model"]),
-    "seq_len": Rule(("d_model",), lambda v: min(MAX_SEQ_LEN, max(MIN_SEQ_LEN, 1 << (v["d_model"] - 1).bit_length()))),
+    "seq_len": Rule(("d_model",), lambda v: _seq_len(v["d_model"], MAX_SEQ_LEN)),
     "max_seq_len": Rule(("seq_len",), lambda v: v["seq_len"]),
     "rows": Rule((*MATRICES, "seq_len"), lambda v: max(1, tokens_per_step_of(_n_tokens(v)) // v["seq_len"])),
     "micro_batch": Rule(("rows",), _micro_batch),
@@ -127,31 +147,49 @@ RULES = {
     "n_validation_batches": Rule(("rows", "seq_len"), lambda v: max(1, min(16, 2**21 // (v["rows"] * v["seq_len"])))),
     "log_every": Rule(("n_layers",), lambda v: 1 if v["n_layers"] < 8 else 10),
 }
+ENCODER_RULES = {
+    **RULES,
+    "seq_len": Rule(("d_model",), lambda v: _seq_len(v["d_model"], MAX_SEQ_LEN_OF_ENCODERS)),
+    "sliding_layers": Rule(("n_layers", "sliding_window"), _local_layers),
+}
+# A new encoder is a BERT unless another family is asked for.
+ENCODER = {**switches_of("bert"), "tie_embeddings": True, "packing": "documents", "document_mask": True}
+ENCODER |= {"warmup_fraction": 0.06}
 
 
-def from_depth(depth: int) -> Preset:
+def from_depth(depth: int, family: str | None = None) -> Preset:
     """The dial: `depth` layers, 64 times as wide. ValueError when it is not at least 1."""
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")
-    return from_sizes(depth, D_MODEL_PER_LAYER * depth)
+    return from_sizes(depth, D_MODEL_PER_LAYER * depth, family)
 
 
-def from_sizes(n_layers: int, d_model: int) -> Preset:
-    """The rules at any number of layers and width. ValueError when the width is not a multiple of 64."""
+def from_sizes(n_layers: int, d_model: int, family: str | None = None) -> Preset:
+    """The rules at any number of layers and width, for a model that is, like `family`, a decoder or an encoder.
+
+    ValueError when the width is not a multiple of 64.
+    """
     if n_layers < 1 or d_model < 1 or d_model % D_HEAD:
         raise ValueError(f"n_layers={n_layers} must be at least 1, d_model={d_model} a multiple of {D_HEAD}")
+    is_encoder = is_encoder_family(family)
     values: dict[str, Any] = {"n_layers": n_layers, "d_model": d_model, "mlp": "swiglu", "muon_lr": MUON_LR}
-    values["tie_embeddings"] = True
-    for name, rule in RULES.items():
-        values[name] = rule.compute(values)
-    return _preset(values, frozenset(RULES))
+    values |= ENCODER if is_encoder else {"tie_embeddings": True}
+    for name, rule in (ENCODER_RULES if is_encoder else RULES).items():
+        if "sliding_window" not in rule.inputs:
+            values[name] = rule.compute(values)
+    return _preset(
+        EncoderShape if is_encoder else DecoderShape, values, frozenset(ENCODER_RULES if is_encoder else RULES)
+    )
 
 
-def _preset(values: Mapping[str, Any], by_rule: frozenset[str]) -> Preset:
+def is_encoder_family(family: str | None) -> bool:
+    """Whether models of `family` are encoders. None is the family of a preset without another, a decoder's."""
+    return family is not None and objective_of(family) == "masked_tokens"
+
+
+def _preset(kind: type[DecoderShape | EncoderShape], values: Mapping[str, Any], by_rule: frozenset[str]) -> Preset:
     return Preset(
-        shape=DecoderShape(**_of_fields(DecoderShape, values)),
-        train=TrainConfig(**_of_fields(TrainConfig, values)),
-        by_rule=by_rule,
+        shape=kind(**_of_fields(kind, values)), train=TrainConfig(**_of_fields(TrainConfig, values)), by_rule=by_rule
     )
 
 
@@ -168,12 +206,33 @@ DEMO = Preset(
         ("n_kv_heads", "d_head", "d_ff", "max_seq_len", "micro_batch", "checkpoint_every", "validate_every")
     ),
 )  # fmt: skip
-PRESETS = {
+DEMO_ENCODER = Preset(
+    shape=EncoderShape(
+        n_layers=4, n_heads=4, n_kv_heads=4, d_model=128, d_head=32, d_ff=512, max_seq_len=128,
+        **_of_fields(EncoderShape, ENCODER),
+    ),
+    train=dataclasses.replace(DEMO.train, **_of_fields(TrainConfig, ENCODER)),
+    by_rule=DEMO.by_rule | {"sliding_layers"},
+)  # fmt: skip
+PRESETS = {  # of decoders
     "demo": DEMO,
     "small": from_depth(8),
     "gpt2_124m": from_depth(12),
     "gpt2_350m": from_sizes(24, 1024),
 }
+ENCODER_PRESETS = {"demo": DEMO_ENCODER, "small": from_depth(8, "bert"), "base": from_depth(12, "bert")}
+PRESET_NAMES = tuple(dict.fromkeys((*PRESETS, *ENCODER_PRESETS)))
+
+
+def preset_of(name: str, family: str | None, depth: int | None = None) -> Preset:
+    """The preset `name` for models of `family`, or the dial at `depth`. ValueError for a name that the family has
+    not; the names are by objective."""
+    if depth is not None:
+        return from_depth(depth, family)
+    presets = ENCODER_PRESETS if is_encoder_family(family) else PRESETS
+    if name not in presets:
+        raise ValueError(f"preset={name!r} with family={family or 'qwen3'!r}: expected one of {', '.join(presets)}")
+    return presets[name]
 
 
 def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = None) -> Preset:
@@ -186,13 +245,15 @@ def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = Non
     if unknown := [name for name in changes if name not in before]:
         raise ValueError(f"{unknown[0]}={changes[unknown[0]]!r}: {no_such_setting(unknown[0], before)}")
     given = (switches_of(family) if family is not None else {}) | dict(changes)
+    if family in WINDOW:
+        given = {"sliding_window": WINDOW[family]} | given
     values = before | given
     by_rule = preset.by_rule - given.keys()
-    for name, rule in RULES.items():
+    for name, rule in (RULES if isinstance(preset.shape, DecoderShape) else ENCODER_RULES).items():
         inputs = {one: values[one] for one in rule.inputs}
         if name in by_rule and inputs != {one: before[one] for one in rule.inputs} and _are_usable(inputs):
             values[name] = rule.compute(values)
-    return _preset(values, by_rule)
+    return _preset(type(preset.shape), values, by_rule)
 
 
 def _are_usable(inputs: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
-"""Pretrain a decoder in a folder: from a description that can be written down to a finished model.
+"""Pretrain a decoder or an encoder in a folder: from a description that can be written down to a finished model.
 
 In: a Pretraining: a folder of token shards, a folder to write, the two configs. Out: model.safetensors, config.json,
-curve.jsonl and the last and best of checkpoints/ in that folder. Steps: shards become batches, configs a decoder with
+curve.jsonl and the last and best of checkpoints/ in that folder. Steps: shards become batches, configs a model with
 its initial weights; model/training/run.py trains, from the last complete checkpoint where there is one; the final
 weights are written last. Each process of torchrun does the same with the same description.
 """
@@ -13,21 +13,23 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
 from model.data.batches import TokenBatches, token_batches
-from model.data.token_shards import TokenShard, read_description, read_token_shards
+from model.data.masking import VALIDATION_SEED, MaskedBatches, MaskVocabulary, mask_vocabulary
+from model.data.token_shards import read_description, read_token_shards
 from model.evaluate import mean_loss
-from model.network.decoder import initialise, new_decoder, weightless_decoder
+from model.network.decoder import Decoder, initialise, new_decoder, weightless_decoder
+from model.network.encoder import MaskedLM, new_masked_lm, weightless_masked_lm
 from model.network.lora_config import LoraConfig, lora_config
 from model.network.registry import describe, load_model
-from model.network.shape import DecoderConfig, decoder_config
+from model.network.shape import DecoderConfig, EncoderConfig, decoder_config, encoder_config
 from model.network.size import flops_per_token, n_parameters
 from model.training.adapters import save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
@@ -35,7 +37,7 @@ from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
 from model.training.distributed import is_main, n_processes
 from model.training.files import CONFIG, WEIGHTS, opened
-from model.training.loss import language_model_loss
+from model.training.loss import language_model_loss, masked_token_loss
 from model.training.machine import training_device
 from model.training.memory import memory_explained
 from model.training.resume import continued
@@ -43,6 +45,7 @@ from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
 
 LOCK_SECONDS = 60.0  # for processes of a killed training to save and end
+LOSS = {"next_token": language_model_loss, "masked_tokens": masked_token_loss}  # by the objective of a family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,19 +54,22 @@ class Pretraining:
 
     shards: Path  # a folder of token shards
     out: Path  # of the model; a training that was stopped there goes on
-    network: DecoderConfig
+    network: DecoderConfig | EncoderConfig  # an encoder learns to predict masked tokens
     train: TrainConfig
     made_from: Mapping[str, str]  # fingerprints of data and tokenizer; a resume must have the same
     start_from: Path | None = None  # folder of a trained model of this network; None = random weights
     lora: LoraConfig | None = (
         None  # adapters that are trained on the frozen start_from; None = all weights are trained
     )
+    tokenizer: Path | None = None  # folder of the shards' tokenizer, which masks of whole words need
 
     def __post_init__(self) -> None:
         if self.lora is not None and self.start_from is None:
             raise ValueError("lora trains adapters on a trained model; give start_from, the folder of one")
         vocab_size = read_description(self.shards)["vocab_size"]
-        if vocab_size != self.network.vocab_size:
+        if isinstance(self.network, EncoderConfig):
+            self.vocabulary()
+        elif vocab_size != self.network.vocab_size:
             raise ValueError(
                 f"{self.shards} holds ids of a vocabulary of {vocab_size} tokens, the decoder has vocab_size="
                 f"{self.network.vocab_size}; train on shards of its own tokenizer"
@@ -74,7 +80,7 @@ class Pretraining:
             )
 
     def to_json(self) -> str:
-        paths = {name: str(path) for name in ("shards", "out", "start_from") if (path := getattr(self, name))}
+        paths = {name: str(path) for name in ("shards", "out", "start_from", "tokenizer") if (path := getattr(self, name))}
         configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
         lora = {"lora": dataclasses.asdict(self.lora)} if self.lora is not None else {}
         return json.dumps({**paths, **configs, **lora, "made_from": dict(self.made_from)})
@@ -82,15 +88,31 @@ class Pretraining:
     @classmethod
     def from_json(cls, text: str) -> "Pretraining":
         values = json.loads(text)
+        network_config = encoder_config if "n_token_types" in values["network"] else decoder_config
         return cls(
             shards=Path(values["shards"]),
             out=Path(values["out"]),
-            network=decoder_config(values["network"]),
+            network=network_config(values["network"]),
             train=TrainConfig(**values["train"]),
             made_from=values["made_from"],
             start_from=Path(values["start_from"]) if "start_from" in values else None,
             lora=lora_config(values["lora"]) if "lora" in values else None,
+            tokenizer=Path(values["tokenizer"]) if "tokenizer" in values else None,
         )
+
+    def vocabulary(self) -> MaskVocabulary:
+        """What an encoder's masks need. ValueError where the shards and the model do not fit."""
+        vocab_size, knows_words = self.network.vocab_size, self.train.mask_whole_words
+        return mask_vocabulary(self.shards, vocab_size, self.tokenizer, knows_words=knows_words)
+
+    @property
+    def objective(self) -> Literal["next_token", "masked_tokens"]:
+        return "masked_tokens" if isinstance(self.network, EncoderConfig) else "next_token"
+
+    @property
+    def predicted_share(self) -> float:
+        """Of the tokens that pass through the model, those that its head predicts."""
+        return self.train.mask_fraction if isinstance(self.network, EncoderConfig) else 1.0
 
     @property
     def n_tokens(self) -> int:
@@ -134,8 +156,9 @@ def job_of(plan: Pretraining) -> Job:
         cfg=plan.train,
         description=description,
         batches=training_batches(plan),
-        validate=validation(read_token_shards(plan.shards, "validation"), plan.train, plan.network.vocab_size),
-        best=VALIDATION_METRIC,
+        loss_function=LOSS[plan.objective],
+        validate=validation(plan),
+        best=VALIDATION_METRIC[plan.objective],
         made_from=plan.made_from,
     )
 
@@ -145,7 +168,7 @@ def starting_network(plan: Pretraining) -> tuple[nn.Module, dict[str, Any]]:
     description = describe(plan.network)
     if plan.start_from is None:
         is_in_shards = plan.train.parallel == "fsdp" and n_processes() > 1
-        network = weightless_decoder(plan.network) if is_in_shards else new_decoder(plan.network, plan.train.seed)
+        network = weightless(plan.network) if is_in_shards else new(plan.network, plan.train.seed)
         return network, description
     network, _ = load_model(plan.start_from, "cpu", description["kind"])
     if network.cfg != plan.network:
@@ -155,33 +178,53 @@ def starting_network(plan: Pretraining) -> tuple[nn.Module, dict[str, Any]]:
     return network, start_adapters(network, description, plan.lora, plan.start_from, plan.train.seed)
 
 
-def training_batches(plan: Pretraining) -> TokenBatches:
+def new(cfg: DecoderConfig | EncoderConfig, seed: int) -> Decoder | MaskedLM:
+    return new_masked_lm(cfg, seed) if isinstance(cfg, EncoderConfig) else new_decoder(cfg, seed)
+
+
+def weightless(cfg: DecoderConfig | EncoderConfig) -> Decoder | MaskedLM:
+    return weightless_masked_lm(cfg) if isinstance(cfg, EncoderConfig) else weightless_decoder(cfg)
+
+
+def training_batches(plan: Pretraining) -> TokenBatches | MaskedBatches:
     """The batches of the train split. ValueError where it does not hold a row."""
-    return token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size)
+    batches = token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size)
+    return masked(plan, batches, plan.train.seed)
 
 
-def validation(
-    shards: Sequence[TokenShard], train: TrainConfig, vocab_size: int
-) -> Callable[[nn.Module], Mapping[str, float]] | None:
-    """A function of the model that gives validation_loss (nats per token) and validation_bits_per_byte, over the
-    same windows each time; None when the split is too small for one window.
+def masked(plan: Pretraining, batches: TokenBatches, seed: int) -> TokenBatches | MaskedBatches:
+    """`batches` as the objective of the plan reads them."""
+    if plan.objective == "next_token":
+        return batches
+    cfg = plan.train
+    return MaskedBatches(
+        batches, plan.vocabulary(), fraction=cfg.mask_fraction, whole_words=cfg.mask_whole_words, seed=seed
+    )
 
-    Bits per byte are an estimate from these windows, by the bytes per token of the whole split; evaluation
-    (model/evaluate.py) counts whole documents.
+
+def validation(plan: Pretraining) -> Callable[[nn.Module], Mapping[str, float]] | None:
+    """A function of the model that gives validation_loss (nats per target) and a metric by the objective, over the
+    same windows, and the same masks, each time; None when the split is too small for one window.
+
+    validation_bits_per_byte is an estimate from these windows, by the bytes per token of the whole split; evaluation
+    (model/evaluate.py) counts whole documents. validation_masked_perplexity is that of an encoder's masked tokens.
     """
+    shards, train = read_token_shards(plan.shards, "validation"), plan.train
     n_tokens = sum(len(shard.tokens) for shard in shards)
     n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
     if n_tokens - 1 < train.seq_len:
         return None
     same: dict[str, Any] = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
-    same["vocab_size"] = vocab_size
+    same["vocab_size"] = plan.network.vocab_size
     n_rows = TokenBatches(shards, rows=1, **same).rows_per_epoch
     batches = TokenBatches(shards, rows=min(train.rows, n_rows), **same)
     n_batches = min(train.n_validation_batches, n_rows // batches.rows)
+    read = masked(plan, batches, train.seed + VALIDATION_SEED)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        loss = mean_loss(model, batches, n_batches, language_model_loss, train.validation_rows)
-        return {"validation_loss": loss, VALIDATION_METRIC: loss / math.log(2) * n_tokens / n_bytes}
+        loss = mean_loss(model, read, n_batches, LOSS[plan.objective], train.validation_rows)
+        values = {"next_token": loss / math.log(2) * n_tokens / n_bytes, "masked_tokens": math.exp(min(loss, 700.0))}
+        return {"validation_loss": loss, VALIDATION_METRIC[plan.objective]: values[plan.objective]}
 
     return validate
 
@@ -199,19 +242,18 @@ def measures(plan: Pretraining, n_passes: float | None = None) -> dict[str, floa
     curve = read_curve(plan.out)
     steps = [line for line in curve if "loss" in line]  # none where the curve was damaged after the last step
     last = steps[-max(1, len(steps) // 50) :]
-    validations = [line for line in curve if VALIDATION_METRIC in line]
+    names = ("validation_loss", VALIDATION_METRIC[plan.objective])
+    validations = [line for line in curve if names[1] in line]
     sizes = {
         "tokens": plan.n_tokens,
         "epochs": passes(plan) if n_passes is None else n_passes,
         "parameters": n_parameters(plan.network),
-        "flops": plan.n_tokens * flops_per_token(plan.network, plan.train.seq_len),
+        "flops": plan.n_tokens * flops_per_token(plan.network, plan.train.seq_len, plan.predicted_share),
     }
     if steps:
         sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))
         sizes["tokens_per_second"] = float(np.median([line["tokens_per_second"] for line in steps]))
-    return sizes | (
-        {name: validations[-1][name] for name in ("validation_loss", VALIDATION_METRIC)} if validations else {}
-    )
+    return sizes | ({name: validations[-1][name] for name in names} if validations else {})
 
 
 @contextlib.contextmanager

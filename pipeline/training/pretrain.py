@@ -18,7 +18,7 @@ from annotated_types import Ge
 from model.data.token_shards import read_description
 from model.network.shape import DecoderConfig, DecoderShape
 from model.training.config import TrainConfig
-from model.training.presets import PRESETS, changed, from_depth
+from model.training.presets import changed, preset_of
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
@@ -155,7 +155,7 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
     del changes["devices"]  # the devices do not affect what is trained
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
-    preset = changed(PRESETS[named] if depth is None else from_depth(depth), changes, family)
+    preset = changed(preset_of(named, family, depth), changes, family)
     return ResolvedPretrain(network=preset.shape, train=preset.train)
 
 

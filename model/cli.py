@@ -1,4 +1,4 @@
-"""`python -m model.cli`: train, fine-tune, sample and evaluate a decoder on folders, with nothing around it.
+"""`python -m model.cli`: train, fine-tune, sample and evaluate a model on folders, with nothing around it.
 
     train SHARDS OUT             pretrain on token shards; after a stop at any moment, the same call resumes
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.data.mask_token import write_with_mask
 from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import (
     TOKENIZER,
@@ -29,7 +30,7 @@ from model.data.tokenizer import (
     load_model_tokenizer,
     load_tokenizer,
 )
-from model.network.shape import FAMILY_SWITCHES
+from model.network.shape import FAMILY_SWITCHES, config_for
 from model.training.config import VALIDATION_METRIC
 from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.presets import PRESET_NAMES, Preset, changed, preset_of
@@ -147,9 +148,10 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
     plan = Pretraining(
         shards=args.shards,
         out=args.out,
-        network=preset.shape.with_vocab(description["vocab_size"]),
+        network=config_for(preset.shape, description["vocab_size"]),
         train=preset.train,
         made_from={"tokens": shards_digest(args.shards), "tokenizer": description["tokenizer"]},
+        tokenizer=args.tokenizer,
     )
     if is_main():
         size = f"{plan.params()['parameters']:,} parameters, {plan.n_tokens:,} tokens in {plan.train.n_steps:,} steps"
@@ -158,17 +160,20 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
     if not is_main():
         return 0
     if args.tokenizer is not None:
-        (args.out / TOKENIZER).mkdir(exist_ok=True)
-        for name in files_of(args.tokenizer):
-            shutil.copyfile(args.tokenizer / name, args.out / TOKENIZER / name)
-    numbers = measures(plan)
-    validated = (
-        f"validation bits per byte {numbers[VALIDATION_METRIC]:.4f}"
-        if VALIDATION_METRIC in numbers
-        else "no validation split"
-    )
+        _take_tokenizer(args.tokenizer, args.out / TOKENIZER, has_mask=plan.objective == "masked_tokens")
+    numbers, metric = measures(plan), VALIDATION_METRIC[plan.objective]
+    validated = f"{metric.replace('_', ' ')} {numbers[metric]:.4f}" if metric in numbers else "no validation split"
     print(f"finished: training loss {numbers['training_loss']:.4f}, {validated}")
     return 0
+
+
+def _take_tokenizer(source: Path, out: Path, *, has_mask: bool) -> None:
+    if has_mask:
+        write_with_mask(source, out)
+        return
+    out.mkdir(exist_ok=True)
+    for name in files_of(source):
+        shutil.copyfile(source / name, out / name)
 
 
 def run_finetune(args: argparse.Namespace) -> int:

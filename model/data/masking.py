@@ -220,7 +220,7 @@ def mask_vocabulary(
     """
     description = read_description(shards)
     n_tokens, opening = description["vocab_size"], description["end_of_text"]
-    loaded = None if tokenizer is None else load_tokenizer(tokenizer)
+    loaded = load_tokenizer(tokenizer) if tokenizer is not None and (knows_words or vocab_size == n_tokens) else None
     special = {"opening": opening, "mask": n_tokens}
     if vocab_size == n_tokens:
         special = {} if loaded is None else dict(loaded.special)

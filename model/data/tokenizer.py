@@ -133,7 +133,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
             raise ValueError(
                 f"{directory} holds no tokenizer: {file.name} is missing{earlier}; build the tokenizer again"
             )
-    description, raw = _read_description(path), ranks_path.read_bytes()
+    description, raw = read_description(path), ranks_path.read_bytes()
     vocabulary, pattern_name = (str(description.get(name)) for name in ("vocabulary", "pattern_name"))
     if vocabulary in PUBLISHED:
         _check_published(ranks_path, vocabulary, raw)
@@ -230,7 +230,7 @@ def describe(pattern_name: str, raw: bytes, n_ranks: int, *, has_mask: bool = Fa
     }
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
     try:
         description = json.loads(path.read_text("utf-8"))
     except (ValueError, RecursionError) as error:

@@ -274,6 +274,11 @@ class EncoderConfig(EncoderShape):
         self._check_sizes("vocab_size")
 
 
+def config_for(shape: DecoderShape | EncoderShape, n_tokens: int) -> DecoderConfig | EncoderConfig:
+    """The config of a new model on token shards of `n_tokens` tokens. An encoder has one more, its mask token."""
+    return shape.with_vocab(n_tokens + isinstance(shape, EncoderShape))
+
+
 C = TypeVar("C", DecoderConfig, EncoderConfig)
 
 

@@ -7,7 +7,7 @@ without taking the causal half off. A layer with a sliding window counts min(win
 tokens, and only these go through its head.
 """
 
-from model.network.shape import DecoderConfig, EncoderConfig, LayerShape
+from model.network.shape import DecoderConfig, EncoderConfig, EncoderShape, LayerShape
 
 Config = DecoderConfig | EncoderConfig
 
@@ -48,6 +48,11 @@ def _n_encoder_parameters(cfg: EncoderConfig, norm: int) -> int:
     embedding_norm = 0 if cfg.norm_position == "pre" else norm  # pre: it replaces one of the first layer
     biases = (cfg.d_model if cfg.head_bias else 0) + (cfg.vocab_size if cfg.lm_head_bias else 0)
     return cfg.n_token_types * cfg.d_model + embedding_norm + cfg.d_model**2 + norm + biases
+
+
+def predicted_share(shape: LayerShape, mask_fraction: float) -> float:
+    """Of the tokens that pass through a model in training, those that its head predicts."""
+    return mask_fraction if isinstance(shape, EncoderShape) else 1.0
 
 
 def flops_per_token(cfg: Config, seq_len: int, predicted_share: float = 1.0) -> int:

@@ -30,7 +30,7 @@ from model.network.encoder import MaskedLM, new_masked_lm, weightless_masked_lm
 from model.network.lora_config import LoraConfig, lora_config
 from model.network.registry import describe, load_model
 from model.network.shape import DecoderConfig, EncoderConfig, decoder_config, encoder_config
-from model.network.size import flops_per_token, n_parameters
+from model.network.size import flops_per_token, n_parameters, predicted_share
 from model.training.adapters import save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
@@ -80,7 +80,9 @@ class Pretraining:
             )
 
     def to_json(self) -> str:
-        paths = {name: str(path) for name in ("shards", "out", "start_from", "tokenizer") if (path := getattr(self, name))}
+        paths = {
+            name: str(path) for name in ("shards", "out", "start_from", "tokenizer") if (path := getattr(self, name))
+        }
         configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
         lora = {"lora": dataclasses.asdict(self.lora)} if self.lora is not None else {}
         return json.dumps({**paths, **configs, **lora, "made_from": dict(self.made_from)})
@@ -108,11 +110,6 @@ class Pretraining:
     @property
     def objective(self) -> Literal["next_token", "masked_tokens"]:
         return "masked_tokens" if isinstance(self.network, EncoderConfig) else "next_token"
-
-    @property
-    def predicted_share(self) -> float:
-        """Of the tokens that pass through the model, those that its head predicts."""
-        return self.train.mask_fraction if isinstance(self.network, EncoderConfig) else 1.0
 
     @property
     def n_tokens(self) -> int:
@@ -244,11 +241,12 @@ def measures(plan: Pretraining, n_passes: float | None = None) -> dict[str, floa
     last = steps[-max(1, len(steps) // 50) :]
     names = ("validation_loss", VALIDATION_METRIC[plan.objective])
     validations = [line for line in curve if names[1] in line]
+    share = predicted_share(plan.network, plan.train.mask_fraction)
     sizes = {
         "tokens": plan.n_tokens,
         "epochs": passes(plan) if n_passes is None else n_passes,
         "parameters": n_parameters(plan.network),
-        "flops": plan.n_tokens * flops_per_token(plan.network, plan.train.seq_len, plan.predicted_share),
+        "flops": plan.n_tokens * flops_per_token(plan.network, plan.train.seq_len, share),
     }
     if steps:
         sizes["training_loss"] = float(np.mean([line["loss"] for line in last]))

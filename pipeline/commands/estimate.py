@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.network.size import flops_per_token
+from model.network.shape import config_for
+from model.network.size import flops_per_token, predicted_share
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
@@ -172,7 +173,8 @@ def _flops_per_token(asset: PlannedAsset, by_name: Mapping[str, PlannedAsset]) -
     """FLOPs to train a model, or the base that it is trained further from, on one token; 0 if that is unknown."""
     for build in asset.builds:
         if isinstance(cfg := build.config, ResolvedPretrain):
-            return flops_per_token(cfg.network.with_vocab(DEMO_VOCABULARY), cfg.train.seq_len)
+            network = config_for(cfg.network, DEMO_VOCABULARY)
+            return flops_per_token(network, cfg.train.seq_len, predicted_share(network, cfg.train.mask_fraction))
         if build.last and (n_parameters := build.last["measures"].get("parameters")):
             return FLOPS_PER_PARAMETER * n_parameters
     return max((_flops_per_token(by_name[name], by_name) for name in asset.reads if name in by_name), default=0.0)

@@ -1,4 +1,4 @@
-"""Pretrains a decoder on token shards: the stage `pretrain`.
+"""Pretrains a decoder or an encoder on token shards: the stage `pretrain`.
 
 In: token shards and the tokenizer they were made with. Out: a Checkpoint folder: model.safetensors, config.json,
 tokenizer/, curve.jsonl and the last and best of checkpoints/. Steps: a preset and the changes of the user become
@@ -15,8 +15,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from model.data.mask_token import write_with_mask
 from model.data.token_shards import read_description
-from model.network.shape import DecoderConfig, DecoderShape
+from model.network.shape import DecoderShape, EncoderShape, config_for
 from model.training.config import TrainConfig
 from model.training.presets import changed, preset_of
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
@@ -35,10 +36,10 @@ class PretrainConfig:
     from the changes (model/training/presets.py)."""
 
     preset: Annotated[
-        Literal["demo", "small", "gpt2_124m", "gpt2_350m"],
+        Literal["demo", "small", "base", "gpt2_124m", "gpt2_350m"],
         "Named model size and training plan, from which every setting without a value is taken: demo (minutes on"
-        " two CPU cores), small (depth 8, hours on a GPU), gpt2_124m (depth 12) or gpt2_350m (24 layers of width"
-        " 1024).",
+        " two CPU cores) or small (depth 8, hours on a GPU); of decoders also gpt2_124m (depth 12) and gpt2_350m (24"
+        " layers of width 1024), of encoders also base (the shape of BERT-base).",
     ] = "demo"
     depth: Annotated[
         OptionalCount,
@@ -47,9 +48,12 @@ class PretrainConfig:
         " model/training/presets.py.",
     ] = None
     family: Annotated[
-        Literal["qwen3", "llama", "gpt2"] | None,
-        "Architecture of the layers: qwen3 (RMSNorm, rotary positions, QK-norm, SwiGLU), llama (the same without"
-        " QK-norm) or gpt2 (LayerNorm, learned positions, GELU, biases, tied embeddings).",
+        Literal["qwen3", "llama", "gpt2", "bert", "roberta", "modernbert"] | None,
+        "Architecture of the layers. Decoders, which learn to predict the next token: qwen3 (RMSNorm, rotary"
+        " positions, QK-norm, SwiGLU), llama (the same without QK-norm) or gpt2 (LayerNorm, learned positions, GELU,"
+        " biases, tied embeddings). Encoders, which learn to predict masked tokens from the text on both sides, for"
+        " classification and search: bert (post-norm, learned positions, GELU), roberta (the same but for token types"
+        " and the numbers of positions) or modernbert (pre-norm, rotary positions, GeGLU, some layers local).",
     ] = None
     n_layers: Annotated[OptionalCount, "Number of layers of the model."] = None
     d_model: Annotated[OptionalCount, "Width of the model, a multiple of the number of query heads."] = None
@@ -76,6 +80,13 @@ class PretrainConfig:
         Literal["concatenated", "documents"] | None,
         "How training sequences are filled: with windows of the concatenated documents, or with whole documents and"
         " pieces of long ones by best fit.",
+    ] = None
+    mask_fraction: Annotated[
+        OptionalFraction,
+        "Fraction of the tokens that an encoder has to predict, above 0 and below 1; without a value 0.15.",
+    ] = None
+    mask_whole_words: Annotated[
+        bool | None, "Whether an encoder always predicts all tokens of a word together; without a value it does not."
     ] = None
     document_mask: Annotated[bool | None, "Whether a token attends only to tokens of its own document."] = None
     batch_warmup_fraction: Annotated[
@@ -145,7 +156,7 @@ class PretrainConfig:
 class ResolvedPretrain:
     """All numbers of a training except the vocabulary size: the fingerprint is computed from it."""
 
-    network: DecoderShape
+    network: DecoderShape | EncoderShape
     train: TrainConfig
 
 
@@ -159,11 +170,6 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     return ResolvedPretrain(network=preset.shape, train=preset.train)
 
 
-def resolve(cfg: PretrainConfig, vocab_size: int) -> tuple[DecoderConfig, TrainConfig]:
-    recipe = pretrain_recipe(cfg)
-    return recipe.network.with_vocab(vocab_size), recipe.train
-
-
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when inputs do not fit or a loss diverges."""
     from model.training import pretraining
@@ -174,9 +180,10 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
     plan = pretraining.Pretraining(
         shards=tokens.directory,
         out=work.directory,
-        network=cfg.network.with_vocab(description["vocab_size"]),
+        network=config_for(cfg.network, description["vocab_size"]),
         train=cfg.train,
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
+        tokenizer=tokenizer.directory,
     )
     work.observer.started(work.fingerprint, plan.params(), inputs)
     n_passes = pretraining.passes(plan)
@@ -191,8 +198,11 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
             pretraining.pretrain(plan, work.observer, progress)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    for name in tokenizer_files(tokenizer.directory):
-        link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
+    if plan.objective == "masked_tokens":
+        write_with_mask(tokenizer.directory, work.directory / "tokenizer")
+    else:
+        for name in tokenizer_files(tokenizer.directory):
+            link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
     return Outcome(
         rows=plan.train.n_steps,
         measures=pretraining.measures(plan, n_passes),

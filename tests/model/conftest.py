@@ -114,3 +114,12 @@ def trained(corpus, tmp_path_factory) -> Path:
         == 0
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def trained_encoder(corpus, tmp_path_factory) -> Path:
+    """A masked language model with its tokenizer, to read only."""
+    out = tmp_path_factory.mktemp("trained") / "encoder"
+    train = ["train", str(corpus / "shards"), str(out), "--family", "bert", "--tokenizer", str(corpus / "tokenizer")]
+    assert main([*train, *TINY_SETTINGS]) == 0
+    return out

@@ -22,7 +22,6 @@ from pipeline.training.pretrain import (
     PRETRAIN,
     PretrainConfig,
     pretrain_recipe,
-    resolve,
 )
 from tests.children import python
 
@@ -103,7 +102,7 @@ def test_pretrain_folder_holds_a_model_its_tokenizer_and_its_curve(whole):
     built, heard = whole
     assert isinstance(built.handle, Checkpoint) and built.handle.rows == 24
     decoder = load_decoder(built.handle.directory)
-    assert decoder.cfg == resolve(TINY, 50)[0]
+    assert decoder.cfg == pretrain_recipe(TINY).network.with_vocab(50)
     assert (built.handle.directory / "tokenizer" / "tokenizer.tiktoken").read_text() == "tokenizer.tiktoken"
     curve = read_curve(built.handle.directory)
     assert [line["step"] for line in curve if "loss" in line] == list(range(1, 25))
@@ -231,7 +230,7 @@ def test_recipe_is_the_same_however_its_numbers_were_reached():
         ({"rows": 0}, "rows is 0"),
         ({"rows": 8, "micro_batch": 3}, "micro_batch=3"),
         ({"muon_lr": -1.0}, "muon_lr is -1.0"),
-        ({"preset": "large"}, "preset is 'large', expected one of demo, small, gpt2_124m"),
+        ({"preset": "large"}, "preset is 'large', expected one of demo, small, base, gpt2_124m"),
         ({"d_model": 12}, "d_head=3 must be even"),
         ({"warmup_fraction": 0.7}, "warmup_fraction=0.7"),
     ],

@@ -6,9 +6,10 @@ In: the model, its config.json and its tokenizer. Out: the text of README.md, wi
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from model.hf.tokenizer import ExportedTokenizer
-from model.network.decoder import Decoder
-from model.network.heads import SequenceClassifier
+from model.network.registry import Config, kind_of
 
 OPEN_DECODER = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,20 +18,37 @@ tokenizer = AutoTokenizer.from_pretrained("PATH")
 model = AutoModelForCausalLM.from_pretrained("PATH")
 ids = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=50)[0]))"""
-OPEN_CLASSIFIER = """\
+OPEN_PIPELINE = """\
 from transformers import pipeline
 
-print(pipeline("text-classification", "PATH")("a text", truncation=True))"""
+print(pipeline("{task}", "PATH")({text}))"""
+OPEN_ENCODER = """\
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+print(AutoModel.from_pretrained("PATH")(**tokenizer("a text", return_tensors="pt")).last_hidden_state)"""
+# Kind of model -> its task on model hubs, what it is, the lines that open it.
+ABOUT = {
+    "decoder": ("text-generation", "language model", OPEN_DECODER),
+    "encoder": ("feature-extraction", "encoder", OPEN_ENCODER),
+    "masked_lm": ("fill-mask", "masked language model", OPEN_PIPELINE.format(task="fill-mask", text='"a MASK"')),
+    "sequence_classifier": (
+        "text-classification",
+        "text classifier",
+        OPEN_PIPELINE.format(task="text-classification", text='"a text", truncation=True'),
+    ),
+}
 
 
 def model_card(
-    model: Decoder | SequenceClassifier,
+    model: nn.Module,
     config: Mapping[str, Any],
     tokenizer: ExportedTokenizer | None,
     notes: Mapping[str, str],
 ) -> str:
     """Text of README.md. `notes` are further lines of its table."""
-    cfg, is_decoder = model.cfg, isinstance(model, Decoder)
+    cfg: Config = model.cfg  # type: ignore[assignment]
+    task, title, lines_of_python = ABOUT[kind_of(model)]
     lines = {
         "architecture": config["architectures"][0],
         "parameters": f"{sum(weight.numel() for weight in model.parameters()):,}",
@@ -38,16 +56,14 @@ def model_card(
         "context": f"{cfg.max_seq_len:,} tokens",
         "vocabulary": f"{cfg.vocab_size:,} tokens" + _tokenizer_text(tokenizer),
         "weights": config["torch_dtype"],
-        **({} if is_decoder else {"labels": ", ".join(config["id2label"].values())}),
+        **({"labels": ", ".join(config["id2label"].values())} if "id2label" in config else {}),
         **notes,
     }
-    task = "text-generation" if is_decoder else "text-classification"
     table = "\n".join(f"| {name} | {_cell(value)} |" for name, value in lines.items())
-    title = f"A {config['model_type']} {'language model' if is_decoder else 'text classifier'}"
     return (
-        f"---\nlibrary_name: transformers\npipeline_tag: {task}\n---\n\n# {title}\n\n"
+        f"---\nlibrary_name: transformers\npipeline_tag: {task}\n---\n\n# A {config['model_type']} {title}\n\n"
         f"Trained and exported by gristmill.\n\n| | |\n|---|---|\n{table}\n\n"
-        f"```python\n{OPEN_DECODER if is_decoder else OPEN_CLASSIFIER}\n```\n"
+        f"```python\n{lines_of_python}\n```\n"
     )
 
 

@@ -1,19 +1,23 @@
-"""config.json of Hugging Face and our DecoderConfig, both ways.
+"""config.json of Hugging Face and our DecoderConfig or EncoderConfig, both ways.
 
-In: a config.json as a dict, in the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Out: a
-DecoderConfig. Or the reverse, in a form that both versions read. A field that asks for something which our decoder
-cannot compute is refused by its name, and so are switches of ours that no family has.
+In: a config.json as a dict, in the form of transformers 4 (rope_theta, rope_scaling) or 5 (rope_parameters). Out: the
+config of a decoder or an encoder. Or the reverse, in a form that both versions read. A field that asks for something
+which we cannot compute is refused by its name, and so are switches of ours that no family has.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from model.hf.families import CLASSIFIER, DECODER, FAMILIES, Family
-from model.network.shape import DecoderConfig, RopeScaling
+from model.hf.families import FAMILIES
+from model.hf.family import CLASSIFIER, DECODER, ENCODER, MASKED_LM, Family
+from model.network.registry import Config
+from model.network.shape import DecoderConfig, EncoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
 LARGEST = 1e15  # of any size; beyond it floats skip whole numbers
 FULL, SLIDING = "full_attention", "sliding_attention"
+# ModernBERT's, where a config names none.
+LOCAL_ATTENTION, GLOBAL_EVERY, GLOBAL_THETA = 128, 3, 160_000.0
 # Ours -> theirs, of rope_scaling; linear has the factor alone.
 LLAMA3_SCALING = {
     "factor": "factor",
@@ -23,20 +27,22 @@ LLAMA3_SCALING = {
 }
 
 
-def family_of(cfg: DecoderConfig) -> Family:
-    """The family that has this decoder's switches. ValueError names those of the nearest one that differ."""
-    misfits = {family.model_type: _misfits(family, cfg) for family in FAMILIES.values()}
+def family_of(cfg: Config) -> Family:
+    """The family that has this model's switches. ValueError names those of the nearest one that differ."""
+    trunk = ENCODER if isinstance(cfg, EncoderConfig) else DECODER
+    families = {name: family for name, family in FAMILIES.items() if family.trunk == trunk}
+    misfits = {name: _misfits(family, cfg) for name, family in families.items()}
     for name, found in misfits.items():
         if not found:
-            return FAMILIES[name]
+            return families[name]
     nearest = min(misfits, key=lambda name: len(misfits[name]))
     raise ValueError(
-        f"no family of Hugging Face has a decoder with these switches; the nearest, {nearest}, differs in"
-        f" {'; '.join(misfits[nearest])} (known: {', '.join(FAMILIES)})"
+        f"no family of Hugging Face has {'an encoder' if trunk == ENCODER else 'a decoder'} with these switches; the"
+        f" nearest, {nearest}, differs in {'; '.join(misfits[nearest])} (known: {', '.join(families)})"
     )
 
 
-def _misfits(family: Family, cfg: DecoderConfig) -> list[str]:
+def _misfits(family: Family, cfg: Config) -> list[str]:
     found = [
         f"{name}={getattr(cfg, name)!r}, it has {value!r}"
         for name, value in family.switches.items()
@@ -45,6 +51,9 @@ def _misfits(family: Family, cfg: DecoderConfig) -> list[str]:
     for switches in family.flags.values():
         if len({getattr(cfg, name) for name in switches}) > 1:
             found.append(" and ".join(f"{name}={getattr(cfg, name)}" for name in switches) + ", it has them equal")
+    for ours, values in family.choices.values():
+        if getattr(cfg, ours) not in values.values():
+            found.append(f"{ours}={getattr(cfg, ours)!r}, it has {' or '.join(map(repr, values.values()))}")
     if not family.is_grouped and cfg.n_kv_heads != cfg.n_heads:
         found.append(f"n_kv_heads={cfg.n_kv_heads}, it has n_heads={cfg.n_heads}")
     if family.d_model_is == "heads" and cfg.d_model != cfg.n_heads * cfg.d_head:
@@ -59,34 +68,48 @@ def _misfits(family: Family, cfg: DecoderConfig) -> list[str]:
     return found
 
 
-def config_to_hf(cfg: DecoderConfig, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """config.json in the family of `cfg`; with `labels`, that of a sequence classifier."""
+def config_to_hf(cfg: Config, labels: tuple[str, ...] | None = None, kind: str | None = None) -> dict[str, Any]:
+    """config.json in the family of `cfg`; with `labels`, that of a sequence classifier. `kind` (of
+    model/network/registry.py) is by default what pretraining makes: a decoder, or a masked language model."""
     family = family_of(cfg)
+    if kind is None:
+        kind = CLASSIFIER if labels is not None else DECODER if family.trunk == DECODER else MASKED_LM
     config: dict[str, Any] = {
-        "architectures": [family.architectures[DECODER if labels is None else CLASSIFIER]],
+        "architectures": [family.architectures[kind]],
         "model_type": family.model_type,
         **{theirs: getattr(cfg, ours) for ours, theirs in family.sizes.items()},
         **{theirs: getattr(cfg, switches[0]) for theirs, switches in family.flags.items()},
+        **{theirs: _key_of(values, getattr(cfg, ours)) for theirs, (ours, values) in family.choices.items()},
+        **family.written,
         **{theirs: values[0] for theirs, values in family.fixed.items()},
         "torch_dtype": "float32",  # the name of transformers 4, which 5 reads too
     }
     if labels is not None:
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
+    if isinstance(cfg, EncoderConfig):
+        config["max_position_embeddings"] = cfg.n_positions
+        return config | (_windows_and_rope_to_hf(cfg) if cfg.positions == "rotary" else {})
     if cfg.positions == "learned":
-        dropouts = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-        return config | {"n_ctx": cfg.max_seq_len, **dropouts}  # llama.cpp's own converter reads n_ctx
+        return config | {"n_ctx": cfg.max_seq_len}  # llama.cpp's own converter reads it
     return config | _window_to_hf(cfg, family) | _rope_to_hf(cfg)
 
 
+def _key_of(values: Mapping[Any, Any], value: Any) -> Any:
+    return next(key for key, found in values.items() if found == value)
+
+
 def kind_in(config: Mapping[str, Any]) -> str:
-    """Kind of model (model/network/registry.py) whose class a config.json names; a decoder if it names none."""
-    names = config.get("architectures")
+    """Kind of model (model/network/registry.py) whose class a config.json names; a bare encoder, or a decoder, if it
+    names none that we have."""
+    names, model_type = config.get("architectures"), config.get("model_type")
     name = names[0] if isinstance(names, list) and names else None
-    kinds = {
-        architecture: kind for family in FAMILIES.values() for kind, architecture in family.architectures.items()
-    }
-    return kinds.get(name, DECODER) if isinstance(name, str) else DECODER
+    family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
+    kinds: dict[Any, str] = {}
+    for one in FAMILIES.values():
+        kinds |= {**one.read_as, **{architecture: kind for kind, architecture in one.architectures.items()}}
+    default = DECODER if family is None else family.trunk
+    return kinds.get(name, default) if isinstance(name, str) else default
 
 
 def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:
@@ -103,6 +126,28 @@ def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:
     }
 
 
+def _windows_and_rope_to_hf(cfg: EncoderConfig) -> dict[str, Any]:
+    """Of an encoder whose layers with a window have a base of their own for the rotary wavelengths."""
+    kinds = [SLIDING if layer in cfg.sliding_layers else FULL for layer in range(cfg.n_layers)]
+    local_theta = cfg.rope_theta if cfg.local_rope_theta is None else cfg.local_rope_theta
+    every = next(
+        (n for n in range(1, cfg.n_layers + 1) if kinds == [SLIDING if i % n else FULL for i in range(cfg.n_layers)]),
+        None,
+    )
+    return {
+        "local_attention": LOCAL_ATTENTION if cfg.sliding_window is None else cfg.sliding_window,
+        "layer_types": kinds,
+        "rope_parameters": {
+            FULL: {"rope_type": "default", "rope_theta": cfg.rope_theta},
+            SLIDING: {"rope_type": "default", "rope_theta": local_theta},
+        },
+        # transformers 4 reads these instead of the two before.
+        "global_rope_theta": cfg.rope_theta,
+        "local_rope_theta": local_theta,
+        **({} if every is None else {"global_attn_every_n_layers": every}),
+    }
+
+
 def _rope_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
     scaling: dict[str, Any] = {"rope_type": "default"}
     if cfg.rope_scaling is not None:
@@ -116,8 +161,8 @@ def _rope_to_hf(cfg: DecoderConfig) -> dict[str, Any]:
     }
 
 
-def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> DecoderConfig:
-    """ValueError names the family or the field that our decoder cannot compute, or the field that is missing.
+def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> Config:
+    """ValueError names the family or the field that we cannot compute, or the field that is missing.
 
     `n_tensors` is the number of tensors in the weight files; a config with more layers than that is refused before
     anything is built for each layer.
@@ -133,11 +178,25 @@ def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> D
     if n_tensors is not None and values["n_layers"] > n_tensors:
         layers = f"{family.sizes['n_layers']}={values['n_layers']}"
         raise ValueError(f"{layers} layers, but the weight files hold {n_tensors} tensors in all")
+    given = {**family.defaults, **config}
     for theirs, switches in family.flags.items():
-        values |= dict.fromkeys(switches, _flag(config, theirs))
+        values |= dict.fromkeys(switches, _flag(given, theirs))
+    for theirs, (ours, allowed) in family.choices.items():
+        values[ours] = allowed[_chosen(given, theirs, tuple(allowed))]
+    if family.trunk == ENCODER:
+        values["max_seq_len"] -= values["position_offset"]
+        return EncoderConfig(**values, **_windows_and_rope_from_hf(config, family, values["n_layers"]))
     if family.switches["positions"] == "rotary":
         values |= _window_from_hf(config, family, values["n_layers"]) | _rope_from_hf(config, values["max_seq_len"])
     return DecoderConfig(**values)
+
+
+def _chosen(config: Mapping[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:
+    """One of a few values, the first where a config has none."""
+    value = config.get(name, allowed[0])
+    if not any(type(value) is type(one) and value == one for one in allowed):
+        raise ValueError(f"{name}={value!r} is not supported, only {', '.join(map(repr, allowed))}")
+    return value
 
 
 def _refuse_what_we_cannot(config: Mapping[str, Any], family: Family) -> None:
@@ -175,15 +234,56 @@ def _type_of(size: str) -> type[int] | type[float] | type[bool]:
     return {"norm_eps": float, "tie_embeddings": bool}.get(size, int)
 
 
-def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) -> dict[str, Any]:
+def _layer_types(config: Mapping[str, Any], n_layers: int) -> list[str] | None:
     kinds = config.get("layer_types")
-    if kinds is not None:
-        if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
-            raise ValueError(f"layer_types={kinds!r} must be a list of names")
-        if unknown := sorted(set(kinds) - {FULL, SLIDING}):
-            raise ValueError(f"layer_types contains {unknown[0]!r}, supported are only {FULL!r}, {SLIDING!r}")
-        if len(kinds) != n_layers:
-            raise ValueError(f"layer_types has {len(kinds)} entries, num_hidden_layers is {n_layers}")
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"layer_types={kinds!r} must be a list of names")
+    if unknown := sorted(set(kinds) - {FULL, SLIDING}):
+        raise ValueError(f"layer_types contains {unknown[0]!r}, supported are only {FULL!r}, {SLIDING!r}")
+    if len(kinds) != n_layers:
+        raise ValueError(f"layer_types has {len(kinds)} entries, num_hidden_layers is {n_layers}")
+    return list(kinds)
+
+
+def _windows_and_rope_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) -> dict[str, Any]:
+    """Of an encoder; {} where its family has neither."""
+    if family.window != "two_sided":
+        return {}
+    kinds = _layer_types(config, n_layers)
+    if kinds is None:
+        every = _whole(config, "global_attn_every_n_layers", GLOBAL_EVERY)
+        kinds = [SLIDING if layer % every else FULL for layer in range(n_layers)]
+    layers = tuple(layer for layer, kind in enumerate(kinds) if kind == SLIDING)
+    window = _whole(config, "local_attention", LOCAL_ATTENTION)
+    return {
+        "rope_theta": _theta(config, FULL, "global_rope_theta", GLOBAL_THETA),
+        "local_rope_theta": _theta(config, SLIDING, "local_rope_theta", ROPE_THETA),
+        **({"sliding_window": window, "sliding_layers": layers} if layers else {}),
+    }
+
+
+def _whole(config: Mapping[str, Any], name: str, default: int) -> int:
+    value = default if config.get(name) is None else config[name]
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name}={repr(value)[:40]} must be a whole number of at least 1")
+    return value
+
+
+def _theta(config: Mapping[str, Any], kind: str, old_name: str, default: float) -> float:
+    """rope_theta of the layers of one kind: in rope_parameters (transformers 5) or under a name of its own (4)."""
+    of_kinds = config.get("rope_parameters") or {}
+    rope = of_kinds.get(kind) or {} if isinstance(of_kinds, Mapping) else None
+    if not isinstance(rope, Mapping) or config.get("rope_scaling"):
+        raise ValueError("rope_parameters must be an object with one for each kind of layer, and rope_scaling null")
+    if rope.get("rope_type", "default") != "default":
+        raise ValueError(f"rope_type={rope['rope_type']!r} is not supported for an encoder, only 'default'")
+    return _number(f"rope_theta of {kind}", rope.get("rope_theta") or config.get(old_name) or default)
+
+
+def _window_from_hf(config: Mapping[str, Any], family: Family, n_layers: int) -> dict[str, Any]:
+    kinds = _layer_types(config, n_layers)
     window = config.get("sliding_window", family.defaults.get("sliding_window"))
     for name, value in (("sliding_window", window), ("max_window_layers", config.get("max_window_layers"))):
         if value is not None and type(value) is not int:

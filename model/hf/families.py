@@ -1,52 +1,19 @@
 """Tables of the families: what Hugging Face calls our config fields, our switches and our weights.
 
 In: nothing. Out: FAMILIES by model_type; model/hf/config.py and model/hf/weights.py read them both ways. Our modules
-have the names of Llama and Qwen3, so only GPT-2 needs rules for weights: its linear layers are stored transposed
-(in, out), and its queries, keys and values are one matrix. The switches themselves are in model/network/shape.py.
+have the names of Llama and Qwen3, so only GPT-2 and the encoders need rules for weights: GPT-2's linear layers are
+stored transposed (in, out), and its queries, keys and values are one matrix. The switches themselves are in
+model/network/shape.py, the encoders' tables in model/hf/encoder_families.py.
 
 Sources: arXiv:2302.13971 and arXiv:2407.21783 (Llama), arXiv:2407.10671 (Qwen2), arXiv:2505.09388 (Qwen3),
 arXiv:2310.06825 (Mistral), arXiv:2109.08668 (the squared ReLU of Arcee); names and defaults: transformers 5.23.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from model.network.registry import KINDS
+from model.hf.encoder_families import BERT, MODERNBERT, ROBERTA
+from model.hf.family import CLASSIFIER, DECODER, LAYER, QKV, Family, WeightRule
 from model.network.shape import FAMILY_SWITCHES, NORM_EPS
-
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
-HEADS = tuple(f"{head}." for kind in KINDS.values() for head in kind.head)
-DECODER, CLASSIFIER = "decoder", "sequence_classifier"  # kinds of models, as in model/network/registry.py
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WeightRule:
-    """One name in a file of theirs and the names of ours that it stores. {} is the number of the layer; .weight and
-    .bias follow, whichever exist."""
-
-    ours: tuple[str, ...]  # several are joined along their outputs
-    theirs: str
-    transposed: bool = False  # stored as (in, out) instead of (out, in)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
-    model_type: str
-    architectures: Mapping[str, str]  # kind of model -> class in transformers
-    sizes: Mapping[str, str]  # our field -> theirs
-    switches: Mapping[str, Any]  # our field -> the only value that the family has
-    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # theirs -> our switches, which agree
-    fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # theirs -> allowed values; we write the first
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # theirs -> value where a config has none
-    window: Literal["none", "every_layer", "layer_types"] = "none"  # layers that may have a sliding window
-    d_model_is: Literal["any", "multiple_of_heads", "heads"] = "any"  # heads: n_heads * d_head
-    is_grouped: bool = True  # may have fewer heads of keys than of queries
-    prefix: str = "model."  # of the names of the trunk's weights in a file
-    heads: tuple[str, ...] = HEADS  # beginnings of names that do not have the prefix
-    rules: tuple[WeightRule, ...] = ()  # none: the names are ours
-    buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)  # endings of names in old files that are no weights
-
 
 LLAMA_SIZES = {
     "vocab_size": "vocab_size",
@@ -74,8 +41,6 @@ LLAMA_DEFAULTS = {"rms_norm_eps": NORM_EPS["llama"], "tie_word_embeddings": Fals
 QWEN_DEFAULTS = {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28}
 ATTENTION_FLAG = {"attention_bias": ("qkv_bias", "output_bias")}
 LLAMA_FLAGS = {**ATTENTION_FLAG, "mlp_bias": ("mlp_bias",)}
-LAYER = "model.layers.{}."
-QKV = tuple(f"{LAYER}self_attn.{part}_proj" for part in "qkv")
 GPT2_LAYER = "transformer.h.{}."
 
 GPT2 = Family(
@@ -91,6 +56,7 @@ GPT2 = Family(
         "add_cross_attention": (False,),
     },
     defaults={"tie_word_embeddings": True, "layer_norm_epsilon": NORM_EPS["gpt2"], "n_inner": None},
+    written=dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
     d_model_is="heads",
     is_grouped=False,
     prefix="transformer.",
@@ -135,4 +101,5 @@ FAMILIES = {
     "qwen2": _like_llama("qwen2", defaults=QWEN_DEFAULTS, window="layer_types"),
     "mistral": _like_llama("mistral", defaults=MISTRAL_DEFAULTS, window="every_layer"),
     "arcee": _like_llama("arcee", flags=LLAMA_FLAGS, d_model_is="multiple_of_heads", **ARCEE),
+    **{family.model_type: family for family in (BERT, ROBERTA, MODERNBERT)},
 }

@@ -1,30 +1,33 @@
 """Model folders in the layout of Hugging Face, both ways.
 
-In: a folder with config.json and safetensors, in one file or several. Out: a Decoder, or a SequenceClassifier with
-its labels. Or the reverse: a folder that transformers, vLLM and the converters of llama.cpp open, with the tokenizer,
-the defaults of generation, the chat template if there is one, and a model card.
+In: a folder with config.json and safetensors, in one file or several. Out: the model, and the labels of a classifier.
+Or the reverse: a folder that transformers, vLLM and the converters of llama.cpp open, with the tokenizer, the
+defaults of generation, the chat template if there is one, and a model card.
 
 A folder appears whole, and replaces only an earlier export (model/hf/replacing.py). Pickled weights
 (pytorch_model.bin) are refused, and code in a folder is never run.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from model.generation.sample_config import SampleConfig
 from model.hf.card import model_card
-from model.hf.config import config_from_hf, config_to_hf, kind_in
-from model.hf.families import CLASSIFIER
+from model.hf.config import config_from_hf, config_to_hf, family_of, kind_in
+from model.hf.family import CLASSIFIER, DECODER, ENCODER
 from model.hf.replacing import EXPORT, replacing_export
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
 from model.network.decoder import Decoder
+from model.network.encoder import Encoder, MaskedLM
 from model.network.heads import SequenceClassifier
-from model.network.shape import DecoderConfig
+from model.network.registry import KINDS, Config, kind_of
+from model.network.shape import DecoderConfig, EncoderConfig
 from model.network.size_check import check_size, shapes_in
 from model.training.files import CONFIG, WEIGHTS, read_json, read_tensors, write_json, write_tensors
 
@@ -33,38 +36,51 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 MAX_SHARD_BYTES = 5_000_000_000  # the limit of transformers before version 5
 
 
-def read_model(directory: Path) -> tuple[Decoder | SequenceClassifier, tuple[str, ...] | None]:
-    """The model of whatever kind in a folder, as in `read_folder`, and the labels of its classes, if it has any."""
-    if kind_in(read_config(directory)) == CLASSIFIER:
-        return read_classifier(directory)
-    return read_folder(directory), None
+Model = Decoder | Encoder | MaskedLM | SequenceClassifier
+Labels = tuple[str, ...]
 
 
-def read_folder(directory: Path) -> Decoder:
-    """The decoder in a folder, on the CPU in float32, in evaluation mode.
+def read_model(directory: Path) -> tuple[Model, Labels | None]:
+    """The model in a folder, of the kind that its config.json names, on the CPU in float32, in evaluation mode, and
+    the labels of its classes, if it has any.
 
-    ValueError names what our decoder cannot compute, or a weight that is unknown or missing.
+    ValueError names what we cannot compute, or a weight that is unknown or missing.
     """
-    decoder = Decoder(_read_shape(directory, read_config(directory)))
-    weights_from_hf(decoder, decoder.cfg, _read_weights(directory))
-    return decoder.eval()
-
-
-def read_classifier(directory: Path) -> tuple[SequenceClassifier, tuple[str, ...]]:
-    """The sequence classifier in a folder, as in `read_folder`, and its labels in the order of the classes."""
     config = read_config(directory)
-    names = config.get("id2label")
-    if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
-        raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
-    labels = tuple(str(names[str(i)]) for i in range(len(names)))
-    model = SequenceClassifier(_read_shape(directory, config), len(labels))
+    kind = KINDS[kind_in(config)]
+    labels = _labels_in(config, directory) if kind.has_labels else None
+    model = cast(Model, kind.build(_read_shape(directory, config), labels or ()))
     weights_from_hf(model, model.cfg, _read_weights(directory))
     return model.eval(), labels
 
 
+def read_folder(directory: Path) -> Decoder:
+    """As `read_model`. ValueError when the folder holds no decoder."""
+    return cast(Decoder, _only(directory, DECODER)[0])
+
+
+def read_classifier(directory: Path) -> tuple[SequenceClassifier, Labels]:
+    """As `read_model`. ValueError when the folder holds no classifier."""
+    return cast(tuple[SequenceClassifier, Labels], _only(directory, CLASSIFIER))
+
+
+def _only(directory: Path, kind: str) -> tuple[Model, Labels | None]:
+    found = kind_in(read_config(directory))
+    if found != kind:
+        raise ValueError(f"{directory / CONFIG}: describes {KINDS[found].title}, expected {KINDS[kind].title}")
+    return read_model(directory)
+
+
+def _labels_in(config: Mapping[str, Any], directory: Path) -> Labels:
+    names = config.get("id2label")
+    if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
+        raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
+    return tuple(str(names[str(i)]) for i in range(len(names)))
+
+
 def write_folder(
     directory: Path,
-    model: Decoder | SequenceClassifier,
+    model: Model,
     *,
     tokenizer: ExportedTokenizer | None = None,
     labels: tuple[str, ...] | None = None,
@@ -80,15 +96,18 @@ def write_folder(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
-    config = {**config_to_hf(model.cfg, labels), "torch_dtype": dtype}
+    is_decoder = isinstance(model, Decoder)
+    config = {**config_to_hf(model.cfg, labels, kind_of(model)), "torch_dtype": dtype}
     for name, token_id in tokenizer.special_ids.items() if tokenizer is not None else ():
-        if labels is not None or name != "pad_token":  # transformers does not train that row of an embedding
+        # transformers does not train the row of the padding token, which is another token in ours; in RoBERTa it is
+        # where positions begin.
+        if name != "pad_token" or not (is_decoder or f"{name}_id" in family_of(model.cfg).fixed):
             config[f"{name}_id"] = token_id
     weights = model_to_hf(model, model.cfg, DTYPES[dtype])
     with replacing_export(directory) as part:
         names = _write_weights(part, weights, max_shard_bytes)
         write_json(part / CONFIG, config)
-        if labels is None:
+        if isinstance(model, Decoder):
             write_json(part / GENERATION, generation_config(model.cfg, tokenizer))
         for name, content in tokenizer.files.items() if tokenizer is not None else ():
             (part / name).write_text(content, "utf-8")
@@ -142,7 +161,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     return read_json(directory / CONFIG)
 
 
-def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
+def _read_shape(directory: Path, config: dict[str, Any]) -> Config:
     """The shape that `config` describes. ValueError when the weights do not fit it, before any memory is taken."""
     shapes = {name: shape for path in weight_files(directory) for name, shape in shapes_in(path).items()}
     try:
@@ -150,6 +169,10 @@ def _read_shape(directory: Path, config: dict[str, Any]) -> DecoderConfig:
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG}: {error}") from error
     check_size(cfg, shapes, directory / CONFIG)
+    if isinstance(cfg, EncoderConfig) and kind_in(config) == ENCODER:
+        pooler = f"{family_of(cfg).pooler}.weight"
+        has_pooler = any(pooler.endswith(f".{name}") or name == pooler for name in shapes)
+        return replace(cfg, has_pooler=has_pooler)
     return cfg
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from model.hf.config import family_of
-from model.hf.families import LAYER, QKV, WeightRule
+from model.hf.family import LAYER, QKV, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import narrowed, to_theirs
 from model.network.decoder import Decoder

@@ -24,7 +24,7 @@ from model.hf.gguf import ARCHITECTURES, JOINED_QKV, RULES, SEPARATE_QKV
 from model.hf.gguf_read import GgufFile
 from model.hf.weights import names_by, to_theirs
 from model.network.decoder import Decoder
-from model.network.rope import frequencies
+from model.network.rope import frequencies, scaled
 from model.network.shape import FAMILY_SWITCHES, DecoderConfig, RopeScaling
 from model.network.size_check import check_size
 from model.training.files import check_same_shapes
@@ -167,11 +167,11 @@ def _rope_scaling(file: GgufFile, fields: "_Fields", cfg: DecoderConfig) -> Rope
 def _llama3_scaling(file: GgufFile, fields: "_Fields", cfg: DecoderConfig) -> RopeScaling:
     """The scaling of Llama 3 (arXiv:2407.21783) with the file's factors. A file has no other trace of its numbers."""
     factors = torch.from_numpy(file.read(ROPE_FACTORS)).flatten()
-    plain = frequencies(cfg)
+    plain = frequencies(cfg.d_head, cfg.rope_theta)
     for context in (fields.size("rope.scaling.original_context_length", LLAMA3_CONTEXT), LLAMA3_CONTEXT):
         if factors.shape == plain.shape and 1 <= factors.max() < math.inf:
             scaling = RopeScaling(kind="llama3", factor=float(factors.max()), original_max_seq_len=context)
-            if torch.allclose(plain / frequencies(replace(cfg, rope_scaling=scaling)), factors, rtol=1e-3):
+            if torch.allclose(plain / scaled(plain, scaling), factors, rtol=1e-3):
                 return scaling
     raise ValueError(f"{ROPE_FACTORS}: only the factors of Llama 3 are supported")
 

@@ -25,7 +25,7 @@ from model.hf.files import read_config, read_model, weight_files
 from model.hf.gguf_model import decoder_in, expected_weights, weights_in
 from model.hf.gguf_read import is_gguf, read_gguf
 from model.hf.tokenizer import CHAT_TEMPLATE, TOKENIZER_CONFIG_JSON
-from model.network.registry import describe
+from model.network.registry import describe, kind_of
 from model.training.files import CONFIG, WEIGHTS, flush, read_json, replace_json, write_tensors_as_they_come
 from model.training.weights import named_weights
 
@@ -77,7 +77,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
     except ValueError as error:  # of weights, which come without their file
         raise error if str(source) in str(error) else ValueError(f"{source}: {error}") from error
     weights = named_weights(model)
-    description = describe(model.cfg, labels)
+    description = describe(model.cfg, labels, kind=kind_of(model))
     _write(part, description, weights, weights.items(), source)
     (part / TOKENIZER).mkdir()
     for name in TOKENIZER_FILES:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.hf.config import family_of
-from model.hf.families import EMBEDDING, HEAD, Family, WeightRule
-from model.network.shape import DecoderConfig
+from model.hf.family import EMBEDDING, ENCODER, HEAD, Family, WeightRule
+from model.network.registry import Config, kind_of
 from model.training.files import check_same_shapes
 from model.training.weights import named_weights
 
@@ -61,10 +61,13 @@ def names_by(rules: Sequence[WeightRule], n_layers: int) -> Iterator[tuple[str, 
 # Of a model.
 
 
-def model_to_hf(model: nn.Module, cfg: DecoderConfig, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All weights of a Decoder or SequenceClassifier. ValueError names one that does not fit into `dtype`."""
-    weights = to_theirs(named_weights(model), family_of(cfg).rules, cfg.n_layers)
-    return {name: narrowed(name, weight, dtype) for name, weight in weights.items()}
+def model_to_hf(model: nn.Module, cfg: Config, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All weights of a model. ValueError names one that does not fit into `dtype`."""
+    family, kind = family_of(cfg), kind_of(model)
+    weights = to_theirs(named_weights(model), family.rules_of(kind), cfg.n_layers)
+    weights |= {second: weights[name].clone() for name, second in family.copies.items() if name in weights}
+    prefix = family.prefix if kind == ENCODER else ""  # a file of a bare trunk leaves it out
+    return {name.removeprefix(prefix): narrowed(name, weight, dtype) for name, weight in weights.items()}
 
 
 def narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -80,41 +83,49 @@ def narrowed(name: str, weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def weights_from_hf(model: nn.Module, cfg: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
-    """Copy the tensors into a Decoder or SequenceClassifier, in its dtype; bfloat16 and float16 are widened.
+def weights_from_hf(model: nn.Module, cfg: Config, weights: Mapping[str, Tensor]) -> None:
+    """Copy the tensors into a model, in its dtype; bfloat16 and float16 are widened.
 
     ValueError names a weight that is unknown, missing, quantised or of another shape.
     """
     family = family_of(cfg)
-    where = f"weights of {family.model_type}"
-    given = _with_prefix(weights, family)
+    where, rules = f"weights of {family.model_type}", family.rules_of(kind_of(model))
+    given = _generic(weights, family, {name for name, _, _ in names_by(rules, cfg.n_layers)})
     for name, weight in given.items():
         if weight.dtype not in FLOATS:
             raise ValueError(f"{where}: {name} has the type {weight.dtype}, quantised weights are not supported")
     if cfg.tie_embeddings:
-        _drop_tied_head(given, family)
+        _drop_tied_head(given, rules)
     own = dict(model.named_parameters())
     shapes = {name: weight.to("meta") for name, weight in own.items()}  # of the meta device: they take no memory
-    check_same_shapes(where, to_theirs(shapes, family.rules, cfg.n_layers), given)
-    for name, weight in to_ours(given, family.rules, cfg.n_layers).items():
+    check_same_shapes(where, to_theirs(shapes, rules, cfg.n_layers), given)
+    for name, weight in to_ours(given, rules, cfg.n_layers).items():
         own[name].copy_(weight)
 
 
-def _with_prefix(weights: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
-    """The weights without buffers; a file of a bare trunk, as that of the published GPT-2, leaves the prefix out."""
+def _generic(weights: Mapping[str, Tensor], family: Family, known: set[str]) -> dict[str, Tensor]:
+    """The weights under today's names of a whole model, without what is no weight of this one: buffers, second names,
+    and heads that it does not have. A file of a bare trunk, as that of the published GPT-2, leaves the prefix out."""
     prefix = "" if any(name.startswith(family.prefix) for name in weights) else family.prefix
-    return {
-        name if name.startswith(family.heads) else prefix + name: weight
-        for name, weight in weights.items()
-        if not name.endswith(family.buffers)
-    }
+    given: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        for old, new in family.old_endings.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        name = name if name.startswith(family.heads) else prefix + name
+        if not name.endswith(family.buffers) and (name in known or not name.startswith(family.unused)):
+            given[name] = weight
+    for name, second in family.copies.items():
+        if second in given:
+            given.setdefault(name, given[second])
+            del given[second]
+    return given
 
 
-def _drop_tied_head(given: dict[str, Tensor], family: Family) -> None:
-    names = [theirs for theirs, ours, _ in names_by(family.rules, 1) if ours == (EMBEDDING,)]
-    embedding = names[0] if names else EMBEDDING
-    if HEAD not in given:
+def _drop_tied_head(given: dict[str, Tensor], rules: Sequence[WeightRule]) -> None:
+    theirs_of = {ours[0]: theirs for theirs, ours, _ in names_by(rules, 1)}
+    head, embedding = theirs_of.get(HEAD, HEAD), theirs_of.get(EMBEDDING, EMBEDDING)
+    if head not in given:
         return
-    if embedding in given and not torch.equal(given[HEAD], given[embedding]):
-        raise ValueError(f"{HEAD} differs from {embedding}, but tie_word_embeddings says that they are one")
-    del given[HEAD]
+    if embedding in given and not torch.equal(given[head], given[embedding]):
+        raise ValueError(f"{head} differs from {embedding}, but tie_word_embeddings says that they are one")
+    del given[head]

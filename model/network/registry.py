@@ -69,6 +69,17 @@ BASES = ("decoder", "encoder", "masked_lm")  # kinds that may be fine-tuned for 
 TRUNKS: Mapping[str, Callable[[Mapping[str, Any]], Config]] = {"decoder": decoder_config, "encoder": encoder_config}
 
 
+def kind_of(model: nn.Module) -> str:
+    """The kind of a model of ours."""
+    classes = {
+        Decoder: "decoder",
+        Encoder: "encoder",
+        MaskedLM: "masked_lm",
+        SequenceClassifier: "sequence_classifier",
+    }
+    return classes[type(model)]
+
+
 def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = None) -> dict[str, Any]:
     """config.json of a model.
 

@@ -75,7 +75,7 @@ def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.config import kind_in
-    from model.hf.families import CLASSIFIER
+    from model.hf.family import CLASSIFIER
     from model.hf.files import read_classifier, read_folder
     from model.network.registry import load_model
     from model.training.files import CONFIG, read_json

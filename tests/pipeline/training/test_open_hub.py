@@ -103,7 +103,14 @@ def test_hub_offline_mode_is_respected(hub, tmp_path, monkeypatch):
     assert not hub.requests
 
 
-def test_hub_page_that_is_no_hub_is_told_apart(hub, tmp_path):
+@pytest.mark.parametrize("page", [b"<html>a portal</html>", b"[]", b'{"siblings": [1]}', b"[" * 100_000])
+def test_hub_address_of_something_else_is_told_apart(hub, tmp_path, page):
+    hub.listings = page
+    with pytest.raises(SourceUnavailable, match="did not answer with the list of files of a repository"):
+        gathered(tmp_path, weights())
+
+
+def test_hub_repository_without_the_files_is_told_apart(hub, tmp_path):
     hub.repositories[REPOSITORY] = {}
     with pytest.raises(ValueError, match=r"hf://mill/tiny@0123.* has no file config.json; it contains"):
         gathered(tmp_path, weights())
@@ -112,6 +119,15 @@ def test_hub_page_that_is_no_hub_is_told_apart(hub, tmp_path):
 def test_hub_file_with_another_sha256_is_refused_before_it_is_downloaded(hub, tmp_path):
     hub.repositories[REPOSITORY]["model.safetensors"] = b"other"
     with pytest.raises(ValueError, match=rf"sha256 {sha256(b'other')}, but {sha256(FILES['model.safetensors'])} is"):
+        gathered(tmp_path, weights())
+    assert not hub.downloads()
+
+
+def test_hub_model_too_large_for_the_memory_is_refused_before_it_is_downloaded(hub, tmp_path):
+    hub.n_parameters = 10**13
+    with pytest.raises(
+        ValueError, match=r"needs at least 40,000.0 GB of memory .* enough for \d+.\d+ billion weights"
+    ):
         gathered(tmp_path, weights())
     assert not hub.downloads()
 

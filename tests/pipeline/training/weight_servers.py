@@ -36,6 +36,8 @@ class WeightServer(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.packages: dict[str, bytes] = {}  # file name -> content
         self.repositories: dict[str, dict[str, bytes]] = {}  # repository -> path -> content
+        self.n_parameters = 0  # what the hub says about every model
+        self.listings = b""  # what the hub answers instead of a list of files
         self.faults: list[int] = []
         self.refusal = 0
         self.needs_token = ""
@@ -96,7 +98,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             }
             for path, content in files.items()
         ]
-        self.answer(200, json.dumps({"siblings": siblings}).encode(), "application/json")
+        answer = {"siblings": siblings, "safetensors": {"total": self.server.n_parameters}}
+        self.answer(200, self.server.listings or json.dumps(answer).encode(), "application/json")
 
     def file(self, content: bytes | None) -> None:
         fault = self.server.faults.pop(0) if self.server.faults else 0

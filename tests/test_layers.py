@@ -48,6 +48,7 @@ MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
 MODEL_MAY_IMPORT_IN = {
     "model/data/tokenizer_tiktoken.py": {"tiktoken", "regex"},
     "model/data/tokenizer_library.py": {"tokenizers"},
+    "model/data/tokenizer_imported.py": {"tokenizers"},
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
 }

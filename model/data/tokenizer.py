@@ -39,6 +39,7 @@ OTHER_FILES = (
 )
 CHECKED_DOCUMENTS = 8  # of a shard: another tokenizer fails at the first
 SHORT_BYTES, MOST_CHANGE = 64, 2  # a text of fewer bytes may change its length by more than this factor
+IMPORTED = "imported"  # name of a vocabulary that was made elsewhere
 FORMAT = 2  # of the description; before it, tokenizer.json was ours
 NO_TOKEN = "\ufffd".encode()  # what an id between ranks and special tokens stands for
 
@@ -127,13 +128,19 @@ def tokenizer_of(
 def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer in `directory`. ValueError says what is wrong with its files."""
     path, ranks_path = directory / DESCRIPTION_FILE, directory / RANKS_FILE
-    for file in (ranks_path, path):
-        if not file.is_file():
-            earlier = " (it was made by an earlier version)" if ranks_path.is_file() else ""
-            raise ValueError(
-                f"{directory} holds no tokenizer: {file.name} is missing{earlier}; build the tokenizer again"
-            )
-    description, raw = read_description(path), ranks_path.read_bytes()
+    if not path.is_file():
+        earlier = " (it was made by an earlier version)" if ranks_path.is_file() else ""
+        raise ValueError(
+            f"{directory} holds no tokenizer: {path.name} is missing{earlier}; build the tokenizer again"
+        )
+    description = read_description(path)
+    if description.get("vocabulary") == IMPORTED:
+        from model.data.tokenizer_imported import load_imported  # which needs the class above
+
+        return load_imported(directory, description)
+    if not ranks_path.is_file():
+        raise ValueError(f"{directory} holds no tokenizer: {RANKS_FILE} is missing; build the tokenizer again")
+    raw = ranks_path.read_bytes()
     vocabulary, pattern_name = (str(description.get(name)) for name in ("vocabulary", "pattern_name"))
     if vocabulary in PUBLISHED:
         _check_published(ranks_path, vocabulary, raw)

@@ -50,6 +50,7 @@ class TiktokenEngine:
         self._added_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
 
     def encode_batch(self, texts: Sequence[str], n_threads: int) -> list[list[int]]:
+        texts = [self._prepared(text) for text in texts]
         hard = {i for i, text in enumerate(texts) if self._is_hard(text)}
         if hard:
             return [self._encode_hard(text) if i in hard else self._plain(text) for i, text in enumerate(texts)]
@@ -59,6 +60,7 @@ class TiktokenEngine:
         return self.encoding.encode_ordinary_batch(list(texts), num_threads=n_threads)
 
     def encode_array(self, text: str) -> np.ndarray:
+        text = self._prepared(text)
         if self._is_hard(text):
             return np.array(self._encode_hard(text), np.uint32)
         return self.encoding.encode_to_numpy(text, disallowed_special=())
@@ -66,11 +68,19 @@ class TiktokenEngine:
     def _plain(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
 
+    def _prepared(self, text: str) -> str:
+        """`text` normalised, which changes nothing a second time, unless a token that is found comes first."""
+        if self._normalised is None or text.isascii() or self._holds_added(text):
+            return text
+        return self._normalised(text)
+
+    def _holds_added(self, text: str) -> bool:
+        return self._added_pattern is not None and self._added_pattern.search(text) is not None
+
     def _is_hard(self, text: str) -> bool:
         """Whether tiktoken alone would give up on `text`, need gigabytes for it, or give other ids."""
         return (
-            (self._normalised is not None and not text.isascii())
-            or (self._added_pattern is not None and self._added_pattern.search(text) is not None)
+            self._holds_added(text)
             or self._has_missing_bytes(text)
             or (len(text) >= LONG_TEXT and _has_long_run(text))
         )

@@ -34,13 +34,13 @@ PATTERNS = {
 # Regular expression in a file -> name. {1,3}+ of tiktoken is a repeated count in the engine of `tokenizers`.
 SPLITS = {pattern.replace("{1,3}+", "{1,3}"): name for name, pattern in PATTERNS.items() if name != DIGITS_FIRST}
 REPLACED = (" {2,}", r"\s+")  # regular expressions that a normalizer may replace
-NORMALIZERS = frozenset(
-    ("BertNormalizer", "NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Strip", "Nmt", "Prepend")
-    + ("Precompiled", "Replace", "ByteLevel")
+NORMALIZERS = (
+    *("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "BertNormalizer", "ByteLevel"),
+    *("Lowercase", "StripAccents", "Strip", "Prepend", "Replace"),
 )
-PRE_TOKENIZERS = frozenset(
-    ("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "Punctuation", "Digits", "Metaspace", "ByteLevel", "Split")
-    + ("UnicodeScripts", "CharDelimiterSplit")
+PRE_TOKENIZERS = (
+    *("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "CharDelimiterSplit", "Punctuation", "Digits"),
+    *("Metaspace", "ByteLevel", "Split", "UnicodeScripts"),
 )
 MODELS = ("BPE", "WordPiece", "Unigram")
 REMEDY = "take the tokenizer from the model's publisher, or another model"
@@ -134,12 +134,12 @@ def _check_parts(content: Mapping[str, Any]) -> None:
         raise ValueError("dropout of merges is on, so that ids would be random")
     for part in normalizers_of(content):
         if part["type"] not in NORMALIZERS:
-            raise ValueError(f"normalizer {part['type']!r}, expected {', '.join(sorted(NORMALIZERS))}")
+            raise ValueError(f"normalizer {part['type']!r}, expected {', '.join(NORMALIZERS)}")
         if part["type"] == "Replace":
             _check_pattern(part["pattern"], REPLACED)
     for part in pre_tokenizers_of(content):
         if part["type"] not in PRE_TOKENIZERS:
-            raise ValueError(f"pre-tokenizer {part['type']!r}, expected {', '.join(sorted(PRE_TOKENIZERS))}")
+            raise ValueError(f"pre-tokenizer {part['type']!r}, expected {', '.join(PRE_TOKENIZERS)}")
         if part["type"] == "Split":
             _check_pattern(part["pattern"], tuple(SPLITS))
 

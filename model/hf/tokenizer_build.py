@@ -1,8 +1,8 @@
 """The content of a tokenizer.json for a model that has none.
 
 In: the lines of BERT's vocab.txt; vocab.json and merges.txt of GPT-2 and RoBERTa; or the metadata of a GGUF file.
-Out: the dict that `tokenizers` would write for the same tokenizer. A GGUF file names its split pattern; the steps are those
-of llama.cpp for that name. Sources: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer,
+Out: the dict that `tokenizers` would write for the same tokenizer. A GGUF file names its split pattern; the steps are
+those of llama.cpp for that name. Sources: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md#tokenizer,
 arXiv:1609.08144 section 4.1 (WordPiece), arXiv:1808.06226 (SentencePiece).
 """
 
@@ -149,7 +149,7 @@ def from_gguf(fields: Mapping[str, Any]) -> dict[str, Any]:
         return sentence_pieces(
             pieces,
             scores,
-            kept.get(unknown, None) if isinstance(unknown, int) else None,
+            kept.get(unknown) if isinstance(unknown, int) else None,
             added=added,
             add_prefix_space=prefix,
         )

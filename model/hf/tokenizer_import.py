@@ -1,10 +1,11 @@
 """Imports the tokenizer of a model that was made elsewhere.
 
 In: a folder in the format of Hugging Face (tokenizer.json; or vocab.txt of BERT; or vocab.json and merges.txt of
-GPT-2 and RoBERTa), or the metadata of a GGUF file; and the number of ids of the model. Out: a folder that `load_tokenizer`
-and transformers read: tokenizer.json, tokenizer_config.json, chat template, and gristmill_tokenizer.json. Nothing is
-executed. tokenizer.json is kept as it is, except that truncation and padding, which would cut ids silently, are switched off, and that the settings of tokenizer_config.json which transformers puts
-above it are written into it.
+GPT-2 and RoBERTa), or the metadata of a GGUF file; and the number of ids of the model. Out: a folder that
+`load_tokenizer` and transformers read: tokenizer.json, tokenizer_config.json, chat template, and
+gristmill_tokenizer.json. Nothing is executed. tokenizer.json is kept as it is, except that truncation and padding,
+which would cut ids silently, are switched off, and that the settings of
+tokenizer_config.json which transformers puts above it are written into it.
 """
 
 import json
@@ -141,7 +142,7 @@ def _write(
     return load_tokenizer(out)
 
 
-def _content_in(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _content_in(source: Path, config: dict[str, Any]) -> dict[str, Any]:
     """tokenizer.json, or what it would be."""
     if (source / TOKENIZER_JSON).is_file():
         return checked_json(source / TOKENIZER_JSON, _bytes(source / TOKENIZER_JSON))
@@ -153,8 +154,8 @@ def _content_in(source: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
         return _of_merges(_object(source / VOCAB_JSON), merges, source, config)
     raise ValueError(
-        f"{source} contains no tokenizer that we read: expected {TOKENIZER_JSON}, or {VOCAB_TXT}, or {VOCAB_JSON} with"
-        f" {MERGES_TXT}; convert it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        f"{source} contains no tokenizer that we read: expected {TOKENIZER_JSON}, or {VOCAB_TXT}, or {VOCAB_JSON}"
+        f" with {MERGES_TXT}; convert it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
     )
 
 

@@ -229,5 +229,5 @@ EVALUATE_MODEL = Stage(
     version=5,
     function=evaluate_model,
     handle=Report,
-    libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "torch", DEVICE),
+    libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "tokenizers", "torch", DEVICE),
 )

@@ -152,6 +152,8 @@ def evaluation_stage(kind: Judge) -> Stage:
         version=kind.evaluation_version,
         function=partial(evaluate_task, kind),
         handle=Report,
-        libraries=tuple(sorted({"numpy", "regex", "scipy", "tiktoken", "torch", DEVICE, *kind.libraries})),
+        libraries=tuple(
+            sorted({"numpy", "regex", "scipy", "tiktoken", "tokenizers", "torch", DEVICE, *kind.libraries})
+        ),
         variant=kind.identity,
     )

@@ -242,6 +242,7 @@ def finetune_stage(kind: Objective) -> Stage:
             "numpy",
             "regex",
             "tiktoken",
+            "tokenizers",
             "torch",
             DEVICE,
         ),  # another version may round, draw or split differently

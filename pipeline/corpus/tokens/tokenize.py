@@ -107,7 +107,9 @@ def tokenize(recipe: TokenizeRecipe, inputs: tuple[Shards, TokenizerFile], work:
     )
 
 
-TOKENIZE = Stage(name="tokenize", version=3, function=tokenize, handle=Shards, libraries=("regex", "tiktoken"))
+TOKENIZE = Stage(
+    name="tokenize", version=3, function=tokenize, handle=Shards, libraries=("regex", "tiktoken", "tokenizers")
+)
 
 
 def write_splits(

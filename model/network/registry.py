@@ -97,6 +97,12 @@ def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = No
     }
 
 
+def config_of(description: Mapping[str, Any]) -> Config:
+    """The config of the model that a config.json describes."""
+    trunk = KINDS[description["kind"]].trunk or description["trunk"]
+    return TRUNKS[trunk](description["model"])
+
+
 def save_model(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
     """Write model.safetensors and config.json, each by a rename. Every process may call it, rank 0 writes."""
     write_model(directory, named_weights(model), description)

@@ -26,9 +26,8 @@ from model.hf.families import WeightRule
 from model.hf.replacing import EXPORT, replacing_export
 from model.hf.weights import names_by, to_ours, to_theirs
 from model.network.lora import add_lora, linears_of_blocks
-from model.network.lora_config import LoraConfig, lora_config
+from model.network.lora_config import BASE, LoraConfig, lora_in
 from model.network.registry import KINDS, Config, config_of, kind_of
-from model.training.adapters import BASE
 from model.training.files import (
     CONFIG,
     WEIGHTS,
@@ -64,7 +63,7 @@ def write_adapter(directory: Path, adapter: Path, base_name: str | None = None) 
     `base_name`: the folder or repository of the exported base, for peft's base_model_name_or_path.
     """
     description = read_json(adapter / CONFIG)
-    kind, cfg, lora = description["kind"], config_of(description), _lora_in(description)
+    kind, cfg, lora = description["kind"], config_of(description), lora_in(description)
     tensors = read_tensors(adapter / WEIGHTS)
     factors = {
         name.removesuffix(".lora_a"): Factors(tensors[name], tensors[name.removesuffix("a") + "b"])
@@ -226,7 +225,3 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     tensors = read_tensors(path)
     with safe_open(path, "pt") as file:
         return tensors, (file.metadata() or {}).get(BASE)
-
-
-def _lora_in(description: Mapping[str, Any]) -> LoraConfig:
-    return lora_config({name: value for name, value in description["lora"].items() if name != BASE})

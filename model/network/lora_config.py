@@ -32,6 +32,14 @@ class LoraConfig:
         return not self.targets or any(f".{name}".endswith(f".{target}") for target in self.targets)
 
 
+BASE = "base_sha256"  # beside the sizes in a config.json: of the base's weights
+
+
+def lora_in(description: Mapping[str, Any]) -> LoraConfig:
+    """The config in a config.json of adapters."""
+    return lora_config({name: value for name, value in description["lora"].items() if name != BASE})
+
+
 def lora_config(values: Mapping[str, Any]) -> LoraConfig:
     """The config from the values that `dataclasses.asdict` and JSON made of it."""
     return LoraConfig(**{**values, "targets": tuple(values["targets"])})

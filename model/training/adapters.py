@@ -16,13 +16,12 @@ from typing import Any
 from torch import nn
 
 from model.network.lora import add_lora, merge_lora
-from model.network.lora_config import LoraConfig, lora_config
+from model.network.lora_config import BASE, LoraConfig, lora_in
 from model.network.registry import KINDS, save_model, write_model
 from model.training.files import CONFIG, WEIGHTS, read_json, sha256
 from model.training.weights import load_trained_weights, trained_weights
 
 ADAPTER = "adapter"  # folder beside the weights of the merged model
-BASE = "base_sha256"
 
 
 def start_adapters(
@@ -62,8 +61,7 @@ def load_adapters(folder: Path, model: nn.Module, base: Path) -> None:
             f"{folder}: these adapters belong to a base whose {WEIGHTS} has the sha256 {trained_on}, that of {base}"
             f" has {digest}; give the base that they were trained on"
         )
-    values = {name: value for name, value in description["lora"].items() if name != BASE}
-    add_lora(model, lora_config(values), seed=0, trains_head=has_new_head(description))
+    add_lora(model, lora_in(description), seed=0, trains_head=has_new_head(description))
     load_trained_weights(folder / WEIGHTS, model)
 
 

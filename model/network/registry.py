@@ -66,6 +66,7 @@ KINDS = {
     ),
 }
 BASES = ("decoder", "encoder", "masked_lm")  # kinds that may be fine-tuned for a task
+Network = Decoder | Encoder | MaskedLM
 TRUNKS: Mapping[str, Callable[[Mapping[str, Any]], Config]] = {"decoder": decoder_config, "encoder": encoder_config}
 
 
@@ -151,6 +152,11 @@ def load_decoder(directory: Path, device: torch.device | str = "cpu") -> Decoder
 def load_encoder(directory: Path, device: torch.device | str = "cpu") -> Encoder | MaskedLM:
     """As `load_model`. ValueError when the folder holds no encoder, with or without the head of masked tokens."""
     return cast(Encoder | MaskedLM, load_model(directory, device, "encoder", "masked_lm")[0])
+
+
+def load_base_network(directory: Path, device: torch.device | str = "cpu") -> Network:
+    """As `load_model`. ValueError when the folder holds no model that a task may begin with."""
+    return cast(Network, load_model(directory, device, *BASES)[0])
 
 
 def load_classifier(directory: Path, device: torch.device | str = "cpu") -> tuple[SequenceClassifier, Labels]:

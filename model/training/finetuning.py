@@ -1,6 +1,6 @@
-"""Fine-tunes a pretrained decoder on labelled texts: from a description to a finished classifier.
+"""Fine-tunes a pretrained decoder or encoder on labelled texts: from a description to a finished classifier.
 
-In: the folder of a decoder with its tokenizer, labelled examples, settings. Out: a folder with model.safetensors,
+In: the folder of such a model with its tokenizer, labelled examples, settings. Out: a folder with model.safetensors,
 config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoint, and where adapters were trained also
 adapter/; a training that was stopped there continues. Steps: encode the examples with the base's tokenizer; copy the
 base's trunk under a new head, or start from random weights for comparison; train all weights, or adapters and the
@@ -27,9 +27,8 @@ from model.data.examples import EncodedExamples, Encoder, ExampleBatches, encode
 from model.data.labelled import LabelledTexts
 from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
-from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier, classifier_from, new_classifier
-from model.network.registry import describe, load_decoder
+from model.network.registry import Network, describe, load_base_network
 from model.training.adapters import save_trained, start_adapters
 from model.training.distributed import is_main
 from model.training.files import WEIGHTS, sha256
@@ -50,19 +49,19 @@ MIN_SPIKE_RISE = 1.0
 @dataclass(frozen=True, slots=True)
 class Base:
     directory: Path
-    decoder: Decoder
+    network: Network
     tokenizer: Tokenizer
 
     def max_tokens(self, cfg: FinetuneSettings) -> int:
         """Largest number of tokens of a text that the fine-tuned model reads."""
-        context = self.decoder.cfg.max_seq_len
+        context = self.network.cfg.max_seq_len
         return min(cfg.max_tokens or context, context)
 
 
 def load_base(directory: Path) -> Base:
-    """Raises ValueError when the folder holds no decoder, or the tokenizer of another one."""
-    decoder = load_decoder(directory)
-    return Base(directory, decoder, load_model_tokenizer(directory, decoder.cfg.vocab_size))
+    """Raises ValueError when the folder holds neither a decoder nor an encoder, or the tokenizer of another one."""
+    network = load_base_network(directory)
+    return Base(directory, network, load_model_tokenizer(directory, network.cfg.vocab_size))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +110,7 @@ def finetune(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finetuning:
-    base: Path  # a decoder with its tokenizer
+    base: Path  # a decoder or an encoder with its tokenizer
     out: Path  # of the classifier; a training that was stopped there continues
     training: LabelledTexts
     validation: LabelledTexts
@@ -152,7 +151,7 @@ def classification_task(
     held_out: EncodedExamples,
     cfg: FinetuneSettings,
 ) -> Task:
-    network, description = classifier_network(base.decoder, labels, cfg.initialisation, cfg.seed)
+    network, description = classifier_network(base.network, labels, cfg.initialisation, cfg.seed)
     return Task(
         network=network,
         description=description,
@@ -163,13 +162,13 @@ def classification_task(
 
 
 def classifier_network(
-    decoder: Decoder, labels: Sequence[str], initialisation: str, seed: int
+    base: Network, labels: Sequence[str], initialisation: str, seed: int
 ) -> tuple[SequenceClassifier, dict[str, Any]]:
-    """A classifier before its first step, and its config.json. With "random" only the decoder's shape is used."""
-    description = describe(decoder.cfg, tuple(labels))
+    """A classifier before its first step, and its config.json. With "random" only the base's shape is used."""
+    description = describe(base.cfg, tuple(labels))
     if initialisation == "random":
-        return new_classifier(decoder.cfg, len(labels), seed), description
-    return classifier_from(decoder, len(labels), seed), description
+        return new_classifier(base.cfg, len(labels), seed), description
+    return classifier_from(base, len(labels), seed), description
 
 
 def encoded_texts(

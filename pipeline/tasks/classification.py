@@ -186,10 +186,10 @@ class Classification(Kind):
         texts = LabelledTexts(str(examples.directory), *columns)
         return encoded_texts(texts, labels_of(examples.directory), tokenizer, max_tokens, truncation_side)
 
-    def network(self, cfg: FinetuneConfig, decoder: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
+    def network(self, cfg: FinetuneConfig, base: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         from model.training.finetuning import classifier_network
 
-        return classifier_network(decoder, labels_of(examples.directory), cfg.initialisation, cfg.seed)
+        return classifier_network(base, labels_of(examples.directory), cfg.initialisation, cfg.seed)
 
     def loss(self, cfg: ClassificationFinetuneConfig) -> Any:
         from model.training.loss import classification_loss

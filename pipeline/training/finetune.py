@@ -1,4 +1,4 @@
-"""Fine-tunes a pretrained decoder for a task: the stage `finetune`.
+"""Fine-tunes a pretrained decoder or encoder for a task: the stage `finetune`.
 
 In: a base Checkpoint, labelled examples, and the `Objective` of a kind of task. Out: a Checkpoint folder:
 model.safetensors, config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoint. The training itself
@@ -30,10 +30,10 @@ from pipeline.training.pace import paced
 if TYPE_CHECKING:
     from torch import nn
 
-    from model.network.decoder import Decoder
+    from model.network.registry import Network
     from model.training.loss import LossFunction
 
-VERSION = 4
+VERSION = 5
 ORDERED_SINCE = 3  # the first version whose batches hold the examples that they hold now
 DEFAULTS = FinetuneSettings()
 WORTH_WARNING = 0.01  # fraction of the training texts that are cut
@@ -49,10 +49,10 @@ class Objective(Protocol):
         self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
     ) -> EncodedExamples: ...
 
-    def network(self, cfg: Any, decoder: "Decoder", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
+    def network(self, cfg: Any, base: "Network", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.
 
-        With cfg.initialisation "random" only the shape of the decoder is used.
+        With cfg.initialisation "random" only the shape of the base is used.
         """
         ...
 
@@ -163,8 +163,8 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         kind.encode(examples, split, base.tokenizer, max_tokens, cfg.truncation_side)
         for split in ("train", "validation")
     )
-    warn_of_cuts(cfg, training, max_tokens, base.decoder.cfg.max_seq_len)
-    network, description = kind.network(cfg, base.decoder, examples)
+    warn_of_cuts(cfg, training, max_tokens, base.network.cfg.max_seq_len)
+    network, description = kind.network(cfg, base.network, examples)
     task = Task(
         network=network,
         description=description,

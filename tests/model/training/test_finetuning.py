@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,12 @@ import pytest
 
 from model.cli import main
 from model.data.labelled import read_labelled
+from model.data.tokenizer import load_tokenizer
 from model.evaluate import classification_metrics
-from model.network.registry import load_classifier
+from model.network.decoder import initialise
+from model.network.encoder import Encoder, MaskedLM
+from model.network.registry import describe, kind_of, load_classifier, save_model
+from model.network.shape import EncoderConfig, switches_of
 from model.training.curve import read_curve
 from model.training.finetune_settings import FinetuneSettings, train_config
 
@@ -178,3 +183,23 @@ def test_train_config_reads_every_example_once_per_epoch():
     plan = train_config(FinetuneSettings(epochs=3, rows=128), n_examples=241)
     assert (plan.n_steps, plan.rows, plan.micro_batch) == (6, 128, 128)
     assert train_config(FinetuneSettings(rows=10_000), n_examples=600).micro_batch == 200
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_finetune_of_an_encoder_learns_the_labels(family, trained, files, tmp_path, capsys):
+    """Of a bare one with a pooler, and of a masked language model."""
+    vocab_size = load_tokenizer(trained / "tokenizer").vocab_size
+    sizes = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_model": 32, "d_head": 16, "d_ff": 48}
+    window = {"sliding_window": 4, "sliding_layers": (1,)} if family == "modernbert" else {"has_pooler": True}
+    cfg = EncoderConfig(**sizes, **switches_of(family), **window, vocab_size=vocab_size, max_seq_len=16)
+    base = Encoder(cfg) if family == "bert" else MaskedLM(cfg)
+    initialise(base, seed=1)
+    save_model(tmp_path, base, describe(cfg, kind=kind_of(base)))
+    shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer")
+    out = tmp_path / "model"
+    call = ["finetune", str(tmp_path), str(files[0]), str(out), "--validation", str(files[1]), *QUICK]
+    assert main(call) == 0, capsys.readouterr()[1]
+    assert "accuracy 1.0000" in capsys.readouterr()[0].splitlines()[-1]
+    classifier, labels = load_classifier(out)
+    assert (classifier.cfg, labels) == (cfg, ("bad", "good"))
+    assert json.loads((out / "config.json").read_text())["trunk"] == "encoder"

@@ -74,13 +74,13 @@ class Letters(Kind):
         sizes = {"sizes_B": table["size"].to_numpy()}
         return EncodedExamples(table["id"].to_pylist(), tokens, sizes, int(is_cut.sum()))
 
-    def network(self, cfg, decoder, examples):
+    def network(self, cfg, base, examples):
         from model.network.heads import classifier_from, new_classifier
 
-        description = {"kind": "letters", "model": asdict(decoder.cfg), "scale": SCALE}
+        description = {"kind": "letters", "model": asdict(base.cfg), "scale": SCALE}
         if cfg.initialisation == "random":
-            return new_classifier(decoder.cfg, 2, cfg.seed), description
-        return classifier_from(decoder, 2, seed=0), description
+            return new_classifier(base.cfg, 2, cfg.seed), description
+        return classifier_from(base, 2, seed=0), description
 
     def loss(self, cfg):
         return squared_error

@@ -95,11 +95,13 @@ def find_garbage(
     unfinished: bool = False,
     declared: Collection[str] | None = None,
     sources: Collection[str] | None = None,
+    downloads: Collection[str] | None = None,
 ) -> Garbage:
     """What neither the `keep` newest outputs of each asset nor the `registered` fingerprints need.
 
     With `unfinished`, outputs that were never finished are garbage too. `declared` are the assets of the graph: the
-    outputs of others are kept for nobody; None = all assets count. `sources` are the paths of the `files` sources.
+    outputs of others are kept for nobody; None = all assets count. `sources` are the paths of the `files` sources,
+    `downloads` the sha256 of what the files of the data folder name; other downloads are garbage. None = none are.
     """
     if keep < 1:
         raise ValueError(f"--keep is {keep}; it must be at least 1 output per asset")
@@ -124,7 +126,7 @@ def find_garbage(
     indexes = [
         index for index in sorted((layout.store / INDEXES).glob("*")) if index.is_dir() and index.name not in kept
     ]
-    files = [*_leftovers(layout), *_old_digests(layout, sources)]
+    files = [*_leftovers(layout), *_old_digests(layout, sources), *_old_downloads(layout, downloads)]
     return Garbage(
         outputs=tuple(old),
         unfinished=tuple(abandoned),
@@ -159,6 +161,9 @@ def remove_garbage(layout: Layout, garbage: Garbage, *, even_for_retries: bool =
         remove_entry(layout, asset)
     for path in garbage.files:
         path.unlink(missing_ok=True)
+        if path.parent.parent == layout.cache:
+            with suppress(OSError):  # another file is in it
+                path.parent.rmdir()
     shutil.rmtree(bin_, ignore_errors=True)  # of a gc that was killed
     return kept
 
@@ -214,6 +219,13 @@ def _old_digests(layout: Layout, sources: Collection[str] | None) -> list[Path]:
         return []
     known = {text_digest(source) for source in sources}
     return [path for path in sorted((layout.cache / FILE_DIGESTS).glob("*.json")) if path.stem not in known]
+
+
+def _old_downloads(layout: Layout, wanted: Collection[str] | None) -> list[Path]:
+    """Finished downloads that nothing names any more; unfinished ones are among the leftovers."""
+    folders = [] if wanted is None else [one for one in sorted(layout.cache.glob("?" * 64)) if one.name not in wanted]
+    files = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+    return [path for path in files if path.is_file() and not path.name.endswith(".part")]
 
 
 def _is_old(path: Path) -> bool:

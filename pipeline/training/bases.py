@@ -10,6 +10,7 @@ folder, a package or the hub are one output. torch is imported where it is used.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +22,13 @@ from pipeline.store.record_file import rebuilding
 from pipeline.store.records import Checkpoint
 from pipeline.store.shards import write_bytes, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
-from pipeline.training.model_files import files_table, identity_of, is_licence, names_in_folder
+from pipeline.training.model_files import files_table, identity_of, is_licence, is_weights, names_in_folder
 from pipeline.training.open_config import OpenConfig
 
 ORIGIN = "origin.json"
 FETCHED = ".fetched"  # folder of an output while it is built: the model's files under their own names
-EXACT = {"F64", "F32", "F16", "BF16"}  # number formats that are not quantised
+EXACT = {"F64", "F32", "F16", "BF16"}  # formats of weights that are not quantised
+INTEGER = re.compile(r"[IU]\d+|BOOL")  # of tensors that are not weights, such as the numbers of positions
 KEYS = {
     **dict.fromkeys(("origin", "family", "kind"), str),
     "licence": object,
@@ -72,12 +74,13 @@ class Origin:
     @property
     def stored_as(self) -> str:
         """The number formats in words; quantised weights are not those that their maker published results of."""
-        quantised = [one for one in self.stored if one not in EXACT]
-        return f"dequantised {', '.join(quantised)}" if quantised else ", ".join(self.stored)
+        weights = [one for one in self.stored if not INTEGER.fullmatch(one)]
+        quantised = [one for one in weights if one not in EXACT]
+        return f"dequantised {', '.join(quantised)}" if quantised else ", ".join(weights)
 
     def facts(self) -> dict[str, str]:
         """For tags and cards."""
-        weights = {path: sha256 for path, sha256 in self.files.items() if not is_licence(path)}
+        weights = {path: sha256 for path, sha256 in self.files.items() if is_weights(path)}
         return {
             "origin": self.origin,
             "licence": self.licence or "unknown",

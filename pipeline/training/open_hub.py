@@ -68,6 +68,9 @@ class HubWeights(OpenConfig):
     def origin(self) -> str:
         return f"hf://{self.huggingface}@{self.revision}"
 
+    def downloads(self) -> tuple[str, ...]:
+        return tuple(self.files.values())
+
     def gather(self, folder: Path, cache: Path, progress: Progress) -> None:
         paths = {path: cached_file(cache / sha256, sha256) for path, sha256 in self.files.items()}
         if not all(paths.values()):

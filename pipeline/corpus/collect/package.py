@@ -63,6 +63,9 @@ class PackageSource(Source):
     def digest(self, cache: Path) -> str:
         return self.sha256
 
+    def downloads(self) -> tuple[str, ...]:
+        return (self.sha256,)
+
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         path = fetch_package(self, cache, progress)
         for member in selected(self._all(path), self.members, f"{path.name} (source `{self.name}`)"):

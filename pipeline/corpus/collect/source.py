@@ -106,6 +106,10 @@ class Source(ABC):
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         """Every member that matches the globs, with its address, in a fixed order."""
 
+    def downloads(self) -> tuple[str, ...]:
+        """The sha256 of the files that it keeps in the cache."""
+        return ()
+
     def candidates(self, cache: Path) -> Iterator[tuple[str, Member]]:
         """The members among which the globs choose, with their addresses, as far as nothing must be downloaded."""
         return iter(())

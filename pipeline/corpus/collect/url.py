@@ -59,6 +59,9 @@ class UrlSource(Source):
     def digest(self, cache: Path) -> str:
         return self.snapshot()
 
+    def downloads(self) -> tuple[str, ...]:
+        return tuple(pinned(url).sha256 for url in self.urls)
+
     def entries(self, cache: Path, progress: Progress) -> Iterator[tuple[str, Member]]:
         """The members of one file after the other; every glob must match a member of at least one file."""
         files = [pinned(url) for url in self.urls]

@@ -214,6 +214,17 @@ def test_gc_removes_what_killed_processes_left_and_digests_of_sources_that_are_g
     assert digests[0].exists() and pages.exists() and not any(path.exists() for path in garbage.files)
 
 
+def test_gc_removes_downloads_that_nothing_names_any_more(layout):
+    kept, old = (layout.cache / (letter * 64) / "model.gguf" for letter in "ab")
+    for path in (kept, old, old.with_name(".lock")):
+        write_text(path, "x")
+    assert find_garbage(layout, keep=1, registered=()).files == ()
+    garbage = find_garbage(layout, keep=1, registered=(), downloads=["a" * 64])
+    assert set(garbage.files) == {old, old.with_name(".lock")} and garbage.n_bytes == 2
+    remove_garbage(layout, garbage)
+    assert kept.exists() and not old.parent.exists()
+
+
 def test_gc_keep_zero_is_refused(layout):
     with pytest.raises(ValueError, match="--keep is 0"):
         find_garbage(layout, keep=0, registered=())

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import pytest
 
+from pipeline.corpus.collect.download import LOCK
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.members import members_of
 from pipeline.corpus.collect.stage import collect
@@ -189,6 +190,26 @@ def test_url_answer_that_was_cut_off_is_continued(server, tmp_path):
     assert fetch(server.url("long.txt"), tmp_path) == FILES["long.txt"]
     half = len(FILES["long.txt"]) // 2
     assert server.requests == [("long.txt", None), ("long.txt", f"bytes={half}-")]
+
+
+def test_url_download_of_a_run_that_was_killed_is_continued(server, tmp_path):
+    url, content = server.url("long.txt"), FILES["long.txt"]
+    server.faults = [-1, 403]
+    with pytest.raises(SourceUnavailable):
+        fetch(url, tmp_path)
+    assert fetch(url, tmp_path) == content
+    assert server.requests[-1] == ("long.txt", f"bytes={len(content) // 2}-")
+
+
+@pytest.mark.parametrize("left", [b"x" * 1000, b"x" * len(FILES["long.txt"]), FILES["long.txt"], b""])
+def test_url_what_a_power_cut_left_is_continued_checked_and_not_trusted(server, tmp_path, left):
+    url = server.url("long.txt")
+    folder = tmp_path / pinned(url).sha256
+    folder.mkdir()
+    (folder / ".long.txt.part").write_bytes(left)
+    assert fetch(url, tmp_path) == FILES["long.txt"]
+    assert len(server.requests) == (0 if left == FILES["long.txt"] else 2 if left else 1)
+    assert {path.name for path in folder.iterdir()} == {"long.txt", LOCK}
 
 
 def test_url_server_that_cannot_continue_is_asked_for_all_of_it(server, tmp_path):

@@ -1,0 +1,168 @@
+"""Tokens a second of an imported open model: ours beside transformers' `generate` and llama.cpp.
+
+In: the GGUF file of SmolLM2-135M-Instruct, or of another model (--file). Out: Markdown tables, printed.
+
+All three have the same weights: llama.cpp reads the file as it is and multiplies in the file's number formats, the
+other two have the weights dequantised to float32. Prompts are the same ids of a text, draws are greedy, and no
+contestant may stop early. The contestants take turns, on the same number of threads; a figure is the median over the
+turns, and a ratio is the median of the ratios within single turns. llama-cpp-python is no dependency: where it is
+not installed, that column stays empty.
+
+    python -m bench.generation_open [--file FILE] [--prompt 64] [--tokens 64] [--repeats 5] [--threads 1]
+"""
+
+import argparse
+import copy
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.generation import n_equal, prompts_of, their_tokens
+from bench.machine import machine
+from bench.open_weights import smollm2_file
+from model.generation.decode import pack
+from model.generation.generate import generate
+from model.generation.sample_config import SampleConfig
+from model.hf.config import config_to_hf
+from model.hf.importing import import_model
+from model.hf.weights import model_to_hf
+from model.network.decoder import Decoder
+from model.network.registry import load_decoder
+
+TARGET = 1.2  # times the tokens per second of transformers
+BATCHES = (1, 8)
+Prompts = list[list[int]]
+
+
+def peer_of(decoder: Decoder) -> Any:
+    """transformers' model with the same weights, all of which strict loading checks."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = config_to_hf(decoder.cfg)
+    peer = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config)).eval()
+    weights = model_to_hf(decoder, decoder.cfg, torch.float32)
+    if decoder.cfg.tie_embeddings:
+        weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
+    peer.load_state_dict(weights)
+    return peer
+
+
+class LlamaCpp:
+    """llama.cpp on the file as it is; rows of a batch are decoded together, as a server does it."""
+
+    def __init__(self, file: Path, n_rows: int, n_tokens: int, n_threads: int) -> None:
+        import llama_cpp
+
+        self.api = llama_cpp
+        llama_cpp.llama_backend_init()
+        llama_cpp.llama_log_set(QUIET, None)
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_seq_max = n_rows * n_tokens, n_rows
+        params.n_batch = params.n_ubatch = n_rows * n_tokens
+        params.n_threads = params.n_threads_batch = n_threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.n_vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def generate(self, prompts: Prompts, n_new: int) -> Prompts:
+        api, found = self.api, [[] for _ in prompts]
+        api.llama_memory_clear(api.llama_get_memory(self.context), True)
+        fed, place = prompts, 0
+        for _ in range(n_new):
+            self._decode(fed, place)
+            place += len(fed[0])
+            fed = [[self._likeliest((row + 1) * len(fed[0]) - 1)] for row in range(len(prompts))]
+            for row, (token,) in zip(found, fed, strict=True):
+                row.append(token)
+        return found
+
+    def _decode(self, fed: Prompts, place: int) -> None:
+        n_tokens = sum(map(len, fed))
+        batch = self.api.llama_batch_init(n_tokens, 0, 1)
+        batch.n_tokens = n_tokens
+        for row, ids in enumerate(fed):
+            for i, token in enumerate(ids):
+                at = row * len(ids) + i
+                batch.token[at], batch.pos[at] = token, place + i
+                batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
+                batch.logits[at] = i == len(ids) - 1
+        if self.api.llama_decode(self.context, batch):
+            raise RuntimeError("llama.cpp could not decode")
+        self.api.llama_batch_free(batch)
+
+    def _likeliest(self, at: int) -> int:
+        import numpy as np
+
+        logits = self.api.llama_get_logits_ith(self.context, at)
+        return int(np.ctypeslib.as_array(logits, (self.n_vocabulary,)).argmax())
+
+
+def in_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each, turn by turn; one turn of all to warm up is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def row_of(decoder: Decoder, peer: Any, prompts: Prompts, args: argparse.Namespace) -> str:
+    cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
+    step = pack(copy.deepcopy(decoder), len(prompts))
+    contestants: dict[str, Callable[[], Prompts]] = {
+        "ours": lambda: generate(step, prompts, cfg),
+        "transformers": lambda: their_tokens(peer, prompts, cfg),
+    }
+    if importlib.util.find_spec("llama_cpp") is not None:
+        llama_cpp = LlamaCpp(args.file, len(prompts), args.prompt + args.tokens, args.threads)
+        contestants["llama.cpp"] = lambda: llama_cpp.generate(prompts, args.tokens)
+    texts = {name: function() for name, function in contestants.items()}
+    seconds = in_turns(contestants, args.repeats)
+    n = len(prompts) * args.tokens
+    cells = [f"{len(prompts)}", f"{n / statistics.median(seconds['ours']):,.1f}"]
+    for name in ("transformers", "llama.cpp"):
+        if name not in seconds:
+            cells += ["-", "-", "-"]
+            continue
+        ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True))
+        same = f"{n_equal(texts['ours'], texts[name]):,} of {n:,}"
+        cells += [f"{n / statistics.median(seconds[name]):,.1f}", f"{ratio:.2f}", same]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--file", type=Path, help="GGUF file; default: SmolLM2-135M-Instruct, which is fetched")
+    parser.add_argument("--prompt", type=int, default=64, metavar="TOKENS")
+    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="new ones a row")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    args.file = args.file or smollm2_file()
+    torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        imported = import_model(args.file, Path(folder))
+        decoder = load_decoder(Path(folder))
+    peer = peer_of(decoder)
+    print(machine(1))
+    print(
+        f"{imported.name}: {imported.n_parameters:,} parameters, stored as {', '.join(imported.stored)}."
+        f" {args.threads} threads, prompts of {args.prompt} tokens, {args.tokens} new ones a row.\n"
+    )
+    print("| batch | ours, tokens/s | transformers | ours / it | same | llama.cpp | ours / it | same |")
+    print("|---:|---:|---:|---:|---|---:|---:|---|")
+    for batch in BATCHES:
+        print(row_of(decoder, peer, prompts_of(batch, args.prompt, decoder.cfg.vocab_size), args), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -61,7 +61,8 @@ class LlamaCpp:
 
         self.api = llama_cpp
         llama_cpp.llama_backend_init()
-        llama_cpp.llama_log_set(QUIET, None)
+        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.silent, None)
         self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_rows * n_tokens, n_rows

@@ -138,7 +138,8 @@ def _formats_in(files: Iterable[Path]) -> tuple[str, ...]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_slice(name)
-                counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
+                if "F" in tensor.get_dtype():  # buffers of positions and masks are whole numbers
+                    counts[tensor.get_dtype()] += math.prod(tensor.get_shape())
     return tuple(stored for stored, _ in counts.most_common())
 
 

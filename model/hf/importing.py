@@ -21,19 +21,17 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from model.data.tokenizer import TOKENIZER
 from model.hf.files import read_config, read_model, weight_files
 from model.hf.gguf_model import decoder_in, expected_weights, weights_in
 from model.hf.gguf_read import is_gguf, read_gguf
-from model.hf.tokenizer import CHAT_TEMPLATE, TOKENIZER_CONFIG_JSON
+from model.hf.tokenizer import CHAT_TEMPLATE
+from model.hf.tokenizer_import import import_gguf_tokenizer, import_tokenizer
 from model.network.registry import describe, kind_of
-from model.training.files import CONFIG, WEIGHTS, flush, read_json, replace_json, write_tensors_as_they_come
+from model.training.files import CONFIG, WEIGHTS, flush, replace_json, write_tensors_as_they_come
 from model.training.weights import named_weights
 
-TOKENIZER, CARD = "tokenizer", "README.md"
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
-    "chat_template.jinja",
-)  # fmt: skip
+CARD = "README.md"
 PART = ".import"  # folder in the output folder until the import is whole
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 LICENCE = re.compile(r"^license:\s*['\"]?([\w.+ -]{1,80}?)['\"]?\s*$", re.MULTILINE)
@@ -79,10 +77,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
     weights = named_weights(model)
     description = describe(model.cfg, labels, kind=kind_of(model))
     _write(part, description, weights, weights.items(), source)
-    (part / TOKENIZER).mkdir()
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, part / TOKENIZER / name)
+    import_tokenizer(source, part / TOKENIZER, model.cfg.vocab_size)
     return Imported(
         family=config["model_type"],
         kind=description["kind"],
@@ -90,7 +85,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
         stored=_formats_in(weight_files(source)),
         name=source.resolve().name,
         licence=_licence(source / CARD),
-        has_chat_template=_has_chat_template(part / TOKENIZER),
+        has_chat_template=(part / TOKENIZER / CHAT_TEMPLATE).is_file(),
     )
 
 
@@ -98,6 +93,7 @@ def _import_gguf(source: Path, part: Path) -> Imported:
     file = read_gguf(source)
     family, cfg = decoder_in(file)
     weights, description = expected_weights(cfg), describe(cfg)
+    import_gguf_tokenizer(file.fields, part / TOKENIZER, cfg.vocab_size)
     _write(part, description, weights, weights_in(file, cfg), source)
     counts = Counter[str]()
     for tensor in file.tensors.values():
@@ -109,7 +105,7 @@ def _import_gguf(source: Path, part: Path) -> Imported:
         stored=tuple(stored for stored, _ in counts.most_common()),
         name=_text(file.fields.get("general.name")) or source.stem,
         licence=_text(file.fields.get("general.license")),
-        has_chat_template=bool(_text(file.fields.get("tokenizer.chat_template"))),
+        has_chat_template=(part / TOKENIZER / CHAT_TEMPLATE).is_file(),
     )
 
 
@@ -177,13 +173,6 @@ def _refuse_links(source: Path) -> None:
             raise ValueError(
                 f"{path} is a link that leads out of the folder; copy the file that it means, or remove it"
             )
-
-
-def _has_chat_template(tokenizer: Path) -> bool:
-    if (tokenizer / CHAT_TEMPLATE).is_file():
-        return True
-    config = read_json(tokenizer / TOKENIZER_CONFIG_JSON) if (tokenizer / TOKENIZER_CONFIG_JSON).is_file() else {}
-    return isinstance(config, dict) and bool(config.get("chat_template"))
 
 
 def _licence(card: Path) -> str | None:

@@ -17,11 +17,12 @@ from model.hf.files import write_folder
 from model.hf.gguf import write_gguf
 from model.hf.gguf_read import read_gguf
 from model.hf.importing import import_model
-from model.hf.tokenizer import ExportedTokenizer
+from model.hf.tokenizer import ExportedTokenizer, read_exported_tokenizer
 from model.network.decoder import Decoder
 from model.network.heads import SequenceClassifier
 from model.network.registry import load_classifier, load_decoder
 from model.network.shape import DecoderConfig, RopeScaling
+from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 IDS_BT = torch.tensor([[1, 5, 90, 3, 3, 61, 0, 17, 42, 8, 8, 2]])
 GGUF_DECODERS = (
@@ -35,20 +36,26 @@ GGUF_DECODERS = (
     "qwen2",
     "arcee",
 )
+N_TOKENS = 257  # all bytes, and the end of a text
 WIDE = DecoderConfig(  # rows of 32, the block of most quantised formats
-    vocab_size=97, n_layers=1, n_heads=2, n_kv_heads=2, d_model=32, d_head=16, d_ff=32, qk_norm=False, max_seq_len=64
+    vocab_size=N_TOKENS, n_layers=1, n_heads=2, n_kv_heads=2, d_model=32, d_head=16, d_ff=32, qk_norm=False, max_seq_len=64
 )  # fmt: skip
 N_MUTATIONS = 60
-TOKENIZER = ExportedTokenizer(
-    files={},
-    tokens={**{chr(ord("a") + i): i for i in range(26)}, "ab": 26, "<|endoftext|>": 96},
-    control=frozenset({96}),
-    merges=("a b",),
-    special_ids={"bos_token": 96, "eos_token": 96, "pad_token": 96},
-    pattern_name="qwen2",
-    opens_with_bos=True,
-    chat_template=None,
-)
+
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory) -> ExportedTokenizer:
+    """A tokenizer whose tokens are the bytes."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, {bytes([i]): i for i in range(256)}, "qwen2")
+    return read_exported_tokenizer(folder, N_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def decoders(decoders) -> dict[str, DecoderConfig]:
+    """Those of the other tests, with the vocabulary of the tokenizer."""
+    return {name: dataclasses.replace(cfg, vocab_size=N_TOKENS) for name, cfg in decoders.items()}
 
 
 def same_logits(one: torch.nn.Module, other: torch.nn.Module) -> None:
@@ -56,18 +63,18 @@ def same_logits(one: torch.nn.Module, other: torch.nn.Module) -> None:
         torch.testing.assert_close(one(IDS_BT), other(IDS_BT), rtol=0, atol=0)
 
 
-def test_import_of_a_folder_keeps_every_weight(cfg, large_weights, tmp_path):
+def test_import_of_a_folder_keeps_every_weight(exported, cfg, large_weights, tmp_path):
     decoder = large_weights(Decoder(cfg), seed=1)
-    write_folder(tmp_path / "theirs", decoder)
+    write_folder(tmp_path / "theirs", decoder, tokenizer=exported)
     imported = import_model(tmp_path / "theirs", tmp_path / "ours")
     same_logits(load_decoder(tmp_path / "ours"), decoder)
     assert imported.kind == "decoder" and imported.stored == ("F32",)
     assert imported.n_parameters == sum(weight.numel() for weight in decoder.parameters())
 
 
-def test_import_of_a_folder_in_shards_and_bfloat16(decoders, large_weights, tmp_path):
+def test_import_of_a_folder_in_shards_and_bfloat16(exported, decoders, large_weights, tmp_path):
     decoder = large_weights(Decoder(decoders["qwen3"]), seed=1)
-    write_folder(tmp_path / "theirs", decoder, dtype="bfloat16", max_shard_bytes=9000)
+    write_folder(tmp_path / "theirs", decoder, dtype="bfloat16", max_shard_bytes=9000, tokenizer=exported)
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 2
     assert import_model(tmp_path / "theirs", tmp_path / "ours").stored == ("BF16",)
     with torch.no_grad():
@@ -76,9 +83,9 @@ def test_import_of_a_folder_in_shards_and_bfloat16(decoders, large_weights, tmp_
     same_logits(load_decoder(tmp_path / "ours"), decoder)
 
 
-def test_import_of_a_classifier_keeps_its_labels(decoders, large_weights, tmp_path):
+def test_import_of_a_classifier_keeps_its_labels(exported, decoders, large_weights, tmp_path):
     classifier = large_weights(SequenceClassifier(decoders["llama"], 3), seed=2)
-    write_folder(tmp_path / "theirs", classifier, labels=("no", "perhaps", "yes"))
+    write_folder(tmp_path / "theirs", classifier, labels=("no", "perhaps", "yes"), tokenizer=exported)
     imported = import_model(tmp_path / "theirs", tmp_path / "ours")
     loaded, labels = load_classifier(tmp_path / "ours")
     assert imported.kind == "sequence_classifier" and labels == ("no", "perhaps", "yes")
@@ -87,10 +94,10 @@ def test_import_of_a_classifier_keeps_its_labels(decoders, large_weights, tmp_pa
 
 
 @pytest.mark.parametrize("name", GGUF_DECODERS)
-def test_import_of_our_gguf_export_is_the_exported_model(decoders, large_weights, tmp_path, name):
+def test_import_of_our_gguf_export_is_the_exported_model(exported, decoders, large_weights, tmp_path, name):
     cfg = dataclasses.replace(decoders[name], d_model=40 if name == "qwen2" else decoders[name].d_model)
     decoder = large_weights(Decoder(cfg), seed=4)
-    write_gguf(tmp_path / "a.gguf", decoder, TOKENIZER, name="a name")
+    write_gguf(tmp_path / "a.gguf", decoder, exported, name="a name")
     imported = import_model(tmp_path / "a.gguf", tmp_path / "ours")
     assert (imported.family, imported.name) == (name.split("-")[0], "a name")
     loaded = load_decoder(tmp_path / "ours")
@@ -122,9 +129,9 @@ def changed_gguf(path: Path, fields: dict[str, Any], tensors: dict[str, Any] | N
 
 
 @pytest.fixture
-def llama_file(decoders, large_weights, tmp_path) -> Path:
+def llama_file(exported, decoders, large_weights, tmp_path) -> Path:
     return write_gguf(
-        tmp_path / "a.gguf", large_weights(Decoder(decoders["llama"]), seed=4), TOKENIZER, name="a name"
+        tmp_path / "a.gguf", large_weights(Decoder(decoders["llama"]), seed=4), exported, name="a name"
     )
 
 
@@ -133,11 +140,11 @@ def config_of(file: Path, out: Path) -> DecoderConfig:
     return load_decoder(out).cfg
 
 
-def test_import_of_a_tied_matrix_in_two_formats_takes_that_of_the_head(llama_file, tmp_path):
+def test_import_of_a_tied_matrix_in_two_formats_takes_that_of_the_head(exported, llama_file, tmp_path):
     """As published files of Qwen2.5: the embedding in 5 bits, the head, which is the same matrix, in 8."""
-    matrix = np.random.default_rng(0).normal(size=(97, 32)).astype(np.float32)
+    matrix = np.random.default_rng(0).normal(size=(N_TOKENS, 32)).astype(np.float32)
     decoder = Decoder(dataclasses.replace(WIDE, tie_embeddings=False))
-    write_gguf(llama_file, decoder, TOKENIZER, name="a name")
+    write_gguf(llama_file, decoder, exported, name="a name")
     coarse, fine = (gguf.GGMLQuantizationType[name] for name in ("Q5_0", "Q8_0"))
     changed_gguf(llama_file, {}, {"token_embd.weight": (matrix, coarse), "output.weight": (matrix, fine)})
     imported = import_model(llama_file, tmp_path / "ours")
@@ -149,12 +156,12 @@ def test_import_of_a_tied_matrix_in_two_formats_takes_that_of_the_head(llama_fil
 
 
 @pytest.mark.parametrize("is_rounded", [False, True])
-def test_import_of_two_matrices_that_differ_keeps_both(llama_file, tmp_path, is_rounded):
+def test_import_of_two_matrices_that_differ_keeps_both(exported, llama_file, tmp_path, is_rounded):
     decoder = Decoder(dataclasses.replace(WIDE, tie_embeddings=False))
     torch.nn.init.normal_(decoder.lm_head.weight)
     with torch.no_grad():  # tuned a little, and stored exactly: no copy
         decoder.model.embed_tokens.weight.copy_(decoder.lm_head.weight * (-1 if is_rounded else 1.01))
-    write_gguf(llama_file, decoder, TOKENIZER, name="a name")
+    write_gguf(llama_file, decoder, exported, name="a name")
     if is_rounded:
         kind = gguf.GGMLQuantizationType.Q8_0
         matrices = {"token_embd.weight": decoder.model.embed_tokens.weight, "output.weight": decoder.lm_head.weight}
@@ -162,11 +169,11 @@ def test_import_of_two_matrices_that_differ_keeps_both(llama_file, tmp_path, is_
     assert not config_of(llama_file, tmp_path / "ours").tie_embeddings
 
 
-def test_import_restores_the_scaling_of_llama_3(decoders, large_weights, tmp_path):
+def test_import_restores_the_scaling_of_llama_3(exported, decoders, large_weights, tmp_path):
     scaling = RopeScaling(kind="llama3", factor=32.0, original_max_seq_len=8192)
     cfg = dataclasses.replace(decoders["llama"], rope_theta=500_000.0, rope_scaling=scaling)
     decoder = large_weights(Decoder(cfg), seed=4)
-    write_gguf(tmp_path / "a.gguf", decoder, TOKENIZER, name="a name")
+    write_gguf(tmp_path / "a.gguf", decoder, exported, name="a name")
     assert config_of(tmp_path / "a.gguf", tmp_path / "ours") == cfg
     changed_gguf(tmp_path / "a.gguf", {}, {"rope_freqs.weight": np.array([1, 1, 1, 3, 9], np.float32)})
     with pytest.raises(ValueError, match="only the factors of Llama 3 are supported"):
@@ -258,8 +265,8 @@ def check_refused(source: Path, out: Path, message: str) -> None:
 
 
 @pytest.fixture
-def folder(decoders, large_weights, tmp_path) -> Path:
-    write_folder(tmp_path / "theirs", large_weights(Decoder(decoders["llama"]), seed=1))
+def folder(exported, decoders, large_weights, tmp_path) -> Path:
+    write_folder(tmp_path / "theirs", large_weights(Decoder(decoders["llama"]), seed=1), tokenizer=exported)
     return tmp_path / "theirs"
 
 
@@ -287,7 +294,7 @@ CONFIGS = {
     "num_hidden_layers ": (10**9, "layers, but the weight files hold"),
     "hidden_size": (48, "has shape"),
     "hidden_size ": (10**7, "does not belong to these weights"),
-    "vocab_size": (98, "has shape"),
+    "vocab_size": (258, "has shape"),
     "tie_word_embeddings": (True, "lm_head.weight differs from model.embed_tokens.weight"),
     "num_attention_heads": ("4", "must be a number"),
     "quantization_config": ({"bits": 4}, "quantised weights are not supported"),
@@ -312,9 +319,9 @@ def test_import_refuses_truncated_weights(folder, tmp_path):
         check_refused(folder, tmp_path / "ours", "model.safetensors")
 
 
-def test_import_refuses_a_weight_that_is_in_two_files(decoders, large_weights, tmp_path):
+def test_import_refuses_a_weight_that_is_in_two_files(exported, decoders, large_weights, tmp_path):
     folder = tmp_path / "theirs"
-    write_folder(folder, large_weights(Decoder(decoders["qwen3"]), seed=1), max_shard_bytes=9000)
+    write_folder(folder, large_weights(Decoder(decoders["qwen3"]), seed=1), max_shard_bytes=9000, tokenizer=exported)
     one, other, *_ = sorted(folder.glob("*.safetensors"))
     save_file(load_file(one) | load_file(other), other)
     check_refused(folder, tmp_path / "ours", f"{other.name}: .* is also in another file")
@@ -370,9 +377,9 @@ def test_import_reads_the_licence_of_the_model_card(folder, tmp_path):
 
 
 def test_import_into_a_folder_in_use_replaces_the_model_and_keeps_other_files(
-    folder, llama_file, decoders, large_weights, tmp_path
+    exported, folder, llama_file, decoders, large_weights, tmp_path
 ):
-    write_gguf(llama_file, large_weights(Decoder(decoders["gpt2"]), seed=4), TOKENIZER, name="a name")
+    write_gguf(llama_file, large_weights(Decoder(decoders["gpt2"]), seed=4), exported, name="a name")
     import_model(folder, tmp_path / "ours")
     (tmp_path / "ours" / "started.json").write_text("{}")
     (tmp_path / "ours" / ".import").mkdir()

@@ -37,11 +37,9 @@ GGUF_DECODERS = (
     "arcee",
 )
 N_TOKENS = 257  # all bytes, and the end of a text
-WIDE = DecoderConfig(  # rows of 32, the block of most quantised formats
-    vocab_size=N_TOKENS, n_layers=1, n_heads=2, n_kv_heads=2, d_model=32, d_head=16, d_ff=32, qk_norm=False, max_seq_len=64
-)  # fmt: skip
+SIZES = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_model": 32, "d_head": 16, "d_ff": 32}
+WIDE = DecoderConfig(vocab_size=N_TOKENS, **SIZES, qk_norm=False, max_seq_len=64)  # rows of one block
 N_MUTATIONS = 60
-
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +128,7 @@ def changed_gguf(path: Path, fields: dict[str, Any], tensors: dict[str, Any] | N
 
 @pytest.fixture
 def llama_file(exported, decoders, large_weights, tmp_path) -> Path:
-    return write_gguf(
-        tmp_path / "a.gguf", large_weights(Decoder(decoders["llama"]), seed=4), exported, name="a name"
-    )
+    return write_gguf(tmp_path / "a.gguf", large_weights(Decoder(decoders["llama"]), seed=4), exported, name="a name")
 
 
 def config_of(file: Path, out: Path) -> DecoderConfig:

@@ -54,12 +54,9 @@ def import_model(source: Path, out: Path) -> Imported:
 
     ValueError names what is wrong with the source, or what we cannot compute; `out` then has no part of it.
     """
-    if source.is_dir():
-        with _whole(out) as part:
-            return _import_folder(source, part)
-    if is_gguf(source):
-        with _whole(out) as part:
-            return _import_gguf(source, part)
+    if source.is_dir() or is_gguf(source):
+        with _whole(out) as part, _naming(source, part):
+            return _import_folder(source, part) if source.is_dir() else _import_gguf(source, part)
     if not source.exists():
         raise ValueError(f"{source} does not exist; name a Hugging Face folder or a GGUF file")
     is_pickled = source.suffix.lower() in PICKLED
@@ -70,10 +67,7 @@ def import_model(source: Path, out: Path) -> Imported:
 def _import_folder(source: Path, part: Path) -> Imported:
     _refuse_links(source)
     config = read_config(source)
-    try:
-        model, labels = read_model(source)
-    except ValueError as error:  # of weights, which come without their file
-        raise error if str(source) in str(error) else ValueError(f"{source}: {error}") from error
+    model, labels = read_model(source)
     weights = named_weights(model)
     description = describe(model.cfg, labels, kind=kind_of(model))
     _write(part, description, weights, weights.items(), source)
@@ -160,6 +154,16 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(out if is_new else part, ignore_errors=True)
         raise
     part.rmdir()
+
+
+@contextmanager
+def _naming(source: Path, part: Path) -> Iterator[None]:
+    """Errors name the source, whatever the place of the tensor or tokenizer was when it was checked."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error).replace(str(part / TOKENIZER), str(source))
+        raise ValueError(text if str(source) in text else f"{source}: {text}") from error
 
 
 def _refuse_links(source: Path) -> None:

@@ -62,7 +62,7 @@ def same_logits(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 def test_import_of_a_folder_keeps_every_weight(exported, cfg, large_weights, tmp_path):
-    decoder = large_weights(Decoder(cfg), seed=1)
+    decoder = large_weights(Decoder(dataclasses.replace(cfg, vocab_size=N_TOKENS)), seed=1)
     write_folder(tmp_path / "theirs", decoder, tokenizer=exported)
     imported = import_model(tmp_path / "theirs", tmp_path / "ours")
     same_logits(load_decoder(tmp_path / "ours"), decoder)
@@ -383,7 +383,7 @@ def test_import_into_a_folder_in_use_replaces_the_model_and_keeps_other_files(
     import_model(llama_file, tmp_path / "ours")
     assert load_decoder(tmp_path / "ours").cfg.mlp_bias
     names = {path.name for path in (tmp_path / "ours").iterdir()}
-    assert names == {"config.json", "model.safetensors", "started.json"}
+    assert names == {"config.json", "model.safetensors", "tokenizer", "started.json"}
 
 
 def test_refused_import_leaves_an_earlier_model_as_it_was(folder, tmp_path):

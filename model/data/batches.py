@@ -52,7 +52,7 @@ class Batches(Protocol):
 class TokenBatches:
     def __init__(
         self,
-        shards: Sequence[TokenShard],
+        shards: Sequence[TokenShard] | TokenStream,
         *,
         rows: int,
         seq_len: int,
@@ -67,7 +67,7 @@ class TokenBatches:
         With a `vocab_size`, `batch` refuses larger token ids: the model would fail without naming the document, or on
         a GPU read foreign memory. Raises ValueError when the shards do not hold a single row.
         """
-        self.stream = TokenStream(shards)
+        self.stream = shards if isinstance(shards, TokenStream) else TokenStream(shards)
         self.rows, self.seq_len, self.seed, self.document_mask = rows, seq_len, seed, document_mask
         self.vocab_size = vocab_size
         self.warmup = np.concatenate([[0], np.cumsum(np.array(warmup_rows, np.int64))])
@@ -171,11 +171,11 @@ class TokenBatches:
 
     def rows_of_places(self, start: int, end: int) -> np.ndarray:
         """Numbers of the plan's rows at the places `start` to `end` (exclusive) of the order of all rows."""
-        n_rows, parts = self.plan.n_rows, [np.zeros(0, np.int64)]
-        for first in range(start, end, ORDER_BLOCK):
-            epochs, inside = np.divmod(np.arange(first, min(first + ORDER_BLOCK, end)), n_rows)
-            parts.append(permuted(inside, n_rows, self.seed, epochs))
-        return np.concatenate(parts)
+        return rows_in_order(start, end, self.plan.n_rows, self.seed)
+
+    def places_of_rows(self, rows: np.ndarray, n_read: int) -> np.ndarray:
+        """The places below `n_read` of the order of all rows that hold one of the plan's `rows`; int64."""
+        return places_below(rows, self.plan.n_rows, self.seed, n_read)
 
     def documents_of_batches(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """Numbers in the stream of the documents in the batches `first` to `last` (exclusive), each once, in the
@@ -197,15 +197,16 @@ class TokenBatches:
         """
         if start >= end:
             return np.zeros(0, np.int64)
-        rows, n_rows = self.plan.rows_of_tokens(start, end), self.plan.n_rows
-        n_read, parts = self.first_row(n_steps), [np.zeros(0, np.int64)]
-        n_epochs, at_once = -(-n_read // n_rows), max(1, ORDER_BLOCK // max(1, len(rows)))
-        for first in range(0, n_epochs, at_once):
-            epochs = np.repeat(np.arange(first, min(first + at_once, n_epochs)), len(rows))
-            inside = np.tile(rows, len(epochs) // max(1, len(rows)))
-            places = epochs * n_rows + places_in_permutation(inside, n_rows, self.seed, epochs)
-            parts.append(self.steps_of_places(places[places < n_read]))
-        return np.unique(np.concatenate(parts))
+        rows = self.plan.rows_of_tokens(start, end)
+        return np.unique(self.steps_of_places(self.places_of_rows(rows, self.first_row(n_steps))))
+
+    def steps_of_document(self, shard: int, row: int, n_steps: int) -> np.ndarray:
+        """Steps as in `steps_of_tokens` that read document `row` of a shard, which is named by its number."""
+        number = self.stream.number_of(shard, row)
+        if number is None:
+            return np.zeros(0, np.int64)
+        start, end = self.stream.borders[number : number + 2].tolist()
+        return self.steps_of_tokens(start, end, n_steps)
 
     def steps_of_places(self, places: np.ndarray) -> np.ndarray:
         """The step, from 1, that reads each place of the order of all rows."""
@@ -218,6 +219,27 @@ def token_batches(shards: Sequence[TokenShard], cfg: TrainConfig, vocab_size: in
     """The batches that a training by `cfg` reads; token ids must be below `vocab_size`, the model's."""
     same = {name: getattr(cfg, name) for name in ("rows", "seq_len", "seed", "packing", "document_mask")}
     return TokenBatches(shards, warmup_rows=warmup_rows(cfg), vocab_size=vocab_size, **same)
+
+
+def rows_in_order(start: int, end: int, n_rows: int, seed: int) -> np.ndarray:
+    """The rows at the places `start` to `end` (exclusive) of an order that has all `n_rows` rows in each epoch."""
+    parts = [np.zeros(0, np.int64)]
+    for first in range(start, end, ORDER_BLOCK):
+        epochs, inside = np.divmod(np.arange(first, min(first + ORDER_BLOCK, end)), n_rows)
+        parts.append(permuted(inside, n_rows, seed, epochs))
+    return np.concatenate(parts)
+
+
+def places_below(rows: np.ndarray, n_rows: int, seed: int, n_read: int) -> np.ndarray:
+    """The places below `n_read` of that order which hold one of `rows`; int64."""
+    n_epochs, at_once = -(-n_read // n_rows), max(1, ORDER_BLOCK // max(1, len(rows)))
+    parts = [np.zeros(0, np.int64)]
+    for first in range(0, n_epochs, at_once):
+        epochs = np.repeat(np.arange(first, min(first + at_once, n_epochs)), len(rows))
+        inside = np.tile(rows, len(epochs) // max(1, len(rows)))
+        places = epochs * n_rows + places_in_permutation(inside, n_rows, seed, epochs)
+        parts.append(places[places < n_read])
+    return np.concatenate(parts)
 
 
 def split_at_borders(spans: Spans, stream: TokenStream) -> Spans:

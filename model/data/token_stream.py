@@ -64,6 +64,10 @@ class TokenStream:
         """Numbers of the documents that the tokens at `positions` belong to, counted through all shards; int64."""
         return np.searchsorted(self.borders, positions, side="right") - 1
 
+    def number_of(self, shard: int, row: int) -> int | None:
+        """The number of document `row` of a shard; None where the stream does not contain it."""
+        return sum(len(one.document_ids) for one in self.shards[:shard]) + row
+
     def document_ids(self, numbers: np.ndarray) -> list[str]:
         ends = np.cumsum([len(shard.document_ids) for shard in self.shards])
         shards = np.searchsorted(ends, numbers, side="right")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from model.data.batches import TokenBatches, token_batches
+from model.data.mixture import mixed_batches, mixture_of
 from model.data.token_shards import TokenShard, read_token_shard, read_token_shards
 from model.training.config import TrainConfig
 from pipeline.provenance.trace_index import KEYS, Say, open_index
@@ -74,18 +75,16 @@ class Training:
         train = self.record["config"]["train"]
         order = {name: train.get(name, default) for name, default in ORDER.items()}
         cfg = TrainConfig(n_steps=self.n_steps, rows=train["rows"], seq_len=train["seq_len"], **order)
-        return token_batches(read_token_shards(self.tokens.directory, TRAIN), cfg)
+        shards, mixture = read_token_shards(self.tokens.directory, TRAIN), self.record["config"].get("mixture")
+        return mixed_batches(shards, mixture_of(mixture), cfg) if mixture else token_batches(shards, cfg)
 
     def steps(self, where: str, row: int) -> np.ndarray:
         """Steps that read document `row` of the file `where`; none for held-out files."""
         side, _, name = where.partition("/")
         if side != TRAIN:
             return np.zeros(0, np.int64)
-        stream = self.batches.stream
-        number = [shard.path.name for shard in stream.shards].index(name)
-        first, last = stream.shards[number].offsets[row : row + 2].tolist()
-        start = stream.starts[number]
-        return self.batches.steps_of_tokens(start + first, start + last, self.n_steps)
+        number = [shard.path.name for shard in self.batches.stream.shards].index(name)
+        return self.batches.steps_of_document(number, row, self.n_steps)
 
 
 def _say_nothing(text: str) -> None: ...

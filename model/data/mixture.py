@@ -58,6 +58,14 @@ class Mixture:
             raise ValueError("general names every source, so that no text of a domain is left; name fewer")
         return domain, self.general
 
+    def is_domain(self, sources: np.ndarray) -> np.ndarray:
+        """Which of the sources of documents belong to the domain."""
+        return np.isin(sources, self.domain) if self.domain else ~np.isin(sources, self.general)
+
+    def is_general(self, sources: np.ndarray) -> np.ndarray:
+        """Which of the sources of documents do not belong to the domain, whether they were mixed in or not."""
+        return ~self.is_domain(sources)
+
 
 def mixture_of(values: Mapping[str, Any]) -> Mixture:
     """The mixture from the values that `dataclasses.asdict` and JSON made of it."""
@@ -83,6 +91,11 @@ class SelectedStream(TokenStream):
     @property
     def n_tokens(self) -> int:
         return int(self.borders[-1])
+
+    @property
+    def n_bytes(self) -> int:
+        n_bytes = np.concatenate([np.zeros(0, np.int64), *(shard.n_bytes for shard in self.shards)])
+        return int(n_bytes[self.documents].sum())
 
     @cached_property
     def borders(self) -> np.ndarray:
@@ -209,3 +222,8 @@ def mixed_batches(
     if not len(general):
         return TokenBatches(SelectedStream(shards, domain), **how)
     return MixedBatches(shards, domain, general, mixture.general_share, **how)
+
+
+def domain_stream(shards: Sequence[TokenShard], mixture: Mixture) -> TokenStream:
+    """The documents of the domain; none where the shards, as those of a validation split may, have none."""
+    return SelectedStream(shards, np.flatnonzero(mixture.is_domain(sources_of(shards))))

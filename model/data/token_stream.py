@@ -32,6 +32,11 @@ class TokenStream:
         return np.concatenate([*parts, np.array(self.starts[-1:], np.int64)])
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of the text of its documents."""
+        return sum(int(np.sum(shard.n_bytes)) for shard in self.shards)
+
+    @property
     def has_weights(self) -> bool:
         return any(shard.weights is not None for shard in self.shards)
 

@@ -127,21 +127,26 @@ def load_model(directory: Path, device: torch.device | str = "cpu", *kinds: str)
     Raises ValueError when there is none, when it is of none of `kinds` (without any: of all that there are), or when
     its files are damaged.
     """
-    description = _read_description(directory, kinds or tuple(KINDS))
+    description, cfg = read_config(directory, *kinds)
     path, about = directory / CONFIG, KINDS[description["kind"]]
-    trunk = about.trunk or description.get("trunk")
-    if not isinstance(trunk, str) or trunk not in TRUNKS:
-        raise ValueError(f"{path}: trunk={str(trunk)[:40]!r} must be one of {', '.join(TRUNKS)}")
-    try:
-        cfg = TRUNKS[trunk](description["model"])
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path}: not a config of this version ({error})") from error
     labels = _labels_in(description, path) if about.has_labels else None
     check_size(cfg, shapes_in(directory / WEIGHTS), path)
     with torch.random.fork_rng([]):  # torch's modules draw weights before they get those of the file
         model = about.build(cfg, labels or ())
     load_weights(directory / WEIGHTS, model)
     return model.eval().to(device), labels
+
+
+def read_config(directory: Path, *kinds: str) -> tuple[dict[str, Any], Config]:
+    """config.json of the model in `directory`, and the config of its network; errors as in `load_model`."""
+    description, path = _read_description(directory, kinds or tuple(KINDS)), directory / CONFIG
+    trunk = KINDS[description["kind"]].trunk or description.get("trunk")
+    if not isinstance(trunk, str) or trunk not in TRUNKS:
+        raise ValueError(f"{path}: trunk={str(trunk)[:40]!r} must be one of {', '.join(TRUNKS)}")
+    try:
+        return description, TRUNKS[trunk](description["model"])
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a config of this version ({error})") from error
 
 
 def load_decoder(directory: Path, device: torch.device | str = "cpu") -> Decoder:

@@ -23,7 +23,9 @@ from torch import nn
 
 from model.data.batches import TokenBatches, token_batches
 from model.data.masking import VALIDATION_SEED, MaskedBatches, MaskVocabulary, mask_vocabulary
+from model.data.mixture import Mixture, domain_stream, mixed_batches, mixture_of
 from model.data.token_shards import read_description, read_token_shards
+from model.data.token_stream import TokenStream
 from model.evaluate import mean_loss
 from model.network.decoder import Decoder, initialise, new_decoder, weightless_decoder
 from model.network.encoder import MaskedLM, new_masked_lm, weightless_masked_lm
@@ -62,6 +64,7 @@ class Pretraining:
         None  # adapters that are trained on the frozen start_from; None = all weights are trained
     )
     tokenizer: Path | None = None  # folder of the shards' tokenizer, which masks of whole words need
+    mixture: Mixture | None = None  # of the sources that the training reads; None = all documents in one order
 
     def __post_init__(self) -> None:
         if self.lora is not None and self.start_from is None:
@@ -84,8 +87,8 @@ class Pretraining:
             name: str(path) for name in ("shards", "out", "start_from", "tokenizer") if (path := getattr(self, name))
         }
         configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
-        lora = {"lora": dataclasses.asdict(self.lora)} if self.lora is not None else {}
-        return json.dumps({**paths, **configs, **lora, "made_from": dict(self.made_from)})
+        configs |= {name: dataclasses.asdict(one) for name in ("lora", "mixture") if (one := getattr(self, name))}
+        return json.dumps({**paths, **configs, "made_from": dict(self.made_from)})
 
     @classmethod
     def from_json(cls, text: str) -> "Pretraining":
@@ -100,6 +103,7 @@ class Pretraining:
             start_from=Path(values["start_from"]) if "start_from" in values else None,
             lora=lora_config(values["lora"]) if "lora" in values else None,
             tokenizer=Path(values["tokenizer"]) if "tokenizer" in values else None,
+            mixture=mixture_of(values["mixture"]) if "mixture" in values else None,
         )
 
     def vocabulary(self) -> MaskVocabulary:
@@ -121,6 +125,8 @@ class Pretraining:
         settings = dataclasses.asdict(self.network) | dataclasses.asdict(self.train)
         if self.lora is not None:
             settings |= {f"lora_{name}": value for name, value in dataclasses.asdict(self.lora).items()}
+        if self.mixture is not None:
+            settings |= dataclasses.asdict(self.mixture)
         return settings | {"parameters": n_parameters(self.network)}
 
 
@@ -185,8 +191,12 @@ def weightless(cfg: DecoderConfig | EncoderConfig) -> Decoder | MaskedLM:
 
 def training_batches(plan: Pretraining) -> TokenBatches | MaskedBatches:
     """The batches of the train split. ValueError where it does not hold a row."""
-    batches = token_batches(read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size)
-    return masked(plan, batches, plan.train.seed)
+    shards, train, vocab_size = read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size
+    if plan.mixture is None:
+        batches = token_batches(shards, train, vocab_size)
+    else:
+        batches = mixed_batches(shards, plan.mixture, train, vocab_size)
+    return masked(plan, batches, train.seed)
 
 
 def masked(plan: Pretraining, batches: TokenBatches, seed: int) -> TokenBatches | MaskedBatches:
@@ -204,17 +214,18 @@ def validation(plan: Pretraining) -> Callable[[nn.Module], Mapping[str, float]] 
     same windows, and the same masks, each time; None when the split is too small for one window.
 
     validation_bits_per_byte is an estimate from these windows, by the bytes per token of the whole split; evaluation
-    (model/evaluate.py) counts whole documents. validation_masked_perplexity is that of an encoder's masked tokens.
+    (model/evaluate.py) counts whole documents. validation_masked_perplexity is that of an encoder's masked tokens. Of a
+    mixture only the documents of the domain are read.
     """
     shards, train = read_token_shards(plan.shards, "validation"), plan.train
-    n_tokens = sum(len(shard.tokens) for shard in shards)
-    n_bytes = sum(int(np.sum(shard.n_bytes)) for shard in shards)
+    stream = TokenStream(shards) if plan.mixture is None else domain_stream(shards, plan.mixture)
+    n_tokens, n_bytes = stream.n_tokens, stream.n_bytes
     if n_tokens - 1 < train.seq_len:
         return None
     same: dict[str, Any] = {name: getattr(train, name) for name in ("seq_len", "seed", "document_mask")}
     same["vocab_size"] = plan.network.vocab_size
-    n_rows = TokenBatches(shards, rows=1, **same).rows_per_epoch
-    batches = TokenBatches(shards, rows=min(train.rows, n_rows), **same)
+    n_rows = TokenBatches(stream, rows=1, **same).rows_per_epoch
+    batches = TokenBatches(stream, rows=min(train.rows, n_rows), **same)
     n_batches = min(train.n_validation_batches, n_rows // batches.rows)
     read = masked(plan, batches, train.seed + VALIDATION_SEED)
 

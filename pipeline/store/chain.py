@@ -261,6 +261,14 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads("tokenize"), Reads("tokenizer")),
     ),
     Link(
+        name="continue",
+        does="trains a model further on documents, mixed with general text",
+        stage="pipeline.training.continuing.CONTINUE",
+        config="pipeline.training.continuing.ContinueConfig",
+        asset=MODEL,
+        reads=(Reads("base"), Reads("tokenize")),
+    ),
+    Link(
         name="finetune",
         does="trains a model on the examples of a task",
         config="pipeline.training.finetune.FinetuneConfig",

@@ -10,8 +10,9 @@ torch is imported where it is used, because Dagster loads this module only for i
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
@@ -22,12 +23,15 @@ from model.training.config import TrainConfig
 from model.training.presets import changed, preset_of
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
-from pipeline.store.records import Checkpoint, Shards, TokenizerFile
+from pipeline.store.records import Checkpoint, Handle, Shards, TokenizerFile
 from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, Outcome, Stage, Work
 from pipeline.training.launched import deliver_leftovers, train_in_processes
 from pipeline.training.pace import paced, warn_of_passes
+
+if TYPE_CHECKING:
+    from model.training.pretraining import Pretraining
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +177,6 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
 def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when inputs do not fit or a loss diverges."""
     from model.training import pretraining
-    from model.training.loop import Interrupted
 
     tokens, tokenizer = inputs
     description = checked_description(tokens, tokenizer)
@@ -185,6 +188,24 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
         made_from={"tokens": tokens.digest, "tokenizer": tokenizer.digest},
         tokenizer=tokenizer.directory,
     )
+    n_passes = train_to_end(plan, inputs, work)
+    if plan.objective == "masked_tokens":
+        write_with_mask(tokenizer.directory, work.directory / "tokenizer")
+    else:
+        for name in tokenizer_files(tokenizer.directory):
+            link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
+    return Outcome(
+        rows=plan.train.n_steps,
+        measures=pretraining.measures(plan, n_passes),
+        content=("model.safetensors", "config.json", "tokenizer/*"),
+    )
+
+
+def train_to_end(plan: "Pretraining", inputs: Sequence[Handle], work: Work) -> float:
+    """Train in this process or in several, and return how often the training reads its data."""
+    from model.training import pretraining
+    from model.training.loop import Interrupted
+
     work.observer.started(work.fingerprint, plan.params(), inputs)
     n_passes = pretraining.passes(plan)
     warn_of_passes(n_passes, plan.n_tokens)
@@ -198,16 +219,7 @@ def pretrain(cfg: ResolvedPretrain, inputs: tuple[Shards, TokenizerFile], work: 
             pretraining.pretrain(plan, work.observer, progress)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    if plan.objective == "masked_tokens":
-        write_with_mask(tokenizer.directory, work.directory / "tokenizer")
-    else:
-        for name in tokenizer_files(tokenizer.directory):
-            link_or_copy(tokenizer.directory / name, work.directory / "tokenizer" / name)
-    return Outcome(
-        rows=plan.train.n_steps,
-        measures=pretraining.measures(plan, n_passes),
-        content=("model.safetensors", "config.json", "tokenizer/*"),
-    )
+    return n_passes
 
 
 PRETRAIN = Stage(

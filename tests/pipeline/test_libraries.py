@@ -78,6 +78,7 @@ NOT_HERE = {
     },
     "examples": {"numpy": WHOLE_NUMBERS, "torch": REPAIRS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
+    "continue": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "finetune": {},
     "evaluate_model": {},
     "evaluate_classification": {},

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, describe, files_of
+from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, TOKENIZER, describe, files_of, load_tokenizer
 from model.data.vocabularies import END_OF_TEXT, ranks_file
 from pipeline.corpus.tokens.hf_tokenizer import (
     TOKENIZER_CONFIG_JSON,
@@ -19,7 +19,8 @@ from pipeline.corpus.tokens.hf_tokenizer import (
     tokenizer_config_json,
     tokenizer_json,
 )
-from pipeline.store.shards import write_bytes, write_text
+from pipeline.store.records import Checkpoint, TokenizerFile
+from pipeline.store.shards import file_digest, text_digest, write_bytes, write_text
 
 IDENTITY_FILES = (RANKS_FILE, DESCRIPTION_FILE)
 
@@ -44,3 +45,22 @@ def tokenizer_files(directory: Path) -> list[str]:
     if DESCRIPTION_FILE not in names:
         raise ValueError(f"{directory} holds no tokenizer: {DESCRIPTION_FILE} is missing; build it again")
     return names
+
+
+def tokenizer_in(model: Checkpoint) -> TokenizerFile:
+    """The tokenizer of a model as an input of `tokenize`, which does not depend on the weights beside it."""
+    directory = model.directory / TOKENIZER
+    return TokenizerFile(
+        stage=model.stage,
+        directory=directory,
+        fingerprint=model.fingerprint,
+        digest=tokenizer_digest(directory),
+        rows=load_tokenizer(directory).vocab_size,
+    )
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """The digest of what decides every id; for a tokenizer of ours that of the output of the stage `tokenizer`."""
+    names = [name for name in IDENTITY_FILES if name in tokenizer_files(directory)]
+    names += [] if RANKS_FILE in names else [TOKENIZER_JSON]
+    return text_digest(*(part for name in sorted(names) for part in (name, file_digest(directory / name))))

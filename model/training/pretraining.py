@@ -214,8 +214,8 @@ def validation(plan: Pretraining) -> Callable[[nn.Module], Mapping[str, float]] 
     same windows, and the same masks, each time; None when the split is too small for one window.
 
     validation_bits_per_byte is an estimate from these windows, by the bytes per token of the whole split; evaluation
-    (model/evaluate.py) counts whole documents. validation_masked_perplexity is that of an encoder's masked tokens. Of a
-    mixture only the documents of the domain are read.
+    (model/evaluate.py) counts whole documents. validation_masked_perplexity is that of an encoder's masked tokens.
+    Of a mixture only the documents of the domain are read.
     """
     shards, train = read_token_shards(plan.shards, "validation"), plan.train
     stream = TokenStream(shards) if plan.mixture is None else domain_stream(shards, plan.mixture)

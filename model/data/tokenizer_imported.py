@@ -85,7 +85,7 @@ def tokenizer_of_json(content: Mapping[str, Any], description: Mapping[str, Any]
     ranks = byte_ranks(content, set(description["unmerged"])) if description["engine"] == "tiktoken" else {}
     is_byte_level = any(step["type"] == "ByteLevel" for step in pre_tokenizers_of(content))
     engine = _tiktoken(content, ranks) if ranks else LibraryEngine(content)
-    opens_with_space = not is_byte_level and _opens_with_space(content)
+    opens_with_space = _opens_with_space(content)
     opening, closing = tuple(description["opening"]), tuple(description["closing"])
     return Tokenizer(
         engine=engine,
@@ -175,10 +175,11 @@ def _has_all_bytes(content: Mapping[str, Any]) -> bool:
 def _opens_with_space(content: Mapping[str, Any]) -> bool:
     if model_type(content) == "WordPiece":
         return True
-    metaspace = [step for step in pre_tokenizers_of(content) if step["type"] == "Metaspace"]
     prepends = any(step["type"] == "Prepend" for step in normalizers_of(content))
     return prepends or any(
-        step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True) for step in metaspace
+        step.get("prepend_scheme", "always") != "never" and step.get("add_prefix_space", True)
+        for step in pre_tokenizers_of(content)
+        if step["type"] in ("Metaspace", "ByteLevel")
     )
 
 

@@ -16,7 +16,15 @@ from typing import Any
 
 from model.data.tokenizer import DESCRIPTION_FILE, Tokenizer, load_tokenizer
 from model.data.tokenizer_imported import ROLES, TOKENIZER_JSON, describe_imported
-from model.data.tokenizer_json import MOST_FILE_BYTES, added_of, checked_json, normalizers_of, steps, vocabulary_of
+from model.data.tokenizer_json import (
+    MOST_FILE_BYTES,
+    added_of,
+    checked_json,
+    model_type,
+    normalizers_of,
+    steps,
+    vocabulary_of,
+)
 from model.hf.tokenizer import CHAT_TEMPLATE, TOKENIZER_CONFIG_JSON
 from model.hf.tokenizer_build import added_token, byte_pairs, from_gguf, word_piece
 from model.training.files import read_json, write_json
@@ -105,7 +113,7 @@ def import_gguf_tokenizer(fields: Mapping[str, Any], out: Path, vocab_size: int)
 
 
 def _write(
-    content: dict[str, Any], config: Mapping[str, Any], out: Path, vocab_size: int, stops: list[int]
+    content: dict[str, Any], config: dict[str, Any], out: Path, vocab_size: int, stops: list[int]
 ) -> Tokenizer:
     """Write the files of a tokenizer, the description last, and read them as everybody will."""
     raw = (json.dumps(content, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
@@ -137,6 +145,9 @@ def _write(
         ),
     )
     path.write_bytes(raw)
+    template = _chat_template(config.pop("chat_template", None))
+    if template is not None and not (out / CHAT_TEMPLATE).exists():
+        (out / CHAT_TEMPLATE).write_text(template, "utf-8")
     write_json(out / TOKENIZER_CONFIG_JSON, config)
     write_json(out / DESCRIPTION_FILE, description)
     return load_tokenizer(out)
@@ -177,9 +188,17 @@ def _of_merges(
     return content
 
 
-def _apply(config: Mapping[str, Any], content: dict[str, Any]) -> None:
-    """Write into `content` what transformers reads from tokenizer_config.json, and what would cut ids out of it."""
+def _apply(config: dict[str, Any], content: dict[str, Any]) -> None:
+    """Write into `content` what transformers reads from tokenizer_config.json, without what would cut ids."""
     content["truncation"] = content["padding"] = None
+    if model_type(content) == "WordPiece":  # a config need not name the tokens of BERT
+        names = ((f"{role}_token", f"[{role.upper()}]") for role in ("unk", "sep", "pad", "cls", "mask"))
+        for name, text in names:
+            config.setdefault(name, text)
+    for step in steps(content.get("post_processor"), "processors"):
+        if step["type"] == "RobertaProcessing":
+            config.setdefault("cls_token", step["cls"][0])
+            config.setdefault("sep_token", step["sep"][0])
     for step in normalizers_of(content):
         if step["type"] == "BertNormalizer":
             step.update({field: config[name] for name, field in BERT_SETTINGS.items() if name in config})
@@ -221,6 +240,14 @@ def _of_template(step: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, .
         else:
             parts += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
     return tuple(before), tuple(after)
+
+
+def _chat_template(template: Any) -> str | None:
+    """The Jinja text of a chat template, of which a config may have several by name."""
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -15,18 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pipeline.corpus.collect.download import TIMEOUT, WAITS, cached_file, download, fetched, sha256_of, tried
+from pipeline.corpus.collect.download import BLOCK, WAITS, answered, cached_file, download, fetched, sha256_of, tried
 from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import DiskFull, SourceUnavailable
 from pipeline.store.settings import Text, did_you_mean
 from pipeline.store.shards import link_or_copy
 from pipeline.training.model_files import LARGEST_TEXT, is_weights, names_in_folder, pickles_among, useful
 from pipeline.training.open_config import OpenConfig
-
-if TYPE_CHECKING:
-    pass
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -149,12 +146,14 @@ class Hub:
         self._tried(write, f"file {path}")
 
     def _content(self, address: str) -> bytes:
-        with self.session.get(address, headers=self.token, timeout=TIMEOUT, stream=True) as response:
+        content = bytearray()
+        with answered(self.session, address, {}, self.token) as response:
             response.raise_for_status()
-            content = response.raw.read(MOST_LISTED + 1, decode_content=True)
-        if len(content) > MOST_LISTED:
-            raise ValueError(f"{address}: the list of files is larger than {MOST_LISTED / 1e6:g} MB")
-        return content
+            for block in response.iter_content(BLOCK):
+                content += block
+                if len(content) > MOST_LISTED:
+                    raise ValueError(f"{address}: the list of files is larger than {MOST_LISTED / 1e6:g} MB")
+        return bytes(content)
 
     def _tried(self, attempt: Any, what: str) -> Any:
         """The result of `attempt`, which is tried several times; a refusal of the hub becomes advice."""

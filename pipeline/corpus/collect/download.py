@@ -158,7 +158,7 @@ def download(
 
     done = part.stat().st_size if part.exists() else 0
     headers = {**HEADERS, "Range": f"bytes={done}-"} if done else HEADERS
-    with _response(session, address, headers, own_headers) as response:
+    with answered(session, address, headers, own_headers) as response:
         if response.status_code == 416:  # `part` is complete, or longer than the file on the server
             part.unlink()
             raise requests.ConnectionError("the server cannot resume the file", response=None)
@@ -179,7 +179,7 @@ def download(
 
 
 @contextmanager
-def _response(
+def answered(
     session: "Session", address: str, headers: Mapping[str, str], own_headers: Mapping[str, str]
 ) -> Iterator["Response"]:
     """The response after all redirects, each of which is checked before it is followed."""
@@ -188,8 +188,11 @@ def _response(
     server = urlsplit(address)[:2]  # scheme and host with port
     may_be_private = _is_private(address)  # the user chose it
     for _ in range(MAX_REDIRECTS + 1):
-        sent = {**headers, **own_headers} if urlsplit(address)[:2] == server else headers
-        response = session.get(address, headers=sent, timeout=TIMEOUT, stream=True, allow_redirects=False)
+        own = own_headers if urlsplit(address)[:2] == server else {}
+        auth = _as_it_is if own else None  # else a login in ~/.netrc would replace a token
+        response = session.get(
+            address, headers={**headers, **own}, auth=auth, timeout=TIMEOUT, stream=True, allow_redirects=False
+        )
         with response:
             if not response.is_redirect:
                 yield response
@@ -204,6 +207,10 @@ def _response(
             )
         address = target
     raise requests.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects")
+
+
+def _as_it_is(request: T) -> T:
+    return request
 
 
 def _is_private(address: str) -> bool:

@@ -4,7 +4,7 @@
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
     import SOURCE OUT            convert a model made elsewhere
     sample DIR PROMPT            continue a text
-    evaluate DIR SHARDS          bits per byte and perplexity on held-out documents
+    evaluate DIR SHARDS          bits per byte and perplexity on held-out documents; of an encoder, masked accuracy
 
 In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0; 1 for
 an error, which is one line on stderr; 130 for a signal that asked to stop. `train` runs in several processes with
@@ -19,10 +19,10 @@ import sys
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from model.data.mask_token import write_with_mask
-from model.data.token_shards import SPLITS, read_description, read_token_shards, shards_digest
+from model.data.token_shards import SPLITS, TokenShard, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import (
     TOKENIZER,
     check_made_by,
@@ -35,6 +35,9 @@ from model.training.config import VALIDATION_METRIC
 from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.presets import PRESET_NAMES, Preset, changed, preset_of
 from model.training.settings import parsed_changes, parsed_settings
+
+if TYPE_CHECKING:
+    from model.network.encoder import MaskedLM
 
 STOPPED = 130
 
@@ -264,15 +267,16 @@ def run_sample(args: argparse.Namespace) -> int:
 
 def run_evaluate(args: argparse.Namespace) -> int:
     from model.evaluate import document_losses
-    from model.network.registry import load_decoder
+    from model.network.decoder import Decoder
+    from model.network.registry import load_model
     from model.training.placement import for_evaluation
 
     description = read_description(args.shards)
-    decoder = for_evaluation(load_decoder(args.model))
-    if description["vocab_size"] != decoder.cfg.vocab_size:
+    model = for_evaluation(load_model(args.model, "cpu", "decoder", "masked_lm")[0])
+    if isinstance(model, Decoder) and description["vocab_size"] != model.cfg.vocab_size:
         raise ValueError(
             f"{args.shards} holds ids of a vocabulary of {description['vocab_size']} tokens, {args.model} has"
-            f" vocab_size={decoder.cfg.vocab_size}; give shards of its own tokenizer"
+            f" vocab_size={model.cfg.vocab_size}; give shards of its own tokenizer"
         )
     shards = read_token_shards(args.shards, args.split)
     if not sum(len(shard.tokens) for shard in shards):
@@ -280,11 +284,26 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if all(len(shard.tokens) == len(shard.document_ids) for shard in shards):  # the first is never predicted
         raise ValueError(f"{args.shards / args.split} holds documents of one token only, so none is predicted")
     if (args.model / TOKENIZER).is_dir():
-        check_made_by(load_model_tokenizer(args.model, decoder.cfg.vocab_size), shards)
-    losses = document_losses(decoder, shards)
+        check_made_by(load_model_tokenizer(args.model, model.cfg.vocab_size), shards)
+    if not isinstance(model, Decoder):
+        return _evaluate_masked(args, model, shards)
+    losses = document_losses(model, shards)
     print(f"{args.split} of {args.shards}: {len(losses.document_ids):,} documents, {losses.n_tokens.sum():,} tokens")
     print(f"bits per byte {losses.bits_per_byte:.4f}")
     print(f"perplexity {losses.perplexity:.3f} per token, loss {math.log(losses.perplexity):.4f} nats")
+    return 0
+
+
+def _evaluate_masked(args: argparse.Namespace, model: "MaskedLM", shards: Sequence[TokenShard]) -> int:
+    from model.data.masking import mask_vocabulary
+    from model.evaluate_masked import N_GROUPS, masked_document_losses
+
+    tokenizer = args.model / TOKENIZER
+    vocabulary = mask_vocabulary(args.shards, model.cfg.vocab_size, tokenizer if tokenizer.is_dir() else None)
+    losses = masked_document_losses(model, shards, vocabulary)
+    print(f"{args.split} of {args.shards}: {len(losses.document_ids):,} documents, {losses.n_tokens.sum():,} tokens")
+    print(f"masked accuracy {losses.accuracy:.4f}")
+    print(f"masked perplexity {losses.perplexity:.3f} per token, with one token in {N_GROUPS} masked at a time")
     return 0
 
 

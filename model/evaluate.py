@@ -103,10 +103,10 @@ def document_losses(
     lengths = [np.diff(shard.offsets) for shard in shards]
     windows = windows_of_documents(np.concatenate([NONE, *lengths]), max_seq_len, stride)
     windows = windows.of(np.argsort(windows.start - windows.end, kind="stable"))  # similar lengths: little padding
-    documents = _Documents(shards)
+    documents = Documents(shards)
     sums: list[Tensor] = []  # per pass, float64 on the device
     with memory_explained(f"{tokens_per_pass:,} tokens passed at once; give a smaller tokens_per_pass"):
-        for rows in _passes(windows.end - windows.start, tokens_per_pass):
+        for rows in passes_of(windows.end - windows.start, tokens_per_pass):
             sums.append(_window_losses(model, documents, windows.of(rows)))
         nats_N = torch.cat(sums).cpu().numpy() if sums else NONE
     n_documents = len(documents.first)
@@ -118,7 +118,7 @@ def document_losses(
     )
 
 
-class _Documents:
+class Documents:
     """Tokens of documents by number, read from the shards when asked for."""
 
     def __init__(self, shards: Sequence[TokenShard]) -> None:
@@ -131,7 +131,7 @@ class _Documents:
         return self.shards[self.shard[document]].tokens[first + start : first + end]
 
 
-def _passes(lengths: np.ndarray, tokens_per_pass: int) -> Iterator[slice]:
+def passes_of(lengths: np.ndarray, tokens_per_pass: int) -> Iterator[slice]:
     """Consecutive windows of descending `lengths` that pass together, padded to the first one's."""
     first = 0
     while first < len(lengths):
@@ -140,7 +140,7 @@ def _passes(lengths: np.ndarray, tokens_per_pass: int) -> Iterator[slice]:
         first = end
 
 
-def _window_losses(model: Decoder, documents: _Documents, windows: Windows) -> Tensor:
+def _window_losses(model: Decoder, documents: Documents, windows: Windows) -> Tensor:
     """Summed losses of the fresh targets of each window, float64 (B,)."""
     lengths, device = windows.end - windows.start, next(model.parameters()).device
     tokens_BT = np.zeros((len(windows), lengths.max() + 1), np.int64)  # padded right, out of a causal model's sight

@@ -20,6 +20,7 @@ ALLOWED = {
     "pooling": ("first", "mean"),
     "head_activation": ("tanh", "gelu"),
 }
+Objective = Literal["next_token", "masked_tokens"]
 GATED = ("swiglu", "geglu")
 NO_BIASES = {"qkv_bias": False, "output_bias": False, "mlp_bias": False}
 PRE_NORM = {"norm_position": "pre"}
@@ -84,7 +85,7 @@ def switches_of(family: str) -> dict[str, Any]:
     return {**NO_BIASES, **FAMILY_SWITCHES[family], "norm_eps": NORM_EPS[family], **NEW.get(family, {})}
 
 
-def objective_of(family: str) -> Literal["next_token", "masked_tokens"]:
+def objective_of(family: str) -> Objective:
     """What models of `family` learn to predict: a decoder the token that follows, an encoder the tokens that are
     masked."""
     return "masked_tokens" if family in ENCODER_FAMILIES else "next_token"

@@ -245,7 +245,7 @@ def changed(preset: Preset, changes: Mapping[str, Any], family: str | None = Non
     if unknown := [name for name in changes if name not in before]:
         raise ValueError(f"{unknown[0]}={changes[unknown[0]]!r}: {no_such_setting(unknown[0], before)}")
     given = (switches_of(family) if family is not None else {}) | dict(changes)
-    if family in WINDOW:
+    if family in WINDOW and changes.get("n_layers", before["n_layers"]) > 1:  # else there is no local layer
         given = {"sliding_window": WINDOW[family]} | given
     values = before | given
     by_rule = preset.by_rule - given.keys()

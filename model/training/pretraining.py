@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -31,7 +31,7 @@ from model.network.decoder import Decoder, initialise, new_decoder, weightless_d
 from model.network.encoder import MaskedLM, new_masked_lm, weightless_masked_lm
 from model.network.lora_config import LoraConfig, lora_config
 from model.network.registry import describe, load_model
-from model.network.shape import DecoderConfig, EncoderConfig, decoder_config, encoder_config
+from model.network.shape import DecoderConfig, EncoderConfig, Objective, decoder_config, encoder_config
 from model.network.size import flops_per_token, n_parameters, predicted_share
 from model.training.adapters import save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
@@ -112,7 +112,7 @@ class Pretraining:
         return mask_vocabulary(self.shards, vocab_size, self.tokenizer, knows_words=knows_words)
 
     @property
-    def objective(self) -> Literal["next_token", "masked_tokens"]:
+    def objective(self) -> Objective:
         return "masked_tokens" if isinstance(self.network, EncoderConfig) else "next_token"
 
     @property

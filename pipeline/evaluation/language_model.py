@@ -2,7 +2,7 @@
 
 In: a checkpoint and documents that it was not trained on. Out: a Report folder: results.json (one entry per metric,
 with 95 % bootstrap interval and baselines), report.md (tables), samples.md (texts that the decoder writes),
-figures/*.png.
+figures/*.png. An encoder is evaluated by masked_model.py.
 
 The model predicts every token of every held-out document once; its baselines are n-gram models fitted on all training
 tokens and evaluated on the same tokens, over the same bytes. Figures are not part of the content digest: their bytes
@@ -23,6 +23,7 @@ from model.data.token_shards import TokenShard, read_description, read_token_sha
 from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
+from pipeline.evaluation.masked_model import write_masked_report
 from pipeline.evaluation.metrics import bits_per_byte, perplexity
 from pipeline.evaluation.results import CONTENT, Result, note_lines, quoted, result_of, save_figure
 from pipeline.serving.generate import generate_text
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LanguageModelEvaluationConfig:
-    """How a decoder is evaluated."""
+    """How a language model is evaluated. Windows and sampling are those of a decoder."""
 
     split: Annotated[
         Literal["test", "validation"],
@@ -82,7 +83,15 @@ def evaluate_model(cfg: LanguageModelEvaluationConfig, inputs: tuple[Handle, ...
 
     The corpus (split Shards) is only needed to assign documents to sources.
     """
+    from model.training.files import CONFIG, read_json
+
     model, tokens = inputs[0], inputs[1]
+    if read_json(model.directory / CONFIG).get("kind") == "masked_lm":
+        results = write_masked_report(
+            model.directory, tokens.directory, cfg.split, cfg.n_samples, cfg.sample_tokens, cfg.seed, work
+        )
+        n_documents = sum(len(shard.document_ids) for shard in read_token_shards(tokens.directory, cfg.split))
+        return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
     corpus = next((handle for handle in inputs[2:] if isinstance(handle, Shards)), None)
     shards = read_token_shards(tokens.directory, cfg.split)
     losses = document_losses_of(cfg, model.directory, tokens.directory, shards, corpus, work)

@@ -277,12 +277,12 @@ CHAIN: tuple[Link, ...] = (
     ),
     Link(
         name="evaluate_model",
-        does="measures bits per byte of held-out text and writes samples",
+        does="measures how well a model predicts held-out text and writes samples",
         stage="pipeline.evaluation.language_model.EVALUATE_MODEL",
         config="pipeline.evaluation.language_model.LanguageModelEvaluationConfig",
         asset=EVALUATION,
         command="evaluate",
-        metrics=("bits_per_byte", "perplexity"),
+        metrics=("bits_per_byte", "perplexity", "masked_accuracy", "masked_perplexity"),
         reads=(Reads("pretrain"), Reads("tokenize")),
     ),
     Link(

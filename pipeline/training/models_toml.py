@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from model.network.shape import Objective, objective_of
 from pipeline.store.chain import MODEL, assets_of_table, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml
 from pipeline.training.pretrain import PretrainConfig
@@ -43,6 +44,11 @@ class Model(ABC):
     def assets(self) -> list[str]:
         """All assets that the table makes, except token shards, which several models may share."""
 
+    @property
+    def objective(self) -> Objective:
+        """What the model learned to predict."""
+        return "next_token"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedModel(Model):
@@ -55,6 +61,11 @@ class PretrainedModel(Model):
     @property
     def assets(self) -> list[str]:
         return assets_of_table(MODEL, self.name)
+
+    @property
+    def objective(self) -> Objective:
+        family = self.settings.get("family")
+        return "next_token" if family is None else objective_of(family)
 
     @classmethod
     def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> "PretrainedModel":

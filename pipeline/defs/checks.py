@@ -36,6 +36,7 @@ from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
+from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
 from pipeline.store.chain import EVALUATION, evaluation_of, metrics_of
 from pipeline.store.outputs import read_curve, read_results
@@ -48,7 +49,8 @@ from pipeline.tasks.tasks_toml import Task
 from pipeline.training.models_toml import Model
 
 TABLE = "checks"  # table of config.toml
-# Metric and baseline of a model's evaluation, by what it learned to predict.
+# Metrics of a model's evaluation, and the one that must be better than that of a baseline, by its objective.
+METRICS = {"next_token": metrics_of(EVALUATION), "masked_tokens": MASKED_METRICS}
 MUST_BEAT = {"next_token": ("bits_per_byte", "bigram"), "masked_tokens": ("masked_perplexity", "unigram")}
 SAMPLE_DOCUMENTS = 200  # that are checked for losslessness, besides the hard texts
 Key = Sequence[str]
@@ -165,7 +167,7 @@ def limited_metrics(
     return {
         "corpus": [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)],
         "corpus_report": metrics_of("corpus_report"),
-        **{evaluation_of(model.name): metrics_of(EVALUATION) for model in models},
+        **{evaluation_of(model.name): METRICS[model.objective] for model in models},
         **{f"{task.name}_evaluation": task.kind.metrics for task in tasks},
     }
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from model.data.masking import MaskVocabulary
     from model.network.encoder import MaskedLM
 
+METRICS = ("masked_accuracy", "masked_perplexity")
 GAPS_EVERY = 7  # one token in so many is masked in a sample
 
 

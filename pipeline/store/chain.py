@@ -282,7 +282,7 @@ CHAIN: tuple[Link, ...] = (
         config="pipeline.evaluation.language_model.LanguageModelEvaluationConfig",
         asset=EVALUATION,
         command="evaluate",
-        metrics=("bits_per_byte", "perplexity", "masked_accuracy", "masked_perplexity"),
+        metrics=("bits_per_byte", "perplexity"),
         reads=(Reads("pretrain"), Reads("tokenize")),
     ),
     Link(

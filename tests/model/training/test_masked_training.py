@@ -15,8 +15,7 @@ from model.data.mask_token import write_with_mask
 from model.data.masking import MaskedBatches, mask_vocabulary
 from model.data.token_shards import DESCRIPTION, read_token_shards, write_token_shard
 from model.data.tokenizer import load_tokenizer
-from model.hf.config import config_to_hf
-from model.hf.weights import model_to_hf
+from model.hf.files import write_folder
 from model.network.encoder import new_masked_lm
 from model.network.registry import load_model
 from model.network.shape import EncoderConfig, config_for
@@ -78,10 +77,8 @@ def scaled(model):
 def test_loss_and_gradient_equal_those_of_transformers_on_the_same_masked_batch(corpus, tmp_path):
     plan = plan_of(corpus, tmp_path, packing="documents", rows=4)
     ours = scaled(new_masked_lm(network_of(plan), seed=0))
-    theirs = BertForMaskedLM._from_config(
-        BertForMaskedLM.config_class(**config_to_hf(plan.network)), attn_implementation="eager"
-    ).eval()
-    theirs.load_state_dict(model_to_hf(ours, plan.network), strict=False)
+    write_folder(tmp_path / "theirs", ours)
+    theirs = BertForMaskedLM.from_pretrained(tmp_path / "theirs", attn_implementation="eager").eval()
     batch = training_batches(plan).batch(0)
     documents_BT = batch["documents_BT"]
     sees_B1TS = (documents_BT.unsqueeze(2) == documents_BT.unsqueeze(1)).unsqueeze(1)
@@ -96,14 +93,14 @@ def test_loss_and_gradient_equal_those_of_transformers_on_the_same_masked_batch(
     assert (loss_sum / n_targets).item() == pytest.approx(expected.item(), abs=1e-4)
     (loss_sum / n_targets).backward()
     expected.backward()
-    pairs = (
-        (ours.trunk.embed_tokens.weight, theirs.bert.embeddings.word_embeddings.weight),
-        (ours.head.dense.weight, theirs.cls.predictions.transform.dense.weight),
-        (ours.lm_head.bias, theirs.cls.predictions.bias),
-        (ours.trunk.layers[0].self_attn.q_proj.weight, theirs.bert.encoder.layer[0].attention.self.query.weight),
-    )
-    for mine, other in pairs:
-        torch.testing.assert_close(mine.grad, other.grad, atol=1e-4, rtol=1e-3)
+    mine, others = dict(ours.named_parameters()), dict(theirs.named_parameters())
+    for name, other in (
+        ("model.embed_tokens.weight", "bert.embeddings.word_embeddings.weight"),
+        ("model.layers.0.self_attn.q_proj.weight", "bert.encoder.layer.0.attention.self.query.weight"),
+        ("head.dense.weight", "cls.predictions.transform.dense.weight"),
+        ("lm_head.bias", "cls.predictions.bias"),
+    ):
+        torch.testing.assert_close(mine[name].grad, others[other].grad, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -33,7 +33,7 @@ PATTERNS = {
 }
 # Regular expression in a file -> name. {1,3}+ of tiktoken is a repeated count in the engine of `tokenizers`.
 SPLITS = {pattern.replace("{1,3}+", "{1,3}"): name for name, pattern in PATTERNS.items() if name != DIGITS_FIRST}
-REPLACED = (" {2,}", r"\s+")  # regular expressions that a normalizer may replace
+REPLACED = {" {2,}": "two spaces or more", r"\s+": "white space"}  # the same for what a normalizer replaces
 NORMALIZERS = (
     *("NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "BertNormalizer", "ByteLevel"),
     *("Lowercase", "StripAccents", "Strip", "Prepend", "Replace"),
@@ -141,15 +141,13 @@ def _check_parts(content: Mapping[str, Any]) -> None:
         if part["type"] not in PRE_TOKENIZERS:
             raise ValueError(f"pre-tokenizer {part['type']!r}, expected {', '.join(PRE_TOKENIZERS)}")
         if part["type"] == "Split":
-            _check_pattern(part["pattern"], tuple(SPLITS))
+            _check_pattern(part["pattern"], SPLITS)
 
 
-def _check_pattern(pattern: Mapping[str, str], known: tuple[str, ...]) -> None:
+def _check_pattern(pattern: Mapping[str, str], known: Mapping[str, str]) -> None:
     if "Regex" in pattern and pattern["Regex"] not in known:
-        shown = pattern["Regex"][:100]
-        raise ValueError(
-            f"the regular expression {shown!r} is not one of those we run: {', '.join(map(repr, known))}"
-        )
+        shown, names = pattern["Regex"][:100], ", ".join(known.values())
+        raise ValueError(f"the regular expression {shown!r} is not one of those that we run, which are: {names}")
 
 
 def _check_ids(content: Mapping[str, Any]) -> None:

@@ -127,7 +127,12 @@ def _write(
         )
     special = {role: ids[text] for role in ROLES if (text := _text(config.get(f"{role}_token"))) in ids}
     controls = {entry["content"]: entry["id"] for entry in added_of(checked) if entry.get("special")}
-    opening, closing = _around(checked, config, special)
+    try:
+        opening, closing = _around(checked, config, special)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the post-processor is not one that we know ({error}); take another model"
+        ) from error
     end_of_text = special.get("cls", controls.get(OPENS_DOCUMENTS, special.get("bos", special.get("eos"))))
     if end_of_text is None:
         raise ValueError(f"{path}: no token can open a document: neither cls, bos, eos nor {OPENS_DOCUMENTS} exists")
@@ -220,9 +225,7 @@ def _around(
         elif step["type"] == "TemplateProcessing":
             opening, closing = _of_template(step)
         elif step["type"] != "ByteLevel":
-            raise ValueError(
-                f"post-processor {step['type']!r}, expected TemplateProcessing or one of BERT or RoBERTa"
-            )
+            raise ValueError(f"{step['type']!r}, expected TemplateProcessing or that of BERT or RoBERTa")
     if isinstance(config.get("add_bos_token"), bool):
         opening = (special["bos"],) if config["add_bos_token"] and "bos" in special else ()
     if isinstance(config.get("add_eos_token"), bool):

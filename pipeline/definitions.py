@@ -26,7 +26,7 @@ from pipeline.store.layout import Layout, layout_from_environment, usable_layout
 from pipeline.store.redaction import redact_logs
 from pipeline.tasks.declared import refuse_missing
 from pipeline.tasks.tasks_toml import read_tasks
-from pipeline.training.models_toml import Model, PretrainedModel, read_models
+from pipeline.training.models_toml import Model, OpenModel, PretrainedModel, read_models
 
 
 def definitions(layout: Layout) -> dg.Definitions:
@@ -63,6 +63,8 @@ def definitions(layout: Layout) -> dg.Definitions:
 
 def assets_of_model(model: Model, file: ConfigFile) -> list[dg.AssetsDefinition]:
     """The assets of a table of models.toml."""
+    if isinstance(model, OpenModel):
+        return [models.base(model, file)]
     assert isinstance(model, PretrainedModel)
     return [models.pretrained_model(model, file), evaluations.model_evaluation(model, file)]
 

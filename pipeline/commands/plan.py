@@ -13,17 +13,22 @@ from pipeline.commands.tables import count_text, table_lines
 from pipeline.store.disk import size_text
 from pipeline.store.layout import usable_layout
 from pipeline.store.progress import clock_text
+from pipeline.tasks.declared import idle_assets
 
 UNKNOWN = "?"
 
 
 def run(args: Namespace) -> int:
-    assets = plan(usable_layout())
+    layout = usable_layout()
+    idle = idle_assets(layout)
+    planned = plan(layout)
+    assets = [one for one in planned if one.asset not in idle or any(build.last for build in one.builds)]
+    left_out = [one.asset for one in planned if one not in assets]
     if args.json:
         print(json.dumps([_as_json(asset) for asset in assets], indent=1))
     else:
         work = estimate(assets)
-        print("\n".join([*plan_lines(assets), *([estimate_line(work)] if work else [])]))
+        print("\n".join([*plan_lines(assets), *([estimate_line(work)] if work else []), *_idle_lines(left_out)]))
     return int(any(asset.fault for asset in assets))
 
 
@@ -41,6 +46,14 @@ def plan_lines(assets: Sequence[PlannedAsset]) -> list[str]:
     for asset, line in zip(changed, table[2:], strict=True):
         lines += [line, *(f"    {reason}" for reason in _reasons(asset))]
     return [*lines, "", *_sums(assets, changed)]
+
+
+def _idle_lines(assets: Sequence[str]) -> Iterator[str]:
+    if assets:
+        yield (
+            f"Left out, because nothing needs it: {', '.join(assets)}. `gristmill run {assets[0]}` imports it, and so"
+            " does the run of a task or model that has it as base."
+        )
 
 
 def _numbers(asset: PlannedAsset) -> list[str]:

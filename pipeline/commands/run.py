@@ -26,7 +26,7 @@ from pipeline.store.progress import Display, clock_text, displayed
 from pipeline.store.settings import refuse_unknown
 from pipeline.store.store import RECORD
 
-JOB = "demo"
+JOB, JOB_OF_ANY = "demo", "everything"  # of all assets that are needed; the one with every asset
 NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 # otherwise Dagster redirects stdout and stderr to its log, with two extra processes that also receive Ctrl-C
 NO_CAPTURE = {
@@ -129,8 +129,8 @@ def run_assets(layout: Layout, assets: Sequence[str], again: str, ending: Sequen
 
 
 def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]:
-    """Run the job of the whole graph, or `assets` of it, in this process. Returns what happened, and the id of the
-    run."""
+    """Run the job of all assets that are needed, or `assets`, in this process. Returns what happened, and the id of
+    the run."""
     print("Loading the graph", flush=True)
     multiprocessing.set_forkserver_preload(PRELOADED)
     from pipeline.commands.estimate import estimate, estimate_line
@@ -138,9 +138,11 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
     from pipeline.definitions import definitions
     from pipeline.defs.instance import open_instance
     from pipeline.defs.run_process import run_here
+    from pipeline.tasks.declared import declared_assets, idle_assets
 
     graph = definitions(layout)
-    keys = selected(graph.resolve_asset_graph(), assets)
+    names = assets or sorted(declared_assets(layout).difference(idle_assets(layout)))
+    keys = selected(graph.resolve_asset_graph(), names)
     steps = graph.resolve_asset_graph().assets_defs
     assets_of = {step.node_def.name: "/".join(step.key.path) for step in steps if step.keys and step.key in keys}
     planned = plan(layout, graph)
@@ -158,7 +160,7 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
         watch = Watch(display=display, layout=layout, assets_of=assets_of)
         instance.add_event_listener(run_id, watch)
         options = {"asset_selection": sorted(keys)} if assets else {}
-        job = graph.resolve_job_def(JOB)
+        job = graph.resolve_job_def(JOB_OF_ANY if assets else JOB)
         run_here(job, instance, run_id=run_id, run_config=NOT_ON_THE_CONSOLE, raise_on_error=False, **options)
     return watch, run_id
 
@@ -166,13 +168,13 @@ def materialise(layout: Layout, assets: Sequence[str] = ()) -> tuple[Watch, str]
 def selected(graph: Any, names: Sequence[str]) -> Collection[Any]:
     """Keys of assets: `NAME`, `+NAME` with everything before it, `NAME+` with everything after it.
 
-    Without names: all. Raises ValueError when there is no such asset.
+    Raises ValueError when there is no such asset.
     """
     from dagster import AssetSelection
 
     known = {"/".join(key.path): key for key in graph.get_all_asset_keys()}
     refuse_unknown("run", "asset", [name.strip("+") for name in names], sorted(known))
-    keys = set() if names else set(known.values())
+    keys = set()
     for name in names:
         one = AssetSelection.assets(known[name.strip("+")])
         up = one.upstream() if name.startswith("+") else one

@@ -9,6 +9,7 @@ import re
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,15 @@ def run_train(args: Namespace) -> int:
 def run_evaluate(args: Namespace) -> int:
     layout = layout_from_environment()
     model, data = (read_handle(folder_or_current(layout, text)) for text in (args.model, args.data))
-    evaluations = {tuple(read.what for read in link_of(name).reads): link_of(name) for name in run_by("evaluate")}
+    evaluations = {
+        stages: link
+        for link in map(link_of, run_by("evaluate"))
+        for stages in product(*(read.stages(link.name) for read in link.reads))
+    }
     if (model.stage, data.stage) not in evaluations:
         raise ValueError(
             f"{model.directory} is an output of `{model.stage}`, {data.directory} of `{data.stage}`; expected"
-            f" {' or '.join(' and '.join(map(str, stages)) for stages in evaluations)}"
+            f" {' or '.join(' and '.join(stages) for stages in evaluations)}"
         )
     stage, config = _evaluation(model, evaluations[model.stage, data.stage])
     cfg = read_assignments(config, args.set)

@@ -38,7 +38,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
-from pipeline.store.chain import EVALUATION, evaluation_of, metrics_of
+from pipeline.store.chain import EVALUATION, metrics_of
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
@@ -87,8 +87,8 @@ def asset_checks(
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
         check_step(["token_shards"], [conserved, lost, in_range]),
     ]
-    for model in models:
-        beats, evaluation = _beats_baseline(model.name, *MUST_BEAT[model.objective]), evaluation_of(model.name)
+    for model in (one for one in models if one.evaluation):
+        beats, evaluation = _beats_baseline(model.name, *MUST_BEAT[model.objective]), str(model.evaluation)
         checks += [
             check_step([model.asset], [finite_loss]),
             check_step([evaluation], [beats, *_limits(evaluation, limits)]),
@@ -167,7 +167,7 @@ def limited_metrics(
     return {
         "corpus": [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)],
         "corpus_report": metrics_of("corpus_report"),
-        **{evaluation_of(model.name): METRICS[model.objective] for model in models},
+        **{model.evaluation: METRICS[model.objective] for model in models if model.evaluation},
         **{f"{task.name}_evaluation": task.kind.metrics for task in tasks},
     }
 

@@ -7,7 +7,6 @@ from pipeline.defs.resources import Mill, made_with
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.task import TaskEvaluationConfig, evaluation_stage
-from pipeline.store.chain import evaluation_of
 from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.tasks.tasks_toml import Task
 from pipeline.tracking.registry import Candidate
@@ -16,9 +15,11 @@ from pipeline.training.models_toml import PretrainedModel
 
 
 def model_evaluation(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefinition:
+    assert model.evaluation
+
     @mill_asset(
         file,
-        key=evaluation_of(model.name),
+        key=model.evaluation,
         group="evaluation",
         kinds={"pytorch", "mlflow"},
         config=LanguageModelEvaluationConfig,

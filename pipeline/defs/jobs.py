@@ -5,9 +5,10 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.store.chain import TASK, assets_of_table, evaluation_of
+from pipeline.store.chain import TASK, assets_of_table
+from pipeline.tasks.declared import idle_bases
 from pipeline.tasks.tasks_toml import Task
-from pipeline.training.models_toml import Model
+from pipeline.training.models_toml import Model, OpenModel
 
 Job = Any  # what dg.define_asset_job returns has no public name
 ALL = dg.AssetSelection.all()
@@ -16,16 +17,24 @@ CORPUS = dg.AssetSelection.groups("corpus").upstream()  # with the examples, whi
 
 def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
     """The jobs by name. `pretrain` and `finetune` start from the current outputs of the assets before them."""
-    evaluated = [evaluation_of(model.name) for model in models]
+    trained = [asset for model in models if not isinstance(model, OpenModel) for asset in model.assets]
     of_tasks = [asset for task in tasks for asset in assets_of_table(TASK, task.name)]
+    open_bases = sorted({task.base for task in tasks}.difference(trained))
     selections = {
-        "demo": (ALL, "Everything: from the sources to the evaluated models."),
+        "demo": (
+            ALL - named(idle_bases(models, tasks)),
+            "Everything from the sources to the evaluated models, without open models that none of these needs.",
+        ),
+        "everything": (ALL, "Everything, with open models that nothing else needs."),
         "build_corpus": (CORPUS, "Collect the sources again and build everything up to the token shards."),
         "pretrain": (
-            dg.AssetSelection.groups("pretraining") | named(evaluated),
+            named(trained),
             "The models of models.toml and their evaluations, from the current token shards.",
         ),
-        "finetune": (named(of_tasks), "Examples, model and evaluation of every task, from their current bases."),
+        "finetune": (
+            named([*of_tasks, *open_bases]),
+            "Examples, model and evaluation of every task, from the current models.",
+        ),
     }
     return {
         name: dg.define_asset_job(name, selection=selection, description=description)

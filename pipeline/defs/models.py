@@ -6,8 +6,31 @@ from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
-from pipeline.training.models_toml import PretrainedModel
+from pipeline.training.bases import BASE, OpenRecipe
+from pipeline.training.models_toml import OpenModel, PretrainedModel
 from pipeline.training.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
+
+
+def base(model: OpenModel, file: ConfigFile) -> dg.AssetsDefinition:
+    source = model.source
+
+    @mill_asset(
+        file,
+        key=model.asset,
+        group="base_models",
+        kinds={"pytorch", "mlflow"},
+        config={},
+        code=[BASE],
+        description=f"{source.note or model.name}: imported from {source.origin()}, licence"
+        f" {source.licence or 'as the files state'}.",
+    )
+    def imported(
+        context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], cfg: object
+    ) -> dg.MaterializeResult[Checkpoint]:
+        recipe = OpenRecipe(config=source, cache=mill.layout.cache)
+        return mill.materialised(mill.build(context, BASE, recipe))
+
+    return imported
 
 
 def pretrained_model(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefinition:

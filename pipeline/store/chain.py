@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 GREY = "#BBBBBB"
 SOURCE, MODEL, BASE, TASK = "<source>", "<model>", "<base>", "<task>"  # stand for the name of a table
 OF_SOURCE = f"pages/{SOURCE}"
+OF_BASE = f"base/{BASE}"
 EVALUATION = f"{MODEL}_evaluation"  # of a model of models.toml
+MODELS = ("base", "pretrain")  # stages that make the models of models.toml
 MODEL_SUFFIX = "_model"  # of a model, which its evaluation leaves out
 
 
@@ -29,14 +31,17 @@ class Reads:
     """An input of a stage: `least` to `most` outputs (None = any number).
 
     `what` is the name of a stage, or of a schema in capitals; the output of any earlier stage that writes it fits.
+    Or the names of several stages whose outputs fit.
     """
 
-    what: str
+    what: str | tuple[str, ...]
     least: int = 1
     most: int | None = 1
 
     def stages(self, reader: str) -> tuple[str, ...]:
         """Names of the stages whose outputs fit."""
+        if isinstance(self.what, tuple):
+            return self.what
         if not self.what.isupper():
             return (self.what,)
         names = [link.name for link in CHAIN]
@@ -252,6 +257,13 @@ CHAIN: tuple[Link, ...] = (
         drops=True,
     ),
     Link(
+        name="base",
+        does="imports a model made elsewhere, verified by its sha256",
+        stage="pipeline.training.bases.BASE",
+        config="pipeline.training.open_config.OpenConfig",
+        asset=OF_BASE,
+    ),
+    Link(
         name="pretrain",
         does="trains a decoder on token shards",
         stage="pipeline.training.pretrain.PRETRAIN",
@@ -273,7 +285,7 @@ CHAIN: tuple[Link, ...] = (
         does="trains a model on the examples of a task",
         config="pipeline.training.finetune.FinetuneConfig",
         asset="<task>_model",
-        reads=(Reads("pretrain"), Reads("examples")),
+        reads=(Reads(MODELS), Reads("examples")),
     ),
     Link(
         name="evaluate_model",
@@ -283,7 +295,7 @@ CHAIN: tuple[Link, ...] = (
         asset=EVALUATION,
         command="evaluate",
         metrics=("bits_per_byte", "perplexity"),
-        reads=(Reads("pretrain"), Reads("tokenize")),
+        reads=(Reads(MODELS), Reads("tokenize")),
     ),
     Link(
         name="evaluate_classification",
@@ -334,14 +346,8 @@ def asset_folders() -> set[str]:
 
 
 def assets_of_table(kind: str, name: str) -> list[str]:
-    """The assets of the table `name` of a source, model, base or task; `kind` is one of the constants above."""
-    patterns = dict.fromkeys(link.asset for link in CHAIN if kind in link.asset)
-    return [evaluation_of(name) if one == EVALUATION else one.replace(kind, name) for one in patterns]
-
-
-def evaluation_of(model: str) -> str:
-    """The asset that evaluates a model of models.toml: foundation_evaluation for foundation_model."""
-    return EVALUATION.replace(MODEL, model.removesuffix(MODEL_SUFFIX))
+    """The assets of the table `name`; `kind` is SOURCE or TASK."""
+    return [one.replace(kind, name) for one in dict.fromkeys(link.asset for link in CHAIN) if kind in one]
 
 
 def stages_of(asset: str) -> list[Any]:

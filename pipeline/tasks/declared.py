@@ -6,6 +6,7 @@ removes it. And the paths and columns that the files name and that do not exist;
 for that, and nothing is downloaded.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.corpus.collect.files import FilesSource
@@ -14,7 +15,8 @@ from pipeline.corpus.examples.stage import LabelledFile, check_beginning
 from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
 from pipeline.tasks.tasks_toml import Task, read_tasks
-from pipeline.training.models_toml import read_models
+from pipeline.training.models_toml import Model, OpenModel, read_models
+from pipeline.training.open_config import FolderWeights
 
 HEADER_BYTES = 64_000  # of a labelled file, whose columns are looked at
 MOST_FAULTS = 3  # that a message tells
@@ -26,6 +28,17 @@ def declared_assets(layout: Layout) -> set[str]:
     of_models = [model.assets for model in read_models(layout.models_toml).values()]
     of_tasks = [assets_of_table(TASK, task) for task in read_tasks(layout.tasks_toml)]
     return fixed_assets().union(*pages, *of_models, *of_tasks)
+
+
+def idle_bases(models: Iterable[Model], tasks: Iterable[Task]) -> list[str]:
+    """The assets of open models that no task and no other model needs: they are imported only when they are named."""
+    needed = {task.base for task in tasks}
+    return [model.asset for model in models if isinstance(model, OpenModel) and model.asset not in needed]
+
+
+def idle_assets(layout: Layout) -> list[str]:
+    """Those of the graph that `gristmill run` and the job demo leave out."""
+    return idle_bases(read_models(layout.models_toml).values(), read_tasks(layout.tasks_toml).values())
 
 
 def refuse_missing(layout: Layout) -> None:
@@ -44,10 +57,22 @@ def missing_inputs(layout: Layout) -> list[str]:
         for name, source in read_sources(layout.sources_toml).items()
         if isinstance(source, FilesSource) and not Path(source.path).exists()
     ]
+    faults += [
+        f"{layout.models_toml}: [{name}]: folder {folder} is not a folder; it is relative to that of models.toml"
+        for name, model in read_models(layout.models_toml).items()
+        if (folder := _folder_of(model)) and not Path(folder).is_dir()
+    ]
     for name, task in read_tasks(layout.tasks_toml).items():
         if fault := _fault_of_task(task):
             faults.append(f"{layout.tasks_toml}: [{name}]: {fault}")
     return faults
+
+
+def _folder_of(model: Model) -> str | None:
+    """The folder that an open model is read from, if it is one of this machine."""
+    if isinstance(model, OpenModel) and isinstance(model.source, FolderWeights):
+        return model.source.folder
+    return None
 
 
 def _fault_of_task(task: Task) -> str | None:

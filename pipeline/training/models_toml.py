@@ -2,7 +2,9 @@
 
 In: data/models.toml. Out: a `Model` by table name, one dataclass per kind:
 
-- pretrain: trained from scratch on the corpus. Its asset has the name of the table.
+- pretrain: trained from scratch on the corpus. Its asset has the name of the table, and there is one of its
+  evaluation.
+- open: weights made elsewhere, which are imported: the asset base/<name>.
 
 The keys of a table are those of its kind and the settings of its stage that differ from their defaults. Without the
 file, the graph has one model, foundation_model, with default settings. A mistake raises a ValueError that names file,
@@ -14,11 +16,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from model.network.shape import Objective, objective_of
-from pipeline.store.chain import MODEL, assets_of_table, fixed_assets
+from pipeline.store.chain import BASE, EVALUATION, MODEL, MODEL_SUFFIX, OF_BASE, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml
+from pipeline.training.open_config import OpenConfig
+from pipeline.training.open_models import read_open
 from pipeline.training.pretrain import PretrainConfig
 
 DEFAULT = "foundation_model"
@@ -40,9 +44,19 @@ class Model(ABC):
         return self.name
 
     @property
-    @abstractmethod
+    def evaluation(self) -> str | None:
+        """The asset that evaluates it: foundation_evaluation for foundation_model. None if there is none."""
+        return EVALUATION.replace(MODEL, self.name.removesuffix(MODEL_SUFFIX))
+
+    @property
     def assets(self) -> list[str]:
         """All assets that the table makes, except token shards, which several models may share."""
+        return [self.asset, *([self.evaluation] if self.evaluation else [])]
+
+    @classmethod
+    @abstractmethod
+    def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
+        """The model of a table (without its key `kind`) that is written at `where` of a file in `folder`."""
 
     @property
     def objective(self) -> Objective:
@@ -59,22 +73,39 @@ class PretrainedModel(Model):
     settings: Mapping[str, Any]
 
     @property
-    def assets(self) -> list[str]:
-        return assets_of_table(MODEL, self.name)
-
-    @property
     def objective(self) -> Objective:
         family = self.settings.get("family")
         return "next_token" if family is None else objective_of(family)
 
     @classmethod
-    def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> "PretrainedModel":
+    def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
         del folder
         read(PretrainConfig, values, where)
         return cls(name=name, settings=checked_values(PretrainConfig, values, where))
 
 
-KINDS: dict[str, type[PretrainedModel]] = {kind.kind: kind for kind in (PretrainedModel,)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OpenModel(Model):
+    """A model made elsewhere."""
+
+    kind: ClassVar[str] = "open"
+
+    source: OpenConfig
+
+    @property
+    def asset(self) -> str:
+        return OF_BASE.replace(BASE, self.name)
+
+    @property
+    def evaluation(self) -> None:
+        return None
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
+        return cls(name=name, source=read_open(name, values, where, folder))
+
+
+KINDS: dict[str, type[Model]] = {kind.kind: kind for kind in (PretrainedModel, OpenModel)}
 
 
 def read_models(path: Path) -> dict[str, Model]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from pipeline.store.disk import size_text
 from pipeline.store.layout import folder_or_current, layout_from_environment
 from pipeline.store.record_file import RECORD, load_record
-from pipeline.store.store import verify
+from pipeline.store.store import handle_of, verify
+from pipeline.training.bases import origins_of
 
 if TYPE_CHECKING:
     from model.network.decoder import Decoder
@@ -148,7 +149,10 @@ def _notes(folder: Path) -> dict[str, str]:
     if not (folder / RECORD).exists():
         return {}
     made = load_record(folder)
-    return {"made by": f"{made['stage']} {made['fingerprint']}"}
+    notes = {"made by": f"{made['stage']} {made['fingerprint']}"}
+    for origin in origins_of([handle_of(folder, made)]):
+        notes |= {f"base {key}": value for key, value in {"name": origin.name, **origin.facts()}.items()}
+    return notes
 
 
 def _line_that_opens(out: Path, kind: str, is_decoder: bool) -> str:

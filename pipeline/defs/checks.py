@@ -38,7 +38,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
-from pipeline.store.chain import EVALUATION, metrics_of
+from pipeline.store.chain import EVALUATION, MODEL_SUFFIX, metrics_of
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
@@ -88,7 +88,8 @@ def asset_checks(
         check_step(["token_shards"], [conserved, lost, in_range]),
     ]
     for model in (one for one in models if one.evaluation):
-        beats, evaluation = _beats_baseline(model.name, *MUST_BEAT[model.objective]), str(model.evaluation)
+        stem, evaluation = model.name.removesuffix(MODEL_SUFFIX), str(model.evaluation)
+        beats = _beats_baseline(stem, *MUST_BEAT[model.objective])
         checks += [
             check_step([model.asset], [finite_loss]),
             check_step([evaluation], [beats, *_limits(evaluation, limits)]),

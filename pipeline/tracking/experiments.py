@@ -17,8 +17,10 @@ DESCRIPTION = (
 )
 DESCRIPTIONS = {
     "corpus": "Data cards of the corpus: content, origin, and what was removed. One run per card.",
-    "pretraining": "Foundation models: decoders trained on the token shards. One run per model; the models and their"
-    " checkpoints are under **Models**, with the validation loss of each.",
+    "base_models": "Models made elsewhere that were imported, with their origin, licence and sha256. One run per"
+    " model.",
+    "pretraining": "The models of models.toml that were trained here on token shards. One run per model; the models"
+    " and their checkpoints are under **Models**, with the validation loss of each.",
     "fine_tuning": "Models that were fine-tuned for the tasks of tasks.toml. One run per model.",
     "evaluation": "Models evaluated on held-out data and compared with baselines. One run per evaluation; the pages"
     " of the models show the scores, too.",

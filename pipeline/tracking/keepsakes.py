@@ -1,4 +1,4 @@
-"""Logs a finished build to MLflow: weights, scores, constants, tables and figures.
+"""Logs a finished build to MLflow: weights, scores, constants, tables and figures, and the base of a model.
 
 In: a tracker and a finished Checkpoint or Report. Out: events in the tracker's journal. If an output was
 found finished and its run is closed as finished, nothing is logged, so there is no second run.
@@ -17,6 +17,7 @@ from pipeline.tracking.pictures import html_page, write_curve
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.server import is_finished
 from pipeline.tracking.tracker import Tracker
+from pipeline.training.bases import Origin, origins_of, read_origin
 from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
@@ -32,6 +33,8 @@ def keep_results(
     if built.unchanged and is_finished(tracker.layout, handle.fingerprint):
         return
     tracker.started(handle.fingerprint, built.record["config"], inputs, times_of(built.record))
+    for origin in origins_of([handle, *inputs]):
+        tracker.tag({f"gristmill.base{key}": value for key, value in base_tags(origin).items()})
     data = next((one for one in inputs if isinstance(one, Shards | Columns)), None)
     if isinstance(handle, Checkpoint):
         _keep_model(tracker, handle, built.record["measures"], data)
@@ -43,6 +46,12 @@ def keep_results(
         tracker.register(**candidate.event(results, report))
     elif model is not None and model.stage == PRETRAIN.name:
         tracker.publish(model, {result["metric"]: result["value"] for result in results}, report)
+
+
+def base_tags(origin: Origin) -> dict[str, str]:
+    """Name, licence and sha256 of a model made elsewhere, as parts of the names of tags and their values."""
+    facts = origin.facts()
+    return {"": origin.name, ".licence": facts["licence"], ".sha256": facts["sha256"], ".origin": facts["origin"]}
 
 
 def times_of(record: Mapping[str, Any]) -> tuple[int, int]:
@@ -57,7 +66,8 @@ def _keep_model(tracker: Tracker, model: Checkpoint, measures: Mapping[str, floa
     tracker.params(constants)
     measured = {name: value for name, value in measures.items() if name not in (*constants, SPEED)}
     tracker.scores(model.rows, measured, model, data)
-    for name in (WEIGHTS, "config.json", "tokenizer"):
+    weights = [] if read_origin(model.directory) else [WEIGHTS]  # those made elsewhere can be had there again
+    for name in (*weights, "config.json", "tokenizer"):
         tracker.model_file(model.directory / name, "tokenizer" if name == "tokenizer" else "")
     best = best_checkpoint(model.directory)
     if best is not None and (step := int(best.name.rpartition("-")[2])) != model.rows:  # else: the final model

@@ -18,7 +18,7 @@ from pipeline.store.store import code_commit, literals
 from pipeline.tracking.datasets import asset_of, datasets
 from pipeline.tracking.delivery import Courier
 from pipeline.tracking.journal import Event, Journal, now_ms, this_process
-from pipeline.tracking.names import LONGEST_DESCRIPTION
+from pipeline.tracking.names import LONGEST_DESCRIPTION, LONGEST_TAG, accepted_name, cut_value
 
 WEIGHTS, COMPLETE = "model.safetensors", "complete.json"  # of a checkpoint; see model/training/checkpoint.py
 
@@ -30,7 +30,7 @@ class Tracker:
     layout: Layout
     asset: str
     group: str  # name of the MLflow experiment
-    run_name: str = ""  # if empty, the name of the asset
+    run_name: str = ""  # if empty, the last part of the name of the asset
     trains: bool = False  # whether the build trains a model; otherwise it evaluates models or data
     description: str = ""  # Markdown at the top of the page of the run
     parent: str = ""  # fingerprint of the build whose run this one is a child of
@@ -57,7 +57,7 @@ class Tracker:
         self.journal = Journal(self.layout, fingerprint)
         self.journal.open(
             {
-                "name": self.run_name or self.asset,
+                "name": self.run_name or self.asset.rpartition("/")[2],  # MLflow refuses models with / in their names
                 "experiment": self._experiment(),
                 "trains": self.trains,
                 "parent": self.parent,
@@ -120,6 +120,11 @@ class Tracker:
         """Log a file, or all files of a folder, as artifacts of the model of this build, or of its checkpoint of
         `step`."""
         self._note({"do": "model_file", "path": self._relative(path), "folder": folder, "step": step})
+
+    def tag(self, values: Mapping[str, str]) -> None:
+        """Set tags of the run that are only known now."""
+        for key, value in values.items():
+            self._note({"do": "tag", "key": accepted_name(key), "value": cut_value(value, LONGEST_TAG)})
 
     def describe(self, text: str) -> None:
         """Set the description at the top of the page of the run, as Markdown."""

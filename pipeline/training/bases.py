@@ -12,14 +12,15 @@ folder, a package or the hub are one output. torch is imported where it is used.
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.store.json_files import read_object
-from pipeline.store.record_file import rebuilding
-from pipeline.store.records import Checkpoint
+from pipeline.store.lineage import folder_of
+from pipeline.store.record_file import read_record, rebuilding
+from pipeline.store.records import Checkpoint, Handle, Report
 from pipeline.store.shards import write_bytes, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training.model_files import files_table, identity_of, is_licence, is_weights, names_in_folder
@@ -96,6 +97,25 @@ def read_origin(directory: Path) -> Origin | None:
         return None
     values = read_object(path, KEYS, rebuilding(directory))
     return Origin(**{**values, "stored": tuple(values["stored"])})
+
+
+def origins_of(handles: Iterable[Handle]) -> list[Origin]:
+    """Where the weights came from that these models, or the models that they were trained from, began with."""
+    waiting, seen, found = [folder_of(one) for one in handles], set[Path](), []
+    while waiting:
+        folder = waiting.pop()
+        record = read_record(folder.directory)
+        if (
+            folder.directory in seen
+            or record is None
+            or record["handle"] not in (Checkpoint.__name__, Report.__name__)
+        ):
+            continue
+        seen.add(folder.directory)
+        if origin := read_origin(folder.directory):
+            found.append(origin)
+        waiting += folder.inputs(record)
+    return found
 
 
 def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:

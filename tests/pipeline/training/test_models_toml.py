@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.training.models_toml import read_models
+from pipeline.training.models_toml import OpenModel, read_models
 
 TWO = """
 [foundation_model]
@@ -42,6 +42,21 @@ def test_read_models_of_the_project_has_the_foundation_model():
     assert "foundation_model" in read_models(Path(__file__).parents[3] / "data" / "models.toml")
 
 
+OPEN = """
+[elsewhere]
+kind = "open"
+folder = "weights"
+licence = "MIT"
+"""
+
+
+def test_read_models_open_model_has_one_asset_and_its_folder_is_beside_the_file(tmp_path):
+    (model,) = read_models(written(tmp_path, OPEN)).values()
+    assert isinstance(model, OpenModel)
+    assert model.assets == ["base/elsewhere"] and model.evaluation is None
+    assert model.source.folder == str(tmp_path / "weights")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -61,6 +76,8 @@ def test_read_models_of_the_project_has_the_foundation_model():
             r"\[Little\]: the name of a model begins with a letter and has only a to z",
         ),
         (replaced("[little]", "[a__b]"), r"\[a__b\]: the name of a model .* single _"),
+        (replaced("folder", "floder", OPEN), r"\[elsewhere\]: the table does not name the place of the weights"),
+        (replaced("licence", "license", OPEN), r"\[elsewhere\]: unknown key `license`; did you mean `licence`\?"),
         (replaced("[little]", "[corpus]"), r"\[corpus\]: the name is taken: it makes the asset corpus, which every"),
         (
             replaced("[little]", "[foundation]"),

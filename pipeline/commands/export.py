@@ -150,8 +150,8 @@ def _notes(folder: Path) -> dict[str, str]:
         return {}
     made = load_record(folder)
     notes = {"made by": f"{made['stage']} {made['fingerprint']}"}
-    for origin in origins_of([handle_of(folder, made)]):
-        notes |= {f"base {key}": value for key, value in {"name": origin.name, **origin.facts()}.items()}
+    for origin in origins_of([handle_of(folder, made)]).values():
+        notes |= {f"base: {key}": value for key, value in origin.facts().items()}
     return notes
 
 

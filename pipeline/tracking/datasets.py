@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.store.layout import Layout, all_entries
+from pipeline.store.lineage import Folder
 from pipeline.store.records import Columns, Handle, Shards
 from pipeline.store.store import read_record
 
@@ -48,7 +49,7 @@ def dataset_of(layout: Layout, handle: Handle) -> dict[str, Any]:
     }
 
 
-def asset_of(layout: Layout, handle: Handle) -> str:
+def asset_of(layout: Layout, handle: Handle | Folder) -> str:
     """The asset whose output this is or was; the stage, for an output that is not an asset."""
     for entry in all_entries(layout):
         if any(handle.directory == layout.store / folder for folder in (entry["folder"], *entry["earlier"])):

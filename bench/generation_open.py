@@ -13,6 +13,7 @@ not installed, that column stays empty.
 
 import argparse
 import copy
+import importlib
 import importlib.util
 import statistics
 import tempfile
@@ -57,9 +58,8 @@ class LlamaCpp:
     """llama.cpp on the file as it is; rows of a batch are decoded together, as a server does it."""
 
     def __init__(self, file: Path, n_rows: int, n_tokens: int, n_threads: int) -> None:
-        import llama_cpp
-
-        self.api = llama_cpp
+        self.api: Any = importlib.import_module("llama_cpp")
+        llama_cpp = self.api
         llama_cpp.llama_backend_init()
         self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.silent, None)

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.data.tokenizer_json import DIGITS_FIRST
 from model.hf.config import family_of
 from model.hf.family import LAYER, QKV, WeightRule
 from model.hf.tokenizer import ExportedTokenizer
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
 
 EXPORTED_BY = "gristmill"  # value of general.quantized_by; only such a file is replaced
 # Name of the split pattern -> llama.cpp's name of the code that splits like it.
-SPLITS = {"gpt-2": "gpt-2", "qwen2": "qwen2", "gpt2": "gpt-2", "cl100k_base": "llama-bpe", "o200k_base": "gpt-4o"}
+SPLITS = {
+    "gpt-2": "gpt-2",
+    "qwen2": "qwen2",
+    "gpt2": "gpt-2",
+    "cl100k_base": "llama-bpe",
+    "o200k_base": "gpt-4o",
+    "llama3": "llama-bpe",
+    "tekken": "tekken",
+    DIGITS_FIRST: "smollm",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.data.tokenizer import IMPORTED
+from model.data.tokenizer_json import MODELS, pattern_of, vocabulary_of
 from model.training.files import read_json
 
 TOKENIZER_JSON, TOKENIZER_CONFIG_JSON = "tokenizer.json", "tokenizer_config.json"
@@ -41,7 +43,7 @@ class ExportedTokenizer:
     control: frozenset[int]  # ids without text
     merges: tuple[str, ...]  # "left right", in the order in which they apply
     special_ids: Mapping[str, int]  # of bos_token, eos_token and pad_token those that exist
-    pattern_name: str | None  # of the split pattern; None for a tokenizer of others
+    pattern_name: str | None  # of the split pattern; None if it is not known
     opens_with_bos: bool
     chat_template: str | None
 
@@ -61,15 +63,16 @@ def read_exported_tokenizer(
     model, added = _checked(folder / TOKENIZER_JSON, tokenizer)
     if not isinstance(config, dict):
         raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} contains a {type(config).__name__}, expected an object")
-    tokens = {**model["vocab"], **{entry["content"]: entry["id"] for entry in added}}
+    tokens = {**vocabulary_of(tokenizer), **{entry["content"]: entry["id"] for entry in added}}
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
-    _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=description is not None)
+    is_ours = description is not None and description.get("vocabulary") != IMPORTED
+    _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=is_ours)
     if feeding is not None:
-        _feed(tokenizer, config, tokens, feeding, is_ours=description is not None)
+        _feed(tokenizer, config, tokens, feeding, is_ours=is_ours)
     special_ids = {name: tokens[text] for name in SPECIAL if (text := _text(config.get(name))) in tokens}
     if chat_template is None and (folder / CHAT_TEMPLATE).is_file():
         chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
-    opens_with_bos = description is not None and "bos_token" in special_ids
+    opens_with_bos = is_ours and "bos_token" in special_ids
     if opens_with_bos:
         tokenizer["post_processor"] = _opened_with(str(_text(config["bos_token"])), special_ids["bos_token"])
     if chat_template is not None:
@@ -84,12 +87,24 @@ def read_exported_tokenizer(
         files=files,
         tokens=tokens,
         control=frozenset(entry["id"] for entry in added if entry.get("special")),
-        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
+        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", ())),
         special_ids=special_ids,
-        pattern_name=None if description is None else str(description.get("pattern_name")),
-        opens_with_bos=opens_with_bos,
+        pattern_name=_pattern_name(description, tokenizer),
+        opens_with_bos=opens_with_bos or (not is_ours and _opens_with(description, special_ids)),
         chat_template=chat_template,
     )
+
+
+def _pattern_name(description: Mapping[str, Any] | None, tokenizer: Mapping[str, Any]) -> str | None:
+    if description is None:
+        return None
+    is_imported = description.get("vocabulary") == IMPORTED  # then its parts were checked
+    return pattern_of(tokenizer) if is_imported else str(description.get("pattern_name"))
+
+
+def _opens_with(description: Mapping[str, Any] | None, special_ids: Mapping[str, int]) -> bool:
+    """Whether an imported tokenizer puts the beginning-of-text token before a text."""
+    return description is not None and description.get("opening") == [special_ids.get("bos_token")]
 
 
 def _feed(
@@ -110,13 +125,15 @@ def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str,
     """The parts `model` and `added_tokens` of a tokenizer.json."""
     try:
         model, added = tokenizer["model"], tokenizer.get("added_tokens") or []
-        ids = [*model["vocab"].values(), *(entry["id"] for entry in added)]
-        if model["type"] != "BPE" or not all(type(token_id) is int and token_id >= 0 for token_id in ids):
-            raise TypeError(f"model type {model['type']!r}, expected 'BPE' with ids from 0")
-        if not all(isinstance(entry["content"], str) for entry in added) or not isinstance(model["merges"], list):
-            raise TypeError("added_tokens without content, or no list of merges")
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path}: not a tokenizer of byte-pair encoding ({error})") from error
+        ids = [*vocabulary_of(tokenizer).values(), *(entry["id"] for entry in added)]
+        if model["type"] not in MODELS or not all(type(token_id) is int and token_id >= 0 for token_id in ids):
+            raise TypeError(f"model type {model['type']!r}, expected one of {', '.join(MODELS)} with ids from 0")
+        if not all(isinstance(entry["content"], str) for entry in added):
+            raise TypeError("added_tokens without content")
+        if not isinstance(model["merges"] if model["type"] == "BPE" else [], list):
+            raise TypeError("no list of merges")
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: not a tokenizer of Hugging Face ({error})") from error
     return model, added
 
 

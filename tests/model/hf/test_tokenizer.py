@@ -63,6 +63,22 @@ def test_tokens_control_tokens_merges_and_special_ids_are_read(folder):
     assert exported.special_ids == {"bos_token": 4, "eos_token": 4}  # <none> is no token
 
 
+@pytest.mark.parametrize("opening", [[], [4]])
+def test_imported_tokenizer_is_copied_as_it_is_and_its_pattern_has_a_name(folder, opening):
+    write(folder, "gristmill_tokenizer.json", {"vocabulary": "imported", "opening": opening})
+    exported = read_exported_tokenizer(folder, 64)  # more than it has tokens
+    assert json.loads(exported.files["tokenizer.json"]) == TOKENIZER
+    assert exported.pattern_name == "gpt-2" and exported.opens_with_bos == bool(opening)
+
+
+def test_imported_tokenizer_of_an_encoder_has_no_merges(folder):
+    model = {"type": "WordPiece", "vocab": LETTERS, "unk_token": "a"}
+    write(folder, "tokenizer.json", {**TOKENIZER, "model": model, "pre_tokenizer": {"type": "BertPreTokenizer"}})
+    write(folder, "gristmill_tokenizer.json", {"vocabulary": "imported", "opening": [4]})
+    exported = read_exported_tokenizer(folder, 64)
+    assert exported.merges == () and exported.tokens == {**LETTERS, "<end>": 4} and exported.pattern_name is None
+
+
 def test_tokenizer_of_others_is_copied_as_it_is_and_may_have_fewer_tokens_than_the_model(folder):
     (folder / "gristmill_tokenizer.json").unlink()
     write(folder, "special_tokens_map.json", {"eos_token": "<end>"})
@@ -102,7 +118,7 @@ def test_tokenizer_of_others_with_more_tokens_than_the_model_is_refused(folder):
         [],
         {},
         {**TOKENIZER, "model": None},
-        {**TOKENIZER, "model": {"type": "WordPiece", "vocab": LETTERS, "merges": []}},
+        {**TOKENIZER, "model": {"type": "WordLevel", "vocab": LETTERS, "merges": []}},
         {**TOKENIZER, "model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}},
         {**TOKENIZER, "model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
         {**TOKENIZER, "model": {"type": "BPE", "vocab": LETTERS}},
@@ -111,7 +127,7 @@ def test_tokenizer_of_others_with_more_tokens_than_the_model_is_refused(folder):
 )
 def test_broken_tokenizer_json_is_refused_by_file(broken, folder):
     write(folder, "tokenizer.json", broken)
-    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer of byte-pair encoding"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not a tokenizer of Hugging Face"):
         read_exported_tokenizer(folder, 5)
 
 

@@ -4,7 +4,8 @@ In: the shape, with random weights, or the folder of a model. Out: a markdown ta
 step and of peaks of memory, printed. Contestants run in processes of their own and take turns; all have the same
 weights, batches, adapted layers, rank, float32 and threads, and the first loss of all is compared.
 
-    .venv/bin/python -m bench.lora [--model FOLDER] [--rows 4] [--seq-len 256] [--steps 6] [--rounds 2] [--threads 2] [--layers 30]
+    .venv/bin/python -m bench.lora [--model FOLDER] [--rows 4] [--seq-len 256] [--steps 6] [--rounds 2] [--threads 2]
+        [--layers 30]
 """
 
 import argparse

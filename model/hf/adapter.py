@@ -22,7 +22,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from model.hf.config import family_of
-from model.hf.families import WeightRule
 from model.hf.replacing import EXPORT, replacing_export
 from model.hf.weights import names_by, to_ours, to_theirs
 from model.network.lora import add_lora, linears_of_blocks
@@ -64,6 +63,7 @@ def write_adapter(directory: Path, adapter: Path, base_name: str | None = None) 
     """
     description = read_json(adapter / CONFIG)
     kind, cfg, lora = description["kind"], config_of(description), lora_in(description)
+    rules = family_of(cfg).rules_of(kind)
     tensors = read_tensors(adapter / WEIGHTS)
     factors = {
         name.removesuffix(".lora_a"): Factors(tensors[name], tensors[name.removesuffix("a") + "b"])
@@ -71,7 +71,7 @@ def write_adapter(directory: Path, adapter: Path, base_name: str | None = None) 
         if name.endswith(".lora_a")
     }
     head = {name: weight for name, weight in tensors.items() if not name.endswith((".lora_a", ".lora_b"))}
-    head = to_theirs(head, _rules(kind, cfg), cfg.n_layers)
+    head = to_theirs(head, rules, cfg.n_layers)
     joined = {theirs: _joined(factors, ours) for theirs, ours in _pairs(kind, cfg) if factors.keys() & set(ours)}
     weights = {f"{PREFIX}{name}": weight.contiguous() for name, weight in head.items()}
     for theirs, pair in joined.items():
@@ -85,7 +85,7 @@ def write_adapter(directory: Path, adapter: Path, base_name: str | None = None) 
         "target_modules": sorted(joined),
         "rank_pattern": {theirs: n for theirs, pair in joined.items() if (n := pair.a_RI.size(0)) != lora.rank},
         "modules_to_save": sorted({name.rpartition(".")[0] for name in head}) or None,
-        "fan_in_fan_out": any(rule.transposed for rule in _rules(kind, cfg)),
+        "fan_in_fan_out": any(rule.transposed for rule in rules),
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
@@ -117,7 +117,7 @@ def read_adapter(directory: Path, model: nn.Module, base_sha256: str | None = No
     every = {name for name, _ in linears_of_blocks(model)}
     targets = () if factors.keys() == every else tuple(sorted(factors))
     head = {name.removeprefix(PREFIX): weight for name, weight in tensors.items() if not name.endswith(ENDS)}
-    head = to_ours(head, _rules(kind, cfg), cfg.n_layers)  # type: ignore[arg-type,union-attr]
+    head = to_ours(head, family_of(cfg).rules_of(kind), cfg.n_layers)  # type: ignore[arg-type,union-attr]
     in_trunk = {id(weight) for weight in model.trunk.parameters()}  # type: ignore[union-attr,operator]
     own = {name: weight for name, weight in model.named_parameters() if id(weight) not in in_trunk}
     check_same_shapes(f"{where}, modules_to_save", own if head else {}, head)
@@ -136,17 +136,13 @@ def _pairs(kind: str, cfg: Config) -> Iterator[tuple[str, tuple[str, ...]]]:
     with torch.device("meta"):
         model = KINDS[kind].build(cfg, ("", ""))
     ours_of_blocks = {name for name, _ in linears_of_blocks(model)}
-    rules = _rules(kind, cfg)
+    rules = family_of(cfg).rules_of(kind)
     if not rules:
         yield from ((name, (name,)) for name in ours_of_blocks)
     for theirs, ours, _ in names_by(rules, cfg.n_layers):
         layers = tuple(name.removesuffix(".weight") for name in ours)
         if theirs.endswith(".weight") and set(layers) <= ours_of_blocks:
             yield theirs.removesuffix(".weight"), layers
-
-
-def _rules(kind: str, cfg: Config) -> tuple[WeightRule, ...]:
-    return tuple(rule for rule in family_of(cfg).rules if kind in getattr(rule, "kinds", KINDS))  # type: ignore[arg-type]
 
 
 def _joined(factors: Mapping[str, Factors], ours: tuple[str, ...]) -> Factors:

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from model.hf.adapter import read_adapter, write_adapter
 from model.hf.files import write_folder
 from model.network.decoder import Decoder
+from model.network.encoder import MaskedLM
 from model.network.heads import SequenceClassifier
 from model.network.lora import lora_layers, merge_lora
 from model.network.lora_config import LoraConfig
@@ -23,13 +24,14 @@ from model.training.adapters import start_adapters
 from model.training.files import WEIGHTS, read_json, sha256
 from model.training.weights import trained_weights
 from tests.model.hf.conftest import QWEN3
+from tests.model.hf.encoders import ENCODERS
 
 # peft asks transformers for a property under its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
 TOLERANCE = 1e-4
 FAMILIES = ("qwen3", "llama-biases", "gpt2", "qwen2")
-IDS_BT = torch.randint(0, 97, (3, 40), generator=torch.Generator().manual_seed(7))
+IDS_BT = torch.randint(2, 97, (3, 40), generator=torch.Generator().manual_seed(7))  # 1 is padding to RoBERTa
 LENGTHS_B = torch.tensor([40, 13, 1])
 
 
@@ -129,6 +131,32 @@ def test_classifier_has_its_head_in_the_files_of_peft_and_gets_it_back(decoders,
     )
     read_adapter(tmp_path / "peft", base)
     assert equal(base(IDS_BT, LENGTHS_B), model(IDS_BT, LENGTHS_B)) and base.score.weight.requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+def test_adapters_of_encoders_have_the_logits_of_peft_both_ways(family, large_weights, tmp_path):
+    """ModernBERT joins queries, keys and values, and gate and up."""
+    base = large_weights(MaskedLM(ENCODERS[family]), 2)
+    model = written_adapter(tmp_path, base, LoraConfig(rank=2), large_weights)
+    theirs = AutoModelForMaskedLM.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    expected_BTV = peft.PeftModel.from_pretrained(copy.deepcopy(theirs), tmp_path / "peft").eval()(IDS_BT).logits
+    assert equal(model(IDS_BT), expected_BTV) and not equal(base(IDS_BT), expected_BTV)
+    targets = {"modernbert": ["Wqkv", "Wo"]}.get(family, ["query", "value"])
+    theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=3, target_modules=targets))
+    large_weights(trained_part(theirs), 4)
+    theirs.eval().save_pretrained(tmp_path / "theirs")
+    read_adapter(tmp_path / "theirs", base)
+    assert equal(base(IDS_BT), theirs(IDS_BT).logits)
+
+
+@torch.no_grad()
+def test_classifier_on_an_encoder_has_both_layers_of_its_head_in_the_files_of_peft(large_weights, tmp_path):
+    base = large_weights(SequenceClassifier(ENCODERS["bert"], 3), 2)
+    model = written_adapter(tmp_path, base, LoraConfig(rank=2), large_weights, labels=("a", "b", "c"))
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported", dtype=torch.float32)
+    expected_1C = peft.PeftModel.from_pretrained(theirs, tmp_path / "peft").eval()(IDS_BT[:1]).logits
+    assert equal(model(IDS_BT[:1], LENGTHS_B[:1]), expected_1C)
 
 
 @pytest.fixture

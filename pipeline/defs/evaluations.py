@@ -32,10 +32,9 @@ def model_evaluation(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefin
         cfg: LanguageModelEvaluationConfig,
         model: Checkpoint,
         token_shards: Shards,
-        corpus: Shards,
     ) -> dg.MaterializeResult[Report]:
         """Bits per byte and perplexity on held-out documents, compared with n-gram models, and samples of text."""
-        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, model, token_shards, corpus))
+        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, model, token_shards))
 
     return evaluation_of_model
 

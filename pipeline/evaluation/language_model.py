@@ -19,18 +19,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
+from model.data.mixture import Mixture, mixture_of, sources_of
+from model.data.selection import beginnings, few_documents
 from model.data.token_shards import TokenShard, read_description, read_token_shards
+from model.data.tokenizer import TOKENIZER, load_tokenizer
 from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
+from pipeline.evaluation.continued_model import BASE, MODEL, change_figure, change_report, change_results
 from pipeline.evaluation.masked_model import write_masked_report
 from pipeline.evaluation.metrics import bits_per_byte, perplexity
 from pipeline.evaluation.results import CONTENT, Result, note_lines, quoted, result_of, save_figure
 from pipeline.serving.generate import generate_text
-from pipeline.store.records import Handle, Report, Shards
-from pipeline.store.settings import Count, Natural, check_values
-from pipeline.store.shards import read_table, shard_paths, write_text
-from pipeline.store.store import DEVICE, Outcome, Stage, Work
+from pipeline.store.records import Handle, Report
+from pipeline.store.settings import Count, Natural, OptionalCount, check_values
+from pipeline.store.shards import write_text
+from pipeline.store.store import DEVICE, Outcome, Stage, Work, read_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,6 +60,16 @@ class LanguageModelEvaluationConfig:
         float, Ge(0), "Sampling temperature of the sample texts; 0 always takes the most likely token."
     ] = 0.8
     top_k: Annotated[Count, "Sample each token of the sample texts from this many most likely tokens."] = 50
+    max_documents: Annotated[
+        OptionalCount,
+        "Evaluate on at most this many documents of each source, which are chosen by a hash of their text; without a"
+        " value on all.",
+    ] = None
+    max_document_tokens: Annotated[
+        int | None,
+        Ge(2),
+        "Evaluate on at most this many tokens from the beginning of each document; without a value on all.",
+    ] = None
     seed: Annotated[Natural, "Seed for the bootstrap resamples and the sample texts."] = 0
 
     def __post_init__(self) -> None:
@@ -72,37 +86,68 @@ class Losses:
     nats: dict[str, np.ndarray]  # the model first, then the baselines
     n_tokens: np.ndarray
     n_bytes: np.ndarray
-    sources: list[str] | None  # None if not known
+    sources: list[str] | None  # None for shards without the column
 
     def of(self, mask: np.ndarray) -> "Losses":
         return Losses({k: v[mask] for k, v in self.nats.items()}, self.n_tokens[mask], self.n_bytes[mask], None)
 
 
 def evaluate_model(cfg: LanguageModelEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
-    """The stage function. Inputs: Checkpoint, token Shards; a TokenizerFile and the corpus in any order after them.
-
-    The corpus (split Shards) is only needed to assign documents to sources.
-    """
+    """The stage function. Inputs: Checkpoint, token Shards, and for a continued model the Checkpoint of its base."""
     from model.training.files import CONFIG, read_json
 
-    model, tokens = inputs[0], inputs[1]
+    model, tokens, *bases = inputs
     if read_json(model.directory / CONFIG).get("kind") == "masked_lm":
         results = write_masked_report(
             model.directory, tokens.directory, cfg.split, cfg.n_samples, cfg.sample_tokens, cfg.seed, work
         )
         n_documents = sum(len(shard.document_ids) for shard in read_token_shards(tokens.directory, cfg.split))
         return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
-    corpus = next((handle for handle in inputs[2:] if isinstance(handle, Shards)), None)
-    shards = read_token_shards(tokens.directory, cfg.split)
-    losses = document_losses_of(cfg, model.directory, tokens.directory, shards, corpus, work)
+    shards = chosen_documents(cfg, read_token_shards(tokens.directory, cfg.split), model.directory)
+    base = bases[0].directory if bases else None
+    losses = document_losses_of(cfg, model.directory, tokens.directory, shards, base, work)
     results = language_model_results(losses, cfg.seed)
-    samples = samples_of(cfg, model.directory, shards)
+    report = language_model_report(losses, results, cfg)
+    figures = {"bits_per_byte": bits_figure(results[0])}
+    if bases:
+        changes, more = what_changed(losses, mixture_of_model(model.directory), cfg.seed)
+        results, report = [*results, *changes], f"{report}\n{more}"
+        figures["change"] = change_figure(changes)
     write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", language_model_report(losses, results, cfg))
-    write_text(work.directory / "samples.md", samples)
-    save_figure(bits_figure(results[0]), work.directory / "figures" / "bits_per_byte.png")
+    write_text(work.directory / "report.md", report)
+    write_text(work.directory / "samples.md", samples_of(cfg, model.directory, shards))
+    for name, figure in figures.items():
+        save_figure(figure, work.directory / "figures" / f"{name}.png")
     measures = {result["metric"]: result["value"] for result in results}
     return Outcome(rows=len(losses.n_bytes), measures=measures, content=CONTENT)
+
+
+def chosen_documents(
+    cfg: LanguageModelEvaluationConfig, shards: Sequence[TokenShard], model: Path
+) -> Sequence[TokenShard]:
+    """The documents, or parts of them, that the model is evaluated on."""
+    if cfg.max_documents is not None:
+        shards = few_documents(shards, cfg.max_documents)
+    if cfg.max_document_tokens is not None:
+        shards = [beginnings(shard, cfg.max_document_tokens, load_tokenizer(model / TOKENIZER)) for shard in shards]
+    return shards
+
+
+def mixture_of_model(model: Path) -> Mixture:
+    """The mixture that a continued model was trained on."""
+    record = read_record(model)
+    if record is None or "mixture" not in record["config"]:
+        raise ValueError(f"{model} was not trained by `continue`, so that no base belongs to its evaluation")
+    return mixture_of(record["config"]["mixture"])
+
+
+def what_changed(losses: Losses, mixture: Mixture, seed: int) -> tuple[list[Result], str]:
+    """Results and a section of the report on the change since the base."""
+    assert losses.sources is not None
+    is_domain = mixture.is_domain(np.array(losses.sources))
+    results = change_results(losses.nats, losses.n_bytes, is_domain, seed)
+    report = change_report(losses.nats, losses.n_bytes, is_domain, losses.sources, mixture.general, seed)
+    return results, report
 
 
 def document_losses_of(
@@ -110,7 +155,7 @@ def document_losses_of(
     model: Path,
     tokens: Path,
     shards: Sequence[TokenShard],
-    corpus: Shards | None,
+    base: Path | None,
     work: Work,
 ) -> Losses:
     from model.evaluate import document_losses
@@ -132,14 +177,13 @@ def document_losses_of(
     work.progress(2, 3, "models")
     ours = document_losses(decoder, shards, stride=cfg.stride)
     work.progress(3, 3, "models")
-    sources = None
-    if corpus is not None:
-        found: dict[str, str] = {}
-        for path in shard_paths(corpus.directory):
-            table = read_table(path, columns=["id", "source"])
-            found |= dict(zip(table["id"].to_pylist(), table["source"].to_pylist(), strict=True))
-        sources = [found.get(document, "unknown") for document in ours.document_ids]
-    return Losses({"model": ours.nats, **baselines}, ours.n_tokens, ours.n_bytes, sources)
+    if base is not None:
+        del decoder  # before the next one is loaded
+        before = document_losses(for_evaluation(load_decoder(base)), shards, stride=cfg.stride)
+        baselines = {BASE: before.nats, **baselines}
+    has_sources = all(shard.sources is not None for shard in shards)
+    sources = sources_of(shards).tolist() if has_sources else None
+    return Losses({MODEL: ours.nats, **baselines}, ours.n_tokens, ours.n_bytes, sources)
 
 
 def language_model_results(losses: Losses, seed: int) -> list[Result]:
@@ -165,6 +209,7 @@ def language_model_report(losses: Losses, results: Sequence[Result], cfg: Langua
         f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
         " bytes of text. Every token is predicted once, from its own document only. In brackets: 95 % percentile"
         " interval over 1,000 resamples of whole documents.\n",
+        *([limits_in_words(cfg)] if limits_in_words(cfg) else []),
         table(["model", "bits per byte", "perplexity per token"], rows),
         note_lines(results),
     ]
@@ -182,11 +227,19 @@ def language_model_report(losses: Losses, results: Sequence[Result], cfg: Langua
     return "\n".join(parts)
 
 
+def limits_in_words(cfg: LanguageModelEvaluationConfig) -> str:
+    """Which part of the held-out text the numbers are of; "" for all of it."""
+    parts = []
+    if cfg.max_documents is not None:
+        parts.append(f"at most {cfg.max_documents:,} documents of each source, chosen by a hash of their text")
+    if cfg.max_document_tokens is not None:
+        parts.append(f"at most the first {cfg.max_document_tokens:,} tokens of each document")
+    return f"Not all held-out text was read: {', and '.join(parts)}.\n" if parts else ""
+
+
 def samples_of(cfg: LanguageModelEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
     """Continuations of the beginnings of held-out documents, which are spread evenly over all of them."""
-    from model.data.tokenizer import load_tokenizer
-
-    tokenizer = load_tokenizer(model / "tokenizer")
+    tokenizer = load_tokenizer(model / TOKENIZER)
     documents = [
         (shard.document_ids[i].as_py(), shard.tokens[shard.offsets[i] + 1 : shard.offsets[i + 1]])
         for shard in shards
@@ -235,7 +288,7 @@ def bits_figure(result: Result) -> "Figure":
 
 EVALUATE_MODEL = Stage(
     name="evaluate_model",
-    version=5,
+    version=6,
     function=evaluate_model,
     handle=Report,
     libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "tokenizers", "torch", DEVICE),

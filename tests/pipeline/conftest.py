@@ -1,6 +1,8 @@
 """Fixtures that several stages' tests share."""
 
+import json
 import runpy
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,12 +10,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from model.data.token_shards import write_token_shard
+from model.network.decoder import new_decoder
+from model.network.registry import describe, save_model
+from model.network.shape import DecoderConfig
 from pipeline.corpus.tokens.tokenizer import TOKENIZER, TokenizerConfig
+from pipeline.corpus.tokens.tokenizer_files import tokenizer_in
 from pipeline.store.engine import Done
-from pipeline.store.records import DOCUMENT, FILTERED, SPLIT_CORPUS, Counts, Shards, TokenizerFile
+from pipeline.store.records import DOCUMENT, FILTERED, SPLIT_CORPUS, Checkpoint, Counts, Shards, TokenizerFile
 from pipeline.store.shards import text_digest, write_rows
 from pipeline.store.store import Outcome, Stage, Store
 
@@ -148,3 +157,32 @@ def split_corpus(store: Store) -> Callable[..., Shards]:
         return store.build(stage, {"key": key}).handle
 
     return write
+
+
+@pytest.fixture
+def base(tmp_path, byte_tokenizer) -> Checkpoint:
+    """A tiny decoder with random weights, whose tokens are bytes: what a training continues from."""
+    network = DecoderConfig(
+        vocab_size=257, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16
+    )
+    folder, decoder = tmp_path / "base", new_decoder(network, seed=0)
+    torch.nn.init.normal_(decoder.lm_head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
+    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
+    save_model(folder, decoder, describe(network))
+    return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
+
+
+@pytest.fixture
+def mixed_tokens(tmp_path, base) -> Shards:
+    """Token shards in the vocabulary of `base`, of the sources manual, guide and wiki."""
+    words, folder = {"manual": "set the ", "guide": "open a ", "wiki": "was born "}, tmp_path / "mixed_tokens"
+    for split, n in (("train", 12), ("validation", 3), ("test", 3)):
+        (folder / split).mkdir(parents=True)
+        texts = [(name, f"{i} {word * (3 + i % 4)}") for i in range(n) for name, word in words.items()]
+        tokens = [np.array([256, *text.encode()]) for _, text in texts]
+        names, n_bytes = [f"{split}-{i}" for i in range(len(texts))], [len(text) for _, text in texts]
+        path = folder / split / "00000.arrow"
+        write_token_shard(path, names, n_bytes, tokens, 257, sources=[name for name, _ in texts])
+    description = {"vocab_size": 257, "end_of_text": 256, "tokenizer": tokenizer_in(base).digest}
+    (folder / "tokens.json").write_text(json.dumps(description))
+    return Shards(stage="tokenize", directory=folder, fingerprint="m", digest="m", rows=36)

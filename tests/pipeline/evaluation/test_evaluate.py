@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score
@@ -29,7 +28,7 @@ from pipeline.evaluation.results import save_figure
 from pipeline.evaluation.task import SEEN, TaskEvaluationConfig, evaluation_stage
 from pipeline.serving.generate import predictor_in
 from pipeline.store.records import SPLIT_CORPUS, Checkpoint, Shards, TokenizerFile
-from pipeline.store.shards import write_rows, write_table
+from pipeline.store.shards import write_rows
 from pipeline.store.store import Store
 from pipeline.tasks.classification import KIND
 
@@ -57,7 +56,9 @@ def write_tokens(folder: Path, splits: dict[str, list[str]]) -> Shards:
         (folder / split).mkdir(parents=True)
         tokens = [np.array([256, *text.encode()]) for text in texts]
         ids = [f"{split}-{i}" for i in range(len(texts))]
-        write_token_shard(folder / split / "00000.arrow", ids, [len(t) - 1 for t in tokens], tokens, 257)
+        sources = ["web" if i < 2 else "books" for i in range(len(texts))]
+        n_bytes = [len(t) - 1 for t in tokens]
+        write_token_shard(folder / split / "00000.arrow", ids, n_bytes, tokens, 257, sources=sources)
     (folder / "tokens.json").write_text(json.dumps({"vocab_size": 257, "end_of_text": 256, "tokenizer": "t"}))
     return handle(Shards, folder, "tokenize")
 
@@ -107,12 +108,7 @@ def test_language_model_is_evaluated_on_the_device_of_the_machine(tmp_path, mode
 
 
 def test_language_model_report_has_samples_sources_and_a_figure(tmp_path, model, tokens):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    rows = {"id": [f"test-{i}" for i in range(5)], "source": ["web", "web", "books", "books", "books"]}
-    write_table(corpus / "web.parquet", pa.table(rows))
-    inputs = (model, tokens, handle(Shards, corpus, "split"))
-    report = Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, *inputs).handle
+    report = Store(root=tmp_path / "store").build(EVALUATE_MODEL, LANGUAGE_MODEL, model, tokens).handle
     text = (report.directory / "report.md").read_text()
     assert "| web | 2 | 44 |" in text and "| books | 3 | 20 |" in text
     samples = (report.directory / "samples.md").read_text()

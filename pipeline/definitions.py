@@ -26,13 +26,23 @@ from pipeline.store.layout import Layout, layout_from_environment, usable_layout
 from pipeline.store.redaction import redact_logs
 from pipeline.tasks.declared import refuse_missing
 from pipeline.tasks.tasks_toml import read_tasks
-from pipeline.training.models_toml import Model, OpenModel, PretrainedModel, read_models
+from pipeline.training.models_toml import (
+    ContinuedModel,
+    Model,
+    OpenModel,
+    PretrainedModel,
+    read_models,
+    refuse_unknown_sources,
+    vocabularies,
+)
 
 
 def definitions(layout: Layout) -> dg.Definitions:
     """The whole graph. Raises ValueError when one of the four files is invalid."""
     file, sources = read_config_file(layout.config_toml), read_sources(layout.sources_toml)
     all_models, all_tasks = read_models(layout.models_toml), read_tasks(layout.tasks_toml)
+    refuse_unknown_sources(all_models.values(), sources, layout.models_toml)
+    of_bases = vocabularies(all_models.values())
     assets = [
         *(pages.pages(source, file) for source in sources.values()),
         documents.documents(sources, file),
@@ -40,6 +50,7 @@ def definitions(layout: Layout) -> dg.Definitions:
         corpus_report.corpus_report(file),
         tokens.tokenizer(file),
         tokens.token_shards(sources, file),
+        *(tokens.tokens_of_base(asset, base, sources, file) for asset, base in of_bases.items()),
         *(asset for model in all_models.values() for asset in assets_of_model(model, file)),
         *(
             make(task, file)
@@ -65,6 +76,8 @@ def assets_of_model(model: Model, file: ConfigFile) -> list[dg.AssetsDefinition]
     """The assets of a table of models.toml."""
     if isinstance(model, OpenModel):
         return [models.base(model, file)]
+    if isinstance(model, ContinuedModel):
+        return [models.continued_model(model, file), evaluations.continued_evaluation(model, file)]
     assert isinstance(model, PretrainedModel)
     return [models.pretrained_model(model, file), evaluations.model_evaluation(model, file)]
 

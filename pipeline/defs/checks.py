@@ -11,6 +11,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     corpus_report          accounted, and the limits of [checks.corpus_report] in config.toml
     tokenizer              lossless (blocks)
     token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
+    token_shards/<base>    the same
     <model>                finite_loss (blocks)
     <model>_evaluation     beats_bigram, and the limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
@@ -20,7 +21,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -38,7 +39,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
-from pipeline.store.chain import EVALUATION, MODEL_SUFFIX, metrics_of
+from pipeline.store.chain import EVALUATION, MODEL_SUFFIX, TOKENS, metrics_of
 from pipeline.store.outputs import read_curve, read_results
 from pipeline.store.records import Handle, Shards
 from pipeline.store.settings import refuse_unknown
@@ -46,7 +47,7 @@ from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, few_lost, not_empty
 from pipeline.tasks.tasks_toml import Task
-from pipeline.training.models_toml import Model
+from pipeline.training.models_toml import Model, vocabularies
 
 TABLE = "checks"  # table of config.toml
 # Metrics of a model's evaluation, and the one that must be better than that of a baseline, by its objective.
@@ -66,7 +67,10 @@ class Law:
 
 
 def asset_checks(
-    sources: Iterable[str], models: Iterable[Model], tasks: Iterable[Task], limits: Mapping[str, Mapping[str, float]]
+    sources: Iterable[str],
+    models: Collection[Model],
+    tasks: Iterable[Task],
+    limits: Mapping[str, Mapping[str, float]],
 ) -> list[dg.AssetChecksDefinition]:
     sources = list(sources)
     conserved = Law(name="conservation", judge=_conserved, blocks=True)
@@ -85,7 +89,7 @@ def asset_checks(
         check_step(["corpus"], [conserved, lost, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
         check_step(["corpus_report"], [accounted, *_limits("corpus_report", limits)]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
-        check_step(["token_shards"], [conserved, lost, in_range]),
+        *(check_step(key.split("/"), [conserved, lost, in_range]) for key in (TOKENS, *vocabularies(models))),
     ]
     for model in (one for one in models if one.evaluation):
         stem, evaluation = model.name.removesuffix(MODEL_SUFFIX), str(model.evaluation)

@@ -11,7 +11,7 @@ from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.tasks.tasks_toml import Task
 from pipeline.tracking.registry import Candidate
 from pipeline.training.finetune import finetune_stage, random_baseline
-from pipeline.training.models_toml import PretrainedModel
+from pipeline.training.models_toml import ContinuedModel, PretrainedModel
 
 
 def model_evaluation(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefinition:
@@ -37,6 +37,32 @@ def model_evaluation(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefin
         return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, model, token_shards))
 
     return evaluation_of_model
+
+
+def continued_evaluation(model: ContinuedModel, file: ConfigFile) -> dg.AssetsDefinition:
+    assert model.evaluation
+
+    @mill_asset(
+        file,
+        key=model.evaluation,
+        group="evaluation",
+        kinds={"pytorch", "mlflow"},
+        config=LanguageModelEvaluationConfig,
+        code=[EVALUATE_MODEL],
+        ins={"base": model.base_asset, "model": model.asset, "tokens": model.tokens},
+    )
+    def evaluation_of_continued_model(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        cfg: LanguageModelEvaluationConfig,
+        base: Checkpoint,
+        model: Checkpoint,
+        tokens: Shards,
+    ) -> dg.MaterializeResult[Report]:
+        """What the training changed: bits per byte on its own sources and on other text, before and after."""
+        return mill.materialised(mill.build(context, EVALUATE_MODEL, cfg, model, tokens, base))
+
+    return evaluation_of_continued_model
 
 
 def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:

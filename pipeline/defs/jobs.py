@@ -8,7 +8,7 @@ import dagster as dg
 from pipeline.store.chain import TASK, assets_of_table
 from pipeline.tasks.declared import idle_bases
 from pipeline.tasks.tasks_toml import Task
-from pipeline.training.models_toml import Model, OpenModel
+from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, vocabularies
 
 Job = Any  # what dg.define_asset_job returns has no public name
 ALL = dg.AssetSelection.all()
@@ -17,9 +17,11 @@ CORPUS = dg.AssetSelection.groups("corpus").upstream()  # with the examples, whi
 
 def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
     """The jobs by name. `pretrain` and `finetune` start from the current outputs of the assets before them."""
-    trained = [asset for model in models if not isinstance(model, OpenModel) for asset in model.assets]
+    own = [asset for model in models if not isinstance(model, OpenModel) for asset in model.assets]
+    of_bases = {one.base_asset for one in models if isinstance(one, ContinuedModel)}
+    trained = sorted({*own, *of_bases, *vocabularies(models)})
     of_tasks = [asset for task in tasks for asset in assets_of_table(TASK, task.name)]
-    open_bases = sorted({task.base for task in tasks}.difference(trained))
+    open_bases = sorted({task.base for task in tasks}.difference(own))
     selections = {
         "demo": (
             ALL - named(idle_bases(models, tasks)),
@@ -29,7 +31,7 @@ def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
         "build_corpus": (CORPUS, "Collect the sources again and build everything up to the token shards."),
         "pretrain": (
             named(trained),
-            "The models of models.toml and their evaluations, from the current token shards.",
+            "The models of models.toml and their evaluations, from the current corpus and token shards.",
         ),
         "finetune": (
             named([*of_tasks, *open_bases]),

@@ -7,7 +7,8 @@ from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.training.bases import BASE, OpenRecipe
-from pipeline.training.models_toml import OpenModel, PretrainedModel
+from pipeline.training.continuing import CONTINUE, ContinueConfig, continue_recipe
+from pipeline.training.models_toml import ContinuedModel, OpenModel, PretrainedModel
 from pipeline.training.pretrain import PRETRAIN, PretrainConfig, pretrain_recipe
 
 
@@ -55,3 +56,29 @@ def pretrained_model(model: PretrainedModel, file: ConfigFile) -> dg.AssetsDefin
         return mill.materialised(built)
 
     return trained_from_scratch
+
+
+def continued_model(model: ContinuedModel, file: ConfigFile) -> dg.AssetsDefinition:
+    @mill_asset(
+        file,
+        key=model.asset,
+        group="pretraining",
+        kinds={"pytorch", "mlflow"},
+        config=ContinueConfig,
+        given=model.settings,
+        code=[CONTINUE],
+        ins={"base": model.base_asset, "tokens": model.tokens},
+        description=f"{model.base}, trained further on documents of the corpus. A stopped run resumes from its"
+        " checkpoint.",
+    )
+    def trained_further(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        cfg: ContinueConfig,
+        base: Checkpoint,
+        tokens: Shards,
+    ) -> dg.MaterializeResult[Checkpoint]:
+        built = mill.build(context, CONTINUE, continue_recipe(cfg), base, tokens, devices=cfg.devices)
+        return mill.materialised(built)
+
+    return trained_further

@@ -21,8 +21,10 @@ GREY = "#BBBBBB"
 SOURCE, MODEL, BASE, TASK = "<source>", "<model>", "<base>", "<task>"  # stand for the name of a table
 OF_SOURCE = f"pages/{SOURCE}"
 OF_BASE = f"base/{BASE}"
+TOKENS = "token_shards"  # the corpus in the vocabulary of its own tokenizer
+OF_TOKENS = f"{TOKENS}/{BASE}"  # and in that of a model made elsewhere
 EVALUATION = f"{MODEL}_evaluation"  # of a model of models.toml
-MODELS = ("base", "pretrain")  # stages that make the models of models.toml
+MODELS = ("base", "pretrain", "continue")  # stages that make the models of models.toml
 MODEL_SUFFIX = "_model"  # of a model, which its evaluation leaves out
 
 
@@ -220,7 +222,7 @@ CHAIN: tuple[Link, ...] = (
         stage="pipeline.corpus.tokens.tokenize.TOKENIZE",
         config="pipeline.corpus.tokens.tokenize.TokenizeConfig",
         recipe="pipeline.corpus.tokens.tokenize.TokenizeRecipe",
-        asset="token_shards",
+        asset=TOKENS,
         command="stage",
         reads=(Reads("SPLIT_CORPUS"), Reads("tokenizer")),
         drops=True,
@@ -278,7 +280,7 @@ CHAIN: tuple[Link, ...] = (
         stage="pipeline.training.continuing.CONTINUE",
         config="pipeline.training.continuing.ContinueConfig",
         asset=MODEL,
-        reads=(Reads("base"), Reads("tokenize")),
+        reads=(Reads(MODELS), Reads("tokenize")),
     ),
     Link(
         name="finetune",
@@ -342,7 +344,7 @@ def fixed_assets() -> set[str]:
 
 def asset_folders() -> set[str]:
     """The first parts of names of assets that have two, such as pages."""
-    return {link.asset.partition("/")[0] for link in CHAIN if "/" in link.asset}
+    return {asset.partition("/")[0] for asset in (*(link.asset for link in CHAIN), OF_TOKENS) if "/" in asset}
 
 
 def assets_of_table(kind: str, name: str) -> list[str]:

@@ -6,7 +6,7 @@ removes it. And the paths and columns that the files name and that do not exist;
 for that, and nothing is downloaded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipeline.corpus.collect.files import FilesSource
@@ -15,7 +15,7 @@ from pipeline.corpus.examples.stage import LabelledFile, check_beginning
 from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
 from pipeline.tasks.tasks_toml import Task, read_tasks
-from pipeline.training.models_toml import Model, OpenModel, read_models
+from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, read_models, vocabularies
 from pipeline.training.open_config import FolderWeights
 
 HEADER_BYTES = 64_000  # of a labelled file, whose columns are looked at
@@ -25,14 +25,15 @@ MOST_FAULTS = 3  # that a message tells
 def declared_assets(layout: Layout) -> set[str]:
     """Raises ValueError when one of the files is invalid."""
     pages = [assets_of_table(SOURCE, source) for source in read_sources(layout.sources_toml)]
-    of_models = [model.assets for model in read_models(layout.models_toml).values()]
+    models = read_models(layout.models_toml).values()
+    of_models = [*(model.assets for model in models), list(vocabularies(models))]
     of_tasks = [assets_of_table(TASK, task) for task in read_tasks(layout.tasks_toml)]
     return fixed_assets().union(*pages, *of_models, *of_tasks)
 
 
-def idle_bases(models: Iterable[Model], tasks: Iterable[Task]) -> list[str]:
+def idle_bases(models: Collection[Model], tasks: Iterable[Task]) -> list[str]:
     """The assets of open models that no task and no other model needs: they are imported only when they are named."""
-    needed = {task.base for task in tasks}
+    needed = {task.base for task in tasks} | {one.base_asset for one in models if isinstance(one, ContinuedModel)}
     return [model.asset for model in models if isinstance(model, OpenModel) and model.asset not in needed]
 
 

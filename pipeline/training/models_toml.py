@@ -5,6 +5,8 @@ In: data/models.toml. Out: a `Model` by table name, one dataclass per kind:
 - pretrain: trained from scratch on the corpus. Its asset has the name of the table, and there is one of its
   evaluation.
 - open: weights made elsewhere, which are imported: the asset base/<name>.
+- continue: another model of the file, its base, trained further on documents of the corpus. The documents are encoded
+  with the tokenizer of the base, once for all models that need it: the asset token_shards/<base>.
 
 The keys of a table are those of its kind and the settings of its stage that differ from their defaults. Without the
 file, the graph has one model, foundation_model, with default settings. A mistake raises a ValueError that names file,
@@ -13,14 +15,15 @@ table, key and what is allowed.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from model.network.shape import Objective, objective_of
-from pipeline.store.chain import BASE, EVALUATION, MODEL, MODEL_SUFFIX, OF_BASE, fixed_assets
-from pipeline.store.settings import checked_values, did_you_mean, read, read_toml
+from pipeline.store.chain import BASE, EVALUATION, MODEL, MODEL_SUFFIX, OF_BASE, OF_TOKENS, TOKENS, fixed_assets
+from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
+from pipeline.training.continuing import ContinueConfig
 from pipeline.training.open_config import OpenConfig
 from pipeline.training.open_models import read_open
 from pipeline.training.pretrain import PretrainConfig
@@ -105,7 +108,53 @@ class OpenModel(Model):
         return cls(name=name, source=read_open(name, values, where, folder))
 
 
-KINDS: dict[str, type[Model]] = {kind.kind: kind for kind in (PretrainedModel, OpenModel)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ContinuedModel(Model):
+    """A model that is trained further; `settings` are those that the table contains."""
+
+    kind: ClassVar[str] = "continue"
+
+    base: str  # a table of the file
+    settings: Mapping[str, Any]
+    base_asset: str = ""  # as the following, known when the whole file was read
+    vocabulary: str = ""  # the model at the beginning of the chain of bases, whose tokenizer all of them have
+    tokens: str = TOKENS  # asset of the corpus in this vocabulary
+    learned: Objective = "next_token"
+
+    @property
+    def objective(self) -> Objective:
+        return self.learned
+
+    @classmethod
+    def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
+        del folder
+        settings = {key: value for key, value in values.items() if key != "base"}
+        if not isinstance(base := values.get("base"), str):
+            got = f"is {base!r}" if "base" in values else "is missing"
+            raise ValueError(f"{where}: key `base` {got}, expected the name of another table")
+        read(ContinueConfig, settings, where)
+        return cls(name=name, base=base, settings=checked_values(ContinueConfig, settings, where))
+
+    def within(self, models: Mapping[str, Model], path: Path) -> "ContinuedModel":
+        """The model with its base among `models`. Raises ValueError when that is missing or the bases form a ring."""
+        seen, first = [self.name], self.base
+        while isinstance(one := models.get(first), ContinuedModel) and first not in seen:
+            seen.append(first)
+            first = one.base
+        where = f"{path}: [{seen[-1]}]"
+        if first in seen:
+            ring = " -> ".join([*seen, first])
+            raise ValueError(f"{where}: the bases form a ring ({ring}); begin with a model of kind pretrain or open")
+        if one is None:
+            others = [name for name in models if name != seen[-1]]
+            hint = did_you_mean(first, others)
+            raise ValueError(f"{where}: base is {first!r}, expected one of {', '.join(others) or 'none'}{hint}")
+        tokens = OF_TOKENS.replace(BASE, first) if isinstance(one, OpenModel) else TOKENS
+        asset = models[self.base].asset
+        return replace(self, base_asset=asset, vocabulary=first, tokens=tokens, learned=one.objective)
+
+
+KINDS: dict[str, type[Model]] = {kind.kind: kind for kind in (PretrainedModel, OpenModel, ContinuedModel)}
 
 
 def read_models(path: Path) -> dict[str, Model]:
@@ -115,7 +164,25 @@ def read_models(path: Path) -> dict[str, Model]:
     for name, table in tables.items():
         models[name] = _model(name, table, path)
         _refuse_taken(models[name], models, f"{path}: [{name}]")
-    return models
+    return {
+        name: model.within(models, path) if isinstance(model, ContinuedModel) else model
+        for name, model in models.items()
+    }
+
+
+def vocabularies(models: Iterable[Model]) -> dict[str, Model]:
+    """Asset token_shards/<base> -> the open model whose tokenizer it is made with, each once."""
+    by_name = {model.name: model for model in models}
+    continued = [one for one in by_name.values() if isinstance(one, ContinuedModel) and one.tokens != TOKENS]
+    return {one.tokens: by_name[one.vocabulary] for one in continued}
+
+
+def refuse_unknown_sources(models: Iterable[Model], sources: Collection[str], path: Path) -> None:
+    """Raises ValueError when a model learns from a source that sources.toml does not declare."""
+    for model in models:
+        if isinstance(model, ContinuedModel):
+            for key in ("domain", "general"):
+                refuse_unknown(f"{path}: [{model.name}], key {key}", "source", model.settings.get(key, ()), sources)
 
 
 def _model(name: str, table: Any, path: Path) -> Model:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.training.models_toml import OpenModel, read_models
+from pipeline.training.models_toml import OpenModel, read_models, refuse_unknown_sources, vocabularies
 
 TWO = """
 [foundation_model]
@@ -57,6 +57,39 @@ def test_read_models_open_model_has_one_asset_and_its_folder_is_beside_the_file(
     assert model.source.folder == str(tmp_path / "weights")
 
 
+FURTHER = """
+[reader]
+kind = "continue"
+base = "second"
+domain = ["manuals"]
+
+[second]
+kind = "continue"
+base = "elsewhere"
+
+[third]
+kind = "continue"
+base = "foundation_model"
+"""
+
+
+def test_read_models_continued_models_share_the_tokens_in_the_vocabulary_of_their_first_base(tmp_path):
+    models = read_models(written(tmp_path, TWO + OPEN + FURTHER))
+    reader, second, third = (models[name] for name in ("reader", "second", "third"))
+    assert (reader.base_asset, reader.tokens) == ("second", "token_shards/elsewhere")
+    assert (second.base_asset, second.tokens) == ("base/elsewhere", "token_shards/elsewhere")
+    assert (third.base_asset, third.tokens) == ("foundation_model", "token_shards")
+    assert vocabularies(models.values()) == {"token_shards/elsewhere": models["elsewhere"]}
+    assert reader.assets == ["reader", "reader_evaluation"]
+
+
+def test_refuse_unknown_sources_names_table_key_and_the_nearest(tmp_path):
+    models = read_models(written(tmp_path, TWO + OPEN + FURTHER)).values()
+    refuse_unknown_sources(models, ["manuals"], tmp_path)
+    with pytest.raises(ValueError, match=r"\[reader\], key domain: unknown source `manuals`; did you mean `manual`"):
+        refuse_unknown_sources(models, ["manual"], tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -78,6 +111,14 @@ def test_read_models_open_model_has_one_asset_and_its_folder_is_beside_the_file(
         (replaced("[little]", "[a__b]"), r"\[a__b\]: the name of a model .* single _"),
         (replaced("folder", "floder", OPEN), r"\[elsewhere\]: the table does not name the place of the weights"),
         (replaced("licence", "license", OPEN), r"\[elsewhere\]: unknown key `license`; did you mean `licence`\?"),
+        ("[a]\nkind = 'continue'", r"\[a\]: key `base` is missing, expected the name of another table"),
+        ("[a]\nkind = 'continue'\nbase = 'a'", r"\[a\]: the bases form a ring \(a -> a\)"),
+        (TWO + FURTHER, r"\[second\]: base is 'elsewhere', expected one of foundation_model, little, reader, third"),
+        (
+            TWO + FURTHER.replace("elsewhere", "reader"),
+            r"\[second\]: the bases form a ring \(reader -> second -> reader\)",
+        ),
+        (TWO + "[a]\nkind = 'continue'\nbase = 'little'\nrank = 3", r"\[a\]: unknown key `rank`"),
         (replaced("[little]", "[corpus]"), r"\[corpus\]: the name is taken: it makes the asset corpus, which every"),
         (
             replaced("[little]", "[foundation]"),

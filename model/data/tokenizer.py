@@ -180,22 +180,26 @@ def load_model_tokenizer(model: Path, vocab_size: int) -> Tokenizer:
 def check_made_by(tokenizer: Tokenizer, shards: Sequence[TokenShard]) -> None:
     """ValueError when the first documents of `shards` do not come back from `tokenizer` as texts of their length.
 
-    A tokenizer that changes texts gives back about their length: lower case, for instance, or one space for several.
+    A tokenizer that changes texts, for instance to lower case, gives back about their length, but not for a text in a
+    script that it does not have: half of the documents are enough.
     """
     for shard in shards[:1]:
-        for i in range(min(CHECKED_DOCUMENTS, len(shard.n_bytes))):
-            ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
-            is_own = all(token < tokenizer.vocab_size for token in ids) and ids[:1] == [tokenizer.end_of_text]
-            n_bytes, expected = (tokenizer.n_bytes(ids[1:]) if is_own else 0), int(shard.n_bytes[i])
-            if not (is_own and (n_bytes == expected or (not tokenizer.is_lossless and _is_near(n_bytes, expected)))):
-                raise ValueError(
-                    f"{shard.path}: document {shard.document_ids[i]} was not written by this tokenizer of"
-                    f" {tokenizer.vocab_size} tokens; give the one that made the shards, or tokenise again"
-                )
+        n_checked = min(CHECKED_DOCUMENTS, len(shard.n_bytes))
+        wrong = [i for i in range(n_checked) if not _is_made_by(tokenizer, shard, i)]
+        if len(wrong) > (0 if tokenizer.is_lossless else n_checked // 2):
+            raise ValueError(
+                f"{shard.path}: document {shard.document_ids[wrong[0]]} was not written by this tokenizer of"
+                f" {tokenizer.vocab_size} tokens; give the one that made the shards, or tokenise again"
+            )
 
 
-def _is_near(n_bytes: int, expected: int) -> bool:
-    return expected < SHORT_BYTES or expected / MOST_CHANGE <= n_bytes <= expected * MOST_CHANGE
+def _is_made_by(tokenizer: Tokenizer, shard: TokenShard, i: int) -> bool:
+    ids = shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()
+    if ids[:1] != [tokenizer.end_of_text] or max(ids) >= tokenizer.vocab_size:
+        return False
+    n_bytes, expected = tokenizer.n_bytes(ids[1:]), int(shard.n_bytes[i])
+    is_near = expected < SHORT_BYTES or expected / MOST_CHANGE <= n_bytes <= expected * MOST_CHANGE
+    return n_bytes == expected or (is_near and not tokenizer.is_lossless)
 
 
 def read_ranks(path: Path, raw: bytes) -> dict[bytes, int]:

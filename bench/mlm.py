@@ -3,10 +3,10 @@
 In: nothing; the tokens are made up, because speed does not depend on what they mean. Out: a Markdown table, printed.
 
 Both train the same shape from random weights in float32, with AdamW, without dropout, on batches of equal size and on
-the same number of threads; rows are full, and all tokens of a row attend to each other. Both do what a user gets:
-ours masks, computes, clips, updates, reports every step and writes checkpoints (model/training/pretraining.py), theirs
-is Trainer with DataCollatorForLanguageModeling and SDPA, and writes nothing. Each turn is a process of its own, the
-two take turns, and a figure is the median step of the median turn. Processor time is what a step costs: wall time also
+the same number of threads; rows are full, and all tokens of a row attend to each other. Both do what a user gets.
+Ours masks, computes, clips, updates, reports every step and writes checkpoints (model/training/pretraining.py).
+Theirs is Trainer with DataCollatorForLanguageModeling and SDPA, and writes nothing. Each turn is a process of its own,
+the two take turns, and a figure is the median step of the median turn. Processor time is what a step costs; wall time
 depends on what else the machine does.
 
     python -m bench.mlm [--shape mini] [--steps 16] [--turns 3] [--threads 1]
@@ -141,7 +141,7 @@ def theirs(shape: Shape, n_steps: int) -> tuple[float, float, int]:
             report_to=[], logging_strategy="no", use_cpu=True, learning_rate=1e-4, disable_tqdm=True,
         )  # fmt: skip
         collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
-        Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator, callbacks=[Marks()]).train()  # type: ignore[arg-type]
+        Trainer(model, arguments, collator, data, callbacks=[Marks()]).train()  # type: ignore[arg-type]
     return *clock.medians(), sum(weight.numel() for weight in model.parameters())
 
 

@@ -34,6 +34,7 @@ class Feeding:
     truncation_side: str  # where a longer text is cut: "right" is its end, "left" its beginning
     padding_side: str  # where a shorter text is padded
     is_repaired: bool  # whether texts are composed (NFC) and stripped first, as our classifiers do
+    spells_mask: bool = False  # whether a special token that is spelled out in a text is one, to fill a mask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,6 +117,8 @@ def _feed(
     if _text(config.get("pad_token")) not in tokens:  # without one transformers cannot make a batch
         ends = (_text(config.get(name)) for name in ("eos_token", "bos_token"))
         config["pad_token"] = next((token for token in ends if token in tokens), None)
+    if feeding.spells_mask:
+        config["split_special_tokens"] = False
     if feeding.is_repaired and is_ours:
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip]}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from model.data.vocabularies import MASK
 from pipeline.store.disk import size_text
 from pipeline.store.layout import folder_or_current, layout_from_environment
 from pipeline.store.record_file import RECORD, load_record
@@ -19,17 +20,23 @@ from pipeline.store.store import handle_of, verify
 from pipeline.training.bases import origins_of
 
 if TYPE_CHECKING:
-    from model.network.decoder import Decoder
-    from model.network.heads import SequenceClassifier
+    from model.hf.files import Model
 
 PROMPT = "Once upon a time"
+TASKS = {  # of transformers' pipelines, by kind of model
+    "decoder": "text-generation",
+    "encoder": "feature-extraction",
+    "masked_lm": "fill-mask",
+    "sequence_classifier": "text-classification",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """The model to export."""
 
-    model: "Decoder | SequenceClassifier"
+    model: "Model"
+    kind: str  # as in model/network/registry.py
     labels: tuple[str, ...] | None  # of a classifier
     tokenizer: Path  # folder
     max_tokens: int  # of a text, with the token that opens it
@@ -44,12 +51,12 @@ def run_export(args: Namespace) -> int:
     source = read_source(folder)
     from model.hf.tokenizer import Feeding, read_exported_tokenizer
 
-    is_decoder = source.labels is None
     feeding = Feeding(
         max_tokens=source.max_tokens,
         truncation_side=source.truncation_side,
-        padding_side="left" if is_decoder else "right",
-        is_repaired=not is_decoder,
+        padding_side="left" if source.kind == "decoder" else "right",
+        is_repaired=source.kind == "sequence_classifier",
+        spells_mask=source.kind == "masked_lm",
     )
     tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding)
     out = Path(args.out).absolute()
@@ -64,11 +71,11 @@ def run_export(args: Namespace) -> int:
         from model.network.decoder import Decoder
 
         if not isinstance(source.model, Decoder):
-            raise ValueError(f"{folder} contains a classifier, but GGUF is for decoders; export it with --format hf")
+            raise ValueError(f"{folder} contains no decoder, but GGUF is for decoders; export it with --format hf")
         files = [write_gguf(out, source.model, tokenizer, name=out.stem, dtype=args.dtype)]
     for file in files:
         print(f"{size_text(file.stat().st_size):>10}  {file}")
-    print(f"\nopen it: {_line_that_opens(out, args.format, source.labels is None)}")
+    print(f"\nopen it: {_line_that_opens(out, args.format, source)}")
     return 0
 
 
@@ -76,9 +83,9 @@ def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.config import kind_in
-    from model.hf.family import CLASSIFIER
+    from model.hf.family import CLASSIFIER, DECODER
     from model.hf.files import read_classifier, read_folder
-    from model.network.registry import load_model
+    from model.network.registry import kind_of, load_model
     from model.training.files import CONFIG, read_json
 
     verify(folder, whole=True)
@@ -91,12 +98,14 @@ def read_source(folder: Path) -> Source:
         else:
             model, labels = read_folder(folder), None
         longest, side = _limits_of(folder, model.cfg.max_seq_len)
+        kind = kind_of(model)
         return Source(
             model=model,
+            kind=kind,
             labels=labels,
             tokenizer=folder,
             max_tokens=longest,
-            truncation_side="left" if labels is None else side,  # a decoder continues the end of a text
+            truncation_side="left" if kind == DECODER else side,  # a decoder continues the end of a text
         )
     model, labels = load_model(folder)
     is_checkpoint = folder.parent.name == "checkpoints" and not (folder / "tokenizer").exists()
@@ -106,10 +115,11 @@ def read_source(folder: Path) -> Source:
     context = model.cfg.max_seq_len
     return Source(
         model=model,
+        kind=description["kind"],
         labels=labels,
         tokenizer=tokenizer,
         max_tokens=min(description.get("max_tokens", context), context),
-        truncation_side="left" if labels is None else description.get("truncation_side", "right"),
+        truncation_side="left" if description["kind"] == DECODER else description.get("truncation_side", "right"),
     )
 
 
@@ -155,12 +165,13 @@ def _notes(folder: Path) -> dict[str, str]:
     return notes
 
 
-def _line_that_opens(out: Path, kind: str, is_decoder: bool) -> str:
+def _line_that_opens(out: Path, format: str, source: Source) -> str:
     shown = os.path.relpath(out)
     shown = str(out) if shown.startswith("..") else shown
-    if kind == "gguf":
+    if format == "gguf":
         return f'llama-cli -m {shlex.quote(shown)} -p "{PROMPT}"'
-    task = "text-generation" if is_decoder else "text-classification"
-    cut = "" if is_decoder else ", truncation=True"
-    code = f'from transformers import pipeline; print(pipeline("{task}", {json.dumps(shown)})("{PROMPT}"{cut}))'
+    task = TASKS[source.kind]
+    text = f"{PROMPT} {MASK}" if source.kind == "masked_lm" else PROMPT
+    cut = ", truncation=True" if source.labels else ""
+    code = f'from transformers import pipeline; print(pipeline("{task}", {json.dumps(shown)})("{text}"{cut}))'
     return f"python -c {shlex.quote(code)}"

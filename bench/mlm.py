@@ -5,9 +5,9 @@ In: nothing; the tokens are made up, because speed does not depend on what they 
 Both train the same shape from random weights in float32, with AdamW, without dropout, on batches of equal size and on
 the same number of threads; rows are full, and all tokens of a row attend to each other. Both do what a user gets.
 Ours masks, computes, clips, updates, reports every step and writes checkpoints (model/training/pretraining.py).
-Theirs is Trainer with DataCollatorForLanguageModeling and SDPA, and writes nothing. Each turn is a process of its own,
-the two take turns, and a figure is the median step of the median turn. Processor time is what a step costs; wall time
-depends on what else the machine does.
+Theirs is Trainer with DataCollatorForLanguageModeling and SDPA, and writes nothing. Each turn is a process of its
+own, the two take turns, and a figure is the median step of the median turn. Processor time is what a step costs; wall
+time depends on what else the machine does.
 
     python -m bench.mlm [--shape mini] [--steps 16] [--turns 3] [--threads 1]
 """

@@ -6,7 +6,7 @@ shards, and a fine-tuned one names its base; the corpus of the shards maps page 
 shards gives their rows; the inverse of the data order gives the steps (model/data/batches.py).
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from model.data.mixture import mixed_batches, mixture_of
 from model.data.token_shards import TokenShard, read_token_shard, read_token_shards
 from model.training.config import TrainConfig
 from pipeline.provenance.trace_index import KEYS, Say, open_index
-from pipeline.store.chain import output_of, side_inputs
+from pipeline.store.chain import TOKENS, output_of, side_inputs
 from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.record_file import RECORD, load_record, read_record
 
@@ -96,31 +96,35 @@ def models_of(
     """Every finished checkpoint in `store` whose token shards contain one of the documents, by stage and fingerprint.
 
     `page_ids` are looked up in the corpus of each folder of token shards; `document_ids` are ids at the time of
-    tokenizing. A fine-tuned checkpoint was trained on the documents of its base, unless it began with random weights.
+    tokenizing. A fine-tuned checkpoint was trained on the documents of its base, unless it began with random weights;
+    one that was trained further is listed once for its own training, and once for that of each base.
     """
     checkpoints = finished_checkpoints(store)
     places: dict[Folder, list[tuple[str | None, str, str, int]]] = {}
     exposures = []
     for folder in sorted(checkpoints, key=lambda folder: (folder.stage, folder.fingerprint)):
-        training = training_of(store, folder, checkpoints)
-        if training is None or not (training.tokens.directory / RECORD).exists():
-            continue
-        if training.tokens not in places:
-            places[training.tokens] = list(token_places(store, training.tokens, page_ids, document_ids, say))
-        if seen := [_seen(training, *place) for place in places[training.tokens] if _is_token_file(place[2])]:
-            exposures.append(
-                ModelExposure(
-                    stage=folder.stage,
-                    fingerprint=folder.fingerprint,
-                    directory=folder.directory,
-                    n_steps=training.n_steps,
-                    base=None if training.folder == folder else training.folder.fingerprint,
-                    base_directory=None if training.folder == folder else training.folder.directory,
-                    tokens=training.tokens.directory,
-                    documents=tuple(seen),
-                )
-            )
+        for training in trainings_of(store, folder, checkpoints):
+            if not (training.tokens.directory / RECORD).exists():
+                continue
+            if training.tokens not in places:
+                places[training.tokens] = list(token_places(store, training.tokens, page_ids, document_ids, say))
+            if seen := [_seen(training, *place) for place in places[training.tokens] if _is_token_file(place[2])]:
+                exposures.append(_exposure(folder, training, seen))
     return exposures
+
+
+def _exposure(folder: Folder, training: Training, seen: Sequence[Seen]) -> ModelExposure:
+    is_own = training.folder == folder
+    return ModelExposure(
+        stage=folder.stage,
+        fingerprint=folder.fingerprint,
+        directory=folder.directory,
+        n_steps=training.n_steps,
+        base=None if is_own else training.folder.fingerprint,
+        base_directory=None if is_own else training.folder.directory,
+        tokens=training.tokens.directory,
+        documents=tuple(seen),
+    )
 
 
 def unexplained_models(store: Path) -> list[tuple[Path, str]]:
@@ -147,20 +151,23 @@ def finished_checkpoints(store: Path) -> dict[Folder, Record]:
     return found
 
 
-def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
-    """The training on token shards that a checkpoint's weights come from, its own or that of its base.
+def trainings_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Iterator[Training]:
+    """The trainings on token shards that a checkpoint's weights come from: its own, if it has one, then those of its
+    base and of the base of that.
 
-    None if it is not known, and if the weights began at random, so that they learned nothing from the base.
+    None that is not known, and none if the weights began at random, so that they learned nothing from the base.
     """
-    while not begins_at_random(record := checkpoints[folder]):
+    bases = [folder]
+    while bases and not begins_at_random(record := checkpoints[folder := bases[0]]):
         inputs = inputs_of(store, record)
-        if tokens := [one for one in inputs if one.stage == output_of("token_shards")]:
-            return Training(folder, record, tokens[0])
+        if tokens := [one for one in inputs if one.stage == output_of(TOKENS)]:
+            yield Training(folder, record, tokens[0])
         bases = [one for one in inputs if one in checkpoints]
-        if not bases:
-            return None
-        folder = bases[0]
-    return None
+
+
+def training_of(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> Training | None:
+    """The last training on token shards that a checkpoint's weights come from."""
+    return next(trainings_of(store, folder, checkpoints), None)
 
 
 def is_from_random_weights(store: Path, folder: Folder, checkpoints: Mapping[Folder, Record]) -> bool:

@@ -177,6 +177,19 @@ def test_models_of_gives_every_place_and_the_steps_that_reading_all_batches_find
             assert all(not len(seen.steps) for seen in exposure.documents if seen.side != "train")
 
 
+def test_models_of_a_model_that_was_trained_further_names_its_own_training_and_that_of_its_base(store, made):
+    """What the base had read was not named any more."""
+    inputs = made["model"], made["tokens"]
+    further = store.build(stage("continue", write_weights, Checkpoint), {"train": made["train"]}, *inputs).handle
+    tuned = store.build(stage("finetune", write_weights, Checkpoint), {"epochs": 2}, further).handle
+    found = [one for one in models_of(store.root, document_ids=[document_id(0)]) if one.was_trained_on]
+    bases = {name: {one.base for one in found if one.directory == name.directory} for name in (further, tuned)}
+    assert bases == {
+        further: {None, made["model"].fingerprint},
+        tuned: {further.fingerprint, made["model"].fingerprint},
+    }
+
+
 def test_models_of_document_ids_is_models_of_their_pages(store, made):
     by_page = models_of(store.root, page_ids=[text_digest("page", "3"), text_digest("page", "4")])
     by_id = models_of(store.root, document_ids=[document_id(4), document_id(3)])

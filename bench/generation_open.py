@@ -5,8 +5,8 @@ In: the GGUF file of SmolLM2-135M-Instruct, or of another model (--file). Out: M
 All three have the same weights: llama.cpp reads the file as it is and multiplies in the file's number formats, the
 other two have the weights dequantised to float32. Prompts are the same ids of a text, draws are greedy, and no
 contestant may stop early. The contestants take turns, on the same number of threads; a figure is the median over the
-turns, and a ratio is the median of the ratios within single turns. llama-cpp-python is no dependency: where it is
-not installed, that column stays empty.
+turns, and a ratio is the median of the ratios within single turns. llama.cpp comes in the package xllamacpp, which is
+no dependency: where it is not installed, its columns say nan.
 
     python -m bench.generation_open [--file FILE] [--prompt 64] [--tokens 64] [--repeats 5] [--threads 1]
 """
@@ -15,10 +15,12 @@ import argparse
 import copy
 import importlib
 import importlib.util
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,53 +57,25 @@ def peer_of(decoder: Decoder) -> Any:
 
 
 class LlamaCpp:
-    """llama.cpp on the file as it is; rows of a batch are decoded together, as a server does it."""
+    """llama.cpp on the file as it is, with a slot for each row: rows are decoded together, as its server does it."""
 
     def __init__(self, file: Path, n_rows: int, n_tokens: int, n_threads: int) -> None:
-        self.api: Any = importlib.import_module("llama_cpp")
-        llama_cpp = self.api
-        llama_cpp.llama_backend_init()
-        self.silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.silent, None)
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = n_rows * n_tokens, n_rows
-        params.n_batch = params.n_ubatch = n_rows * n_tokens
-        params.n_threads = params.n_threads_batch = n_threads
-        self.context = llama_cpp.llama_init_from_model(self.model, params)
-        self.n_vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+        self.api: Any = importlib.import_module("xllamacpp")
+        params = self.api.CommonParams()
+        params.model.path = str(file)
+        params.n_parallel, params.n_ctx, params.kv_unified = n_rows, n_rows * n_tokens, True
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = n_threads
+        params.n_threads_http, params.verbosity, params.fit_params = n_rows + 2, 0, False
+        self.server = self.api.Server(params)
 
-    def generate(self, prompts: Prompts, n_new: int) -> Prompts:
-        api, found = self.api, [[] for _ in prompts]
-        api.llama_memory_clear(api.llama_get_memory(self.context), True)
-        fed, place = prompts, 0
-        for _ in range(n_new):
-            self._decode(fed, place)
-            place += len(fed[0])
-            fed = [[self._likeliest((row + 1) * len(fed[0]) - 1)] for row in range(len(prompts))]
-            for row, (token,) in zip(found, fed, strict=True):
-                row.append(token)
-        return found
+    def generate(self, prompts: Prompts, n_new: int) -> None:
+        with ThreadPoolExecutor(len(prompts)) as threads:
+            answers = list(threads.map(lambda prompt: self._answer(prompt, n_new), prompts))
+        assert all(answer["usage"]["completion_tokens"] == n_new for answer in answers)
 
-    def _decode(self, fed: Prompts, place: int) -> None:
-        n_tokens = sum(map(len, fed))
-        batch = self.api.llama_batch_init(n_tokens, 0, 1)
-        batch.n_tokens = n_tokens
-        for row, ids in enumerate(fed):
-            for i, token in enumerate(ids):
-                at = row * len(ids) + i
-                batch.token[at], batch.pos[at] = token, place + i
-                batch.n_seq_id[at], batch.seq_id[at][0] = 1, row
-                batch.logits[at] = i == len(ids) - 1
-        if self.api.llama_decode(self.context, batch):
-            raise RuntimeError("llama.cpp could not decode")
-        self.api.llama_batch_free(batch)
-
-    def _likeliest(self, at: int) -> int:
-        import numpy as np
-
-        logits = self.api.llama_get_logits_ith(self.context, at)
-        return int(np.ctypeslib.as_array(logits, (self.n_vocabulary,)).argmax())
+    def _answer(self, prompt: list[int], n_new: int) -> Any:
+        rest = {"n_predict": n_new, "temperature": 0.0, "ignore_eos": True, "cache_prompt": False}
+        return self.server.handle_completions({"prompt": prompt, **rest})
 
 
 def in_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
@@ -119,24 +93,21 @@ def in_turns(functions: dict[str, Callable[[], Any]], repeats: int) -> dict[str,
 def row_of(decoder: Decoder, peer: Any, prompts: Prompts, args: argparse.Namespace) -> str:
     cfg = SampleConfig(max_new_tokens=args.tokens, temperature=0)
     step = pack(copy.deepcopy(decoder), len(prompts))
-    contestants: dict[str, Callable[[], Prompts]] = {
+    contestants: dict[str, Callable[[], Any]] = {
         "ours": lambda: generate(step, prompts, cfg),
         "transformers": lambda: their_tokens(peer, prompts, cfg),
     }
-    if importlib.util.find_spec("llama_cpp") is not None:
+    same = n_equal(contestants["ours"](), contestants["transformers"]())
+    if importlib.util.find_spec("xllamacpp") is not None:
         llama_cpp = LlamaCpp(args.file, len(prompts), args.prompt + args.tokens, args.threads)
         contestants["llama.cpp"] = lambda: llama_cpp.generate(prompts, args.tokens)
-    texts = {name: function() for name, function in contestants.items()}
     seconds = in_turns(contestants, args.repeats)
     n = len(prompts) * args.tokens
-    cells = [f"{len(prompts)}", f"{n / statistics.median(seconds['ours']):,.1f}"]
+    cells = [f"{len(prompts)}", f"{n / statistics.median(seconds['ours']):,.1f}", f"{same:,} of {n:,}"]
     for name in ("transformers", "llama.cpp"):
-        if name not in seconds:
-            cells += ["-", "-", "-"]
-            continue
-        ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True))
-        same = f"{n_equal(texts['ours'], texts[name]):,} of {n:,}"
-        cells += [f"{n / statistics.median(seconds[name]):,.1f}", f"{ratio:.2f}", same]
+        times = seconds.get(name, [math.nan])
+        ratio = statistics.median(b / a for a, b in zip(seconds["ours"], times, strict=False))
+        cells += [f"{n / statistics.median(times):,.1f}", f"{ratio:.2f}"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -159,8 +130,8 @@ def main() -> None:
         f"{imported.name}: {imported.n_parameters:,} parameters, stored as {', '.join(imported.stored)}."
         f" {args.threads} threads, prompts of {args.prompt} tokens, {args.tokens} new ones a row.\n"
     )
-    print("| batch | ours, tokens/s | transformers | ours / it | same | llama.cpp | ours / it | same |")
-    print("|---:|---:|---:|---:|---|---:|---:|---|")
+    print("| batch | ours, tokens/s | as transformers' | transformers | ours / it | llama.cpp | ours / it |")
+    print("|---:|---:|---|---:|---:|---:|---:|")
     for batch in BATCHES:
         print(row_of(decoder, peer, prompts_of(batch, args.prompt, decoder.cfg.vocab_size), args), flush=True)
 

@@ -52,6 +52,8 @@ def decoder_in(file: GgufFile) -> tuple[str, DecoderConfig]:
         raise ValueError(
             f"{file.path}: architecture {str(name)[:40]!r} is not supported, only {', '.join(FAMILY_OF)}"
         )
+    if file.fields.get("split.count", 1) not in (0, 1):
+        raise ValueError(f"{file.path}: one of several files of a model; join them with llama-gguf-split --merge")
     try:
         cfg = _config(file, name)
     except ValueError as error:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from model.hf.files import write_folder
 from model.hf.gguf import write_gguf
@@ -25,6 +26,14 @@ from model.network.shape import DecoderConfig, RopeScaling
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 
 IDS_BT = torch.tensor([[1, 5, 90, 3, 3, 61, 0, 17, 42, 8, 8, 2]])
+# Decoders whose GGUF transformers reads whole: it takes the defaults of a config for these sizes.
+THEIR_GGUF = {
+    "llama": {},
+    "qwen2": {"d_model": 40},
+    "qwen3": {"d_head": 128},
+    "qwen3-tied": {"d_head": 128},
+    "gpt2": {"d_ff": 96, "max_seq_len": 1024},
+}
 GGUF_DECODERS = (
     "qwen3",
     "qwen3-tied",
@@ -101,6 +110,17 @@ def test_import_of_our_gguf_export_is_the_exported_model(exported, decoders, lar
     loaded = load_decoder(tmp_path / "ours")
     assert loaded.cfg == decoder.cfg
     same_logits(loaded, decoder)
+
+
+@pytest.mark.parametrize("name", THEIR_GGUF)
+@torch.no_grad()
+def test_imported_gguf_has_the_logits_of_transformers(exported, decoders, large_weights, tmp_path, name):
+    """transformers reads the file with code of its own: names, order of rows, and config."""
+    cfg = dataclasses.replace(decoders[name], **THEIR_GGUF[name])
+    write_gguf(tmp_path / "a.gguf", large_weights(Decoder(cfg), seed=4), exported, name="a name")
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32).eval()
+    import_model(tmp_path / "a.gguf", tmp_path / "ours")
+    torch.testing.assert_close(load_decoder(tmp_path / "ours")(IDS_BT), theirs(IDS_BT).logits, atol=1e-4, rtol=0)
 
 
 # GGUF files of others.
@@ -201,6 +221,7 @@ CONTRADICTIONS = {
     "llama.rope.dimension_count": (4, "dimension_count=4 is not supported, only 10"),
     "llama.rope.scaling.type": ("yarn", "'yarn' is not supported, only 'linear'"),
     "llama.rope.freq_base": (-1.0, "rope_theta=-1.0 must be a finite number above 0"),
+    "split.count": (3, "one of several files of a model; join them"),
     "llama.expert_count": (8, "expert_count=8 is not supported, only 0"),
 }
 

@@ -1,9 +1,10 @@
-"""`python -m model.cli`: train, fine-tune, sample and evaluate a model on folders, with nothing around it.
+"""`python -m model.cli`: train, fine-tune, use and evaluate a model on folders, with nothing around it.
 
     train SHARDS OUT             pretrain on token shards; after a stop at any moment, the same call resumes
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
     import SOURCE OUT            convert a model made elsewhere
     sample DIR PROMPT            continue a text
+    embed DIR TEXT...            the vector of each text, by an encoder
     evaluate DIR SHARDS          bits per byte and perplexity on held-out documents; of an encoder, masked accuracy
 
 In: folders of token shards (model/data/token_shards.py) and of models. Out: lines of text, and an exit code: 0; 1 for
@@ -13,6 +14,7 @@ an error, which is one line on stderr; 130 for a signal that asked to stop. `tra
 
 import argparse
 import io
+import json
 import math
 import shutil
 import sys
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m model.cli", description="Train, fine-tune, sample and evaluate a decoder."
+        prog="python -m model.cli", description="Train, fine-tune, use and evaluate a model."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     train = commands.add_parser("train", help="pretrain on token shards, or go on where it was stopped")
@@ -93,6 +95,10 @@ def build_parser() -> argparse.ArgumentParser:
     sample.add_argument("--keep-prompt-end", action="store_true", help="read the end of a prompt that is too long")
     sample.add_argument("--seed", metavar="N", type=int, default=0, help="default: 0")
     sample.set_defaults(run=run_sample)
+    embed = commands.add_parser("embed", help="the vector of each text, by an encoder")
+    embed.add_argument("model", metavar="DIR", type=Path, help="folder of an encoder with its tokenizer")
+    embed.add_argument("texts", metavar="TEXT", nargs="+", help="a line of numbers is printed for each")
+    embed.set_defaults(run=run_embed)
     evaluate = commands.add_parser("evaluate", help="bits per byte and perplexity on held-out documents")
     evaluate.add_argument("model", metavar="DIR", type=Path, help="folder of a model")
     evaluate.add_argument("shards", metavar="SHARDS", type=Path, help="folder of token shards of its tokenizer")
@@ -103,7 +109,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_finetune(commands: Any) -> None:
     finetune = commands.add_parser("finetune", help="make a classifier of labelled texts, or go on where it stopped")
-    finetune.add_argument("base", metavar="BASE", type=Path, help="folder of a decoder with its tokenizer")
+    finetune.add_argument(
+        "base", metavar="BASE", type=Path, help="folder of a decoder or an encoder with its tokenizer"
+    )
     finetune.add_argument("examples", metavar="EXAMPLES", type=Path, help="JSON lines or .parquet: a row per text")
     finetune.add_argument("out", metavar="OUT", type=Path, help="folder of the classifier; made where there is none")
     finetune.add_argument("--validation", metavar="FILE", type=Path, help="default: a tenth of the examples")
@@ -262,6 +270,18 @@ def run_sample(args: argparse.Namespace) -> int:
     for _, piece in each_explained(pieces, "shorten the prompt, or ask for fewer --tokens"):
         print(piece, end="", flush=True)
     print()
+    return 0
+
+
+def run_embed(args: argparse.Namespace) -> int:
+    from model.generation.embed import embed
+    from model.network.registry import load_encoder
+    from model.training.placement import for_evaluation
+
+    model = for_evaluation(load_encoder(args.model))
+    tokenizer = load_model_tokenizer(args.model, model.cfg.vocab_size)
+    for vector_D in embed(model, tokenizer, args.texts):
+        print(json.dumps([round(float(number), 7) for number in vector_D]))
     return 0
 
 

@@ -56,7 +56,13 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "network": (),
     "data": ("model.training.config", "model.training.draws", "model.training.machine", "model.training.schedule"),
     "training": ("model.network", "model.data", "model.evaluate"),
-    "generation": ("model.network",),
+    "generation": (
+        "model.network",
+        "model.data.examples",
+        "model.data.tokenizer",
+        "model.training.machine",
+        "model.training.memory",
+    ),
     "hf": (
         "model.network",
         "model.data.tokenizer",

@@ -21,6 +21,8 @@ from pipeline.definitions import definitions
 from pipeline.store.layout import Layout
 from pipeline.tasks.declared import declared_assets, missing_inputs
 from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.training.models_toml import KINDS as MODEL_KINDS
+from pipeline.training.models_toml import read_models
 from tests.test_readme import PAGES, ROOT, _blocks, _commands
 
 TICKETS = """subject,queue,priority
@@ -34,15 +36,16 @@ NOTE = (
 DESCRIBED = {  # what the text around an example describes, relative to the project
     "my-notes",
     "my-pages",
+    "my-model",
     "data/tickets.csv",
 }
 EXAMPLES = [(page, i, block) for page in PAGES for i, block in enumerate(_blocks(page, "toml"))]
-SHIPPED = ("sources", "tasks", "config")
+SHIPPED = ("sources", "models", "tasks", "config")
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    for name in ("my-notes", "my-pages"):
+    for name in ("my-notes", "my-pages", "my-model"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "ideas.md").write_text(NOTE)
     (tmp_path / "data").mkdir()
@@ -61,8 +64,15 @@ def test_toml_example_loads_in_the_project_that_the_text_describes(project, page
     tables = tomllib.loads(block)
     table = next(iter(tables.values()))
     if "kind" in table:
-        (layout.sources_toml if table["kind"] in SOURCE_KINDS else layout.tasks_toml).write_text(block)
-        assert read_sources(layout.sources_toml) and read_tasks(layout.tasks_toml)
+        files = {
+            **dict.fromkeys(SOURCE_KINDS, layout.sources_toml),
+            **dict.fromkeys(MODEL_KINDS, layout.models_toml),
+        }
+        path = files.get(table["kind"], layout.tasks_toml)
+        if path == layout.models_toml and "foundation_model" not in tables:  # added to the default model
+            block = f'[foundation_model]\nkind = "pretrain"\n{block}'
+        path.write_text(block)
+        assert read_sources(layout.sources_toml) and read_tasks(layout.tasks_toml) and read_models(layout.models_toml)
     elif set(tables) == {"tickets"}:  # only settings, for the table above
         layout.tasks_toml.write_text(layout.tasks_toml.read_text() + block)
         assert read_tasks(layout.tasks_toml)

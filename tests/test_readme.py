@@ -16,12 +16,14 @@ from pipeline.corpus.collect.sources import read_sources
 from pipeline.store.chain import link_of
 from pipeline.store.settings import read_assignments
 from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.training.models_toml import KINDS as MODEL_KINDS
+from pipeline.training.models_toml import read_models
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model", "compare")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "model", "models", "compare")),
 ]
 
 
@@ -107,5 +109,7 @@ def test_page_toml_is_what_the_project_reads(page, tmp_path):
             continue  # config.toml, whose tables are those of the assets
         if next(iter(tables.values()))["kind"] in SOURCE_KINDS:
             read_sources(path)
+        elif next(iter(tables.values()))["kind"] in MODEL_KINDS:
+            read_models(path)
         else:
             read_tasks(path)

@@ -8,7 +8,7 @@ from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, existing_layout
-from pipeline.tasks.declared import declared_assets
+from pipeline.tasks.declared import declared_assets, declared_downloads
 from pipeline.tracking.journal import damaged_journals, journals
 from pipeline.tracking.pruning import prune_tracking
 from pipeline.tracking.registry import FINGERPRINT, registered_versions
@@ -24,6 +24,7 @@ def run(args: Namespace) -> int:
         unfinished=args.unfinished,
         declared=declared_assets(layout),
         sources=[source.path for source in sources if isinstance(source, FilesSource)],
+        downloads=declared_downloads(layout),
     )
     if not (garbage.folders or garbage.files or garbage.retired):
         if not _pruned(layout):

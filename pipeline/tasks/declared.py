@@ -10,8 +10,10 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from pipeline.corpus.collect.files import FilesSource
+from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.sources import read_sources
 from pipeline.corpus.examples.stage import LabelledFile, check_beginning
+from pipeline.corpus.tokens.vocabularies import PACKAGES
 from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
 from pipeline.tasks.tasks_toml import Task, read_tasks
@@ -40,6 +42,18 @@ def idle_bases(models: Collection[Model], tasks: Iterable[Task]) -> list[str]:
 def idle_assets(layout: Layout) -> list[str]:
     """Those of the graph that `gristmill run` and the job demo leave out."""
     return idle_bases(read_models(layout.models_toml).values(), read_tasks(layout.tasks_toml).values())
+
+
+def declared_downloads(layout: Layout) -> set[str]:
+    """The sha256 of the downloads that the files name, and of published vocabularies; `gristmill gc` keeps them."""
+    models, tasks = read_models(layout.models_toml).values(), read_tasks(layout.tasks_toml).values()
+    named = [
+        *read_sources(layout.sources_toml).values(),
+        *PACKAGES.values(),
+        *(task.data for task in tasks if isinstance(task.data, Source)),
+        *(model.source for model in models if isinstance(model, OpenModel)),
+    ]
+    return {sha256 for one in named for sha256 in one.downloads()}
 
 
 def refuse_missing(layout: Layout) -> None:

@@ -23,7 +23,7 @@ from pipeline.store.record_file import read_record, rebuilding
 from pipeline.store.records import Checkpoint, Handle, Report
 from pipeline.store.shards import write_bytes, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
-from pipeline.training.model_files import files_table, identity_of, is_licence, is_weights, names_in_folder
+from pipeline.training.model_files import files_line, identity_of, is_licence, is_weights, names_in_folder
 from pipeline.training.open_config import OpenConfig
 
 ORIGIN = "origin.json"
@@ -172,10 +172,9 @@ def _fetch(cfg: OpenRecipe, folder: Path, work: Work) -> None:
             raise ValueError(
                 f"{cfg.config.origin()} has no model in it, expected config.json with safetensors, or one GGUF file"
             )
-        table = files_table(cfg.config.name, found)
         raise ValueError(
             f"[{cfg.config.name}] has no table files, so nothing is imported. Compare these sha256 with those that"
-            f" the maker of the model publishes, then add them to models.toml:\n\n{table}\n"
+            f" the maker of the model publishes, then add this line to the table: {files_line(found)}"
         )
     cfg.config.gather(folder, cfg.cache, progress)
 

@@ -132,7 +132,10 @@ def pickles_among(paths: Iterable[str]) -> list[str]:
     return [path for path in paths if path.lower().endswith(PICKLES)]
 
 
-def files_table(name: str, files: Mapping[str, str]) -> str:
-    """The table `files` of a model, as it is written in models.toml."""
-    lines = [f"{json.dumps(path)} = {json.dumps(sha256)}" for path, sha256 in files.items()]
-    return "\n".join([f"[{name}.files]", *lines])
+def files_line(files: Mapping[str, str]) -> str:
+    """The table `files` of a model in one line of models.toml, because messages are shown in one line."""
+    return (
+        "files = { "
+        + ", ".join(f"{json.dumps(path)} = {json.dumps(sha256)}" for path, sha256 in files.items())
+        + " }"
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.training.model_files import files_table, identity_of, useful
+from pipeline.training.model_files import files_line, identity_of, useful
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
@@ -36,8 +36,9 @@ def test_useful_files_are_the_weights_and_what_lies_beside_them(there, expected)
     assert useful(there) == expected
 
 
-def test_files_table_can_be_read_back():
+def test_files_line_can_be_read_back():
     import tomllib
 
     files = {'a "b"/model.gguf': A, "config.json": B}
-    assert tomllib.loads(files_table("tiny", files)) == {"tiny": {"files": files}}
+    assert tomllib.loads(files_line(files)) == {"files": files}
+    assert "\n" not in files_line(files)

@@ -207,8 +207,9 @@ class FolderWeights(OpenConfig):
 
     def found(self, cache: Path, progress: Progress) -> dict[str, str]:
         there = self._existing()
-        paths = [member.name for member in members_of(there) if not member.refused]
-        return {path: sha256_of(there / path) for path in useful(paths)}
+        # also links, of which the folders of the hub's own cache consist: what they lead to is pinned by its sha256
+        names = [path.name for path in there.iterdir() if path.is_file()]
+        return {name: sha256_of(there / name) for name in useful(names)}
 
     def _existing(self) -> Path:
         if not (there := Path(self.folder)).is_dir():

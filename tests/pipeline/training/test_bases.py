@@ -189,6 +189,19 @@ def test_base_without_sha256_shows_the_line_to_copy(index, tiny, imported, tmp_p
     assert not left_over(tmp_path)
 
 
+def test_base_from_a_snapshot_in_the_cache_of_the_hub_whose_files_are_links(tiny, imported, tmp_path):
+    blobs, snapshot = tmp_path / "model/blobs", tmp_path / "model/snapshots/0"
+    shutil.copytree(tiny.folder, blobs)
+    snapshot.mkdir(parents=True)
+    for name in tiny.files:
+        (snapshot / name).symlink_to(blobs / name)
+    with pytest.raises(ValueError, match="add this line to the table: ") as caught:
+        imported(folder=str(snapshot))
+    files = tomllib.loads(str(caught.value).partition("to the table: ")[2])["files"]
+    built = imported(folder=str(snapshot), files=files)
+    assert files == hashes(tiny.files) and not (built.handle.directory / "model.safetensors").is_symlink()
+
+
 def test_base_of_pickles_only_is_refused_in_one_line(index, tmp_path, imported):
     index.repositories["mill/tiny"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     with pytest.raises(ValueError, match=r"mill/tiny has only pickles \(pytorch_model.bin\), which can run code"):

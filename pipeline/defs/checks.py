@@ -13,7 +13,8 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
     token_shards/<base>    the same
     <model>                finite_loss (blocks)
-    <model>_evaluation     beats_bigram, and the limits of [checks.<model>_evaluation] in config.toml
+    <model>_evaluation     beats_bigram (beats_unigram of an encoder, beats_base of a model trained further), and the
+                           limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of
@@ -36,6 +37,8 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.source_loss import lost_sources
 from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
+from pipeline.evaluation.continued_model import BASE as BASE_OF_MODEL
+from pipeline.evaluation.continued_model import METRICS as CHANGES
 from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
 from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
@@ -47,7 +50,7 @@ from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import read_record
 from pipeline.store.verdict import Verdict, conservation, few_lost, not_empty
 from pipeline.tasks.tasks_toml import Task
-from pipeline.training.models_toml import Model, vocabularies
+from pipeline.training.models_toml import ContinuedModel, Model, vocabularies
 
 TABLE = "checks"  # table of config.toml
 # Metrics of a model's evaluation, and the one that must be better than that of a baseline, by its objective.
@@ -93,7 +96,7 @@ def asset_checks(
     ]
     for model in (one for one in models if one.evaluation):
         stem, evaluation = model.name.removesuffix(MODEL_SUFFIX), str(model.evaluation)
-        beats = _beats_baseline(stem, *MUST_BEAT[model.objective])
+        beats = _beats_baseline(stem, *must_beat(model))
         checks += [
             check_step([model.asset], [finite_loss]),
             check_step([evaluation], [beats, *_limits(evaluation, limits)]),
@@ -109,6 +112,19 @@ def asset_checks(
             check_step([f"{name}_evaluation"], [beats, unseen, *_limits(f"{name}_evaluation", limits)]),
         ]
     return checks
+
+
+def must_beat(model: Model) -> tuple[str, str]:
+    """The metric and the baseline of the check on an evaluation; a model trained further must beat its base."""
+    if isinstance(model, ContinuedModel) and model.objective == "next_token":
+        return "domain_bits_per_byte", BASE_OF_MODEL
+    return MUST_BEAT[model.objective]
+
+
+def metrics_of_model(model: Model) -> tuple[str, ...]:
+    """The metrics of its evaluation, for limits in config.toml."""
+    more = CHANGES if isinstance(model, ContinuedModel) and model.objective == "next_token" else ()
+    return (*METRICS[model.objective], *more)
 
 
 def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = ()) -> dg.AssetChecksDefinition:
@@ -172,7 +188,7 @@ def limited_metrics(
     return {
         "corpus": [laws.REMOVED, *(f"{laws.REMOVED}_{source}" for source in sources)],
         "corpus_report": metrics_of("corpus_report"),
-        **{model.evaluation: METRICS[model.objective] for model in models if model.evaluation},
+        **{model.evaluation: metrics_of_model(model) for model in models if model.evaluation},
         **{f"{task.name}_evaluation": task.kind.metrics for task in tasks},
     }
 

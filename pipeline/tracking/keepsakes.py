@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.store.chain import MODELS
 from pipeline.store.outputs import VALUES, best_checkpoint, read_curve, read_results, result_metrics
 from pipeline.store.records import Checkpoint, Columns, Handle, Report, Shards
 from pipeline.store.store import Built
@@ -19,7 +20,6 @@ from pipeline.tracking.registry import Candidate
 from pipeline.tracking.server import is_finished
 from pipeline.tracking.tracker import Tracker
 from pipeline.training.bases import origins_of, read_origin
-from pipeline.training.pretrain import PRETRAIN
 
 WEIGHTS = "model.safetensors"
 SPEED = "tokens_per_second"  # a measure, the median of the curve of the same name
@@ -47,7 +47,7 @@ def keep_results(
     results, report = read_results(handle.directory), (handle.directory / "report.md").read_text("utf-8")
     if candidate is not None:
         tracker.register(**candidate.event(results, report))
-    elif model is not None and model.stage == PRETRAIN.name:
+    elif model is not None and model.stage in MODELS:
         tracker.publish(model, {result["metric"]: result["value"] for result in results}, report)
 
 

@@ -14,20 +14,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from model.cli import main
+from model.data.tokenizer import load_tokenizer
 from model.hf.files import write_folder
 from model.hf.gguf import write_gguf
 from model.hf.gguf_read import read_gguf
 from model.hf.importing import import_model
 from model.hf.tokenizer import ExportedTokenizer, read_exported_tokenizer
 from model.network.decoder import Decoder
+from model.network.encoder import Encoder, MaskedLM
 from model.network.heads import SequenceClassifier
-from model.network.registry import load_classifier, load_decoder
+from model.network.registry import load_classifier, load_decoder, load_model
 from model.network.shape import DecoderConfig, RopeScaling
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
+from tests.model.hf.encoders import BERT
 
 IDS_BT = torch.tensor([[1, 5, 90, 3, 3, 61, 0, 17, 42, 8, 8, 2]])
 # Decoders whose GGUF transformers reads whole: it takes the defaults of a config for these sizes.
-THEIR_GGUF = {
+THEIR_GGUF: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {"d_model": 40},
     "qwen3": {"d_head": 128},
@@ -46,7 +50,7 @@ GGUF_DECODERS = (
     "arcee",
 )
 N_TOKENS = 257  # all bytes, and the end of a text
-SIZES = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_model": 32, "d_head": 16, "d_ff": 32}
+SIZES: dict[str, Any] = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_model": 32, "d_head": 16, "d_ff": 32}
 WIDE = DecoderConfig(vocab_size=N_TOKENS, **SIZES, qk_norm=False, max_seq_len=64)  # rows of one block
 N_MUTATIONS = 60
 
@@ -388,6 +392,34 @@ def test_import_reads_the_licence_of_the_model_card(folder, tmp_path):
     assert import_model(folder, tmp_path / "ours").licence == "apache-2.0"
     (folder / "README.md").write_text("# A model\n")
     assert import_model(folder, tmp_path / "other").licence is None
+
+
+@pytest.mark.parametrize("kind", ["encoder", "masked_lm", "sequence_classifier"])
+def test_import_of_an_encoder_keeps_its_kind_labels_and_weights(kind, large_weights, tmp_path):
+    classes = {
+        "encoder": Encoder,
+        "masked_lm": MaskedLM,
+        "sequence_classifier": lambda cfg: SequenceClassifier(cfg, 3),
+    }
+    labels = ("no", "perhaps", "yes") if kind == "sequence_classifier" else None
+    model = large_weights(classes[kind](BERT), seed=2)
+    write_folder(tmp_path / "theirs", model, labels=labels)
+    (tmp_path / "theirs" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##a\n")
+    imported = import_model(tmp_path / "theirs", tmp_path / "ours")
+    loaded, loaded_labels = load_model(tmp_path / "ours")
+    assert (imported.family, imported.kind, loaded_labels) == ("bert", kind, labels)
+    for (name, one), (_, other) in zip(loaded.named_parameters(), model.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+    assert load_tokenizer(tmp_path / "ours" / "tokenizer").encode("aa b") == [5, 7, 6]
+
+
+def test_command_import_converts_a_model_that_sample_continues(llama_file, tmp_path, capsys):
+    assert main(["import", str(llama_file), str(tmp_path / "ours")]) == 0
+    assert capsys.readouterr().out.startswith("a name: ")
+    assert main(["sample", str(tmp_path / "ours"), "a text", "--tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("a text")
+    assert main(["import", str(llama_file), str(tmp_path / "ours")]) == 1
+    assert "exists and is no empty folder" in capsys.readouterr().err
 
 
 # What is in the output folder.

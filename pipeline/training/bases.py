@@ -96,7 +96,7 @@ def read_origin(directory: Path) -> Origin | None:
     if not (path := directory / ORIGIN).exists():
         return None
     values = read_object(path, KEYS, rebuilding(directory))
-    return Origin(**{**values, "stored": tuple(values["stored"])})
+    return Origin(**{key: values[key] for key in KEYS} | {"stored": tuple(values["stored"])})
 
 
 def origins_of(handles: Iterable[Handle]) -> dict[Folder, Origin]:

@@ -96,7 +96,8 @@ def read_origin(directory: Path) -> Origin | None:
     if not (path := directory / ORIGIN).exists():
         return None
     values = read_object(path, KEYS, rebuilding(directory))
-    return Origin(**{key: values[key] for key in KEYS} | {"stored": tuple(values["stored"])})
+    known = {key: values[key] for key in KEYS}
+    return Origin(**{**known, "stored": tuple(values["stored"])})
 
 
 def origins_of(handles: Iterable[Handle]) -> dict[Folder, Origin]:

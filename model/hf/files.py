@@ -33,6 +33,7 @@ from model.training.files import CONFIG, WEIGHTS, read_json, read_tensors, write
 
 INDEX, GENERATION, CARD = "model.safetensors.index.json", "generation_config.json", "README.md"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+POSITIONS = "model.embed_positions.weight"
 MAX_SHARD_BYTES = 5_000_000_000  # the limit of transformers before version 5
 
 
@@ -97,6 +98,8 @@ def write_folder(
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} must be one of {', '.join(DTYPES)}")
     is_decoder = isinstance(model, Decoder)
+    if tokenizer is not None and isinstance(model.cfg, EncoderConfig):
+        model = _with_their_positions(model, labels, tokenizer)
     config = {**config_to_hf(model.cfg, labels, kind_of(model)), "torch_dtype": dtype}
     for name, token_id in tokenizer.special_ids.items() if tokenizer is not None else ():
         # transformers does not train the row of the padding token, which is another token in ours; in RoBERTa it is
@@ -115,6 +118,23 @@ def write_folder(
         others = sorted(path.name for path in part.iterdir() if path.name not in names)
         write_json(part / EXPORT, {"format": 1, "files": [*names, *others]})
     return [directory / name for name in (*names, *others, EXPORT)]
+
+
+def _with_their_positions(model: Model, labels: Labels | None, tokenizer: ExportedTokenizer) -> Model:
+    """A RoBERTa as a BERT of the same layers, where the tokenizer has a token of texts in the place of padding.
+
+    transformers counts the positions of a RoBERTa without token 1, which it takes for padding wherever it is.
+    """
+    padding = family_of(model.cfg).fixed.get("pad_token_id")
+    if padding is None or tokenizer.special_ids.get("pad_token") in padding:
+        return model
+    assert isinstance(model.cfg, EncoderConfig)
+    weights = model.state_dict()
+    weights[POSITIONS] = weights[POSITIONS][model.cfg.position_offset :]
+    with torch.random.fork_rng([]):
+        bert = KINDS[kind_of(model)].build(replace(model.cfg, position_offset=0), labels or ())
+    bert.load_state_dict(weights)
+    return cast(Model, bert)
 
 
 def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -> dict[str, Any]:

@@ -18,11 +18,14 @@ from transformers import (
 )
 
 from model.data.batch_layout import IGNORE_INDEX
+from model.data.tokenizer import load_tokenizer
 from model.hf.config import config_to_hf
 from model.hf.files import read_model, write_folder
+from model.hf.tokenizer import read_exported_tokenizer
 from model.hf.weights import weights_from_hf
 from model.network.encoder import Encoder, MaskedLM
 from model.network.heads import SequenceClassifier, classifier_from
+from model.network.registry import KINDS
 from model.network.shape import EncoderConfig
 from model.network.visible import Visible
 from model.training.cross_entropy import linear_cross_entropy
@@ -224,3 +227,28 @@ def test_classifier_from_a_base_begins_as_in_transformers(name, large_weights, t
     ours.score.load_state_dict(theirs.classifier.state_dict())
     ids_BT, is_real_BT = padded(pad_id_of(cfg))
     assert_equal(ours(ids_BT, LENGTHS_B), theirs(ids_BT, attention_mask=is_real_BT.long()).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["encoder", "masked_lm", "sequence_classifier"])
+def test_roberta_with_a_tokenizer_whose_padding_is_another_token_gives_its_results_in_transformers(
+    kind, corpus, large_weights, tmp_path
+):
+    """transformers gave token 1, a byte in our tokenizers, no position of its own: all after it were one too low."""
+    vocab_size = load_tokenizer(corpus / "tokenizer").vocab_size
+    cfg = dataclasses.replace(ENCODERS["roberta"], vocab_size=vocab_size, has_pooler=kind == "encoder")
+    labels = LABELS if kind == "sequence_classifier" else None
+    ours = large_weights(KINDS[kind].build(cfg, labels or ()), seed=4)
+    exported = read_exported_tokenizer(corpus / "tokenizer", vocab_size)
+    write_folder(tmp_path / "out", ours, labels=labels, tokenizer=exported)
+    ids_BT = torch.tensor([[5, 1, 7, 1, 1, 8, 9]])
+    reader = {"encoder": AutoModel, "masked_lm": AutoModelForMaskedLM}.get(kind, AutoModelForSequenceClassification)
+    theirs = reader.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()(ids_BT)
+    got = ours(ids_BT, torch.tensor([7])) if labels else ours(ids_BT)
+    assert_equal(got, theirs.last_hidden_state if kind == "encoder" else theirs.logits)
+
+
+@torch.no_grad()
+def test_roberta_without_a_tokenizer_stays_a_roberta(large_weights, tmp_path):
+    write_folder(tmp_path / "out", large_weights(MaskedLM(ENCODERS["roberta"]), seed=4))
+    assert read_model(tmp_path / "out")[0].cfg == ENCODERS["roberta"]

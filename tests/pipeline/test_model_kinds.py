@@ -1,0 +1,194 @@
+"""The toy graph with a model of every kind: an encoder from scratch, an imported decoder, and one trained further."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+
+from pipeline.cli import main
+from pipeline.commands.planning import plan
+from pipeline.definitions import definitions
+from pipeline.store.layout import Layout, all_entries, load_current
+from pipeline.store.record_file import read_record
+from pipeline.training.bases import read_origin
+from pipeline.training.model_files import useful
+from pipeline.training.open_config import sha256_of
+
+TABLES = """
+[foundation_model]
+kind = "pretrain"
+
+[little_bert]
+kind = "pretrain"
+family = "bert"
+n_layers = 2
+d_model = 32
+n_heads = 2
+seq_len = 32
+rows = 4
+n_steps = 6
+n_validation_batches = 1
+
+[imported]
+kind = "open"
+folder = "elsewhere"
+licence = "MIT"
+files = {FILES}
+
+[reader]
+kind = "continue"
+base = "imported"
+domain = ["web"]
+general = ["local-texts"]
+n_steps = 4
+rows = 4
+seq_len = 32
+lora_rank = 2
+n_validation_batches = 1
+"""
+SETTINGS = """
+[moods_evaluation]
+random_init = false
+"""
+NEW = (
+    *("base/imported", "token_shards/imported", "reader", "reader_evaluation"),
+    *("little_bert", "little_bert_evaluation", "moods_model", "moods_evaluation"),
+)
+RUNS = {  # of MLflow: name -> experiment
+    "imported": "base_models",
+    "reader": "pretraining",
+    "little_bert": "pretraining",
+    "reader_evaluation": "evaluation",
+    "little_bert_evaluation": "evaluation",
+}
+
+
+@pytest.fixture(scope="module")
+def grown(toy_graph, tmp_path_factory):
+    """The folder `elsewhere` is the exported foundation model, as if somebody else had published it."""
+    data = tmp_path_factory.mktemp("grown") / "data"
+    shutil.copytree(toy_graph.layout.data, data, ignore=shutil.ignore_patterns("artifacts", "pages"))
+    shutil.copytree(toy_graph.layout.data / "pages", data / "pages")
+    layout = Layout(data)
+    with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral(str(data)) as instance:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GRISTMILL_DATA", str(data))
+        assert main(["export", "foundation_model", str(data / "elsewhere")]) == 0
+        names = useful([path.name for path in (data / "elsewhere").iterdir()])
+        files = ", ".join(f'"{name}" = "{sha256_of(data / "elsewhere" / name)}"' for name in names)
+        layout.models_toml.write_text(TABLES.replace("{FILES}", f"{{ {files} }}"))
+        tasks = layout.tasks_toml.read_text().replace('base = "foundation_model"', 'base = "little_bert"')
+        layout.tasks_toml.write_text(tasks)
+        layout.config_toml.write_text(layout.config_toml.read_text() + SETTINGS)
+        before = {entry["asset"]: entry["folder"] for entry in all_entries(layout)}
+        job = definitions(layout).resolve_job_def("demo")
+        keys = [dg.AssetKey(name.split("/")) for name in NEW]
+        result = job.execute_in_process(instance=instance, asset_selection=keys)
+        yield SimpleNamespace(layout=layout, result=result, before=before)
+
+
+def inputs_of(layout: Layout, asset: str) -> list[str]:
+    """The assets whose outputs an output was made from."""
+    names = {entry["folder"]: entry["asset"] for entry in all_entries(layout)}
+    record = read_record(load_current(layout, asset).directory)
+    assert record is not None
+    return [names[f"{one['stage']}/{one['fingerprint']}"] for one in record["inputs"]]
+
+
+def test_every_kind_of_model_is_built_and_the_second_time_nothing_is(grown):
+    assert grown.result.success
+    assert {one.asset for one in plan(grown.layout) if one.rebuilt} == set()
+
+
+def test_models_share_tokens_and_are_made_from_what_their_tables_say(grown):
+    """Nothing that two models need is computed twice: the token shards are those of the toy graph."""
+    after = {entry["asset"]: entry["folder"] for entry in all_entries(grown.layout)}
+    shared = ("corpus", "tokenizer", "token_shards", "foundation_model", "moods_examples")
+    assert {name: after[name] for name in shared} == {name: grown.before[name] for name in shared}
+    assert inputs_of(grown.layout, "little_bert") == ["token_shards", "tokenizer"]
+    assert inputs_of(grown.layout, "foundation_model") == ["token_shards", "tokenizer"]
+    assert inputs_of(grown.layout, "token_shards/imported") == ["corpus", "base/imported"]
+    assert inputs_of(grown.layout, "reader") == ["base/imported", "token_shards/imported"]
+    assert inputs_of(grown.layout, "reader_evaluation") == ["reader", "token_shards/imported", "base/imported"]
+    assert inputs_of(grown.layout, "moods_model") == ["little_bert", "moods_examples"]
+
+
+def test_each_model_has_one_run_in_its_experiment_that_names_its_base(grown):
+    from pipeline.tracking.server import new_client
+
+    client, found = new_client(grown.layout), {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            if run.info.run_name in RUNS:
+                assert run.info.run_name not in found
+                assert run.info.status == "FINISHED"
+                found[run.info.run_name] = experiment.name, run.data.tags
+    assert {name: experiment for name, (experiment, _) in found.items()} == RUNS
+    origin = read_origin(load_current(grown.layout, "base/imported").directory)
+    for name in ("imported", "reader", "reader_evaluation"):
+        tags = found[name][1]
+        assert (tags["gristmill.base"], tags["gristmill.base.licence"]) == ("base/imported", "MIT")
+        assert origin.files["model.safetensors"] in tags["gristmill.base.sha256"]
+    assert "gristmill.base" not in found["little_bert"][1]
+    registered = {model.name for model in client.search_registered_models()}
+    assert {"gristmill-reader", "gristmill-little_bert"} <= registered
+
+
+@pytest.fixture
+def commands(grown, monkeypatch):
+    monkeypatch.setenv("GRISTMILL_DATA", str(grown.layout.data))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return grown
+
+
+@pytest.mark.parametrize(
+    ("model", "architecture"),
+    [
+        ("base/imported", "Qwen3ForCausalLM"),
+        ("reader", "Qwen3ForCausalLM"),
+        ("little_bert", "BertForMaskedLM"),
+        ("moods_model", "BertForSequenceClassification"),
+    ],
+)
+def test_export_of_each_kind_of_model(commands, model, architecture, tmp_path):
+    assert main(["export", model, str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [architecture]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert ("| base: licence | MIT |" in card) == (model in ("base/imported", "reader"))
+
+
+def test_generate_continues_texts_with_any_decoder_and_refuses_an_encoder_in_one_line(commands, capsys):
+    for model in ("base/imported", "reader"):
+        assert main(["generate", "The ", "--model", model, "--tokens", "3"]) == 0
+    assert main(["generate", "The ", "--model", "little_bert"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "masked language model" in line and "decoder" in line
+
+
+def test_trace_names_every_model_that_read_a_document(commands, capsys):
+    assert main(["trace", "story-01.html", "--json"]) == 0
+    (page,) = json.loads(capsys.readouterr().out)["pages"]
+    tokens = load_current(commands.layout, "token_shards/imported").directory
+    models = {one["fingerprint"]: one for one in page["models"]}
+    reader = models[load_current(commands.layout, "reader").fingerprint]
+    assert reader["tokens"] == str(tokens)
+    assert load_current(commands.layout, "little_bert").fingerprint in models
+
+
+def test_gc_keeps_the_base_that_a_model_needs(commands, capsys):
+    base = load_current(commands.layout, "base/imported").directory
+    assert main(["gc", "--yes"]) == 0
+    assert (base / "model.safetensors").exists()
+    assert str(base.relative_to(commands.layout.data)) not in capsys.readouterr().out
+
+
+def test_results_and_settings_know_the_models(commands, capsys):
+    assert main(["results", "--json"]) == 0
+    assert {"reader_evaluation", "little_bert_evaluation"} <= {
+        one["asset"] for one in json.loads(capsys.readouterr().out)
+    }
+    assert main(["settings", "reader", "--json"]) == 0
+    values = {one["setting"]: one.get("value") for one in json.loads(capsys.readouterr().out)}
+    assert (values["n_steps"], values["domain"]) == (4, ["web"])

@@ -81,7 +81,7 @@ class ContinueConfig:
     ] = 0.0
     n_steps: Annotated[Count, "Number of optimizer updates, each on one batch of sequences."] = 100
     rows: Annotated[Count, "Number of sequences per update."] = 4
-    seq_len: Annotated[Count, "Length of the training sequences in tokens, at most the context of the base."] = 256
+    seq_len: Annotated[Count, "Length of the training sequences in tokens, at most the context of the base."] = 512
     micro_batch: Annotated[
         OptionalCount,
         "Number of sequences that pass through the model at once, a divisor of the sequences per update; lower it"

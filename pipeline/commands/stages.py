@@ -19,7 +19,7 @@ from pipeline.store.chain import Link, Reads, link_of, run_by, side_inputs
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
 from pipeline.store.progress import current_show, displayed
-from pipeline.store.records import Handle
+from pipeline.store.records import Checkpoint, Handle
 from pipeline.store.settings import read_assignments
 from pipeline.store.store import RECORD, Built, Launch, Stage, Store, read_handle, read_record
 
@@ -41,12 +41,19 @@ def run_stage(args: Namespace) -> int:
             given = _handles(layout, args.name, args.inputs, args)
             more = {"tasks": _task_names(given)} if args.name == "decontaminate" else {}
             store = _store(layout, args)
-            handles = [handle for _, handle in given]
+            handles = [_tokenizer_of(handle) if args.name == "tokenize" else handle for _, handle in given]
             if DENY_LIST.name in side_inputs(args.name) - {handle.stage for handle in handles}:
                 handles += deny_list(store, layout.denied)
             built = store.build(stage, link.settings(cfg, **more), *handles, directory=out)
         display.end(_summary(built))
     return 0
+
+
+def _tokenizer_of(handle: Handle) -> Handle:
+    """The tokenizer of a model, which `tokenize` takes beside the corpus; any other output as it is."""
+    from pipeline.corpus.tokens.tokenizer_files import tokenizer_in
+
+    return tokenizer_in(handle) if isinstance(handle, Checkpoint) else handle
 
 
 def run_train(args: Namespace) -> int:

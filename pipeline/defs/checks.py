@@ -13,7 +13,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
     token_shards/<base>    the same
     <model>                finite_loss (blocks)
-    <model>_evaluation     beats_bigram (beats_unigram of an encoder, beats_base of a model trained further), and the
+    <model>_evaluation     beats_bigram (beats_unigram of an encoder, beats_base and forgets_little of a model trained further), and the
                            limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks), whole_texts
@@ -39,7 +39,15 @@ from pipeline.corpus.split.stage import leaked_documents
 from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.continued_model import BASE as BASE_OF_MODEL
 from pipeline.evaluation.continued_model import METRICS as CHANGES
-from pipeline.evaluation.laws import beats_baseline, beats_limit, finite, unseen, whole_texts
+from pipeline.evaluation.laws import (
+    MOST_FORGOTTEN,
+    beats_baseline,
+    beats_limit,
+    finite,
+    forgets_little,
+    unseen,
+    whole_texts,
+)
 from pipeline.evaluation.masked_model import METRICS as MASKED_METRICS
 from pipeline.evaluation.task import SEEN
 from pipeline.store.chain import EVALUATION, MODEL_SUFFIX, TOKENS, metrics_of
@@ -56,6 +64,7 @@ TABLE = "checks"  # table of config.toml
 # Metrics of a model's evaluation, and the one that must be better than that of a baseline, by its objective.
 METRICS = {"next_token": metrics_of(EVALUATION), "masked_tokens": MASKED_METRICS}
 MUST_BEAT = {"next_token": ("bits_per_byte", "bigram"), "masked_tokens": ("masked_perplexity", "unigram")}
+FORGOTTEN = "general_change"  # a limit in config.toml takes the place of the check forgets_little
 SAMPLE_DOCUMENTS = 200  # that are checked for losslessness, besides the hard texts
 Key = Sequence[str]
 
@@ -96,10 +105,12 @@ def asset_checks(
     ]
     for model in (one for one in models if one.evaluation):
         stem, evaluation = model.name.removesuffix(MODEL_SUFFIX), str(model.evaluation)
-        beats = _beats_baseline(stem, *must_beat(model))
+        own = [_beats_baseline(stem, *must_beat(model))]
+        if FORGOTTEN in metrics_of_model(model) and FORGOTTEN not in limits.get(evaluation, {}):
+            own.append(Law(name="forgets_little", judge=_forgets_little, blocks=False))
         checks += [
             check_step([model.asset], [finite_loss]),
-            check_step([evaluation], [beats, *_limits(evaluation, limits)]),
+            check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
@@ -282,6 +293,11 @@ def _beats_baseline(model: str, metric: str, baseline: str) -> Law:
 
     judge.__doc__ = f"{metric} is better than that of the {baseline} baseline."
     return Law(name=f"beats_{baseline}", judge=judge, blocks=False)
+
+
+def _forgets_little(report: Handle) -> Verdict:
+    """Bits per byte of general text have hardly risen since the base."""
+    return forgets_little({result["metric"]: result for result in read_results(report.directory)}, MOST_FORGOTTEN)
 
 
 def _limits(asset: str, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:

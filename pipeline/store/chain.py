@@ -224,7 +224,7 @@ CHAIN: tuple[Link, ...] = (
         recipe="pipeline.corpus.tokens.tokenize.TokenizeRecipe",
         asset=TOKENS,
         command="stage",
-        reads=(Reads("SPLIT_CORPUS"), Reads("tokenizer")),
+        reads=(Reads("SPLIT_CORPUS"), Reads(("tokenizer", *MODELS))),  # of a model its tokenizer
         drops=True,
     ),
     Link(

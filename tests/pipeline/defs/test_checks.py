@@ -210,6 +210,25 @@ def test_limit_of_a_metric_that_nothing_writes_is_refused_when_the_graph_loads(t
         definitions(toy_layout)
 
 
+def test_continued_model_is_checked_against_its_base_and_may_limit_what_it_forgets(toy_layout):
+    (toy_layout.config_toml.parent / "models.toml").write_text(
+        '[foundation_model]\nkind = "pretrain"\n\n[reader]\nkind = "continue"\nbase = "foundation_model"\n'
+    )
+    names = {key.name for key in checks_of(definitions(toy_layout), "reader_evaluation")}
+    assert names == {"beats_base", "forgets_little"}
+    toy_layout.config_toml.write_text("[checks.reader_evaluation]\ngeneral_change = 0.01")
+    names = {key.name for key in checks_of(definitions(toy_layout), "reader_evaluation")}
+    assert names == {"beats_base", "general_change_limit"}
+    toy_layout.config_toml.write_text("[checks.foundation_evaluation]\ngeneral_change = 0.01")
+    with pytest.raises(ValueError, match="unknown metric `general_change`"):
+        definitions(toy_layout)
+
+
+def checks_of(defs: dg.Definitions, asset: str) -> list[dg.AssetCheckKey]:
+    graph = defs.resolve_asset_graph()
+    return [key for key in graph.asset_check_keys if key.asset_key == dg.AssetKey(asset)]
+
+
 def test_metrics_that_are_declared_are_those_that_the_assets_write(toy_graph):
     assets = {"corpus_report": "corpus_report", "foundation_evaluation": EVALUATION}
     declared = {asset: metrics_of(pattern) for asset, pattern in assets.items()}

@@ -12,6 +12,7 @@ from model.evaluate import document_losses
 from model.network.registry import load_decoder
 from pipeline.evaluation.continued_model import change, change_results
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
+from pipeline.evaluation.laws import MOST_FORGOTTEN, forgets_little
 from pipeline.training.continuing import CONTINUE, ContinueConfig, continue_recipe
 
 RECIPE = continue_recipe(
@@ -70,6 +71,17 @@ def test_change_interval_is_paired(rng=np.random.default_rng(0)):  # noqa: B008
     before = rng.uniform(1, 1000, 50)
     found = change(before * rng.normal(0.95, 0.01, 50), before)
     assert -0.06 < found.low < -0.05 < found.high < -0.04
+
+
+@pytest.mark.parametrize(("value", "passed"), [(-0.1, True), (0.03, True), (0.031, False)])
+def test_forgets_little_judges_the_change_of_general_text(value, passed):
+    verdict = forgets_little({"general_change": {"value": value}}, MOST_FORGOTTEN)
+    assert verdict.passed == passed and verdict.observed == value
+    assert passed or "cost +3.1% bits per byte of general text (limit +3.0%)" in verdict.sentence()
+
+
+def test_forgets_little_passes_without_general_text():
+    assert forgets_little({}, MOST_FORGOTTEN).passed
 
 
 def test_change_results_without_general_text_are_of_the_domain_alone():

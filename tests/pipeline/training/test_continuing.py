@@ -18,6 +18,7 @@ from pipeline.corpus.tokens.tokenize import TOKENIZE, TokenizeConfig, TokenizeRe
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_in
 from pipeline.provenance.exposure import models_of
 from pipeline.provenance.training_steps import content_of_steps
+from pipeline.store.chain import side_inputs
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.store import Outcome, Silent, Stage, Store, fingerprint_of
@@ -121,6 +122,10 @@ def test_tokens_of_a_base_are_those_of_its_own_tokenizer(store, base, split_corp
     assert fingerprints[0] == fingerprints[1]
     tokens = store.build(TOKENIZE, recipe, corpus, tokenizer_in(base)).handle
     assert read_description(tokens.directory)["tokenizer"] == byte_tokenizer.digest
+
+
+def test_a_base_is_no_input_whose_rows_tokenize_must_account_for():
+    assert {"tokenizer", "base", "pretrain", "continue"} <= side_inputs("tokenize")
 
 
 def test_continue_with_shards_of_another_tokenizer_is_refused(store, base, mixed_tokens):

@@ -13,8 +13,8 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     token_shards           conservation (blocks), few_lost (blocks), ids_in_range (blocks)
     token_shards/<base>    the same
     <model>                finite_loss (blocks)
-    <model>_evaluation     beats_bigram (beats_unigram of an encoder, beats_base and forgets_little of a model trained further), and the
-                           limits of [checks.<model>_evaluation] in config.toml
+    <model>_evaluation     beats_bigram (beats_unigram of an encoder, beats_base and forgets_little of a model that is
+                           trained further), and the limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining, and the limits of

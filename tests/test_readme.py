@@ -110,6 +110,8 @@ def test_page_toml_is_what_the_project_reads(page, tmp_path):
         if next(iter(tables.values()))["kind"] in SOURCE_KINDS:
             read_sources(path)
         elif next(iter(tables.values()))["kind"] in MODEL_KINDS:
+            bases = {table["base"] for table in tables.values() if "base" in table} - tables.keys()
+            path.write_text("\n".join([block, *(f'[{name}]\nkind = "pretrain"' for name in bases)]))
             read_models(path)
         else:
             read_tasks(path)

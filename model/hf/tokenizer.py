@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data.tokenizer import IMPORTED
-from model.data.tokenizer_json import MODELS, pattern_of, vocabulary_of
+from model.data.tokenizer_json import MODELS, pattern_of, steps, vocabulary_of
 from model.training.files import read_json
 
 TOKENIZER_JSON, TOKENIZER_CONFIG_JSON = "tokenizer.json", "tokenizer_config.json"
@@ -69,7 +69,7 @@ def read_exported_tokenizer(
     is_ours = description is not None and description.get("vocabulary") != IMPORTED
     _check_fits(folder, max(tokens.values(), default=-1) + 1, vocab_size, is_ours=is_ours)
     if feeding is not None:
-        _feed(tokenizer, config, tokens, feeding, is_ours=is_ours)
+        _feed(tokenizer, config, tokens, feeding, description)
     special_ids = {name: tokens[text] for name in SPECIAL if (text := _text(config.get(name))) in tokens}
     if chat_template is None and (folder / CHAT_TEMPLATE).is_file():
         chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
@@ -109,7 +109,11 @@ def _opens_with(description: Mapping[str, Any] | None, special_ids: Mapping[str,
 
 
 def _feed(
-    tokenizer: dict[str, Any], config: dict[str, Any], tokens: Mapping[str, int], feeding: Feeding, *, is_ours: bool
+    tokenizer: dict[str, Any],
+    config: dict[str, Any],
+    tokens: Mapping[str, int],
+    feeding: Feeding,
+    description: Mapping[str, Any] | None,
 ) -> None:
     """Set the fields that say how texts become rows, and a padding token if there is none."""
     config["model_max_length"] = feeding.max_tokens
@@ -119,9 +123,25 @@ def _feed(
         config["pad_token"] = next((token for token in ends if token in tokens), None)
     if feeding.spells_mask:
         config["split_special_tokens"] = False
-    if feeding.is_repaired and is_ours:
+    if feeding.is_repaired and description is not None:
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
-        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip]}
+        own = [tokenizer["normalizer"]] if tokenizer.get("normalizer") is not None else []
+        tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip, *own]}
+        _open_as_trained(tokenizer, config, tokens, description)
+
+
+def _open_as_trained(
+    tokenizer: dict[str, Any], config: dict[str, Any], tokens: Mapping[str, int], description: Mapping[str, Any]
+) -> None:
+    """Put the token before a text that our classifiers read there, where an imported tokenizer adds none itself."""
+    opening, closing = description.get("opening"), description.get("closing")
+    added = [step for step in steps(tokenizer.get("post_processor"), "processors") if step["type"] != "ByteLevel"]
+    if not opening or closing or added or config.get("add_bos_token"):
+        return
+    config.pop("add_bos_token", None)  # which transformers puts above tokenizer.json
+    config.pop("add_eos_token", None)
+    text = next(text for text, token_id in tokens.items() if token_id == opening[0])
+    tokenizer["post_processor"] = _opened_with(text, opening[0])
 
 
 def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -11,8 +11,10 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 from transformers.integrations.gguf import convert_gguf_tokenizer
 
+from model.data.examples import encoded, repaired
 from model.data.tokenizer import load_tokenizer
 from model.data.tokenizer_tiktoken import TiktokenEngine
+from model.hf.tokenizer import Feeding, read_exported_tokenizer
 from model.hf.tokenizer_import import import_gguf_tokenizer, import_tokenizer
 from pipeline.corpus.laws import HARD_TEXTS
 from tests.model.hf.tokenizers_of_others import CONTROL, OTHERS, mixed_texts, real_documents, save
@@ -103,6 +105,23 @@ def test_imported_tokenizer_folder_is_read_by_transformers_with_the_same_ids(bot
     assert theirs(text, add_special_tokens=False)["input_ids"] == load_tokenizer(folder).encode(text)
     assert len(ours.encode(text)) > 100
     assert json.loads((folder / "tokenizer.json").read_text("utf-8"))["truncation"] is None
+
+
+@pytest.mark.parametrize("is_classifier", [False, True])
+def test_exported_tokenizer_of_others_gives_the_ids_that_were_trained_on(both, is_classifier, tmp_path):
+    _, ours, theirs, folder = both
+    feeding = Feeding(max_tokens=99, truncation_side="right", padding_side="right", is_repaired=is_classifier)
+    exported = read_exported_tokenizer(folder, 1200, feeding=feeding)
+    for name, content in exported.files.items():
+        (tmp_path / name).write_text(content, "utf-8")
+    read = AutoTokenizer.from_pretrained(tmp_path, split_special_tokens=True)
+    assert (read.model_max_length, read.padding_side) == (99, "right")
+    for text in ("ab  12", "e\u0301t\u00e9", "  We'll see\n"):
+        if is_classifier:
+            rows, _ = encoded(ours, [repaired(text)], 99)
+            assert read(text)["input_ids"] == rows[0].tolist()
+        else:
+            assert read(text)["input_ids"] == theirs(text, padding=False)["input_ids"]
 
 
 @pytest.mark.parametrize("names", [("vocab.txt",), ("vocab.json", "merges.txt")])

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
+from model.hf.tokenizer_import import import_tokenizer
 from model.network.decoder import new_decoder
 from model.network.heads import new_classifier
 from model.network.registry import describe, save_model
@@ -19,6 +21,7 @@ from model.training.memory import OutOfMemory
 from pipeline.serving.generate import generate_text, predictor_in, stream_text
 from pipeline.store.records import TokenizerFile
 from pipeline.tasks.classification import Classifier
+from tests.model.hf.tokenizers_of_others import save
 
 CONTEXT = 16
 CFG = DecoderConfig(
@@ -137,6 +140,21 @@ def test_generate_stops_where_the_model_ends_the_document(tmp_path, byte_tokeniz
         model.lm_head.weight[256] = 100 * model.trunk(torch.tensor([[256, 97]]))[0, -1]
     save_model(folder, model, describe(CFG))
     assert one_text(folder, "a", 10, temperature=0) == ""
+
+
+@pytest.mark.parametrize("end", ["<|endoftext|>", "<|im_end|>"])
+def test_generate_of_an_imported_model_stops_at_the_end_of_a_document_and_of_a_turn(tmp_path, end):
+    tokenizer = import_tokenizer(save("smollm", tmp_path / "source"), tmp_path / "model" / "tokenizer", 600)
+    model = new_decoder(dataclasses.replace(CFG, vocab_size=600), seed=0)
+    prompt = torch.tensor([[*tokenizer.opening, *tokenizer.encode("a")]])
+    (token,) = [i for i in range(600) if tokenizer.tokens[i] == end.encode()]
+    with torch.no_grad():
+        torch.nn.init.ones_(model.get_parameter("model.norm.weight"))
+        model.lm_head.weight[token] = 100 * model.trunk(prompt)[0, -1]
+    save_model(tmp_path / "model", model, describe(model.cfg))
+    assert one_text(tmp_path / "model", "a", 10, temperature=0) == ""
+    unstopped = generate(model, prompt.tolist(), SampleConfig(max_new_tokens=1, temperature=0))
+    assert unstopped == [[token]]
 
 
 def test_generate_no_sample_is_refused(decoder):

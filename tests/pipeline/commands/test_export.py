@@ -337,7 +337,7 @@ def test_classifier_as_gguf_is_refused(tmp_path, capsys):
     (tmp_path / "model").mkdir()
     save_model(tmp_path / "model", new_classifier(CONFIG, 2, seed=1), describe(CONFIG, ("a", "b")))
     write_tokenizer_of(tmp_path / "model")
-    assert "contains a classifier" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
+    assert "contains no decoder" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
 
 
 def test_what_is_no_model_is_refused(tmp_path, capsys):

@@ -43,6 +43,7 @@ PRE_TOKENIZERS = (
     *("Metaspace", "ByteLevel", "Split", "UnicodeScripts"),
 )
 MODELS = ("BPE", "WordPiece", "Unigram")
+MOST_STEPS, MOST_PREPENDED = 16, 8
 REMEDY = "take the tokenizer from the model's publisher, or another model"
 
 
@@ -137,11 +138,28 @@ def _check_parts(content: Mapping[str, Any]) -> None:
             raise ValueError(f"normalizer {part['type']!r}, expected {', '.join(NORMALIZERS)}")
         if part["type"] == "Replace":
             _check_pattern(part["pattern"], REPLACED)
+        _check_growth(part)
     for part in pre_tokenizers_of(content):
         if part["type"] not in PRE_TOKENIZERS:
             raise ValueError(f"pre-tokenizer {part['type']!r}, expected {', '.join(PRE_TOKENIZERS)}")
         if part["type"] == "Split":
             _check_pattern(part["pattern"], SPLITS)
+    for parts in (normalizers_of(content), pre_tokenizers_of(content)):
+        n_byte_level = sum(part["type"] == "ByteLevel" for part in parts)
+        if len(parts) > MOST_STEPS or n_byte_level > 1:
+            raise ValueError(
+                f"{len(parts)} steps, {n_byte_level} of them of bytes, expected at most {MOST_STEPS}, and one of bytes"
+            )
+
+
+def _check_growth(part: Mapping[str, Any]) -> None:
+    """A few steps that each make a text longer would fill the memory with a short one."""
+    if part["type"] == "Replace" and len(part["content"]) > max(1, len(part["pattern"].get("String", " "))):
+        raise ValueError(f"the normalizer replaces {part['pattern']} by a longer text, {part['content'][:80]!r}")
+    if part["type"] == "Replace" and not part["pattern"].get("String", " "):
+        raise ValueError("the normalizer replaces an empty text")
+    if part["type"] == "Prepend" and len(part["prepend"]) > MOST_PREPENDED:
+        raise ValueError(f"the normalizer prepends {len(part['prepend']):,} characters to a text")
 
 
 def _check_pattern(pattern: Mapping[str, str], known: Mapping[str, str]) -> None:

@@ -6,8 +6,9 @@ finds the piece `</s>` in a text that spells it out, which would let a text end 
 their name, which no word of a text contains when it reaches the model.
 """
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,8 @@ class LibraryEngine:
     def __init__(self, content: Mapping[str, Any]) -> None:
         from tokenizers import Tokenizer
 
-        try:
+        with _explained():
             self.tokenizer = Tokenizer.from_str(json.dumps(_without_special(content)))
-        except Exception as error:  # the library raises nothing more special
-            raise ValueError(f"`tokenizers` cannot read it ({error})") from error
         for entry in _found_in_text(content):
             if self.tokenizer.token_to_id(entry["content"]) != entry["id"]:
                 raise ValueError(f"the added token {entry['content']!r} does not keep its id {entry['id']}")
@@ -38,8 +37,20 @@ class LibraryEngine:
         return np.array(self._encode([text])[0], np.uint32)
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _explained():
+            found = self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in found]
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """ValueError for what the library raises, which is nothing more special than Exception, or a panic."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"`tokenizers` cannot run this tokenizer ({error})") from error
 
 
 def _found_in_text(content: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A tokenizer.json that somebody else made: every part that is unknown, wrong or too large is refused in one line."""
 
+import base64
 import json
 
 import pytest
@@ -35,8 +36,12 @@ def split(pattern: dict) -> dict:
     return {"type": "Sequence", "pretokenizers": [{"type": "Split", "pattern": pattern, "behavior": "Isolated"}]}
 
 
-def replace(pattern: dict) -> dict:
-    return {"type": "Replace", "pattern": pattern, "content": "x"}
+def replace(pattern: dict, content: str = "x") -> dict:
+    return {"type": "Replace", "pattern": pattern, "content": content}
+
+
+def precompiled(content: bytes) -> dict:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
 
 
 def model(**changes) -> dict:
@@ -65,6 +70,12 @@ def imported(folder, content, vocab_size=300):
             {"normalizer": {"type": "Sequence", "normalizers": [replace({"Regex": "x*"})]}},
             "is not one of those that we run",
         ),
+        ({"normalizer": replace({"String": "a"}, "a" * 1000)}, "replaces .* by a longer text, 'aaaa"),
+        ({"normalizer": replace({"String": ""})}, "replaces an empty text"),
+        ({"normalizer": {"type": "Prepend", "prepend": "a" * 10**6}}, "prepends 1,000,000 characters"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL] * 9}}, "9 steps, 9 of them of bytes"),
+        ({"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}] * 99}}, "99 steps"),
+        ({"normalizer": precompiled(b"")}, "cannot run this tokenizer .*precompiled_charsmap"),
         ({"normalizer": {"type": "Python"}}, "normalizer 'Python', expected NFC"),
         ({"pre_tokenizer": {"type": "Custom"}}, "pre-tokenizer 'Custom', expected"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": 3}}, "a part is missing or of another type"),
@@ -122,6 +133,13 @@ def test_tokenizer_json_of_an_absurd_size_is_refused_before_it_is_read(tmp_path)
         file.truncate(300 << 20)
     with pytest.raises(ValueError, match="314,572,800 bytes, expected at most"):
         import_tokenizer(tmp_path / "source", tmp_path / "again", 300)
+
+
+def test_tokenizer_json_whose_table_of_characters_is_broken_is_refused_when_it_is_used(tmp_path):
+    """The library panics, with an exception that is no Exception."""
+    tokenizer = imported(tmp_path, {**SOUND, "normalizer": precompiled(b"\x10\0\0\0" + b"\1" * 40)})
+    with pytest.raises(ValueError, match="cannot run this tokenizer .*index out of bounds"):
+        tokenizer.encode("h\u00e9llo")
 
 
 def test_tokenizer_json_with_truncation_on_cuts_nothing(tmp_path):

@@ -155,7 +155,11 @@ def _write(
         (out / CHAT_TEMPLATE).write_text(template, "utf-8")
     write_json(out / TOKENIZER_CONFIG_JSON, config)
     write_json(out / DESCRIPTION_FILE, description)
-    return load_tokenizer(out)
+    try:
+        return load_tokenizer(out)
+    except ValueError:
+        (out / DESCRIPTION_FILE).unlink()
+        raise
 
 
 def _content_in(source: Path, config: dict[str, Any]) -> dict[str, Any]:

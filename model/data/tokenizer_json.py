@@ -148,7 +148,7 @@ def _check_parts(content: Mapping[str, Any]) -> None:
         n_byte_level = sum(part["type"] == "ByteLevel" for part in parts)
         if len(parts) > MOST_STEPS or n_byte_level > 1:
             raise ValueError(
-                f"{len(parts)} steps, {n_byte_level} of them of bytes, expected at most {MOST_STEPS}, and one of bytes"
+                f"{len(parts)} steps, {n_byte_level} of them of bytes, expected at most {MOST_STEPS}, one of bytes"
             )
 
 

@@ -70,8 +70,12 @@ def grown(toy_graph, tmp_path_factory):
     """The folder `elsewhere` is the exported foundation model, as if somebody else had published it."""
     data = tmp_path_factory.mktemp("grown") / "data"
     shutil.copytree(toy_graph.layout.data, data, ignore=shutil.ignore_patterns("artifacts", "pages"))
-    shutil.copytree(toy_graph.layout.data / "pages", data / "pages")
     layout = Layout(data)
+    for file, name in (
+        (layout.sources_toml, "pages"),
+        (layout.tasks_toml, "moods.jsonl"),
+    ):  # the same files as before
+        file.write_text(file.read_text().replace(f'path = "{name}"', f'path = "{toy_graph.layout.data / name}"'))
     with pytest.MonkeyPatch.context() as patch, dg.DagsterInstance.ephemeral(str(data)) as instance:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setenv("GRISTMILL_DATA", str(data))

@@ -3,6 +3,7 @@
     train SHARDS OUT             pretrain on token shards; after a stop at any moment, the same call resumes
     finetune BASE EXAMPLES OUT   make a classifier of labelled texts
     import SOURCE OUT            convert a model made elsewhere
+    merge BASE ADAPTER OUT       a model with the adapters of a training in its weights
     sample DIR PROMPT            continue a text
     embed DIR TEXT...            the vector of each text, by an encoder
     evaluate DIR SHARDS          bits per byte and perplexity on held-out documents; of an encoder, masked accuracy
@@ -85,6 +86,13 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("source", metavar="SOURCE", type=Path, help="a Hugging Face folder, or a GGUF file")
     importing.add_argument("out", metavar="OUT", type=Path, help="folder of the model; made where there is none")
     importing.set_defaults(run=run_import)
+    merge = commands.add_parser("merge", help="merge adapters of peft, or of a training here, into their base")
+    merge.add_argument("base", metavar="BASE", type=Path, help="folder of the model that the adapters belong to")
+    merge.add_argument(
+        "adapter", metavar="ADAPTER", type=Path, help="folder of the adapters; adapter/ of a model here"
+    )
+    merge.add_argument("out", metavar="OUT", type=Path, help="folder of the merged model; made where there is none")
+    merge.set_defaults(run=run_merge)
     sample = commands.add_parser("sample", help="continue a text")
     sample.add_argument("model", metavar="DIR", type=Path, help="folder of a model with its tokenizer")
     sample.add_argument("prompt", metavar="PROMPT", help="how the text begins; may be empty")
@@ -243,6 +251,30 @@ def run_import(args: argparse.Namespace) -> int:
         f"{imported.name}: {imported.n_parameters:,} parameters of the family {imported.family}, stored as {formats},"
         f" licence {imported.licence or 'unknown'}, into {args.out}"
     )
+    return 0
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    from model.hf.adapter import ADAPTER_CONFIG, read_adapter
+    from model.network.lora import lora_layers, merge_lora
+    from model.network.registry import load_model, save_model
+    from model.training.adapters import load_adapters
+    from model.training.files import CONFIG, WEIGHTS, read_json, sha256
+    from model.training.pretraining import refuse_other_models
+
+    refuse_other_models(args.out)
+    model, _ = load_model(args.base)
+    if (args.adapter / ADAPTER_CONFIG).exists():
+        read_adapter(args.adapter, model, sha256(args.base / WEIGHTS))
+    else:
+        load_adapters(args.adapter, model, args.base)
+    n_layers = len(list(lora_layers(model)))
+    merge_lora(model)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if (args.base / TOKENIZER).is_dir():
+        shutil.copytree(args.base / TOKENIZER, args.out / TOKENIZER, dirs_exist_ok=True)
+    save_model(args.out, model, read_json(args.base / CONFIG))
+    print(f"merged the adapters of {n_layers} layers into {args.out}")
     return 0
 
 

@@ -243,7 +243,9 @@ def _add_model_commands(command: Adder) -> None:
     export.add_argument(
         "out", metavar="OUT", help="folder (hf) or file (gguf) to write; an earlier export is replaced"
     )
-    export.add_argument("--format", choices=("hf", "gguf"), default="hf", help="default: hf")
+    export.add_argument(
+        "--format", choices=("hf", "gguf", "peft"), default="hf", help="default: hf; peft: adapters only"
+    )
     export.add_argument(
         "--dtype",
         choices=("float32", "float16", "bfloat16"),

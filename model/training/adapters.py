@@ -17,7 +17,7 @@ from torch import nn
 
 from model.network.lora import add_lora, merge_lora
 from model.network.lora_config import BASE, LoraConfig, lora_in
-from model.network.registry import KINDS, save_model, write_model
+from model.network.registry import KINDS, kind_of, save_model, write_model
 from model.training.files import CONFIG, WEIGHTS, read_json, sha256
 from model.training.weights import load_trained_weights, trained_weights
 
@@ -55,6 +55,11 @@ def load_adapters(folder: Path, model: nn.Module, base: Path) -> None:
     description = read_json(folder / CONFIG)
     if not isinstance(description, dict) or "lora" not in description:
         raise ValueError(f"{folder} is not a folder of adapters: {CONFIG} has no key 'lora'")
+    if description["kind"] != kind_of(model):
+        raise ValueError(
+            f"{folder}: these adapters belong to a model of the kind {description['kind']}, got {kind_of(model)}; the"
+            " model beside them has them merged already"
+        )
     trained_on, digest = base_of(description), sha256(base / WEIGHTS)
     if trained_on != digest:
         raise ValueError(

@@ -1,4 +1,5 @@
-"""`gristmill export`: writes a trained model as a Hugging Face folder, or as a GGUF file for llama.cpp.
+"""`gristmill export`: writes a trained model as a Hugging Face folder, or as a GGUF file for llama.cpp, or only the
+adapters that it was trained with as files of peft.
 
 In: a model by the name of its asset or by its folder (also a checkpoint of a training, or a Hugging Face folder).
 Out: the files, listed with their sizes, and the command that opens them. Only an earlier export is replaced.
@@ -8,6 +9,7 @@ import json
 import os
 import shlex
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,6 +49,8 @@ def run_export(args: Namespace) -> int:
     if args.format == "hf" and args.out.lower().endswith(".gguf"):
         raise ValueError(f"{args.out} names a GGUF file, and --format hf writes a folder; add --format gguf")
     folder = folder_or_current(layout_from_environment(), args.model)
+    if args.format == "peft":
+        return export_adapter(folder, Path(args.out).absolute())
     template = None if args.chat_template is None else read_chat_template(Path(args.chat_template))
     source = read_source(folder)
     from model.hf.tokenizer import Feeding, read_exported_tokenizer
@@ -73,10 +77,27 @@ def run_export(args: Namespace) -> int:
         if not isinstance(source.model, Decoder):
             raise ValueError(f"{folder} contains no decoder, but GGUF is for decoders; export it with --format hf")
         files = [write_gguf(out, source.model, tokenizer, name=out.stem, dtype=args.dtype)]
-    for file in files:
-        print(f"{size_text(file.stat().st_size):>10}  {file}")
+    print_sizes(files)
     print(f"\nopen it: {_line_that_opens(out, args.format, source)}")
     return 0
+
+
+def export_adapter(folder: Path, out: Path) -> int:
+    """Write the adapters beside a model that was trained with tuning = lora."""
+    from model.hf.adapter import write_adapter
+    from model.training.adapters import ADAPTER
+
+    verify(folder, whole=True)
+    if not (folder / ADAPTER).is_dir():
+        raise ValueError(f"{folder} has no folder {ADAPTER}/: it was not trained with tuning = lora; use --format hf")
+    print_sizes(write_adapter(out, folder / ADAPTER))
+    print("\nopen it: export the base with --format hf, then peft.PeftModel.from_pretrained(base, the folder above)")
+    return 0
+
+
+def print_sizes(files: Sequence[Path]) -> None:
+    for file in files:
+        print(f"{size_text(file.stat().st_size):>10}  {file}")
 
 
 def read_source(folder: Path) -> Source:

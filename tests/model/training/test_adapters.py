@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from model.cli import main
+from model.hf.adapter import write_adapter
+from model.network.heads import classifier_from
 from model.network.lora import add_lora, merge_lora
 from model.network.lora_config import LoraConfig
 from model.network.registry import load_classifier, load_decoder, load_model
@@ -170,3 +172,25 @@ def test_adapters_are_trained_by_adamw_alone():
     plan = train_config(FinetuneSettings(tuning="lora", lora_lr=0.003), n_examples=300)
     assert (plan.muon_lr, plan.adamw_lr) == (None, 0.003)
     assert train_config(FinetuneSettings(), n_examples=300).muon_lr is not None
+
+
+def test_merge_from_the_command_line_gives_the_model_of_the_training(plan, trained, tmp_path, capsys):
+    pretrain(plan, Silent())
+    assert main(["merge", str(trained), str(plan.out / "adapter"), str(tmp_path / "merged")]) == 0
+    assert "merged the adapters of 7 layers into" in capsys.readouterr()[0]
+    assert (tmp_path / "merged" / WEIGHTS).read_bytes() == (plan.out / WEIGHTS).read_bytes()
+    assert (tmp_path / "merged" / "tokenizer").is_dir()
+    write_adapter(tmp_path / "peft", plan.out / "adapter")
+    assert main(["merge", str(trained), str(tmp_path / "peft"), str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (plan.out / WEIGHTS).read_bytes()
+    assert main(["merge", str(plan.out), str(tmp_path / "peft"), str(tmp_path / "other")]) == 1
+    assert "these adapters belong to a base with the sha256" in capsys.readouterr()[1]
+    assert (
+        main(["merge", str(trained), str(plan.out / "adapter"), str(trained)]) == 1
+    )  # as the base would be replaced
+
+
+def test_adapters_of_another_kind_of_model_are_refused(plan, trained):
+    pretrain(plan, Silent())
+    with pytest.raises(ValueError, match="belong to a model of the kind decoder, got sequence_classifier"):
+        load_adapters(plan.out / "adapter", classifier_from(load_decoder(trained), 2, 0), trained)

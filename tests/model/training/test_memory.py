@@ -221,3 +221,52 @@ def test_estimate_lies_within_a_factor_of_two_of_a_training_process_peak(activat
     )
     measured, estimated = json.loads(answer.stdout)
     assert measured / 2 < estimated < 2 * measured
+
+
+def test_estimate_of_adapters_has_neither_gradients_nor_moments_of_the_base():
+    n_trained, n_all = 1000, n_parameters(DECODER)
+    parts, whole = (estimate(DECODER, TRAIN, "cpu", n_trained=n) for n in (n_trained, None))
+    assert parts.state == 4 * (n_all + 4 * n_trained)
+    assert whole.logits - parts.logits == 2 * 4 * DECODER.vocab_size * DECODER.d_model  # the head's gradient
+    assert parts.row == whole.row
+
+
+PEAKS_OF_STEPS = """
+import json
+import torch
+from model.network.decoder import new_decoder
+from model.network.lora import add_lora
+from model.network.lora_config import LoraConfig
+from model.network.shape import DecoderConfig
+from model.training.config import TrainConfig
+from model.training.memory import estimate
+from model.training.step import new_state, train_step
+from model.training.weights import n_trained_parameters
+shape = {"n_layers": 8, "n_heads": 8, "n_kv_heads": 8, "d_model": 512, "d_head": 64, "d_ff": 2048}
+cfg = DecoderConfig(vocab_size=20_000, max_seq_len=64, **shape)
+train = TrainConfig(n_steps=2, rows=2, seq_len=64, micro_batch=2, muon_lr=None)
+torch.set_num_threads(1)
+def peak():  # of this process; ru_maxrss begins with what the parent had
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+before = peak()
+for tuning in ("lora", "full"):  # the larger one last: a peak does not fall
+    model = new_decoder(cfg, 0)
+    if tuning == "lora":
+        add_lora(model, LoraConfig(rank=4), 0)
+    state = new_state(model, train)
+    for k in range(2):
+        ids = torch.randint(0, 20_000, (2, 65))
+        train_step(state, {"ids_BT": ids[:, :-1], "targets_BT": ids[:, 1:]}, train)
+    parts = estimate(cfg, train, "cpu", n_trained=n_trained_parameters(model))
+    print(json.dumps([peak() - before, parts.total(2)]))
+    del model, state
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_estimate_of_adapters_lies_within_a_half_of_the_peak_that_is_measured():
+    """And that is less than half of what training all weights takes."""
+    answer = subprocess.run([sys.executable, "-c", PEAKS_OF_STEPS], capture_output=True, encoding="utf-8", check=True)
+    (lora, expected), (full, _) = map(json.loads, answer.stdout.splitlines())
+    assert expected / 1.5 < lora < 1.5 * expected
+    assert lora < full / 2

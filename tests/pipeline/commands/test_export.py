@@ -15,8 +15,10 @@ from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder, new_decoder
 from model.network.heads import new_classifier
+from model.network.lora_config import LoraConfig
 from model.network.registry import describe, load_decoder, save_model
 from model.network.shape import DecoderConfig, switches_of
+from model.training.adapters import save_trained, start_adapters
 from model.training.files import write_json
 from pipeline.cli import main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
@@ -338,6 +340,19 @@ def test_classifier_as_gguf_is_refused(tmp_path, capsys):
     save_model(tmp_path / "model", new_classifier(CONFIG, 2, seed=1), describe(CONFIG, ("a", "b")))
     write_tokenizer_of(tmp_path / "model")
     assert "contains no decoder" in refusal(capsys, "model", "out.gguf", "--format", "gguf")
+
+
+def test_adapters_of_a_training_are_exported_for_peft(tmp_path, capsys):
+    folder, network = tmp_path / "model", new_classifier(CONFIG, 2, seed=1)
+    folder.mkdir()
+    save_model(tmp_path / "model", network, describe(CONFIG, ("a", "b")))
+    write_tokenizer_of(folder)
+    assert "was not trained with tuning = lora" in refusal(capsys, "model", "out", "--format", "peft")
+    description = start_adapters(network, describe(CONFIG, ("a", "b")), LoraConfig(rank=2), folder, seed=0)
+    save_trained(folder, network, description)
+    assert main(["export", "model", "out", "--format", "peft"]) == 0
+    assert "adapter_model.safetensors" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
 
 
 def test_what_is_no_model_is_refused(tmp_path, capsys):

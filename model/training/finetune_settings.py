@@ -27,7 +27,7 @@ class FinetuneSettings:
     lora_rank: int = 8
     lora_alpha: float = 16.0  # the output of an adapter is multiplied by alpha / rank
     lora_targets: tuple[str, ...] = ()  # last parts of names of linear layers; none = all of the blocks
-    lora_lr: float = 0.002  # peak; adapters and head, instead of the two below
+    lora_lr: float = 0.001  # peak; adapters and head, instead of muon_lr and adamw_lr
     epochs: int = 2
     rows: int = 128  # examples per update
     max_tokens: int | None = None  # per text, with its end-of-text token; None = the context of the base

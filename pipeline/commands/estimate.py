@@ -17,7 +17,7 @@ from model.network.size import flops_per_token, predicted_share
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
-from pipeline.training.finetune import FinetuneConfig
+from pipeline.training.finetune import FinetuneConfig, random_baseline
 from pipeline.training.pace import LONG_SECONDS
 from pipeline.training.pretrain import ResolvedPretrain
 
@@ -42,6 +42,7 @@ DEMO_SECONDS = {
 OUTSIDE_SECONDS = 0.8  # per asset: its step, its checks and its share of the start
 DEMO_VOCABULARY = 4096
 FLOPS_PER_PARAMETER = 6  # and token: 2 forwards, 4 backwards
+LORA_SHARE = 2 / 3  # of a training's FLOPs: frozen weights get no gradients
 DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and the cost of one in pretraining tokens
 
 
@@ -163,7 +164,7 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
         twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")
         if twin and not any(_trains(build.config) for build in one.builds):
             yield from (
-                (one.asset, _finetune_flops(build.config, by_name, twin))
+                (one.asset, _finetune_flops(random_baseline(build.config), by_name, twin))
                 for build in twin.builds
                 if isinstance(build.config, FinetuneConfig)
             )
@@ -184,7 +185,8 @@ def _finetune_flops(cfg: FinetuneConfig, by_name: Mapping[str, PlannedAsset], as
     task = asset.asset.removesuffix("_model").removesuffix("_evaluation")
     records = [build.last for build in by_name[f"{task}_examples"].builds if build.last]
     n_texts = records[-1]["measures"].get("train_examples", DEMO_TEXTS) if records else DEMO_TEXTS
-    return cfg.epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)
+    share = LORA_SHARE if cfg.tuning == "lora" else 1.0
+    return share * cfg.epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)
 
 
 def _trains(config: Any) -> bool:

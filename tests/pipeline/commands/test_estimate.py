@@ -20,6 +20,15 @@ def test_estimate_of_a_graph_that_was_never_built_counts_every_training(toy_layo
     assert whole.demo_seconds > sum(work.demo_seconds for work in only.values())
 
 
+def test_estimate_of_adapters_is_two_thirds_and_of_their_baseline_the_whole(toy_layout):
+    toy_layout.config_toml.write_text("[tokenizer]\nvocab_size = 300\n")
+    names = {"moods_model"}, {"moods_evaluation"}
+    full = [estimate(plan(toy_layout), one).flops for one in names]
+    toy_layout.config_toml.write_text('[tokenizer]\nvocab_size = 300\n[moods_model]\ntuning = "lora"\n')
+    adapters = [estimate(plan(toy_layout), one).flops for one in names]
+    assert adapters == pytest.approx([full[0] * 2 / 3, full[1]])
+
+
 def test_estimate_of_an_asset_that_the_demo_does_not_have_is_no_error(toy_layout):
     """A new asset needed an entry in DEMO_SECONDS, or `gristmill run` failed."""
     documents = next(one for one in plan(toy_layout) if one.asset == "documents")

@@ -86,13 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     importing.add_argument("source", metavar="SOURCE", type=Path, help="a Hugging Face folder, or a GGUF file")
     importing.add_argument("out", metavar="OUT", type=Path, help="folder of the model; made where there is none")
     importing.set_defaults(run=run_import)
-    merge = commands.add_parser("merge", help="merge adapters of peft, or of a training here, into their base")
-    merge.add_argument("base", metavar="BASE", type=Path, help="folder of the model that the adapters belong to")
-    merge.add_argument(
-        "adapter", metavar="ADAPTER", type=Path, help="folder of the adapters; adapter/ of a model here"
-    )
-    merge.add_argument("out", metavar="OUT", type=Path, help="folder of the merged model; made where there is none")
-    merge.set_defaults(run=run_merge)
+    _add_merge(commands)
     sample = commands.add_parser("sample", help="continue a text")
     sample.add_argument("model", metavar="DIR", type=Path, help="folder of a model with its tokenizer")
     sample.add_argument("prompt", metavar="PROMPT", help="how the text begins; may be empty")
@@ -113,6 +107,16 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", choices=SPLITS, default="validation", help="default: validation")
     evaluate.set_defaults(run=run_evaluate)
     return parser
+
+
+def _add_merge(commands: Any) -> None:
+    merge = commands.add_parser("merge", help="merge adapters of peft, or of a training here, into their base")
+    merge.add_argument("base", metavar="BASE", type=Path, help="folder of the model that the adapters belong to")
+    merge.add_argument(
+        "adapter", metavar="ADAPTER", type=Path, help="folder of the adapters; adapter/ of a model here"
+    )
+    merge.add_argument("out", metavar="OUT", type=Path, help="folder of the merged model; made where there is none")
+    merge.set_defaults(run=run_merge)
 
 
 def _add_finetune(commands: Any) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.data.mask_token import write_with_mask
+from model.data.mask_token import n_tokens_with_mask, write_with_mask
 from model.data.token_shards import SPLITS, TokenShard, read_description, read_token_shards, shards_digest
 from model.data.tokenizer import (
     TOKENIZER,
@@ -33,7 +33,7 @@ from model.data.tokenizer import (
     load_model_tokenizer,
     load_tokenizer,
 )
-from model.network.shape import FAMILY_SWITCHES, config_for
+from model.network.shape import FAMILY_SWITCHES, EncoderShape, config_for
 from model.training.config import VALIDATION_METRIC
 from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.presets import PRESET_NAMES, Preset, changed, preset_of
@@ -168,10 +168,15 @@ def _train_here(args: argparse.Namespace, preset: Preset, description: Mapping) 
     from model.training.distributed import is_main
     from model.training.pretraining import Pretraining, measures, pretrain
 
+    network = config_for(preset.shape, description["vocab_size"])
+    if args.tokenizer is not None and isinstance(
+        preset.shape, EncoderShape
+    ):  # which may have a mask token of its own
+        network = preset.shape.with_vocab(n_tokens_with_mask(args.tokenizer))
     plan = Pretraining(
         shards=args.shards,
         out=args.out,
-        network=config_for(preset.shape, description["vocab_size"]),
+        network=network,
         train=preset.train,
         made_from={"tokens": shards_digest(args.shards), "tokenizer": description["tokenizer"]},
         tokenizer=args.tokenizer,

@@ -21,14 +21,13 @@ def write_with_mask(source: Path, out: Path) -> None:
     Raises ValueError where `source` holds no tokenizer, or one of others that has no mask token.
     """
     tokenizer, description = load_tokenizer(source), read_description(source / DESCRIPTION_FILE)
+    mask_id = n_tokens_with_mask(source) - 1
     out.mkdir(parents=True, exist_ok=True)
     for name in files_of(source):
         shutil.copyfile(source / name, out / name)
     if "mask" in tokenizer.special:
         return
-    if not (source / RANKS_FILE).is_file():
-        raise ValueError(f"{source} has no mask token, so an encoder cannot be trained on its token shards")
-    raw, mask_id = (source / RANKS_FILE).read_bytes(), tokenizer.vocab_size
+    raw = (source / RANKS_FILE).read_bytes()
     described = describe(description["pattern_name"], raw, len(tokenizer.ranks), has_mask=True)
     _write(out / DESCRIPTION_FILE, described)
     if (source / TOKENIZER_JSON).is_file():
@@ -39,6 +38,16 @@ def write_with_mask(source: Path, out: Path) -> None:
     if (source / TOKENIZER_CONFIG_JSON).is_file():
         config = json.loads((source / TOKENIZER_CONFIG_JSON).read_text("utf-8"))
         _write(out / TOKENIZER_CONFIG_JSON, {**config, "mask_token": MASK})
+
+
+def n_tokens_with_mask(source: Path) -> int:
+    """The number of ids of the tokenizer that `write_with_mask` makes of `source`; errors as there."""
+    tokenizer = load_tokenizer(source)
+    if "mask" in tokenizer.special:
+        return tokenizer.vocab_size
+    if not (source / RANKS_FILE).is_file():
+        raise ValueError(f"{source} has no mask token, so an encoder cannot be trained on its token shards")
+    return tokenizer.vocab_size + 1
 
 
 def _write(path: Path, content: dict, indent: int | None = 1) -> None:

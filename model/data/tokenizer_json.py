@@ -144,6 +144,9 @@ def _check_parts(content: Mapping[str, Any]) -> None:
             raise ValueError(f"pre-tokenizer {part['type']!r}, expected {', '.join(PRE_TOKENIZERS)}")
         if part["type"] == "Split":
             _check_pattern(part["pattern"], SPLITS)
+    for part in steps(content.get("post_processor"), "processors"):
+        if part["type"] in ("BertProcessing", "RobertaProcessing"):
+            _check_named(part["cls"], part["sep"])
     for parts in (normalizers_of(content), pre_tokenizers_of(content)):
         n_byte_level = sum(part["type"] == "ByteLevel" for part in parts)
         if len(parts) > MOST_STEPS or n_byte_level > 1:
@@ -160,6 +163,13 @@ def _check_growth(part: Mapping[str, Any]) -> None:
         raise ValueError("the normalizer replaces an empty text")
     if part["type"] == "Prepend" and len(part["prepend"]) > MOST_PREPENDED:
         raise ValueError(f"the normalizer prepends {len(part['prepend']):,} characters to a text")
+
+
+def _check_named(*tokens: Any) -> None:
+    """Special tokens of a post-processor, each with its id."""
+    for token in tokens:
+        if not isinstance(token, list) or [type(part) for part in token] != [str, int]:
+            raise ValueError(f"the post-processor has {str(token)[:80]}, expected a token and its id")
 
 
 def _check_pattern(pattern: Mapping[str, str], known: Mapping[str, str]) -> None:

@@ -174,6 +174,9 @@ def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> C
     if family is None:
         raise ValueError(f"model_type={model_type!r}: only {', '.join(FAMILIES)} can be read")
     _refuse_what_we_cannot(config, family)
+    problem = config.get("problem_type")
+    if kind_in(config) == CLASSIFIER and problem not in (None, "single_label_classification"):
+        raise ValueError(f"problem_type={problem!r} is not supported, only 'single_label_classification'")
     values: dict[str, Any] = {**family.switches, **_sizes(config, family)}
     if n_tensors is not None and values["n_layers"] > n_tensors:
         layers = f"{family.sizes['n_layers']}={values['n_layers']}"

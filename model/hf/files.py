@@ -8,6 +8,7 @@ A folder appears whole, and replaces only an earlier export (model/hf/replacing.
 (pytorch_model.bin) are refused, and code in a folder is never run.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +77,11 @@ def _labels_in(config: Mapping[str, Any], directory: Path) -> Labels:
     names = config.get("id2label")
     if not isinstance(names, dict) or len(names) < 2 or set(names) != set(map(str, range(len(names)))):
         raise ValueError(f"{directory / CONFIG}: id2label={names!r} must name the classes 0, 1, ...")
-    return tuple(str(names[str(i)]) for i in range(len(names)))
+    labels = tuple(str(names[str(i)]) for i in range(len(names)))
+    if len(set(labels)) < len(labels):
+        twice, _ = Counter(labels).most_common(1)[0]
+        raise ValueError(f"{directory / CONFIG}: id2label has the class {twice!r} twice; name each class once")
+    return labels
 
 
 def write_folder(

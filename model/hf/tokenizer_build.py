@@ -28,6 +28,7 @@ GGUF_PATTERNS = {
 GGUF_DIGITS_FIRST = ("smollm", "starcoder", "refact", "command-r", "codeshell")
 IGNORES_MERGES = ("llama-bpe", "llama3", "llama-v3", "tekken")  # a whole word that is a token is not merged
 GGUF_MODELS = ("gpt2", "llama", "bert")
+MOST_PIECE_CHARACTERS = 512  # of SentencePiece, whose every division in two is looked up; published ones have 48
 FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
@@ -35,10 +36,17 @@ def added_token(content: str, token_id: int, *, special: bool) -> dict[str, Any]
     return {"id": token_id, "content": content, **FLAGS, "special": special}
 
 
+def text_of(token: Any) -> str | None:
+    """A special token of tokenizer_config.json, which is a text or an object with `content`."""
+    text = token.get("content") if isinstance(token, Mapping) else token
+    return text if isinstance(text, str) else None
+
+
 def word_piece(vocabulary: Mapping[str, int], config: Mapping[str, Any]) -> dict[str, Any]:
     """WordPiece as in BERT, by the settings of tokenizer_config.json."""
     roles = {
-        name: str(config.get(f"{name}_token") or f"[{name.upper()}]") for name in ("unk", "sep", "pad", "cls", "mask")
+        name: text_of(config.get(f"{name}_token")) or f"[{name.upper()}]"
+        for name in ("unk", "sep", "pad", "cls", "mask")
     }
     special = [token for token in roles.values() if token in vocabulary]
     if missing := [roles[name] for name in ("unk", "cls", "sep") if roles[name] not in vocabulary]:
@@ -102,6 +110,8 @@ def sentence_pieces(
     add_prefix_space: bool = True,
 ) -> dict[str, Any]:
     """Byte-pair encoding of SentencePiece as in Llama 2: two neighbours merge by the score of what they make."""
+    if longest := next((piece for piece in vocabulary if len(piece) > MOST_PIECE_CHARACTERS), None):
+        raise ValueError(f"a piece has {len(longest):,} characters, expected at most {MOST_PIECE_CHARACTERS:,}")
     ranked = sorted(vocabulary, key=lambda piece: (-scores[vocabulary[piece]], vocabulary[piece]))
     merges = [
         (piece[:i], piece[i:])

@@ -26,7 +26,7 @@ from model.data.tokenizer_json import (
     vocabulary_of,
 )
 from model.hf.tokenizer import CHAT_TEMPLATE, TOKENIZER_CONFIG_JSON
-from model.hf.tokenizer_build import added_token, byte_pairs, from_gguf, word_piece
+from model.hf.tokenizer_build import added_token, byte_pairs, from_gguf, text_of, word_piece
 from model.training.files import read_json, write_json
 
 SPECIAL_TOKENS_MAP, GENERATION_CONFIG, MODEL_CONFIG = (
@@ -95,7 +95,7 @@ def import_gguf_tokenizer(fields: Mapping[str, Any], out: Path, vocab_size: int)
                 if token_id not in texts:
                     raise ValueError(f"tokenizer.ggml.{name} is {token_id!r}, which is no token")
                 config[f"{role}_token"] = texts[token_id]
-        stops = [one for name in GGUF_STOPS if (one := fields.get(f"tokenizer.ggml.{name}")) is not None]
+        stops = [one for name in GGUF_STOPS if type(one := fields.get(f"tokenizer.ggml.{name}")) is int]
     except (TypeError, IndexError) as error:
         raise ValueError(f"the GGUF file describes no tokenizer ({error}); take it from its publisher") from error
     except ValueError as error:
@@ -125,11 +125,11 @@ def _write(
             f"{path}: the tokenizer has an id {largest:,}, but the model only {vocab_size:,} ids, so that they do not"
             " belong together; import both from one place"
         )
-    special = {role: ids[text] for role in ROLES if (text := _text(config.get(f"{role}_token"))) in ids}
+    special = {role: ids[text] for role in ROLES if (text := text_of(config.get(f"{role}_token"))) in ids}
     controls = {entry["content"]: entry["id"] for entry in added_of(checked) if entry.get("special")}
     try:
         opening, closing = _around(checked, config, special)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(
             f"{path}: the post-processor is not one that we know ({error}); take another model"
         ) from error
@@ -146,7 +146,7 @@ def _write(
         opening=opening if opening or closing else (end_of_text,),
         closing=closing,
         stops=frozenset(
-            {*ends, *([special["eos"]] if "eos" in special else ()), *(i for i in stops if i < vocab_size)}
+            {*ends, *([special["eos"]] if "eos" in special else ()), *(i for i in stops if 0 <= i < vocab_size)}
         ),
     )
     path.write_bytes(raw)
@@ -190,7 +190,7 @@ def _of_merges(
         return content
     for name, token in ROBERTA_TOKENS.items():
         config.setdefault(name, token)
-    around = {name: _text(config[f"{name}_token"]) for name in ("cls", "sep")}
+    around = {name: text_of(config[f"{name}_token"]) for name in ("cls", "sep")}
     content["post_processor"] = {"type": "RobertaProcessing", "trim_offsets": True, "add_prefix_space": False} | {
         name: [text, vocabulary.get(str(text))] for name, text in around.items()
     }
@@ -212,7 +212,7 @@ def _apply(config: dict[str, Any], content: dict[str, Any]) -> None:
         if step["type"] == "BertNormalizer":
             step.update({field: config[name] for name, field in BERT_SETTINGS.items() if name in config})
     vocabulary, added = vocabulary_of(content), {entry["content"] for entry in added_of(content)}
-    names = {text for role in ROLES if (text := _text(config.get(f"{role}_token"))) is not None}
+    names = {text for role in ROLES if (text := text_of(config.get(f"{role}_token"))) is not None}
     missing = sorted((vocabulary[text], text) for text in names - added if text in vocabulary)
     content["added_tokens"] = [*added_of(content), *(added_token(text, i, special=True) for i, text in missing)]
 
@@ -283,9 +283,3 @@ def _text_in(path: Path) -> str:
 def _check_size(path: Path) -> None:
     if (size := path.stat().st_size) > MOST_FILE_BYTES:
         raise ValueError(f"{path}: {size:,} bytes, expected at most {MOST_FILE_BYTES:,}")
-
-
-def _text(token: Any) -> str | None:
-    """A special token of tokenizer_config.json, which is a text or an object with `content`."""
-    text = token.get("content") if isinstance(token, Mapping) else token
-    return text if isinstance(text, str) else None

@@ -33,12 +33,12 @@ from model.network.lora_config import LoraConfig, lora_config
 from model.network.registry import describe, load_model
 from model.network.shape import DecoderConfig, EncoderConfig, Objective, decoder_config, encoder_config
 from model.network.size import flops_per_token, n_parameters, predicted_share
-from model.training.adapters import save_trained, start_adapters
+from model.training.adapters import base_of, save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import VALIDATION_METRIC, TrainConfig
 from model.training.curve import read_curve
 from model.training.distributed import is_main, n_processes
-from model.training.files import CONFIG, WEIGHTS, opened
+from model.training.files import CONFIG, WEIGHTS, opened, sha256
 from model.training.loss import language_model_loss, masked_token_loss
 from model.training.machine import training_device
 from model.training.memory import memory_explained
@@ -162,8 +162,19 @@ def job_of(plan: Pretraining) -> Job:
         loss_function=LOSS[plan.objective],
         validate=validation(plan),
         best=VALIDATION_METRIC[plan.objective],
-        made_from=plan.made_from,
+        made_from=made_from(plan, description),
     )
+
+
+def made_from(plan: Pretraining, description: Mapping[str, Any]) -> dict[str, str]:
+    """What a resume must have the same beside the train config: also the first weights, adapters and mixture."""
+    start = {}
+    if plan.start_from is not None:
+        start = {"start_from": base_of(description) or sha256(plan.start_from / WEIGHTS)}
+    settings = {
+        name: json.dumps(dataclasses.asdict(one)) for name in ("lora", "mixture") if (one := getattr(plan, name))
+    }
+    return {**plan.made_from, **start, **settings}
 
 
 def starting_network(plan: Pretraining) -> tuple[nn.Module, dict[str, Any]]:

@@ -109,6 +109,22 @@ def imported(folder, content, vocab_size=300):
             {"post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x"}}]}},
             "post-processor",
         ),
+        *(
+            ({"post_processor": broken}, "a part is missing or of another type|post-processor")
+            for broken in (
+                "x",
+                5,
+                [],
+                {"cls": 1},
+                {"type": "Sequence"},
+                {"type": "Sequence", "processors": 5},
+                {"type": "RobertaProcessing"},
+                {"type": "RobertaProcessing", "cls": [], "sep": ["<end>", 258]},
+                {"type": "BertProcessing", "cls": ["<end>"], "sep": 6},
+                {"type": "TemplateProcessing", "single": 5},
+                {"type": "TemplateProcessing", "single": [{"SpecialToken": 5}], "special_tokens": {}},
+            )
+        ),
         ({"model": {"type": "Unigram", "vocab": [["a", float("nan")]], "unk_id": 0}}, "no finite number|NaN"),
         ({"model": {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": 5}}, "unk_id is 5"),
         ({"model": {"type": "Unigram", "vocab": [["a", 0.0], ["a", 0.0]], "unk_id": 0}}, "in the vocabulary twice"),

@@ -124,6 +124,32 @@ def test_exported_tokenizer_of_others_gives_the_ids_that_were_trained_on(both, i
             assert read(text)["input_ids"] == theirs(text, padding=False)["input_ids"]
 
 
+def test_vocab_txt_with_special_tokens_as_objects_is_that_of_texts(tmp_path):
+    """Slow tokenizers of transformers 4 wrote them so."""
+    lines = ["[PAD]", "<unk>", "<cls>", "[SEP]", "[MASK]", "mill", "##s"]
+    named = {"cls_token": "<cls>", "unk_token": "<unk>"}
+    objects = {name: {"content": text, "lstrip": False, "__type": "AddedToken"} for name, text in named.items()}
+    found = []
+    for i, config in enumerate((named, objects)):
+        source = tmp_path / str(i)
+        source.mkdir()
+        (source / "vocab.txt").write_text("\n".join(lines) + "\n")
+        (source / "tokenizer_config.json").write_text(json.dumps(config))
+        ours = import_tokenizer(source, source / "out", len(lines))
+        found.append((ours.opening, ours.closing, ours.encode("mills zebra")))
+    assert found == [((2,), (3,), [5, 6, 1])] * 2
+
+
+@pytest.mark.parametrize("end", [-1, 10**6, "abc", [1, "x", -5]])
+def test_end_of_a_text_that_is_no_token_is_left_out(end, tmp_path):
+    source, fields = save("gpt2", tmp_path / "source"), gguf_fields("gpt2", tmp_path / "again")
+    stops = import_tokenizer(source, tmp_path / "a", 1200).stops
+    assert import_gguf_tokenizer(fields, tmp_path / "b", 1200).stops == stops
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    assert import_tokenizer(source, tmp_path / "c", 1200).stops == stops | ({1} if isinstance(end, list) else set())
+    assert import_gguf_tokenizer(fields | {"tokenizer.ggml.eot_token_id": end}, tmp_path / "d", 1200).stops == stops
+
+
 @pytest.mark.parametrize("names", [("vocab.txt",), ("vocab.json", "merges.txt")])
 @pytest.mark.parametrize("model_type", ["", "roberta"])
 def test_tokenizer_without_tokenizer_json_is_that_of_transformers(names, model_type, tmp_path):
@@ -227,6 +253,8 @@ def test_gguf_tokenizer_of_sentencepiece_gives_the_ids_of_transformers(tmp_path)
             assert ours.encode(text) == theirs.encode(text, add_special_tokens=False).ids
             assert ours.decode(ours.encode(text)) == text
     assert ours.opening == (1,) and ours.stops == {2}
+    with pytest.raises(ValueError, match="a piece has 600 characters, expected at most 512"):  # it would take hours
+        import_gguf_tokenizer(fields | {"tokenizer.ggml.tokens": [*tokens[:-1], "a" * 600]}, tmp_path, len(tokens))
 
 
 def test_gguf_tokenizer_of_bert_gives_the_ids_of_its_folder(tmp_path):

@@ -7,18 +7,20 @@ import pytest
 import torch
 
 from model.cli import main
+from model.data.mixture import Mixture
 from model.hf.adapter import write_adapter
+from model.network.decoder import new_decoder
 from model.network.heads import classifier_from
 from model.network.lora import add_lora, merge_lora
 from model.network.lora_config import LoraConfig
-from model.network.registry import load_classifier, load_decoder, load_model
+from model.network.registry import describe, load_classifier, load_decoder, load_model, save_model
 from model.training.adapters import load_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import TrainConfig
 from model.training.files import WEIGHTS, read_json, read_tensors, sha256
 from model.training.finetune_settings import FinetuneSettings, train_config
 from model.training.optim import Optimizer
-from model.training.pretraining import Pretraining, pretrain
+from model.training.pretraining import Pretraining, job_of, made_from, pretrain
 from tests.model.training.test_finetuning import rows, write
 
 LORA = LoraConfig(rank=2, alpha=4.0)
@@ -110,6 +112,23 @@ def test_adapters_on_another_base_are_refused_with_both_digests(plan, trained, t
         pretrain(dataclasses.replace(plan, lora=None), Silent())
     with pytest.raises(ValueError, match="is not a folder of adapters"):
         load_adapters(trained, load_decoder(trained), trained)
+
+
+def test_training_cannot_be_resumed_with_another_scale_base_or_mixture(plan, tmp_path):
+    """All of them fit the shapes of the checkpoint, so that nothing else would refuse them."""
+    with pytest.raises(InterruptedError):
+        pretrain(plan, StopsAt(9))
+    with pytest.raises(ValueError, match=r"was trained on .*, now the data is"):
+        pretrain(dataclasses.replace(plan, lora=dataclasses.replace(LORA, alpha=8.0)), Silent())
+    job, mixed = job_of(plan), dataclasses.replace(plan, mixture=Mixture(domain=("a",)))
+    assert made_from(mixed, job.description) != job.made_from == made_from(plan, job.description)
+    whole = dataclasses.replace(plan, lora=None, out=tmp_path / "whole")
+    with pytest.raises(InterruptedError):
+        pretrain(whole, StopsAt(9))
+    other = shutil.copytree(whole.start_from, tmp_path / "other")
+    save_model(other, new_decoder(plan.network, seed=77), describe(plan.network))
+    with pytest.raises(ValueError, match=r"was trained on .*, now the data is"):
+        pretrain(dataclasses.replace(whole, start_from=other), Silent())
 
 
 def test_frozen_weights_have_no_optimizer_state(trained):

@@ -16,6 +16,7 @@ from model.data.masking import MaskedBatches, mask_vocabulary
 from model.data.token_shards import DESCRIPTION, read_token_shards, write_token_shard
 from model.data.tokenizer import load_tokenizer
 from model.hf.files import write_folder
+from model.hf.tokenizer_import import import_tokenizer
 from model.network.encoder import new_masked_lm
 from model.network.registry import load_model
 from model.network.shape import EncoderConfig, config_for
@@ -23,6 +24,7 @@ from model.training.loss import masked_token_loss
 from model.training.presets import ENCODER_PRESETS, changed, preset_of
 from model.training.pretraining import Pretraining, job_of, pretrain, training_batches, validation
 from model.training.step import accumulate_gradients, new_state
+from tests.model.hf.tokenizers_of_others import save
 
 TINY = {"n_layers": 1, "d_model": 16, "n_heads": 2, "d_ff": 32, "seq_len": 16, "rows": 6, "n_steps": 12}
 FAMILIES = ("bert", "roberta", "modernbert")
@@ -218,6 +220,29 @@ def test_preset_that_a_family_does_not_have_is_refused_with_those_that_it_has(co
     assert f"expected one of {', '.join(ENCODER_PRESETS)}" in capsys.readouterr().err
     assert main(["train", str(corpus / "shards"), str(tmp_path), "--preset", "base"]) == 1
     assert "preset='base' with family='qwen3'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bert", "smollm"])
+def test_encoder_takes_the_mask_token_of_its_tokenizer_or_is_refused_before_it_is_trained(name, tmp_path, capsys):
+    """Of tokenizers of others: that of BERT has a mask token, and no vocabulary of others gets one more."""
+    tokenizer = import_tokenizer(save(name, tmp_path / "source"), tmp_path / "tokenizer", 1200)
+    texts = tokenizer.encode_batch(["the mill in the valley"] * 20)
+    documents = [np.array([tokenizer.end_of_text, *ids]) for ids in texts]
+    for split in ("train", "validation"):
+        (tmp_path / "shards" / split).mkdir(parents=True)
+        path = tmp_path / "shards" / split / "0.arrow"
+        write_token_shard(path, [str(i) for i in range(20)], [22] * 20, documents, 1200)
+    about = {"vocab_size": 1200, "end_of_text": tokenizer.end_of_text, "tokenizer": "x"}
+    (tmp_path / "shards" / DESCRIPTION).write_text(json.dumps(about))
+    settings = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
+    call = ["train", str(tmp_path / "shards"), str(tmp_path / "out"), "--family", "bert", *settings]
+    code = main([*call, "--tokenizer", str(tmp_path / "tokenizer")])
+    if name == "bert":
+        assert code == 0
+        assert main(["embed", str(tmp_path / "out"), "the mill"]) == 0  # which compares the two vocabularies
+        return
+    assert code == 1 and "has no mask token, so an encoder cannot be trained" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_tokenizer_with_a_mask_has_the_same_ids_and_one_more(corpus, tmp_path):

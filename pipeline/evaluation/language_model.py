@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from annotated_types import Ge
 
-from model.data.mixture import Mixture, mixture_of, sources_of
+from model.data.mixture import sources_of
 from model.data.selection import beginnings, few_documents
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.data.tokenizer import TOKENIZER, load_tokenizer
 from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
-from pipeline.evaluation.continued_model import BASE, MODEL, change_figure, change_report, change_results
+from pipeline.evaluation.continued_model import BASE, BITS, MODEL, change_figure, mixture_of_model, what_changed
 from pipeline.evaluation.masked_model import write_masked_report
 from pipeline.evaluation.metrics import bits_per_byte, perplexity
 from pipeline.evaluation.results import CONTENT, Result, note_lines, quoted, result_of, save_figure
@@ -34,7 +34,7 @@ from pipeline.serving.generate import generate_text
 from pipeline.store.records import Handle, Report
 from pipeline.store.settings import Count, Natural, OptionalCount, check_values
 from pipeline.store.shards import write_text
-from pipeline.store.store import DEVICE, Outcome, Stage, Work, read_record
+from pipeline.store.store import DEVICE, Outcome, Stage, Work
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,8 +75,15 @@ class LanguageModelEvaluationConfig:
     def __post_init__(self) -> None:
         check_values(self)
 
-
-# Language models.
+    @property
+    def limits(self) -> str:
+        """Which part of the held-out text the numbers are of; "" for all of it."""
+        parts = []
+        if self.max_documents is not None:
+            parts.append(f"at most {self.max_documents:,} documents of each source, chosen by a hash of their text")
+        if self.max_document_tokens is not None:
+            parts.append(f"at most the first {self.max_document_tokens:,} tokens of each document")
+        return f"Not all held-out text was read: {', and '.join(parts)}.\n" if parts else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +104,22 @@ def evaluate_model(cfg: LanguageModelEvaluationConfig, inputs: tuple[Handle, ...
     from model.training.files import CONFIG, read_json
 
     model, tokens, *bases = inputs
-    if read_json(model.directory / CONFIG).get("kind") == "masked_lm":
-        results = write_masked_report(
-            model.directory, tokens.directory, cfg.split, cfg.n_samples, cfg.sample_tokens, cfg.seed, work
-        )
-        n_documents = sum(len(shard.document_ids) for shard in read_token_shards(tokens.directory, cfg.split))
-        return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
     shards = chosen_documents(cfg, read_token_shards(tokens.directory, cfg.split), model.directory)
     base = bases[0].directory if bases else None
+    if read_json(model.directory / CONFIG).get("kind") == "masked_lm":
+        results = write_masked_report(cfg, model.directory, tokens.directory, shards, base, work)
+        n_documents = sum(len(shard.document_ids) for shard in shards)
+        return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
     losses = document_losses_of(cfg, model.directory, tokens.directory, shards, base, work)
     results = language_model_results(losses, cfg.seed)
     report = language_model_report(losses, results, cfg)
     figures = {"bits_per_byte": bits_figure(results[0])}
     if bases:
-        changes, more = what_changed(losses, mixture_of_model(model.directory), cfg.seed)
+        assert losses.sources is not None
+        mixture = mixture_of_model(model.directory)
+        changes, more = what_changed(losses.nats, losses.n_bytes, losses.sources, mixture, cfg.seed, BITS)
         results, report = [*results, *changes], f"{report}\n{more}"
-        figures["change"] = change_figure(changes)
+        figures["change"] = change_figure(changes, BITS)
     write_text(work.directory / "results.json", json.dumps(results, indent=1))
     write_text(work.directory / "report.md", report)
     write_text(work.directory / "samples.md", samples_of(cfg, model.directory, shards))
@@ -131,23 +138,6 @@ def chosen_documents(
     if cfg.max_document_tokens is not None:
         shards = [beginnings(shard, cfg.max_document_tokens, load_tokenizer(model / TOKENIZER)) for shard in shards]
     return shards
-
-
-def mixture_of_model(model: Path) -> Mixture:
-    """The mixture that a continued model was trained on."""
-    record = read_record(model)
-    if record is None or "mixture" not in record["config"]:
-        raise ValueError(f"{model} was not trained by `continue`, so that no base belongs to its evaluation")
-    return mixture_of(record["config"]["mixture"])
-
-
-def what_changed(losses: Losses, mixture: Mixture, seed: int) -> tuple[list[Result], str]:
-    """Results and a section of the report on the change since the base."""
-    assert losses.sources is not None
-    is_domain = mixture.is_domain(np.array(losses.sources))
-    results = change_results(losses.nats, losses.n_bytes, is_domain, seed)
-    report = change_report(losses.nats, losses.n_bytes, is_domain, losses.sources, mixture.general, seed)
-    return results, report
 
 
 def document_losses_of(
@@ -209,7 +199,7 @@ def language_model_report(losses: Losses, results: Sequence[Result], cfg: Langua
         f"{len(losses.n_bytes):,} {cfg.split} documents, {losses.n_tokens.sum():,} tokens, {losses.n_bytes.sum():,}"
         " bytes of text. Every token is predicted once, from its own document only. In brackets: 95 % percentile"
         " interval over 1,000 resamples of whole documents.\n",
-        *([limits_in_words(cfg)] if limits_in_words(cfg) else []),
+        *([cfg.limits] if cfg.limits else []),
         table(["model", "bits per byte", "perplexity per token"], rows),
         note_lines(results),
     ]
@@ -225,16 +215,6 @@ def language_model_report(losses: Losses, results: Sequence[Result], cfg: Langua
             table(["source", "documents", "bytes", *losses.nats], by_source),
         ]
     return "\n".join(parts)
-
-
-def limits_in_words(cfg: LanguageModelEvaluationConfig) -> str:
-    """Which part of the held-out text the numbers are of; "" for all of it."""
-    parts = []
-    if cfg.max_documents is not None:
-        parts.append(f"at most {cfg.max_documents:,} documents of each source, chosen by a hash of their text")
-    if cfg.max_document_tokens is not None:
-        parts.append(f"at most the first {cfg.max_document_tokens:,} tokens of each document")
-    return f"Not all held-out text was read: {', and '.join(parts)}.\n" if parts else ""
 
 
 def samples_of(cfg: LanguageModelEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
@@ -288,7 +268,7 @@ def bits_figure(result: Result) -> "Figure":
 
 EVALUATE_MODEL = Stage(
     name="evaluate_model",
-    version=6,
+    version=7,
     function=evaluate_model,
     handle=Report,
     libraries=("numpy", "regex", "scikit-learn", "scipy", "tiktoken", "tokenizers", "torch", DEVICE),

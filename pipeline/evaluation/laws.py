@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.store.verdict import Verdict
 
 MOST_CUT = 0.1  # fraction of the training texts
-MOST_FORGOTTEN = 0.03  # relative change of bits per byte of general text
+MOST_FORGOTTEN = 0.03  # relative change of the loss on general text
 
 
 def unseen(n_seen: float) -> Verdict:
@@ -46,13 +46,13 @@ def finite(curve: Sequence[Mapping[str, float]]) -> Verdict:
 
 
 def forgets_little(results: Mapping[str, Mapping[str, Any]], limit: float) -> Verdict:
-    """Checks that a continued model needs hardly more bits for general text than its base; without such text it
-    passes."""
+    """Checks that the loss of a continued model on general text is hardly above that of its base; without such text
+    it passes."""
     change = results.get("general_change", {"value": 0.0})["value"]
     return Verdict(
         passed=change <= limit,
-        rule="relative change of bits per byte of general text <= limit",
-        failure=f"the training cost {change:+.1%} bits per byte of general text (limit {limit:+.1%}): raise"
+        rule="relative change of the loss on general text <= limit",
+        failure=f"the training changed the loss on general text by {change:+.1%} (limit {limit:+.1%}): raise"
         " general_share, lower the learning rate, train fewer steps, or tune with lora",
         observed=change,
         limit=limit,

@@ -1,8 +1,8 @@
 """Evaluates an encoder on held-out documents: what the stage `evaluate_model` does with a masked language model.
 
-In: a checkpoint and documents that it was not trained on. Out: results.json with masked_accuracy and
-masked_perplexity, each with a 95 % bootstrap interval over documents; report.md; samples.md (masked texts, and what
-the model puts in the gaps); a figure.
+In: a checkpoint and documents that it was not trained on, and the base of a model that was trained further. Out:
+results.json with masked_accuracy and masked_perplexity, each with a 95 % bootstrap interval over documents, and what
+changed since the base; report.md; samples.md (masked texts, and what the model puts in the gaps); figures.
 
 Every token of every document is predicted once, while it and about a seventh of the others are masked
 (model/evaluate_masked.py). The baseline guesses by the frequencies of the tokens in the training text.
@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.data.mixture import sources_of
 from model.data.token_shards import TokenShard, read_token_shards
 from pipeline.corpus.report.card_markdown import table
+from pipeline.evaluation.continued_model import BASE, MASKED, MODEL, change_figure, mixture_of_model, what_changed
 from pipeline.evaluation.metrics import perplexity, ratio
 from pipeline.evaluation.results import Result, note_lines, quoted, result_of, save_figure
 from pipeline.store.shards import write_text
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from model.data.masking import MaskVocabulary
     from model.network.encoder import MaskedLM
+    from pipeline.evaluation.language_model import LanguageModelEvaluationConfig
 
 METRICS = ("masked_accuracy", "masked_perplexity")
 GAPS_EVERY = 7  # one token in so many is masked in a sample
@@ -43,30 +46,43 @@ class MaskedScores:
 
 
 def write_masked_report(
-    model: Path, tokens: Path, split: str, n_samples: int, sample_tokens: int, seed: int, work: Work
+    cfg: "LanguageModelEvaluationConfig",
+    model: Path,
+    tokens: Path,
+    shards: Sequence[TokenShard],
+    base: Path | None,
+    work: Work,
 ) -> list[Result]:
-    """Write the report of the encoder in the folder `model` on a split of `tokens`, and return its results."""
+    """Write the report of the encoder in the folder `model` on `shards`, chosen from `tokens`, and return its
+    results."""
     from model.data.masking import mask_vocabulary
     from model.network.registry import load_model
     from model.training.placement import for_evaluation
 
-    shards = read_token_shards(tokens, split)
     if not sum(int(shard.n_bytes.sum()) for shard in shards):
-        raise ValueError(f"{tokens} has no {split} documents to evaluate on; add documents to the sources")
+        raise ValueError(f"{tokens} has no {cfg.split} documents to evaluate on; add documents to the sources")
     encoder = for_evaluation(load_model(model, "cpu", "masked_lm")[0])
     vocabulary = mask_vocabulary(tokens, encoder.cfg.vocab_size, model / "tokenizer")
-    scores = scores_of(encoder, vocabulary, shards, read_token_shards(tokens, "train"), work)
-    results = masked_results(scores, seed)
-    write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", masked_report(scores, results, split, seed))
-    samples = samples_of(encoder, vocabulary, model, shards, n_samples, sample_tokens)
-    write_text(work.directory / "samples.md", samples)
+    before = None if base is None else for_evaluation(load_model(base, "cpu", "masked_lm")[0])
+    scores = scores_of(encoder, before, vocabulary, shards, read_token_shards(tokens, "train"), work)
+    results = masked_results(scores, cfg.seed)
+    report = masked_report(scores, results, cfg)
     save_figure(accuracy_figure(results[0]), work.directory / "figures" / "masked_accuracy.png")
+    if base is not None:
+        mixture, sources = mixture_of_model(model), sources_of(shards).tolist()
+        changes, more = what_changed(scores.nats, scores.n_tokens, sources, mixture, cfg.seed, MASKED)
+        results, report = [*results, *changes], f"{report}\n{more}"
+        save_figure(change_figure(changes, MASKED), work.directory / "figures" / "change.png")
+    write_text(work.directory / "results.json", json.dumps(results, indent=1))
+    write_text(work.directory / "report.md", report)
+    samples = samples_of(encoder, vocabulary, model, shards, cfg.n_samples, cfg.sample_tokens)
+    write_text(work.directory / "samples.md", samples)
     return results
 
 
 def scores_of(
     encoder: "MaskedLM",
+    before: "MaskedLM | None",
     vocabulary: "MaskVocabulary",
     shards: Sequence[TokenShard],
     training: Sequence[TokenShard],
@@ -82,13 +98,14 @@ def scores_of(
         nats_V = -np.log(counts_V / counts_V.sum())
     work.progress(1, 2, "models")
     by_frequency = [_by_frequency(shard, nats_V, int(counts_V.argmax())) for shard in shards]
-    ours = masked_document_losses(encoder, shards, vocabulary)
+    models = {MODEL: encoder} | ({} if before is None else {BASE: before})
+    losses = {name: masked_document_losses(one, shards, vocabulary) for name, one in models.items()}
     work.progress(2, 2, "models")
     nats, right = (np.concatenate(parts) for parts in zip(*by_frequency, strict=True))
     return MaskedScores(
-        nats={"model": ours.nats, "unigram": nats},
-        n_right={"model": ours.n_right, "unigram": right},
-        n_tokens=ours.n_tokens,
+        nats={**{name: one.nats for name, one in losses.items()}, "unigram": nats},
+        n_right={**{name: one.n_right for name, one in losses.items()}, "unigram": right},
+        n_tokens=losses[MODEL].n_tokens,
     )
 
 
@@ -112,8 +129,9 @@ def masked_results(scores: MaskedScores, seed: int) -> list[Result]:
     ]
 
 
-def masked_report(scores: MaskedScores, results: Sequence[Result], split: str, seed: int) -> str:
-    """A table of the model and the baseline with their intervals."""
+def masked_report(scores: MaskedScores, results: Sequence[Result], cfg: "LanguageModelEvaluationConfig") -> str:
+    """A table of the model and the baselines with their intervals."""
+    seed = cfg.seed
     rows = [
         [name, str(ratio(scores.n_right[name], scores.n_tokens, seed)), str(perplexity(nats, scores.n_tokens, seed))]
         for name, nats in scores.nats.items()
@@ -121,9 +139,10 @@ def masked_report(scores: MaskedScores, results: Sequence[Result], split: str, s
     return "\n".join(
         (
             "# Evaluation of the encoder\n",
-            f"{len(scores.n_tokens):,} {split} documents, {scores.n_tokens.sum():,} tokens. Every token is predicted"
-            f" once, from its own document only, while it and about one in {GAPS_EVERY} of the other tokens are"
-            " masked. In brackets: 95 % percentile interval over 1,000 resamples of whole documents.\n",
+            f"{len(scores.n_tokens):,} {cfg.split} documents, {scores.n_tokens.sum():,} tokens. Every token is"
+            f" predicted once, from its own document only, while it and about one in {GAPS_EVERY} of the other tokens"
+            " are masked. In brackets: 95 % percentile interval over 1,000 resamples of whole documents.\n",
+            *([cfg.limits] if cfg.limits else []),
             table(["model", "masked accuracy", "masked perplexity per token"], rows),
             note_lines(results),
         )

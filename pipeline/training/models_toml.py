@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from model.network.shape import Objective, objective_of
 from pipeline.store.chain import BASE, EVALUATION, MODEL, MODEL_SUFFIX, OF_BASE, OF_TOKENS, TOKENS, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.training.continuing import ContinueConfig
@@ -61,11 +60,6 @@ class Model(ABC):
     def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
         """The model of a table (without its key `kind`) that is written at `where` of a file in `folder`."""
 
-    @property
-    def objective(self) -> Objective:
-        """What the model learned to predict."""
-        return "next_token"
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PretrainedModel(Model):
@@ -74,11 +68,6 @@ class PretrainedModel(Model):
     kind: ClassVar[str] = "pretrain"
 
     settings: Mapping[str, Any]
-
-    @property
-    def objective(self) -> Objective:
-        family = self.settings.get("family")
-        return "next_token" if family is None else objective_of(family)
 
     @classmethod
     def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
@@ -119,11 +108,6 @@ class ContinuedModel(Model):
     base_asset: str = ""  # as the following, known when the whole file was read
     vocabulary: str = ""  # the model at the beginning of the chain of bases, whose tokenizer all of them have
     tokens: str = TOKENS  # asset of the corpus in this vocabulary
-    learned: Objective = "next_token"
-
-    @property
-    def objective(self) -> Objective:
-        return self.learned
 
     @classmethod
     def of(cls, name: str, values: Mapping[str, Any], where: str, folder: Path) -> Self:
@@ -151,7 +135,7 @@ class ContinuedModel(Model):
             raise ValueError(f"{where}: base is {first!r}, expected one of {', '.join(others) or 'none'}{hint}")
         tokens = OF_TOKENS.replace(BASE, first) if isinstance(one, OpenModel) else TOKENS
         asset = models[self.base].asset
-        return replace(self, base_asset=asset, vocabulary=first, tokens=tokens, learned=one.objective)
+        return replace(self, base_asset=asset, vocabulary=first, tokens=tokens)
 
 
 KINDS: dict[str, type[Model]] = {kind.kind: kind for kind in (PretrainedModel, OpenModel, ContinuedModel)}

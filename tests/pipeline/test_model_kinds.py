@@ -1,4 +1,4 @@
-"""The toy graph with a model of every kind: an encoder from scratch, an imported decoder, and one trained further."""
+"""The toy graph with every kind of model: an encoder from scratch, an imported decoder, and both trained further."""
 
 import json
 import shutil
@@ -10,7 +10,9 @@ import pytest
 from pipeline.cli import main
 from pipeline.commands.planning import plan
 from pipeline.definitions import definitions
+from pipeline.evaluation.laws import MOST_FORGOTTEN
 from pipeline.store.layout import Layout, all_entries, load_current
+from pipeline.store.outputs import read_results
 from pipeline.store.record_file import read_record
 from pipeline.training.bases import read_origin
 from pipeline.training.model_files import useful
@@ -22,7 +24,6 @@ kind = "pretrain"
 
 [little_bert]
 kind = "pretrain"
-family = "bert"
 n_layers = 2
 d_model = 32
 n_heads = 2
@@ -47,19 +48,35 @@ rows = 4
 seq_len = 32
 lora_rank = 2
 n_validation_batches = 1
+
+[encoder_reader]
+kind = "continue"
+base = "little_bert"
+domain = ["web"]
+n_steps = 4
+rows = 4
+seq_len = 32
+lora_rank = 2
+n_validation_batches = 1
 """
 SETTINGS = """
+[little_bert]
+family = "bert"
+
 [moods_evaluation]
 random_init = false
 """
 NEW = (
     *("base/imported", "token_shards/imported", "reader", "reader_evaluation"),
-    *("little_bert", "little_bert_evaluation", "moods_model", "moods_evaluation"),
+    *("little_bert", "little_bert_evaluation", "encoder_reader", "encoder_reader_evaluation"),
+    *("moods_model", "moods_evaluation"),
 )
 RUNS = {  # of MLflow: name -> experiment
     "imported": "base_models",
     "reader": "pretraining",
     "little_bert": "pretraining",
+    "encoder_reader": "pretraining",
+    "encoder_reader_evaluation": "evaluation",
     "reader_evaluation": "evaluation",
     "little_bert_evaluation": "evaluation",
 }
@@ -106,6 +123,22 @@ def test_every_kind_of_model_is_built_and_the_second_time_nothing_is(grown):
     assert {one.asset for one in plan(grown.layout) if one.rebuilt} == set()
 
 
+def test_checks_of_a_model_go_by_what_its_evaluation_measured(grown):
+    """The family of little_bert is in config.toml, and that of an open model in its files alone."""
+    judged = {
+        (one.asset_key.to_user_string(), one.check_name): one.metadata["limit"].value
+        for one in grown.result.get_asset_check_evaluations()
+    }
+    for asset, check, metric, baseline in (
+        ("little_bert_evaluation", "beats_baseline", "masked_perplexity", "unigram"),
+        ("encoder_reader_evaluation", "beats_base", "domain_masked_perplexity", "base"),
+        ("reader_evaluation", "beats_base", "domain_bits_per_byte", "base"),
+    ):
+        results = {one["metric"]: one for one in read_results(load_current(grown.layout, asset).directory)}
+        assert judged[asset, check] == results[metric]["baselines"][baseline]
+    assert judged["encoder_reader_evaluation", "forgets_little"] == MOST_FORGOTTEN
+
+
 def test_models_share_tokens_and_are_made_from_what_their_tables_say(grown):
     """Nothing that two models need is computed twice: the token shards are those of the toy graph."""
     after = {entry["asset"]: entry["folder"] for entry in all_entries(grown.layout)}
@@ -116,6 +149,7 @@ def test_models_share_tokens_and_are_made_from_what_their_tables_say(grown):
     assert inputs_of(grown.layout, "token_shards/imported") == ["corpus", "base/imported"]
     assert inputs_of(grown.layout, "reader") == ["base/imported", "token_shards/imported"]
     assert inputs_of(grown.layout, "reader_evaluation") == ["reader", "token_shards/imported", "base/imported"]
+    assert inputs_of(grown.layout, "encoder_reader") == ["little_bert", "token_shards"]
     assert inputs_of(grown.layout, "moods_model") == ["little_bert", "moods_examples"]
 
 
@@ -171,6 +205,21 @@ def test_generate_continues_texts_with_any_decoder_and_refuses_an_encoder_in_one
     assert "masked language model" in line and "decoder" in line
 
 
+@pytest.mark.parametrize(
+    ("model", "tokens", "metric"),
+    [
+        ("base/imported", "token_shards/imported", "bits per byte"),
+        ("reader", "token_shards/imported", "bits per byte"),
+        ("little_bert", "token_shards", "masked accuracy"),
+        ("encoder_reader", "token_shards", "masked accuracy"),
+    ],
+)
+def test_evaluate_of_each_kind_of_model(commands, model, tokens, metric, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(["evaluate", model, tokens, "--out", str(out), "--set", "n_samples=0"]) == 0
+    assert metric in capsys.readouterr().out and read_results(out)
+
+
 def test_trace_names_every_model_that_read_a_document(commands, capsys):
     assert main(["trace", "story-01.html", "--json"]) == 0
     (page,) = json.loads(capsys.readouterr().out)["pages"]
@@ -190,7 +239,7 @@ def test_gc_keeps_the_base_that_a_model_needs(commands, capsys):
 
 def test_results_and_settings_know_the_models(commands, capsys):
     assert main(["results", "--json"]) == 0
-    assert {"reader_evaluation", "little_bert_evaluation"} <= {
+    assert {"reader_evaluation", "little_bert_evaluation", "encoder_reader_evaluation"} <= {
         one["asset"] for one in json.loads(capsys.readouterr().out)
     }
     assert main(["settings", "reader", "--json"]) == 0

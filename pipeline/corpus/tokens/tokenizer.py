@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 import pyarrow.compute as pc
 from annotated_types import Ge
 
-from model.data.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer
+from model.data.tokenizer import N_BYTE_VALUES, Tokenizer, load_tokenizer, tokenizer_of
 from model.data.vocabularies import PUBLISHED, TRAINED, TRAINED_PATTERNS
 from pipeline.corpus.tokens.tokenizer_files import IDENTITY_FILES, write_tokenizer
 from pipeline.corpus.tokens.tokenizer_report import Sampled, measured, report_markdown, report_measures
@@ -233,5 +233,5 @@ def _others(cfg: TokenizerConfig, cache: Path | None) -> tuple[dict[str, Tokeniz
             log.warning("the tokenizer report does not include %s: %s", name, error)
             missing[name] = str(error)
             continue
-        others[name] = Tokenizer(ranks, published.pattern, published.special_tokens, published.vocab_size)
+        others[name] = tokenizer_of(ranks, published.pattern, published.special_tokens, published.vocab_size)
     return others, missing

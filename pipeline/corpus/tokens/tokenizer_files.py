@@ -10,9 +10,20 @@ equivalent ones for Hugging Face:
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from model.data.tokenizer import DESCRIPTION_FILE, RANKS_FILE, TOKENIZER, describe, files_of, load_tokenizer
-from model.data.vocabularies import END_OF_TEXT, ranks_file
+import xxhash
+
+from model.data.tokenizer import (
+    DESCRIPTION_FILE,
+    RANKS_FILE,
+    TOKENIZER,
+    describe,
+    files_of,
+    load_tokenizer,
+    read_description,
+)
+from model.data.vocabularies import END_OF_TEXT, MASK, ranks_file
 from pipeline.corpus.tokens.hf_tokenizer import (
     TOKENIZER_CONFIG_JSON,
     TOKENIZER_JSON,
@@ -33,7 +44,7 @@ def write_tokenizer(directory: Path, ranks: Mapping[bytes, int], pattern_name: s
     write_bytes(directory / RANKS_FILE, raw)
     write_text(directory / TOKENIZER_JSON, hugging_face)
     write_text(directory / TOKENIZER_CONFIG_JSON, tokenizer_config_json(END_OF_TEXT))
-    write_text(directory / DESCRIPTION_FILE, json.dumps(description, indent=1) + "\n")
+    write_text(directory / DESCRIPTION_FILE, _description_text(description))
 
 
 def tokenizer_files(directory: Path) -> list[str]:
@@ -60,7 +71,18 @@ def tokenizer_in(model: Checkpoint) -> TokenizerFile:
 
 
 def tokenizer_digest(directory: Path) -> str:
-    """The digest of what decides every id; for a tokenizer of ours that of the output of the stage `tokenizer`."""
+    """The digest of what decides every id of a text; for a tokenizer of ours that of the output of the stage
+    `tokenizer`, also if an encoder has added its mask token, which no text contains."""
     names = [name for name in IDENTITY_FILES if name in tokenizer_files(directory)]
     names += [] if RANKS_FILE in names else [TOKENIZER_JSON]
-    return text_digest(*(part for name in sorted(names) for part in (name, file_digest(directory / name))))
+    digests = {name: file_digest(directory / name) for name in names}
+    description = read_description(directory / DESCRIPTION_FILE)
+    if MASK in (special := dict(description.get("special_tokens", {}))):
+        del special[MASK]
+        plain = {**description, "special_tokens": special, "vocab_size": description["vocab_size"] - 1}
+        digests[DESCRIPTION_FILE] = xxhash.xxh3_128(_description_text(plain).encode()).hexdigest()
+    return text_digest(*(part for name in sorted(names) for part in (name, digests[name])))
+
+
+def _description_text(description: Mapping[str, Any]) -> str:
+    return json.dumps(description, indent=1) + "\n"

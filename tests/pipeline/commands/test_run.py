@@ -57,9 +57,9 @@ def test_selected_assets_with_what_they_are_made_from_and_what_is_made_from_them
     ("name", "blocking", "line"),
     [
         (
-            "beats_bigram",
+            "beats_baseline",
             False,
-            "WARNING: the model is not better: 3.2, bigram 2.9 (check beats_bigram of foundation_evaluation)",
+            "WARNING: the model is not better: 3.2, bigram 2.9 (check beats_baseline of foundation_evaluation)",
         ),
         (
             "not_empty",

@@ -10,7 +10,7 @@ from model.data.mixture import Mixture
 from model.data.token_shards import read_token_shards
 from model.evaluate import document_losses
 from model.network.registry import load_decoder
-from pipeline.evaluation.continued_model import change, change_results
+from pipeline.evaluation.continued_model import BITS, change, change_results
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.laws import MOST_FORGOTTEN, forgets_little
 from pipeline.training.continuing import CONTINUE, ContinueConfig, continue_recipe
@@ -77,7 +77,7 @@ def test_change_interval_is_paired(rng=np.random.default_rng(0)):  # noqa: B008
 def test_forgets_little_judges_the_change_of_general_text(value, passed):
     verdict = forgets_little({"general_change": {"value": value}}, MOST_FORGOTTEN)
     assert verdict.passed == passed and verdict.observed == value
-    assert passed or "cost +3.1% bits per byte of general text (limit +3.0%)" in verdict.sentence()
+    assert passed or "loss on general text by +3.1% (limit +3.0%)" in verdict.sentence()
 
 
 def test_forgets_little_passes_without_general_text():
@@ -86,5 +86,5 @@ def test_forgets_little_passes_without_general_text():
 
 def test_change_results_without_general_text_are_of_the_domain_alone():
     nats = {"model": np.array([1.0, 2.0]), "base": np.array([2.0, 2.0])}
-    results = change_results(nats, np.array([3, 3]), Mixture().is_domain(np.array(["a", "b"])), 0)
+    results = change_results(nats, np.array([3, 3]), Mixture().is_domain(np.array(["a", "b"])), 0, BITS)
     assert [one["metric"] for one in results] == ["domain_bits_per_byte", "domain_change"]

@@ -110,7 +110,7 @@ def test_settings_of_masks_are_part_of_a_model_and_checked():
 
 def test_evaluate_model_reports_accuracy_and_perplexity_beside_frequencies(models, inputs, tmp_path):
     build = Store(root=tmp_path).build
-    report = build(EVALUATE_MODEL, LanguageModelEvaluationConfig(n_samples=2), models["modernbert"], *inputs)
+    report = build(EVALUATE_MODEL, LanguageModelEvaluationConfig(n_samples=2), models["modernbert"], inputs[0])
     results = {one["metric"]: one for one in json.loads((report.handle.directory / "results.json").read_text())}
     accuracy, perplexity = results["masked_accuracy"], results["masked_perplexity"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1 and accuracy["higher_is_better"]

@@ -17,6 +17,7 @@ from model.network.size import flops_per_token, predicted_share
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
+from pipeline.training.continuing import ResolvedContinue
 from pipeline.training.finetune import FinetuneConfig, random_baseline
 from pipeline.training.pace import LONG_SECONDS
 from pipeline.training.pretrain import ResolvedPretrain
@@ -156,9 +157,10 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
     by_name = {one.asset: one for one in assets}
     for one in wanted:
         for build in one.builds:
-            if isinstance(cfg := build.config, ResolvedPretrain) and build.reasons:
+            if isinstance(cfg := build.config, ResolvedPretrain | ResolvedContinue) and build.reasons:
+                share = LORA_SHARE if isinstance(cfg, ResolvedContinue) and cfg.lora else 1.0
                 n_tokens = cfg.train.n_steps * cfg.train.tokens_per_step
-                yield one.asset, n_tokens * _flops_per_token(one, by_name)
+                yield one.asset, share * n_tokens * _flops_per_token(one, by_name)
             elif isinstance(cfg, FinetuneConfig) and build.reasons:
                 yield one.asset, _finetune_flops(cfg, by_name, one)
         twin = by_name.get(one.asset.removesuffix("_evaluation") + "_model")
@@ -190,7 +192,7 @@ def _finetune_flops(cfg: FinetuneConfig, by_name: Mapping[str, PlannedAsset], as
 
 
 def _trains(config: Any) -> bool:
-    return isinstance(config, ResolvedPretrain | FinetuneConfig)
+    return isinstance(config, ResolvedPretrain | ResolvedContinue | FinetuneConfig)
 
 
 def _demo_seconds(asset: str) -> float:

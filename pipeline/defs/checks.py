@@ -45,6 +45,7 @@ from pipeline.evaluation.laws import (
     beats_limit,
     finite,
     forgets_little,
+    not_measured,
     unseen,
     whole_texts,
 )
@@ -143,7 +144,7 @@ def check_step(key: Key, laws_of_asset: Sequence[Law], others: Sequence[Key] = (
     inputs = {"__".join(one).replace("-", "_"): dg.AssetIn(list(one)) for one in (key, *others)}
 
     @dg.multi_asset_check(
-        name=f"check_{'__'.join(key).replace('-', '_')}",
+        name=f"{'__'.join(key).replace('-', '_')}__checks",  # no model or task can have this name
         specs=[
             dg.AssetCheckSpec(
                 law.name,
@@ -219,7 +220,7 @@ def _few_lost(handle: Handle) -> Verdict:
 
 def _accounted(report: Handle) -> Verdict:
     """For every source, each document that entered a stage of the corpus was kept, or dropped with a reason."""
-    lost = _result(report, "unaccounted_documents")["value"]
+    lost = _results(report)["unaccounted_documents"]["value"]
     return Verdict(passed=not lost, rule="documents in - kept - dropped = 0", observed=lost, limit=0)
 
 
@@ -290,9 +291,13 @@ def _beats(name: str, model: str, baselines: Mapping[str, str]) -> Law:
     """A check that the one of the metrics that `model` has is better than that of its baseline."""
 
     def judge(report: Handle) -> Verdict:
-        written = (result["metric"] for result in read_results(report.directory))
-        metric = next((one for one in written if one in baselines), next(iter(baselines)))
-        return beats_baseline(_result(report, metric), model, baselines[metric])
+        found = _results(report)
+        metric = next((one for one in found if one in baselines), next(iter(baselines)))
+        return (
+            beats_baseline(found[metric], model, baselines[metric])
+            if metric in found
+            else not_measured(metric, model)
+        )
 
     parts = [f"{metric} is better than that of the {baseline} baseline" for metric, baseline in baselines.items()]
     judge.__doc__ = f"{', or '.join(parts)}."
@@ -301,7 +306,7 @@ def _beats(name: str, model: str, baselines: Mapping[str, str]) -> Law:
 
 def _forgets_little(report: Handle) -> Verdict:
     """The loss on general text has hardly risen since the base."""
-    return forgets_little({result["metric"]: result for result in read_results(report.directory)}, MOST_FORGOTTEN)
+    return forgets_little(_results(report), MOST_FORGOTTEN)
 
 
 def _limits(asset: str, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:
@@ -310,14 +315,12 @@ def _limits(asset: str, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:
 
 def _limit(asset: str, metric: str, limit: float) -> Law:
     def judge(report: Handle) -> Verdict:
-        return beats_limit(_result(report, metric), limit, asset)
+        found = _results(report)
+        return beats_limit(found[metric], limit, asset) if metric in found else not_measured(metric, asset)
 
     judge.__doc__ = f"{metric} is better than {limit:g}, the limit in data/config.toml."
     return Law(name=f"{metric}_limit", judge=judge, blocks=False)
 
 
-def _result(report: Handle, metric: str) -> dict[str, Any]:
-    results = {result["metric"]: result for result in read_results(report.directory)}
-    if metric not in results:
-        raise ValueError(f"{report.directory}: no metric {metric!r}; the metrics are: {', '.join(results)}")
-    return results[metric]
+def _results(report: Handle) -> dict[str, Any]:
+    return {result["metric"]: result for result in read_results(report.directory)}

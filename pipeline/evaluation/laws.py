@@ -59,6 +59,21 @@ def forgets_little(results: Mapping[str, Mapping[str, Any]], limit: float) -> Ve
     )
 
 
+def not_measured(metric: str, of: str) -> Verdict:
+    """Fails, because a report lacks a metric that its check needs: held-out text of a source, for instance."""
+    part = metric.partition("_")[0]
+    why = (
+        f"no held-out document is of its {part} sources" if part in ("domain", "general") else "no value was measured"
+    )
+    return Verdict(
+        passed=False,
+        rule=f"{metric} is in the report",
+        observed=0,
+        limit=1,
+        failure=f"{metric.replace('_', ' ')} of {of} is not known, because {why}",
+    )
+
+
 def beats_baseline(result: Mapping[str, Any], model: str, baseline: str) -> Verdict:
     """Checks that `model` is better than one of the baselines in a result of results.json."""
     limit, unit = result["baselines"][baseline], result["metric"].replace("_", " ")

@@ -71,6 +71,8 @@ def content_of_steps(
     assert record is not None
     if record["handle"] != "Checkpoint":
         raise ValueError(f"{model} is an output of `{handle.stage}`, expected a trained model")
+    if not handle.rows:
+        raise ValueError(f"{model} was not trained here, so that the data of its steps is not known")
     if not 1 <= first <= last <= handle.rows:
         given = f"step {first:,}" if first == last else f"steps {first:,} to {last:,}"
         raise ValueError(f"{given}: never trained in {model}; its steps go from 1 to {handle.rows:,}")

@@ -13,6 +13,7 @@ file, the graph has one model, foundation_model, with default settings. A mistak
 table, key and what is allowed.
 """
 
+import keyword
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
@@ -30,6 +31,12 @@ from pipeline.training.pretrain import PretrainConfig
 DEFAULT = "foundation_model"
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 MOST_LETTERS = 100  # of a name, which becomes part of file names
+RESERVED = {
+    *keyword.kwlist,  # Dagster does not accept these as names, nor those of the second line
+    *("arg_dict", "bool", "conf", "config", "context", "dict", "float", "input", "input_arg_dict", "int", "meta"),
+    *("output", "output_arg_dict", "str", "type"),
+    *("project", "checks"),  # tables of config.toml, which has one of each asset, too
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,13 +189,15 @@ def _model(name: str, table: Any, path: Path) -> Model:
     if "kind" not in values:
         raise ValueError(f"{where}: key `kind` is missing, expected one of {', '.join(KINDS)}")
     kind = values.pop("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"{where}: kind is {kind!r}, expected one of {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return KINDS[kind].of(name, values, where, path.parent)
 
 
 def _refuse_taken(model: Model, models: Mapping[str, Model], where: str) -> None:
     """Raises ValueError when an asset of `model` is one that every graph has, or one of an earlier model."""
+    if model.asset in RESERVED:
+        raise ValueError(f"{where}: the name is reserved; choose another name, for instance [{model.name}_model]")
     owners = dict.fromkeys(fixed_assets(), "which every graph has")
     for other in models.values():
         if other is not model:

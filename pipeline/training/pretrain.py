@@ -20,7 +20,7 @@ from model.data.mask_token import write_with_mask
 from model.data.token_shards import read_description
 from model.network.shape import DecoderShape, EncoderShape, config_for
 from model.training.config import TrainConfig
-from model.training.presets import changed, preset_of
+from model.training.presets import changed, is_encoder_family, preset_of
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Handle, Shards, TokenizerFile
@@ -170,6 +170,9 @@ def pretrain_recipe(cfg: PretrainConfig) -> ResolvedPretrain:
     changes = {f.name: value for f in dataclasses.fields(cfg) if (value := getattr(cfg, f.name)) is not None}
     del changes["devices"]  # the devices do not affect what is trained
     named, depth, family = changes.pop("preset"), changes.pop("depth", None), changes.pop("family", None)
+    of_encoders = sorted({"mask_fraction", "mask_whole_words"} & changes.keys())
+    if of_encoders and not is_encoder_family(family):
+        raise ValueError(f"{of_encoders[0]} is a setting of encoders, and family={family or 'qwen3'!r} is a decoder")
     preset = changed(preset_of(named, family, depth), changes, family)
     return ResolvedPretrain(network=preset.shape, train=preset.train)
 

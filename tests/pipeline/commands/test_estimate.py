@@ -62,3 +62,15 @@ def test_estimate_of_an_absurd_training_is_a_warning_in_years(toy_layout):
     line = estimate_line(estimate(plan(toy_layout)))
     assert "years on this machine" in line
     assert "WARNING: foundation_model alone trains for about" in line and "n_steps" in line
+
+
+def test_estimate_counts_the_training_of_a_continued_model(toy_layout):
+    """Hours of a large base were announced as no training."""
+    table = (
+        '[foundation_model]\nkind = "pretrain"\n[more]\nkind = "continue"\nbase = "foundation_model"\nn_steps = {}\n'
+    )
+    flops = []
+    for n_steps in (10, 30):
+        toy_layout.models_toml.write_text(table.format(n_steps))
+        flops.append(estimate(plan(toy_layout), {"more"}).flops)
+    assert 0 < 3 * flops[0] == pytest.approx(flops[1])

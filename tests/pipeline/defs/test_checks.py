@@ -246,3 +246,20 @@ def test_check_of_an_asset_that_has_several_runs_by_itself(toy_graph):
     run = job.execute_in_process()
     assert [one.asset_check_key for one in run.get_asset_check_evaluations()] == [key]
     assert not run.get_asset_materialization_events()
+
+
+def test_no_name_of_a_model_is_that_of_a_step_of_checks(toy_layout):
+    """[check_corpus] ended with an error of Dagster when a job was made."""
+    tables = ("foundation_model", "check_corpus", "check_foundation_model")
+    toy_layout.models_toml.write_text("".join(f'[{name}]\nkind = "pretrain"\n' for name in tables))
+    steps = definitions(toy_layout).resolve_job_def("demo").graph.node_dict
+    assert {*tables, "check_corpus_evaluation"} <= steps.keys()
+
+
+def test_a_metric_that_could_not_be_measured_is_a_warning():
+    """Without held-out documents of the domain, the step of the checks failed, and with it the run."""
+    verdict = evaluation_laws.not_measured("domain_bits_per_byte", "reader")
+    assert not verdict.passed
+    assert verdict.sentence() == (
+        "domain bits per byte of reader is not known, because no held-out document is of its domain sources"
+    )

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from dagster._core.definitions.utils import DISALLOWED_NAMES
 
-from pipeline.training.models_toml import OpenModel, read_models, refuse_unknown_sources, vocabularies
+from pipeline.training.models_toml import RESERVED, OpenModel, read_models, refuse_unknown_sources, vocabularies
 
 TWO = """
 [foundation_model]
@@ -111,6 +112,10 @@ def test_refuse_unknown_sources_names_table_key_and_the_nearest(tmp_path):
         (replaced("[little]", "[a__b]"), r"\[a__b\]: the name of a model .* single _"),
         (replaced("folder", "floder", OPEN), r"\[elsewhere\]: the table does not name the place of the weights"),
         (replaced("licence", "license", OPEN), r"\[elsewhere\]: unknown key `license`; did you mean `licence`\?"),
+        ("[little]\nkind = ['pretrain']", r"\[little\]: kind is \['pretrain'\], expected one of pretrain"),
+        ("[lambda]\nkind = 'pretrain'", r"\[lambda\]: the name is reserved; .* \[lambda_model\]"),
+        ("[checks]\nkind = 'pretrain'", r"\[checks\]: the name is reserved"),
+        ("[little]\nkind = 'pretrain'\nmask_fraction = 0.2", r"mask_fraction is a setting of encoders, and family="),
         ("[a]\nkind = 'continue'", r"\[a\]: key `base` is missing, expected the name of another table"),
         ("[a]\nkind = 'continue'\nbase = 'a'", r"\[a\]: the bases form a ring \(a -> a\)"),
         (TWO + FURTHER, r"\[second\]: base is 'elsewhere', expected one of foundation_model, little, reader, third"),
@@ -130,3 +135,8 @@ def test_read_models_mistake_is_named_with_its_place(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as raised:
         read_models(written(tmp_path, text))
     assert str(tmp_path / "models.toml") in str(raised.value)
+
+
+def test_reserved_names_are_all_that_dagster_refuses():
+    """[lambda] and [config] ended with an error of Dagster that named neither the file nor the table."""
+    assert DISALLOWED_NAMES <= RESERVED

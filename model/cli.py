@@ -252,8 +252,7 @@ class Printed:
 def run_import(args: argparse.Namespace) -> int:
     from model.hf.importing import import_model
 
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise ValueError(f"{args.out} exists and is no empty folder; name a new one")
+    _refuse_used(args.out)
     imported = import_model(args.source, args.out)
     formats = " and ".join(imported.stored)
     print(
@@ -263,15 +262,19 @@ def run_import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_used(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is no empty folder; name a new one")
+
+
 def run_merge(args: argparse.Namespace) -> int:
     from model.hf.adapter import ADAPTER_CONFIG, read_adapter
     from model.network.lora import lora_layers, merge_lora
     from model.network.registry import load_model, save_model
     from model.training.adapters import load_adapters
     from model.training.files import CONFIG, WEIGHTS, read_json, sha256
-    from model.training.pretraining import refuse_other_models
 
-    refuse_other_models(args.out)
+    _refuse_used(args.out)
     model, _ = load_model(args.base)
     if (args.adapter / ADAPTER_CONFIG).exists():
         read_adapter(args.adapter, model, sha256(args.base / WEIGHTS))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from model.hf.config import family_of
 from model.hf.replacing import EXPORT, replacing_export
-from model.hf.weights import names_by, to_ours, to_theirs
+from model.hf.weights import FLOATS, names_by, to_ours, to_theirs
 from model.network.lora import add_lora, linears_of_blocks
 from model.network.lora_config import BASE, LoraConfig, lora_in
 from model.network.registry import KINDS, Config, config_of, kind_of
@@ -175,7 +175,7 @@ def _factors_of(
         layers = [model.get_submodule(ours) for ours in pairs[name]]
         widths, d_in = [layer.out_features for layer in layers], layers[0].in_features
         got = {end: tensors[key] for end in ENDS if (key := f"{PREFIX}{name}{end}") in tensors}
-        rank = got[ENDS[0]].size(0) if ENDS[0] in got else 0
+        rank = next((max(1, got[end].size(0)) for end in ENDS[:1] if end in got and got[end].ndim == 2), 1)
         expected = torch.empty(rank, d_in, device="meta"), torch.empty(sum(widths), rank, device="meta")  # type: ignore[arg-type,call-overload]
         check_same_shapes(f"{where}, {name}", dict(zip(ENDS, expected, strict=True)), got)
         a_RI, b_OR = (got[end].float() for end in ENDS)
@@ -206,7 +206,10 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path}: {refused[0]}={config[refused[0]]!r} is not supported; merge these adapters in peft"
         )
-    if any(not re.fullmatch(r"[\w.]+", key) for key in config.get("alpha_pattern") or {}):
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or any(type(alpha) not in (int, float) for alpha in patterns.values()):
+        raise ValueError(f"{path}: alpha_pattern={str(patterns)[:80]} must have a number for each name of a layer")
+    if any(not re.fullmatch(r"[\w.]+", key) for key in patterns):
         raise ValueError(f"{path}: alpha_pattern has regular expressions, expected names of layers")
     if not isinstance(config.get("lora_alpha"), int | float):
         raise ValueError(f"{path}: lora_alpha={config.get('lora_alpha')!r} must be a number")
@@ -219,5 +222,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         found = f"; {PICKLED} is pickled, may run code, and is not read" if (path.parent / PICKLED).exists() else ""
         raise ValueError(f"{path.parent} has no {ADAPTER_WEIGHTS}{found}")
     tensors = read_tensors(path)
+    for name, weight in tensors.items():
+        if weight.dtype not in FLOATS or not weight.isfinite().all():
+            raise ValueError(f"{path}: {name} has numbers that are not finite floats; fetch it again")
     with safe_open(path, "pt") as file:
         return tensors, (file.metadata() or {}).get(BASE)

@@ -185,6 +185,8 @@ def read_into(folder: Path, **changes) -> nn.Module:
         ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' is not supported"),
         ({"trainable_token_indices": [1]}, r"trainable_token_indices=\[1\] is not supported"),
         ({"alpha_pattern": {"(a+)+$": 1}}, "alpha_pattern has regular expressions"),
+        ({"alpha_pattern": [1]}, r"alpha_pattern=\[1\] must have a number for each name of a layer"),
+        ({"alpha_pattern": {"q_proj": "2"}}, "alpha_pattern=.* must have a number for each name of a layer"),
         ({"lora_alpha": None}, "lora_alpha=None must be a number"),
     ],
 )
@@ -206,6 +208,10 @@ def test_files_that_are_not_adapters_of_this_model_are_refused(folder):
         (foreign, r"lm_head is no linear layer of a block"),
         (whole, "modules_to_save: lm_head.weight has shape"),
         (narrow, r"lora_A.weight has shape \(2, 3\), expected"),
+        ({**tensors, first: torch.tensor(1.0)}, r"lora_A.weight has shape \(\), expected \(1, "),
+        ({**tensors, first: tensors[first][:0]}, r"lora_A.weight has shape \(0, \d+\), expected \(1, "),
+        ({**tensors, first: tensors[first] * torch.nan}, "lora_A.weight has numbers that are not finite"),
+        ({**tensors, first: tensors[first].to(torch.int8)}, "lora_A.weight has numbers that are not finite floats"),
         ({"x": torch.zeros(1)}, "holds no adapters"),
     ):
         save_file(content, path)

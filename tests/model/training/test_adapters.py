@@ -204,9 +204,11 @@ def test_merge_from_the_command_line_gives_the_model_of_the_training(plan, train
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (plan.out / WEIGHTS).read_bytes()
     assert main(["merge", str(plan.out), str(tmp_path / "peft"), str(tmp_path / "other")]) == 1
     assert "these adapters belong to a base with the sha256" in capsys.readouterr()[1]
-    assert (
-        main(["merge", str(trained), str(plan.out / "adapter"), str(trained)]) == 1
-    )  # as the base would be replaced
+    before = (plan.out / "config.json").read_bytes(), (plan.out / WEIGHTS).read_bytes()
+    for out in (trained, plan.out):  # a model and its checkpoints would be replaced
+        assert main(["merge", str(trained), str(plan.out / "adapter"), str(out)]) == 1
+        assert "exists and is no empty folder; name a new one" in capsys.readouterr()[1]
+    assert before == ((plan.out / "config.json").read_bytes(), (plan.out / WEIGHTS).read_bytes())
 
 
 def test_adapters_of_another_kind_of_model_are_refused(plan, trained):

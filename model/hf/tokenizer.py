@@ -76,7 +76,7 @@ def read_exported_tokenizer(
     opens_with_bos = is_ours and "bos_token" in special_ids
     if opens_with_bos:
         tokenizer["post_processor"] = _opened_with(str(_text(config["bos_token"])), special_ids["bos_token"])
-    if chat_template is not None:
+    if chat_template is not None and not (feeding is not None and feeding.is_repaired):
         config["split_special_tokens"] = False  # a template spells special tokens out as text
     files = {
         TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False) + "\n",
@@ -127,6 +127,7 @@ def _feed(
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         own = [tokenizer["normalizer"]] if tokenizer.get("normalizer") is not None else []
         tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip, *own]}
+        config["split_special_tokens"] = True  # one that is spelled out in a text is text, as in training
         _open_as_trained(tokenizer, config, tokens, description)
 
 

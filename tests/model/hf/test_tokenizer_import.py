@@ -114,9 +114,10 @@ def test_exported_tokenizer_of_others_gives_the_ids_that_were_trained_on(both, i
     exported = read_exported_tokenizer(folder, 1200, feeding=feeding)
     for name, content in exported.files.items():
         (tmp_path / name).write_text(content, "utf-8")
-    read = AutoTokenizer.from_pretrained(tmp_path, split_special_tokens=True)
+    how = {} if is_classifier else {"split_special_tokens": True}  # a classifier's file orders it
+    read = AutoTokenizer.from_pretrained(tmp_path, **how)
     assert (read.model_max_length, read.padding_side) == (99, "right")
-    for text in ("ab  12", "e\u0301t\u00e9", "  We'll see\n"):
+    for text in ("ab  12", "e\u0301t\u00e9", "  We'll see\n", "a [SEP] b <|endoftext|>c <|im_end|>"):
         if is_classifier:
             rows, _ = encoded(ours, [repaired(text)], 99)
             assert read(text)["input_ids"] == rows[0].tolist()

@@ -3,7 +3,8 @@
 In: the plan of the graph. Out: an Estimate, and a sentence for people. Only assets that are not up to date count.
 Training is estimated from its FLOPs and the speed of matrix products, which is measured for two seconds. Every other
 stage is estimated from the seconds of its last build or, if it never ran, from those of the demo; for a corpus of
-another size the first estimate is rough.
+another size the first estimate is rough. An open model that was never imported has an unknown size: neither its
+download nor a training that begins with it is counted, and the sentence names both.
 """
 
 import time
@@ -17,6 +18,7 @@ from model.network.size import flops_per_token, predicted_share
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
+from pipeline.training.bases import BASE
 from pipeline.training.continuing import ResolvedContinue
 from pipeline.training.finetune import FinetuneConfig, random_baseline
 from pipeline.training.pace import LONG_SECONDS
@@ -56,6 +58,7 @@ class Estimate:
     product_speed: float  # measured here, FLOP/s
     fast_onednn: bool  # which of SPEEDS to compare with
     longest: tuple[str, float] = ("", 0.0)  # the training of the most FLOPs: its asset and those FLOPs
+    unknown: tuple[str, ...] = ()  # assets whose work is not counted
 
     @property
     def longest_seconds(self) -> float:
@@ -81,6 +84,7 @@ def estimate(assets: Sequence[PlannedAsset], names: Collection[str] | None = Non
     work = Estimate(
         longest=max(trainings, key=lambda training: training[1], default=("", 0.0)),
         flops=flops,
+        unknown=tuple(one.asset for one in wanted if _is_unknown(one, trainings)),
         demo_seconds=0.0,
         **measured(MEASURED_SECONDS if flops > 1e11 else MEASURED_SECONDS / 20),
     )
@@ -112,6 +116,11 @@ def estimate_line(work: Estimate) -> str:
         if work.longest_seconds > LONG_SECONDS
         else ""
     )
+    if work.unknown:
+        warning += (
+            f"\nNot counted, because the size of an open model is not known before it is imported:"
+            f" {', '.join(work.unknown)}."
+        )
     return (
         f"{length} on this machine ({n_usable_cores()} cores, {work.product_speed / 1e9:,.0f} GFLOP/s"
         f" measured): {trained}, {work.demo_seconds * work.slowdown:,.0f} seconds for everything else."
@@ -170,6 +179,12 @@ def _training_flops(wanted: Sequence[PlannedAsset], assets: Sequence[PlannedAsse
                 for build in twin.builds
                 if isinstance(build.config, FinetuneConfig)
             )
+
+
+def _is_unknown(asset: PlannedAsset, trainings: Sequence[tuple[str, float]]) -> bool:
+    """Whether the asset is an open model that was never imported, or a training whose base has no known size."""
+    is_new_base = any(build.stage == BASE.name and not build.last for build in asset.builds)
+    return is_new_base or (asset.asset, 0.0) in trainings
 
 
 def _flops_per_token(asset: PlannedAsset, by_name: Mapping[str, PlannedAsset]) -> float:

@@ -39,9 +39,11 @@ from pipeline.store.store import (
     literals,
     read_record,
 )
-from pipeline.training.pretrain import PRETRAIN, ResolvedPretrain
+from pipeline.training.continuing import ResolvedContinue
+from pipeline.training.pretrain import ResolvedPretrain
 
 Record = Mapping[str, Any]
+Training = ResolvedPretrain | ResolvedContinue  # recipes from whose settings the work follows
 NO_RECORD = {"seconds": 0.0, "bytes": 0, "counts": None, "measures": {}, "finished_at": ""}
 MOST_REASONS = 4  # reasons per stage that are listed one by one
 
@@ -105,10 +107,17 @@ class PlannedAsset:
 
 @dataclass(kw_only=True, slots=True)
 class Changes:
-    """What is known about outputs that will be rebuilt: folder -> the share of its shards that changes."""
+    """What is known about outputs that will be rebuilt. A tokenizer is asked about by its folder in that of its
+    model, and changes with the model."""
 
-    shares: dict[Path, float] = field(default_factory=dict)
+    shares: dict[Path, float] = field(default_factory=dict)  # folder -> the share of its shards that changes
     names: dict[Path, str] = field(default_factory=dict)  # folder -> asset whose output it is
+
+    def share(self, folder: Path) -> float | None:
+        return self.shares.get(folder, self.shares.get(folder.parent))
+
+    def name(self, folder: Path) -> str | None:
+        return self.names.get(folder, self.names.get(folder.parent))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,7 +131,7 @@ class PlanningStore(Store):
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
         del directory
         where = self.where(stage.name, fingerprint_of(stage, cfg, inputs))
-        is_known = not any(one.directory in self.changes.shares for one in inputs)
+        is_known = all(self.changes.share(one.directory) is None for one in inputs)
         record = read_record(where) if is_known else None
         if record is not None and is_final(record, cfg):
             self.plan.append(PlannedBuild(stage=stage.name, last=record, config=cfg))
@@ -135,7 +144,7 @@ class PlanningStore(Store):
             last=last,
             share=share,
             bytes_share=share if stage.by_shard else 1.0,
-            n_tokens=cfg.train.n_steps * cfg.train.tokens_per_step if isinstance(cfg, ResolvedPretrain) else None,
+            n_tokens=cfg.train.n_steps * cfg.train.tokens_per_step if isinstance(cfg, Training) else None,
             fingerprint=where.name if is_known else None,
             config=cfg,
             resumes=is_known and (where / BEGUN).exists(),
@@ -284,8 +293,8 @@ def _differences(
             yield f"{setting} {_short(old.get(setting))} -> {_short(new.get(setting))}"
     before = [one["digest"] for one in last["inputs"]]
     for i, one in enumerate(inputs):
-        name = changes.names.get(one.directory, f"`{one.stage}`")
-        if (share := changes.shares.get(one.directory)) is not None:
+        name = changes.name(one.directory) or f"`{one.stage}`"
+        if (share := changes.share(one.directory)) is not None:
             yield f"{name} is rebuilt" + (f" ({share:.0%} of it)" if share < 1 else "")
         elif i >= len(before) or before[i] != one.digest:
             yield f"{name} has changed"
@@ -313,24 +322,25 @@ def _share(stage: Stage, cfg: Config, inputs: tuple[Handle, ...], last: Record |
     """Approximate share of the work of the last build."""
     if last is None:
         return 1.0
-    if isinstance(cfg, ResolvedPretrain) and stage is PRETRAIN and last["version"] == stage.version:
-        return _training_work(cfg) / _training_work_of(last["config"])
+    if isinstance(cfg, Training) and last["version"] == stage.version:
+        return _training_work(literals(cfg)) / _training_work(last["config"])
     is_same_recipe = (last.get("format", 1), last["version"]) == (FORMAT, stage.version)
     is_same_recipe = is_same_recipe and last["config"] == literals(cfg)
     if not (stage.by_shard and is_same_recipe and last["libraries"] == libraries_of(stage)):
         return 1.0
     before = {one["digest"] for one in last["inputs"]}
     sizes = [(max(one.rows, 1), 0.0 if one.digest in before else 1.0, one.directory) for one in inputs]
-    changed = sum(rows * changes.shares.get(directory, share) for rows, share, directory in sizes)
+    known = [changes.share(directory) for _, _, directory in sizes]
+    changed = sum(rows * (share if now is None else now) for (rows, share, _), now in zip(sizes, known, strict=True))
     return changed / sum(rows for rows, _, _ in sizes) if sizes else 1.0
 
 
-def _training_work(cfg: ResolvedPretrain) -> float:
-    """Multiplications of the layers over all steps, without the head, whose size is not known in advance."""
-    return _training_work_of(literals(cfg))
-
-
-def _training_work_of(config: Record) -> float:
-    shape, train = config["network"], config["train"]
+def _training_work(config: Record) -> float:
+    """Multiplications of the layers over all steps, without the head, whose size is not known in advance; tokens of a
+    training that has the network of its base."""
+    train = config["train"]
+    n_tokens = train["n_steps"] * train["rows"] * train["seq_len"]
+    if (shape := config.get("network")) is None:
+        return n_tokens
     matrices = shape["d_model"] * (2 * (shape["n_heads"] + shape["n_kv_heads"]) * shape["d_head"] + 3 * shape["d_ff"])
-    return train["n_steps"] * train["rows"] * train["seq_len"] * shape["n_layers"] * matrices
+    return n_tokens * shape["n_layers"] * matrices

@@ -32,6 +32,7 @@ NOT_ON_THE_CONSOLE = {"loggers": {"console": {"config": {"log_level": "CRITICAL"
 NO_CAPTURE = {
     "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
 }
+BASE = "base"  # the stage that imports models
 PRELOADED = ["pyarrow.parquet", "psutil", "pipeline.store.store"]  # once, in the process that workers are forked from
 LIBRARIES_LOG = "demo.log"
 INTERRUPTED = "DagsterExecutionInterruptedError"
@@ -42,7 +43,7 @@ class Made:
     """An asset that this run built."""
 
     asset: str
-    rows: int
+    rows: int | None  # None for a model that was imported, which has no rows
     seconds: float  # in its stages
 
 
@@ -97,14 +98,17 @@ class Watch:
         if not records:
             self.unchanged.append(asset)
             return "unchanged"
-        rows, seconds = records[0]["rows"], sum(record["seconds"] for record in records)
+        is_base, seconds = records[0]["stage"] == BASE, sum(record["seconds"] for record in records)
+        rows = None if is_base else records[0]["rows"]
         self.built.append(Made(asset=asset, rows=rows, seconds=seconds))
         if baseline := sum(record["seconds"] for record in records[1:] if record["stage"] == "finetune"):
             self.notes.append(
                 f"{asset}: {clock_text(baseline)} of it trained the baseline random_init, the same network without"
                 f" pretraining; `random_init = false` in [{asset}] of config.toml leaves it out."
             )
-        return f"{count_text(rows, 'row')}, {size_text(records[0]['bytes'])}"
+        n_parameters = records[0]["measures"].get("parameters", 0)
+        amount = f"{n_parameters:,} parameters" if rows is None else count_text(rows, "row")
+        return f"{amount}, {size_text(records[0]['bytes'])}"
 
 
 def run(args: Namespace) -> int:
@@ -203,7 +207,9 @@ def report_lines(layout: Layout, watch: Watch, seconds: float) -> list[str]:
         lines += [*result_lines(newest_results(layout)), ""]
     if watch.built:
         rows = [
-            [made.asset, f"{made.rows:,}", f"{made.seconds:.1f}", f"{made.rows / max(made.seconds, 1e-3):,.0f}"]
+            [made.asset, "", f"{made.seconds:.1f}", ""]
+            if made.rows is None
+            else [made.asset, f"{made.rows:,}", f"{made.seconds:.1f}", f"{made.rows / max(made.seconds, 1e-3):,.0f}"]
             for made in watch.built
         ]
         lines += [*table_lines(["built", "rows", "seconds", "rows/s"], rows, right=(1, 2, 3)), ""]

@@ -28,6 +28,7 @@ from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import Built
 from pipeline.tracking.pictures import as_markdown, curve_png, data_url, histogram_png
 from pipeline.tracking.server import run_link
+from pipeline.training.bases import BASE
 
 LENGTHS = "n_words"  # column of document shards for the histogram
 CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_examples", "vocab_size"}
@@ -68,6 +69,8 @@ def _counts(builds: Sequence[Built]) -> dict[str, Any]:
     name = {TokenizerFile: "vocabulary_size", Checkpoint: "steps", Report: "evaluated_items"}.get(type(handle))
     counted = [counts for built in builds if (counts := built.counts) is not None]
     metadata: dict[str, Any] = {name: f"{handle.rows:,}"} if name else {"dagster/row_count": handle.rows}
+    if handle.stage == BASE.name:  # which has no steps; its parameters are among the measures
+        metadata = {}
     if counted:
         metadata |= {
             "rows_in": counted[0].rows_in,

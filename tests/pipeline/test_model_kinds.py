@@ -1,6 +1,8 @@
 """The toy graph with every kind of model: an encoder from scratch, an imported decoder, and both trained further."""
 
+import io
 import json
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -8,11 +10,14 @@ import dagster as dg
 import pytest
 
 from pipeline.cli import main
+from pipeline.commands.estimate import FLOPS_PER_PARAMETER, LORA_SHARE, estimate
 from pipeline.commands.planning import plan
+from pipeline.commands.run import Watch, report_lines
 from pipeline.definitions import definitions
 from pipeline.evaluation.laws import MOST_FORGOTTEN
 from pipeline.store.layout import Layout, all_entries, load_current
 from pipeline.store.outputs import read_results
+from pipeline.store.progress import Display
 from pipeline.store.record_file import read_record
 from pipeline.training.bases import read_origin
 from pipeline.training.model_files import useful
@@ -121,6 +126,58 @@ def inputs_of(layout: Layout, asset: str) -> list[str]:
 def test_every_kind_of_model_is_built_and_the_second_time_nothing_is(grown):
     assert grown.result.success
     assert {one.asset for one in plan(grown.layout) if one.rebuilt} == set()
+
+
+@pytest.fixture
+def changed_tables(grown):
+    """Writes models.toml with a replacement, and restores it afterwards."""
+    path = grown.layout.models_toml
+    text = path.read_text()
+
+    def change(old: str, new: str) -> None:
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    yield change
+    path.write_text(text)
+
+
+def test_plan_with_another_base_rebuilds_the_tokens_that_its_tokenizer_makes(grown, changed_tables):
+    (sha256,) = re.findall(r'"config.json" = "(\w{64})"', grown.layout.models_toml.read_text())
+    changed_tables(sha256, "0" * 64)
+    reasons = {one.asset: one.rebuilt[0].reasons for one in plan(grown.layout) if one.rebuilt}
+    assert reasons.keys() == {"base/imported", "token_shards/imported", "reader", "reader_evaluation"}
+    assert reasons["token_shards/imported"] == ("base/imported is rebuilt",)
+    assert reasons["reader"] == ("base/imported is rebuilt", "token_shards/imported is rebuilt")
+
+
+def test_plan_and_estimate_of_a_longer_continued_training_count_its_steps(grown, changed_tables):
+    changed_tables("n_steps = 4", "n_steps = 4_000_000")
+    planned = plan(grown.layout)
+    (reader,) = (one for one in planned if one.asset == "reader")
+    (build,) = reader.rebuilt
+    assert build.reasons == ("train.n_steps 4 -> 4000000",)
+    assert build.seconds == pytest.approx(1e6 * build.last["seconds"])
+    assert reader.n_tokens == 4_000_000 * 4 * 32
+    work = estimate(planned, {"reader"})
+    assert work is not None and work.unknown == ()
+    n_parameters = build.last["measures"]["parameters"]
+    assert work.flops == pytest.approx(LORA_SHARE * FLOPS_PER_PARAMETER * n_parameters * reader.n_tokens)
+
+
+def test_imported_model_has_parameters_and_neither_rows_nor_steps(grown):
+    values = {
+        event.asset_key.to_user_string(): event.step_materialization_data.materialization.metadata
+        for event in grown.result.get_asset_materialization_events()
+    }
+    assert "parameters" in values["base/imported"] and "steps" not in values["base/imported"]
+    assert values["reader"]["steps"].value == "4"
+    watch = Watch(display=Display(io.StringIO()), layout=grown.layout, assets_of={})
+    watch.finished_before.clear()
+    n_parameters = read_origin(load_current(grown.layout, "base/imported").directory).parameters
+    assert watch._outcome("base/imported").startswith(f"{n_parameters:,} parameters, ")
+    (line,) = (line for line in report_lines(grown.layout, watch, 1.0) if line.startswith("base/imported "))
+    assert len(line.split()) == 2  # its name and the seconds
 
 
 def test_checks_of_a_model_go_by_what_its_evaluation_measured(grown):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from pipeline.commands.estimate import SPEEDS, Estimate, estimate, estimate_line, measured
+from pipeline.commands.estimate import LORA_SHARE, SPEEDS, Estimate, estimate, estimate_line, measured
 from pipeline.commands.planning import plan
 
 
@@ -74,3 +74,24 @@ def test_estimate_counts_the_training_of_a_continued_model(toy_layout):
         toy_layout.models_toml.write_text(table.format(n_steps))
         flops.append(estimate(plan(toy_layout), {"more"}).flops)
     assert 0 < 3 * flops[0] == pytest.approx(flops[1])
+
+
+def test_estimate_names_what_waits_for_an_open_model_of_unknown_size(toy_layout):
+    """A model continued from one that was never imported was estimated as if it took no time."""
+    toy_layout.models_toml.write_text(
+        '[foundation_model]\nkind = "pretrain"\n[big]\nkind = "open"\nfolder = "elsewhere"\n'
+        '[reader]\nkind = "continue"\nbase = "big"\n[own]\nkind = "continue"\nbase = "foundation_model"\n'
+    )
+    assets = plan(toy_layout)
+    work = estimate(assets)
+    assert work.unknown == ("base/big", "reader")
+    assert "not known before it is imported: base/big, reader." in estimate_line(work)
+    whole, base = (estimate(assets, {name}) for name in ("own", "foundation_model"))
+    assert whole.unknown == () and whole.flops == pytest.approx(
+        LORA_SHARE * base.flops * (100 * 4 * 512) / base_tokens(assets)
+    )
+
+
+def base_tokens(assets) -> int:
+    (model,) = (one for one in assets if one.asset == "foundation_model")
+    return model.builds[0].config.train.n_steps * model.builds[0].config.train.tokens_per_step

@@ -24,7 +24,7 @@ from pipeline.provenance.forget import (
     holding_shards,
     known,
 )
-from pipeline.store.chain import output_of
+from pipeline.store.chain import BASE, OF_BASE, OF_SOURCE, OF_TOKENS, output_of
 from pipeline.store.disk import size_text
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, all_current, all_entries, existing_layout, load_current
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.provenance.purge import Holders
     from pipeline.provenance.quotations import Quotations
 
-SHARDED = ("pages", "documents")  # assets whose changing shards are counted
+SHARDED = (OF_SOURCE, "documents")  # assets whose changing shards are counted
 MOST_HOLDERS = 10  # pages with a part of the text that are listed
 MOST_PAGES = 3  # pages in the message for an ambiguous address
 MOST_STEPS = 5  # steps that are listed one by one
@@ -227,9 +227,11 @@ def _next_run_lines(outputs: Known, found: Findings, new_tokenizer: bool) -> Ite
         "tokenizer": "trained again" if new_tokenizer else "kept; it contains only counts of pairs from the texts",
         "token_shards": "encoded again" if new_tokenizer else "shuffled again",
     }
+    later |= {asset: "shuffled again" for asset in outputs.handles if asset.startswith(OF_TOKENS.replace(BASE, ""))}
     rows += [[asset, text] for asset, text in later.items() if asset in outputs.handles]
-    if models := [asset for asset, handle in outputs.handles.items() if isinstance(handle, Checkpoint)]:
-        rows.append([", ".join(models), "if the corpus changes"])
+    trained = [a for a, h in outputs.handles.items() if isinstance(h, Checkpoint) and h.stage != output_of(OF_BASE)]
+    if trained:
+        rows.append([", ".join(trained), "if the corpus changes"])
     yield "\nThe next run rebuilds:"
     yield ""
     yield from table_lines(["asset", "what"], rows)

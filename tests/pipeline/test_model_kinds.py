@@ -287,6 +287,15 @@ def test_trace_names_every_model_that_read_a_document(commands, capsys):
     assert load_current(commands.layout, "little_bert").fingerprint in models
 
 
+def test_forget_names_the_shards_and_the_models_that_the_next_run_rebuilds(commands, capsys):
+    """It ended with an IndexError, because the assets of sources have names of their own."""
+    assert main(["forget", "--dry-run", "--reason", "x", "story-01.html"]) == 0
+    rebuilt = capsys.readouterr().out.partition("The next run rebuilds:")[2]
+    assert {"pages/web", "documents", "token_shards", "token_shards/imported"} <= set(rebuilt.split())
+    (models,) = [line for line in rebuilt.splitlines() if line.endswith("if the corpus changes")]
+    assert {"reader", "little_bert"} <= set(models.replace(",", "").split()) and "base/imported" not in models
+
+
 def test_gc_keeps_the_base_that_a_model_needs(commands, capsys):
     base = load_current(commands.layout, "base/imported").directory
     assert main(["gc", "--yes"]) == 0

@@ -38,6 +38,8 @@ class Mixture:
     def __post_init__(self) -> None:
         if not 0 <= self.general_share < 1:
             raise ValueError(f"general_share={self.general_share} must be at least 0 and below 1")
+        if self.general_share and not 0 < round(self.general_share * PER_MILLION) < PER_MILLION:
+            raise ValueError(f"general_share={self.general_share} must be 0, or from 0.000001 to 0.999999")
         if both := sorted(set(self.domain) & set(self.general)):
             raise ValueError(f"the source {both[0]!r} is in domain and in general; name it in one of them")
         if bool(self.general) != (self.general_share > 0):

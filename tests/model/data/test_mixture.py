@@ -140,6 +140,8 @@ def test_mixture_survives_json_and_rounds_nothing():
     ("values", "message"),
     [
         ({"general": ("wiki",), "general_share": 1.0}, r"general_share=1\.0 must be at least 0 and below 1"),
+        ({"general": ("wiki",), "general_share": 1e-9}, r"must be 0, or from 0\.000001 to 0\.999999"),
+        ({"general": ("wiki",), "general_share": 0.9999999}, r"must be 0, or from 0\.000001 to 0\.999999"),
         ({"general_share": 0.2}, "do not fit together"),
         ({"general": ("wiki",)}, "do not fit together"),
         ({"domain": ("a", "b"), "general": ("b",), "general_share": 0.1}, "'b' is in domain and in general"),

@@ -40,12 +40,13 @@ DESCRIBED = {  # what the text around an example describes, relative to the proj
     "data/tickets.csv",
 }
 EXAMPLES = [(page, i, block) for page in PAGES for i, block in enumerate(_blocks(page, "toml"))]
+MODELS = ROOT / "data" / "models.toml"
 SHIPPED = ("sources", "models", "tasks", "config")
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    for name in ("my-notes", "my-pages", "my-model"):
+    for name in ("my-notes", "my-pages", "my-model", "filings", "guidelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "ideas.md").write_text(NOTE)
     (tmp_path / "data").mkdir()
@@ -69,14 +70,18 @@ def test_toml_example_loads_in_the_project_that_the_text_describes(project, page
             **dict.fromkeys(MODEL_KINDS, layout.models_toml),
         }
         path = files.get(table["kind"], layout.tasks_toml)
-        if path == layout.models_toml and "foundation_model" not in tables:  # added to the default model
-            block = f'[foundation_model]\nkind = "pretrain"\n{block}'
+        if path == layout.models_toml and "foundation_model" not in tables:  # added to the default models
+            block = f"{MODELS.read_text()}\n{block}"
         path.write_text(block)
         assert read_sources(layout.sources_toml) and read_tasks(layout.tasks_toml) and read_models(layout.models_toml)
     elif set(tables) == {"tickets"}:  # only settings, for the table above
         layout.tasks_toml.write_text(layout.tasks_toml.read_text() + block)
         assert read_tasks(layout.tasks_toml)
     else:
+        if "manuals_reader" in block:  # the model of an example above, which learns from the default sources
+            (reader,) = (one for one in _blocks(page, "toml") if one.startswith("[manuals_reader]"))
+            layout.models_toml.write_text(f"{MODELS.read_text()}\n{reader}")
+            shutil.copyfile(MODELS.with_name("sources.toml"), layout.sources_toml)
         layout.config_toml.write_text(block)
         definitions(layout)
     assert missing_inputs(layout) == []

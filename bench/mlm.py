@@ -94,7 +94,7 @@ def ours(shape: Shape, n_steps: int) -> tuple[float, float, int]:
         path = folder / "shards" / "train" / "0.arrow"
         write_token_shard(path, [str(i) for i in range(len(texts))], [1] * len(texts), texts, n_tokens)
         about = {"vocab_size": n_tokens, "end_of_text": 0, "tokenizer": "made up"}
-        (folder / "shards" / DESCRIPTION).write_text(json.dumps(about))
+        (folder / "shards" / DESCRIPTION).write_text(json.dumps(about), "utf-8")
         clock = Clock()
         plan_of_run = Pretraining(
             shards=folder / "shards", out=folder / "out", network=config_for(preset.shape, n_tokens),
@@ -152,7 +152,7 @@ def turn(contestant: str, args: argparse.Namespace) -> tuple[float, float, int]:
     """The median step of one process: wall seconds, processor seconds; and parameters."""
     command = [sys.executable, "-m", "bench.mlm", "--only", contestant, "--shape", args.shape]
     command += ["--steps", str(args.steps), "--threads", str(args.threads)]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     wall, processor, n_parameters = json.loads(out.splitlines()[-1])
     return wall, processor, n_parameters
 

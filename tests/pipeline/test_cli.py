@@ -114,7 +114,10 @@ def test_cli_chain_from_raw_pages_to_generated_text(toy_layout, tmp_path, monkey
     assert main(["generate", "The miller", "--model", "model", "--tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("The miller")
     assert main(["stage", "tokenize", "split", "--out", "other"]) == 2
-    assert "`tokenize` needs one output of `tokenizer`, got 0" in capsys.readouterr().err
+    assert (
+        "`tokenize` needs one output of `tokenizer` or `base` or `pretrain` or `continue`, got 0"
+        in capsys.readouterr().err
+    )
     assert main(["stage", "dedup", "documents", "--out", "other"]) == 2
     assert "is an output of `clean`; `dedup` reads the output of `filter`" in capsys.readouterr().err
 

@@ -138,7 +138,7 @@ def test_graph_no_name_is_asset_group_and_job_at_once(toy_graph):
     assets = {asset_name(key) for key in graph.get_all_asset_keys()}
     groups = {graph.get(key).group_name for key in graph.get_all_asset_keys()}
     jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    assert len(jobs) == 4
+    assert jobs == {"build_corpus", "demo", "everything", "finetune", "pretrain"}
     assert not jobs & (assets | groups)
 
 
@@ -215,13 +215,14 @@ def test_mlflow_run_of_a_training_names_its_data_constants_source_and_purpose(to
         "document_id",
         "n_bytes",
         "tokens",
+        "source",
     ]
     assert json.loads(data.dataset.profile)["train_tokens"] > 1000
     constants = {"flops", "parameters", "epochs", "tokens", "n_steps"}
     assert constants <= set(run.data.params) and not constants & set(run.data.metrics)
     assert run.data.tags["mlflow.source.name"] == "gristmill pretrain"
     assert len(run.data.tags["mlflow.source.git.commit"]) == 40
-    assert run.data.tags["mlflow.note.content"].startswith("A Transformer decoder")
+    assert run.data.tags["mlflow.note.content"].startswith("A Transformer pretrained on the train split")
 
 
 def test_mlflow_evaluation_has_the_numbers_of_results_json(toy_graph):

@@ -35,8 +35,8 @@ def test_stages_read_what_earlier_ones_write():
     for place, link in enumerate(CHAIN):
         for read in link.reads:
             names = read.stages(link.name)
-            assert names, f"{link.name}: nothing before it writes {read.what}"
-            assert read.least == 0 or set(names) <= {one.name for one in CHAIN[:place]}
+            before = {one.name for one in CHAIN[:place]}  # of several stages that fit, some may come later
+            assert read.least == 0 or before & set(names), f"{link.name}: nothing before it writes {read.what}"
     assert link_of("split").reads[0].stages("split") == ("dedup", "dedup_lines", "decontaminate")
     assert link_of("dedup_lines").reads[0].stages("dedup_lines") == ("dedup",)
 
@@ -60,7 +60,11 @@ def test_inputs_are_the_newest_output_of_each_kind_and_all_where_any_number_is_r
     assert [one.fingerprint for one in chosen] == ["c", "a", "d"]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted({*(ROOT / "pipeline").rglob("*.py")} - {ROOT / "pipeline/store/chain.py"}),
+    ids=lambda path: path.stem,
+)
 def test_the_chain_is_written_down_in_one_place(path):
     """Three names of stages side by side are a copy of the chain, which the next new stage would have to find."""
     for node in ast.walk(ast.parse(path.read_text())):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.data.tokenizer import Tokenizer
+from model.data.tokenizer import tokenizer_of
 from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
 from pipeline.corpus.tokens.tokenizer_report import (
     Sampled,
@@ -16,7 +16,7 @@ from pipeline.corpus.tokens.tokenizer_report import (
 
 def of_tokens(*tokens):
     ranks = {token: rank for rank, token in enumerate([*(bytes([i]) for i in range(256)), *tokens])}
-    return Tokenizer(ranks, TRAINED_PATTERNS["gpt-2"], {END_OF_TEXT: len(ranks)}, len(ranks) + 1)
+    return tokenizer_of(ranks, TRAINED_PATTERNS["gpt-2"], {END_OF_TEXT: len(ranks)}, len(ranks) + 1)
 
 
 DOCUMENTS = [

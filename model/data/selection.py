@@ -1,6 +1,7 @@
-"""A part of the documents of token shards: some of each source, or the beginning of each.
+"""A part of the documents of token shards: some of each source, the beginning of each, or a few as samples.
 
-In: token shards. Out: token shards in memory that hold less. What is chosen depends on the documents alone.
+In: token shards. Out: token shards in memory that hold less, or documents. What is chosen depends on the documents
+alone.
 """
 
 import dataclasses
@@ -39,6 +40,16 @@ def _sources(shard: TokenShard) -> list[str]:
 def documents_of(shard: TokenShard, rows: np.ndarray) -> TokenShard:
     """The documents `rows` of a shard."""
     return _cut(shard, rows, np.diff(shard.offsets)[rows], shard.n_bytes[rows])
+
+
+def spread_documents(shards: Sequence[TokenShard], n: int, least: int) -> list[tuple[str, np.ndarray]]:
+    """Ids, and tokens without the first, of up to `n` documents of at least `least` tokens, spread evenly."""
+    places = [(shard, row) for shard in shards for row in np.flatnonzero(np.diff(shard.offsets) >= least)]
+    chosen = [places[i * len(places) // n] for i in range(min(n, len(places)))]
+    return [
+        (shard.document_ids[int(row)].as_py(), shard.tokens[shard.offsets[row] + 1 : shard.offsets[row + 1]])
+        for shard, row in chosen
+    ]
 
 
 def beginnings(shard: TokenShard, n_tokens: int, tokenizer: Tokenizer) -> TokenShard:

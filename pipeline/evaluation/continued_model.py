@@ -20,7 +20,7 @@ import numpy as np
 from model.data.mixture import Mixture, mixture_of
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.metrics import Estimate, bits_per_byte, perplexity, ratio
-from pipeline.evaluation.results import Result, result_of
+from pipeline.evaluation.results import BASELINE_COLOUR, MODEL_COLOUR, Evaluation, Result, result_of
 from pipeline.store.store import read_record
 
 if TYPE_CHECKING:
@@ -55,18 +55,24 @@ def mixture_of_model(model: Path) -> Mixture:
     return mixture_of(record["config"]["mixture"])
 
 
-def what_changed(
+def with_change(
+    found: Evaluation,
     nats: Mapping[str, np.ndarray],
     sizes: np.ndarray,
     sources: Sequence[str],
     mixture: Mixture,
     seed: int,
     by: Measure,
-) -> tuple[list[Result], str]:
-    """Results and a section of the report on the change since the base."""
+) -> Evaluation:
+    """The evaluation with results, a section of the report and a figure on the change since the base."""
     is_domain = mixture.is_domain(np.array(sources))
-    results = change_results(nats, sizes, is_domain, seed, by)
-    return results, change_report(nats, sizes, is_domain, sources, mixture.general, seed, by)
+    changes = change_results(nats, sizes, is_domain, seed, by)
+    return replace(
+        found,
+        results=[*found.results, *changes],
+        report=f"{found.report}\n{change_report(nats, sizes, is_domain, sources, mixture.general, seed, by)}",
+        figures={**found.figures, "change": change_figure(changes, by)},
+    )
 
 
 def change_results(
@@ -138,8 +144,8 @@ def change_figure(results: Sequence[Result], by: Measure) -> "Figure":
     for place, part in enumerate(parts):
         result = found[f"{part}_{by.name}"]
         for offset, value, colour in (
-            (-0.2, result["baselines"][BASE], "#c9d6df"),
-            (0.2, result["value"], "#1f6f8b"),
+            (-0.2, result["baselines"][BASE], BASELINE_COLOUR),
+            (0.2, result["value"], MODEL_COLOUR),
         ):
             axes.barh(place + offset, value, height=0.36, color=colour)
             axes.text(value, place + offset, f" {value:.3f}", va="center")

@@ -9,35 +9,38 @@ tokens and evaluated on the same tokens, over the same bytes. Figures are not pa
 depend on fonts. torch and matplotlib are imported where they are used.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
 from model.data.mixture import sources_of
-from model.data.selection import beginnings, few_documents
+from model.data.selection import beginnings, few_documents, spread_documents
 from model.data.token_shards import TokenShard, read_description, read_token_shards
 from model.data.tokenizer import TOKENIZER, load_tokenizer
 from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
-from pipeline.evaluation.continued_model import BASE, BITS, MODEL, change_figure, mixture_of_model, what_changed
-from pipeline.evaluation.masked_model import write_masked_report
+from pipeline.evaluation.continued_model import BASE, BITS, MODEL, mixture_of_model, with_change
+from pipeline.evaluation.masked_model import evaluate_masked_model
 from pipeline.evaluation.metrics import bits_per_byte, perplexity
-from pipeline.evaluation.results import CONTENT, Result, note_lines, quoted, result_of, save_figure
+from pipeline.evaluation.results import (
+    Evaluation,
+    Result,
+    baselines_figure,
+    note_lines,
+    quoted,
+    result_of,
+    written,
+)
 from pipeline.serving.generate import generate_text
 from pipeline.store.records import Handle, Report
 from pipeline.store.settings import Count, Natural, OptionalCount, check_values
-from pipeline.store.shards import write_text
 from pipeline.store.store import DEVICE, Outcome, Stage, Work
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,26 +110,22 @@ def evaluate_model(cfg: LanguageModelEvaluationConfig, inputs: tuple[Handle, ...
     shards = chosen_documents(cfg, read_token_shards(tokens.directory, cfg.split), model.directory)
     base = bases[0].directory if bases else None
     if read_json(model.directory / CONFIG).get("kind") == "masked_lm":
-        results = write_masked_report(cfg, model.directory, tokens.directory, shards, base, work)
-        n_documents = sum(len(shard.document_ids) for shard in shards)
-        return Outcome(rows=n_documents, measures={one["metric"]: one["value"] for one in results}, content=CONTENT)
+        found = evaluate_masked_model(cfg, model.directory, tokens.directory, shards, base, work)
+        return written(found, work.directory)
     losses = document_losses_of(cfg, model.directory, tokens.directory, shards, base, work)
     results = language_model_results(losses, cfg.seed)
-    report = language_model_report(losses, results, cfg)
-    figures = {"bits_per_byte": bits_figure(results[0])}
+    found = Evaluation(
+        n_rows=len(losses.n_bytes),
+        results=results,
+        report=language_model_report(losses, results, cfg),
+        samples=samples_of(cfg, model.directory, shards),
+        figures={"bits_per_byte": baselines_figure(results[0], "bits per byte of held-out text (lower is better)")},
+    )
     if bases:
         assert losses.sources is not None
         mixture = mixture_of_model(model.directory)
-        changes, more = what_changed(losses.nats, losses.n_bytes, losses.sources, mixture, cfg.seed, BITS)
-        results, report = [*results, *changes], f"{report}\n{more}"
-        figures["change"] = change_figure(changes, BITS)
-    write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", report)
-    write_text(work.directory / "samples.md", samples_of(cfg, model.directory, shards))
-    for name, figure in figures.items():
-        save_figure(figure, work.directory / "figures" / f"{name}.png")
-    measures = {result["metric"]: result["value"] for result in results}
-    return Outcome(rows=len(losses.n_bytes), measures=measures, content=CONTENT)
+        found = with_change(found, losses.nats, losses.n_bytes, losses.sources, mixture, cfg.seed, BITS)
+    return written(found, work.directory)
 
 
 def chosen_documents(
@@ -136,7 +135,8 @@ def chosen_documents(
     if cfg.max_documents is not None:
         shards = few_documents(shards, cfg.max_documents)
     if cfg.max_document_tokens is not None:
-        shards = [beginnings(shard, cfg.max_document_tokens, load_tokenizer(model / TOKENIZER)) for shard in shards]
+        tokenizer = load_tokenizer(model / TOKENIZER)
+        shards = [beginnings(shard, cfg.max_document_tokens, tokenizer) for shard in shards]
     return shards
 
 
@@ -220,19 +220,13 @@ def language_model_report(losses: Losses, results: Sequence[Result], cfg: Langua
 def samples_of(cfg: LanguageModelEvaluationConfig, model: Path, shards: Sequence[TokenShard]) -> str:
     """Continuations of the beginnings of held-out documents, which are spread evenly over all of them."""
     tokenizer = load_tokenizer(model / TOKENIZER)
-    documents = [
-        (shard.document_ids[i].as_py(), shard.tokens[shard.offsets[i] + 1 : shard.offsets[i + 1]])
-        for shard in shards
-        for i in range(len(shard.offsets) - 1)
-        if shard.offsets[i + 1] - shard.offsets[i] > cfg.prompt_tokens
-    ]
+    documents = spread_documents(shards, cfg.n_samples, cfg.prompt_tokens + 1)
     parts = [
         "# Samples\n",
         f"What the model writes after the first {cfg.prompt_tokens} tokens of documents that it was not trained on"
         f" (temperature {cfg.temperature}, top {cfg.top_k}).\n",
     ]
-    for number in range(min(cfg.n_samples, len(documents))):
-        document_id, tokens = documents[number * len(documents) // cfg.n_samples]
+    for number, (document_id, tokens) in enumerate(documents):
         prompt = tokenizer.decode(tokens[: cfg.prompt_tokens].tolist()).rstrip("\ufffd")  # a split character
         sampling = SampleConfig(
             max_new_tokens=cfg.sample_tokens,
@@ -245,25 +239,6 @@ def samples_of(cfg: LanguageModelEvaluationConfig, model: Path, shards: Sequence
         parts.append(f"## {number + 1}. Document {document_id}, seed {cfg.seed + number}\n")
         parts.append(f"Prompt:\n\n{quoted(prompt)}\n\nModel:\n\n{quoted(added)}\n")
     return "\n".join(parts)
-
-
-def bits_figure(result: Result) -> "Figure":
-    """Bits per byte of the model and its baselines as bars, the model's with its interval."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.6), layout="constrained")
-    axes = figure.subplots()
-    values = {"model": result["value"], **result["baselines"]}
-    axes.barh(list(values), list(values.values()), color=["#1f6f8b"] + ["#c9d6df"] * len(result["baselines"]))
-    if result["low"] is not None:
-        below, above = result["value"] - result["low"], result["high"] - result["value"]
-        axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
-    for place, value in enumerate(values.values()):
-        axes.text(value, place, f" {value:.3f}", va="center")
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.15 * max(values.values()))
-    axes.set_xlabel("bits per byte of held-out text (lower is better)")
-    return figure
 
 
 EVALUATE_MODEL = Stage(

@@ -8,7 +8,6 @@ Every token of every document is predicted once, while it and about a seventh of
 (model/evaluate_masked.py). The baseline guesses by the frequencies of the tokens in the training text.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model.data.mixture import sources_of
+from model.data.selection import spread_documents
 from model.data.token_shards import TokenShard, read_token_shards
+from model.data.tokenizer import TOKENIZER
 from pipeline.corpus.report.card_markdown import table
-from pipeline.evaluation.continued_model import BASE, MASKED, MODEL, change_figure, mixture_of_model, what_changed
+from pipeline.evaluation.continued_model import BASE, MASKED, MODEL, mixture_of_model, with_change
 from pipeline.evaluation.metrics import perplexity, ratio
-from pipeline.evaluation.results import Result, note_lines, quoted, result_of, save_figure
-from pipeline.store.shards import write_text
+from pipeline.evaluation.results import Evaluation, Result, baselines_figure, note_lines, quoted, result_of
 from pipeline.store.store import Work
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from model.data.masking import MaskVocabulary
     from model.network.encoder import MaskedLM
     from pipeline.evaluation.language_model import LanguageModelEvaluationConfig
@@ -45,16 +43,15 @@ class MaskedScores:
     n_tokens: np.ndarray
 
 
-def write_masked_report(
+def evaluate_masked_model(
     cfg: "LanguageModelEvaluationConfig",
     model: Path,
     tokens: Path,
     shards: Sequence[TokenShard],
     base: Path | None,
     work: Work,
-) -> list[Result]:
-    """Write the report of the encoder in the folder `model` on `shards`, chosen from `tokens`, and return its
-    results."""
+) -> Evaluation:
+    """The evaluation of the encoder in the folder `model` on `shards`, chosen from `tokens`."""
     from model.data.masking import mask_vocabulary
     from model.network.registry import load_model
     from model.training.placement import for_evaluation
@@ -62,22 +59,22 @@ def write_masked_report(
     if not sum(int(shard.n_bytes.sum()) for shard in shards):
         raise ValueError(f"{tokens} has no {cfg.split} documents to evaluate on; add documents to the sources")
     encoder = for_evaluation(load_model(model, "cpu", "masked_lm")[0])
-    vocabulary = mask_vocabulary(tokens, encoder.cfg.vocab_size, model / "tokenizer")
+    vocabulary = mask_vocabulary(tokens, encoder.cfg.vocab_size, model / TOKENIZER)
     before = None if base is None else for_evaluation(load_model(base, "cpu", "masked_lm")[0])
     scores = scores_of(encoder, before, vocabulary, shards, read_token_shards(tokens, "train"), work)
     results = masked_results(scores, cfg.seed)
-    report = masked_report(scores, results, cfg)
-    save_figure(accuracy_figure(results[0]), work.directory / "figures" / "masked_accuracy.png")
-    if base is not None:
-        mixture, sources = mixture_of_model(model), sources_of(shards).tolist()
-        changes, more = what_changed(scores.nats, scores.n_tokens, sources, mixture, cfg.seed, MASKED)
-        results, report = [*results, *changes], f"{report}\n{more}"
-        save_figure(change_figure(changes, MASKED), work.directory / "figures" / "change.png")
-    write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", report)
-    samples = samples_of(encoder, vocabulary, model, shards, cfg.n_samples, cfg.sample_tokens)
-    write_text(work.directory / "samples.md", samples)
-    return results
+    label = "share of masked tokens that are restored (higher is better)"
+    found = Evaluation(
+        n_rows=len(scores.n_tokens),
+        results=results,
+        report=masked_report(scores, results, cfg),
+        samples=samples_of(encoder, vocabulary, model, shards, cfg.n_samples, cfg.sample_tokens),
+        figures={"masked_accuracy": baselines_figure(results[0], label, highest=1.0)},
+    )
+    if base is None:
+        return found
+    mixture, sources = mixture_of_model(model), sources_of(shards).tolist()
+    return with_change(found, scores.nats, scores.n_tokens, sources, mixture, cfg.seed, MASKED)
 
 
 def scores_of(
@@ -162,17 +159,11 @@ def samples_of(
 
     from model.data.tokenizer import load_tokenizer
 
-    tokenizer, n_tokens = load_tokenizer(model / "tokenizer"), min(n_tokens, encoder.cfg.max_seq_len - 1)
+    tokenizer, n_tokens = load_tokenizer(model / TOKENIZER), min(n_tokens, encoder.cfg.max_seq_len - 1)
     device = next(encoder.parameters()).device
-    documents = [
-        (shard.document_ids[i].as_py(), shard.tokens[shard.offsets[i] + 1 : shard.offsets[i + 1]][:n_tokens].tolist())
-        for shard in shards
-        for i in range(len(shard.offsets) - 1)
-        if shard.offsets[i + 1] - shard.offsets[i] > GAPS_EVERY
-    ]
     parts = ["# Samples\n", "What the model puts where tokens of held-out documents are masked (____).\n"]
-    for number in range(min(n_samples, len(documents))):
-        document_id, ids = documents[number * len(documents) // n_samples]
+    for number, (document_id, tokens) in enumerate(spread_documents(shards, n_samples, GAPS_EVERY + 1)):
+        ids = tokens[:n_tokens].tolist()
         gaps = list(range(GAPS_EVERY - 1, len(ids), GAPS_EVERY))
         masked = [vocabulary.mask_id if place in gaps else token for place, token in enumerate(ids)]
         with torch.inference_mode():
@@ -184,20 +175,3 @@ def samples_of(
         parts.append(f"## {number + 1}. Document {document_id}: {n_right} of {len(gaps)} right\n")
         parts.append(f"Masked:\n\n{quoted(''.join(shown))}\n\nModel:\n\n{quoted(filled)}\n")
     return "\n".join(parts)
-
-
-def accuracy_figure(result: Result) -> "Figure":
-    """Masked accuracy of the model and its baseline as bars, the model's with its interval."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 2.0), layout="constrained")
-    axes = figure.subplots()
-    values = {"model": result["value"], **result["baselines"]}
-    axes.barh(list(values), list(values.values()), color=["#1f6f8b"] + ["#c9d6df"] * len(result["baselines"]))
-    if result["low"] is not None:
-        below, above = result["value"] - result["low"], result["high"] - result["value"]
-        axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("share of masked tokens that are restored (higher is better)")
-    return figure

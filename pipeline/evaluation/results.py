@@ -1,19 +1,46 @@
 """The format of an evaluation report: results with intervals and baselines, tables and figures."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus.report.card_markdown import plain_line
 from pipeline.evaluation.metrics import Estimate
-from pipeline.store.shards import replacing
+from pipeline.store.shards import replacing, write_text
+from pipeline.store.store import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CONTENT = ("results.json", "report.md", "samples.md")
+MODEL_COLOUR, BASELINE_COLOUR = "#1f6f8b", "#c9d6df"
 Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What an evaluation found, before it is written."""
+
+    n_rows: int  # documents or examples
+    results: list[Result]
+    report: str  # Markdown
+    samples: str | None = None  # Markdown
+    figures: "Mapping[str, Figure]" = field(default_factory=dict)  # by file name without suffix
+
+
+def written(found: Evaluation, directory: Path, **measures: float) -> Outcome:
+    """Write the files of a Report folder. Its measures are the values of all metrics, and `measures`."""
+    write_text(directory / "results.json", json.dumps(found.results, indent=1))
+    write_text(directory / "report.md", found.report)
+    if found.samples is not None:
+        write_text(directory / "samples.md", found.samples)
+    for name, figure in found.figures.items():
+        save_figure(figure, directory / "figures" / f"{name}.png")
+    values = {result["metric"]: result["value"] for result in found.results}
+    return Outcome(rows=found.n_rows, measures=values | measures, content=CONTENT)
 
 
 def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, higher: bool) -> Result:
@@ -37,6 +64,26 @@ def quoted(text: str) -> str:
 def note_lines(results: Sequence[Result]) -> str:
     """The notes of the results as Markdown, one per line."""
     return "".join(f"\n- {result['metric']}: {plain_line(result['note'])}" for result in results if result["note"])
+
+
+def baselines_figure(result: Result, label: str, highest: float | None = None) -> "Figure":
+    """A metric of the model and its baselines as bars, the model's with its interval. `highest`: end of the axis."""
+    from matplotlib.figure import Figure
+
+    values = {"model": result["value"], **result["baselines"]}
+    figure = Figure(figsize=(6, 1.4 + 0.3 * len(values)), layout="constrained")
+    axes = figure.subplots()
+    colours = [MODEL_COLOUR] + [BASELINE_COLOUR] * len(result["baselines"])
+    axes.barh(list(values), list(values.values()), color=colours)
+    if result["low"] is not None:
+        below, above = result["value"] - result["low"], result["high"] - result["value"]
+        axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
+    for place, value in enumerate(values.values()):
+        axes.text(value, place, f" {value:.3f}", va="center")
+    axes.invert_yaxis()
+    axes.set_xlim(0, highest or 1.15 * max(values.values()))
+    axes.set_xlabel(label)
+    return figure
 
 
 def save_figure(figure: "Figure", path: Path) -> None:

@@ -5,7 +5,6 @@ corpus if it is searched for examples. Out: a Report folder: results.json (one e
 and baselines), report.md and figures/*.png. The kind of task defines the metrics (`Judge`).
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,12 +14,12 @@ import pyarrow as pa
 
 from pipeline.corpus.examples.leaks import occurring
 from pipeline.corpus.examples.stage import read_examples
-from pipeline.evaluation.results import CONTENT, Result, save_figure
+from pipeline.evaluation.results import Evaluation, Result, written
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
 from pipeline.store.settings import Natural, check_values
-from pipeline.store.shards import read_table, shard_paths, write_text
+from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
 
 if TYPE_CHECKING:
@@ -99,16 +98,19 @@ def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, 
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
     examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
     judged = judge(kind, cfg, models, examples, work)
-    results = kind.results(judged, cfg.seed)
-    write_text(work.directory / "results.json", json.dumps(results, indent=1))
-    write_text(work.directory / "report.md", kind.report(judged, cfg) + cut_texts(judged))
-    for name, figure in kind.figures(judged).items():
-        save_figure(figure, work.directory / "figures" / f"{name}.png")
-    measures = {result["metric"]: result["value"] for result in results} | dict(kind.details(judged))
-    measures |= {"n_cut": judged.n_cut, "cut_fraction": judged.n_cut / len(judged.examples)}
+    found = Evaluation(
+        n_rows=len(judged.examples),
+        results=kind.results(judged, cfg.seed),
+        report=kind.report(judged, cfg) + cut_texts(judged),
+        figures=kind.figures(judged),
+    )
+    measures = dict(kind.details(judged)) | {
+        "n_cut": judged.n_cut,
+        "cut_fraction": judged.n_cut / len(judged.examples),
+    }
     if corpora:
         measures[SEEN] = len(occurring([row["text"] for row in judged.examples], training_texts(corpora[0])))
-    return Outcome(rows=len(judged.examples), measures=measures, content=CONTENT)
+    return written(found, work.directory, **measures)
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""Masked batches for encoders: which tokens are hidden, what stands in their place, and what is to be predicted.
+"""Masked batches for encoders: which tokens are hidden, what replaces them, and what is to be predicted.
 
 In: batches of token ids, and a MaskVocabulary. Out: the same rows with a share of the tokens hidden; their positions
 (supervised_BP) and their own ids as targets. Of the hidden tokens 80 % become the mask token, 10 % a random ordinary
@@ -30,7 +30,7 @@ from model.training.draws import row_seeds, uniform_of_rows
 
 MASKED, RANDOM = 0.8, 0.1  # of the hidden tokens; the rest keeps its id
 VALIDATION_SEED = 0x56414C  # added to a training's seed, so that validation has masks of its own
-N_DRAWS = 3  # of a cell: the order in which tokens are hidden, what stands in their place, which random token
+N_DRAWS = 3  # of a cell: the order in which tokens are hidden, what replaces them, which random token
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -180,7 +180,7 @@ def _refuse_links(source: Path) -> None:
 
 
 def _licence(card: Path) -> str | None:
-    """What the header of a model card says."""
+    """The licence in the header of a model card."""
     if not card.is_file() or card.stat().st_size > MAX_CARD_BYTES:
         return None
     header = card.read_text("utf-8", errors="replace").removeprefix("---\n").partition("\n---")[0]

@@ -30,8 +30,8 @@ from model.evaluate import mean_loss
 from model.network.decoder import Decoder, initialise, new_decoder, weightless_decoder
 from model.network.encoder import MaskedLM, new_masked_lm, weightless_masked_lm
 from model.network.lora_config import LoraConfig, lora_config
-from model.network.registry import describe, load_model
-from model.network.shape import DecoderConfig, EncoderConfig, Objective, decoder_config, encoder_config
+from model.network.registry import config_of, describe, load_model
+from model.network.shape import DecoderConfig, EncoderConfig, Objective
 from model.network.size import flops_per_token, n_parameters, predicted_share
 from model.training.adapters import base_of, save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
@@ -86,18 +86,17 @@ class Pretraining:
         paths = {
             name: str(path) for name in ("shards", "out", "start_from", "tokenizer") if (path := getattr(self, name))
         }
-        configs = {"network": dataclasses.asdict(self.network), "train": dataclasses.asdict(self.train)}
+        configs = {"network": describe(self.network), "train": dataclasses.asdict(self.train)}
         configs |= {name: dataclasses.asdict(one) for name in ("lora", "mixture") if (one := getattr(self, name))}
         return json.dumps({**paths, **configs, "made_from": dict(self.made_from)})
 
     @classmethod
     def from_json(cls, text: str) -> "Pretraining":
         values = json.loads(text)
-        network_config = encoder_config if "n_token_types" in values["network"] else decoder_config
         return cls(
             shards=Path(values["shards"]),
             out=Path(values["out"]),
-            network=network_config(values["network"]),
+            network=config_of(values["network"]),
             train=TrainConfig(**values["train"]),
             made_from=values["made_from"],
             start_from=Path(values["start_from"]) if "start_from" in values else None,
@@ -201,13 +200,16 @@ def weightless(cfg: DecoderConfig | EncoderConfig) -> Decoder | MaskedLM:
 
 
 def training_batches(plan: Pretraining) -> TokenBatches | MaskedBatches:
-    """The batches of the train split. ValueError where it does not hold a row."""
-    shards, train, vocab_size = read_token_shards(plan.shards, "train"), plan.train, plan.network.vocab_size
+    """The batches of the train split as the objective reads them; errors as in `unmasked_batches`."""
+    return masked(plan, unmasked_batches(plan), plan.train.seed)
+
+
+def unmasked_batches(plan: Pretraining) -> TokenBatches:
+    """The rows of the train split. ValueError where it does not hold one."""
+    shards, vocab_size = read_token_shards(plan.shards, "train"), plan.network.vocab_size
     if plan.mixture is None:
-        batches = token_batches(shards, train, vocab_size)
-    else:
-        batches = mixed_batches(shards, plan.mixture, train, vocab_size)
-    return masked(plan, batches, train.seed)
+        return token_batches(shards, plan.train, vocab_size)
+    return mixed_batches(shards, plan.mixture, plan.train, vocab_size)
 
 
 def masked(plan: Pretraining, batches: TokenBatches, seed: int) -> TokenBatches | MaskedBatches:
@@ -250,7 +252,7 @@ def validation(plan: Pretraining) -> Callable[[nn.Module], Mapping[str, float]] 
 
 def passes(plan: Pretraining) -> float:
     """How often a training reads its data."""
-    return plan.n_tokens / (training_batches(plan).rows_per_epoch * plan.train.seq_len)
+    return plan.n_tokens / (unmasked_batches(plan).rows_per_epoch * plan.train.seq_len)
 
 
 def measures(plan: Pretraining, n_passes: float | None = None) -> dict[str, float]:

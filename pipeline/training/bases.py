@@ -127,7 +127,7 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
         _fetch(cfg, fetched, work)
         (single, *others) = sorted(fetched.rglob("*.gguf")) or [fetched]
         assert not others  # model_files.py
-        with _said_of(fetched, cfg.config.origin()):
+        with _naming_origin(fetched, cfg.config.origin()):
             imported = import_model(single, work.directory)
         origin = Origin(
             origin=cfg.config.origin(),
@@ -155,7 +155,7 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
 
 
 @contextmanager
-def _said_of(fetched: Path, origin: str) -> Iterator[None]:
+def _naming_origin(fetched: Path, origin: str) -> Iterator[None]:
     """Errors name the place that the user knows, instead of a folder that is gone when they are read."""
     try:
         yield

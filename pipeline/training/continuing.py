@@ -25,13 +25,13 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import (
     Count,
     Fraction,
-    OptionalCount,
     OptionalPositive,
     Positive,
     check_values,
 )
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, Outcome, Stage, Work
+from pipeline.training import shared_settings as shared
 from pipeline.training.pretrain import checked_description, train_to_end
 
 if TYPE_CHECKING:
@@ -60,13 +60,9 @@ class ContinueConfig:
         "Train only small adapters beside the frozen base with lora (arXiv:2106.09685), which needs less memory and"
         " time per token and forgets less (arXiv:2405.09673), or all weights with full.",
     ] = "lora"
-    lora_rank: Annotated[Count, "Rank of the adapters: the number of rows of A and columns of B."] = 16
-    lora_alpha: Annotated[Positive, "The output of an adapter is multiplied by lora_alpha / lora_rank."] = 32.0
-    lora_targets: Annotated[
-        tuple[str, ...],
-        "Names of the linear layers that get an adapter, for example q_proj, v_proj; an empty list means all linear"
-        " layers of the blocks.",
-    ] = ()
+    lora_rank: shared.LoraRank = 16
+    lora_alpha: shared.LoraAlpha = 32.0
+    lora_targets: shared.LoraTargets = ()
     lora_lr: Annotated[Positive, "Peak learning rate of the adapters with tuning = lora."] = 2e-3
     adamw_lr: Annotated[
         Positive, "Peak learning rate with tuning = full of all weights, or of those that Muon does not train."
@@ -79,58 +75,28 @@ class ContinueConfig:
     weight_decay: Annotated[
         float, Ge(0), "Decoupled weight decay, multiplied by the learning rate; 0 turns it off. Norms never decay."
     ] = 0.0
-    n_steps: Annotated[Count, "Number of optimizer updates, each on one batch of sequences."] = 100
-    rows: Annotated[Count, "Number of sequences per update."] = 4
+    n_steps: Annotated[Count, shared.N_STEPS] = 100
+    rows: Annotated[Count, shared.ROWS] = 4
     seq_len: Annotated[Count, "Length of the training sequences in tokens, at most the context of the base."] = 512
-    micro_batch: Annotated[
-        OptionalCount,
-        "Number of sequences that pass through the model at once, a divisor of the sequences per update; lower it"
-        " when memory runs out. Without a value it is chosen from the free memory.",
-    ] = None
-    packing: Annotated[
-        Literal["concatenated", "documents"],
-        "How training sequences are filled: with windows of the concatenated documents, or with whole documents and"
-        " pieces of long ones by best fit.",
-    ] = "concatenated"
-    document_mask: Annotated[bool, "Whether a token attends only to tokens of its own document."] = False
+    micro_batch: shared.MicroBatch = None
+    packing: Annotated[Literal["concatenated", "documents"], shared.PACKING] = "concatenated"
+    document_mask: Annotated[bool, shared.DOCUMENT_MASK] = False
     schedule: Annotated[
         Literal["warmup_stable_decay", "cosine", "linear"],
         "Shape of the learning rate schedule after the warmup; linear falls to 0 until the end.",
     ] = "linear"
-    warmup_fraction: Annotated[
-        Fraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
-    ] = 0.1
-    decay_fraction: Annotated[
-        Fraction,
-        "Fraction of the updates at the end in which the schedule warmup_stable_decay lowers learning rates to 0.",
-    ] = 0.5
-    skip_spikes: Annotated[
-        OptionalPositive,
-        "Skip updates whose loss or gradient norm is more than this many deviations above recent ones.",
-    ] = None
-    activation_checkpointing: Annotated[
-        bool, "Whether to recompute the layers in the backward pass: less memory, about a third slower."
-    ] = False
-    deterministic: Annotated[
-        bool,
-        "Whether a GPU uses only kernels that repeat their bits, so that a resumed training ends with the bits of one"
-        " that was never killed. Slower; a CPU always repeats them. Does not change the model's fingerprint.",
-    ] = False
-    devices: Annotated[
-        Count,
-        "Number of training processes, one per GPU or share of the CPU cores. Does not change the model's"
-        " fingerprint.",
-    ] = 1
-    parallel: Annotated[
-        Literal["ddp", "fsdp"],
-        "How several processes share the model: each holds all weights (ddp) or a shard of them (fsdp). Does not"
-        " change the model's fingerprint.",
-    ] = "ddp"
+    warmup_fraction: Annotated[Fraction, shared.WARMUP_FRACTION] = 0.1
+    decay_fraction: Annotated[Fraction, shared.DECAY_FRACTION] = 0.5
+    skip_spikes: shared.SkipSpikes = None
+    activation_checkpointing: Annotated[bool, shared.ACTIVATION_CHECKPOINTING] = False
+    deterministic: Annotated[bool, shared.DETERMINISTIC] = False
+    devices: shared.Devices = 1
+    parallel: shared.Parallel = "ddp"
     seed: Annotated[int, "Seed for new adapters and the order of the data."] = 0
-    checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = 20
-    keep_checkpoints: Annotated[Count, "Number of newest checkpoints to keep besides the best one."] = 2
+    checkpoint_every: Annotated[Count, shared.CHECKPOINT_EVERY] = 20
+    keep_checkpoints: Annotated[Count, shared.KEEP_CHECKPOINTS] = 2
     validate_every: Annotated[Count, "Validate every N updates, on documents of the domain."] = 50
-    n_validation_batches: Annotated[Count, "Number of batches per validation."] = 4
+    n_validation_batches: Annotated[Count, shared.N_VALIDATION_BATCHES] = 4
 
     def __post_init__(self) -> None:
         check_values(self)

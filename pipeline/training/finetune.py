@@ -25,6 +25,7 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, Positive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.training import shared_settings as shared
 from pipeline.training.pace import paced
 
 if TYPE_CHECKING:
@@ -82,17 +83,9 @@ class FinetuneConfig:
         "Train all weights, or with lora (arXiv:2106.09685) only small adapters and the new head beside the frozen"
         " base: frozen weights need no gradients and no optimizer state, and a step takes less time.",
     ] = DEFAULTS.tuning
-    lora_rank: Annotated[Count, "Rank of the adapters: the number of rows of A and columns of B."] = (
-        DEFAULTS.lora_rank
-    )
-    lora_alpha: Annotated[Positive, "The output of an adapter is multiplied by lora_alpha / lora_rank."] = (
-        DEFAULTS.lora_alpha
-    )
-    lora_targets: Annotated[
-        tuple[str, ...],
-        "Names of the linear layers that get an adapter, for example q_proj, v_proj; an empty list means all linear"
-        " layers of the blocks.",
-    ] = DEFAULTS.lora_targets
+    lora_rank: shared.LoraRank = DEFAULTS.lora_rank
+    lora_alpha: shared.LoraAlpha = DEFAULTS.lora_alpha
+    lora_targets: shared.LoraTargets = DEFAULTS.lora_targets
     lora_lr: Annotated[
         Positive,
         "Peak learning rate of adapters and head with tuning = lora; muon_lr and adamw_lr are not used then.",
@@ -124,21 +117,17 @@ class FinetuneConfig:
         "Decoupled weight decay of embedding and head, multiplied by the learning rate; 0 turns it off. Norms are"
         " never decayed.",
     ] = DEFAULTS.adamw_weight_decay
-    warmup_fraction: Annotated[
-        Fraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
-    ] = DEFAULTS.warmup_fraction
+    warmup_fraction: Annotated[Fraction, shared.WARMUP_FRACTION] = DEFAULTS.warmup_fraction
     seed: Annotated[int, "Seed for new weights and the order of the examples."] = DEFAULTS.seed
     validate_every: Annotated[Count, "Evaluate on the validation split every N updates."] = field(
         default=DEFAULTS.validate_every, metadata=NOT_IDENTITY
     )
-    checkpoint_every: Annotated[Count, "Save a checkpoint every N updates."] = field(
+    checkpoint_every: Annotated[Count, shared.CHECKPOINT_EVERY] = field(
         default=DEFAULTS.checkpoint_every, metadata=NOT_IDENTITY
     )
-    deterministic: Annotated[
-        bool,
-        "Whether a GPU uses only kernels that repeat their bits, so that a resumed training ends with the bits of one"
-        " that was never killed. Slower; a CPU always repeats them. Does not change the model's fingerprint.",
-    ] = field(default=DEFAULTS.deterministic, metadata=NOT_IDENTITY)
+    deterministic: Annotated[bool, shared.DETERMINISTIC] = field(
+        default=DEFAULTS.deterministic, metadata=NOT_IDENTITY
+    )
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -24,9 +24,10 @@ from model.training.presets import changed, is_encoder_family, preset_of
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Handle, Shards, TokenizerFile
-from pipeline.store.settings import Count, OptionalCount, OptionalFraction, OptionalPositive, check_values
+from pipeline.store.settings import OptionalCount, OptionalFraction, OptionalPositive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, Outcome, Stage, Work
+from pipeline.training import shared_settings as shared
 from pipeline.training.launched import deliver_leftovers, train_in_processes
 from pipeline.training.pace import paced, warn_of_passes
 
@@ -73,18 +74,10 @@ class PretrainConfig:
     ] = None
     tie_embeddings: Annotated[bool | None, "Whether the output head shares its weights with the embedding."] = None
     seq_len: Annotated[OptionalCount, "Context length in tokens, in training and afterwards."] = None
-    n_steps: Annotated[OptionalCount, "Number of optimizer updates, each on one batch of sequences."] = None
-    rows: Annotated[OptionalCount, "Number of sequences per update."] = None
-    micro_batch: Annotated[
-        OptionalCount,
-        "Number of sequences that pass through the model at once, a divisor of the sequences per update; lower it"
-        " when memory runs out. Without a value it is chosen from the free memory.",
-    ] = None
-    packing: Annotated[
-        Literal["concatenated", "documents"] | None,
-        "How training sequences are filled: with windows of the concatenated documents, or with whole documents and"
-        " pieces of long ones by best fit.",
-    ] = None
+    n_steps: Annotated[OptionalCount, shared.N_STEPS] = None
+    rows: Annotated[OptionalCount, shared.ROWS] = None
+    micro_batch: shared.MicroBatch = None
+    packing: Annotated[Literal["concatenated", "documents"] | None, shared.PACKING] = None
     mask_fraction: Annotated[
         OptionalFraction,
         "Fraction of the tokens that an encoder has to predict, above 0 and below 1; without a value 0.15.",
@@ -92,7 +85,7 @@ class PretrainConfig:
     mask_whole_words: Annotated[
         bool | None, "Whether an encoder always predicts all tokens of a word together; without a value it does not."
     ] = None
-    document_mask: Annotated[bool | None, "Whether a token attends only to tokens of its own document."] = None
+    document_mask: Annotated[bool | None, shared.DOCUMENT_MASK] = None
     batch_warmup_fraction: Annotated[
         OptionalFraction,
         "Fraction of the updates at the start that use an eighth, a quarter and then half of the batch.",
@@ -116,40 +109,18 @@ class PretrainConfig:
         Literal["warmup_stable_decay", "cosine", "linear"] | None,
         "Shape of the learning rate schedule after the warmup.",
     ] = None
-    warmup_fraction: Annotated[
-        OptionalFraction, "Fraction of the updates at the start in which learning rates rise linearly from 0."
-    ] = None
-    decay_fraction: Annotated[
-        OptionalFraction,
-        "Fraction of the updates at the end in which the schedule warmup_stable_decay lowers learning rates to 0.",
-    ] = None
-    skip_spikes: Annotated[
-        OptionalPositive,
-        "Skip updates whose loss or gradient norm is more than this many deviations above recent ones.",
-    ] = None
-    activation_checkpointing: Annotated[
-        bool | None, "Whether to recompute the layers in the backward pass: less memory, about a third slower."
-    ] = None
-    deterministic: Annotated[
-        bool | None,
-        "Whether a GPU uses only kernels that repeat their bits, so that a resumed training ends with the bits of one"
-        " that was never killed. Slower; a CPU always repeats them. Does not change the model's fingerprint.",
-    ] = None
-    devices: Annotated[
-        Count,
-        "Number of training processes, one per GPU or share of the CPU cores. Does not change the model's"
-        " fingerprint.",
-    ] = 1
-    parallel: Annotated[
-        Literal["ddp", "fsdp"],
-        "How several processes share the model: each holds all weights (ddp) or a shard of them (fsdp). Does not"
-        " change the model's fingerprint.",
-    ] = "ddp"
+    warmup_fraction: Annotated[OptionalFraction, shared.WARMUP_FRACTION] = None
+    decay_fraction: Annotated[OptionalFraction, shared.DECAY_FRACTION] = None
+    skip_spikes: shared.SkipSpikes = None
+    activation_checkpointing: Annotated[bool | None, shared.ACTIVATION_CHECKPOINTING] = None
+    deterministic: Annotated[bool | None, shared.DETERMINISTIC] = None
+    devices: shared.Devices = 1
+    parallel: shared.Parallel = "ddp"
     seed: Annotated[int | None, "Seed for the initial weights and the order of the data."] = None
-    checkpoint_every: Annotated[OptionalCount, "Save a checkpoint every N updates."] = None
-    keep_checkpoints: Annotated[OptionalCount, "Number of newest checkpoints to keep besides the best one."] = None
+    checkpoint_every: Annotated[OptionalCount, shared.CHECKPOINT_EVERY] = None
+    keep_checkpoints: Annotated[OptionalCount, shared.KEEP_CHECKPOINTS] = None
     validate_every: Annotated[OptionalCount, "Validate every N updates."] = None
-    n_validation_batches: Annotated[OptionalCount, "Number of batches per validation."] = None
+    n_validation_batches: Annotated[OptionalCount, shared.N_VALIDATION_BATCHES] = None
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -179,7 +179,7 @@ def test_new_model_begins_at_the_loss_of_a_uniform_guess(corpus, tmp_path):
 
 
 def test_copy_task_is_learned(tmp_path):
-    """Documents that say everything twice: a masked token stands elsewhere in the row, a frequency tells nothing."""
+    """In documents that repeat themselves a masked token occurs elsewhere in the row; frequencies do not help."""
     rng = np.random.default_rng(0)
     for split, n in (("train", 600), ("validation", 40)):
         texts = []

@@ -1,4 +1,4 @@
-"""Evaluates a fine-tuned model and its baselines on held-out examples: the stage `evaluate_<kind>`.
+"""Evaluates a fine-tuned model and its baselines on held-out examples: the stage `evaluate_task`.
 
 In: the model, the same network trained from random weights if it was trained, the examples, and the pretraining
 corpus if it is searched for examples. Out: a Report folder: results.json (one entry per metric, with 95 % interval
@@ -64,7 +64,7 @@ class Judge(Protocol):
 
     name: str
     identity: str
-    evaluation_version: int  # of the stage `evaluate_<name>`
+    evaluation_version: int  # of the stage `evaluate_task` for this kind
     libraries: tuple[str, ...]  # distributions whose version affects an evaluation
     predictor: type[Predictor]
 
@@ -120,7 +120,7 @@ def judge(
     inputs = held_out.select(list(kind.predictor.inputs)).to_pylist()
     answers: dict[str, Sequence[Answer]] = {}
     for number, (name, model) in enumerate(zip((MODEL, RANDOM_INIT), models, strict=False)):
-        answers[name] = predictor_in(kind.predictor, model.directory).answer(inputs)
+        answers[name] = predictor_in(kind.predictor, model.directory).examine(inputs)
         work.progress(number + 1, len(models) + 2, "models")
     answers |= kind.baselines(train, held_out)
     work.progress(len(models) + 2, len(models) + 2, "models")
@@ -150,7 +150,7 @@ def training_texts(corpus: Shards) -> Iterator[str]:
 
 def evaluation_stage(kind: Judge) -> Stage:
     return Stage(
-        name=f"evaluate_{kind.name}",
+        name="evaluate_task",
         version=kind.evaluation_version,
         function=partial(evaluate_task, kind),
         handle=Report,

@@ -16,7 +16,7 @@ class Predictor:
     """A subclass defines its columns, loads its network and answers; it may use what this file imports."""
 
     inputs: ClassVar[Mapping[str, str]]  # column -> its type in MLflow: string, double, long or boolean
-    outputs: ClassVar[Mapping[str, str]]  # the same for an answer
+    outputs: ClassVar[Mapping[str, Any]]  # the same for an answer; [type] is a list, {name: type} an object
 
     def __init__(self, directory: Path) -> None:
         from model.data.tokenizer import load_model_tokenizer
@@ -34,6 +34,10 @@ class Predictor:
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One answer (columns of `outputs`) per row (columns of `inputs`), in the same order."""
         raise NotImplementedError
+
+    def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answers with what only an evaluation needs, such as the probability of every label."""
+        return self.answer(rows)
 
     def of_texts(self, texts: Sequence[str], function: Callable[[Any], Any]) -> np.ndarray:
         """`function` applied to the network's outputs for each text, float64 (N, ...). Texts are repaired as in

@@ -33,9 +33,9 @@ class TaskModel(PythonModel):
         rows = [empty if missing else next(answers) for missing in is_missing]
         columns = list(self.predictor.outputs)
         answered = pd.DataFrame(rows, columns=columns, index=table.index, dtype=object)
-        types = {"double": "float64", "string": "object"}  # object keeps None, which a server answers as null
-        kinds = self.predictor.outputs.items()
-        return answered.astype({column: types[kind] for column, kind in kinds if kind in types})
+        # columns of lists, objects and texts keep None, which a server answers as null
+        doubles = [column for column, kind in self.predictor.outputs.items() if kind == "double"]
+        return answered.astype(dict.fromkeys(doubles, "float64"))
 
 
 def table_of(model_input: Any, inputs: Mapping[str, str]) -> pd.DataFrame:

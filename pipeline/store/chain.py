@@ -300,8 +300,8 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads(MODELS), Reads("tokenize")),
     ),
     Link(
-        name="evaluate_classification",
-        does="evaluates a classifier on held-out examples",
+        name="evaluate_task",
+        does="evaluates the model of a task on held-out examples",
         config="pipeline.evaluation.task.TaskEvaluationConfig",
         asset="<task>_evaluation",
         command="evaluate",

@@ -64,7 +64,7 @@ def write_package(package: Path, kind: Kind, model_id: str, run_id: str | None) 
     from mlflow.types import ColSpec, Schema
 
     columns = [kind.predictor.inputs, kind.predictor.outputs]
-    inputs, outputs = (Schema([ColSpec(dtype, column) for column, dtype in one.items()]) for one in columns)
+    inputs, outputs = (Schema([ColSpec(column_type(of), name) for name, of in one.items()]) for one in columns)
     described = Model(model_uuid=model_id, model_id=model_id, run_id=run_id)
     with tempfile.TemporaryDirectory() as folder:
         code = Path(folder) / CODE
@@ -80,6 +80,18 @@ def write_package(package: Path, kind: Kind, model_id: str, run_id: str | None) 
         )
     described.flavors["python_function"]["artifacts"] = {"model": {"path": ".", "uri": "."}}
     described.save(str(package / "MLmodel"))
+
+
+def column_type(of: Any) -> Any:
+    """MLflow's type of a column of a Predictor: its name as it is, [type] as an array, {name: type} as an object."""
+    from mlflow.types import DataType
+    from mlflow.types.schema import Array, Object, Property
+
+    if isinstance(of, list):
+        return Array(column_type(of[0]))
+    if isinstance(of, Mapping):
+        return Object([Property(name, column_type(one)) for name, one in of.items()])
+    return DataType[of]
 
 
 def served_code(kind_of_predictor: type[predictor.Predictor]) -> str:

@@ -83,7 +83,7 @@ NOT_HERE = {
     "continue": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "finetune": {},
     "evaluate_model": {},
-    "evaluate_classification": {},
+    "evaluate_task": {},
 }
 WITH_TEXT = [
     "collect",
@@ -113,7 +113,7 @@ def stages() -> Iterator[tuple[str, str, Stage]]:
     yield "deny_list", "pipeline.corpus.deny_list", DENY_LIST
     yield "examples", "pipeline.corpus.examples.stage", examples_stage(kind, lambda *inputs: Outcome(rows=0))
     yield "finetune", "pipeline.training.finetune", finetune_stage(kind)
-    yield "evaluate_classification", "pipeline.tasks.classification", evaluation_stage(kind)
+    yield "evaluate_task", "pipeline.tasks.classification", evaluation_stage(kind)
 
 
 STAGES = {name: (module, stage) for name, module, stage in stages()}

@@ -202,10 +202,10 @@ def test_plan_of_an_evaluation_without_random_init_trains_no_second_model(other_
         (found,) = (one for one in plan(other_settings) if one.asset == "moods_evaluation")
         return [build.stage for build in found.builds]
 
-    assert stages() == ["finetune", "evaluate_classification"]
+    assert stages() == ["finetune", "evaluate_task"]
     text = other_settings.config_toml.read_text()
     other_settings.config_toml.write_text(text + "\n[moods_evaluation]\nrandom_init = false\n")
-    assert stages() == ["evaluate_classification"]
+    assert stages() == ["evaluate_task"]
 
 
 def test_plan_of_outputs_with_older_fingerprints_or_lost_rows_says_why_they_are_built_again():

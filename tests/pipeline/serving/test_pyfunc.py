@@ -12,7 +12,7 @@ from mlflow.pyfunc.scoring_server import invocations
 
 from pipeline.serving.pyfunc import table_of
 from pipeline.tasks.kind import kind_named
-from pipeline.tracking.packaging import write_package
+from pipeline.tracking.packaging import column_type, write_package
 
 INPUTS = {"text": "string"}
 # In place of a network: the label is the first word, so that a shifted row is seen.
@@ -131,3 +131,31 @@ def test_scoring_server_answers_split_tables_records_and_columns(served):
     with pytest.raises(MlflowException, match=r"row 0 \(index 4\)") as error:
         asked(served, {"dataframe_split": {**split, "data": [[1, ["red"]], [2, "blue z"]]}})
     assert error.value.get_http_status_code() == 400
+
+
+FIRST_LETTERS = """
+
+class FirstLetters:
+    inputs = {"text": "string"}
+    outputs = {"entities": [{"start": "long", "text": "string"}]}
+    def __init__(self, directory):
+        self.labels = ()
+    def answer(self, rows):
+        return [{"entities": [{"start": 0, "text": row["text"][:1]}]} for row in rows]
+
+
+set_model(TaskModel(FirstLetters))
+"""
+
+
+def test_answer_may_hold_lists_of_objects(tmp_path):
+    """An answer with several spans failed on `unhashable type: 'list'`, and had no signature."""
+    package = tmp_path / "package"
+    declared = column_type([{"start": "long", "text": "string"}]).to_dict()
+    assert declared["items"]["properties"]["start"] == {"type": "long", "required": True}
+    write_package(package, kind_named("classification"), "m-1", "r-1")
+    code = package / "model_code.py"
+    code.write_text(code.read_text("utf-8") + FIRST_LETTERS, "utf-8")
+    served = mlflow.pyfunc.load_model(str(package))
+    answers = served.predict(pd.DataFrame({"text": ["red", None]}))
+    assert list(answers["entities"]) == [[{"start": 0, "text": "r"}], None]

@@ -14,17 +14,18 @@ Legend: B rows of a batch, T position, N examples.
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from model.data.batch_layout import rows_of_rank
+from model.data.batch_layout import IGNORE_INDEX, rows_of_rank
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 POOL_BATCHES = 50  # batches that are sorted by length together: enough for little padding, few enough to shuffle
+TYPES = "types_BT"  # name of the segments that tokens belong to, in a batch
 LENGTHS_PER_OCTAVE = 8  # lengths that rows are padded to, from one power of two to the next
 
 
@@ -40,10 +41,14 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:
+    """Rows of batches. An example that is longer than the model reads may be several of them, with one id."""
+
     ids: list[str]  # of the examples
-    tokens: list[np.ndarray]  # int64, at least one per example
+    tokens: list[np.ndarray]  # int64, at least one per row
     targets: Mapping[str, np.ndarray]  # (N, ...) by the name of the tensor in a batch, for instance labels_B
-    n_cut: int = 0  # texts that were longer than the model reads
+    n_cut: int = 0  # texts that were longer than the model reads, and of which a part is not read
+    # By the name of the tensor in a batch an array per row, as long as its tokens: labels_BT, types_BT (of segments).
+    token_targets: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -51,11 +56,19 @@ class EncodedExamples:
         return np.array([len(tokens) for tokens in self.tokens], np.int64)
 
     def batch(self, places: np.ndarray, width: int | None = None) -> "dict[str, Tensor]":
-        """ids_BT, lengths_B and the targets of the examples at `places`; T is `width`, None = the longest length."""
+        """ids_BT, lengths_B and the targets of the rows at `places`; T is `width`, None = the longest length.
+
+        Padding has the type 0 in types_BT, is False in truth values, and has no target in anything else.
+        """
         import torch
 
+        batch = padded([self.tokens[place] for place in places], width)
         targets = {name: torch.from_numpy(values[places]) for name, values in self.targets.items()}
-        return padded([self.tokens[place] for place in places], width) | targets
+        for name, values in self.token_targets.items():
+            targets[name] = torch.from_numpy(
+                padded_right([values[place] for place in places], batch["ids_BT"].size(1), padding_of(name, values))
+            )
+        return batch | targets
 
 
 class ExampleBatches:
@@ -150,7 +163,19 @@ def padded(tokens: Sequence[np.ndarray], width: int | None = None) -> "dict[str,
     import torch
 
     lengths = [len(ids) for ids in tokens]
-    ids_BT = np.zeros((len(tokens), width or max(lengths)), np.int64)
-    for row, ids in enumerate(tokens):
-        ids_BT[row, : len(ids)] = ids
+    ids_BT = padded_right(tokens, width or max(lengths), 0)
     return {"ids_BT": torch.from_numpy(ids_BT), "lengths_B": torch.tensor(lengths)}
+
+
+def padding_of(name: str, values: Sequence[np.ndarray]) -> int:
+    """What a row of a token target is padded with."""
+    is_truth = bool(values) and values[0].dtype == bool
+    return 0 if name == TYPES or is_truth else IGNORE_INDEX
+
+
+def padded_right(rows: Sequence[np.ndarray], width: int, value: int) -> np.ndarray:
+    """The rows as one array (B, width), in their number format; `value` follows each."""
+    padded_BT = np.full((len(rows), width), value, rows[0].dtype)
+    for row, values in enumerate(rows):
+        padded_BT[row, : len(values)] = values
+    return padded_BT

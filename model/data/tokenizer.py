@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from model.data.offsets import Pieces
 from model.data.token_shards import TokenShard
 from model.data.tokenizer_tiktoken import N_BYTE_VALUES, TiktokenEngine
 from model.data.vocabularies import END_OF_TEXT, MASK, PUBLISHED, TRAINED, TRAINED_PATTERNS, parsed_ranks
@@ -49,6 +50,7 @@ class Engine(Protocol):
 
     def encode_batch(self, texts: Sequence[str], n_threads: int) -> list[list[int]]: ...
     def encode_array(self, text: str) -> np.ndarray: ...
+    def encode_offsets(self, texts: Sequence[str]) -> list[Pieces]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,12 @@ class Tokenizer:
         """Ids of the text, uint32: as `encode`, without a Python number a token."""
         _check_encodable(text)
         return self.engine.encode_array(text)
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        """Ids of each text, as `encode`, and which of its characters they cover (model/data/offsets.py)."""
+        for text in texts:
+            _check_encodable(text)
+        return self.engine.encode_offsets(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; a part of a character, and an id that is no token, becomes U+FFFD."""

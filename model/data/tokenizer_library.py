@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from model.data.offsets import Pieces, pieces_of
 from model.data.tokenizer_json import added_of, model_type, vocabulary_of
 
 HIDDEN = " "  # before the name of a special token
@@ -35,6 +36,15 @@ class LibraryEngine:
 
     def encode_array(self, text: str) -> np.ndarray:
         return np.array(self._encode([text])[0], np.uint32)
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        with _explained():
+            found = self.tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        pieces = []
+        for text, encoding in zip(texts, found, strict=True):
+            offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+            pieces.append(pieces_of(text, np.array(encoding.ids, np.int64), offsets[:, 0], offsets[:, 1]))
+        return pieces
 
     def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         with _explained():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from model.data.offsets import Pieces, offsets_of_bytes, origins_in_nfc, pieces_of
 from model.training.machine import n_usable_cores
 
 LONG_TEXT = 100_000  # characters: a shorter one cannot hold a run that is too long
@@ -46,6 +47,8 @@ class TiktokenEngine:
             special_tokens={},
         )
         self._missing = bytes(value for (value,) in missing)
+        self._n_bytes = np.zeros(unused, np.int64)  # of each token
+        self._n_bytes[list(ranks.values())] = list(map(len, ranks))
         longest_first = sorted(self._added, key=len, reverse=True)
         self._added_pattern = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
 
@@ -64,6 +67,26 @@ class TiktokenEngine:
         if self._is_hard(text):
             return np.array(self._encode_hard(text), np.uint32)
         return self.encoding.encode_to_numpy(text, disallowed_special=())
+
+    def encode_offsets(self, texts: Sequence[str]) -> list[Pieces]:
+        return [self._pieces(text) for text in texts]
+
+    def _pieces(self, text: str) -> Pieces:
+        parts, first = [np.zeros((3, 0), np.int64)], 0
+        for i, (piece, ids) in enumerate(zip(self._divided(text), self._ids_of_pieces(text), strict=True)):
+            offsets = ([0], [len(piece)]) if i % 2 else self._offsets(piece, ids)
+            parts.append(np.stack([np.array(ids, np.int64), *(first + np.asarray(one) for one in offsets)]))
+            first += len(piece)
+        return pieces_of(text, *np.concatenate(parts, axis=1))
+
+    def _offsets(self, piece: str, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Character offsets in `piece`, which holds no added token."""
+        between = piece if self._normalised is None else self._normalised(piece)
+        starts, ends = offsets_of_bytes(between, self._n_bytes[ids], self._missing)
+        if between == piece:
+            return starts, ends
+        origin_starts, origin_ends = origins_in_nfc(piece)
+        return origin_starts[starts], origin_ends[ends - 1]
 
     def _plain(self, text: str) -> list[int]:
         return self.encoding.encode_ordinary(text)
@@ -95,14 +118,17 @@ class TiktokenEngine:
         return [token for ids in self._ids_of_pieces(text) for token in ids]
 
     def _ids_of_pieces(self, text: str) -> Iterator[list[int]]:
-        pieces = self._added_pattern.split(text) if self._added_pattern is not None else [text]
-        for i, piece in enumerate(pieces):
-            if i % 2:  # the pattern has one group, so that every second piece is an added token
+        for i, piece in enumerate(self._divided(text)):
+            if i % 2:
                 yield [self._added[piece]]
                 continue
             between = piece if self._normalised is None else self._normalised(piece)
             is_long = len(between) >= LONG_TEXT and _has_long_run(between)
             yield self._encode_words(between) if is_long or self._has_missing_bytes(between) else self._plain(between)
+
+    def _divided(self, text: str) -> list[str]:
+        """What is between added tokens, and every second time such a token: the pattern has one group."""
+        return [text] if self._added_pattern is None else self._added_pattern.split(text)
 
     def _encode_words(self, text: str) -> list[int]:
         import regex

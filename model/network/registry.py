@@ -11,14 +11,14 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from model.network.decoder import Decoder
 from model.network.encoder import Encoder, MaskedLM
-from model.network.heads import SequenceClassifier
+from model.network.heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from model.network.shape import DecoderConfig, EncoderConfig, decoder_config, encoder_config
 from model.network.size_check import check_size, shapes_in
 from model.training.distributed import is_main
@@ -26,6 +26,7 @@ from model.training.files import COMPLETE, CONFIG, WEIGHTS, fault_in, flush, rea
 from model.training.weights import load_weights, named_weights
 
 Labels = tuple[str, ...]
+Problem = Literal["single_label", "multi_label"]  # of a sequence_classifier
 Config = DecoderConfig | EncoderConfig
 
 
@@ -64,6 +65,19 @@ KINDS = {
         build=lambda cfg, labels: SequenceClassifier(cfg, len(labels)),
         has_labels=True,
     ),
+    "token_classifier": Kind(
+        title="a classifier of tokens (token_classifier)",
+        trunk=None,
+        head=("head", "score"),
+        build=lambda cfg, labels: TokenClassifier(cfg, len(labels)),
+        has_labels=True,
+    ),
+    "span_classifier": Kind(
+        title="a model that finds a span in a text (span_classifier)",
+        trunk=None,
+        head=("head", "score"),
+        build=lambda cfg, labels: SpanClassifier(cfg),
+    ),
 }
 BASES = ("decoder", "encoder", "masked_lm")  # kinds that may be fine-tuned for a task
 Network = Decoder | Encoder | MaskedLM
@@ -77,15 +91,20 @@ def kind_of(model: nn.Module) -> str:
         Encoder: "encoder",
         MaskedLM: "masked_lm",
         SequenceClassifier: "sequence_classifier",
+        TokenClassifier: "token_classifier",
+        SpanClassifier: "span_classifier",
     }
     return classes[type(model)]
 
 
-def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = None) -> dict[str, Any]:
+def describe(
+    cfg: Config, labels: Labels | None = None, *, kind: str | None = None, problem: Problem = "single_label"
+) -> dict[str, Any]:
     """config.json of a model.
 
     `kind` is by default "sequence_classifier" with `labels` (in the order of the classes), and otherwise what
-    pretraining makes of such a config: "decoder" or "masked_lm".
+    pretraining makes of such a config: "decoder" or "masked_lm". With the problem "multi_label" a text may have
+    several labels or none.
     """
     trunk = "encoder" if isinstance(cfg, EncoderConfig) else "decoder"
     if kind is None:
@@ -95,6 +114,7 @@ def describe(cfg: Config, labels: Labels | None = None, *, kind: str | None = No
         **({"trunk": trunk} if KINDS[kind].trunk is None else {}),
         "model": dataclasses.asdict(cfg),
         **({} if labels is None else {"labels": list(labels)}),
+        **({} if problem == "single_label" else {"problem": problem}),
     }
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from model.network.lora import add_lora, merge_lora
 from model.network.lora_config import BASE, LoraConfig, lora_in
-from model.network.registry import KINDS, kind_of, save_model, write_model
+from model.network.registry import BASES, kind_of, save_model, write_model
 from model.training.files import CONFIG, WEIGHTS, read_json, sha256
 from model.training.weights import load_trained_weights, trained_weights
 
@@ -89,5 +89,4 @@ def _in_words(base: str | None) -> str:
 
 def has_new_head(description: Mapping[str, Any]) -> bool:
     """Whether what is outside the trunk was not pretrained with it, as it is in a language model."""
-    kind = KINDS.get(description["kind"])
-    return kind is None or kind.has_labels
+    return description["kind"] not in BASES

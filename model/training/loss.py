@@ -1,4 +1,4 @@
-"""Losses as sums: language modelling, masked language modelling and classification.
+"""Losses as sums: language modelling, masked language modelling, classification of texts and tokens, and spans.
 
 In: a model and a batch (tensors by name, rows first). Out: the summed loss and the number of supervised targets, or
 the sum of their weights. The training step divides once, by the targets of the whole global batch: a mean over
@@ -90,17 +90,59 @@ def count_of(targets_N: Tensor, weights_N: Tensor | None) -> Tensor:
     return is_supervised_N.sum() if weights_N is None else (weights_N.float() * is_supervised_N).sum()
 
 
+def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+    """Those of the head of a task; types_BT exists where rows are pairs of texts."""
+    types = {"types_BT": batch["types_BT"]} if "types_BT" in batch else {}
+    return model(batch["ids_BT"], batch["lengths_B"], **types)
+
+
 def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
     """Sum of -ln p(label), and the number of labels. `batch`: ids_BT right-padded, lengths_B, labels_B (negative =
-    ignored).
+    ignored), and types_BT for pairs of texts.
 
     `label_smoothing`, 0 to 1, is the share of each label spread over all classes (arXiv:1512.00567 section 7).
     """
     labels_B = batch["labels_B"]
     is_supervised_B = labels_B >= 0
     labels_B = labels_B.masked_fill(~is_supervised_B, IGNORE_INDEX)
-    logits_BC = model(batch["ids_BT"], batch["lengths_B"])
+    logits_BC = _outputs(model, batch)
     loss = F.cross_entropy(
         logits_BC.float(), labels_B, reduction="sum", ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing
     )
     return loss, is_supervised_B.sum()
+
+
+def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(label) over the tokens that have one, and their number. `batch`: ids_BT right-padded, lengths_B,
+    labels_BT (negative = ignored), and types_BT for pairs of texts. `label_smoothing` as in `classification_loss`."""
+    labels_N = batch["labels_BT"].flatten()
+    is_supervised_N = labels_N >= 0
+    logits_BTC = _outputs(model, batch)
+    loss = F.cross_entropy(
+        logits_BTC.flatten(0, 1).float(),
+        labels_N.masked_fill(~is_supervised_N, IGNORE_INDEX),
+        reduction="sum",
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
+    )
+    return loss, is_supervised_N.sum()
+
+
+def span_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(start) and -ln p(end), and the number of both. `batch`: ids_BT right-padded, lengths_B, starts_B
+    and ends_B, the positions of the first and the last token of the span (negative = ignored), types_BT for pairs.
+
+    A start competes with all tokens of its row, or with those of allowed_BT where the batch has it. A row whose text
+    has no answer may have its first token as the span.
+    """
+    logits_BT2 = _outputs(model, batch).float()
+    places_T = torch.arange(logits_BT2.size(1), device=logits_BT2.device)
+    is_possible_BT = places_T < batch["lengths_B"].unsqueeze(1)
+    if "allowed_BT" in batch:
+        is_possible_BT = is_possible_BT & batch["allowed_BT"]
+    logits_BT2 = logits_BT2.masked_fill(~is_possible_BT.unsqueeze(2), -torch.inf)
+    targets_B2 = torch.stack([batch["starts_B"], batch["ends_B"]], dim=1)
+    is_supervised_B2 = targets_B2 >= 0
+    targets_B2 = targets_B2.masked_fill(~is_supervised_B2, IGNORE_INDEX)
+    loss = F.cross_entropy(logits_BT2, targets_B2, reduction="sum", ignore_index=IGNORE_INDEX)
+    return loss, is_supervised_B2.sum()

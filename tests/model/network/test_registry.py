@@ -10,6 +10,7 @@ from model.network.decoder import new_decoder
 from model.network.encoder import Encoder, MaskedLM, new_masked_lm
 from model.network.heads import new_classifier
 from model.network.registry import (
+    BASES,
     KINDS,
     describe,
     load_classifier,
@@ -43,6 +44,19 @@ BERT = EncoderConfig(
     tie_embeddings=True,
     has_pooler=True,
     **switches_of("bert"),
+)
+
+MODERNBERT = EncoderConfig(
+    vocab_size=19,
+    n_layers=1,
+    n_heads=2,
+    n_kv_heads=2,
+    d_model=8,
+    d_head=4,
+    d_ff=12,
+    max_seq_len=6,
+    tie_embeddings=True,
+    **switches_of("modernbert"),
 )
 
 
@@ -111,13 +125,13 @@ def test_load_model_of_an_unknown_kind_names_those_there_are(tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["encoder", "masked_lm", "sequence_classifier"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "decoder"])
 def test_load_model_gives_back_an_encoder_of_each_kind(kind, tmp_path):
     labels = ("a", "b") if KINDS[kind].has_labels else None
     model = KINDS[kind].build(BERT, labels or ()).eval()
     torch.nn.init.normal_(next(model.parameters()))
     description = describe(BERT, labels, kind=kind)
-    assert description.get("trunk") == ("encoder" if kind == "sequence_classifier" else None)
+    assert description.get("trunk") == (None if kind in BASES else "encoder")
     save_model(tmp_path, model, description)
     back, found = load_model(tmp_path)
     assert (type(back), back.cfg, found) == (type(model), BERT, labels)
@@ -147,13 +161,14 @@ def test_classifier_without_a_known_trunk_is_refused(trunk, message, tmp_path):
 
 
 def test_head_of_each_kind_is_what_the_trunk_does_not_hold():
-    """Of models whose head is not tied: a tied one has no weights of its own."""
-    configs = {"decoder": CONFIG, "encoder": BERT}
+    """Of models whose head is not tied: a tied one has no weights of its own. Only ModernBERT has a hidden layer in
+    the head of tokens."""
+    configs = {"decoder": CONFIG, "encoder": BERT, "modernbert": MODERNBERT}
     for kind in KINDS.values():
         models = [
             kind.build(dataclasses.replace(cfg, tie_embeddings=False), ("a", "b"))
             for trunk, cfg in configs.items()
-            if kind.trunk in (None, trunk)
+            if kind.trunk in (None, trunk, {"modernbert": "encoder"}.get(trunk))
         ]
         names = [name for model in models for name, _ in model.named_parameters()]
         assert {name.partition(".")[0] for name in names if not name.startswith("model.")} == set(kind.head)

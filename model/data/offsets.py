@@ -7,7 +7,6 @@ character that is divided among several byte tokens belongs to each of them, and
 Legend: N tokens.
 """
 
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,24 +46,3 @@ def offsets_of_bytes(text: str, n_bytes: np.ndarray, dropped: bytes = b"") -> tu
         character = character[~np.isin(content, np.frombuffer(dropped, np.uint8))]
     ends = np.cumsum(n_bytes)
     return character[ends - n_bytes], character[ends - 1] + 1
-
-
-def origins_in_nfc(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """For each character of `text` in NFC the start and the end of what it was made of in `text`.
-
-    A grapheme cluster whose characters change is what each of its new characters was made of: no composition crosses
-    its borders (Unicode Standard Annex 29).
-    """
-    import regex
-
-    starts: list[int] = []
-    ends: list[int] = []
-    first = 0
-    for cluster in regex.findall(r"\X", text):
-        end = first + len(cluster)
-        composed = unicodedata.normalize("NFC", cluster)
-        is_kept = composed == cluster
-        starts += range(first, end) if is_kept else [first] * len(composed)
-        ends += range(first + 1, end + 1) if is_kept else [end] * len(composed)
-        first = end
-    return np.array(starts, np.int64), np.array(ends, np.int64)

@@ -11,11 +11,12 @@ bytes; `tokenizers` drops such a byte from a word before it merges, and so does 
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from model.data.offsets import Pieces, offsets_of_bytes, origins_in_nfc, pieces_of
+from model.data.offsets import Pieces, offsets_of_bytes, pieces_of
 from model.training.machine import n_usable_cores
 
 LONG_TEXT = 100_000  # characters: a shorter one cannot hold a run that is too long
@@ -158,3 +159,24 @@ def _may_hold_long_run(text: str) -> bool:
     size = LONGEST_WORD // 2
     blocks = (text[i : i + size] for i in range(0, len(text) - size + 1, size))
     return any(block.split(maxsplit=1) == [block] for block in blocks)
+
+
+def origins_in_nfc(text: str) -> tuple[np.ndarray, np.ndarray]:
+    """For each character of `text` in NFC the start and the end of what it was made of in `text`.
+
+    A grapheme cluster whose characters change is what each of its new characters was made of: no composition crosses
+    its borders (Unicode Standard Annex 29).
+    """
+    import regex
+
+    starts: list[int] = []
+    ends: list[int] = []
+    first = 0
+    for cluster in regex.findall(r"\X", text):
+        end = first + len(cluster)
+        composed = unicodedata.normalize("NFC", cluster)
+        is_kept = composed == cluster
+        starts += range(first, end) if is_kept else [first] * len(composed)
+        ends += range(first + 1, end + 1) if is_kept else [end] * len(composed)
+        first = end
+    return np.array(starts, np.int64), np.array(ends, np.int64)

@@ -108,6 +108,15 @@ class KVCache:
     def clear(self) -> None:
         self.truncate([0] * self.n_rows)
 
+    def fill(self, source: Self) -> None:
+        """Every row becomes a copy of the only row of `source`, so that a common beginning is computed once."""
+        length = source.lengths[0]
+        self.keys_LNGSK[:, self._rows, :, :length] = source.keys_LNGSK[:, source._rows, :, :length]
+        self.values_LNGSK[:, self._rows, :, :length] = source.values_LNGSK[:, source._rows, :, :length]
+        for slot in self.slots:
+            self._lengths[slot] = length
+        self._lengths_N[self._rows] = length
+
     def move(self, source: int, target: int) -> None:
         """Continues the row of slot `source` in slot `target`, whose own row is over. All other slots stay."""
         length = self._lengths[source]

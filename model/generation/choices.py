@@ -1,0 +1,234 @@
+"""How likely a decoder considers each of several fixed choices as the continuation of each prompt.
+
+In: prompts with a common opening (an instruction and shots, which are solved examples), and choices. Out: the
+log-likelihood of every choice after every prompt, in nats. A choice is encoded together with what precedes it and its
+tokens are those behind the tokens of the prompt alone; white space at the end of a prompt belongs to the choice.
+
+Steps: the opening passes once and its keys and values are copied to all rows; prompts of similar length pass
+together; then, choice by choice, the tokens of a choice but its last pass behind the prompt, whose keys and values
+all choices share. Only the positions that predict a token of a choice go through the head. A prompt that does not fit
+the context loses shots, the first ones first, and then its own beginning.
+
+Legend: N prompts, C choices, B rows of a pass, T position, D d_model, V vocab.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.examples import padded
+from model.data.tokenizer import Tokenizer
+from model.evaluate import TOKENS_PER_PASS, target_losses
+from model.network.decoder import Decoder
+from model.network.kv_cache import KVCache
+from model.training.machine import precision
+from model.training.memory import memory_explained
+from model.training.step import on_device
+
+CACHED_SHARE = 4  # tokens in the cache of a pass, as a multiple of those that pass at once
+SHORTEST_OPENING = 16  # tokens that are worth a pass of their own
+OPENINGS_KEPT = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """What precedes all prompts."""
+
+    instruction: str = ""
+    shots: tuple[str, ...] = ()  # each with the separator that follows it
+    lead: str = ""  # what every prompt begins with, if that is always the same
+
+    def text(self, n_shots: int) -> str:
+        """The instruction and the last `n_shots` shots."""
+        return "".join((self.instruction, *self.shots[len(self.shots) - n_shots :]))
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    nats_NC: np.ndarray  # float64, logarithms, so at most 0
+    tokens_NC: np.ndarray  # int64, tokens of each choice
+    n_shortened: int  # prompts without all shots
+    n_cut: int  # prompts without their own beginning
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The ids of one prompt with every choice."""
+
+    shared: list[int]  # the beginning, the same with all choices
+    tails: list[list[int]]  # what follows with each choice
+    n_before: list[int]  # how many ids of each tail still belong to the prompt
+    n_shots: int
+    is_cut: bool
+
+
+class ChoiceScorer:
+    """Scores the choices of one task. Keys and values of the opening are kept from call to call."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        choices: Sequence[str],
+        opening: Opening | None = None,
+        *,
+        tokens_per_pass: int | None = None,
+    ) -> None:
+        """`tokens_per_pass`, padding included, changes speed and memory, not the result."""
+        if not choices or "" in choices:
+            raise ValueError(f"choices={list(choices)} must be one or more texts that are not empty")
+        self.model, self.tokenizer, self.choices = model, tokenizer, list(choices)
+        self.opening = opening or Opening()
+        self.device = next(model.parameters()).device
+        self.tokens_per_pass = tokens_per_pass or TOKENS_PER_PASS.get(self.device.type, TOKENS_PER_PASS["cuda"])
+        self._openings: dict[tuple[int, ...], KVCache] = {}  # by its ids
+
+    @torch.inference_mode()
+    def likelihoods(self, prompts: Sequence[str]) -> Likelihoods:
+        """Of every choice after every prompt, in the order of `prompts`.
+
+        Raises ValueError for a choice as long as the context, and OutOfMemory.
+        """
+        rows = self._rows(prompts)
+        nats_NC = np.zeros((len(rows), len(self.choices)))
+        advice = f"{self.tokens_per_pass:,} tokens passed at once; give a smaller tokens_per_pass"
+        with precision(self.device), memory_explained(advice):
+            for opening, places in self._passes(rows):
+                nats_NC[places] = self._pass([rows[place] for place in places], opening).cpu().numpy()
+        tokens = [[len(tail) - n for tail, n in zip(row.tails, row.n_before, strict=True)] for row in rows]
+        return Likelihoods(
+            nats_NC=nats_NC,
+            tokens_NC=np.array(tokens, np.int64).reshape(nats_NC.shape),
+            n_shortened=sum(row.n_shots < len(self.opening.shots) for row in rows),
+            n_cut=sum(row.is_cut for row in rows),
+        )
+
+    # Encoding.
+
+    def _rows(self, prompts: Sequence[str]) -> list[_Row]:
+        found: dict[int, _Row] = {}
+        for n_shots in range(len(self.opening.shots), -1, -1):
+            places = [place for place in range(len(prompts)) if place not in found]
+            for place, row in zip(places, self._encoded([prompts[i] for i in places], n_shots), strict=True):
+                if n_shots == 0 or not row.is_cut:
+                    found[place] = row
+        return [found[place] for place in range(len(prompts))]
+
+    def _encoded(self, prompts: Sequence[str], n_shots: int) -> Iterator[_Row]:
+        opening, n_choices = self.opening.text(n_shots), len(self.choices)
+        whole = [opening + prompt + choice for prompt in prompts for choice in self.choices]
+        contexts = self.tokenizer.encode_batch([(opening + prompt).rstrip() for prompt in prompts])
+        ids = self.tokenizer.encode_batch(whole)
+        for place, context in enumerate(contexts):
+            yield self._row(len(context), ids[place * n_choices : (place + 1) * n_choices], n_shots)
+
+    def _row(self, n_context: int, of_choices: list[list[int]], n_shots: int) -> _Row:
+        start = list(self.tokenizer.opening)
+        if not start and (not n_context or not _n_common(of_choices)):
+            start = [self.tokenizer.end_of_text]  # something has to precede the first token that is predicted
+        most = self.model.cfg.max_seq_len - len(start) + 1  # the last token is predicted, but not read
+        n_dropped = max(0, max(map(len, of_choices)) - most)
+        first = [min(n_context, len(ids) - 1) for ids in of_choices]  # token of each choice
+        if n_dropped > min(first) - (not start):
+            longest = self.choices[int(np.argmax([len(ids) for ids in of_choices]))]
+            raise ValueError(
+                f"the choice {longest[:60]!r} leaves no room for a prompt in the context of"
+                f" {self.model.cfg.max_seq_len} tokens; shorten it"
+            )
+        kept = [[*start, *ids[n_dropped:]] for ids in of_choices]
+        first = [len(start) + one - n_dropped for one in first]
+        n_shared = min(_n_common(kept), *first)
+        return _Row(
+            shared=kept[0][:n_shared],
+            tails=[ids[n_shared:] for ids in kept],
+            n_before=[one - n_shared for one in first],
+            n_shots=n_shots,
+            is_cut=n_dropped > 0,
+        )
+
+    # Passes.
+
+    def _passes(self, rows: Sequence[_Row]) -> Iterator[tuple[KVCache | None, list[int]]]:
+        """Numbers of rows that pass together, of similar length, and the cache of their opening."""
+        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        openings: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            if row.n_shots not in openings:
+                text = (self.opening.text(row.n_shots) + self.opening.lead).rstrip()
+                openings[row.n_shots] = [*self.tokenizer.opening, *self.tokenizer.encode(text)]
+            n_opening = min(_n_common([openings[row.n_shots], row.shared]), len(row.shared) - 1)
+            groups[tuple(row.shared[: n_opening if n_opening >= SHORTEST_OPENING else 0])].append(place)
+        for ids, places in groups.items():
+            opening = self._read(ids) if ids else None
+            places.sort(key=lambda place: -len(rows[place].shared))
+            while places:
+                n_rows = self._n_together(rows[places[0]], len(ids))
+                yield opening, places[:n_rows]
+                del places[:n_rows]
+
+    def _n_together(self, longest: _Row, n_opening: int) -> int:
+        width, tail = len(longest.shared) - n_opening, max(map(len, longest.tails))
+        if len(longest.shared) + 2 * tail > self.model.cfg.max_seq_len:  # another row may have a longer tail
+            return 1
+        n_cached = CACHED_SHARE * self.tokens_per_pass // (n_opening + width + tail)
+        return max(1, min(self.tokens_per_pass // width, n_cached))
+
+    def _read(self, ids: tuple[int, ...]) -> KVCache:
+        """The cache of an opening."""
+        if ids not in self._openings:
+            while len(self._openings) >= OPENINGS_KEPT:
+                del self._openings[next(iter(self._openings))]
+            cache = self.model.new_cache(1, len(ids))
+            self.model.trunk(torch.tensor([ids], device=self.device), cache=cache)
+            self._openings[ids] = cache
+        return self._openings[ids]
+
+    def _pass(self, rows: Sequence[_Row], opening: KVCache | None) -> Tensor:
+        """Log-likelihoods, float64 (B, C)."""
+        n_opening = opening.lengths[0] if opening is not None else 0
+        batch = on_device(padded([np.array(row.shared[n_opening:], np.int64) for row in rows]), self.device)
+        n_rest = max(len(tail) for row in rows for tail in row.tails) - 1  # tokens of a tail that are read
+        cache = None
+        if opening is not None or n_rest:
+            cache = self.model.new_cache(len(rows), n_opening + batch["ids_BT"].size(1) + n_rest)
+        if cache is not None and opening is not None:
+            cache.fill(opening)
+        x_BTD = self.model.trunk(batch["ids_BT"], cache=cache)
+        x_BD = x_BTD[torch.arange(len(rows), device=self.device), batch["lengths_B"] - 1]
+        first_BC = self._tensor([[tail[0] for tail in row.tails] for row in rows])
+        is_of_choice_BC = self._tensor([[n == 0 for n in row.n_before] for row in rows])
+        nats_BC = self.model.lm_head(x_BD).float().log_softmax(dim=-1).gather(1, first_BC).double() * is_of_choice_BC
+        for choice in range(len(self.choices) if n_rest else 0):
+            assert cache is not None
+            cache.truncate([len(row.shared) for row in rows])
+            nats_BC[:, choice] += self._rest(rows, choice, cache)
+        return nats_BC
+
+    def _rest(self, rows: Sequence[_Row], choice: int, cache: KVCache) -> Tensor:
+        """Of the tokens of a tail but its first, float64 (B,)."""
+        tails = [row.tails[choice] for row in rows]
+        nats_B = torch.zeros(len(rows), dtype=torch.float64, device=self.device)
+        if max(map(len, tails)) == 1:
+            return nats_B
+        read = padded([np.array(tail[:-1], np.int64) for tail in tails])["ids_BT"].to(self.device)
+        places = [
+            (row, place, tail[place])
+            for row, tail in enumerate(tails)
+            for place in range(max(1, rows[row].n_before[choice]), len(tail))
+        ]
+        row_N, place_N, target_N = self._tensor(places).reshape(-1, 3).unbind(1)
+        x_ND = self.model.trunk(read, cache=cache)[row_N, place_N - 1]
+        return nats_B.index_add(0, row_N, -target_losses(self.model, x_ND, target_N).double())
+
+    def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def _n_common(ids: Sequence[Sequence[int]]) -> int:
+    """Length of the common beginning."""
+    least = min(map(len, ids))
+    return next((i for i in range(least) if any(one[i] != ids[0][i] for one in ids[1:])), least)

@@ -156,13 +156,13 @@ def _window_losses(model: Decoder, documents: Documents, windows: Windows) -> Te
     batch = on_device({name: torch.from_numpy(array) for name, array in arrays.items()}, device)
     with precision(device):
         x_ND = model.trunk(batch["ids_BT"]).flatten(0, 1)[batch["places_N"]]
-        losses_N = target_losses(model, x_ND, batch["targets_N"])
+        losses_N = _target_losses(model, x_ND, batch["targets_N"])
     losses_BT = losses_N.new_zeros(is_fresh_BT.shape, dtype=torch.float64)
     losses_BT.view(-1)[batch["places_N"]] = losses_N.double()
     return losses_BT.sum(dim=1)
 
 
-def target_losses(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
+def _target_losses(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
     """-ln p(target), float32 (N,), from the logits of `chunk_rows` rows at a time."""
     n_rows = chunk_rows(model.cfg.vocab_size, x_ND.device.type)
     chunks = zip(x_ND.split(n_rows), targets_N.split(n_rows), strict=True)

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from model.data.examples import padded
 from model.data.tokenizer import Tokenizer
-from model.evaluate import TOKENS_PER_PASS, target_losses
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
 from model.training.machine import precision
 from model.training.memory import memory_explained
-from model.training.step import on_device
 
+TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # a small pass stays in a CPU's cache
 CACHED_SHARE = 4  # tokens in the cache of a pass, as a multiple of those that pass at once
 SHORTEST_OPENING = 16  # tokens that are worth a pass of their own
 OPENINGS_KEPT = 4
@@ -190,15 +190,16 @@ class ChoiceScorer:
     def _pass(self, rows: Sequence[_Row], opening: KVCache | None) -> Tensor:
         """Log-likelihoods, float64 (B, C)."""
         n_opening = opening.lengths[0] if opening is not None else 0
-        batch = on_device(padded([np.array(row.shared[n_opening:], np.int64) for row in rows]), self.device)
+        batch = padded([np.array(row.shared[n_opening:], np.int64) for row in rows])
+        ids_BT, lengths_B = batch["ids_BT"].to(self.device), batch["lengths_B"].to(self.device)
         n_rest = max(len(tail) for row in rows for tail in row.tails) - 1  # tokens of a tail that are read
         cache = None
         if opening is not None or n_rest:
-            cache = self.model.new_cache(len(rows), n_opening + batch["ids_BT"].size(1) + n_rest)
+            cache = self.model.new_cache(len(rows), n_opening + ids_BT.size(1) + n_rest)
         if cache is not None and opening is not None:
             cache.fill(opening)
-        x_BTD = self.model.trunk(batch["ids_BT"], cache=cache)
-        x_BD = x_BTD[torch.arange(len(rows), device=self.device), batch["lengths_B"] - 1]
+        x_BTD = self.model.trunk(ids_BT, cache=cache)
+        x_BD = x_BTD[torch.arange(len(rows), device=self.device), lengths_B - 1]
         first_BC = self._tensor([[tail[0] for tail in row.tails] for row in rows])
         is_of_choice_BC = self._tensor([[n == 0 for n in row.n_before] for row in rows])
         nats_BC = self.model.lm_head(x_BD).float().log_softmax(dim=-1).gather(1, first_BC).double() * is_of_choice_BC
@@ -221,8 +222,8 @@ class ChoiceScorer:
             for place in range(max(1, rows[row].n_before[choice]), len(tail))
         ]
         row_N, place_N, target_N = self._tensor(places).reshape(-1, 3).unbind(1)
-        x_ND = self.model.trunk(read, cache=cache)[row_N, place_N - 1]
-        return nats_B.index_add(0, row_N, -target_losses(self.model, x_ND, target_N).double())
+        logits_NV = self.model.lm_head(self.model.trunk(read, cache=cache)[row_N, place_N - 1]).float()
+        return nats_B.index_add(0, row_N, -F.cross_entropy(logits_NV, target_N, reduction="none").double())
 
     def _tensor(self, values: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)

@@ -29,7 +29,9 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Shards]:
         """Labelled texts, split into train, validation and test so that near duplicates stay on one side."""
         store, layout = mill.store(context), mill.layout
-        built = task.kind.build_examples(store, task.data, cfg, layout.cache, denied=layout.denied)
+        built = task.kind.build_examples(
+            store, task.data, cfg, layout.cache, held_out=task.held_out, denied=layout.denied
+        )
         return mill.materialised(built)
 
     return examples_of_task

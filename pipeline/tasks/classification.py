@@ -149,6 +149,9 @@ class Classification(Kind):
             row.values, row.reason, row.detail = _labelled(value, cfg)
         return row
 
+    def strata(self, values: Mapping[str, Any]) -> Sequence[str]:
+        return (values["label"],)
+
     def check_examples(self, examples: pa.Table, cfg: ClassificationExamplesConfig, name: str) -> None:
         found = sorted(examples["label"].unique().to_pylist())
         if not cfg.labels and len(found) > MOST_LABELS:

@@ -12,11 +12,12 @@ from pathlib import Path
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.sources import read_sources
-from pipeline.corpus.examples.stage import LabelledFile, check_beginning
+from pipeline.corpus.examples.data_files import LabelledFile
+from pipeline.corpus.examples.labelled_rows import check_beginning
 from pipeline.corpus.tokens.vocabularies import PACKAGES
 from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
-from pipeline.tasks.tasks_toml import Task, read_tasks
+from pipeline.tasks.tasks_toml import HELD_OUT, Task, read_tasks
 from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, read_models, vocabularies
 from pipeline.training.open_config import FolderWeights
 
@@ -50,7 +51,7 @@ def declared_downloads(layout: Layout) -> set[str]:
     named = [
         *read_sources(layout.sources_toml).values(),
         *PACKAGES.values(),
-        *(task.data for task in tasks if isinstance(task.data, Source)),
+        *(data for task in tasks for data in task.all_data if isinstance(data, Source)),
         *(model.source for model in models if isinstance(model, OpenModel)),
     ]
     return {sha256 for one in named for sha256 in one.downloads()}
@@ -91,12 +92,13 @@ def _folder_of(model: Model) -> str | None:
 
 
 def _fault_of_task(task: Task) -> str | None:
-    if not isinstance(task.data, LabelledFile):
-        return None
-    if not task.data.path.is_file():
-        return f"data: path {task.data.path} is not a file; it is relative to the folder of tasks.toml"
-    try:
-        check_beginning(task.kind, task.data.path, task.examples, HEADER_BYTES)
-    except (ValueError, OSError) as error:
-        return " ".join(str(error).split())
+    for key, data in zip(("data", *(HELD_OUT[split] for split in task.held_out)), task.all_data, strict=True):
+        if not isinstance(data, LabelledFile):
+            continue
+        if not data.path.is_file():
+            return f"{key}: path {data.path} is not a file; it is relative to the folder of tasks.toml"
+        try:
+            check_beginning(task.kind, data.path, task.examples, HEADER_BYTES)
+        except (ValueError, OSError) as error:
+            return " ".join(str(error).split())
     return None

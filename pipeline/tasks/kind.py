@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.corpus.collect.source import Source
-from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile, Rows, build_examples
+from pipeline.corpus.examples.data_files import LabelledFile
+from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
+from pipeline.corpus.examples.stage import build_examples
 from pipeline.evaluation.task import Judge, TaskEvaluationConfig
 from pipeline.store.store import Built, Store
 from pipeline.tasks.kinds import KINDS
@@ -52,9 +54,10 @@ class Kind(Rows, Objective, Judge, Protocol):
         cfg: ExamplesConfig,
         cache: Path,
         *,
+        held_out: Mapping[str, Source | LabelledFile] | None = None,
         denied: Path | None = None,
     ) -> Built:
-        return build_examples(store, self, data, cfg, cache, denied=denied)
+        return build_examples(store, self, data, cfg, cache, held_out=held_out, denied=denied)
 
 
 def kind_named(name: str) -> Kind:

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
-from pipeline.corpus.examples.stage import ExamplesConfig, LabelledFile
+from pipeline.corpus.examples.data_files import LabelledFile
+from pipeline.corpus.examples.protocol import DIGESTS, ROW_KEYS, ExamplesConfig
 from pipeline.store.chain import MODEL_SUFFIX, TASK, assets_of_table, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.tasks.kind import Kind, kind_named
@@ -23,7 +24,8 @@ from pipeline.training.finetune import FinetuneConfig
 from pipeline.training.models_toml import Model, read_models
 
 MODELS_FILE = "models.toml"
-KEYS, SETTINGS = ("kind", "base", "data"), ("examples", "finetune")  # keys of every kind
+HELD_OUT = {"validation": "validation_data", "test": "test_data"}  # given splits
+KEYS, SETTINGS = ("kind", "base", "data", *HELD_OUT.values()), ("examples", "finetune")  # keys of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
 LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
@@ -39,8 +41,13 @@ class Task:
     kind: Kind
     base: str  # asset of the checkpoint to start from
     data: Source | LabelledFile
+    held_out: Mapping[str, Source | LabelledFile]  # data of given splits
     examples: ExamplesConfig
     finetune: FinetuneConfig
+
+    @property
+    def all_data(self) -> list[Source | LabelledFile]:
+        return [self.data, *self.held_out.values()]
 
 
 def read_tasks(path: Path) -> dict[str, Task]:
@@ -68,10 +75,11 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
                 f"{where}: {key} {got}, expected one of {', '.join(allowed)}{did_you_mean(table.get(key), allowed)}"
             )
     kind = kind_named(table["kind"])
-    refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *SETTINGS))
+    refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *ROW_KEYS, *SETTINGS))
     of_task = kind.examples_of({key: table[key] for key in kind.keys if key in table}, where)
+    of_task |= {key: table[key] for key in ROW_KEYS if key in table}
     settings = table.get("examples", {})
-    if isinstance(settings, dict) and (taken := sorted({*kind.keys, "sha256"} & settings.keys())):
+    if isinstance(settings, dict) and (taken := sorted({*kind.keys, *ROW_KEYS, *DIGESTS} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
     of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
     return Task(
@@ -79,6 +87,9 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
         kind=kind,
         base=models[table["base"]].asset,
         data=_data(table.get("data"), path, f"{where}, key data"),
+        held_out={
+            split: _data(table[key], path, f"{where}, key {key}") for split, key in HELD_OUT.items() if key in table
+        },
         examples=read(kind.examples, of_task, where),
         finetune=read(kind.finetune, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
     )

@@ -1,12 +1,15 @@
-"""Reads the rows of a labelled file: csv, tsv or jsonl, in UTF-8.
+"""Reads the rows of a labelled file: csv, tsv, jsonl or json in UTF-8, or parquet.
 
-In: name and content of the file, and the paths of the parts of a row. Out: one record per row, or the text of a row
-that cannot be read. No row disappears in another one: a quotation mark that nobody closed is an ordinary character.
+In: name and content of the file, the paths of the parts of a row, and its form. Out: one record per row, or the text
+of a row that cannot be read. No row disappears in another one: a quotation mark that nobody closed is an ordinary
+character.
 
 - tsv: quotation marks are ordinary characters, unless the file as a whole is written with quoted cells.
 - csv: quoted cells as in RFC 4180. A record of several lines is read line by line if it breaks a rule of quoting or
   has another number of cells than the header, or if each of its lines is a row by itself: its cells in the columns of
   few values, such as labels, have values that other rows have too.
+- a table without a header: its columns are named by the form; such a file may have any ending.
+- json: a list of objects, or an object that has one. parquet: batch after batch, only the columns that are needed.
 """
 
 import codecs
@@ -16,20 +19,41 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.corpus.csv_records import DELIMITERS, literal_cells, records
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-FORMATS = (".csv", ".tsv", ".jsonl")
+from pipeline.corpus.csv_records import DELIMITERS, literal_cells, records
+from pipeline.corpus.examples.paths import value_at
+
+PARQUET = ".parquet"
+TABLES = (".csv", ".tsv")
+FORMATS = (*TABLES, ".jsonl", ".json", PARQUET)
+PARQUET_ROWS = 4096  # that are in memory at once
 MOST_FIELD_CHARACTERS = 10_000_000  # per csv cell; Python's own limit is 131,072
 MOST_VALUES = 1000  # distinct values of a column up to which it counts as a column of few values
 LINE_END = re.compile(r"(?<=\r)(?!\n)")  # of old Macintosh files
 Record = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileForm:
+    """What a file does not show by itself."""
+
+    columns: tuple[str, ...] = ()  # of a table without a header
+    delimiter: str | None = None
+    records: str | None = None  # keys of the list of rows in a json file, joined by dots
+
+
+def suffix_of(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
 def labelled_records(
-    name: str, content: bytes, paths: Collection[str], stray_quotes: list[int]
+    name: str, content: bytes, paths: Collection[str], stray_quotes: list[int], form: FileForm = FileForm()
 ) -> Iterator[Record | str]:
     """Rows of the file `name` as dictionaries; an unreadable row as its text. `paths` lead to the parts of a row.
 
@@ -37,14 +61,90 @@ def labelled_records(
 
     Raises ValueError if its suffix is unknown, it is not UTF-8, or its header has the column of a part twice.
     """
-    suffix = Path(name).suffix.lower()
-    if suffix not in FORMATS:
-        raise ValueError(
-            f"{name}: a labelled file must end in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}"
-        )
+    suffix = suffix_of(name)
     if suffix == ".jsonl":
-        return (_json_object(line) for line in _lines(name, content) if line.strip())
-    return _table_rows(name, content, paths, "\t" if suffix == ".tsv" else ",", stray_quotes)
+        return _json_lines(name, content)
+    if suffix == ".json":
+        return _json_records(name, content, form.records)
+    if suffix == PARQUET:
+        return _parquet_records(name, content, paths)
+    if suffix not in TABLES and not form.columns:
+        raise ValueError(
+            f"{name}: a labelled file must end in one of {', '.join(FORMATS)}, got {suffix or 'no ending'!r}; of a"
+            ' table without a header, name the columns: columns = ["label", "text"]'
+        )
+    if form.delimiter is not None and form.delimiter.isspace() and form.delimiter != "\t":
+        return _spaced_rows(name, content, form)
+    return _table_rows(name, content, paths, form, stray_quotes)
+
+
+def _json_lines(name: str, content: bytes) -> Iterator[Record | str]:
+    return (_json_object(line) for line in _lines(name, content) if line.strip())
+
+
+def _json_records(name: str, content: bytes, path: str | None) -> Iterator[Record | str]:
+    """The objects of a list; of an object of objects its values, each with its name as `key`."""
+    text = "".join(_lines(name, content))
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if path is None and isinstance(_json_object(text.partition("\n")[0]), dict):
+            return _json_lines(name, content)  # lines of JSON under another name
+        raise ValueError(f"{name} is not valid JSON: {error}") from error
+    rows = _rows_in(name, document, path)
+    if isinstance(rows, dict):
+        rows = [{"key": key, **row} for key, row in rows.items()]
+    return (row if isinstance(row, dict) else json.dumps(row) for row in rows)
+
+
+def _rows_in(name: str, document: Any, path: str | None) -> list[Any] | dict[str, Record]:
+    rows = document if path is None else value_at(document, path)
+    if isinstance(rows, dict) and path is None:
+        lists = [key for key, value in rows.items() if isinstance(value, list)]
+        rows = rows[lists[0]] if len(lists) == 1 else rows
+    if isinstance(rows, list) or (
+        isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values())
+    ):
+        return rows
+    where = "" if path is None else f" at records = {path!r}"
+    keys = f" with the keys {', '.join(list(rows)[:20])}" if isinstance(rows, dict) else ""
+    raise ValueError(
+        f"{name}: expected a list of objects{where}, got {type(rows).__name__}{keys}; name the list by its keys:"
+        ' records = "data.rows"'
+    )
+
+
+def _parquet_records(name: str, content: bytes, paths: Collection[str]) -> Iterator[Record]:
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            there = set(file.schema_arrow.names)
+            heads = {path if path in there else path.partition(".")[0] for path in paths}
+            # a missing column is refused with the names of all that are there
+            columns = sorted(heads) if heads <= there else None
+            for batch in file.iter_batches(PARQUET_ROWS, columns=columns):
+                is_plain = {field.name: _is_json(field.type) for field in batch.schema}
+                for row in batch.to_pylist():
+                    yield {key: value if is_plain[key] or value is None else str(value) for key, value in row.items()}
+    except pa.ArrowException as error:
+        raise ValueError(f"{name} is not a readable parquet file: {error}") from error
+
+
+def _is_json(kind: pa.DataType) -> bool:
+    """Whether the values of a column are written in JSON as they are; dates and decimals become texts."""
+    return not (pa.types.is_temporal(kind) or pa.types.is_decimal(kind) or pa.types.is_binary(kind))
+
+
+def _spaced_rows(name: str, content: bytes, form: FileForm) -> Iterator[Record | str]:
+    """Rows whose last column is the rest of the line, such as "1 a great film"."""
+    if not form.columns:
+        raise ValueError(
+            f'{name}: delimiter {form.delimiter!r} needs the names of the columns: columns = ["label", "text"]'
+        )
+    for line in _lines(name, content):
+        bare = line.strip("\r\n")
+        if bare.strip():
+            cells = bare.split(form.delimiter, len(form.columns) - 1)
+            yield dict(zip(form.columns, cells, strict=True)) if len(cells) == len(form.columns) else bare
 
 
 def _lines(name: str, content: bytes) -> Iterator[str]:
@@ -71,15 +171,16 @@ def _json_object(line: str) -> Record | str:
 
 
 def _table_rows(
-    name: str, content: bytes, paths: Collection[str], delimiter: str, stray_quotes: list[int]
+    name: str, content: bytes, paths: Collection[str], form: FileForm, stray_quotes: list[int]
 ) -> Iterator[Record | str]:
     def lines() -> Iterator[str]:
         for line in _lines(name, content):
             yield from LINE_END.split(line) if "\r" in line else (line,)
 
     parts = [path.partition(".")[0] for path in paths]
-    delimiter = _delimiter(lines, parts, delimiter)
-    header = _header(lines(), delimiter)
+    delimiter = form.delimiter or _delimiter(lines, parts, "\t" if suffix_of(name) == ".tsv" else ",", form.columns)
+    first = _header(lines(), delimiter)
+    header = list(form.columns) or first
     if twice := [column for column in parts if header.count(column) > 1]:
         raise ValueError(f"{name}: {header.count(twice[0])} columns are called {twice[0]!r}; rename all but one")
     if delimiter == "\t" and not is_quoted(lines(), delimiter):
@@ -88,7 +189,8 @@ def _table_rows(
         rows = records(
             lines(), delimiter, row_test=_row_test(lines, delimiter, len(header)), stray_quotes=stray_quotes
         )
-    next(rows, None)
+    if first == header:  # also of a file whose columns are named although it has a header
+        next(rows, None)
     for cells in rows:
         if len(cells) > len(header):  # most often an unquoted delimiter in the text
             yield delimiter.join(cells)
@@ -96,10 +198,13 @@ def _table_rows(
             yield dict(zip(header, (*cells, *[None] * (len(header) - len(cells))), strict=True))
 
 
-def _delimiter(lines: Callable[[], Iterator[str]], parts: Collection[str], usual: str) -> str:
-    """The first delimiter that gives the header all columns `parts`; if none does, the one of the most columns."""
+def _delimiter(
+    lines: Callable[[], Iterator[str]], parts: Collection[str], usual: str, columns: Collection[str]
+) -> str:
+    """The first delimiter that gives the header all columns `parts`, or the first row as many cells as there are
+    `columns`; if none does, the one of the most columns."""
     headers = {one: _header(lines(), one) for one in (usual, *DELIMITERS)}
-    fits = (one for one, header in headers.items() if {*parts} <= {*header})
+    fits = (one for one, header in headers.items() if {*parts} <= {*header} or len(header) == len(columns))
     return next(fits, max(headers, key=lambda one: len(headers[one])))
 
 

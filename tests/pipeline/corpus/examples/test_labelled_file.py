@@ -9,7 +9,8 @@ import random
 
 import pytest
 
-from pipeline.corpus.examples.stage import LabelledFile, labelled_rows
+from pipeline.corpus.examples.data_files import LabelledFile
+from pipeline.corpus.examples.labelled_rows import labelled_rows
 from pipeline.store.store import Store
 from pipeline.tasks.classification import KIND
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig

@@ -1,0 +1,94 @@
+"""Reads the labelled files of a task: from this machine, from inside a pinned package, or from a pinned address.
+
+In: a `LabelledFile` or a `Source`. Out: name and content of each file, unpacked if it is compressed by gzip. A file
+of this machine is read once, so that what is hashed is what becomes examples. A package is downloaded and never run.
+"""
+
+import gzip
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.corpus.collect.source import Source
+from pipeline.corpus.collect.unpacking import GZIP
+
+MOST_BYTES = 1_000_000_000  # of a labelled file, which is read into memory
+GZ = ".gz"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """A labelled file on this machine."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFile:
+    """A labelled file and the bytes that were read, once: what is hashed is what becomes examples."""
+
+    path: Path
+    content: bytes = field(repr=False)
+
+
+Data = Source | LabelledFile
+Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if known
+
+
+def plain_name(name: str) -> str:
+    """The name of a file without the ending of its compression."""
+    return name[: -len(GZ)] if name.lower().endswith(GZ) else name
+
+
+def is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+
+
+def name_of(data: Data | ReadFile) -> str:
+    return ", ".join(data.members) if isinstance(data, Source) else str(data.path)
+
+
+def read_data(data: Data) -> Source | ReadFile:
+    if isinstance(data, Source):
+        return data
+    if not data.path.is_file():
+        raise ValueError(f"{data.path} is not a file; the path of a task is relative to the folder of tasks.toml")
+    return ReadFile(data.path, data.path.read_bytes())
+
+
+def digest_of(data: Source | ReadFile, cache: Path) -> str:
+    return hashlib.sha256(data.content).hexdigest() if isinstance(data, ReadFile) else data.digest(cache)
+
+
+def labelled_files(data: Source | ReadFile, cache: Path, progress: Progress) -> Iterator[tuple[str, bytes]]:
+    """Name and content of every file, one at a time in memory. Raises ValueError for one that cannot be read."""
+    if isinstance(data, ReadFile):
+        yield _unpacked(str(data.path), data.content)
+        return
+    for _, member in data.entries(cache, progress):
+        if member.refused:
+            raise ValueError(f"{member.name} cannot be read: {member.refused}")
+        with member.open() as file:
+            content = file.read(MOST_BYTES + 1)
+        _refuse_large(member.name, content)
+        yield _unpacked(member.name, content)
+
+
+def _unpacked(name: str, content: bytes) -> tuple[str, bytes]:
+    if not content.startswith(GZIP):
+        return name, content
+    try:
+        with gzip.open(io.BytesIO(content)) as file:
+            unpacked = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{name} is damaged: {error}; replace it with a good copy") from error
+    _refuse_large(name, unpacked)
+    return plain_name(name), unpacked
+
+
+def _refuse_large(name: str, content: bytes) -> None:
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"{name} is larger than {MOST_BYTES / 1e6:.0f} MB")

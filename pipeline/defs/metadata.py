@@ -32,7 +32,7 @@ from pipeline.training.bases import BASE
 
 LENGTHS = "n_words"  # column of document shards for the histogram
 CONSTANTS = {"epochs", "flops", "parameters", "sample_bytes", "tokens", "train_examples", "vocab_size"}
-TEXTS_OF_PAGES = ("samples",)  # Markdown files that quote held-out documents: only their paths are kept
+TEXTS_OF_DATA = ("samples", "mistakes")  # Markdown files that quote documents or examples: only their paths are kept
 SAMPLE_ROWS = 5
 SAMPLED = ("split", "source", "label", "url", "media_type", "language", "n_words", "cluster_size", "licence")
 SIGNIFICANT_DIGITS = 4
@@ -153,7 +153,7 @@ def _texts_and_figures(handle: Handle, with_pictures: bool) -> Iterator[tuple[st
     """The texts of a report with their figures included, then the other figures."""
     left = {f"figures/{path.name}": path for path in sorted(handle.directory.glob("figures/*.png"))}
     for path in sorted(handle.directory.glob("*.md")):
-        if path.stem in TEXTS_OF_PAGES:
+        if path.stem in TEXTS_OF_DATA:
             yield path.stem, dg.MetadataValue.path(str(path))
             continue
         text = path.read_text("utf-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.corpus.report.card_markdown import plain, table
+from pipeline.evaluation.classification_metrics import places_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,9 +26,8 @@ LABEL_CHARACTERS = 30  # in the figure
 
 def confusion_matrix(truth: Sequence[str], predicted: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Examples by true label (rows) and predicted label (columns), int64 (C, C)."""
-    place = {label: i for i, label in enumerate(labels)}
     matrix_CC = np.zeros((len(labels), len(labels)), np.int64)
-    np.add.at(matrix_CC, ([place[label] for label in truth], [place[label] for label in predicted]), 1)
+    np.add.at(matrix_CC, (places_of(truth, labels), places_of(predicted, labels)), 1)
     return matrix_CC
 
 

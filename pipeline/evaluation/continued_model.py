@@ -19,7 +19,8 @@ import numpy as np
 
 from model.data.mixture import Mixture, mixture_of
 from pipeline.corpus.report.card_markdown import plain, table
-from pipeline.evaluation.metrics import Estimate, bits_per_byte, perplexity, ratio
+from pipeline.evaluation.intervals import Estimate, ratio
+from pipeline.evaluation.language_metrics import bits_per_byte, perplexity
 from pipeline.evaluation.results import BASELINE_COLOUR, MODEL_COLOUR, Evaluation, Result, result_of
 from pipeline.store.store import read_record
 

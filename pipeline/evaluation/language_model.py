@@ -26,8 +26,8 @@ from model.generation.sample_config import SampleConfig
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.continued_model import BASE, BITS, MODEL, mixture_of_model, with_change
+from pipeline.evaluation.language_metrics import bits_per_byte, perplexity
 from pipeline.evaluation.masked_model import evaluate_masked_model
-from pipeline.evaluation.metrics import bits_per_byte, perplexity
 from pipeline.evaluation.results import (
     Evaluation,
     Result,

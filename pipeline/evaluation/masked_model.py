@@ -21,7 +21,8 @@ from model.data.token_shards import TokenShard, read_token_shards
 from model.data.tokenizer import TOKENIZER
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.continued_model import BASE, MASKED, MODEL, mixture_of_model, with_change
-from pipeline.evaluation.metrics import perplexity, ratio
+from pipeline.evaluation.intervals import ratio
+from pipeline.evaluation.language_metrics import perplexity
 from pipeline.evaluation.results import Evaluation, Result, baselines_figure, note_lines, quoted, result_of
 from pipeline.store.store import Work
 

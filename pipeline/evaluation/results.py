@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus.report.card_markdown import plain_line
-from pipeline.evaluation.metrics import Estimate
+from pipeline.evaluation.intervals import Difference, Estimate
 from pipeline.store.shards import replacing, write_text
 from pipeline.store.store import Outcome
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CONTENT = ("results.json", "report.md", "samples.md")
+CONTENT = ("results.json", "report.md", "samples.md", "mistakes.md")
 MODEL_COLOUR, BASELINE_COLOUR = "#1f6f8b", "#c9d6df"
 Result = dict[str, Any]
 
@@ -28,6 +28,7 @@ class Evaluation:
     results: list[Result]
     report: str  # Markdown
     samples: str | None = None  # Markdown
+    mistakes: str | None = None  # Markdown, with texts of the examples
     figures: "Mapping[str, Figure]" = field(default_factory=dict)  # by file name without suffix
 
 
@@ -35,16 +36,28 @@ def written(found: Evaluation, directory: Path, **measures: float) -> Outcome:
     """Write the files of a Report folder. Its measures are the values of all metrics, and `measures`."""
     write_text(directory / "results.json", json.dumps(found.results, indent=1))
     write_text(directory / "report.md", found.report)
-    if found.samples is not None:
-        write_text(directory / "samples.md", found.samples)
+    for name, text in (("samples.md", found.samples), ("mistakes.md", found.mistakes)):
+        if text is not None:
+            write_text(directory / name, text)
     for name, figure in found.figures.items():
         save_figure(figure, directory / "figures" / f"{name}.png")
     values = {result["metric"]: result["value"] for result in found.results}
     return Outcome(rows=found.n_rows, measures=values | measures, content=CONTENT)
 
 
-def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, higher: bool) -> Result:
-    """`low` and `high` are None if there is no interval; `note` says what a reader of the value has to know."""
+def result_of(
+    metric: str,
+    found: Estimate,
+    baselines: Mapping[str, float],
+    *,
+    higher: bool,
+    comparisons: Mapping[str, Difference] | None = None,
+) -> Result:
+    """`low` and `high` are None if there is no interval; `note` is what a reader of the value has to know.
+
+    `comparisons` are the differences of the model and baselines, by name. One over fewer examples than were evaluated
+    has the number of its examples, to which the value of that baseline belongs, too.
+    """
     return {
         "metric": metric,
         "value": found.value,
@@ -53,6 +66,16 @@ def result_of(metric: str, found: Estimate, baselines: Mapping[str, float], *, h
         "higher_is_better": higher,
         "baselines": dict(baselines),
         "note": found.note,
+        "comparisons": {
+            name: {
+                "difference": one.value,
+                "low": one.low,
+                "high": one.high,
+                "p_value": one.p_value,
+                "n_rows": one.n_rows,
+            }
+            for name, one in (comparisons or {}).items()
+        },
     }
 
 

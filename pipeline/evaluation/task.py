@@ -1,20 +1,28 @@
 """Evaluates a fine-tuned model and its baselines on held-out examples: the stage `evaluate_task`.
 
-In: the model, the same network trained from random weights if it was trained, the examples, and the pretraining
-corpus if it is searched for examples. Out: a Report folder: results.json (one entry per metric, with 95 % interval
-and baselines), report.md and figures/*.png. The kind of task defines the metrics (`Judge`).
+In: the model, the same network trained from random weights if it was trained, a decoder to be prompted if there is
+one, the examples, and the pretraining corpus if it is searched for examples. Out: a Report folder: results.json (one
+entry per metric, with 95 % interval, baselines, and the difference from each of them), report.md, mistakes.md and
+figures/*.png. The kind of task defines the metrics (`Judge`). Answers are made in pieces of the examples and stored
+as columns; nothing with an entry per token is kept.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
+from annotated_types import Ge
 
 from pipeline.corpus.examples.leaks import occurring
 from pipeline.corpus.examples.stage import read_examples
-from pipeline.evaluation.results import Evaluation, Result, written
+from pipeline.evaluation.answers import TableRows, column, packed, pieces_of, taken
+from pipeline.evaluation.comparisons import comparison_table, results_table
+from pipeline.evaluation.mistakes import Mistake, Slices, mistakes_markdown, slices_of, slices_table, worst_mistakes
+from pipeline.evaluation.results import Evaluation, Result, baselines_figure, note_lines, written
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
@@ -26,8 +34,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEN = "examples_seen_in_pretraining"  # measure: evaluated examples whose words occur in the pretraining text
-MODEL, RANDOM_INIT = "model", "random_init"
+MODEL, RANDOM_INIT, PROMPTING = "model", "random_init", "prompting"
+TUNED = "finetune"  # stage of the models that are evaluated; a decoder of another one is prompted as it is
 Answer = Mapping[str, Any]
+Answering = Callable[[Sequence[Mapping[str, Any]]], Sequence[Answer]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +54,12 @@ class TaskEvaluationConfig:
         "Whether the same network is trained a second time from random weights, to show what pretraining is worth;"
         " this doubles the time of the fine-tuning.",
     ] = field(default=True, metadata=NOT_IDENTITY)  # the inputs differ: the second model is one of them
+    prompted_examples: Annotated[
+        int,
+        Ge(1),
+        "Number of examples, chosen at random, that a prompted model answers as a baseline, because an answer takes"
+        " it far longer than a fine-tuned model; the fine-tuned model is compared with it on the same examples.",
+    ] = 200
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -57,23 +73,50 @@ class Judged:
     examples: Sequence[Mapping[str, Any]]  # rows of examples.parquet: text, columns of the kind, ...
     answers: Mapping[str, Sequence[Answer]]  # "model" first, "random_init" if it was trained, then the baselines
     n_cut: int = 0  # examples with a text that is longer than the model reads
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)  # places of the examples of partial baselines
+
+    @property
+    def model(self) -> Sequence[Answer]:
+        return self.answers[MODEL]
+
+    @property
+    def baselines(self) -> list[str]:
+        return [name for name in self.answers if name != MODEL]
+
+    def paired_with(self, baseline: str) -> tuple[Sequence[Mapping[str, Any]], Sequence[Answer], Sequence[Answer]]:
+        """The examples that a baseline answered, the answers of the model to them, and those of the baseline."""
+        if baseline not in self.rows:
+            return self.examples, self.model, self.answers[baseline]
+        places = self.rows[baseline]
+        return taken(self.examples, places), taken(self.model, places), self.answers[baseline]
 
 
 class Judge(Protocol):
-    """How a kind of task evaluates a model."""
+    """How a kind of task evaluates a model.
+
+    Every report has the table of metrics, the comparison with the baselines and where the model is wrong; a kind adds
+    only what is its own.
+    """
 
     name: str
     identity: str
     evaluation_version: int  # of the stage `evaluate_task` for this kind
     libraries: tuple[str, ...]  # distributions whose version affects an evaluation
     predictor: type[Predictor]
+    decides: tuple[str, bool]  # metric that is drawn beside the baselines, and whether higher is better
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
         """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
         ...
 
+    def prompted(self, decoder: Path, model: Mapping[str, Any]) -> Answering | None:
+        """How a decoder answers rows without any training, for the baseline `prompting`; None if it cannot. `model`
+        is config.json of the fine-tuned model, for instance with the names of the labels."""
+        return None
+
     def results(self, judged: Judged, seed: int) -> list[Result]:
-        """Metrics of the model with 95 % intervals, each with the values of all others that answered.
+        """Metrics of the model with 95 % intervals, and its difference from all others that answered: see
+        `compared_results`.
 
         Raises ValueError when the model cannot answer some of the examples.
         """
@@ -83,8 +126,17 @@ class Judge(Protocol):
         """Further numbers worth a plot over time, such as a metric per label."""
         ...
 
+    def mistakes(self, judged: Judged) -> Iterable[Mistake]:
+        """Everything that is wrong in an answer of the model."""
+        return ()
+
+    def slices(self, judged: Judged) -> Slices:
+        """Parts of the examples in which mistakes are counted, as name -> value for each example, besides those that
+        every text has (mistakes.py)."""
+        return {}
+
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
-        """Markdown: tables, and the comparison of the model with its random baseline if there is one."""
+        """Markdown below the tables of every kind, for instance a table of the labels; "" if there is nothing."""
         ...
 
     def figures(self, judged: Judged) -> "Mapping[str, Figure]":
@@ -93,39 +145,80 @@ class Judge(Protocol):
 
 
 def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
-    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, the examples, and the
-    pretraining corpus if it is to be searched for test examples."""
+    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, a decoder to be
+    prompted if any, the examples, and the pretraining corpus if it is to be searched for test examples."""
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
     examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
     judged = judge(kind, cfg, models, examples, work)
-    found = Evaluation(
-        n_rows=len(judged.examples),
-        results=kind.results(judged, cfg.seed),
-        report=kind.report(judged, cfg) + cut_texts(judged),
-        figures=kind.figures(judged),
-    )
     measures = dict(kind.details(judged)) | {
         "n_cut": judged.n_cut,
         "cut_fraction": judged.n_cut / len(judged.examples),
     }
     if corpora:
-        measures[SEEN] = len(occurring([row["text"] for row in judged.examples], training_texts(corpora[0])))
-    return written(found, work.directory, **measures)
+        texts = column(judged.examples, "text")
+        measures[SEEN] = len(occurring(texts, training_texts(corpora[0])))
+    return written(evaluation_of(kind, cfg, judged), work.directory, **measures)
+
+
+def evaluation_of(kind: Judge, cfg: TaskEvaluationConfig, judged: Judged) -> Evaluation:
+    results = kind.results(judged, cfg.seed)
+    worst, wrong_N = worst_mistakes(kind.mistakes(judged), len(judged.examples))
+    n_wrong, deciding = int(wrong_N.sum()), [one for one in results if one["metric"] == kind.decides[0]]
+    parts = [
+        f"# Evaluation on {len(judged.examples):,} {cfg.split} examples\n",
+        results_table(results),
+        note_lines(results),
+        comparison_table(results),
+        kind.report(judged, cfg),
+        slices_table({**kind.slices(judged), **slices_of(judged.examples)}, wrong_N) if n_wrong else "",
+        cut_texts(judged),
+    ]
+    figures = {one["metric"]: baselines_figure(one, one["metric"].replace("_", " "), 1.1) for one in deciding}
+    return Evaluation(
+        n_rows=len(judged.examples),
+        results=results,
+        report="\n".join(part for part in parts if part),
+        mistakes=mistakes_markdown(worst, n_wrong, judged.examples),
+        figures={**figures, **kind.figures(judged)},
+    )
 
 
 def judge(
     kind: Judge, cfg: TaskEvaluationConfig, models: Sequence[Checkpoint], examples: Shards, work: Work
 ) -> Judged:
     train, held_out = (read_examples(examples.directory, split) for split in ("train", cfg.split))
-    inputs = held_out.select(list(kind.predictor.inputs)).to_pylist()
+    tuned = [model for model in models if model.stage == TUNED]
     answers: dict[str, Sequence[Answer]] = {}
-    for number, (name, model) in enumerate(zip((MODEL, RANDOM_INIT), models, strict=False)):
-        answers[name] = predictor_in(kind.predictor, model.directory).examine(inputs)
-        work.progress(number + 1, len(models) + 2, "models")
+    for name, model in zip((MODEL, RANDOM_INIT), tuned, strict=False):
+        predictor = predictor_in(kind.predictor, model.directory)
+        answers[name] = answers_to(held_out.select(list(predictor.inputs)), predictor.examine, name, work)
     answers |= kind.baselines(train, held_out)
-    work.progress(len(models) + 2, len(models) + 2, "models")
-    model = predictor_in(kind.predictor, models[0].directory)
-    return Judged(model.description, held_out.to_pylist(), answers, model.n_cut(inputs))
+    model, rows = predictor_in(kind.predictor, tuned[0].directory), {}
+    for decoder in (one for one in models if one.stage != TUNED):
+        if answering := kind.prompted(decoder.directory, model.description):
+            rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg)
+            answers[PROMPTING] = answers_to(held_out.take(pa.array(rows[PROMPTING])), answering, PROMPTING, work)
+    pieces = (piece.to_pylist() for piece in pieces_of(held_out.select(list(model.inputs))))
+    return Judged(model.description, TableRows(held_out), answers, sum(map(model.n_cut, pieces)), rows)
+
+
+def answers_to(rows: pa.Table, answering: Answering, name: str, work: Work) -> Sequence[Answer]:
+    """The answers to all rows, made and stored a piece at a time."""
+
+    def pieces() -> Iterator[Sequence[Answer]]:
+        n_answered = 0
+        for piece in pieces_of(rows):
+            yield answering(piece.to_pylist())
+            n_answered += piece.num_rows
+            work.progress(n_answered, rows.num_rows, f"answers of {name}")
+
+    return packed(pieces())
+
+
+def chosen_rows(n_rows: int, cfg: TaskEvaluationConfig) -> np.ndarray:
+    """Places of the examples that a prompted model answers, in their order: all, or a random choice."""
+    n_chosen = min(n_rows, cfg.prompted_examples)
+    return np.sort(np.random.default_rng(cfg.seed).choice(n_rows, n_chosen, replace=False))
 
 
 def cut_texts(judged: Judged) -> str:

@@ -8,7 +8,7 @@ Baselines are the majority class, TF-IDF with logistic regression, and the same 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,11 +24,25 @@ from model.data.labelled import LabelledTexts
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
+from pipeline.evaluation.answers import column
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
+from pipeline.evaluation.classification_metrics import (
+    accuracy,
+    calibration_error,
+    f1_metrics,
+    f1_of,
+    mcc,
+    one_hot,
+    places_of,
+    ranking_metrics,
+    reliability_figure,
+)
+from pipeline.evaluation.comparisons import compared_results
 from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, confusion_tables
-from pipeline.evaluation.metrics import Estimate, accuracy, compare, f1_of, macro_f1, macro_f1_of
-from pipeline.evaluation.results import Result, note_lines, result_of
-from pipeline.evaluation.task import MODEL, RANDOM_INIT, Answer, Judged, TaskEvaluationConfig
+from pipeline.evaluation.intervals import Counted
+from pipeline.evaluation.mistakes import Mistake
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.task import Answer, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Shards
 from pipeline.store.settings import Text
@@ -114,6 +128,14 @@ class Classifier(Predictor):
             for best, row_C in zip(best_N, probabilities_NC, strict=True)
         ]
 
+    def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The answer, and the probabilities of all labels in their order."""
+        probabilities_NC = self.probabilities([str(row["text"]) for row in rows])
+        return [
+            {"label": self.labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
+            for row_C in probabilities_NC
+        ]
+
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Probability of every label for every text, float64 (N, C)."""
         return self.of_texts(texts, lambda logits_BC: logits_BC.softmax(dim=-1))
@@ -121,7 +143,7 @@ class Classifier(Predictor):
 
 class Classification(Kind):
     name, identity = "classification", ""  # empty for the first kind, so that older outputs keep their fingerprint
-    evaluation_version, libraries = 2, ("scikit-learn", "scipy")
+    evaluation_version, libraries = 3, ("scikit-learn", "scipy")
     predictor = Classifier
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
     evaluation = TaskEvaluationConfig
@@ -130,7 +152,16 @@ class Classification(Kind):
     )
     keys, parts = ("text", "label", "labels", "rename"), ("text", "label")
     columns = (pa.field("label", pa.string(), nullable=False),)  # name, not the value in the data
-    metrics = ("accuracy", "macro_f1")
+    metrics = (
+        "accuracy",
+        "macro_f1",
+        "micro_f1",
+        "weighted_f1",
+        "mcc",
+        "roc_auc",
+        "average_precision",
+        "calibration_error",
+    )
     decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -214,29 +245,35 @@ class Classification(Kind):
         return {name: [{"label": label} for label in of_texts] for name, of_texts in found.items()}
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
-        """Intervals of accuracy and macro_f1; the resampled unit is the example."""
-        labels = judged.description["labels"]
-        if unknown := sorted(set(_labels(judged.examples)) - set(labels)):
-            raise ValueError(f"the model knows the labels {labels}, the examples also have {unknown}")
-        matrices = {name: matrix_of(judged, name) for name in judged.answers if name != MODEL}
-        others = {
-            "accuracy": {name: accuracy(matrix_CC).value for name, matrix_CC in matrices.items()},
-            "macro_f1": {name: macro_f1_of(matrix_CC) for name, matrix_CC in matrices.items()},
-        }
-        found = metrics_of(judged, MODEL, seed)
-        return [result_of(metric, found[metric], others[metric], higher=True) for metric in found]
+        """The resampled unit is the example."""
+        count = partial(counted, judged.description["labels"])
+        return compared_results(judged, count, seed, lower_is_better=("calibration_error",))
 
     def details(self, judged: Judged) -> dict[str, float]:
         """F1 of each label that an example has."""
-        matrix_CC, labels = matrix_of(judged), judged.description["labels"]
-        counts_C, f1_C = matrix_CC.sum(axis=1), f1_of(matrix_CC)
-        return {f"f1_{label}": float(f1_C[i]) for i, label in enumerate(labels) if counts_C[i]}
+        counts, labels = _by_label(judged), judged.description["labels"]
+        return {f"f1_{label}": float(f1) for label, f1, n_true in zip(labels, *counts, strict=True) if n_true}
+
+    def mistakes(self, judged: Judged) -> Iterator[Mistake]:
+        for row, (example, answer) in enumerate(zip(judged.examples, judged.model, strict=True)):
+            if answer["label"] != example["label"]:
+                yield Mistake(row, example["label"], answer["label"], answer["probability"])
 
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
-        return classification_report(judged, cfg)
+        labels, by_label = judged.description["labels"], zip(*_by_label(judged), strict=True)
+        rows = [
+            [plain(label), f"{f1:.4f}" if n_true else "-", f"{n_true:,}"]
+            for label, (f1, n_true) in zip(labels, by_label, strict=True)
+        ]
+        parts = ["\n## Labels\n", table(["label", "F1", "examples"], rows)]
+        return "\n".join([*parts, confusion_tables(matrix_of(judged), labels)])
 
     def figures(self, judged: Judged) -> "dict[str, Figure]":
-        return {"confusion_matrix": confusion_figure(matrix_of(judged), judged.description["labels"])}
+        right_N = np.equal(_labels(judged.examples), _labels(judged.model))
+        return {
+            "confusion_matrix": confusion_figure(matrix_of(judged), judged.description["labels"]),
+            "reliability": reliability_figure(column(judged.model, "probability"), right_N),
+        }
 
 
 KIND = Classification()
@@ -306,46 +343,29 @@ def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]
     return tuple(sorted(f"{value}={name}" for value, name in labels.items()))
 
 
+def counted(labels: Sequence[str], examples: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Counted]:
+    """What is counted for each metric; those of probabilities need `probabilities` in the answers."""
+    true_NC, chosen_NC = (one_hot(places_of(_labels(rows), labels), len(labels)) for rows in (examples, answers))
+    found = {"accuracy": accuracy(true_NC, chosen_NC), **f1_metrics(true_NC, chosen_NC, labels)}
+    found["mcc"] = mcc(true_NC, chosen_NC)
+    if answers and "probabilities" in answers[0]:
+        probabilities_NC = np.asarray(column(answers, "probabilities"))
+        found |= ranking_metrics(probabilities_NC, true_NC, labels)
+        right_N = (true_NC & chosen_NC).any(axis=1)
+        found["calibration_error"] = calibration_error(probabilities_NC[chosen_NC], right_N)
+    return found
+
+
 def _labels(rows: Sequence[Answer]) -> list[str]:
-    return [row["label"] for row in rows]
+    return column(rows, "label")
 
 
-def matrix_of(judged: Judged, name: str = MODEL) -> np.ndarray:
-    return confusion_matrix(_labels(judged.examples), _labels(judged.answers[name]), judged.description["labels"])
+def matrix_of(judged: Judged) -> np.ndarray:
+    return confusion_matrix(_labels(judged.examples), _labels(judged.model), judged.description["labels"])
 
 
-def metrics_of(judged: Judged, name: str, seed: int) -> dict[str, Estimate]:
-    matrix_CC = matrix_of(judged, name)
-    return {"accuracy": accuracy(matrix_CC), "macro_f1": macro_f1(matrix_CC, judged.description["labels"], seed)}
-
-
-def classification_report(judged: Judged, cfg: TaskEvaluationConfig) -> str:
-    labels, truth = judged.description["labels"], _labels(judged.examples)
-    of_name = {name: metrics_of(judged, name, cfg.seed) for name in judged.answers}
-    rows = [[name, *map(str, metrics.values())] for name, metrics in of_name.items()]
-    results = [result_of(metric, found, {}, higher=True) for metric, found in of_name[MODEL].items()]
+def _by_label(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """F1 and number of examples of each label."""
     matrix_CC = matrix_of(judged)
-    by_label = [
-        [plain(label), f"{f1:.4f}" if count else "-", f"{count:,}"]
-        for label, f1, count in zip(labels, f1_of(matrix_CC), matrix_CC.sum(axis=1), strict=True)
-    ]
-    parts = [
-        "# Evaluation of the classifier\n",
-        f"{len(truth):,} {cfg.split} examples. In brackets: 95 % intervals, for accuracy the exact one (Clopper and"
-        " Pearson), for macro F1 percentiles over 1,000 resamples of the examples (if all answers are right, or all"
-        " wrong, the exact one of accuracy). Macro F1 is the mean over the labels that an example has.\n",
-        table(["model", "accuracy", "macro F1"], rows),
-        note_lines(results),
-        "\nBy label:\n",
-        table(["label", "F1", "examples"], by_label),
-        confusion_tables(matrix_CC, labels),
-    ]
-    if RANDOM_INIT in judged.answers:
-        compared = compare(truth, _labels(judged.answers[MODEL]), _labels(judged.answers[RANDOM_INIT]))
-        parts.append(
-            f"\nAgainst the same network without pretraining: accuracy {compared.difference.value:+.4f}"
-            f" ({compared.difference.low:+.4f} to {compared.difference.high:+.4f});"
-            f" {compared.only_first_right} examples only the model has right, {compared.only_second_right} only the"
-            f" other; exact McNemar test p = {compared.p_value:.3f}.\n"
-        )
-    return "\n".join(parts)
+    n_true_C = matrix_CC.sum(axis=1)
+    return f1_of(np.diagonal(matrix_CC), n_true_C, matrix_CC.sum(axis=0)), n_true_C

@@ -22,6 +22,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.bases import origins_of, read_origin
 
 WEIGHTS = "model.safetensors"
+MISTAKES = "mistakes.md"  # of a report: texts of the user's examples, which nobody could remove from MLflow again
 SPEED = "tokens_per_second"  # a measure, the median of the curve of the same name
 CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # depend only on settings and data
 
@@ -86,10 +87,10 @@ def _keep_report(
     tracker.metrics(0, scores)
     folder = Path("report" if model is None else "evaluation")
     for path in sorted(report.directory.rglob("*")):
-        if path.is_file() and not path.name.startswith("."):  # a hidden file is the store's own
+        if path.is_file() and path.name != MISTAKES and not path.name.startswith("."):  # hidden: the store's own
             place = path.relative_to(report.directory).parent
             tracker.artifact(path, str(folder / place))
-    for path in sorted(report.directory.glob("*.md")):
+    for path in sorted(set(report.directory.glob("*.md")) - {report.directory / MISTAKES}):
         page = html_page(path, tracker.layout.tracking / report.fingerprint / f"{path.stem}.html")
         tracker.artifact(page, str(folder))
     tracker.describe((report.directory / "report.md").read_text("utf-8"))

@@ -183,22 +183,23 @@ def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, exa
     assert found["accuracy"]["baselines"]["tfidf_logistic"] == 1
     assert found["accuracy"]["low"] < found["accuracy"]["value"] < found["accuracy"]["high"]
     assert built.handle.rows == 100
-    assert set(built.record["measures"]) == {"accuracy", "macro_f1", "f1_bad", "f1_good", "n_cut", "cut_fraction"}
+    assert set(built.record["measures"]) == {*KIND.metrics, "f1_bad", "f1_good", "n_cut", "cut_fraction"}
 
 
 def test_classification_report_has_tables_figure_and_comparison(tmp_path, byte_tokenizer, examples):
     models = [write_classifier(byte_tokenizer, tmp_path / f"model{seed}", seed) for seed in (0, 1)]
     report = evaluate(tmp_path, *models, examples).handle
     text = (report.directory / "report.md").read_text()
-    for part in ("| tfidf_logistic | 1.0000", "| good |", "Confusion matrix", "McNemar test p = "):
+    for part in ("`tfidf_logistic` |", "| good |", "Confusion matrix", "McNemar", "| accuracy | `random_init` | "):
         assert part in text
-    assert (report.directory / "figures" / "confusion_matrix.png").read_bytes().startswith(b"\x89PNG")
+    for figure in ("confusion_matrix", "reliability", "macro_f1"):
+        assert (report.directory / "figures" / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, byte_tokenizer, examples):
     report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
     assert set(results(report)["accuracy"]["baselines"]) == {"majority", "tfidf_logistic"}
-    assert "McNemar" not in (report.directory / "report.md").read_text()
+    assert "random_init" not in (report.directory / "report.md").read_text()
 
 
 def test_f_examples_that_the_model_reads_in_part_are_counted_and_told(tmp_path, byte_tokenizer, examples):

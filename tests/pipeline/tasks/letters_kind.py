@@ -11,9 +11,10 @@ import pyarrow as pa
 from model.data.examples import EncodedExamples, encoded
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
-from pipeline.evaluation.metrics import ratio
-from pipeline.evaluation.results import result_of
-from pipeline.evaluation.task import MODEL, Judged, TaskEvaluationConfig
+from pipeline.evaluation.comparisons import compared_results
+from pipeline.evaluation.intervals import Counted, quotient
+from pipeline.evaluation.mistakes import Mistake
+from pipeline.evaluation.task import Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import FinetuneConfig
@@ -96,22 +97,26 @@ class Letters(Kind):
         return {"mean_size": [{"letters": mean}] * held_out.num_rows}
 
     def results(self, judged: Judged, seed: int):
-        errors = {
-            name: np.array([abs(a["letters"] - e["size"]) for a, e in zip(answers, judged.examples, strict=True)])
-            for name, answers in judged.answers.items()
-        }
-        found = ratio(errors[MODEL], np.ones(len(errors[MODEL])), seed, unit="example")
-        others = {name: float(error.mean()) for name, error in errors.items() if name != MODEL}
-        return [result_of("mean_absolute_error", found, others, higher=False)]
+        return compared_results(judged, counted, seed, lower_is_better=("mean_absolute_error",))
+
+    def mistakes(self, judged: Judged):
+        for row, (example, answer) in enumerate(zip(judged.examples, judged.model, strict=True)):
+            if abs(example["size"] - answer["letters"]) > 5:
+                yield Mistake(row, f"{example['size']:.0f}", f"{answer['letters']:.1f}", 1.0, example["phrase"])
 
     def details(self, judged):
         return {}
 
     def report(self, judged, cfg):
-        return f"# Letters\n\n{len(judged.examples)} examples.\n"
+        return "\n## Letters\n\nA text has some.\n"
 
     def figures(self, judged):
         return {}
+
+
+def counted(examples, answers):
+    errors = [abs(answer["letters"] - example["size"]) for example, answer in zip(examples, answers, strict=True)]
+    return {"mean_absolute_error": Counted(np.stack([errors, np.ones(len(errors))], axis=1), quotient)}
 
 
 def squared_error(model, batch):

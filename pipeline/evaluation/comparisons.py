@@ -1,0 +1,104 @@
+"""Compares a model with its baselines on the same examples, in the same way for every kind of task.
+
+In: the answers of all models, and a function that counts them per example (`Counted`). Out: a result per metric with
+the interval of the model, the values of the baselines, and the paired difference from each of them; and Markdown
+tables of them.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.corpus.report.card_markdown import code, table
+from pipeline.evaluation.intervals import Counted, differences, estimates
+from pipeline.evaluation.results import Result, result_of
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.task import Judged
+
+SIGNIFICANT = 0.05  # p value
+Rows = Sequence[Mapping[str, Any]]
+Count = Callable[[Rows, Rows], Mapping[str, Counted]]  # examples and answers -> what is counted for each metric
+
+
+def compared_results(
+    judged: "Judged", count: Count, seed: int, lower_is_better: Collection[str] = ()
+) -> list[Result]:
+    """A result for every metric of the model that has a value; ROC-AUC of examples of one class has none.
+
+    A baseline has no value of a metric that needs what it does not answer, such as probabilities: `count` leaves it
+    out.
+    """
+    counted = {name: one for name, one in count(judged.examples, judged.model).items() if _known(one)}
+    found = estimates(list(counted.values()), seed)
+    values: dict[str, dict[str, float]] = {metric: {} for metric in counted}
+    compared: dict[str, dict[str, Any]] = {metric: {} for metric in counted}
+    for name in judged.baselines:
+        examples, ours, theirs = judged.paired_with(name)
+        of_model = counted if len(examples) == len(judged.examples) else count(examples, ours)
+        of_baseline = count(examples, theirs)
+        common = [m for m in counted if m in of_baseline and _known(of_baseline[m]) and _known(of_model[m])]
+        pairs = [[side[metric] for metric in common] for side in (of_model, of_baseline)]
+        for metric, difference in zip(common, differences(*pairs, seed), strict=True):
+            values[metric][name], compared[metric][name] = of_baseline[metric].over_all(), difference
+    return [
+        result_of(m, one, values[m], higher=m not in lower_is_better, comparisons=compared[m])
+        for m, one in zip(counted, found, strict=True)
+    ]
+
+
+def _known(counted: Counted) -> bool:
+    return not math.isnan(counted.over_all())
+
+
+def results_table(results: Sequence[Result]) -> str:
+    """Markdown: a row per metric with the value and the interval of the model, and the value of each baseline."""
+    names = list(dict.fromkeys(name for result in results for name in result["baselines"]))
+    rows = [
+        [
+            result["metric"].replace("_", " "),
+            f"{result['value']:.4f}",
+            "-" if result["low"] is None else f"{result['low']:.4f} to {result['high']:.4f}",
+            *(f"{result['baselines'][name]:.4f}" if name in result["baselines"] else "-" for name in names),
+        ]
+        for result in results
+    ]
+    return table(["metric", "model", "95 % interval", *map(code, names)], rows)
+
+
+def comparison_table(results: Sequence[Result]) -> str:
+    """Markdown: the difference from each baseline with interval and p value, "" if nothing was compared."""
+    rows = [
+        [
+            result["metric"].replace("_", " "),
+            code(name),
+            f"{one['difference']:+.4f}",
+            f"{one['low']:+.4f} to {one['high']:+.4f}",
+            p_text(one["p_value"]),
+            standing(result, name),
+            f"{one['n_rows']:,}",
+        ]
+        for result in results
+        for name, one in result["comparisons"].items()
+    ]
+    if not rows:
+        return ""
+    header = ["metric", "baseline", "difference", "95 % interval", "p", "the model is", "examples"]
+    return (
+        "\n## Compared with the baselines\n\nThe value of the model minus that of the baseline on the same examples."
+        " The p value is how often a difference at least as large would be found between two equally good models:"
+        " exact McNemar test for a share of right answers, paired bootstrap for other metrics; a p value is for one"
+        " comparison, so of twenty one is below 0.05 by chance.\n\n" + table(header, rows)
+    )
+
+
+def standing(result: Result, baseline: str) -> str:
+    """ "better", "worse" or "not told apart": the model beside a baseline that it was compared with."""
+    one = result["comparisons"][baseline]
+    if one["p_value"] >= SIGNIFICANT or not one["difference"]:
+        return "not told apart"
+    return "better" if (one["difference"] > 0) == result["higher_is_better"] else "worse"
+
+
+def p_text(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -1,4 +1,5 @@
-"""How well a decoder predicts held-out documents: log-loss, bits per byte, perplexity; and what a classifier answers.
+"""How well a decoder predicts held-out documents: log-loss, bits per byte, perplexity; and what the model of a task
+answers.
 
 In: a decoder and token shards. Out: per document the summed log-loss in nats, the number of predicted tokens and the
 bytes of its text. Every token of a document but its first (end-of-text, which only opens it) is predicted exactly
@@ -14,6 +15,7 @@ Legend: B windows in a pass, T position, N targets, D d_model.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.data.batches import Batches
-from model.data.examples import padded
+from model.data.examples import TYPES, EncodedExamples
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
 from model.training.cross_entropy import chunk_rows
@@ -33,8 +35,8 @@ from model.training.memory import memory_explained
 from model.training.step import micro_batches, on_device
 
 TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # padding included; a small pass stays in a CPU's cache
-TEXTS_PER_PASS = 256
 NONE = np.zeros(0, np.int64)
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,24 +193,66 @@ def mean_loss(
 
 @torch.inference_mode()
 def outputs_of_texts(
-    model: nn.Module, tokens: Sequence[np.ndarray], function: Callable[[Tensor], Tensor], rows: int = TEXTS_PER_PASS
+    model: nn.Module,
+    tokens: Sequence[np.ndarray],
+    function: Callable[[Tensor], Tensor],
+    *,
+    types: Sequence[np.ndarray] | None = None,
+    tokens_per_pass: int | None = None,
 ) -> np.ndarray:
     """`function` of the outputs (B, ...) of `model` for each text, float64 (N, ...), in the order of `tokens`.
 
-    Texts of similar length share a pass. `function` gets the outputs of one pass at a time, in double precision.
+    Texts of similar length share a pass. `function` gets the outputs of one pass at a time, in double precision, and
+    no others are kept. `types` are the segments of the tokens of each text, for pairs of texts. `tokens_per_pass`
+    changes speed and memory, not the result.
     """
-    device = next(model.parameters()).device
-    order = np.argsort([len(ids) for ids in tokens], kind="stable")
-    parts = []
-    with precision(device), memory_explained(f"{rows} texts passed at once; predict fewer"):
-        for first in range(0, len(order), rows):
-            batch = on_device(padded([tokens[place] for place in order[first : first + rows]]), device)
-            outputs = model(batch["ids_BT"], batch["lengths_B"])
-            parts.append(function(outputs.double()))
-        in_order = torch.cat(parts).cpu().numpy()  # read once: the host prepares texts while the device computes
+    parts, order = [], []
+    for places, outputs in _passes(model, tokens, types, tokens_per_pass):
+        parts.append(function(outputs))
+        order.append(places)
+    in_order = torch.cat(parts).cpu().numpy()  # read once: the host prepares texts while the device computes
     answers = np.empty_like(in_order)
-    answers[order] = in_order
+    answers[np.concatenate(order)] = in_order
     return answers
+
+
+@torch.inference_mode()
+def answers_of_texts(
+    model: nn.Module,
+    tokens: Sequence[np.ndarray],
+    function: Callable[[Tensor, np.ndarray], Sequence[Answer]],
+    *,
+    types: Sequence[np.ndarray] | None = None,
+    tokens_per_pass: int | None = None,
+) -> list[Answer]:
+    """As `outputs_of_texts`, for answers that are no rows of one array, such as the spans that a text has.
+
+    `function` gets the outputs of one pass and the numbers of its texts (B,), and returns an answer for each of them.
+    Outputs per token are (B, T, ...), of which those after the end of a text mean nothing.
+    """
+    answers: list[Any] = [None] * len(tokens)
+    for places, outputs in _passes(model, tokens, types, tokens_per_pass):
+        for place, answer in zip(places, function(outputs, places), strict=True):
+            answers[place] = answer
+    return answers
+
+
+def _passes(
+    model: nn.Module, tokens: Sequence[np.ndarray], types: Sequence[np.ndarray] | None, tokens_per_pass: int | None
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Numbers of the texts in a pass, and the outputs of `model` for them, float64 (B, ...)."""
+    device = next(model.parameters()).device
+    tokens_per_pass = tokens_per_pass or TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
+    lengths = np.array([len(ids) for ids in tokens], np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    token_targets = {} if types is None else {TYPES: types}
+    texts = EncodedExamples([], list(tokens), {}, token_targets=token_targets)
+    for rows in passes_of(lengths[order], tokens_per_pass):
+        places = order[rows]
+        with precision(device), memory_explained(f"{tokens_per_pass:,} tokens passed at once; predict fewer"):
+            batch = on_device(texts.batch(places), device)
+            outputs = model(**batch).double()
+        yield places, outputs
 
 
 def classification_metrics(probabilities_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, float]:

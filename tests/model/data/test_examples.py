@@ -133,4 +133,6 @@ def test_outputs_of_texts_do_not_depend_on_the_texts_beside_them():
     tokens = examples_of([5, 1, 9, 3, 24, 2]).tokens
     together = outputs_of_texts(model, tokens, torch.nn.Softmax(-1))
     np.testing.assert_allclose(together.sum(axis=1), 1)
-    np.testing.assert_allclose(outputs_of_texts(model, tokens, torch.nn.Softmax(-1), rows=1), together, atol=1e-6)
+    np.testing.assert_allclose(
+        outputs_of_texts(model, tokens, torch.nn.Softmax(-1), tokens_per_pass=1), together, atol=1e-6
+    )

@@ -60,7 +60,9 @@ class EncodedQuestions(EncodedExamples):
     pieces: Sequence[Pieces] = ()  # of its text
     answers: Sequence[Sequence[Answer]] = ()  # that are right; none if the question has no answer, or it is unknown
     questions: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # number of the question of a row
-    shifts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # place of a piece in a row - its number
+    shifts: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, np.int64)
+    )  # place of a piece in a row - its number
     nulls: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # place of "no answer" in a row
     most: int = 1  # tokens of the longest answer that is looked for
 

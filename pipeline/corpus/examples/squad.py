@@ -27,9 +27,7 @@ def squad_records(name: str, content: bytes) -> Iterator[Record | str]:
     articles = found.get("data") if isinstance(found, dict) else None
     if not isinstance(articles, list):
         has = f"an object with {', '.join(sorted(found)[:10]) or 'no keys'}" if isinstance(found, dict) else "a value"
-        raise ValueError(
-            f"{name}: got {has}, expected SQuAD's form, an object whose `data` is a list of articles"
-        )
+        raise ValueError(f"{name}: got {has}, expected SQuAD's form, an object whose `data` is a list of articles")
     return _questions(articles)
 
 

@@ -6,7 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from model.generation.answer_spans import FoundAnswers, best_spans, best_threshold
+from model.data.questions import encoded_questions
+from model.data.tokenizer import tokenizer_of
+from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from model.generation.answer_spans import FoundAnswers, best_spans, best_threshold, found_answers
+from model.network.heads import SpanClassifier
+from model.network.shape import DecoderConfig, EncoderConfig, switches_of
+from model.training.loss import span_loss
+
+SIZES = {"vocab_size": 257, "n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 24, "max_seq_len": 40}
+TRUNKS = {
+    "decoder": DecoderConfig(**SIZES, n_kv_heads=1),
+    "bert": EncoderConfig(**SIZES, n_kv_heads=2, tie_embeddings=True, **switches_of("bert")),
+}
+TOKENIZER = tokenizer_of(
+    {bytes([value]): value for value in range(256)}, TRAINED_PATTERNS["qwen2"], {END_OF_TEXT: 256}, 257
+)
+QUESTIONS = ["Who?", "Why not?", "", "Where?"]
+TEXTS = ["The mill in Genoa grinds corn, and it has ground it since 1999.", "Once.", "A ship", ""]
 
 
 def by_hand(logits_T2, allowed_T, null, most):
@@ -57,7 +74,7 @@ def test_best_spans_row_without_text_has_none():
 def test_best_threshold_gives_the_largest_sum_of_scores(seed):
     rng = np.random.default_rng(seed)
     margins = rng.integers(-3, 4, 12).astype(float)  # equal ones among them
-    margins[:seed % 3] = np.inf  # questions on a text of nothing
+    margins[: seed % 3] = np.inf  # questions on a text of nothing
     answered, unanswered = rng.random(12), rng.integers(0, 2, 12).astype(float)
 
     def total(threshold):
@@ -84,3 +101,52 @@ def test_found_answers_threshold_decides_and_without_one_every_text_is_answered(
     assert found.has_answer(None).tolist() == [True, False, True]
     assert found.has_answer(0.0).tolist() == [True, False, False]
     assert found.has_answer(2.0).tolist() == [True, False, True]
+
+
+@pytest.fixture(params=TRUNKS)
+def model(request):
+    model = SpanClassifier(TRUNKS[request.param])
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.empty(weight.shape).normal_(std=0.5, generator=generator))
+    return model.eval()
+
+
+def encoded(places, answers=None):
+    questions, texts = ([side[place] for place in places] for side in (QUESTIONS, TEXTS))
+    ids = [str(place) for place in places]
+    return encoded_questions(ids, questions, texts, TOKENIZER, max_tokens=40, answers=answers)
+
+
+def test_found_answers_are_the_best_spans_over_all_windows_read_one_by_one(model):
+    rows = encoded(range(4))
+    assert (rows.questions == 0).sum() > 2
+    found = found_answers(model, rows, most=6)
+    for question, text in enumerate(TEXTS):
+        spans, nulls = [], []
+        for row in np.flatnonzero(rows.questions == question):
+            batch = rows.batch(np.array([row]))
+            logits_T2 = model(batch["ids_BT"], batch["lengths_B"], batch["types_BT"])[0].detach().double().numpy()
+            best, null, total = by_hand(logits_T2, rows.token_targets["allowed_BT"][row], rows.nulls[row], 6)
+            spans.append((best[2], math.exp(best[2] - total), best[2] > -math.inf and rows.span(row, *best[:2])))
+            nulls.append(null)
+        score, probability, span = max(spans, key=lambda one: one[0])
+        assert found.margins_Q[question] == pytest.approx(min(nulls) - score, abs=1e-5)
+        assert found.probabilities_Q[question] == pytest.approx(probability, rel=1e-4)
+        assert (found.starts_Q[question], found.ends_Q[question]) == (span or (0, 0))
+        assert bool(span) == bool(text)
+
+
+def test_found_answers_of_a_question_do_not_depend_on_others(model):
+    together = found_answers(model, encoded(range(4)), most=6)
+    for place in range(4):
+        alone = found_answers(model, encoded([place]), most=6)
+        assert (alone.starts_Q[0], alone.ends_Q[0]) == (together.starts_Q[place], together.ends_Q[place])
+        assert alone.margins_Q[0] == pytest.approx(together.margins_Q[place], abs=1e-5)
+
+
+def test_found_answers_loss_is_that_of_training(model):
+    rows = encoded([0, 1, 3], [[(12, "Genoa")], [(0, "Once")], []])
+    loss, n_targets = span_loss(model, rows.batch(np.arange(len(rows.tokens))))
+    assert found_answers(model, rows, most=6).loss == pytest.approx(float(loss.detach() / n_targets), rel=1e-5)

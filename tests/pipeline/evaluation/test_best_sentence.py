@@ -22,7 +22,9 @@ def test_sentences_cover_all_that_is_not_space_in_order():
     assert not "".join(left).strip()
 
 
-@pytest.mark.parametrize(("text", "n"), [("", 0), (" \n ", 0), ("one", 1), ("\u4f60\u597d\u3002\u518d\u89c1\u3002", 2)])
+@pytest.mark.parametrize(
+    ("text", "n"), [("", 0), (" \n ", 0), ("one", 1), ("\u4f60\u597d\u3002\u518d\u89c1\u3002", 2)]
+)
 def test_sentences_of_odd_texts(text, n):
     assert len(sentences_of(text)) == n
 
@@ -45,4 +47,8 @@ def test_best_sentence_questions_on_several_texts_keep_their_order():
         "Ships come daily",
         "",
     ]
-    assert [answer["answer"] for answer in first_sentences(texts)][1:] == ["Cats sleep.", "Rome was built slowly.", ""]
+    assert [answer["answer"] for answer in first_sentences(texts)][1:] == [
+        "Cats sleep.",
+        "Rome was built slowly.",
+        "",
+    ]

@@ -59,9 +59,11 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "generation": (
         "model.network",
         "model.data.examples",
+        "model.data.questions",
         "model.data.tokenizer",
         "model.training.machine",
         "model.training.memory",
+        "model.training.step",
     ),
     "hf": (
         "model.network",

@@ -13,6 +13,7 @@ Legend: B batch, T position, D d_model, C classes. The names are those of Huggin
 Qwen3ForSequenceClassification and Qwen3ForTokenClassification.
 """
 
+import dataclasses
 from typing import TypeVar
 
 import torch
@@ -113,13 +114,26 @@ def new_span_classifier(cfg: DecoderConfig | EncoderConfig, seed: int) -> SpanCl
         return _initialised(SpanClassifier(cfg), seed)
 
 
-def classifier_from(base: Base, n_classes: int, seed: int) -> SequenceClassifier:
-    """A classifier whose trunk is a copy of the base's; all classes are equally likely at first.
+def pooled(cfg: DecoderConfig | EncoderConfig, pooling: str | None) -> DecoderConfig | EncoderConfig:
+    """The shape with this pooling. Raises ValueError for a decoder: only its last token has read the whole text."""
+    if pooling is None:
+        return cfg
+    if not isinstance(cfg, EncoderConfig):
+        raise ValueError(
+            f"pooling={pooling!r} is a setting of encoders; a decoder is read at its last token. Remove the setting,"
+            " or choose an encoder as the base"
+        )
+    return dataclasses.replace(cfg, pooling=pooling)
+
+
+def classifier_from(base: Base, n_classes: int, seed: int, pooling: str | None = None) -> SequenceClassifier:
+    """A classifier whose trunk is a copy of the base's; all classes are equally likely at first. `pooling` of an
+    encoder: first or mean, None = the base's.
 
     An encoder's hidden layer is a copy of the base's, where that has one of the same kind, as in transformers: the
     pooler of BERT, the head of ModernBERT's masked language model. Otherwise it is drawn from `seed`.
     """
-    return _with_weights_of(base, new_classifier(base.cfg, n_classes, seed))
+    return _with_weights_of(base, new_classifier(pooled(base.cfg, pooling), n_classes, seed))
 
 
 def token_classifier_from(base: Base, n_classes: int, seed: int) -> TokenClassifier:

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from model.data.examples import EncodedExamples, Encoder, ExampleBatches, encoded
 from model.data.labelled import LabelledTexts
 from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
-from model.network.heads import SequenceClassifier, classifier_from, new_classifier
+from model.network.heads import SequenceClassifier, classifier_from, new_classifier, pooled
 from model.network.registry import Network, describe, load_base_network
 from model.training.adapters import save_trained, start_adapters
 from model.training.distributed import is_main
@@ -162,13 +163,29 @@ def classification_task(
 
 
 def classifier_network(
-    base: Network, labels: Sequence[str], initialisation: str, seed: int
+    base: Network,
+    labels: Sequence[str],
+    initialisation: str,
+    seed: int,
+    *,
+    pooling: str | None = None,
+    rates: np.ndarray | None = None,
 ) -> tuple[SequenceClassifier, dict[str, Any]]:
-    """A classifier before its first step, and its config.json. With "random" only the base's shape is used."""
-    description = describe(base.cfg, tuple(labels))
+    """A classifier before its first step, and its config.json. With "random" only the base's shape is used.
+
+    `pooling` of an encoder: first or mean, None = the base's. `rates`: the share of the examples that have each label,
+    where a text may have several; an encoder's head then begins with these probabilities (arXiv:1708.02002 section
+    4.1), because at small learning rates many steps pass until rare labels are rarely predicted.
+    """
+    cfg = pooled(base.cfg, pooling)
     if initialisation == "random":
-        return new_classifier(base.cfg, len(labels), seed), description
-    return classifier_from(base, len(labels), seed), description
+        classifier = new_classifier(cfg, len(labels), seed)
+    else:
+        classifier = classifier_from(base, len(labels), seed, pooling)
+    if rates is not None and classifier.score.bias is not None:
+        with torch.no_grad():
+            classifier.score.bias.copy_(torch.logit(torch.from_numpy(rates), eps=1e-4))
+    return classifier, describe(cfg, tuple(labels))
 
 
 def encoded_texts(

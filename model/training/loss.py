@@ -97,19 +97,38 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def classification_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Sum of -ln p(label), and the number of labels. `batch`: ids_BT right-padded, lengths_B, labels_B (negative =
-    ignored), and types_BT for pairs of texts.
+    """Sum of -ln p(label), and the number of labels.
 
+    `batch`: ids_BT right-padded, lengths_B, labels_B (negative = ignored), and types_BT for pairs of texts; with
+    weights_B the loss of each example is multiplied by its weight, and the number is the sum of the weights.
     `label_smoothing`, 0 to 1, is the share of each label spread over all classes (arXiv:1512.00567 section 7).
     """
-    labels_B = batch["labels_B"]
-    is_supervised_B = labels_B >= 0
-    labels_B = labels_B.masked_fill(~is_supervised_B, IGNORE_INDEX)
-    logits_BC = _outputs(model, batch)
-    loss = F.cross_entropy(
-        logits_BC.float(), labels_B, reduction="sum", ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing
+    labels_B, weights_B = batch["labels_B"], batch.get("weights_B")
+    labels_B = labels_B.masked_fill(labels_B < 0, IGNORE_INDEX)
+    loss_B = F.cross_entropy(
+        _outputs(model, batch).float(),
+        labels_B,
+        reduction="none",
+        ignore_index=IGNORE_INDEX,
+        label_smoothing=label_smoothing,
     )
-    return loss, is_supervised_B.sum()
+    return (loss_B if weights_B is None else loss_B * weights_B).sum(), count_of(labels_B, weights_B)
+
+
+def multi_label_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sum of -ln p(whether the text has the label) over texts and labels, and the number of these decisions.
+
+    `batch`: ids_BT right-padded, lengths_B, labels_BC (1 = has the label, 0 = has not, negative = ignored), and
+    types_BT for pairs of texts; with weights_BC the loss of each decision is multiplied by its weight, and the number
+    is the sum of the weights.
+    """
+    labels_BC, weights_BC = batch["labels_BC"], batch.get("weights_BC")
+    is_known_BC = (labels_BC >= 0).float()
+    weights_BC = is_known_BC if weights_BC is None else weights_BC * is_known_BC
+    loss = F.binary_cross_entropy_with_logits(
+        _outputs(model, batch).float(), labels_BC.clamp(min=0), weights_BC, reduction="sum"
+    )
+    return loss, weights_BC.sum()
 
 
 def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,33 @@ from bench.machine import machine
 from pipeline.evaluation.label_sets import best_thresholds, f1_table
 
 EPOCHS = {"sst2": 2, "goemotions": 2, "sarcasm": 1}
-POSITIVE = ("admiration amusement approval caring desire excitement gratitude joy love optimism pride relief").split()
-NEGATIVE = (
-    "anger annoyance disappointment disapproval disgust embarrassment fear grief nervousness remorse sadness"
-).split()
+POSITIVE = [
+    "admiration",
+    "amusement",
+    "approval",
+    "caring",
+    "desire",
+    "excitement",
+    "gratitude",
+    "joy",
+    "love",
+    "optimism",
+    "pride",
+    "relief",
+]
+NEGATIVE = [
+    "anger",
+    "annoyance",
+    "disappointment",
+    "disapproval",
+    "disgust",
+    "embarrassment",
+    "fear",
+    "grief",
+    "nervousness",
+    "remorse",
+    "sadness",
+]
 NEUTRAL = ["neutral"]  # the four other emotions are ambiguous, and belong to no group
 GROUPS = {"positive": POSITIVE, "negative": NEGATIVE, "neutral": NEUTRAL}
 

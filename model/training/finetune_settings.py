@@ -32,7 +32,7 @@ class FinetuneSettings:
     rows: int = 128  # examples per update
     max_tokens: int | None = None  # per text, with its end-of-text token; None = the context of the base
     truncation_side: Literal["right", "left"] = "right"  # the side of a longer text that is not read
-    muon_lr: float | None = 0.02  # peak, hidden matrices; None = AdamW trains them as all others
+    muon_lr: float = 0.02  # peak, hidden matrices
     adamw_lr: float = 0.004  # peak; embedding, norms, head
     muon_weight_decay: float = 0.0  # decoupled, times the learning rate
     adamw_weight_decay: float = 0.0  # decoupled, times the learning rate; never on norms

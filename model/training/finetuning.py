@@ -173,9 +173,10 @@ def classifier_network(
 ) -> tuple[SequenceClassifier, dict[str, Any]]:
     """A classifier before its first step, and its config.json. With "random" only the base's shape is used.
 
-    `pooling` of an encoder: first or mean, None = the base's. `rates`: the share of the examples that have each label,
-    where a text may have several; an encoder's head then begins with these probabilities (arXiv:1708.02002 section
-    4.1), because at small learning rates many steps pass until rare labels are rarely predicted.
+    `pooling` of an encoder: first or mean, None = the base's. `rates`: where a text may have several labels, the
+    share of the examples that have each of them; an encoder's head then begins with these probabilities
+    (arXiv:1708.02002 section 4.1), because at small learning rates many steps pass until rare labels are rarely
+    predicted.
     """
     cfg = pooled(base.cfg, pooling)
     if initialisation == "random":

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from model.cli import main
 from model.data.labelled import read_labelled
@@ -18,8 +19,10 @@ from model.network.decoder import initialise
 from model.network.encoder import Encoder, MaskedLM
 from model.network.registry import describe, kind_of, load_classifier, save_model
 from model.network.shape import EncoderConfig, switches_of
+from model.network.visible import Visible
 from model.training.curve import read_curve
 from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.finetuning import classifier_network, load_base
 
 QUICK = ("--set", "epochs=8", "--set", "rows=8", "--set", "adamw_lr=0.02", "--set", "validate_every=15")
 
@@ -203,3 +206,38 @@ def test_finetune_of_an_encoder_learns_the_labels(family, trained, files, tmp_pa
     classifier, labels = load_classifier(out)
     assert (classifier.cfg, labels) == (cfg, ("bad", "good"))
     assert json.loads((out / "config.json").read_text())["trunk"] == "encoder"
+
+
+def small_encoder(**changed) -> Encoder:
+    sizes = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 16}
+    cfg = EncoderConfig(**sizes, **switches_of("bert"), has_pooler=True, vocab_size=40, max_seq_len=12, **changed)
+    base = Encoder(cfg)
+    initialise(base, seed=1)
+    return base
+
+
+def test_classifier_with_pooling_mean_reads_all_real_tokens_and_with_first_one():
+    base, ids_BT, lengths_B = small_encoder(), torch.randint(0, 40, (2, 9)), torch.tensor([9, 4])
+    for pooling in ("mean", "first"):
+        classifier, description = classifier_network(base, ["a", "b"], "pretrained", 0, pooling=pooling)
+        assert description["model"]["pooling"] == pooling
+        torch.nn.init.normal_(classifier.score.weight)
+        x_BTD = base.trunk(ids_BT, visible=Visible.padded(lengths_B, 9))
+        pooled_BD = x_BTD[:, 0] if pooling == "first" else torch.stack([x_BTD[0].mean(0), x_BTD[1, :4].mean(0)])
+        expected_BC = classifier.score(torch.tanh(base.pooler(pooled_BD)))
+        torch.testing.assert_close(classifier(ids_BT, lengths_B), expected_BC)
+
+
+def test_classifier_of_a_decoder_refuses_pooling(trained):
+    base = load_base(trained).network
+    with pytest.raises(ValueError, match="a decoder is read at its last token"):
+        classifier_network(base, ["a", "b"], "pretrained", 0, pooling="mean")
+
+
+def test_classifier_of_several_labels_begins_with_their_shares():
+    rates_C = np.array([0.5, 0.01, 0.2])
+    classifier, _ = classifier_network(small_encoder(), ["a", "b", "c"], "pretrained", 0, rates=rates_C)
+    probabilities_BC = classifier(torch.randint(0, 40, (3, 5)), torch.tensor([5, 2, 1])).sigmoid()
+    np.testing.assert_allclose(probabilities_BC.detach().numpy(), np.tile(rates_C, (3, 1)), rtol=1e-5)
+    extreme, _ = classifier_network(small_encoder(), ["a", "b"], "random", 0, rates=np.array([0.0, 1.0]))
+    assert extreme.score.bias.isfinite().all()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from model.data.batch_layout import IGNORE_INDEX
 from model.network.decoder import new_decoder
 from model.network.shape import DecoderConfig
-from model.training.loss import classification_loss, language_model_loss
+from model.training.loss import classification_loss, language_model_loss, multi_label_loss
 
 DECODER = DecoderConfig(
     vocab_size=31, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -93,3 +93,55 @@ def test_classification_ignores_negative_labels(negative):
     log_probabilities_BC = logits_BC.log_softmax(dim=1)
     torch.testing.assert_close(summed, -(log_probabilities_BC[0, 1] + log_probabilities_BC[2, 3]))
     assert count == 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weights_of_examples_are_those_of_torchs_class_weights(smoothing):
+    logits_BC, labels_B, weights_C = (
+        torch.randn(6, 3),
+        torch.tensor([0, 2, 1, 1, 0, 2]),
+        torch.tensor([0.5, 1.0, 3.0]),
+    )
+    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B, "weights_B": weights_C[labels_B]}
+    summed, count = classification_loss(lambda ids_BT, lengths_B: ids_BT, batch, smoothing)
+    torch.testing.assert_close(count, weights_C[labels_B].sum())
+    # torch weighs also the smoothed share of a class by that class: without smoothing both are the same
+    if not smoothing:
+        torch.testing.assert_close(summed / count, F.cross_entropy(logits_BC, labels_B, weights_C))
+    repeated_B = torch.repeat_interleave(torch.arange(6), (2 * weights_C[labels_B]).long())
+    plain = {"ids_BT": logits_BC[repeated_B], "lengths_B": repeated_B, "labels_B": labels_B[repeated_B]}
+    twice, _ = classification_loss(lambda ids_BT, lengths_B: ids_BT, plain, smoothing)
+    torch.testing.assert_close(2 * summed, twice)
+
+
+def test_weight_of_an_ignored_label_does_not_count():
+    logits_BC, labels_B = torch.randn(3, 4), torch.tensor([1, -1, 3])
+    batch = {"ids_BT": logits_BC, "lengths_B": labels_B, "labels_B": labels_B, "weights_B": torch.tensor([1.0, 7, 2])}
+    summed, count = classification_loss(lambda ids_BT, lengths_B: ids_BT, batch)
+    log_probabilities_BC = logits_BC.log_softmax(dim=1)
+    torch.testing.assert_close(summed, -(log_probabilities_BC[0, 1] + 2 * log_probabilities_BC[2, 3]))
+    assert count == 3
+
+
+def test_multi_label_loss_equals_torchs_and_ignores_what_is_not_known():
+    logits_BC, labels_BC = torch.randn(5, 4), (torch.rand(5, 4) < 0.4).float()
+    batch = {"ids_BT": logits_BC, "lengths_B": torch.ones(5), "labels_BC": labels_BC}
+    summed, count = multi_label_loss(lambda ids_BT, lengths_B: ids_BT, batch)
+    assert count == 20
+    torch.testing.assert_close(summed / count, F.binary_cross_entropy_with_logits(logits_BC, labels_BC))
+    labels_BC[1] = -1
+    known, n_known = multi_label_loss(lambda ids_BT, lengths_B: ids_BT, batch | {"labels_BC": labels_BC})
+    rest = [0, 2, 3, 4]
+    assert n_known == 16
+    expected = F.binary_cross_entropy_with_logits(logits_BC[rest], labels_BC[rest], reduction="sum")
+    torch.testing.assert_close(known, expected)
+
+
+def test_multi_label_loss_with_weights_of_the_texts_that_have_a_label_equals_torchs():
+    logits_BC, labels_BC, positive_C = torch.randn(5, 3), (torch.rand(5, 3) < 0.5).float(), torch.tensor([1.0, 4, 9])
+    weights_BC = torch.where(labels_BC > 0, positive_C, 1.0)
+    batch = {"ids_BT": logits_BC, "lengths_B": torch.ones(5), "labels_BC": labels_BC, "weights_BC": weights_BC}
+    summed, count = multi_label_loss(lambda ids_BT, lengths_B: ids_BT, batch)
+    expected = F.binary_cross_entropy_with_logits(logits_BC, labels_BC, pos_weight=positive_C, reduction="sum")
+    torch.testing.assert_close(summed, expected)
+    torch.testing.assert_close(count, weights_BC.sum())

@@ -205,7 +205,7 @@ class Classification(Kind):
             )
 
     def describe_examples(self, examples: pa.Table) -> str:
-        return label_table(label_counts(examples), self.example_warnings(examples))
+        return label_table(label_counts(examples))
 
     def example_warnings(self, examples: pa.Table) -> list[str]:
         return list(label_warnings(label_counts(examples)))

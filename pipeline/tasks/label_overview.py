@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from pipeline.corpus.report.card_markdown import plain, plain_line, table
+from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.store.records import SPLITS
 
 FEW_EXAMPLES = 10  # of a label, in all splits together
@@ -32,12 +32,11 @@ def label_counts(examples: pa.Table) -> dict[str, Counter[str]]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1].total(), item[0])))
 
 
-def label_table(counts: Counts, warnings: Sequence[str]) -> str:
-    """The labels with their examples in each split, then the warnings, as Markdown."""
+def label_table(counts: Counts) -> str:
+    """The labels with their examples in each split, as Markdown."""
     rows = [[plain(label), *(f"{of[split]:,}" for split in SPLITS)] for label, of in counts.items()][:SHOWN_LABELS]
     more = f"\nand {len(counts) - SHOWN_LABELS:,} labels of fewer examples\n" if len(counts) > SHOWN_LABELS else ""
-    told = "".join(f"\n- {plain_line(warning)}" for warning in warnings)
-    return f"# Labels\n\n{table(['label', *SPLITS], rows)}{more}{told}\n"
+    return f"## Labels\n\n{table(['label', *SPLITS], rows)}{more}"
 
 
 def label_warnings(counts: Counts) -> Iterator[str]:

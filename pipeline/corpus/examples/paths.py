@@ -29,6 +29,8 @@ def part_of(record: Any, path: str) -> Any:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return "\n".join(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

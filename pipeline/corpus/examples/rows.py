@@ -98,6 +98,10 @@ class ExampleRows:
             self._shared[values] = values
         return values if known is None else known
 
+    def dictionaries(self) -> Iterator[dict[str, Any]]:
+        """The values of the columns of the kind, of each row that is kept."""
+        return (dict(zip(self.names, values, strict=True)) for values in self.values)
+
     def drop_repeated(self) -> None:
         """To be called once, after the last row."""
         for row, place in self._repeated:

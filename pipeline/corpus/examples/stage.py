@@ -11,7 +11,7 @@ duplicate in a given test or validation split; group near duplicates (near_texts
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from pipeline.corpus.examples.data_files import (
     read_data,
 )
 from pipeline.corpus.examples.labelled_rows import check_beginning, labelled_rows
+from pipeline.corpus.examples.overview import contradictions, examples_overview, group_warnings
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
 from pipeline.corpus.examples.rows import ExampleRows, in_pieces
 from pipeline.corpus.examples.splits import TRAIN, divided, leaking, row_groups
@@ -143,21 +144,29 @@ def make_examples(
     names = [_read_file(rows, kind, cfg, file, work, denials) for file in files]
     rows.drop_repeated()
     rows.drop(leaking(rows.texts, rows.splits, cfg.similarity))
-    examples = _table(_examples(rows, kind, cfg), example_schema(kind))
-    name = names[0]
+    first = row_groups(rows.texts, rows.groups, rows.splits, cfg.similarity)
+    strata = [tuple(kind.strata(own)) for own in rows.dictionaries()]
+    splits = divided([rows.ids[place] for place in first], strata, rows.splits, cfg)
+    examples = _table(_examples(rows, splits, first), example_schema(kind))
+    name = names[0] if names else "no file"
     try:
         kind.check_examples(examples, cfg, name)
     except ValueError as error:
         raise ValueError(f"{error}. {rows.summary()}") from error
-    _warn(name, rows, kind.example_warnings(examples))
-    if described := kind.describe_examples(examples):
-        write_text(work.directory / "labels.md", described)
+    found = contradictions(rows.texts, first, strata, cfg.similarity)
+    warnings = [*kind.example_warnings(examples), *group_warnings(rows, examples, found, strata)]
+    _warn(name, rows, warnings)
+    overview = examples_overview(rows, examples, warnings, kind.describe_examples(examples))
+    write_text(work.directory / "examples.md", overview)
     write_table(work.directory / "examples.parquet", examples)
     write_table(work.directory / DROPPED_FOLDER / "rows.parquet", _table(rows.dropped(work.stage), DROPPED))
     work.progress(rows.n_read, rows.n_read, "rows")
     counts = Counts(rows_in=rows.n_read, kept=examples.num_rows, dropped=dict(rows.reasons))
     sizes = Counter(examples["split"].to_pylist())
-    measures = {f"{split}_examples": sizes[split] for split in SPLITS} | {"stray_quotes": rows.n_stray_quotes}
+    measures = {f"{split}_examples": sizes[split] for split in SPLITS} | {
+        "stray_quotes": rows.n_stray_quotes,
+        "contradictions": len(found),
+    }
     return Outcome(rows=examples.num_rows, counts=counts, measures=measures)
 
 
@@ -190,13 +199,10 @@ def _warn(name: str, rows: ExampleRows, warnings: Iterable[str]) -> None:
         log.warning("%s: %s", name, rows.summary())
 
 
-def _examples(rows: ExampleRows, kind: Rows, cfg: ExamplesConfig) -> Iterator[dict[str, Any]]:
-    first = row_groups(rows.texts, rows.groups, rows.splits, cfg.similarity)
-    group_ids = [rows.ids[place] for place in first]
-    owned = [dict(zip(rows.names, values, strict=True)) for values in rows.values]
-    splits = divided(group_ids, [kind.strata(own) for own in owned], rows.splits, cfg)
-    for row_id, text, own, split, group_id in zip(rows.ids, rows.texts, owned, splits, group_ids, strict=True):
-        yield {"id": row_id, "text": text, **own, "split": split, "group_id": group_id}
+def _examples(rows: ExampleRows, splits: Sequence[str], first: Sequence[int]) -> Iterator[dict[str, Any]]:
+    columns = zip(rows.ids, rows.texts, rows.dictionaries(), splits, first, strict=True)
+    for row_id, text, own, split, place in columns:
+        yield {"id": row_id, "text": text, **own, "split": split, "group_id": rows.ids[place]}
 
 
 def _table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -86,10 +86,10 @@ def test_label_table_has_the_counts_of_each_split_and_the_warnings():
         "labels without an example in validation",
         "labels that look like a missing value",
     ]
-    text = label_table(counts, warnings)
+    text = label_table(counts)
     assert "| label | train | validation | test |" in text
     assert "| a\\|b | 80 | 8 | 9 |\n| none | 7 | 0 | 1 |" in text
-    assert '"none" (8); a model hardly learns them' in text
+    assert '"none" (8); a model hardly learns them' in warnings[0]
     verdict = plausible(warnings)
     assert not verdict.passed and verdict.observed == 3 and verdict.details["warning_2"] == warnings[1]
     assert verdict.sentence().startswith("labels with fewer than 10 examples")
@@ -111,16 +111,17 @@ def test_examples_tell_their_labels_and_rename_merges_some(tmp_path, caplog):
         return KIND.build_examples(Store(root=tmp_path / "store"), LabelledFile(path), cfg, tmp_path).handle.directory
 
     with caplog.at_level(logging.WARNING):
-        told = (build() / "labels.md").read_text()
+        told = (build() / "examples.md").read_text()
     advice = 'rename = { "Complaint" = "complaint", "complant" = "complaint" }'
     assert advice in caplog.text and "| question | " in told and "complant" in told
     caplog.clear()
     merged = build(rename=("Complaint=complaint", "complant=complaint"))
-    assert [line.split(" | ")[0] for line in (merged / "labels.md").read_text().splitlines()[4:7]] == [
+    lines = (merged / "examples.md").read_text().split("## Labels")[1].splitlines()
+    assert [line.split(" | ")[0] for line in lines[4:7]] == [
         "| complaint",
         "| praise",
         "| question",
     ]
-    assert not caplog.text
+    assert "labels" not in caplog.text
     kept = build(rename=("Complaint=complaint",), labels=("complaint=bad", "praise=good"))
-    assert "| bad | " in (kept / "labels.md").read_text()
+    assert "| bad | " in (kept / "examples.md").read_text()

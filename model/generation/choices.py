@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from model.data.examples import padded
 from model.data.tokenizer import Tokenizer
+from model.generation.prompt import Opening
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
 from model.training.machine import precision
@@ -34,25 +35,10 @@ SHORTEST_OPENING = 16  # tokens that are worth a pass of their own
 OPENINGS_KEPT = 4
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Opening:
-    """What precedes all prompts."""
-
-    instruction: str = ""
-    shots: tuple[str, ...] = ()  # each with the separator that follows it
-    lead: str = ""  # what every prompt begins with, if that is always the same
-
-    def text(self, n_shots: int) -> str:
-        """The instruction and the last `n_shots` shots."""
-        return "".join((self.instruction, *self.shots[len(self.shots) - n_shots :]))
-
-
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
     nats_NC: np.ndarray  # float64, logarithms, so at most 0
     tokens_NC: np.ndarray  # int64, tokens of each choice
-    n_shortened: int  # prompts without all shots
-    n_cut: int  # prompts without their own beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +62,16 @@ class ChoiceScorer:
         choices: Sequence[str],
         opening: Opening | None = None,
         *,
+        max_tokens: int | None = None,
         tokens_per_pass: int | None = None,
     ) -> None:
-        """`tokens_per_pass`, padding included, changes speed and memory, not the result."""
+        """`max_tokens`, by default the context, limits a prompt with opening and choice. `tokens_per_pass`, padding
+        included, changes speed and memory, not the result."""
         if not choices or "" in choices:
             raise ValueError(f"choices={list(choices)} must be one or more texts that are not empty")
         self.model, self.tokenizer, self.choices = model, tokenizer, list(choices)
         self.opening = opening or Opening()
+        self.max_tokens = min(max_tokens or model.cfg.max_seq_len, model.cfg.max_seq_len)
         self.device = next(model.parameters()).device
         self.tokens_per_pass = tokens_per_pass or TOKENS_PER_PASS.get(self.device.type, TOKENS_PER_PASS["cuda"])
         self._openings: dict[tuple[int, ...], KVCache] = {}  # by its ids
@@ -103,9 +92,12 @@ class ChoiceScorer:
         return Likelihoods(
             nats_NC=nats_NC,
             tokens_NC=np.array(tokens, np.int64).reshape(nats_NC.shape),
-            n_shortened=sum(row.n_shots < len(self.opening.shots) for row in rows),
-            n_cut=sum(row.is_cut for row in rows),
         )
+
+    def n_beyond(self, prompts: Sequence[str]) -> tuple[int, int]:
+        """How many prompts lose shots, and how many also lose their own beginning; nothing is computed for that."""
+        rows = self._rows(prompts)
+        return sum(row.n_shots < len(self.opening.shots) for row in rows), sum(row.is_cut for row in rows)
 
     # Encoding.
 
@@ -130,14 +122,13 @@ class ChoiceScorer:
         start = list(self.tokenizer.opening)
         if not start and (not n_context or not _n_common(of_choices)):
             start = [self.tokenizer.end_of_text]  # something has to precede the first token that is predicted
-        most = self.model.cfg.max_seq_len - len(start) + 1  # the last token is predicted, but not read
+        most = self.max_tokens - len(start) + 1  # the last token is predicted, but not read
         n_dropped = max(0, max(map(len, of_choices)) - most)
         first = [min(n_context, len(ids) - 1) for ids in of_choices]  # token of each choice
         if n_dropped > min(first) - (not start):
             longest = self.choices[int(np.argmax([len(ids) for ids in of_choices]))]
             raise ValueError(
-                f"the choice {longest[:60]!r} leaves no room for a prompt in the context of"
-                f" {self.model.cfg.max_seq_len} tokens; shorten it"
+                f"the choice {longest[:60]!r} leaves no room for a prompt among {self.max_tokens} tokens; shorten it"
             )
         kept = [[*start, *ids[n_dropped:]] for ids in of_choices]
         first = [len(start) + one - n_dropped for one in first]

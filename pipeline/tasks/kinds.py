@@ -13,4 +13,5 @@ class Entry(NamedTuple):
 
 KINDS: dict[str, Entry] = {
     "classification": Entry("pipeline.tasks.classification", "classify"),
+    "prompting": Entry("pipeline.tasks.prompting", "classify"),
 }

@@ -129,8 +129,9 @@ def test_prompts_beyond_the_context_lose_shots_then_their_beginning(tokenizer):
     context = max(len(tokenizer.encode(OPENING.text(2) + PROMPTS[0] + choice)) for choice in CHOICES)
     model = model_of(CONFIG, tokenizer, context)
     prompts = [PROMPTS[0], f"Text: {text_of(context, 5)}\nLabel:"]
-    found = ChoiceScorer(model, tokenizer, CHOICES, OPENING).likelihoods(prompts)
-    assert (found.n_shortened, found.n_cut) == (2, 1)
+    scorer = ChoiceScorer(model, tokenizer, CHOICES, OPENING)
+    found = scorer.likelihoods(prompts)
+    assert scorer.n_beyond(prompts) == (2, 1)
     wanted = [expected(model, tokenizer, OPENING.text(2), prompts[:1])[0]]
     np.testing.assert_allclose(found.nats_NC[:1], wanted, rtol=0, atol=1e-4)
 
@@ -139,15 +140,16 @@ def test_a_cut_prompt_keeps_its_end(tokenizer):
     model = model_of(CONFIG, tokenizer, context=24)
     long, choices = f"{text_of(60, 1)}\nLabel:", [" jin", " sha"]
     assert len({len(tokenizer.encode(long + choice)) for choice in choices}) == 1
-    found = ChoiceScorer(model, tokenizer, choices).likelihoods([long, f"{text_of(40, 2)} {long}", "Label:"])
-    assert found.n_cut == 2
+    prompts, scorer = [long, f"{text_of(40, 2)} {long}", "Label:"], ChoiceScorer(model, tokenizer, choices)
+    found = scorer.likelihoods(prompts)
+    assert scorer.n_beyond(prompts) == (0, 2)
     wanted = expected(model, tokenizer, "", [long], choices)[0]
     np.testing.assert_allclose(found.nats_NC[:2], [wanted, wanted], rtol=0, atol=1e-4)
 
 
 def test_choice_longer_than_the_context_is_refused(tokenizer):
     model = model_of(CONFIG, tokenizer, context=24)
-    with pytest.raises(ValueError, match=r"leaves no room for a prompt in the context of 24 tokens; shorten it"):
+    with pytest.raises(ValueError, match=r"leaves no room for a prompt among 24 tokens; shorten it"):
         ChoiceScorer(model, tokenizer, [" kalo", text_of(60, 0)]).likelihoods(["Label:"])
     with pytest.raises(ValueError, match="not empty"):
         ChoiceScorer(model, tokenizer, [" kalo", ""])

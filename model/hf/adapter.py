@@ -41,7 +41,12 @@ ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetens
 PICKLED = "adapter_model.bin"
 PREFIX = "base_model.model."
 ENDS = (".lora_A.weight", ".lora_B.weight")
-TASK_TYPES = {"decoder": "CAUSAL_LM", "sequence_classifier": "SEQ_CLS"}
+TASK_TYPES = {
+    "decoder": "CAUSAL_LM",
+    "sequence_classifier": "SEQ_CLS",
+    "token_classifier": "TOKEN_CLS",
+    "span_classifier": "QUESTION_ANS",
+}
 # Settings of peft that change what A and B mean, or the base, wherever they have another value than these.
 REQUIRED = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
 REFUSED = (

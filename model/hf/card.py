@@ -27,6 +27,16 @@ from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
 print(AutoModel.from_pretrained("PATH")(**tokenizer("a text", return_tensors="pt")).last_hidden_state)"""
+OPEN_SPAN = """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+given = tokenizer("a question", "a text", truncation="only_second", return_tensors="pt")
+with torch.no_grad():
+    found = AutoModelForQuestionAnswering.from_pretrained("PATH")(**given)
+start, end = int(found.start_logits.argmax()), int(found.end_logits.argmax())
+print(tokenizer.decode(given["input_ids"][0, start : end + 1]))"""
 # Kind of model -> its task on model hubs, what it is, the lines that open it.
 ABOUT = {
     "decoder": ("text-generation", "language model", OPEN_DECODER),
@@ -37,6 +47,12 @@ ABOUT = {
         "text classifier",
         OPEN_PIPELINE.format(task="text-classification", text='"a text", truncation=True'),
     ),
+    "token_classifier": (
+        "token-classification",
+        "classifier of tokens",
+        OPEN_PIPELINE.format(task="token-classification", text='"a text", aggregation_strategy="first"'),
+    ),
+    "span_classifier": ("question-answering", "model that finds answers in a text", OPEN_SPAN),
 }
 
 

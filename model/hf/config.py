@@ -10,11 +10,15 @@ from typing import Any
 
 from model.hf.families import FAMILIES
 from model.hf.family import CLASSIFIER, DECODER, ENCODER, MASKED_LM, Family
-from model.network.registry import Config
+from model.network.registry import Config, Problem
 from model.network.shape import DecoderConfig, EncoderConfig, RopeScaling
 
 ROPE_THETA = 10_000.0  # transformers' default where a config names none
 LARGEST = 1e15  # of any size; beyond it floats skip whole numbers
+PROBLEM_TYPES: Mapping[Problem, str] = {
+    "single_label": "single_label_classification",
+    "multi_label": "multi_label_classification",
+}
 FULL, SLIDING = "full_attention", "sliding_attention"
 # ModernBERT's, where a config names none.
 LOCAL_ATTENTION, GLOBAL_EVERY, GLOBAL_THETA = 128, 3, 160_000.0
@@ -68,7 +72,9 @@ def _misfits(family: Family, cfg: Config) -> list[str]:
     return found
 
 
-def config_to_hf(cfg: Config, labels: tuple[str, ...] | None = None, kind: str | None = None) -> dict[str, Any]:
+def config_to_hf(
+    cfg: Config, labels: tuple[str, ...] | None = None, kind: str | None = None, problem: Problem = "single_label"
+) -> dict[str, Any]:
     """config.json in the family of `cfg`; with `labels`, that of a sequence classifier. `kind` (of
     model/network/registry.py) is by default what pretraining makes: a decoder, or a masked language model."""
     family = family_of(cfg)
@@ -87,6 +93,8 @@ def config_to_hf(cfg: Config, labels: tuple[str, ...] | None = None, kind: str |
     if labels is not None:
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
+    if kind == CLASSIFIER:
+        config["problem_type"] = PROBLEM_TYPES[problem]
     if isinstance(cfg, EncoderConfig):
         config["max_position_embeddings"] = cfg.n_positions
         return config | (_windows_and_rope_to_hf(cfg) if cfg.positions == "rotary" else {})
@@ -110,6 +118,15 @@ def kind_in(config: Mapping[str, Any]) -> str:
         kinds |= {**one.read_as, **{architecture: kind for kind, architecture in one.architectures.items()}}
     default = DECODER if family is None else family.trunk
     return kinds.get(name, default) if isinstance(name, str) else default
+
+
+def problem_in(config: Mapping[str, Any]) -> Problem:
+    """Whether the texts of a sequence classifier have one label or any number."""
+    given = config.get("problem_type")
+    found: list[Problem] = [ours for ours, theirs in PROBLEM_TYPES.items() if given == theirs]
+    if kind_in(config) == CLASSIFIER and given is not None and not found:
+        raise ValueError(f"problem_type={given!r} is not supported, only {', '.join(PROBLEM_TYPES.values())}")
+    return found[0] if found else "single_label"
 
 
 def _window_to_hf(cfg: DecoderConfig, family: Family) -> dict[str, Any]:
@@ -174,9 +191,7 @@ def config_from_hf(config: Mapping[str, Any], n_tensors: int | None = None) -> C
     if family is None:
         raise ValueError(f"model_type={model_type!r}: only {', '.join(FAMILIES)} can be read")
     _refuse_what_we_cannot(config, family)
-    problem = config.get("problem_type")
-    if kind_in(config) == CLASSIFIER and problem not in (None, "single_label_classification"):
-        raise ValueError(f"problem_type={problem!r} is not supported, only 'single_label_classification'")
+    problem_in(config)
     values: dict[str, Any] = {**family.switches, **_sizes(config, family)}
     if n_tensors is not None and values["n_layers"] > n_tensors:
         layers = f"{family.sizes['n_layers']}={values['n_layers']}"

@@ -4,7 +4,7 @@ In: nothing. Out: a Family each, for model/hf/families.py. BERT and RoBERTa have
 They differ in the number of the first position, and in the heads. Names and defaults: transformers 5.23.
 """
 
-from model.hf.family import CLASSIFIER, ENCODER, LAYER, MASKED_LM, QKV, Family, WeightRule
+from model.hf.family import CLASSIFIER, ENCODER, LAYER, MASKED_LM, QKV, SPAN, TOKENS, Family, WeightRule
 from model.network.shape import FAMILY_SWITCHES, NORM_EPS
 
 SIZES = {
@@ -45,7 +45,7 @@ MODERNBERT_LAYER = {
 
 
 def _rule(ours: str, theirs: str, *kinds: str) -> WeightRule:
-    return WeightRule(ours=(ours,), theirs=theirs, kinds=kinds or (ENCODER, MASKED_LM, CLASSIFIER))
+    return WeightRule(ours=(ours,), theirs=theirs, kinds=kinds or (ENCODER, MASKED_LM, CLASSIFIER, TOKENS, SPAN))
 
 
 def _bert_trunk(prefix: str) -> tuple[WeightRule, ...]:
@@ -61,6 +61,8 @@ def _like_bert(model_type: str, name: str, *heads: WeightRule, **own: object) ->
             ENCODER: f"{name}Model",
             MASKED_LM: f"{name}ForMaskedLM",
             CLASSIFIER: f"{name}ForSequenceClassification",
+            TOKENS: f"{name}ForTokenClassification",
+            SPAN: f"{name}ForQuestionAnswering",
         },
         "sizes": BERT_SIZES,
         "switches": FAMILY_SWITCHES[model_type],
@@ -69,7 +71,13 @@ def _like_bert(model_type: str, name: str, *heads: WeightRule, **own: object) ->
         "d_model_is": "heads",
         "is_grouped": False,
         "prefix": prefix,
-        "rules": (*_bert_trunk(prefix), _rule("pooler", f"{prefix}pooler.dense", ENCODER), *heads),
+        "rules": (
+            *_bert_trunk(prefix),
+            _rule("pooler", f"{prefix}pooler.dense", ENCODER),
+            _rule("score", "classifier", TOKENS),
+            _rule("score", "qa_outputs", SPAN),
+            *heads,
+        ),
         "buffers": ("embeddings.position_ids", "embeddings.token_type_ids"),
         "old_endings": {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"},
         "pooler": f"{prefix}pooler.dense",
@@ -93,7 +101,7 @@ BERT = _like_bert(
     _rule("head.dense", "bert.pooler.dense", CLASSIFIER),
     _rule("score", "classifier", CLASSIFIER),
     fixed=FIXED,
-    heads=("cls.", "classifier."),
+    heads=("cls.", "classifier.", "qa_outputs."),
     read_as={"BertForPreTraining": MASKED_LM},
     unused=("bert.pooler.", "cls.seq_relationship."),  # of the prediction of the next sentence
     copies={"cls.predictions.decoder.bias": "cls.predictions.bias"},
@@ -107,7 +115,7 @@ ROBERTA = _like_bert(
     _rule("head.dense", "classifier.dense", CLASSIFIER),
     _rule("score", "classifier.out_proj", CLASSIFIER),
     fixed={**FIXED, "pad_token_id": (1,)},  # transformers counts positions from the number after it
-    heads=("lm_head.", "classifier."),
+    heads=("lm_head.", "classifier.", "qa_outputs."),
     unused=("roberta.pooler.",),
     copies={"lm_head.decoder.bias": "lm_head.bias"},
 )
@@ -117,6 +125,8 @@ MODERNBERT = Family(
         ENCODER: "ModernBertModel",
         MASKED_LM: "ModernBertForMaskedLM",
         CLASSIFIER: "ModernBertForSequenceClassification",
+        TOKENS: "ModernBertForTokenClassification",
+        SPAN: "ModernBertForQuestionAnswering",
     },
     sizes={**SIZES, "norm_eps": "norm_eps"},
     switches=FAMILY_SWITCHES["modernbert"],

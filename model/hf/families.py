@@ -1,9 +1,9 @@
 """Tables of the families: what Hugging Face calls our config fields, our switches and our weights.
 
 In: nothing. Out: FAMILIES by model_type; model/hf/config.py and model/hf/weights.py read them both ways. Our modules
-have the names of Llama and Qwen3, so only GPT-2 and the encoders need rules for weights: GPT-2's linear layers are
-stored transposed (in, out), and its queries, keys and values are one matrix. The switches themselves are in
-model/network/shape.py, the encoders' tables in model/hf/encoder_families.py.
+have the names of Llama and Qwen3, so only GPT-2, the encoders and the models that find a span need rules for weights:
+GPT-2's linear layers are stored transposed (in, out), and its queries, keys and values are one matrix. The switches
+themselves are in model/network/shape.py, the encoders' tables in model/hf/encoder_families.py.
 
 Sources: arXiv:2302.13971 and arXiv:2407.21783 (Llama), arXiv:2407.10671 (Qwen2), arXiv:2505.09388 (Qwen3),
 arXiv:2310.06825 (Mistral), arXiv:2109.08668 (the squared ReLU of Arcee); names and defaults: transformers 5.23.
@@ -12,7 +12,7 @@ arXiv:2310.06825 (Mistral), arXiv:2109.08668 (the squared ReLU of Arcee); names 
 from typing import Any
 
 from model.hf.encoder_families import BERT, MODERNBERT, ROBERTA
-from model.hf.family import CLASSIFIER, DECODER, LAYER, QKV, Family, WeightRule
+from model.hf.family import CLASSIFIER, DECODER, LAYER, QKV, SPAN, TOKENS, Family, WeightRule
 from model.network.shape import FAMILY_SWITCHES, NORM_EPS
 
 LLAMA_SIZES = {
@@ -42,10 +42,21 @@ QWEN_DEFAULTS = {**LLAMA_DEFAULTS, "num_key_value_heads": 32, "sliding_window": 
 ATTENTION_FLAG = {"attention_bias": ("qkv_bias", "output_bias")}
 LLAMA_FLAGS = {**ATTENTION_FLAG, "mlp_bias": ("mlp_bias",)}
 GPT2_LAYER = "transformer.h.{}."
+LLAMA_LAYER = (
+    *QKV,
+    *(LAYER + f"self_attn.{name}" for name in ("q_norm", "k_norm", "o_proj")),
+    *(LAYER + f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")),
+    *(LAYER + name for name in ("input_layernorm", "post_attention_layernorm")),
+)
 
 GPT2 = Family(
     model_type="gpt2",
-    architectures={DECODER: "GPT2LMHeadModel", CLASSIFIER: "GPT2ForSequenceClassification"},
+    architectures={
+        DECODER: "GPT2LMHeadModel",
+        CLASSIFIER: "GPT2ForSequenceClassification",
+        TOKENS: "GPT2ForTokenClassification",
+        SPAN: "GPT2ForQuestionAnswering",
+    },
     sizes=GPT2_SIZES,
     switches=FAMILY_SWITCHES["gpt2"],
     fixed={
@@ -71,21 +82,36 @@ GPT2 = Family(
         WeightRule(ours=(LAYER + "mlp.down_proj",), theirs=GPT2_LAYER + "mlp.c_proj", transposed=True),
         WeightRule(ours=("model.norm",), theirs="transformer.ln_f"),
         WeightRule(ours=("lm_head",), theirs="lm_head"),
-        WeightRule(ours=("score",), theirs="score"),
+        WeightRule(ours=("score",), theirs="score", kinds=(CLASSIFIER,)),
+        WeightRule(ours=("score",), theirs="classifier", kinds=(TOKENS,)),
+        WeightRule(ours=("score",), theirs="qa_outputs", kinds=(SPAN,)),
     ),
     buffers=(".attn.bias", ".attn.masked_bias"),  # the causal mask
 )
 
 
-def _like_llama(model_type: str, **own: Any) -> Family:
+def _span_rules(prefix: str) -> tuple[WeightRule, ...]:
+    """Of the models that find a span; all other kinds have our names."""
+    names = ("model.embed_tokens", "model.norm", *LLAMA_LAYER)
+    trunk = (WeightRule(ours=(name,), theirs=prefix + name.removeprefix("model."), kinds=(SPAN,)) for name in names)
+    return (*trunk, WeightRule(ours=("score",), theirs="qa_outputs", kinds=(SPAN,)))
+
+
+def _like_llama(model_type: str, span_prefix: str = "transformer.", **own: Any) -> Family:
     """A family with Llama's names, and its values where `own` has none."""
     name = model_type.capitalize()
     values: dict[str, Any] = {"fixed": {"hidden_act": ("silu", "swish")}, "defaults": LLAMA_DEFAULTS, **own}
     return Family(
         model_type=model_type,
-        architectures={DECODER: f"{name}ForCausalLM", CLASSIFIER: f"{name}ForSequenceClassification"},
+        architectures={
+            DECODER: f"{name}ForCausalLM",
+            CLASSIFIER: f"{name}ForSequenceClassification",
+            TOKENS: f"{name}ForTokenClassification",
+            SPAN: f"{name}ForQuestionAnswering",
+        },
         sizes=LLAMA_SIZES,
         switches=FAMILY_SWITCHES[model_type],
+        rules=_span_rules(span_prefix),
         **values,
     )
 
@@ -99,7 +125,7 @@ FAMILIES = {
     "llama": _like_llama("llama", flags=LLAMA_FLAGS, d_model_is="multiple_of_heads"),
     "gpt2": GPT2,
     "qwen2": _like_llama("qwen2", defaults=QWEN_DEFAULTS, window="layer_types"),
-    "mistral": _like_llama("mistral", defaults=MISTRAL_DEFAULTS, window="every_layer"),
+    "mistral": _like_llama("mistral", "model.", defaults=MISTRAL_DEFAULTS, window="every_layer"),
     "arcee": _like_llama("arcee", flags=LLAMA_FLAGS, d_model_is="multiple_of_heads", **ARCEE),
     **{family.model_type: family for family in (BERT, ROBERTA, MODERNBERT)},
 }

@@ -16,6 +16,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 HEADS = tuple(f"{head}." for kind in KINDS.values() for head in kind.head)
 # Kinds of models, as in model/network/registry.py.
 DECODER, ENCODER, MASKED_LM, CLASSIFIER = "decoder", "encoder", "masked_lm", "sequence_classifier"
+TOKENS, SPAN = "token_classifier", "span_classifier"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

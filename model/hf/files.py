@@ -26,8 +26,8 @@ from model.hf.tokenizer import ExportedTokenizer
 from model.hf.weights import model_to_hf, weights_from_hf
 from model.network.decoder import Decoder
 from model.network.encoder import Encoder, MaskedLM
-from model.network.heads import SequenceClassifier
-from model.network.registry import KINDS, Config, kind_of
+from model.network.heads import SequenceClassifier, TaskHead
+from model.network.registry import KINDS, Config, Labels, Problem, kind_of
 from model.network.shape import DecoderConfig, EncoderConfig
 from model.network.size_check import check_size, shapes_in
 from model.training.files import CONFIG, WEIGHTS, read_json, read_tensors, write_json, write_tensors
@@ -38,8 +38,7 @@ POSITIONS = "model.embed_positions.weight"
 MAX_SHARD_BYTES = 5_000_000_000  # the limit of transformers before version 5
 
 
-Model = Decoder | Encoder | MaskedLM | SequenceClassifier
-Labels = tuple[str, ...]
+Model = Decoder | Encoder | MaskedLM | TaskHead
 
 
 def read_model(directory: Path) -> tuple[Model, Labels | None]:
@@ -89,14 +88,16 @@ def write_folder(
     model: Model,
     *,
     tokenizer: ExportedTokenizer | None = None,
-    labels: tuple[str, ...] | None = None,
+    labels: Labels | None = None,
+    problem: Problem = "single_label",
     dtype: str = "float32",
     notes: Mapping[str, str] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> list[Path]:
     """Write the folder and return its files, the weights first.
 
-    `labels` are those of a classifier, in the order of its classes; `dtype` (float32, float16 or bfloat16) is that of
+    `labels` are those of a classifier, in the order of its classes, and `problem` is how many of them a text has;
+    `dtype` (float32, float16 or bfloat16) is that of
     the weights; `notes` are lines of the model card. Raises ValueError when no family has the model's switches, when
     a weight does not fit into `dtype`, or when `directory` contains anything but an earlier export.
     """
@@ -105,7 +106,7 @@ def write_folder(
     is_decoder = isinstance(model, Decoder)
     if tokenizer is not None and isinstance(model.cfg, EncoderConfig):
         model = _with_their_positions(model, labels, tokenizer)
-    config = {**config_to_hf(model.cfg, labels, kind_of(model)), "torch_dtype": dtype}
+    config = {**config_to_hf(model.cfg, labels, kind_of(model), problem), "torch_dtype": dtype}
     for name, token_id in tokenizer.special_ids.items() if tokenizer is not None else ():
         # transformers does not train the row of the padding token, which is another token in ours; in RoBERTa it is
         # where positions begin.

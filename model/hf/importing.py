@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from model.data.tokenizer import TOKENIZER
+from model.hf.config import problem_in
 from model.hf.files import read_config, read_model, weight_files
 from model.hf.gguf_model import decoder_in, expected_weights, weights_in
 from model.hf.gguf_read import is_gguf, read_gguf
@@ -69,7 +70,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
     config = read_config(source)
     model, labels = read_model(source)
     weights = named_weights(model)
-    description = describe(model.cfg, labels, kind=kind_of(model))
+    description = describe(model.cfg, labels, kind=kind_of(model), problem=problem_in(config))
     _write(part, description, weights, weights.items(), source)
     import_tokenizer(source, part / TOKENIZER, model.cfg.vocab_size)
     return Imported(

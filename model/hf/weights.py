@@ -106,7 +106,8 @@ def weights_from_hf(model: nn.Module, cfg: Config, weights: Mapping[str, Tensor]
 def _generic(weights: Mapping[str, Tensor], family: Family, known: set[str]) -> dict[str, Tensor]:
     """The weights under today's names of a whole model, without what is no weight of this one: buffers, second names,
     and heads that it does not have. A file of a bare trunk, as that of the published GPT-2, leaves the prefix out."""
-    prefix = "" if any(name.startswith(family.prefix) for name in weights) else family.prefix
+    is_whole = any(name.startswith(family.prefix) or name in known for name in weights)
+    prefix = "" if is_whole else family.prefix
     given: dict[str, Tensor] = {}
     for name, weight in weights.items():
         for old, new in family.old_endings.items():

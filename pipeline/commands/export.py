@@ -23,13 +23,16 @@ from pipeline.training.bases import origins_of
 
 if TYPE_CHECKING:
     from model.hf.files import Model
+    from model.network.registry import Problem
 
 PROMPT = "Once upon a time"
+SPAN = "span_classifier"  # a kind of model for which transformers has no pipeline
 TASKS = {  # of transformers' pipelines, by kind of model
     "decoder": "text-generation",
     "encoder": "feature-extraction",
     "masked_lm": "fill-mask",
     "sequence_classifier": "text-classification",
+    "token_classifier": "token-classification",
 }
 
 
@@ -40,6 +43,7 @@ class Source:
     model: "Model"
     kind: str  # as in model/network/registry.py
     labels: tuple[str, ...] | None  # of a classifier
+    problem: "Problem"  # whether a text has one label or any number
     tokenizer: Path  # folder
     max_tokens: int  # of a text, with the token that opens it
     truncation_side: str  # of a text that is longer
@@ -68,7 +72,13 @@ def run_export(args: Namespace) -> int:
         from model.hf.files import write_folder
 
         files = write_folder(
-            out, source.model, tokenizer=tokenizer, labels=source.labels, dtype=args.dtype, notes=_notes(folder)
+            out,
+            source.model,
+            tokenizer=tokenizer,
+            labels=source.labels,
+            problem=source.problem,
+            dtype=args.dtype,
+            notes=_notes(folder),
         )
     else:
         from model.hf.gguf import write_gguf
@@ -103,9 +113,9 @@ def print_sizes(files: Sequence[Path]) -> None:
 def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
-    from model.hf.config import kind_in
-    from model.hf.family import CLASSIFIER, DECODER
-    from model.hf.files import read_classifier, read_folder
+    from model.hf.config import problem_in
+    from model.hf.family import DECODER
+    from model.hf.files import read_model
     from model.network.registry import kind_of, load_model
     from model.training.files import CONFIG, read_json
 
@@ -114,16 +124,14 @@ def read_source(folder: Path) -> Source:
     if not isinstance(description, dict):
         raise ValueError(f"{folder / CONFIG} contains no JSON object; expected the config of a model")
     if "model_type" in description:
-        if kind_in(description) == CLASSIFIER:
-            model, labels = read_classifier(folder)
-        else:
-            model, labels = read_folder(folder), None
+        model, labels = read_model(folder)
         longest, side = _limits_of(folder, model.cfg.max_seq_len)
         kind = kind_of(model)
         return Source(
             model=model,
             kind=kind,
             labels=labels,
+            problem=problem_in(description),
             tokenizer=folder,
             max_tokens=longest,
             truncation_side="left" if kind == DECODER else side,  # a decoder continues the end of a text
@@ -138,6 +146,7 @@ def read_source(folder: Path) -> Source:
         model=model,
         kind=description["kind"],
         labels=labels,
+        problem=description.get("problem", "single_label"),
         tokenizer=tokenizer,
         max_tokens=min(description.get("max_tokens", context), context),
         truncation_side="left" if description["kind"] == DECODER else description.get("truncation_side", "right"),
@@ -191,8 +200,10 @@ def _line_that_opens(out: Path, format: str, source: Source) -> str:
     shown = str(out) if shown.startswith("..") else shown
     if format == "gguf":
         return f'llama-cli -m {shlex.quote(shown)} -p "{PROMPT}"'
+    if source.kind == SPAN:
+        return f"as the README.md of {shlex.quote(shown)} shows: AutoModelForQuestionAnswering"
     task = TASKS[source.kind]
     text = f"{PROMPT} {MASK}" if source.kind == "masked_lm" else PROMPT
-    cut = ", truncation=True" if source.labels else ""
+    cut = ", truncation=True" if task == "text-classification" else ""
     code = f'from transformers import pipeline; print(pipeline("{task}", {json.dumps(shown)})("{text}"{cut}))'
     return f"python -c {shlex.quote(code)}"

@@ -88,7 +88,9 @@ def test_published_config_gives_the_encoder_that_it_describes(name):
     [
         (["BertModel"], "encoder"),
         (["BertForPreTraining"], "masked_lm"),
-        (["BertForTokenClassification"], "encoder"),
+        (["BertForMultipleChoice"], "encoder"),
+        (["BertForTokenClassification"], "token_classifier"),
+        (["RobertaForQuestionAnswering"], "span_classifier"),
         (None, "encoder"),
         (["BertForSequenceClassification"], "sequence_classifier"),
     ],

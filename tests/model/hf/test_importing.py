@@ -336,15 +336,11 @@ def test_import_refuses_a_config_that_contradicts_its_weights(folder, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"problem_type": "multi_label_classification"},
-            "problem_type='multi_label_classification' is not supported",
-        ),
         ({"problem_type": "regression"}, "problem_type='regression' is not supported"),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "id2label has the class 'a' twice"),
     ],
 )
-def test_import_refuses_a_classifier_whose_answers_are_not_one_class(changes, message, large_weights, tmp_path):
+def test_import_refuses_a_classifier_whose_answers_are_no_classes(changes, message, large_weights, tmp_path):
     write_folder(tmp_path / "theirs", large_weights(SequenceClassifier(BERT, 3), seed=2), labels=("a", "b", "c"))
     (tmp_path / "theirs" / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\n##a\n")
     change_config(tmp_path / "theirs", problem_type="single_label_classification")

@@ -1,0 +1,91 @@
+"""Finds entities in texts with a classifier of tokens.
+
+In: the network, the windows of texts. Out: per text its entities, as words or as characters. Steps: the log
+probabilities of the tags at the token of each word; the windows of a text put together; the most likely tags that form
+entities. Texts are read some at a time, so that memory does not grow with their number.
+
+Legend: B windows in a pass, T position, N words in a pass, W words of a text, C tags.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from model.data.examples import EncodedExamples, padded
+from model.data.spans import WordSpan, best_tags, span_probability, spans_of_tags
+from model.data.tagged_texts import TextWindows, Window, supervised_windows
+from model.evaluate import TOKENS_PER_PASS, passes_of
+from model.training.machine import precision
+from model.training.memory import memory_explained
+from model.training.step import on_device
+
+TEXTS_AT_ONCE = 512
+
+
+def entities_of(network: nn.Module, texts: Iterator[TextWindows], labels: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+    """The entities of each text, sorted: start, end (characters), label, probability."""
+    while some := list(islice(texts, TEXTS_AT_ONCE)):
+        scores = tag_scores(network, [text.windows for text in some])
+        for text, scores_WC in zip(some, scores, strict=True):
+            yield [
+                {
+                    "start": int(text.words_W2[span.first, 0]),
+                    "end": int(text.words_W2[span.last, 1]),
+                    "label": labels[span.label],
+                    "probability": span_probability(scores_WC, span),
+                }
+                for span in _spans(scores_WC)
+            ]
+
+
+def _spans(scores_WC: np.ndarray) -> Iterator[WordSpan]:
+    return spans_of_tags(best_tags(scores_WC)) if len(scores_WC) else iter(())
+
+
+@torch.inference_mode()
+def tag_scores(network: nn.Module, texts: Sequence[Sequence[Window]]) -> list[np.ndarray]:
+    """Log probabilities of the tags of the words of each text, float32 (W, C)."""
+    windows = [window for text in texts for window in text]
+    order = np.argsort([-len(window.tokens) for window in windows], kind="stable")
+    device = next(network.parameters()).device
+    tokens_per_pass = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
+    lengths = np.array([len(windows[place].tokens) for place in order], np.int64)
+    of_window: list[np.ndarray] = [np.zeros((0, 0), np.float32)] * len(windows)
+    with precision(device), memory_explained(f"{tokens_per_pass:,} tokens passed at once; predict fewer texts"):
+        for rows in passes_of(lengths, tokens_per_pass):
+            some = [windows[place] for place in order[rows]]
+            batch = on_device(padded([window.tokens for window in some]), device)
+            rows_N = np.repeat(np.arange(len(some)), [len(window.places) for window in some])
+            places_N = np.concatenate([window.places for window in some])
+            logits_BTC = network(batch["ids_BT"], batch["lengths_B"])
+            at_N = (torch.from_numpy(rows_N).to(device), torch.from_numpy(places_N).to(device))
+            scores_NC = logits_BTC[at_N].float().log_softmax(dim=-1).cpu().numpy()
+            borders = np.cumsum([len(window.places) for window in some])[:-1]
+            for place, scores_WC in zip(order[rows], np.split(scores_NC, borders), strict=True):
+                of_window[place] = scores_WC
+    found = iter(of_window)
+    parts = [list(islice(found, len(text))) for text in texts]
+    return [np.concatenate(part) if part else np.zeros((0, 1), np.float32) for part in parts]
+
+
+def tagging_values(network: nn.Module, held_out: EncodedExamples) -> dict[str, float]:
+    """validation_loss (nats per word), and validation_f1: of whole texts, an entity is right with its words and label.
+
+    An entity counts as the words that its tags express, as in training.
+    """
+    nats, n_words, n_right, n_found, n_true = 0.0, 0, 0, 0, 0
+    texts = supervised_windows(held_out)
+    while some := list(islice(texts, TEXTS_AT_ONCE)):
+        for scores_WC, (_, tags_W) in zip(tag_scores(network, [text for text, _ in some]), some, strict=True):
+            nats -= float(scores_WC[np.arange(len(tags_W)), tags_W].sum(dtype=np.float64))
+            n_words += len(tags_W)
+            found, true = set(_spans(scores_WC)), set(spans_of_tags(tags_W))
+            n_right, n_found, n_true = n_right + len(found & true), n_found + len(found), n_true + len(true)
+    return {
+        "validation_loss": nats / max(n_words, 1),
+        "validation_f1": 2 * n_right / max(n_found + n_true, 1),
+    }

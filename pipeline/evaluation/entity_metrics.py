@@ -1,0 +1,75 @@
+"""Compares the entities that were found in texts with the true ones.
+
+In: true and found entities of each text. Out: counts per text and label, F1 of them, and the mistakes. An entity is
+right if its first and last character and its label are (strict, as in CoNLL-2003 and seqeval); F1 is over all
+entities of all labels (micro), of one label, or the mean over the labels that occur (macro).
+
+Legend: N texts, L labels; the last axis (3) counts right, found and true entities.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from model.data.spans import Span
+
+MISTAKES = ("missed", "invented", "wrong type", "wrong border")
+
+
+class EntityMistake(NamedTuple):
+    kind: str  # one of MISTAKES
+    true: Span | None
+    found: Span | None
+
+
+def entity_counts(
+    true: Sequence[Sequence[Span]], found: Sequence[Sequence[Span]], labels: Sequence[str]
+) -> np.ndarray:
+    """Right, found and true entities per text and label, int64 (N, L, 3)."""
+    numbers = {label: i for i, label in enumerate(labels)}
+    counts_NL3 = np.zeros((len(true), len(labels), 3), np.int64)
+    for text, (of_true, of_found) in enumerate(zip(true, found, strict=True)):
+        for column, spans in enumerate((set(of_true) & set(of_found), of_found, of_true)):
+            for label, n in Counter(span.label for span in spans).items():
+                counts_NL3[text, numbers[label], column] = n
+    return counts_NL3
+
+
+def f1(counts_3: np.ndarray) -> np.ndarray:
+    """F1 from right, found and true along the last axis; 0 where nothing is found and nothing true."""
+    return 2 * counts_3[..., 0] / np.maximum(counts_3[..., 1] + counts_3[..., 2], 1)
+
+
+def precision(counts_3: np.ndarray) -> np.ndarray:
+    return counts_3[..., 0] / np.maximum(counts_3[..., 1], 1)
+
+
+def recall(counts_3: np.ndarray) -> np.ndarray:
+    return counts_3[..., 0] / np.maximum(counts_3[..., 2], 1)
+
+
+def macro_f1(counts_L3: np.ndarray) -> np.ndarray:
+    """Mean F1 over the labels that a true entity has; 0 if there is none."""
+    occurs_L = counts_L3[..., 2] > 0
+    return (f1(counts_L3) * occurs_L).sum(axis=-1) / np.maximum(occurs_L.sum(axis=-1), 1)
+
+
+def entity_mistakes(true: Sequence[Span], found: Sequence[Span]) -> Iterator[EntityMistake]:
+    """The mistakes in one text. A found entity that overlaps true ones is compared with the first of them, first by
+    its characters: the right ones with another label are a wrong type, all others a wrong border."""
+    missed = [span for span in true if span not in found]
+    for span in found:
+        if span in true:
+            continue
+        touching = [one for one in missed if one.start < span.end and span.start < one.end]
+        touching.sort(key=lambda one: one[:2] != span[:2])
+        if not touching:
+            yield EntityMistake("invented", None, span)
+            continue
+        missed.remove(touching[0])
+        kind = "wrong type" if touching[0][:2] == span[:2] else "wrong border"
+        yield EntityMistake(kind, touching[0], span)
+    for span in missed:
+        yield EntityMistake("missed", span, None)

@@ -26,7 +26,9 @@ from model.training.step import on_device
 TEXTS_AT_ONCE = 512
 
 
-def entities_of(network: nn.Module, texts: Iterator[TextWindows], labels: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+def entities_of(
+    network: nn.Module, texts: Iterator[TextWindows], labels: Sequence[str]
+) -> Iterator[list[dict[str, Any]]]:
     """The entities of each text, sorted: start, end (characters), label, probability."""
     while some := list(islice(texts, TEXTS_AT_ONCE)):
         scores = tag_scores(network, [text.windows for text in some])

@@ -8,7 +8,10 @@ from seqeval.metrics.sequence_labeling import get_entities
 from pipeline.corpus.examples.conll import Columns, conll_records, detected
 
 SENTENCES = [
-    (["U.N.", "official", "Rolf", "Ekeus", "heads", "for", "Baghdad", "."], [(0, 0, "ORG"), (2, 3, "PER"), (6, 6, "LOC")]),
+    (
+        ["U.N.", "official", "Rolf", "Ekeus", "heads", "for", "Baghdad", "."],
+        [(0, 0, "ORG"), (2, 3, "PER"), (6, 6, "LOC")],
+    ),
     (["Ann", "Bob", "Carl", "left"], [(0, 0, "PER"), (1, 2, "PER")]),
     (["Nothing", "here"], []),
 ]
@@ -101,7 +104,9 @@ def test_columns_are_chosen_by_number():
 
 
 def test_comments_are_left_out_and_hashtags_kept():
-    content = "# id = 7\n# text of it\n#Rome\tB-LOC\n#\tO\n\n#begin document (x); part 000\nParis B-LOC\n#end document\n"
+    content = (
+        "# id = 7\n# text of it\n#Rome\tB-LOC\n#\tO\n\n#begin document (x); part 000\nParis B-LOC\n#end document\n"
+    )
     assert [record["text"] for record in read(content)] == ["#Rome #", "Paris"]
 
 

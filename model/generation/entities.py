@@ -1,8 +1,8 @@
 """Finds entities in texts with a classifier of tokens.
 
 In: the network, the windows of texts. Out: per text its entities, as words or as characters. Steps: the log
-probabilities of the tags at the token of each word; the windows of a text put together; the most likely tags that form
-entities. Texts are read some at a time, so that memory does not grow with their number.
+probabilities of the tags at the token of each word; the windows of a text put together; the most likely tags that
+form entities. Texts are read some at a time, so that memory does not grow with their number.
 
 Legend: B windows in a pass, T position, N words in a pass, W words of a text, C tags.
 """
@@ -75,9 +75,9 @@ def tag_scores(network: nn.Module, texts: Sequence[Sequence[Window]]) -> list[np
 
 
 def tagging_values(network: nn.Module, held_out: EncodedExamples) -> dict[str, float]:
-    """validation_loss (nats per word), and validation_f1: of whole texts, an entity is right with its words and label.
+    """validation_loss (nats per word), and validation_f1 of the entities of whole texts.
 
-    An entity counts as the words that its tags express, as in training.
+    An entity is the words that its tags express, as in training, and its label.
     """
     nats, n_words, n_right, n_found, n_true = 0.0, 0, 0, 0, 0
     texts = supervised_windows(held_out)

@@ -95,8 +95,9 @@ def test_validation_counts_entities_of_whole_texts(tokenizer):
 @pytest.fixture(scope="module")
 def classifier(tokenizer):
     cfg = EncoderConfig(
-        **{"vocab_size": tokenizer.vocab_size, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_model": 16},
-        **{"d_head": 8, "d_ff": 24, "max_seq_len": CONTEXT, "tie_embeddings": True, **switches_of("bert")},
+        **{**dict.fromkeys(("n_layers", "n_heads", "n_kv_heads"), 2), "d_model": 16, "d_head": 8, "d_ff": 24},
+        **{"vocab_size": tokenizer.vocab_size, "max_seq_len": CONTEXT, **switches_of("bert")},
+        tie_embeddings=True,
     )
     model = token_classifier_from(new_masked_lm(cfg, seed=0), 3, seed=0)
     nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(1))

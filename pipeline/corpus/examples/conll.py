@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
-from pipeline.corpus.examples.labelled_file import Record
-from pipeline.corpus.examples.labelled_file import _lines as text_lines
+from pipeline.corpus.examples.labelled_file import Record, text_lines
 
 FORMATS = (".conll", ".conll2003", ".txt", ".tsv", ".bio", ".iob", ".iob2")
 DOCUMENT_START = "-DOCSTART-"

@@ -79,12 +79,12 @@ def labelled_records(
 
 
 def _json_lines(name: str, content: bytes) -> Iterator[Record | str]:
-    return (_json_object(line) for line in _lines(name, content) if line.strip())
+    return (_json_object(line) for line in text_lines(name, content) if line.strip())
 
 
 def _json_records(name: str, content: bytes, path: str | None) -> Iterator[Record | str]:
     """The objects of a list; of an object of objects its values, each with its name as `key`."""
-    text = "".join(_lines(name, content))
+    text = "".join(text_lines(name, content))
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -140,14 +140,14 @@ def _spaced_rows(name: str, content: bytes, form: FileForm) -> Iterator[Record |
         raise ValueError(
             f'{name}: delimiter {form.delimiter!r} needs the names of the columns: columns = ["label", "text"]'
         )
-    for line in _lines(name, content):
+    for line in text_lines(name, content):
         bare = line.strip("\r\n")
         if bare.strip():
             cells = bare.split(form.delimiter, len(form.columns) - 1)
             yield dict(zip(form.columns, cells, strict=True)) if len(cells) == len(form.columns) else bare
 
 
-def _lines(name: str, content: bytes) -> Iterator[str]:
+def text_lines(name: str, content: bytes) -> Iterator[str]:
     """Lines with their ends. Only \\n ends a line of jsonl: U+2028 is left unescaped in JSON."""
     stream, offset = io.BytesIO(content), 0
     offset = stream.seek(len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
@@ -174,7 +174,7 @@ def _table_rows(
     name: str, content: bytes, paths: Collection[str], form: FileForm, stray_quotes: list[int]
 ) -> Iterator[Record | str]:
     def lines() -> Iterator[str]:
-        for line in _lines(name, content):
+        for line in text_lines(name, content):
             yield from LINE_END.split(line) if "\r" in line else (line,)
 
     parts = [path.partition(".")[0] for path in paths]

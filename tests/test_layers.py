@@ -47,6 +47,7 @@ ASSETS = [
 MODEL_MAY_IMPORT = {"torch", "numpy", "pyarrow", "safetensors", "model"}
 MODEL_MAY_IMPORT_IN = {
     "model/data/tokenizer_tiktoken.py": {"tiktoken", "regex"},
+    "model/data/words.py": {"regex"},  # which comes with tiktoken
     "model/data/tokenizer_library.py": {"tokenizers"},
     "model/data/tokenizer_imported.py": {"tokenizers"},
     "model/hf/gguf.py": {"gguf"},

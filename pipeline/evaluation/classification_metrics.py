@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 N_BINS = 15  # of probabilities, arXiv:1706.04599
-MOST_EDGES = 256  # per label; up to so many positive examples resamples are exact
+MOST_EDGES = 128  # per label; up to so many positive examples resamples are exact
 SHOWN_LABELS = 10  # in a note
 
 
@@ -75,7 +75,7 @@ def _label_counts(true_NC: np.ndarray, chosen_NC: np.ndarray) -> Any:
     """Per example and label whether it is right, true, predicted; a sparse array (N, 3C)."""
     from scipy.sparse import csr_array, hstack
 
-    return hstack([csr_array(one, dtype=np.float64) for one in (true_NC & chosen_NC, true_NC, chosen_NC)], "csr")
+    return hstack([csr_array(one, dtype=np.float32) for one in (true_NC & chosen_NC, true_NC, chosen_NC)], "csr")
 
 
 def f1_of(right: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -152,8 +152,8 @@ def _between_counts(probabilities_NC: np.ndarray, true_NC: np.ndarray, most_edge
     places_NC = np.empty((n_rows, n_labels), np.int32)
     for c, (bins_N, _) in enumerate(binned):
         places_NC[:, c] = (np.where(true_NC[:, c], 0, n_labels) + c) * n_bins + bins_N
-    ends = np.arange(0, n_rows * n_labels + 1, n_labels)
-    return csr_array((np.ones(places_NC.size), places_NC.ravel(), ends), (n_rows, 2 * n_labels * n_bins))
+    ends = np.arange(0, n_rows * n_labels + 1, n_labels, dtype=np.int32)
+    return csr_array((np.ones(places_NC.size, np.float32), places_NC.ravel(), ends), (n_rows, 2 * n_labels * n_bins))
 
 
 def _mean_of_labels(function: Callable[..., np.ndarray], n_labels: int, sums_RK: np.ndarray) -> np.ndarray:

@@ -60,7 +60,8 @@ class Counted:
     """A metric that depends on sums over the examples alone, such as F1 on true, predicted and right entities.
 
     `value` maps sums (R, K) to values (R,), NaN where there is no value. `counts_NK` has a row per example, as an
-    array or a sparse array. `exact` is the value over all examples if `value` only approximates it.
+    array or a sparse array; bool, int8 and float32 need the least time. `exact` is the value over all examples if
+    `value` only approximates it.
     """
 
     counts_NK: Any
@@ -127,28 +128,31 @@ def differences(first: Sequence[Counted], second: Sequence[Counted], seed: int =
 
 def resampled_values(counted: Sequence[Counted], seed: int) -> list[np.ndarray]:
     """The values of each metric over the same RESAMPLES resamples of the examples, float64 (R,) each."""
-    from scipy.sparse import csr_array, hstack
+    from scipy.sparse import csr_array
 
     if not counted:
         return []
-    stacked_KN = csr_array(hstack([csr_array(one.counts_NK, dtype=np.float64) for one in counted]).T)
-    ends = np.cumsum([one.counts_NK.shape[1] for one in counted])[:-1]
+    counts = {id(one.counts_NK): one.counts_NK for one in counted}  # several metrics may depend on the same sums
+    transposed = {key: csr_array(csr_array(counts_NK).T) for key, counts_NK in counts.items()}
     parts: list[list[np.ndarray]] = [[] for _ in counted]
-    for times_NR in _times_drawn(counted[0].n_rows, stacked_KN.shape[0], seed):
-        for one, sums_KR, part in zip(counted, np.split(stacked_KN @ times_NR, ends), parts, strict=True):
-            part.append(one.value(sums_KR.T))
+    for times_NR in _times_drawn(counted[0].n_rows, max(one.shape[0] for one in transposed.values()), seed):
+        for key, counts_KN in transposed.items():
+            sums_RK = np.ascontiguousarray((counts_KN @ times_NR).T)
+            for one, part in zip(counted, parts, strict=True):
+                if id(one.counts_NK) == key:
+                    part.append(one.value(sums_RK))
     return [np.concatenate(part) + one.inexactness() for one, part in zip(counted, parts, strict=True)]
 
 
 def _times_drawn(n_rows: int, n_counts: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each example is in each resample, float64 (N, R), a few resamples at a time."""
+    """How often each example is in each resample, float32 (N, R), a few resamples at a time."""
     rng = np.random.default_rng(seed)
     at_once = max(1, min(AT_ONCE, MOST_NUMBERS // max(n_rows, n_counts)))
     for start in range(0, RESAMPLES, at_once):
-        n_drawn = min(at_once, RESAMPLES - start)
-        # one resample after the other, so that the draws do not depend on how many are made at once
-        drawn = [np.bincount(rng.integers(n_rows, size=n_rows), minlength=n_rows) for _ in range(n_drawn)]
-        yield np.array(drawn, np.float64).T
+        times_NR = np.empty((n_rows, min(at_once, RESAMPLES - start)), np.float32)
+        for place in range(times_NR.shape[1]):  # one after the other: the draws do not depend on how many are at once
+            times_NR[:, place] = np.bincount(rng.integers(n_rows, size=n_rows, dtype=np.int32), minlength=n_rows)
+        yield times_NR
 
 
 def _exact_rate(counted: Counted) -> Estimate:

@@ -9,6 +9,8 @@ from argparse import Namespace
 from typing import Any
 
 from pipeline.commands.tables import table_lines
+from pipeline.evaluation.comparisons import p_text, standing
+from pipeline.evaluation.mistakes import read_mistakes
 from pipeline.store.layout import Layout, all_current, existing_layout
 from pipeline.store.outputs import read_results
 from pipeline.tasks.declared import declared_assets
@@ -43,6 +45,8 @@ def newest_results(layout: Layout, *, retired: bool = False) -> list[Result]:
             "higher_is_better": result["higher_is_better"],
             "baselines": result["baselines"],
             "note": result.get("note", ""),
+            "comparisons": result.get("comparisons", {}),
+            "n_rows": report.rows,
             "fingerprint": report.fingerprint,
             "mlflow_run_id": run_id_of(layout, report.fingerprint),
         }
@@ -51,9 +55,21 @@ def newest_results(layout: Layout, *, retired: bool = False) -> list[Result]:
     ]
 
 
+def mistakes_of(layout: Layout, task: str) -> str:
+    """The most confident mistakes of the model of a task, with their texts, as Markdown.
+
+    Raises ValueError when it was not evaluated, or its kind of task lists no mistakes.
+    """
+    report = all_current(layout).get(f"{task}{SUFFIX}")
+    if report is None:
+        raise ValueError(f"the task {task!r} was not evaluated; run `gristmill run +{task}{SUFFIX}`")
+    return read_mistakes(report.directory)
+
+
 def result_lines(results: list[Result]) -> list[str]:
     """A table with notes below; each baseline is marked as better than the model, worse, equal to it, or not told
-    apart from it, because it is within the model's interval."""
+    apart from it: by the p value of their comparison on the same examples, otherwise because it is within the model's
+    interval."""
     rows = [
         [
             result["asset"].removesuffix(SUFFIX),
@@ -62,7 +78,8 @@ def result_lines(results: list[Result]) -> list[str]:
             "" if result["low"] is None else f"{_number(result['low'])} to {_number(result['high'])}",
             "higher" if result["higher_is_better"] else "lower",
             ", ".join(
-                f"{name} {_number(value)} ({_standing(result, value)})" for name, value in result["baselines"].items()
+                f"{name} {_number(value)} ({_standing(result, name, value)})"
+                for name, value in result["baselines"].items()
             ),
         ]
         for result in results
@@ -74,8 +91,12 @@ def result_lines(results: list[Result]) -> list[str]:
     return [*table, *(["", *notes] if notes else [])]
 
 
-def _standing(result: Result, baseline: float) -> str:
+def _standing(result: Result, name: str, baseline: float) -> str:
     """How a baseline compares with the model; equal = with the same printed value."""
+    if compared := result.get("comparisons", {}).get(name):
+        of_baseline = {"better": "worse", "worse": "better"}.get(one := standing(result, name), one)
+        some = f", on {compared['n_rows']:,} examples" if compared["n_rows"] < result["n_rows"] else ""
+        return f"{of_baseline}, p {p_text(compared['p_value'], '= ')}{some}"
     if _number(result["value"]) == _number(baseline):
         return "equal"
     if result["low"] is not None and result["low"] <= baseline <= result["high"]:

@@ -100,5 +100,5 @@ def standing(result: Result, baseline: str) -> str:
     return "better" if (one["difference"] > 0) == result["higher_is_better"] else "worse"
 
 
-def p_text(p_value: float) -> str:
-    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+def p_text(p_value: float, equals: str = "") -> str:
+    return "< 0.001" if p_value < 0.001 else f"{equals}{p_value:.3f}"

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pipeline.evaluation.comparisons import SIGNIFICANT, p_text
 from pipeline.store.verdict import Verdict
 
 MOST_CUT = 0.1  # fraction of the training texts
@@ -78,7 +80,13 @@ def beats_baseline(result: Mapping[str, Any], model: str, baseline: str) -> Verd
     """Checks that `model` is better than one of the baselines in a result of results.json."""
     limit, unit = result["baselines"][baseline], result["metric"].replace("_", " ")
     failure = f"the {model} model does not beat the {baseline} baseline: {result['value']:.3f} {unit}"
-    return beats(result, limit, f"{failure}, {baseline} {limit:.3f}")
+    verdict = beats(result, limit, f"{failure}, {baseline} {limit:.3f}")
+    if (compared := result.get("comparisons", {}).get(baseline)) is None:
+        return verdict
+    found = {name: compared[name] for name in ("difference", "p_value")}
+    luck = "" if compared["p_value"] < SIGNIFICANT else ", which may be luck"
+    rule = f"{verdict.rule} (p {p_text(compared['p_value'], '= ')}{luck})"
+    return replace(verdict, rule=rule, details={**verdict.details, **found})
 
 
 def beats_limit(result: Mapping[str, Any], limit: float, asset: str) -> Verdict:

@@ -33,7 +33,7 @@ def read_curve(directory: Path) -> list[dict[str, float]]:
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
-    """results.json of a Report: metric, value, low, high, higher_is_better, baselines."""
+    """results.json of a Report: metric, value, low, high, higher_is_better, baselines, comparisons."""
     path = directory / "results.json"
     try:
         return json.loads(path.read_text("utf-8"))
@@ -42,8 +42,10 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
 
 
 def result_metrics(results: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float]]:
-    """Each result under its own name, its interval as <name>.low and .high, each baseline as <name>.<baseline>."""
+    """Each result under its own name, its interval as <name>.low and .high, each baseline as <name>.<baseline>, the
+    p value of its comparison with the model as <name>.<baseline>.p_value."""
     for result in results:
         values = {"": result["value"], ".low": result["low"], ".high": result["high"]}
         values |= {f".{name}": value for name, value in result["baselines"].items()}
+        values |= {f".{name}.p_value": one["p_value"] for name, one in result.get("comparisons", {}).items()}
         yield from ((result["metric"] + suffix, value) for suffix, value in values.items() if value is not None)

@@ -35,3 +35,21 @@ def test_results_note_is_below_the_table():
     result = {"asset": "moods_evaluation", "metric": "macro_f1", "value": 1.0, "low": 0.6, "high": 1.0}
     noted = result | {"higher_is_better": True, "baselines": {}, "note": "over 2 of 3 labels; no example has sad"}
     assert result_lines([noted])[-1] == "moods macro_f1: over 2 of 3 labels; no example has sad"
+
+
+def test_results_baseline_that_was_compared_is_told_apart_by_the_p_value():
+    """Within the interval of the model a baseline was "not told apart", though on the same examples it is worse."""
+    result = {"asset": "moods_evaluation", "metric": "m", "value": 0.85, "low": 0.837, "high": 0.862, "n_rows": 900}
+    values = {"tfidf": (0.84, 0.01, 0.003), "other": (0.83, 0.02, 0.2), "prompting": (0.9, -0.05, 0.0001)}
+    result["baselines"] = {name: value for name, (value, _, _) in values.items()}
+    result["comparisons"] = {
+        name: {"difference": difference, "p_value": p, "n_rows": 200 if name == "prompting" else 900}
+        for name, (_, difference, p) in values.items()
+    }
+    (line,) = result_lines([result | {"higher_is_better": True, "note": ""}])[2:]
+    for part in (
+        "tfidf 0.840 (worse, p = 0.003)",
+        "other 0.830 (not told apart, p = 0.200)",
+        "prompting 0.900 (better, p < 0.001, on 200 examples)",
+    ):
+        assert part in line

@@ -31,6 +31,7 @@ def one_of_each(seed: int, n_rows: int = 80, n_labels: int = 4) -> tuple[np.ndar
     true_N = rng.choice(n_labels, n_rows, p=shares_C / shares_C.sum())
     scores_NC = np.exp(rng.standard_normal((n_rows, n_labels)).round(1) + 1.5 * one_hot(true_N, n_labels))
     probabilities_NC = (scores_NC / scores_NC.sum(axis=1, keepdims=True)).round(6)  # equal ones stay equal
+    probabilities_NC[:, -1] = 1 - probabilities_NC[:, :-1].sum(axis=1)
     return true_N, probabilities_NC.argmax(axis=1), probabilities_NC
 
 

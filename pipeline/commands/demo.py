@@ -1,4 +1,6 @@
-"""`gristmill demo`: runs the whole graph on the default sources, and shows how to look at the results."""
+"""`gristmill demo` and `showcase`: run the default graph, or its tasks on open models, and show how to look at the
+results.
+"""
 
 import runpy
 import sys
@@ -17,6 +19,17 @@ To look at it:
 def run(args: Namespace) -> int:
     del args
     return run_assets(usable_layout(), [], again="make demo", ending=HOW_TO_LOOK.splitlines())
+
+
+def run_showcase(args: Namespace) -> int:
+    from pipeline.tasks.declared import showcase_assets
+    from pipeline.tasks.tasks_toml import read_tasks
+
+    del args
+    layout = usable_layout()
+    if not (assets := showcase_assets(read_tasks(layout.tasks_toml).values())):
+        raise ValueError(f"{layout.tasks_toml} has no task whose base is an open model of models.toml")
+    return run_assets(layout, assets, again="make showcase")
 
 
 if __name__ == "__main__":  # python -m pipeline.commands.demo

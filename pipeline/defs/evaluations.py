@@ -1,5 +1,7 @@
 """Assets `<model>_evaluation` and `<task>_evaluation`: metrics of the models, compared with baselines."""
 
+from dataclasses import asdict
+
 import dagster as dg
 
 from pipeline.defs.mill_asset import mill_asset
@@ -76,7 +78,9 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         kinds={"scikitlearn", "mlflow"},
         config=kind.evaluation,
         code=(training, evaluation),
-        ins={"base": task.base, "model": f"{task.name}_model", "examples": f"{task.name}_examples"},
+        given=asdict(task.evaluation),
+        ins={"base": task.base, "model": f"{task.name}_model", "examples": f"{task.name}_examples"}
+        | ({"corpus": "corpus"} if task.reads_corpus else {}),
     )
     def evaluation_of_task(
         context: dg.AssetExecutionContext,
@@ -85,7 +89,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         base: Checkpoint,
         model: Checkpoint,
         examples: Shards,
-        corpus: Shards,
+        **corpora: Shards,
     ) -> dg.MaterializeResult[Report]:
         """Metrics of the model on test examples, compared with baselines and the same network without pretraining.
 
@@ -97,7 +101,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         recipe = random_baseline(made_with(kind.finetune, model))
         run = {"run_name": f"{task.name}_random_init", "parent": model}
         trained = [mill.build(context, training, recipe, base, examples, **run)] if cfg.random_init else []
-        inputs = (model, *(one.handle for one in trained), examples, corpus)
+        inputs = (model, *(one.handle for one in trained), examples, *corpora.values())
         built = mill.build(context, evaluation, cfg, *inputs, candidate=candidate)
         return mill.materialised(*trained, built)
 

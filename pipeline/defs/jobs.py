@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from pipeline.store.chain import TASK, assets_of_table
-from pipeline.tasks.declared import idle_bases
+from pipeline.tasks.declared import idle_assets_of, showcase_assets
 from pipeline.tasks.tasks_toml import Task
 from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, vocabularies
 
@@ -20,14 +20,15 @@ def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
     own = [asset for model in models if not isinstance(model, OpenModel) for asset in model.assets]
     of_bases = {one.base_asset for one in models if isinstance(one, ContinuedModel)}
     trained = sorted({*own, *of_bases, *vocabularies(models)})
-    of_tasks = [asset for task in tasks for asset in assets_of_table(TASK, task.name)]
-    open_bases = sorted({task.base for task in tasks}.difference(own))
+    ordinary = [task for task in tasks if not task.showcase]
+    of_tasks = [asset for task in ordinary for asset in assets_of_table(TASK, task.name)]
+    open_bases = sorted({task.base for task in ordinary}.difference(own))
     selections = {
         "demo": (
-            ALL - named(idle_bases(models, tasks)),
-            "Everything from the sources to the evaluated models, without open models that none of these needs.",
+            ALL - named(idle_assets_of(models, tasks)),
+            "Everything from the sources to the evaluated models, without the showcase and what only that needs.",
         ),
-        "everything": (ALL, "Everything, with open models that nothing else needs."),
+        "everything": (ALL, "Everything, with the showcase and open models that nothing else needs."),
         "build_corpus": (CORPUS, "Collect the sources again and build everything up to the token shards."),
         "pretrain": (
             named(trained),
@@ -35,9 +36,14 @@ def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
         ),
         "finetune": (
             named([*of_tasks, *open_bases]),
-            "Examples, model and evaluation of every task, from the current models.",
+            "Examples, model and evaluation of every task, from the current models, without the showcase.",
         ),
     }
+    if shown := showcase_assets(tasks):
+        selections["showcase"] = (
+            named(shown),
+            "Every task on an open model: examples, model and evaluation. It needs no corpus.",
+        )
     return {
         name: dg.define_asset_job(name, selection=selection, description=description)
         for name, (selection, description) in selections.items()

@@ -34,15 +34,24 @@ def declared_assets(layout: Layout) -> set[str]:
     return fixed_assets().union(*pages, *of_models, *of_tasks)
 
 
-def idle_bases(models: Collection[Model], tasks: Iterable[Task]) -> list[str]:
-    """The assets of open models that no task and no other model needs: they are imported only when they are named."""
-    needed = {task.base for task in tasks} | {one.base_asset for one in models if isinstance(one, ContinuedModel)}
-    return [model.asset for model in models if isinstance(model, OpenModel) and model.asset not in needed]
+def idle_assets_of(models: Collection[Model], tasks: Collection[Task]) -> list[str]:
+    """Assets that are built only when they are named: those of the tasks of the showcase, and open models that no
+    other task and no other model needs."""
+    shown = [asset for task in tasks if task.showcase for asset in assets_of_table(TASK, task.name)]
+    needed = {task.base for task in tasks if not task.showcase}
+    needed |= {one.base_asset for one in models if isinstance(one, ContinuedModel)}
+    return [*shown, *(one.asset for one in models if isinstance(one, OpenModel) and one.asset not in needed)]
 
 
 def idle_assets(layout: Layout) -> list[str]:
     """Those of the graph that `gristmill run` and the job demo leave out."""
-    return idle_bases(read_models(layout.models_toml).values(), read_tasks(layout.tasks_toml).values())
+    return idle_assets_of(read_models(layout.models_toml).values(), read_tasks(layout.tasks_toml).values())
+
+
+def showcase_assets(tasks: Iterable[Task]) -> list[str]:
+    """Every task on an open model, with its base: they need nothing of the corpus."""
+    shown = [task for task in tasks if not task.reads_corpus]
+    return sorted({asset for task in shown for asset in (task.base, *assets_of_table(TASK, task.name))})
 
 
 def declared_downloads(layout: Layout) -> set[str]:

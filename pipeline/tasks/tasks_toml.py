@@ -16,16 +16,18 @@ from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
 from pipeline.corpus.examples.data_files import LabelledFile
 from pipeline.corpus.examples.protocol import DIGESTS, ROW_KEYS, ExamplesConfig
+from pipeline.evaluation.task import TaskEvaluationConfig
 from pipeline.store.chain import MODEL_SUFFIX, TASK, assets_of_table, fixed_assets
 from pipeline.store.settings import checked_values, did_you_mean, read, read_toml, refuse_unknown
 from pipeline.tasks.kind import Kind, kind_named
 from pipeline.tasks.kinds import KINDS
 from pipeline.training.finetune import FinetuneConfig
-from pipeline.training.models_toml import Model, read_models
+from pipeline.training.models_toml import Model, OpenModel, read_models
 
 MODELS_FILE = "models.toml"
 HELD_OUT = {"validation": "validation_data", "test": "test_data"}  # given splits
-KEYS, SETTINGS = ("kind", "base", "data", *HELD_OUT.values()), ("examples", "finetune")  # keys of every kind
+KEYS, SHOWCASE = ("kind", "base", "data", *HELD_OUT.values()), "showcase"  # keys of every kind
+SETTINGS = ("examples", "finetune", "evaluation")  # tables of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
 LISTS = {"url": "urls", "members": "members"}  # of the source; a labelled file is one
@@ -44,6 +46,9 @@ class Task:
     held_out: Mapping[str, Source | LabelledFile]  # data of given splits
     examples: ExamplesConfig
     finetune: FinetuneConfig
+    evaluation: TaskEvaluationConfig
+    reads_corpus: bool = True  # its base was trained on the corpus, which then must not contain its examples
+    showcase: bool = False  # built only by the job `showcase`, or when it is named
 
     @property
     def all_data(self) -> list[Source | LabelledFile]:
@@ -75,24 +80,39 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
                 f"{where}: {key} {got}, expected one of {', '.join(allowed)}{did_you_mean(table.get(key), allowed)}"
             )
     kind = kind_named(table["kind"])
-    refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *ROW_KEYS, *SETTINGS))
+    refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *ROW_KEYS, *SETTINGS, SHOWCASE))
     of_task = kind.examples_of({key: table[key] for key in kind.keys if key in table}, where)
     of_task |= {key: table[key] for key in ROW_KEYS if key in table}
     settings = table.get("examples", {})
     if isinstance(settings, dict) and (taken := sorted({*kind.keys, *ROW_KEYS, *DIGESTS} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
     of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
+    base = models[table["base"]]
     return Task(
         name=name,
         kind=kind,
-        base=models[table["base"]].asset,
+        base=base.asset,
+        reads_corpus=not isinstance(base, OpenModel),
+        showcase=_showcase(table.get(SHOWCASE, False), base, where),
         data=_data(table.get("data"), path, f"{where}, key data"),
         held_out={
             split: _data(table[key], path, f"{where}, key {key}") for split, key in HELD_OUT.items() if key in table
         },
         examples=read(kind.examples, of_task, where),
         finetune=read(kind.finetune, table.get("finetune", {}), f"{path}: [{name}.finetune]"),
+        evaluation=read(kind.evaluation, table.get("evaluation", {}), f"{path}: [{name}.evaluation]"),
     )
+
+
+def _showcase(value: Any, base: Model, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: showcase is {value!r}, expected true or false")
+    if value and not isinstance(base, OpenModel):
+        raise ValueError(
+            f"{where}: showcase = true leaves the task out of an ordinary run, but its base {base.name!r} is trained"
+            " on the corpus, which must not contain its examples; take an open model of models.toml as base"
+        )
+    return value
 
 
 def _refuse_taken(name: str, where: str, models: Mapping[str, Model]) -> None:

@@ -13,7 +13,8 @@ from pipeline.store.layout import Layout, all_current, save_current
 from pipeline.store.records import Report
 from pipeline.store.shards import write_text
 from pipeline.store.store import Outcome, Stage, Store
-from pipeline.tasks.declared import declared_assets
+from pipeline.tasks.declared import declared_assets, idle_assets
+from pipeline.tasks.tasks_toml import read_tasks
 
 
 def _report(cfg, inputs, work) -> Outcome:
@@ -98,3 +99,71 @@ def test_load_of_a_missing_folder_names_its_variable(loaded, monkeypatch, tmp_pa
     monkeypatch.setenv("GRISTMILL_DATA", str(tmp_path / "gone"))
     with pytest.raises(ValueError, match=r"GRISTMILL_DATA names .*gone, which does not exist"):
         defs()
+
+
+OPEN = f"""
+[foundation_model]
+kind = "pretrain"
+[small]
+kind = "open"
+folder = "small"
+files = {{ "small.gguf" = "{"0" * 64}" }}
+[large]
+kind = "open"
+folder = "large"
+files = {{ "large.gguf" = "{"1" * 64}" }}
+"""
+ON_OPEN = """
+[shown]
+kind = "classification"
+base = "large"
+showcase = true
+data = { path = "moods.jsonl" }
+text = "text"
+label = "mood"
+"""
+
+
+def test_task_on_an_open_model_needs_no_corpus_and_the_corpus_not_its_examples(toy_layout):
+    """A task from published weights rebuilt the corpus, which those weights have never seen."""
+    toy_layout.models_toml.write_text(OPEN)
+    toy_layout.tasks_toml.write_text(toy_layout.tasks_toml.read_text() + ON_OPEN.replace("showcase = true\n", ""))
+    graph = definitions(toy_layout).resolve_asset_graph()
+    reads = {
+        asset_name(key): {asset_name(one) for one in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()
+    }
+    assert "moods_examples" in reads["corpus"] and "shown_examples" not in reads["corpus"]
+    assert "corpus" in reads["moods_evaluation"]
+    assert reads["shown_evaluation"] == {"base/large", "shown_model", "shown_examples"}
+
+
+def test_showcase_is_built_by_its_job_and_by_no_other(toy_layout):
+    toy_layout.models_toml.write_text(OPEN)
+    toy_layout.tasks_toml.write_text(toy_layout.tasks_toml.read_text() + ON_OPEN)
+    graph = definitions(toy_layout)
+    shown = {"base/large", "shown_examples", "shown_model", "shown_evaluation"}
+
+    def built(job: str) -> set[str]:
+        return {asset_name(key) for key in graph.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+    assert built("showcase") == shown
+    assert (
+        built("demo")
+        == declared_assets(toy_layout) - shown - {"base/small"}
+        == built("everything") - {*shown, "base/small"}
+    )
+    assert not built("finetune") & shown
+    assert set(idle_assets(toy_layout)) == {*shown, "base/small"}
+
+
+def test_showcase_on_a_model_of_ones_own_is_refused(toy_layout):
+    """Its examples would have to be kept out of the corpus, but an ordinary run doesn't build them."""
+    toy_layout.models_toml.write_text(OPEN)
+    toy_layout.tasks_toml.write_text(ON_OPEN.replace('"large"', '"foundation_model"'))
+    with pytest.raises(
+        ValueError, match=r"\[shown\]: showcase = true .* 'foundation_model' is trained on the corpus"
+    ):
+        read_tasks(toy_layout.tasks_toml)
+    toy_layout.tasks_toml.write_text(ON_OPEN.replace("true", "1"))
+    with pytest.raises(ValueError, match=r"showcase is 1, expected true or false"):
+        read_tasks(toy_layout.tasks_toml)

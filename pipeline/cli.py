@@ -135,11 +135,8 @@ def _add_graph_commands(command: Adder) -> None:
         help="asset to build; +ASSET also builds everything before it, ASSET+ everything after it; default: all",
     )
     command("demo", "pipeline.commands.demo:run", "Materialise the whole graph of the default sources")
-    command(
-        "showcase",
-        "pipeline.commands.demo:run_showcase",
-        "Materialise every task on an open model: an example of every kind of task, without a corpus",
-    )
+    of_open = "Materialise every task on an open model: an example of every kind of task, without a corpus"
+    command("showcase", "pipeline.commands.demo:run_showcase", of_open)
     _add_ui(command)
     results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")

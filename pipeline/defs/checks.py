@@ -125,13 +125,11 @@ def asset_checks(
     for task in tasks:
         metric, baseline = task.kind.must_beat
         beats, name = _beats(f"beats_{baseline}", task.name, {metric: baseline}), task.name
+        of_corpus = [unseen] if task.reads_corpus else []
         checks += [
             check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
             check_step([f"{name}_model"], [finite_loss, whole]),
-            check_step(
-                [f"{name}_evaluation"],
-                [beats, *([unseen] if task.reads_corpus else []), *_limits(f"{name}_evaluation", limits)],
-            ),
+            check_step([f"{name}_evaluation"], [beats, *of_corpus, *_limits(f"{name}_evaluation", limits)]),
         ]
     return checks
 

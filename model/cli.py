@@ -14,6 +14,7 @@ an error, which is one line on stderr; 130 for a signal that asked to stop. `tra
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import math
@@ -35,7 +36,7 @@ from model.data.tokenizer import (
 )
 from model.network.shape import FAMILY_SWITCHES, EncoderShape, config_for
 from model.training.config import VALIDATION_METRIC
-from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.finetune_settings import FinetuneSettings, resolved, train_config
 from model.training.presets import PRESET_NAMES, Preset, changed, preset_of
 from model.training.settings import parsed_changes, parsed_settings
 
@@ -206,6 +207,7 @@ def _take_tokenizer(source: Path, out: Path, *, has_mask: bool) -> None:
 
 def run_finetune(args: argparse.Namespace) -> int:
     from model.data.labelled import read_labelled
+    from model.network.registry import BASES, read_config
     from model.training.finetuning import Finetuning, finetune_classifier
 
     training = read_labelled(args.examples, args.text, args.label)
@@ -215,11 +217,16 @@ def run_finetune(args: argparse.Namespace) -> int:
         training, validation = training.divided()
     hints = typing.get_type_hints(FinetuneSettings)
     cfg = FinetuneSettings(**parsed_settings(args.set, hints, sorted(hints)))
+    cfg = resolved(cfg, read_config(args.base, *BASES)[1].d_model)
     plan = Finetuning(base=args.base, out=args.out, training=training, validation=validation, cfg=cfg)
     n_steps, labels = train_config(cfg, len(training.texts)).n_steps, training.label_names()
     names = ", ".join(labels[:10]) + (" ..." if len(labels) > 10 else "")
     print(f"{len(training.texts):,} examples of {len(labels)} labels ({names}), {n_steps:,} steps into {args.out}")
-    values = finetune_classifier(plan, Printed(n_steps, log_every=max(1, n_steps // 20)))
+    print("settings: " + ", ".join(f"{name}={value}" for name, value in dataclasses.asdict(cfg).items()))
+    finetuned = finetune_classifier(plan, Printed(n_steps, log_every=max(1, n_steps // 20)))
+    ending, values = finetuned.ending, finetuned.values
+    if ending.best is not None:
+        print(f"step {ending.n_steps}/{n_steps}: ended; kept are the weights of step {ending.best[0]}, the best")
     print(
         f"finished: validation loss {values['validation_loss']:.4f}, accuracy {values['validation_accuracy']:.4f},"
         f" macro F1 {values['validation_macro_f1']:.4f}"

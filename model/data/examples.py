@@ -12,8 +12,9 @@ may let padding change the result of a row. torch is imported where tensors are 
 Legend: B rows of a batch, T position, N examples.
 """
 
+import threading
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -78,47 +79,75 @@ class ExampleBatches:
     the weights as far as a full one.
     """
 
-    def __init__(self, examples: EncodedExamples, *, rows: int, seed: int, longest: int | None = None) -> None:
+    def __init__(
+        self,
+        examples: EncodedExamples,
+        *,
+        rows: int,
+        seed: int,
+        longest: int | None = None,
+        of_epoch: Callable[[int], EncodedExamples] | None = None,
+    ) -> None:
         """At most `rows` examples per batch. With `longest`, the length that the model reads at most, rows are padded
-        to one of a few lengths."""
-        self.examples, self.seed, self.longest = examples, seed, longest
-        self.lengths = examples.lengths
+        to one of a few lengths.
+
+        `of_epoch` gives the examples as they are in an epoch, by its number; None = `examples` in every one. Where an
+        epoch has more rows than `examples`, because a text of several windows grew, so have its batches."""
+        self.seed, self.longest = seed, longest
         self.batches_per_epoch = n_batches(len(examples.ids), rows)
-        shares = np.array_split(np.arange(len(examples.ids)), self.batches_per_epoch)
-        self.borders = np.cumsum([len(share) for share in shares])  # of the batches of an epoch
-        self.order: tuple[int, list[np.ndarray]] | None = None  # epoch, its batches: a cache, not state
+        self.of_epoch = (lambda _: examples) if of_epoch is None else of_epoch
+        self.epochs: dict[int, Epoch] = {}  # the last ones that were asked for: a cache, not state
+        self.making = threading.Lock()  # another thread may build batches ahead
 
     def n_rows(self, k: int) -> int:
         return len(self.places(k))
 
     def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
         """Process `rank`'s rows of batch `k`, as long as those of the other processes."""
-        places = self.places(k)
-        width = int(self.lengths[places].max())
+        examples, places = self.examples_of(k), self.places(k)
+        width = max(len(examples.tokens[place]) for place in places)
         if self.longest is not None:
             width = min(padded_length(width), max(width, self.longest))
-        return self.examples.batch(places[rows_of_rank(len(places), rank, n_ranks)], width)
+        return examples.batch(places[rows_of_rank(len(places), rank, n_ranks)], width)
 
     def documents_of_batch(self, k: int) -> list[str]:
-        return [self.examples.ids[place] for place in self.places(k)]
+        return [self.examples_of(k).ids[place] for place in self.places(k)]
+
+    def examples_of(self, k: int) -> EncodedExamples:
+        """The examples as they are in the epoch of batch `k`."""
+        return self._epoch(k // self.batches_per_epoch).examples
 
     def places(self, k: int) -> np.ndarray:
         """Numbers of the examples in batch `k`."""
         epoch, position = divmod(k, self.batches_per_epoch)
-        order = self.order  # read and written as a whole: another thread may build batches meanwhile
-        if order is None or order[0] != epoch:
-            order = self.order = epoch, self.epoch_order(epoch)
-        return order[1][position]
+        return self._epoch(epoch).batches[position]
 
-    def epoch_order(self, epoch: int) -> list[np.ndarray]:
+    def _epoch(self, number: int) -> "Epoch":
+        with self.making:
+            if number not in self.epochs:
+                examples = self.of_epoch(number)
+                kept = {one: self.epochs[one] for one in self.epochs if one == number - 1}
+                self.epochs = kept | {number: Epoch(examples, self._batches(examples, number))}
+            return self.epochs[number]
+
+    def _batches(self, examples: EncodedExamples, epoch: int) -> list[np.ndarray]:
+        lengths = examples.lengths
         rng = np.random.default_rng([self.seed % 2**64, epoch])
-        shuffled = rng.permutation(len(self.examples.ids))
+        shuffled = rng.permutation(len(lengths))
+        shuffled = np.resize(shuffled, max(len(lengths), self.batches_per_epoch))  # no batch is empty
+        borders = np.cumsum([len(share) for share in np.array_split(shuffled, self.batches_per_epoch)])
         pools = [
-            pool[np.argsort(self.lengths[pool], kind="stable")]
-            for pool in np.split(shuffled, self.borders[POOL_BATCHES - 1 :: POOL_BATCHES])
+            pool[np.argsort(lengths[pool], kind="stable")]
+            for pool in np.split(shuffled, borders[POOL_BATCHES - 1 :: POOL_BATCHES])
         ]
-        batches = np.split(np.concatenate(pools), self.borders[:-1])
+        batches = np.split(np.concatenate(pools), borders[:-1])
         return [batches[place] for place in rng.permutation(self.batches_per_epoch)]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    examples: EncodedExamples
+    batches: list[np.ndarray]  # numbers of the examples in each
 
 
 def n_batches(n_examples: int, rows: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
+from model.data.augment import Augmentation, augmented_texts
 from model.data.examples import repaired
 
 HELD_OUT = 10  # one text in so many
@@ -37,6 +38,11 @@ class LabelledTexts:
     def digest(self) -> str:
         """Fingerprint of texts and labels in their order."""
         return hashlib.sha256(json.dumps([self.texts, self.labels]).encode()).hexdigest()
+
+    def augmented(self, settings: Augmentation, seed: int) -> "LabelledTexts":
+        """The same examples with texts as `settings` change them."""
+        texts = augmented_texts(self.ids, self.texts, settings, seed)
+        return LabelledTexts(self.where, self.ids, tuple(texts), self.labels)
 
     def divided(self) -> "tuple[LabelledTexts, LabelledTexts]":
         """Nine tenths to train on and one tenth held out. Raises ValueError when one of them is empty."""

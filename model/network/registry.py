@@ -203,6 +203,8 @@ def _read_description(directory: Path, expected: tuple[str, ...]) -> dict[str, A
         raise ValueError(f"{path}: describes {found}, expected {wanted}")
     if "lora" in description:
         raise ValueError(f"{directory} holds adapters and not the base that they belong to; give the finished model")
+    if "head" in description:
+        raise ValueError(f"{directory} holds a head and not the base that it belongs to; give the finished model")
     return description
 
 

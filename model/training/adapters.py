@@ -1,11 +1,13 @@
-"""Adapters (LoRA) in a folder of their own, which belong to one base: that whose weights have the sha256 they name.
+"""Trainings of a part of a model: of adapters, or of the head alone, beside a base that is frozen.
+
+Adapters (LoRA) are in a folder of their own, which belongs to one base: that whose weights have the sha256 it names.
 
 In: a model with adapters (model/network/lora.py) and the folder of its base. Out: a folder with model.safetensors,
 which holds the weights that were trained and no others, and config.json, that of the whole model with a key `lora`:
 rank, alpha, targets and the sha256 of the base's weights. Or the reverse: the base, with the adapters of a folder.
 
-Checkpoints of a training of adapters are such folders, too. A finished training leaves the whole model, adapters
-merged, with the adapters beside it in adapter/.
+Checkpoints of a training of adapters are such folders, too; those of a head alone hold the head, and config.json has
+the key `head`. A finished training leaves the whole model, adapters merged, with the adapters beside it in adapter/.
 """
 
 import dataclasses
@@ -21,6 +23,7 @@ from model.network.registry import BASES, kind_of, save_model, write_model
 from model.training.files import CONFIG, WEIGHTS, read_json, sha256
 from model.training.weights import load_trained_weights, trained_weights
 
+PARTS = ("lora", "head")  # keys of a config.json whose folder holds a part of a model
 ADAPTER = "adapter"  # folder beside the weights of the merged model
 
 
@@ -36,6 +39,13 @@ def start_adapters(
     return {**description, "lora": {**dataclasses.asdict(cfg), BASE: sha256(base / WEIGHTS)}}
 
 
+def start_head(model: nn.Module, description: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """Freeze the trunk of `model`, which comes from the folder `base`: it gets no gradients and no optimizer state.
+    Returns `description` with what belongs to that."""
+    model.trunk.requires_grad_(False)  # type: ignore[union-attr,operator]
+    return {**description, "head": {BASE: sha256(base / WEIGHTS)}}
+
+
 def save_trained(directory: Path, model: nn.Module, description: Mapping[str, Any]) -> None:
     """Write the model of a finished training. Adapters are written into adapter/, and then merged in `model`.
 
@@ -44,7 +54,8 @@ def save_trained(directory: Path, model: nn.Module, description: Mapping[str, An
     if "lora" in description:
         write_model(directory / ADAPTER, trained_weights(model), description)
         merge_lora(model)
-    save_model(directory, model, {name: value for name, value in description.items() if name != "lora"})
+    model.requires_grad_(True)
+    save_model(directory, model, {name: value for name, value in description.items() if name not in PARTS})
 
 
 def load_adapters(folder: Path, model: nn.Module, base: Path) -> None:
@@ -80,7 +91,7 @@ def check_same_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
 
 def base_of(description: Mapping[str, Any]) -> str | None:
     """The sha256 of the base's weights; None where the whole model is trained."""
-    return description["lora"][BASE] if "lora" in description else None
+    return next((description[part][BASE] for part in PARTS if part in description), None)
 
 
 def _in_words(base: str | None) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.training.config import RUNTIME_ONLY, TrainConfig
 from model.training.distributed import gather_on_main, is_fsdp, is_main, rank
@@ -40,6 +40,7 @@ from model.training.files import (
     write_tensors,
 )
 from model.training.schedule import horizon, is_extension
+from model.training.selection import Selection
 from model.training.step import TrainState
 from model.training.weights import load_trained_weights, trained_weights
 
@@ -249,14 +250,25 @@ def values_of(folder: Path) -> dict[str, float] | None:
     return None
 
 
-def prune_checkpoints(root: Path, keep: int, best: str | None, also: int | None = None) -> None:
-    """Remove all but the newest `keep` checkpoints, the one whose value `best` is lowest and that of step `also`, and
-    all leftovers."""
+def load_best(folder: Path, model: nn.Module) -> None:
+    """Put the trained weights of a checkpoint into `model`. ValueError when a file of it is damaged."""
+    if fault := fault_in(folder, (WEIGHTS,)):
+        raise ValueError(
+            f"{fault}; it is the best checkpoint, whose weights are the result: delete {folder.parent} to train again"
+        )
+    load_trained_weights(folder / WEIGHTS, model)
+
+
+def prune_checkpoints(root: Path, keep: int, selection: Selection | None, also: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, the best one and that of step `also`, and all leftovers."""
     complete = complete_checkpoints(root)
     kept = {*complete[-keep:], *(path for path in complete if step_of(path) == also)}
-    valued = [(v[best], p) for p in complete if best is not None and (v := values_of(p)) and best in v]
-    if valued:
-        kept.add(min(valued)[1])
+    if selection is not None:
+        valued = [
+            (step_of(p), v[selection.metric]) for p in complete if selection.metric in (v := values_of(p) or {})
+        ]
+        best = selection.best(valued)
+        kept |= {folder_of(root, best[0])} if best is not None else set()
     for path in [*root.glob("step-*"), *root.glob(".step-*.partial")]:
         if path not in kept:
             remove_checkpoint(path)

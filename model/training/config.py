@@ -44,6 +44,9 @@ class TrainConfig:
     newton_schulz_steps: int = 5  # of Muon: 5, or 3, a tenth faster where batches are small (model/training/optim.py)
     muon_weight_decay: float = 0.0  # decoupled, times the learning rate
     adamw_weight_decay: float = 0.0  # decoupled, times the learning rate; never on norms
+    # the peak rate of a layer is that of the layer above times this, and of the embedding that of the first layer
+    # (arXiv:1801.06146 section 3.2); 1 = all alike
+    layer_decay: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.95
     adamw_eps: float = 1e-10  # far below any gradient, so that rare tokens move as fast as common ones
@@ -106,6 +109,8 @@ class TrainConfig:
         for name in ("muon_lr", "adamw_lr", "adamw_eps", "gradient_clip", "skip_spikes"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay={self.layer_decay} must be above 0 and at most 1")
         if not 0 < self.mask_fraction < 1:
             raise ValueError(f"mask_fraction={self.mask_fraction} must lie between 0 and 1, without both")
         for name in ("muon_momentum", "beta1", "beta2"):

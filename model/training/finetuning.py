@@ -3,9 +3,11 @@
 In: the folder of such a model with its tokenizer, labelled examples, settings. Out: a folder with model.safetensors,
 config.json (shape, labels), tokenizer/, curve.jsonl and the last checkpoint, and where adapters were trained also
 adapter/; a training that was stopped there continues. Steps: encode the examples with the base's tokenizer; copy the
-base's trunk under a new head, or start from random weights for comparison; train all weights, or adapters and the
-head, on batches of texts of similar length. The last weights are the result, because the learning rate falls to 0 and
-the number of epochs was chosen on validation data. Validation examples are only measured.
+base's trunk under a new head, or start from random weights for comparison; train all weights, adapters and the head,
+or the head alone, on batches of texts of similar length, which augmentation draws anew in every epoch. The last
+weights are the result, because the learning rate falls to 0: the best of several validations on few examples is best
+by luck, too. With `patience` the training ends while the rate is high, and the weights of its best validation are the
+result.
 
 `job_of` and `finetune` serve any kind of task that brings its network, examples, loss and validation; the functions
 after them are those of classification.
@@ -24,27 +26,30 @@ import numpy as np
 import torch
 from torch import nn
 
+from model.data.augment import epoch_seed
 from model.data.examples import EncodedExamples, Encoder, ExampleBatches, encoded
 from model.data.labelled import LabelledTexts
 from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
 from model.network.heads import SequenceClassifier, classifier_from, new_classifier, pooled
 from model.network.registry import Network, describe, load_base_network
-from model.training.adapters import save_trained, start_adapters
+from model.training.adapters import save_trained, start_adapters, start_head
 from model.training.distributed import is_main
 from model.training.files import WEIGHTS, sha256
-from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.finetune_settings import FinetuneSettings, resolved, selection, train_config
 from model.training.loss import LossFunction, classification_loss
 from model.training.machine import training_device
 from model.training.pretraining import only_training, refuse_other_models
 from model.training.run import Job, Observer, run
+from model.training.selection import Ending
 
 OUTSIDE_TRAIN_CONFIG = (  # settings of identity
     "initialisation", "tuning", "lora_rank", "lora_alpha", "lora_targets", "max_tokens", "truncation_side",
-    "label_smoothing",
+    "label_smoothing", "augment_typos", "augment_case", "augment_word_dropout", "validations_per_epoch",
 )  # fmt: skip
 # Nats above the last losses from which a spike is reported: one wrong answer in a batch of 16 is no spike.
 MIN_SPIKE_RISE = 1.0
+SELECTS = ("validation_macro_f1", True)  # of a classification
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,36 +79,51 @@ class Task:
     training: EncodedExamples
     loss_function: LossFunction  # a sum and a count, so that micro-batches and several processes are exact
     validate: Callable[[nn.Module], Mapping[str, float]]
+    selects: tuple[str, bool]  # the value of `validate` that chooses the best weights, and whether higher is better
+    of_epoch: Callable[[int], EncodedExamples] | None = None  # the examples as augmented; None = always `training`
 
 
 def job_of(base: Base, task: Task, cfg: FinetuneSettings, made_from: Mapping[str, str]) -> Job:
-    """What model/training/run.py needs; the network is on this process's device, and has adapters if these are
-    trained."""
+    """What model/training/run.py needs, from resolved settings; the network is on this process's device, and has
+    adapters if these are trained."""
     device, train = training_device(), train_config(cfg, len(task.training.ids))
     max_tokens = base.max_tokens(cfg)
     longest = max_tokens if device.type == "cuda" else None
     description = {**task.description, "max_tokens": max_tokens, "truncation_side": cfg.truncation_side}
     if cfg.lora is not None:
         description = start_adapters(task.network, description, cfg.lora, base.directory, cfg.seed)
+    if cfg.tuning == "head":
+        description = start_head(task.network, description, base.directory)
+    metric, higher_is_better = task.selects
+    chosen = selection(cfg, metric, higher_is_better=higher_is_better)
     return Job(
         model=task.network.to(device),
         cfg=train,
         description=description,
-        batches=ExampleBatches(task.training, rows=train.rows, seed=cfg.seed, longest=longest),
+        batches=ExampleBatches(
+            task.training, rows=train.rows, seed=cfg.seed, longest=longest, of_epoch=task.of_epoch
+        ),
         has_varying_lengths=True,
         loss_function=task.loss_function,
         validate=task.validate,
-        made_from=made_from,
+        selection=chosen,
+        made_from={**made_from, "selection": str(chosen)},
         min_spike_rise=MIN_SPIKE_RISE,
     )
 
 
 def finetune(
-    directory: Path, job: Job, observer: Observer, progress: Callable[[int, int], None] = lambda done, total: None
-) -> None:
-    """Train to the end and write the model. Raises as `run` does."""
-    run(directory, job, observer, progress)
-    save_trained(directory, job.model, job.description)
+    directory: Path,
+    job: Job,
+    observer: Observer,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    finish: Callable[[nn.Module], Mapping[str, Any]] = lambda network: {},
+) -> Ending:
+    """Train to the end and write the model; `finish` of it is added to its config.json. Raises as `run` does."""
+    ending = run(directory, job, observer, progress)
+    added = finish(job.model.eval())
+    save_trained(directory, job.model, {**job.description, **added})
+    return ending
 
 
 # Classification.
@@ -118,7 +138,13 @@ class Finetuning:
     cfg: FinetuneSettings
 
 
-def finetune_classifier(plan: Finetuning, observer: Observer) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    ending: Ending
+    values: dict[str, float]  # of the validation examples
+
+
+def finetune_classifier(plan: Finetuning, observer: Observer) -> Finetuned:
     """Train to the end, write the model with its tokenizer and return its validation metrics.
 
     Raises Interrupted after a signal, once all that was done is saved; ValueError when base, examples or an earlier
@@ -126,39 +152,41 @@ def finetune_classifier(plan: Finetuning, observer: Observer) -> dict[str, float
     """
     refuse_other_models(plan.out)
     base = load_base(plan.base)
-    labels = plan.training.label_names()
-    training, held_out = (
-        encoded_texts(texts, labels, base.tokenizer, base.max_tokens(plan.cfg), plan.cfg.truncation_side)
-        for texts in (plan.training, plan.validation)
-    )
+    cfg = resolved(plan.cfg, base.network.cfg.d_model)
+    task = classification_task(base, plan, cfg)
     made_from = {
         "base": sha256(plan.base / WEIGHTS),
         "training": plan.training.digest(),
         "validation": plan.validation.digest(),
-        **{name: str(getattr(plan.cfg, name)) for name in OUTSIDE_TRAIN_CONFIG},
+        **{name: str(getattr(cfg, name)) for name in OUTSIDE_TRAIN_CONFIG},
     }
-    job = job_of(base, classification_task(base, labels, training, held_out, plan.cfg), plan.cfg, made_from)
+    job = job_of(base, task, cfg, made_from)
     with only_training(plan.out):
-        finetune(plan.out, job, observer)
+        ending = finetune(plan.out, job, observer)
         if is_main():
             shutil.copytree(plan.base / TOKENIZER, plan.out / TOKENIZER, dirs_exist_ok=True)
-    return classification_values(job.model, held_out)
+    return Finetuned(ending, dict(task.validate(job.model)))
 
 
-def classification_task(
-    base: Base,
-    labels: Sequence[str],
-    training: EncodedExamples,
-    held_out: EncodedExamples,
-    cfg: FinetuneSettings,
-) -> Task:
+def classification_task(base: Base, plan: Finetuning, cfg: FinetuneSettings) -> Task:
+    labels, max_tokens = plan.training.label_names(), base.max_tokens(cfg)
+
+    def encode(texts: LabelledTexts) -> EncodedExamples:
+        return encoded_texts(texts, labels, base.tokenizer, max_tokens, cfg.truncation_side)
+
+    def of_epoch(epoch: int) -> EncodedExamples:
+        return encode(plan.training.augmented(cfg.augmentation, epoch_seed(cfg.seed, epoch)))
+
+    held_out = encode(plan.validation)
     network, description = classifier_network(base.network, labels, cfg.initialisation, cfg.seed)
     return Task(
         network=network,
         description=description,
-        training=training,
+        training=encode(plan.training),
         loss_function=partial(classification_loss, label_smoothing=cfg.label_smoothing),
         validate=lambda network: classification_values(network, held_out),
+        selects=SELECTS,
+        of_epoch=of_epoch if cfg.augmentation.changes_texts else None,
     )
 
 

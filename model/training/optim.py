@@ -49,16 +49,17 @@ class Optimizer:
     def __init__(self, model: nn.Module, cfg: TrainConfig) -> None:
         hidden, self.others = parameter_groups(model, use_muon=cfg.muon_lr is not None)
         self.model, self.cfg = model, cfg
-        self.muon = Muon(hidden, cfg.muon_momentum, cfg.newton_schulz_steps)
+        shares = layer_shares(model, cfg.layer_decay)
+        self.muon = Muon(hidden, cfg.muon_momentum, cfg.newton_schulz_steps, shares)
         self.updated = {name: local_parameter(weight) for name, weight in self.others.items()}
-        matrices = [self.updated[name] for name, weight in self.others.items() if weight.ndim > 1]
-        vectors = [self.updated[name] for name, weight in self.others.items() if weight.ndim <= 1]
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # (weight decay, share of the rate) -> weights
+        for is_vector in (False, True):
+            for name, weight in self.others.items():
+                if (weight.ndim <= 1) is is_vector:
+                    decay = 0.0 if is_vector else cfg.adamw_weight_decay
+                    groups.setdefault((decay, shares[name]), []).append(self.updated[name])
         self.adamw = torch.optim.AdamW(
-            [
-                {"params": group, "weight_decay": decay}
-                for group, decay in ((matrices, cfg.adamw_weight_decay), (vectors, 0.0))
-                if group
-            ],
+            [{"params": group, "weight_decay": decay, "share": share} for (decay, share), group in groups.items()],
             lr=cfg.adamw_lr,
             betas=(cfg.beta1, cfg.beta2),
             eps=cfg.adamw_eps,
@@ -72,7 +73,7 @@ class Optimizer:
             backend = compile_backend(self.model)
             self.muon.step(self.cfg.muon_lr * factor, self.cfg.muon_weight_decay, is_applied, backend)
         for group in self.adamw.param_groups:
-            group["lr"] = self.cfg.adamw_lr * factor
+            group["lr"] = self.cfg.adamw_lr * factor * group["share"]
         for name, weight in self.others.items():
             if weight.grad is not None:
                 self.updated[name].grad = local_shard(weight.grad)
@@ -135,6 +136,24 @@ def parameter_groups(model: nn.Module, use_muon: bool) -> tuple[dict[str, nn.Par
     return hidden, {name: weight for name, weight in trainable.items() if name not in hidden}
 
 
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """Share of the peak rate of every weight: decay^(n - i) in layer i of n, counted from 1.
+
+    Embeddings have i = 0; what follows the layers, such as heads, has i = n (arXiv:1801.06146 section 3.2).
+    """
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    n_layers = max(map(len, lists.values()), default=0)
+    shares, is_after = {}, False
+    for name, _ in model.named_parameters():
+        within = next((one for one in lists if name.startswith(f"{one}.")), None)
+        is_after = is_after or within is not None
+        layer = n_layers if is_after else 0
+        if within is not None:
+            layer = 1 + int(name.removeprefix(f"{within}.").partition(".")[0])
+        shares[name] = decay ** (n_layers - layer)
+    return shares
+
+
 def hidden_linears(module: nn.Module, is_in_layers: bool = False) -> Iterator[nn.Linear]:
     """The linear maps inside lists of layers, however these are named.
 
@@ -150,9 +169,16 @@ def hidden_linears(module: nn.Module, is_in_layers: bool = False) -> Iterator[nn
 
 
 class Muon:
-    def __init__(self, weights: Mapping[str, nn.Parameter], momentum: float, n_steps: int) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, nn.Parameter],
+        momentum: float,
+        n_steps: int,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
+        """`shares` of the rate by name; None = 1 for all."""
         self.momentum_factor = momentum
-        self.weights = dict(weights)
+        self.weights, self.shares = dict(weights), shares or dict.fromkeys(weights, 1.0)
         self.replicas: Replicas | None = None  # whose threads share the matrices out; None = products use the threads
         groups: dict[tuple[torch.Size, int | None], dict[str, nn.Parameter]] = {}
         for name, weight in weights.items():
@@ -164,8 +190,6 @@ class Muon:
     def step(
         self, lr: float, weight_decay: float, is_applied: Tensor | None = None, compile_backend: str | None = None
     ) -> None:
-        kept = 1 - lr * weight_decay  # of a weight
-        kept = kept if is_applied is None else torch.where(is_applied, kept, 1.0)
         for group in self.groups:
             gradient_NRC = group.gradients()
             if is_applied is not None:  # the mean of momentum and itself is itself
@@ -175,13 +199,15 @@ class Muon:
             update_NRC = group.orthogonalised(gradient_NRC, compile_backend, self.replicas)
             if is_applied is not None:
                 update_NRC = update_NRC * is_applied
-            for weight, update_RC in zip(group.weights.values(), update_NRC.unbind(), strict=True):
+            for (name, weight), update_RC in zip(group.weights.items(), update_NRC.unbind(), strict=True):
+                rate = lr * self.shares[name]
                 # a matrix that widens its input gets larger updates, so that its output moves as much
                 scale = max(1.0, weight.size(0) / weight.size(1)) ** 0.5
                 shard = local_shard(weight)
                 if weight_decay:
-                    shard.mul_(kept)
-                shard.add_(as_wide(weight, update_RC), alpha=-lr * scale)
+                    kept = 1 - rate * weight_decay
+                    shard.mul_(kept if is_applied is None else torch.where(is_applied, kept, 1.0))
+                shard.add_(as_wide(weight, update_RC), alpha=-rate * scale)
 
     def momentum(self) -> dict[str, Tensor]:
         """This process's shard of the momentum of every weight, by its name and in its orientation."""

@@ -45,6 +45,7 @@ from model.training.memory import memory_explained
 from model.training.resume import continued
 from model.training.run import CHECKPOINTS, Job, Observer, run
 from model.training.schedule import n_training_rows
+from model.training.selection import Selection
 
 LOCK_SECONDS = 60.0  # for processes of a killed training to save and end
 LOSS = {"next_token": language_model_loss, "masked_tokens": masked_token_loss}  # by the objective of a family
@@ -160,7 +161,7 @@ def job_of(plan: Pretraining) -> Job:
         batches=training_batches(plan),
         loss_function=LOSS[plan.objective],
         validate=validation(plan),
-        best=VALIDATION_METRIC[plan.objective],
+        selection=Selection(metric=VALIDATION_METRIC[plan.objective]),
         made_from=made_from(plan, description),
     )
 

@@ -7,7 +7,8 @@ A run that was killed anywhere and started again ends with the same bits as one 
 TrainConfig.deterministic). The last complete checkpoint restores weights, optimiser, generators, step, the length of
 the curve, and the choices made at the start: thread count, micro-batch, whether to compile. Later steps are repeated,
 so the observer may receive them again. A damaged checkpoint is set aside, and the one before it takes its place.
-Checkpoints are written in a thread (checkpoint.CheckpointWriter).
+Checkpoints are written in a thread (checkpoint.CheckpointWriter). Where validations choose the weights
+(model/training/selection.py), every validated step has a checkpoint, and the run ends with the weights of the best.
 
 Under torchrun every process calls `run` with the same Job; rank 0 alone writes files and calls the observer. A run
 may stop on one process and go on with several, under DDP or FSDP, and back: the same data at every step, and losses
@@ -31,6 +32,7 @@ from model.training.checkpoint import (
     CheckpointWriter,
     complete_checkpoints,
     folder_of,
+    load_best,
     load_checkpoint,
     prune_checkpoints,
     save_values,
@@ -52,6 +54,7 @@ from model.training.distributed import (
     process_group,
     rank,
     release_weights,
+    total,
 )
 from model.training.launch import stop_signals
 from model.training.loop import Interrupted, fit
@@ -61,6 +64,7 @@ from model.training.memory import chosen_micro_batch, explained_out_of_memory
 from model.training.replicas import replicas_for
 from model.training.resume import drop_later, newest_whole
 from model.training.schedule import stable_end
+from model.training.selection import Ending, Selection, Valued
 from model.training.step import new_state
 from model.training.weights import n_trained_parameters
 
@@ -93,20 +97,20 @@ class Job:
     has_varying_lengths: bool = False  # of the rows of different batches
     loss_function: LossFunction = language_model_loss
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
-    best: str | None = None  # the value of `validate` that chooses the best checkpoint; lower is better
+    selection: Selection | None = None  # by a value of `validate`; None = no checkpoint is better than another
     made_from: Mapping[str, str] | None = None  # fingerprints of data and tokenizer; a resume must have the same
     min_spike_rise: float = 0.0  # nats by which a loss must rise to be reported as a spike
 
 
 def run(
     directory: Path, job: Job, observer: Observer, progress: Callable[[int, int], None] = lambda done, total: None
-) -> None:
+) -> Ending:
     """Train job.model to job.cfg.n_steps, from the last complete checkpoint in `directory` where there is one.
 
-    In every process job.model ends with the trained weights, whole. `directory` must be one folder for all of them.
-    Raises Interrupted after a signal and Diverged when a loss is not finite (model/training/reports.py), in all
-    processes; OutOfMemory, which says what to change (model/training/memory.py); ValueError when the checkpoint
-    belongs to another model, config or data.
+    job.selection may end it earlier. In every process job.model ends with the weights that are kept, whole.
+    `directory` must be one folder for all of them. Raises Interrupted after a signal and Diverged when a loss is not
+    finite (model/training/reports.py), in all processes; OutOfMemory, which says what to change
+    (model/training/memory.py); ValueError when the checkpoint belongs to another model, config or data.
     """
     n_threads, device = torch.get_num_threads(), training_device()
     try:
@@ -117,7 +121,7 @@ def run(
             opened_curve(directory, writes=is_main()) as curve,
             contextlib.closing(_Run(directory, job, observer, progress, curve)) as one,
         ):
-            one.execute()
+            return one.execute()
     finally:
         torch.set_num_threads(n_threads)
 
@@ -134,11 +138,12 @@ class _Run:
             release_weights(job.model)
         self.n_threads = job.cfg.n_threads or torch.get_num_threads()
         self.validates = job.validate is not None
+        self.validations: list[Valued] = []  # so far, by the metric of job.selection
         self.writer = CheckpointWriter(self.root, self.written)
         self.pinned: dict[str, Tensor] = {}  # buffers of the last snapshot
         self.later: list[Path] = []  # checkpoints of a shorter run, of its decay, that this run does not go on from
 
-    def execute(self) -> None:
+    def execute(self) -> Ending:
         # For a loss that draws: other numbers on each process. A resume then takes the checkpoint's generators.
         torch.manual_seed(self.job.cfg.seed + rank())
         folder = self.last_checkpoint()
@@ -161,8 +166,20 @@ class _Run:
         self.writer.finish()
         if is_main():
             self.prune()
+        best = self.kept()
+        if best is not None:
+            load_best(folder_of(self.root, best[0]), self.state.model)
         if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)
+        return Ending(self.state.step, best)
+
+    def kept(self) -> Valued | None:
+        """The validation whose weights the run keeps; None: it keeps those of the last step."""
+        selection = self.job.selection
+        return selection.best(self.validations) if selection is not None and selection.keeps_best else None
+
+    def is_over(self) -> bool:
+        return self.job.selection is not None and self.job.selection.is_over(self.validations)
 
     def close(self) -> None:
         """End the threads of this run."""
@@ -184,6 +201,8 @@ class _Run:
             report=self.report,
             save=self.save,
             validate=self.validate if self.validates else None,
+            saves_validated=self.job.selection is not None and self.job.selection.keeps_best,
+            is_over=self.is_over,
             last_good=self.last_good,
             min_spike_rise=self.job.min_spike_rise,
         )
@@ -238,6 +257,7 @@ class _Run:
         if self.job.cfg.n_threads is None and resumed.notes["n_processes"] == n_processes():
             self.n_threads = resumed.notes["n_threads"]
         self.state.history = [(loss, norm) for loss, norm in resumed.notes["history"]]
+        self.validations = [(step, value) for step, value in resumed.notes["validations"]]
         if is_main():
             if resumed.train.n_steps < self.job.cfg.n_steps:
                 drop_later(resumed.train, self.job.cfg, resumed.step, self.later)
@@ -264,6 +284,7 @@ class _Run:
             "micro_batch": self.cfg.micro_batch,
             "compile": self.cfg.compile,
             "history": self.state.history,
+            "validations": self.validations,
             "made_from": dict(self.job.made_from or {}),
         }
         snapshot = snapshot_of(self.state, self.job.cfg, self.job.description, notes, self.pinned)
@@ -280,6 +301,7 @@ class _Run:
     def validate(self) -> None:
         """Validate the model; the values also go to the checkpoint of this step, where there is one."""
         values = self.validation_values()
+        self.note(values)
         if not is_main():
             return
         self.writer.finish()  # which was going on meanwhile
@@ -297,8 +319,16 @@ class _Run:
         values = values_of(folder) if is_main() else None
         if any_process(values is not None):
             self.curve.write(self.state.step, values or {})  # the others' curve is thrown away
+            self.note(values or {})
         else:
             self.validate()
+
+    def note(self, values: Mapping[str, float]) -> None:
+        """Keep what the selection needs of a validation, as rank 0 has it."""
+        if self.job.selection is not None:
+            value = values.get(self.job.selection.metric, math.nan) if is_main() else 0.0
+            of_all = total(torch.tensor([value], dtype=torch.float64))
+            self.validations.append((self.state.step, float(of_all.item())))
 
     def validation_values(self) -> dict[str, float]:
         """The same in every process: `validate` sees whole weights, and may share its work out (mean_loss)."""
@@ -315,4 +345,4 @@ class _Run:
 
     def prune(self) -> None:
         """Also kept is the checkpoint from which the run can be extended."""
-        prune_checkpoints(self.root, self.cfg.keep_checkpoints, self.job.best, stable_end(self.cfg))
+        prune_checkpoints(self.root, self.cfg.keep_checkpoints, self.job.selection, stable_end(self.cfg))

@@ -15,6 +15,7 @@ from typing import Any
 
 from model.network.shape import config_for
 from model.network.size import flops_per_token, predicted_share
+from model.training.finetune_settings import OF_NARROW_BASE
 from pipeline.commands.planning import PlannedAsset
 from pipeline.store.engine import n_usable_cores
 from pipeline.store.progress import duration_text
@@ -46,6 +47,7 @@ OUTSIDE_SECONDS = 0.8  # per asset: its step, its checks and its share of the st
 DEMO_VOCABULARY = 4096
 FLOPS_PER_PARAMETER = 6  # and token: 2 forwards, 4 backwards
 LORA_SHARE = 2 / 3  # of a training's FLOPs: frozen weights get no gradients
+HEAD_SHARE = 1 / 3  # nothing goes backwards through the trunk
 DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and the cost of one in pretraining tokens
 
 
@@ -202,8 +204,9 @@ def _finetune_flops(cfg: FinetuneConfig, by_name: Mapping[str, PlannedAsset], as
     task = asset.asset.removesuffix("_model").removesuffix("_evaluation")
     records = [build.last for build in by_name[f"{task}_examples"].builds if build.last]
     n_texts = records[-1]["measures"].get("train_examples", DEMO_TEXTS) if records else DEMO_TEXTS
-    share = LORA_SHARE if cfg.tuning == "lora" else 1.0
-    return share * cfg.epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)
+    share = {"full": 1.0, "lora": LORA_SHARE, "head": HEAD_SHARE}[cfg.tuning]
+    epochs = cfg.epochs or OF_NARROW_BASE["epochs"]  # open while the base is not there
+    return share * epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)
 
 
 def _trains(config: Any) -> bool:

@@ -130,6 +130,7 @@ class PlanningStore(Store):
 
     def build(self, stage: Stage, cfg: Config, *inputs: Handle, directory: Path | None = None) -> Built:
         del directory
+        cfg = stage.resolve(cfg, inputs)
         where = self.where(stage.name, fingerprint_of(stage, cfg, inputs))
         is_known = all(self.changes.share(one.directory) is None for one in inputs)
         record = read_record(where) if is_known else None

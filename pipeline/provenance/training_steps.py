@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.provenance.exposure import Say, Training, corpus_of, finished_checkpoints, training_of
 from pipeline.provenance.trace_index import ADDRESSES, KEYS, open_index
 from pipeline.store.lineage import Folder, Record, inputs_of
 from pipeline.store.records import PREVIEW_CHARACTERS
+from pipeline.store.settings import read_recorded
 from pipeline.store.store import RECORD, read_handle, read_record
 from pipeline.training.finetune import Objective
 
@@ -131,7 +130,7 @@ def _examples_of_steps(
     from model.data.examples import ExampleBatches
     from model.data.tokenizer import load_tokenizer
     from pipeline.corpus.examples.stage import EXAMPLE, read_examples
-    from pipeline.training.finetune import ORDERED_SINCE
+    from pipeline.training.finetune import ORDERED_SINCE, SplitReader
 
     (folder,) = (one for one in inputs if one.stage == "examples")
     if not (folder.directory / RECORD).exists():
@@ -144,19 +143,27 @@ def _examples_of_steps(
     examples = read_handle(folder.directory)
     config = json.loads((model.directory / "config.json").read_text("utf-8"))
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = kind_of(record).encode(examples, "train", tokenizer, config["max_tokens"], config["truncation_side"])
-    rows, seed = min(record["config"]["rows"], len(encoded.ids)), record["config"]["seed"]
-    batches = ExampleBatches(encoded, rows=rows, seed=seed)
-    places = np.concatenate([batches.places(step - 1) for step in range(first, last + 1)])
+    kind = kind_of(record)
+    cfg = read_recorded(kind.finetune, record["config"])
+    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=tokenizer, max_tokens=config["max_tokens"])
+    encoded = reader.read("train")
+    rows = min(record["config"]["rows"], len(encoded.ids))
+    batches = ExampleBatches(encoded, rows=rows, seed=cfg.seed, of_epoch=reader.of_epoch())
+    n_tokens: Counter[str] = Counter()
+    for k in range(first - 1, last):
+        read = batches.examples_of(k)
+        for place in batches.places(k):
+            n_tokens[read.ids[place]] += len(read.tokens[place])
     table = read_examples(folder.directory, "train")
+    row_of = {example: row for row, example in enumerate(table["id"].to_pylist())}
     labels = table.drop_columns(EXAMPLE.names).to_pylist()
     documents = [
         StepDocument(
-            document_id=encoded.ids[place],
-            n_tokens=int(encoded.lengths[place]) * n_times,
-            label=", ".join(map(str, labels[place].values())),
-            preview=table["text"][place].as_py()[:PREVIEW_CHARACTERS],
+            document_id=example,
+            n_tokens=n,
+            label=", ".join(map(str, labels[row_of[example]].values())),
+            preview=table["text"][row_of[example]].as_py()[:PREVIEW_CHARACTERS],
         )
-        for place, n_times in Counter(places.tolist()).items()
+        for example, n in n_tokens.items()
     ]
     return StepContent(first=first, last=last, n_steps=record["rows"], kind="examples", documents=tuple(documents))

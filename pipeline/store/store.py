@@ -120,6 +120,8 @@ class Stage:
     function: Callable[[Config, tuple[Any, ...], Work], Outcome]
     handle: type[Handle]
     libraries: tuple[str, ...] = ()  # distributions whose version affects the output, UNICODE and DEVICE
+    # the config with what it leaves open, which follows from the inputs; the fingerprint is computed from it
+    resolve: Callable[[Config, tuple[Any, ...]], Config] = lambda cfg, inputs: cfg
     variant: str = ""  # which of several functions with this name runs, for instance that of a kind of task
     by_shard: bool = False  # results are cached per shard, so that a rebuild processes changed shards only
 
@@ -159,6 +161,7 @@ class Store:
         With `directory` the output is written there instead of below the root (command line: --out).
         Raises DiskFull when the disk is full, CorruptShard when files of a finished output are damaged.
         """
+        cfg = stage.resolve(cfg, inputs)
         fingerprint = fingerprint_of(stage, cfg, inputs)
         where = directory or self.where(stage.name, fingerprint)
         with room_for(stage.name, where), nullcontext(self.lease) if self.lease else leased(self.root) as lease:

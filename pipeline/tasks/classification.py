@@ -22,7 +22,7 @@ from annotated_types import Ge, Lt
 from model.data.examples import EncodedExamples, Encoder, repaired
 from model.data.labelled import LabelledTexts
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
+from pipeline.corpus.examples.stage import ExamplesConfig, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.answers import column
 from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
@@ -163,6 +163,7 @@ class Classification(Kind):
         "calibration_error",
     )
     decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
+    selects = ("validation_macro_f1", True)
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
         renamed = {"rename": label_names(table["rename"], where, "rename")} if "rename" in table else {}
@@ -211,12 +212,11 @@ class Classification(Kind):
         return list(label_warnings(label_counts(examples)))
 
     def encode(
-        self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
+        self, examples: Shards, rows: pa.Table, tokenizer: Encoder, max_tokens: int, truncation_side: str
     ) -> EncodedExamples:
         from model.training.finetuning import encoded_texts
 
-        table = read_examples(examples.directory, split)
-        columns = (tuple(table[name].to_pylist()) for name in ("id", "text", "label"))
+        columns = (tuple(rows[name].to_pylist()) for name in ("id", "text", "label"))
         texts = LabelledTexts(str(examples.directory), *columns)
         return encoded_texts(texts, labels_of(examples.directory), tokenizer, max_tokens, truncation_side)
 

@@ -9,20 +9,24 @@ torch is imported where it is used, because Dagster loads this module only for i
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from annotated_types import Ge
+import pyarrow as pa
+from annotated_types import Ge, Gt, Le
 
+from model.data.augment import augmented_texts, epoch_seed
 from model.data.examples import EncodedExamples, Encoder
-from model.training.finetune_settings import FinetuneSettings
+from model.training.finetune_settings import FinetuneSettings, resolved
+from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
-from pipeline.store.settings import Count, Fraction, Positive, check_values
+from pipeline.store.settings import Count, Fraction, OptionalCount, OptionalPositive, Positive, check_values
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training import shared_settings as shared
@@ -33,10 +37,13 @@ if TYPE_CHECKING:
 
     from model.network.registry import Network
     from model.training.loss import LossFunction
+    from model.training.selection import Ending
 
-VERSION = 5
+VERSION = 6
 ORDERED_SINCE = 3  # the first version whose batches hold the examples that they hold now
 DEFAULTS = FinetuneSettings()
+CONFIG_FILE = "config.json"  # of a base
+FOLLOWS = "without a value it follows from the base"
 WORTH_WARNING = 0.01  # fraction of the training texts that are cut
 log = logging.getLogger(__name__)
 
@@ -45,10 +52,30 @@ class Objective(Protocol):
     """The training objective of a kind of task."""
 
     identity: str  # part of the fingerprint that distinguishes its outputs from those of other kinds
+    finetune: "type[FinetuneConfig]"
+    # the value of `validate` that chooses the best checkpoint and ends training early, and whether higher is better
+    selects: tuple[str, bool]
+    has_curve: bool = True  # whether a training writes curve.jsonl; False for a kind that trains nothing
+
+    def train(self, cfg: Any, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
+        """The function of the stage. A kind without a training of its own overrides it."""
+        return finetune(self, cfg, inputs, work)
 
     def encode(
-        self, examples: Shards, split: str, tokenizer: Encoder, max_tokens: int, truncation_side: str
-    ) -> EncodedExamples: ...
+        self, examples: Shards, rows: pa.Table, tokenizer: Encoder, max_tokens: int, truncation_side: str
+    ) -> EncodedExamples:
+        """`rows` are the examples of one split, perhaps augmented; `examples` is where all of them are."""
+        ...
+
+    def augmented(self, rows: pa.Table, cfg: Any, seed: int) -> pa.Table:
+        """`rows` as they are in one epoch: changed as cfg.settings().augmentation describes.
+
+        Each is drawn from `seed`, that of the epoch, and its id. By default `text` changes; a kind with offsets into
+        it, or with other texts, overrides this.
+        """
+        ids, texts = (rows[name].to_pylist() for name in ("id", "text"))
+        texts = augmented_texts(ids, texts, cfg.settings().augmentation, seed)
+        return rows.set_column(rows.schema.get_field_index("text"), rows.schema.field("text"), pa.array(texts))
 
     def network(self, cfg: Any, base: "Network", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.
@@ -68,6 +95,11 @@ class Objective(Protocol):
         """validation_loss (nats per target) and any other metrics of the network."""
         ...
 
+    def finish(self, cfg: Any, network: "nn.Module", held_out: EncodedExamples) -> dict[str, Any]:
+        """What validation examples decide after the training, such as thresholds; it is added to config.json."""
+        del cfg, network, held_out
+        return {}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FinetuneConfig:
@@ -79,9 +111,10 @@ class FinetuneConfig:
         "Start from the pretrained weights, or from random ones, to see what pretraining is worth.",
     ] = DEFAULTS.initialisation
     tuning: Annotated[
-        Literal["full", "lora"],
+        Literal["full", "lora", "head"],
         "Train all weights, or with lora (arXiv:2106.09685) only small adapters and the new head beside the frozen"
-        " base: frozen weights need no gradients and no optimizer state, and a step takes less time.",
+        " base, or with head the new head alone: frozen weights need no gradients and no optimizer state, and a step"
+        " takes less time.",
     ] = DEFAULTS.tuning
     lora_rank: shared.LoraRank = DEFAULTS.lora_rank
     lora_alpha: shared.LoraAlpha = DEFAULTS.lora_alpha
@@ -90,8 +123,18 @@ class FinetuneConfig:
         Positive,
         "Peak learning rate of adapters and head with tuning = lora; muon_lr and adamw_lr are not used then.",
     ] = DEFAULTS.lora_lr
-    epochs: Annotated[Count, "Number of passes over the training examples."] = DEFAULTS.epochs
-    rows: Annotated[Count, "Number of examples per update."] = DEFAULTS.rows
+    head_lr: Annotated[
+        Positive, "Peak learning rate of the head with tuning = head; muon_lr and adamw_lr are not used then."
+    ] = DEFAULTS.head_lr
+    layer_decay: Annotated[
+        float | None,
+        Gt(0),
+        Le(1),
+        "Learning rate of a layer divided by that of the layer above it, so that the lowest layers change least"
+        " (arXiv:1801.06146); without a value all layers have the same rate.",
+    ] = DEFAULTS.layer_decay
+    epochs: Annotated[OptionalCount, f"Number of passes over the training examples; {FOLLOWS}."] = DEFAULTS.epochs
+    rows: Annotated[OptionalCount, f"Number of examples per update; {FOLLOWS}."] = DEFAULTS.rows
     max_tokens: Annotated[
         int | None,
         Ge(2),
@@ -102,8 +145,15 @@ class FinetuneConfig:
         Literal["right", "left"],
         "Side of a text with more than max_tokens tokens that is not read: right is its end, left its beginning.",
     ] = DEFAULTS.truncation_side
-    muon_lr: Annotated[Positive, "Peak learning rate of the hidden matrices, which Muon trains."] = DEFAULTS.muon_lr
-    adamw_lr: Annotated[Positive, "Peak learning rate of embedding, norms and head, which AdamW trains."] = (
+    optimizer: Annotated[
+        Literal["muon", "adamw"] | None,
+        f"Muon for the hidden matrices and AdamW for all other weights, or AdamW for all weights; {FOLLOWS}.",
+    ] = DEFAULTS.optimizer
+    muon_lr: Annotated[
+        OptionalPositive,
+        f"Peak learning rate of the hidden matrices with optimizer = muon; {FOLLOWS}. A value turns Muon on.",
+    ] = DEFAULTS.muon_lr
+    adamw_lr: Annotated[OptionalPositive, f"Peak learning rate of the weights that AdamW trains; {FOLLOWS}."] = (
         DEFAULTS.adamw_lr
     )
     muon_weight_decay: Annotated[
@@ -114,14 +164,42 @@ class FinetuneConfig:
     adamw_weight_decay: Annotated[
         float,
         Ge(0),
-        "Decoupled weight decay of embedding and head, multiplied by the learning rate; 0 turns it off. Norms are"
-        " never decayed.",
+        "Decoupled weight decay of the matrices that AdamW trains, multiplied by the learning rate; 0 turns it off."
+        " Norms are never decayed.",
     ] = DEFAULTS.adamw_weight_decay
     warmup_fraction: Annotated[Fraction, shared.WARMUP_FRACTION] = DEFAULTS.warmup_fraction
-    seed: Annotated[int, "Seed for new weights and the order of the examples."] = DEFAULTS.seed
-    validate_every: Annotated[Count, "Evaluate on the validation split every N updates."] = field(
-        default=DEFAULTS.validate_every, metadata=NOT_IDENTITY
-    )
+    patience: Annotated[
+        OptionalCount,
+        "End the training after this many validations in a row that did not improve the metric of the task; without a"
+        " value all epochs are trained. The learning rate falls as planned for all epochs.",
+    ] = DEFAULTS.patience
+    keep: Annotated[
+        Literal["best", "last"] | None,
+        "Whether the model has the weights of its best validation or of its last update; without a value best with"
+        " patience and otherwise last.",
+    ] = DEFAULTS.keep
+    validations_per_epoch: Annotated[
+        OptionalCount,
+        "Number of validations per epoch with keep = best, which choose the weights; 4 without a value.",
+    ] = DEFAULTS.validations_per_epoch
+    augment_typos: Annotated[
+        Fraction,
+        "Probability per word of a typing error in training texts (letters swapped, left out, doubled, or a"
+        " neighbour on the keyboard), drawn anew in every epoch.",
+    ] = DEFAULTS.augment_typos
+    augment_case: Annotated[
+        Fraction,
+        "Probability per training text that it is written in lower case, in capitals, or with capital initials.",
+    ] = DEFAULTS.augment_case
+    augment_word_dropout: Annotated[
+        Fraction, "Probability per word of a training text that it is left out, drawn anew in every epoch."
+    ] = DEFAULTS.augment_word_dropout
+    seed: Annotated[int, "Seed for new weights, the order of the examples and their augmentation."] = DEFAULTS.seed
+    validate_every: Annotated[
+        Count,
+        "Evaluate on the validation split every N updates, for the curve; with keep = best validations_per_epoch"
+        " decides instead.",
+    ] = field(default=DEFAULTS.validate_every, metadata=NOT_IDENTITY)
     checkpoint_every: Annotated[Count, shared.CHECKPOINT_EVERY] = field(
         default=DEFAULTS.checkpoint_every, metadata=NOT_IDENTITY
     )
@@ -139,6 +217,41 @@ class FinetuneConfig:
         return FinetuneSettings(**{name: getattr(self, name) for name in names})
 
 
+def resolved_config(cfg: Any, inputs: tuple[Any, ...]) -> Any:
+    """`cfg` with every open setting as it follows from the base; unchanged while the base is not there."""
+    path = inputs[0].directory / CONFIG_FILE
+    if not isinstance(cfg, FinetuneConfig) or not path.exists():
+        return cfg
+    d_model = json.loads(path.read_text("utf-8"))["model"]["d_model"]
+    settings = resolved(cfg.settings(), d_model)
+    open_ones = [one.name for one in dataclasses.fields(settings) if getattr(cfg, one.name, 0) is None]
+    return dataclasses.replace(cfg, **{name: getattr(settings, name) for name in open_ones})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitReader:
+    """Reads the examples of a split as a model of `max_tokens` tokens sees them."""
+
+    kind: Objective
+    cfg: FinetuneConfig
+    examples: Shards
+    tokenizer: Encoder
+    max_tokens: int
+
+    def encoded(self, rows: pa.Table) -> EncodedExamples:
+        return self.kind.encode(self.examples, rows, self.tokenizer, self.max_tokens, self.cfg.truncation_side)
+
+    def read(self, split: str) -> EncodedExamples:
+        return self.encoded(read_examples(self.examples.directory, split))
+
+    def of_epoch(self) -> Callable[[int], EncodedExamples] | None:
+        """The training examples by the number of an epoch; None: they are the same in all of them."""
+        if not self.cfg.settings().augmentation.changes_texts:
+            return None
+        rows = read_examples(self.examples.directory, "train")
+        return lambda epoch: self.encoded(self.kind.augmented(rows, self.cfg, epoch_seed(self.cfg.seed, epoch)))
+
+
 def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
     """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
     from model.training.finetuning import Task, job_of, load_base
@@ -148,10 +261,8 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
     checkpoint, examples = inputs
     settings, base = cfg.settings(), load_base(checkpoint.directory)
     max_tokens = base.max_tokens(settings)
-    training, held_out = (
-        kind.encode(examples, split, base.tokenizer, max_tokens, cfg.truncation_side)
-        for split in ("train", "validation")
-    )
+    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=base.tokenizer, max_tokens=max_tokens)
+    training, held_out = (reader.read(split) for split in ("train", "validation"))
     warn_of_cuts(cfg, training, max_tokens, base.network.cfg.max_seq_len)
     network, description = kind.network(cfg, base.network, examples)
     task = Task(
@@ -160,27 +271,38 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         training=training,
         loss_function=kind.loss(cfg),
         validate=lambda network: kind.validate(network, held_out),
+        selects=kind.selects,
+        of_epoch=reader.of_epoch(),
     )
     job = job_of(base, task, settings, {"base": checkpoint.digest, "examples": examples.digest})
     reported = {name: value for name, value in job.description.items() if name not in ("kind", "model")}
     params = dataclasses.asdict(cfg) | {"n_steps": job.cfg.n_steps, **reported}
+    log.info("settings: %s", ", ".join(f"{name}={value}" for name, value in params.items()))
     work.observer.started(work.fingerprint, params, inputs)
     try:
         progress = paced(lambda done, total: work.progress(done, total, "steps"))
-        run_to_end(work.directory, job, work.observer, progress)
+        finish = partial(kind.finish, cfg, held_out=held_out)
+        ending = run_to_end(work.directory, job, work.observer, progress, finish)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
     for name in tokenizer_files(checkpoint.directory / "tokenizer"):
         link_or_copy(checkpoint.directory / "tokenizer" / name, work.directory / "tokenizer" / name)
     return Outcome(
-        rows=job.cfg.n_steps,
+        rows=ending.n_steps,
         measures={
             **kind.validate(job.model, held_out),
-            "train_examples": len(training.ids),
+            **chosen(ending, kind.selects[0]),
+            "train_examples": len(set(training.ids)),
             **cuts({"train": training, "validation": held_out}),
         },
         content=("model.safetensors", "config.json", "tokenizer/*", "adapter/*"),
     )
+
+
+def chosen(ending: "Ending", metric: str) -> dict[str, float]:
+    """Updates that were done, and step and value of the validation whose weights were kept, if one was."""
+    done: dict[str, float] = {"n_steps": ending.n_steps}
+    return done if ending.best is None else done | {"best_step": ending.best[0], f"best_{metric}": ending.best[1]}
 
 
 def cuts(encoded: Mapping[str, EncodedExamples]) -> dict[str, float]:
@@ -190,7 +312,7 @@ def cuts(encoded: Mapping[str, EncodedExamples]) -> dict[str, float]:
         for split, examples in encoded.items()
         for name, value in (
             (f"{split}_n_cut", examples.n_cut),
-            (f"{split}_cut_fraction", examples.n_cut / len(examples.ids)),
+            (f"{split}_cut_fraction", examples.n_cut / len(set(examples.ids))),
         )
     }
 
@@ -221,11 +343,11 @@ def longer_texts(max_tokens: int, context: int) -> str:
 
 def finetune_stage(kind: Objective) -> Stage:
     """The stage of a kind of task. torch is one of its libraries, because another version may round differently."""
-    function: Callable[..., Outcome] = partial(finetune, kind)
     return Stage(
         name="finetune",
         version=VERSION,
-        function=function,
+        function=kind.train,
+        resolve=resolved_config,
         handle=Checkpoint,
         libraries=(
             "numpy",
@@ -240,5 +362,5 @@ def finetune_stage(kind: Objective) -> Stage:
 
 
 def random_baseline(cfg: FinetuneConfig) -> FinetuneConfig:
-    """The same training without pretraining, with the learning rates that were best for it on validation data."""
+    """The same training of the same network without pretraining, which needs all weights to be trained."""
     return dataclasses.replace(cfg, initialisation="random", tuning="full")

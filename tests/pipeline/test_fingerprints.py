@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from model.training.finetune_settings import train_config
+from model.training.finetune_settings import resolved, train_config
 from pipeline.corpus.clean.stage import CLEAN, CleanConfig
 from pipeline.corpus.collect.files import FilesSource
 from pipeline.corpus.collect.source_rules import SourceRules
@@ -159,6 +159,6 @@ def test_deterministic_kernels_of_a_gpu_reach_a_training_and_are_no_part_of_its_
     stage, plain = finetune_stage(kind), kind.finetune()
     asked = replace(plain, deterministic=True)
     assert recipe_of(stage, asked) == recipe_of(stage, plain)
-    assert train_config(asked, n_examples=8).deterministic
+    assert train_config(resolved(asked.settings(), d_model=16), n_examples=8).deterministic
     assert pretrained(deterministic=True) == pretrained()
     assert pretrain_recipe(PretrainConfig(deterministic=True)).train.deterministic

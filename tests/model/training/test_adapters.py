@@ -18,7 +18,7 @@ from model.training.adapters import load_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import TrainConfig
 from model.training.files import WEIGHTS, read_json, read_tensors, sha256
-from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.finetune_settings import FinetuneSettings, resolved, train_config
 from model.training.optim import Optimizer
 from model.training.pretraining import Pretraining, job_of, made_from, pretrain
 from tests.model.training.test_finetuning import rows, write
@@ -176,7 +176,7 @@ def test_finetune_trains_adapters_and_a_new_head(trained, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tuning": "some"}, "tuning='some' must be one of full, lora"),
+        ({"tuning": "some"}, "tuning='some' must be one of full, lora, head"),
         ({"tuning": "lora", "lora_rank": 0}, "rank=0 of LoRA must be at least 1"),
         ({"tuning": "lora", "initialisation": "random"}, "tuning='lora' needs a trained base"),
         ({"tuning": "lora", "lora_lr": 0.0}, r"adamw_lr=0\.0 must be above 0"),
@@ -188,9 +188,9 @@ def test_settings_of_adapters_that_break_a_rule_are_named(settings, message):
 
 
 def test_adapters_are_trained_by_adamw_alone():
-    plan = train_config(FinetuneSettings(tuning="lora", lora_lr=0.003), n_examples=300)
+    plan = train_config(resolved(FinetuneSettings(tuning="lora", lora_lr=0.003), d_model=16), n_examples=300)
     assert (plan.muon_lr, plan.adamw_lr) == (None, 0.003)
-    assert train_config(FinetuneSettings(), n_examples=300).muon_lr is not None
+    assert train_config(resolved(FinetuneSettings(), d_model=16), n_examples=300).muon_lr is not None
 
 
 def test_merge_from_the_command_line_gives_the_model_of_the_training(plan, trained, tmp_path, capsys):

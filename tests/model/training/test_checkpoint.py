@@ -25,6 +25,7 @@ from model.training.checkpoint import (
 )
 from model.training.config import TrainConfig
 from model.training.files import fault_in
+from model.training.selection import Selection
 from model.training.step import TrainState, new_state, train_step
 
 CONFIG = DecoderConfig(
@@ -184,9 +185,9 @@ def test_prune_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
             save_values(folder, {"loss": value})
     (tmp_path / "step-000009").mkdir()  # without a record
     (tmp_path / ".step-000007.partial").mkdir()
-    prune_checkpoints(tmp_path, keep=2, best="loss")
+    prune_checkpoints(tmp_path, keep=2, selection=Selection(metric="loss"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000004", "step-000005"]
-    prune_checkpoints(tmp_path, keep=1, best=None)
+    prune_checkpoints(tmp_path, keep=1, selection=None)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000005"]
 
 

@@ -21,7 +21,7 @@ from model.network.registry import describe, kind_of, load_classifier, save_mode
 from model.network.shape import EncoderConfig, switches_of
 from model.network.visible import Visible
 from model.training.curve import read_curve
-from model.training.finetune_settings import FinetuneSettings, train_config
+from model.training.finetune_settings import FinetuneSettings, resolved, train_config
 from model.training.finetuning import classifier_network, load_base
 
 QUICK = ("--set", "epochs=8", "--set", "rows=8", "--set", "adamw_lr=0.02", "--set", "validate_every=15")
@@ -183,9 +183,9 @@ def test_settings_that_break_a_rule_are_named(settings, message):
 
 
 def test_train_config_reads_every_example_once_per_epoch():
-    plan = train_config(FinetuneSettings(epochs=3, rows=128), n_examples=241)
+    plan = train_config(resolved(FinetuneSettings(epochs=3, rows=128), d_model=16), n_examples=241)
     assert (plan.n_steps, plan.rows, plan.micro_batch) == (6, 128, 128)
-    assert train_config(FinetuneSettings(rows=10_000), n_examples=600).micro_batch == 200
+    assert train_config(resolved(FinetuneSettings(rows=10_000), d_model=16), n_examples=600).micro_batch == 200
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])

@@ -29,6 +29,7 @@ from model.training.curve import read_curve
 from model.training.loop import Interrupted
 from model.training.loss import language_model_loss
 from model.training.run import Job, run
+from model.training.selection import Selection
 from tests.children import python
 
 DECODER = DecoderConfig(
@@ -79,7 +80,7 @@ def job_on(batches: TokenBatches, cfg: TrainConfig = TRAIN, seed: int = 0, made_
         description=describe(DECODER),
         batches=batches,
         validate=lambda model: {"validation_loss": mean_loss(model, batches, 2, language_model_loss, 4)},
-        best="validation_loss",
+        selection=Selection(metric="validation_loss"),
         made_from={"tokens": made_from},
     )
 

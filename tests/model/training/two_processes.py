@@ -39,6 +39,7 @@ from model.training.loop import Interrupted
 from model.training.loss import language_model_loss
 from model.training.reports import Diverged
 from model.training.run import Job, run
+from model.training.selection import Selection
 from model.training.step import new_state, train_step
 
 # An odd vocabulary and one key-value head: shards of unequal size; five matrices of one shape for two processes.
@@ -135,7 +136,7 @@ def train(directory: Path, parallel: str, at: int | None = None, action: Callabl
         description=describe(DECODER),
         batches=batches,
         validate=lambda model: {"validation_loss": mean_loss(model, batches, 2, language_model_loss, 4)},
-        best="validation_loss",
+        selection=Selection(metric="validation_loss"),
     )
     directory.mkdir(exist_ok=True)
     with group():

@@ -11,8 +11,8 @@ import pytest
 from model.data.examples import ExampleBatches
 from model.data.tokenizer import load_tokenizer
 from model.training.config import TrainConfig
-from model.training.finetune_settings import train_config
 from pipeline.cli import main
+from pipeline.corpus.examples.stage import read_examples
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
 from pipeline.tasks.classification import KIND, ClassificationFinetuneConfig
@@ -97,9 +97,9 @@ def test_trace_step_lists_the_documents_of_that_step_with_urls_and_licence(told,
 def test_trace_step_of_a_fine_tuned_model_lists_its_examples(told, layout):
     model, examples = (load_current(layout, name) for name in ("moods_model", "moods_examples"))
     tokenizer = load_tokenizer(model.directory / "tokenizer")
-    encoded = KIND.encode(examples, "train", tokenizer, 32, "right")
+    encoded = KIND.encode(examples, read_examples(examples.directory, "train"), tokenizer, 32, "right")
     cfg = ClassificationFinetuneConfig(**config_of(model))
-    batches = ExampleBatches(encoded, rows=train_config(cfg.settings(), len(encoded.ids)).rows, seed=cfg.seed)
+    batches = ExampleBatches(encoded, rows=min(cfg.rows, len(encoded.ids)), seed=cfg.seed)
     found = objects(told, "--step", "moods_model", "3")
     assert [one["document_id"] for one in found["documents"]] == batches.documents_of_batch(2)
     assert {one["label"] for one in found["documents"]} <= {"glad", "sad"}

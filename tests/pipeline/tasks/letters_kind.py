@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from model.data.examples import EncodedExamples, encoded
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
+from pipeline.corpus.examples.stage import ExamplesConfig, refuse_empty_splits
 from pipeline.evaluation.comparisons import compared_results
 from pipeline.evaluation.intervals import Counted, quotient
 from pipeline.evaluation.mistakes import Mistake
@@ -59,6 +59,7 @@ class Letters(Kind):
     keys = parts = ("phrase", "size")
     columns = (pa.field("phrase", pa.string()), pa.field("size", pa.float64()))
     metrics = ("mean_absolute_error",)
+    selects = ("validation_loss", False)
     decides, must_beat = ("mean_absolute_error", False), ("mean_absolute_error", "mean_size")
 
     def row(self, parts, cfg):
@@ -69,11 +70,10 @@ class Letters(Kind):
     def check_examples(self, examples, cfg, name):
         refuse_empty_splits(examples, name)
 
-    def encode(self, examples, split, tokenizer, max_tokens, truncation_side):
-        table = read_examples(examples.directory, split)
-        tokens, is_cut = encoded(tokenizer, table["phrase"].to_pylist(), max_tokens, truncation_side)
-        sizes = {"sizes_B": table["size"].to_numpy()}
-        return EncodedExamples(table["id"].to_pylist(), tokens, sizes, int(is_cut.sum()))
+    def encode(self, examples, rows, tokenizer, max_tokens, truncation_side):
+        tokens, is_cut = encoded(tokenizer, rows["phrase"].to_pylist(), max_tokens, truncation_side)
+        sizes = {"sizes_B": rows["size"].to_numpy()}
+        return EncodedExamples(rows["id"].to_pylist(), tokens, sizes, int(is_cut.sum()))
 
     def network(self, cfg, base, examples):
         from model.network.heads import classifier_from, new_classifier

@@ -61,13 +61,11 @@ def fit(
     Raises Interrupted after a signal, Diverged when a loss is not finite.
     """
     reports = Reports(state, batches, report, last_good, min_spike_rise)
-    if is_over():
-        return
     # on a CPU, where the history is on the host, a step is compared with those before it
     log_every = cfg.log_every if cfg.skip_spikes is None or state.is_asynchronous else 1
     extendable = stable_end(cfg)  # a longer run can continue from this step
     device = next(state.model.parameters()).device
-    numbers = range(state.step, cfg.n_steps)
+    numbers = range(state.step, state.step if is_over() else cfg.n_steps)
     with stop_signals() as is_signalled, frozen_garbage(), prefetched(batches, numbers, device) as ahead:
         for k, batch in zip(numbers, ahead, strict=True):
             reports.pending.append(train_step(state, batch, cfg, loss_function, batches.n_rows(k)))

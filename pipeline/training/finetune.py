@@ -28,7 +28,7 @@ from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Fraction, OptionalCount, OptionalPositive, Positive, check_values
 from pipeline.store.shards import link_or_copy
-from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.store.store import DEVICE, NOT_IDENTITY, UNICODE, Outcome, Stage, Work
 from pipeline.training import shared_settings as shared
 from pipeline.training.pace import paced
 
@@ -356,6 +356,7 @@ def finetune_stage(kind: Objective) -> Stage:
             "tokenizers",
             "torch",
             DEVICE,
+            UNICODE,
         ),  # another version may round, draw or split differently
         variant=kind.identity,
     )

@@ -81,7 +81,7 @@ NOT_HERE = {
     "base": {"numpy": "arrays that gguf fills", "regex": LOADS, "tiktoken": LOADS, "tokenizers": LOADS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "continue": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
-    "finetune": {},
+    "finetune": {"scipy": "the examples are read, not made"},
     "evaluate_model": {},
     "evaluate_task": {},
 }
@@ -96,6 +96,7 @@ WITH_TEXT = [
     "decontaminate",
     "split",
     "examples",
+    "finetune",
 ]  # these lower, split, strip or classify characters
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.data.questions import PairLayout
 from model.data.tokenizer import IMPORTED
 from model.data.tokenizer_json import MODELS, pattern_of, steps, vocabulary_of
 from model.training.files import read_json
@@ -33,8 +34,11 @@ class Feeding:
     max_tokens: int  # of a row; a longer text is cut
     truncation_side: str  # where a longer text is cut: "right" is its end, "left" its beginning
     padding_side: str  # where a shorter text is padded
-    is_repaired: bool  # whether texts are composed (NFC) and stripped first, as our classifiers do
+    is_task: bool  # whether the model was trained for a task: on texts in which a special token is text
+    is_repaired: bool = False  # whether texts are composed (NFC) and stripped first, as our classifiers do
     spells_mask: bool = False  # whether a special token that is spelled out in a text is one, to fill a mask
+    has_types: bool = False  # whether the second text of a pair has another token type than the first
+    pairs: PairLayout | None = None  # of a question and a text; None = as the tokenizer has it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,9 +78,9 @@ def read_exported_tokenizer(
     if chat_template is None and (folder / CHAT_TEMPLATE).is_file():
         chat_template = (folder / CHAT_TEMPLATE).read_text("utf-8")
     opens_with_bos = is_ours and "bos_token" in special_ids
-    if opens_with_bos:
+    if opens_with_bos and not _adds_tokens(tokenizer):
         tokenizer["post_processor"] = _opened_with(str(_text(config["bos_token"])), special_ids["bos_token"])
-    if chat_template is not None and not (feeding is not None and feeding.is_repaired):
+    if chat_template is not None and not (feeding is not None and feeding.is_task):
         config["split_special_tokens"] = False  # a template spells special tokens out as text
     files = {
         TOKENIZER_JSON: json.dumps(tokenizer, ensure_ascii=False) + "\n",
@@ -123,11 +127,19 @@ def _feed(
         config["pad_token"] = next((token for token in ends if token in tokens), None)
     if feeding.spells_mask:
         config["split_special_tokens"] = False
-    if feeding.is_repaired and description is not None:
+    if feeding.has_types:  # without it transformers gives both texts of a pair the type 0
+        config["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    if not feeding.is_task or description is None:
+        return
+    config["split_special_tokens"] = True  # one that is spelled out in a text is text, as in training
+    if feeding.is_repaired:
         strip = {"type": "Strip", "strip_left": True, "strip_right": True}
         own = [tokenizer["normalizer"]] if tokenizer.get("normalizer") is not None else []
         tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, strip, *own]}
-        config["split_special_tokens"] = True  # one that is spelled out in a text is text, as in training
+    if feeding.pairs is not None and feeding.pairs.null:  # not a pair of BERT or RoBERTa, which the tokenizer makes
+        _forget_added_tokens(config)
+        tokenizer["post_processor"] = _paired(feeding.pairs, tokens)
+    else:
         _open_as_trained(tokenizer, config, tokens, description)
 
 
@@ -136,13 +148,22 @@ def _open_as_trained(
 ) -> None:
     """Put the token before a text that our classifiers read there, where an imported tokenizer adds none itself."""
     opening, closing = description.get("opening"), description.get("closing")
-    added = [step for step in steps(tokenizer.get("post_processor"), "processors") if step["type"] != "ByteLevel"]
-    if not opening or closing or added or config.get("add_bos_token"):
+    if not opening or closing or _adds_tokens(tokenizer) or config.get("add_bos_token"):
         return
-    config.pop("add_bos_token", None)  # which transformers puts above tokenizer.json
-    config.pop("add_eos_token", None)
+    _forget_added_tokens(config)
     text = next(text for text, token_id in tokens.items() if token_id == opening[0])
     tokenizer["post_processor"] = _opened_with(text, opening[0])
+
+
+def _adds_tokens(tokenizer: Mapping[str, Any]) -> bool:
+    """Whether a step of tokenizer.json puts tokens around a text."""
+    return any(step["type"] != "ByteLevel" for step in steps(tokenizer.get("post_processor"), "processors"))
+
+
+def _forget_added_tokens(config: dict[str, Any]) -> None:
+    """Remove what transformers puts above the step in tokenizer.json."""
+    config.pop("add_bos_token", None)
+    config.pop("add_eos_token", None)
 
 
 def _checked(path: Path, tokenizer: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -173,6 +194,26 @@ def _text(token: Any) -> str | None:
     """A special token of tokenizer_config.json, which is a text or an object with `content`."""
     text = token.get("content") if isinstance(token, Mapping) else token
     return text if isinstance(text, str) else None
+
+
+def _paired(layout: PairLayout, tokens: Mapping[str, int]) -> dict[str, Any]:
+    """The step of tokenizer.json that makes a row of a question and a text; what is between them may be any text."""
+    texts = {token_id: text for text, token_id in tokens.items()}
+    parts = {"opening": layout.opening, "separator": layout.separator, "closing": layout.closing}
+    pair = [("opening", 0), ("A", 0), ("separator", 0), ("B", 1), ("closing", 1)]
+    single = [("opening", 0), ("A", 0), ("closing", 0)]
+
+    def step(name: str, kind: int) -> dict[str, Any]:
+        return {"SpecialToken" if name in parts else "Sequence": {"id": name, "type_id": kind}}
+
+    return {
+        "type": "TemplateProcessing",
+        "single": [step(*one) for one in single],
+        "pair": [step(*one) for one in pair],
+        "special_tokens": {
+            name: {"id": name, "ids": list(ids), "tokens": [texts[i] for i in ids]} for name, ids in parts.items()
+        },
+    }
 
 
 def _opened_with(token: str, token_id: int) -> dict[str, Any]:

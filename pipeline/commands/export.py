@@ -22,6 +22,7 @@ from pipeline.store.store import handle_of, verify
 from pipeline.training.bases import origins_of
 
 if TYPE_CHECKING:
+    from model.data.questions import PairLayout
     from model.hf.files import Model
     from model.network.registry import Problem
 
@@ -47,6 +48,7 @@ class Source:
     tokenizer: Path  # folder
     max_tokens: int  # of a text, with the token that opens it
     truncation_side: str  # of a text that is longer
+    pairs: "PairLayout | None" = None  # of a question and a text
 
 
 def run_export(args: Namespace) -> int:
@@ -58,13 +60,17 @@ def run_export(args: Namespace) -> int:
     template = None if args.chat_template is None else read_chat_template(Path(args.chat_template))
     source = read_source(folder)
     from model.hf.tokenizer import Feeding, read_exported_tokenizer
+    from model.network.registry import BASES
 
     feeding = Feeding(
         max_tokens=source.max_tokens,
         truncation_side=source.truncation_side,
         padding_side="left" if source.kind == "decoder" else "right",
+        is_task=source.kind not in BASES,
         is_repaired=source.kind == "sequence_classifier",
         spells_mask=source.kind == "masked_lm",
+        has_types=getattr(source.model.cfg, "n_token_types", 0) > 1,
+        pairs=source.pairs,
     )
     tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding)
     out = Path(args.out).absolute()
@@ -112,6 +118,7 @@ def print_sizes(files: Sequence[Path]) -> None:
 
 def read_source(folder: Path) -> Source:
     """The model in `folder`, in the format of this project or of Hugging Face. Raises ValueError if it is invalid."""
+    from model.data.questions import pair_layout
     from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
     from model.hf.config import problem_in
     from model.hf.family import DECODER
@@ -139,8 +146,10 @@ def read_source(folder: Path) -> Source:
     model, labels = load_model(folder)
     is_checkpoint = folder.parent.name == "checkpoints" and not (folder / "tokenizer").exists()
     tokenizer = (folder.parent.parent if is_checkpoint else folder) / "tokenizer"
+    pairs = None
     if (tokenizer / DESCRIPTION_FILE).exists():
-        load_tokenizer(tokenizer)  # checks every line
+        loaded = load_tokenizer(tokenizer)  # checks every line
+        pairs = pair_layout(loaded) if description["kind"] == SPAN else None
     context = model.cfg.max_seq_len
     return Source(
         model=model,
@@ -150,6 +159,7 @@ def read_source(folder: Path) -> Source:
         tokenizer=tokenizer,
         max_tokens=min(description.get("max_tokens", context), context),
         truncation_side="left" if description["kind"] == DECODER else description.get("truncation_side", "right"),
+        pairs=pairs,
     )
 
 

@@ -110,7 +110,9 @@ def test_imported_tokenizer_folder_is_read_by_transformers_with_the_same_ids(bot
 @pytest.mark.parametrize("is_classifier", [False, True])
 def test_exported_tokenizer_of_others_gives_the_ids_that_were_trained_on(both, is_classifier, tmp_path):
     _, ours, theirs, folder = both
-    feeding = Feeding(max_tokens=99, truncation_side="right", padding_side="right", is_repaired=is_classifier)
+    feeding = Feeding(
+        max_tokens=99, truncation_side="right", padding_side="right", is_task=is_classifier, is_repaired=is_classifier
+    )
     exported = read_exported_tokenizer(folder, 1200, feeding=feeding)
     for name, content in exported.files.items():
         (tmp_path / name).write_text(content, "utf-8")

@@ -71,6 +71,7 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     ),
     "hf": (
         "model.network",
+        "model.data.questions",
         "model.data.tokenizer",
         "model.data.byte_alphabet",
         "model.training.files",

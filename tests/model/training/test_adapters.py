@@ -10,11 +10,13 @@ from model.cli import main
 from model.data.mixture import Mixture
 from model.hf.adapter import write_adapter
 from model.network.decoder import new_decoder
-from model.network.heads import classifier_from
+from model.network.encoder import new_masked_lm
+from model.network.heads import classifier_from, span_classifier_from, token_classifier_from
 from model.network.lora import add_lora, merge_lora
 from model.network.lora_config import LoraConfig
-from model.network.registry import describe, load_classifier, load_decoder, load_model, save_model
-from model.training.adapters import load_adapters
+from model.network.registry import KINDS, describe, load_classifier, load_decoder, load_model, save_model
+from model.network.shape import EncoderConfig, switches_of
+from model.training.adapters import load_adapters, save_trained, start_adapters
 from model.training.checkpoint import complete_checkpoints
 from model.training.config import TrainConfig
 from model.training.files import WEIGHTS, read_json, read_tensors, sha256
@@ -24,6 +26,10 @@ from model.training.pretraining import Pretraining, job_of, made_from, pretrain
 from tests.model.training.test_finetuning import rows, write
 
 LORA = LoraConfig(rank=2, alpha=4.0)
+BERT = EncoderConfig(
+    vocab_size=40, n_layers=2, n_heads=2, n_kv_heads=2, d_model=16, d_head=8, d_ff=24, max_seq_len=16,
+    tie_embeddings=True, **switches_of("bert"),
+)  # fmt: skip
 TRAIN = TrainConfig(
     n_steps=12, rows=4, seq_len=16, micro_batch=2, muon_lr=None, adamw_lr=0.01, checkpoint_every=4, n_threads=1
 )
@@ -215,3 +221,35 @@ def test_adapters_of_another_kind_of_model_are_refused(plan, trained):
     pretrain(plan, Silent())
     with pytest.raises(ValueError, match="belong to a model of the kind decoder, got sequence_classifier"):
         load_adapters(plan.out / "adapter", classifier_from(load_decoder(trained), 2, 0), trained)
+
+
+@pytest.mark.parametrize("kind", ["sequence_classifier", "token_classifier", "span_classifier"])
+@pytest.mark.parametrize("trunk", ["decoder", "encoder"])
+def test_adapters_of_a_task_train_its_whole_head_and_come_back(trunk, kind, trained, tmp_path):
+    base = load_decoder(trained) if trunk == "decoder" else new_masked_lm(BERT, seed=1)
+    folder = trained if trunk == "decoder" else tmp_path / "base"
+    if trunk == "encoder":
+        save_model(folder, base, describe(BERT))
+    labels = ("a", "b", "c") if KINDS[kind].has_labels else None
+    make = {
+        "sequence_classifier": lambda: classifier_from(base, 3, seed=0),
+        "token_classifier": lambda: token_classifier_from(base, 3, seed=0),
+        "span_classifier": lambda: span_classifier_from(base, seed=0),
+    }[kind]
+    model = make()
+    description = start_adapters(model, describe(base.cfg, labels, kind=kind), LORA, folder, seed=3)
+    trained_names = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    of_head = {name for name, _ in model.named_parameters() if not name.startswith("model.")}
+    assert of_head and trained_names == of_head | {n for n, _ in model.named_parameters() if ".lora_" in n}
+    for weight in model.parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.1)
+    ids, lengths = torch.arange(24).view(2, 12), torch.tensor([12, 5])
+    expected = model(ids, lengths)
+    save_trained(tmp_path / "out", model, description)
+    merged, found = load_model(tmp_path / "out", "cpu", kind)
+    assert found == labels
+    again = make()
+    load_adapters(tmp_path / "out" / "adapter", again, folder)
+    torch.testing.assert_close(again(ids, lengths), expected)
+    torch.testing.assert_close(merged(ids, lengths), expected, atol=1e-5, rtol=1e-5)

@@ -7,9 +7,11 @@ of this machine is read once, so that what is hashed is what becomes examples. A
 import gzip
 import hashlib
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.unpacking import GZIP
@@ -42,9 +44,12 @@ def plain_name(name: str) -> str:
     return name[: -len(GZ)] if name.lower().endswith(GZ) else name
 
 
-def is_compressed(path: Path) -> bool:
+def beginning_of(path: Path, most: int) -> bytes:
+    """The first bytes of a file of this machine, unpacked."""
     with path.open("rb") as file:
-        return file.read(len(GZIP)) == GZIP
+        is_compressed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
+        return _gunzipped(str(path), file, most) if is_compressed else file.read(most)
 
 
 def name_of(data: Data | ReadFile) -> str:
@@ -80,13 +85,17 @@ def labelled_files(data: Source | ReadFile, cache: Path, progress: Progress) -> 
 def _unpacked(name: str, content: bytes) -> tuple[str, bytes]:
     if not content.startswith(GZIP):
         return name, content
-    try:
-        with gzip.open(io.BytesIO(content)) as file:
-            unpacked = file.read(MOST_BYTES + 1)
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{name} is damaged: {error}; replace it with a good copy") from error
+    unpacked = _gunzipped(name, io.BytesIO(content), MOST_BYTES + 1)
     _refuse_large(name, unpacked)
     return plain_name(name), unpacked
+
+
+def _gunzipped(name: str, stream: BinaryIO, most: int) -> bytes:
+    try:
+        with gzip.open(stream) as file:
+            return file.read(most)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{name} is damaged ({error}); replace it with a good copy") from error
 
 
 def _refuse_large(name: str, content: bytes) -> None:

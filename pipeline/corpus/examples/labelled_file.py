@@ -20,13 +20,14 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpus.csv_records import DELIMITERS, literal_cells, records
+from pipeline.corpus.csv_records import DELIMITERS, SNIFFED_RECORDS, literal_cells, records
 from pipeline.corpus.examples.paths import value_at
 
 PARQUET = ".parquet"
@@ -201,11 +202,15 @@ def _table_rows(
 def _delimiter(
     lines: Callable[[], Iterator[str]], parts: Collection[str], usual: str, columns: Collection[str]
 ) -> str:
-    """The first delimiter that gives the header all columns `parts`, or the first row as many cells as there are
-    `columns`; if none does, the one of the most columns."""
+    """The first delimiter that gives the header all columns `parts`; if none does, the one of the most columns, or
+    without a header the one that gives most rows as many cells as there are `columns`."""
     headers = {one: _header(lines(), one) for one in (usual, *DELIMITERS)}
-    fits = (one for one, header in headers.items() if {*parts} <= {*header} or len(header) == len(columns))
-    return next(fits, max(headers, key=lambda one: len(headers[one])))
+    if fits := [one for one, header in headers.items() if {*parts} <= {*header}]:
+        return fits[0]
+    if not columns:
+        return max(headers, key=lambda one: len(headers[one]))
+    first = {one: islice(records(lines(), one), SNIFFED_RECORDS) for one in headers}
+    return max(first, key=lambda one: sum(len(cells) == len(columns) for cells in first[one]))
 
 
 def _header(lines: Iterator[str], delimiter: str) -> list[str]:

@@ -4,7 +4,6 @@ In: name and content of a file, a kind and its settings. Out: one `Row` per reco
 its drop reason. A path that is in no record raises a ValueError that names the columns that the records have.
 """
 
-import gzip
 import io
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.corpus.examples.data_files import is_compressed, plain_name
+from pipeline.corpus.examples.data_files import beginning_of, plain_name
 from pipeline.corpus.examples.labelled_file import PARQUET, suffix_of
 from pipeline.corpus.examples.paths import fields_of, part_of, value_at
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows, part_paths
@@ -87,11 +86,10 @@ def check_beginning(kind: Rows, path: Path, cfg: ExamplesConfig, most: int = BEG
 
 def _beginning(path: Path, most: int) -> tuple[str, bytes, bool]:
     """The name of the file, its first rows as a file of the same form, and whether these are all."""
-    name = plain_name(str(path))
-    if suffix_of(name) == PARQUET and not is_compressed(path):
+    name, is_compressed = plain_name(str(path)), plain_name(path.name) != path.name
+    if suffix_of(name) == PARQUET and not is_compressed:
         return name, *_first_parquet_rows(path)
-    with gzip.open(path) if is_compressed(path) else path.open("rb") as file:
-        content = file.read(most + 1)
+    content = beginning_of(path, most + 1)
     if len(content) <= most:
         return name, content, True
     return name, content[: content.rfind(b"\n") + 1], False

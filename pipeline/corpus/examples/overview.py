@@ -19,6 +19,7 @@ from pipeline.corpus.examples.rows import ExampleRows
 from pipeline.corpus.report.card_markdown import counted, percent, plain, plain_line, table
 from pipeline.store.records import SPLITS
 
+WORD = pc.MatchSubstringOptions(r"\S+")
 SHOWN_PAIRS = 3
 MOST_IN_GROUP = 300  # rows of a group that are compared with each other
 MOST_PAIRS = 200_000  # of all groups together
@@ -137,8 +138,8 @@ def _dropped(rows: ExampleRows) -> str:
 
 def _lengths(examples: pa.Table) -> str:
     texts = examples["text"]
-    characters = pc.utf8_length(texts).to_numpy().astype(np.int64)
-    words = pc.count_substring_regex(texts, r"\S+").to_numpy().astype(np.int64)
+    characters = pc.call_function("utf8_length", [texts]).to_numpy().astype(np.int64)
+    words = pc.call_function("count_substring_regex", [texts], WORD).to_numpy().astype(np.int64)
     tokens = -(-characters // CHARACTERS_A_TOKEN)
     units: Mapping[str, np.ndarray] = {"words": words, "characters": characters, "tokens, about": tokens}
     lines = [[name, *(f"{_quantile(n, q):,}" for q in QUANTILES.values())] for name, n in units.items()]

@@ -126,7 +126,9 @@ def _make_examples(
 ) -> Outcome:
     def contents() -> Iterator[tuple[str, bytes, str]]:
         for one in files:
-            for name, content in labelled_files(one.data, cache, lambda *done: work.progress(*done, "bytes")):
+            for name, content in labelled_files(
+                one.data, cache, lambda done, total: work.progress(done, total, "bytes")
+            ):
                 yield name, content, one.split
 
     return make_examples(kind, cfg, contents(), work, read_keys(inputs))

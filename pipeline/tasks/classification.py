@@ -320,14 +320,24 @@ def shown(value: Any) -> str:
 
 def _labelled(value: Any, cfg: ClassificationExamplesConfig) -> tuple[dict[str, Any], str | None, str]:
     """The values of a row with a label, or its drop reason with details."""
-    names = cfg.names()
-    value = named(value, names_of(cfg.rename)) or value
+    judge = _judged_text if isinstance(value, str) else _judged
+    label, reason, detail = judge(value, cfg.labels, cfg.rename)
+    return ({} if label is None else {"label": label}), reason, detail
+
+
+def _judged(value: Any, labels: tuple[str, ...], renamed: tuple[str, ...]) -> tuple[str | None, str | None, str]:
+    """The label, or the drop reason with details."""
+    names = names_of(labels)
+    value = named(value, names_of(renamed)) or value
     label, name = label_text(value), named(value, names)
     if label is None and name is None:
-        return {}, "no_label", "" if value in (None, "") else shown(value)
+        return None, "no_label", "" if value in (None, "") else shown(value)
     if names and name is None:
-        return {}, "unknown_label", shown(value)
-    return {"label": name if names else label}, None, ""
+        return None, "unknown_label", shown(value)
+    return (name if names else label), None, ""
+
+
+_judged_text = lru_cache(maxsize=10_000)(_judged)  # few texts, in very many rows
 
 
 def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]:

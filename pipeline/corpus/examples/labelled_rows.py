@@ -5,7 +5,6 @@ its drop reason. A path that is in no record raises a ValueError that names the 
 """
 
 import io
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def labelled_rows(
 ) -> Iterator[Row]:
     """Every row, as an example or with its drop reason; for `stray_quotes` see labelled_file.py."""
     n_unreadable, stray_quotes = 0, [] if stray_quotes is None else stray_quotes
-    columns: Counter[str] = Counter()  # keys seen, for the suggestion in the error message
+    columns: set[str] = set()  # for the suggestion in the error message
     paths = part_paths(kind, cfg)
     missing = {field: part for part, path in paths.items() if part not in kind.optional for field in fields_of(path)}
     for number, record in enumerate(kind.records(name, content, cfg, stray_quotes), 1):
@@ -42,9 +41,10 @@ def labelled_rows(
             n_unreadable += 1
             row = Row(record, reason="unreadable_row", detail=_unreadable(name))
         else:
-            columns.update(record.keys())
-            for field in [field for field in missing if value_at(record, field) is not None]:
-                del missing[field]
+            if missing:
+                columns.update(record.keys())
+                for field in [field for field in missing if value_at(record, field) is not None]:
+                    del missing[field]
             parts = dict.fromkeys(kind.parts) | {part: part_of(record, path) for part, path in paths.items()}
             group, split = parts.pop("group", None), parts.pop("split", None)
             row = kind.row(parts, cfg)

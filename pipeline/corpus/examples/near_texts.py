@@ -33,6 +33,8 @@ Pairs = tuple[np.ndarray, np.ndarray]
 
 def normalised(text: str) -> str:
     """`text` in a form that is equal for texts that differ only in case, white space or Unicode form."""
+    if text.isascii():  # for which the rest is the same, only slower
+        return " ".join(text.lower().split())
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -183,7 +185,8 @@ def _neighbours(sets: WordSets, rare: WordSets, word: int) -> Iterator[Pairs]:
 
 def _alike(candidates: Iterable[Pairs], one: WordSets, other: WordSets, similarity: float) -> Iterator[Pairs]:
     """Those pairs of a text in `one` and a text in `other` that are similar."""
-    one_sizes, other_sizes, one_matrix, other_matrix = one.sizes, other.sizes, one.matrix(), other.matrix()
+    one_sizes, other_sizes, one_matrix = one.sizes, other.sizes, one.matrix()
+    other_matrix = one_matrix if other is one else other.matrix()
     for left, right in candidates:
         sizes = np.sort([one_sizes[left], other_sizes[right]], axis=0)
         is_possible = sizes[0] >= similarity * sizes[1] - ROUNDING

@@ -65,7 +65,11 @@ def _unlike(group: Sequence[int], strata: Sequence[Sequence[str]]) -> Iterator[t
 
 
 def group_warnings(
-    rows: ExampleRows, examples: pa.Table, found: Sequence[Contradiction], strata: Sequence
+    rows: ExampleRows,
+    examples: pa.Table,
+    found: Sequence[Contradiction],
+    strata: Sequence[Sequence[str]],
+    groups: Sequence[int],
 ) -> list[str]:
     """What may be wrong with the examples of any kind of task."""
     warnings = []
@@ -76,13 +80,13 @@ def group_warnings(
             f"{counted(len(unclear), 'example')} have a near duplicate with another label: {shown}. Look at them,"
             " because one of two such labels may be wrong"
         )
-    (_, largest), *_ = Counter(examples["group_id"].to_pylist()).most_common(1) or [("", 0)]
+    (_, largest), *_ = Counter(groups).most_common(1) or [(0, 0)]
     if 1 < largest > LARGE_GROUP * examples.num_rows:
         warnings.append(
             f"{largest:,} of {examples.num_rows:,} examples form one group, which is in one split as a whole; if"
             " their texts follow one template, raise the setting similarity"
         )
-    sizes = Counter(examples["split"].to_pylist())
+    sizes = {split: pc.sum(pc.equal(examples["split"], split)).as_py() or 0 for split in SPLITS}
     if few := [split for split in SPLITS[1:] if sizes[split] < FEW_HELD_OUT]:
         told = " and ".join(f"{split} has {counted(sizes[split], 'example')}" for split in few)
         warnings.append(f"{told}: a metric that is measured on fewer than {FEW_HELD_OUT} is very uncertain")
@@ -112,11 +116,12 @@ def examples_overview(rows: ExampleRows, examples: pa.Table, warnings: Sequence[
 
 
 def _splits(examples: pa.Table) -> str:
-    lines, n_shared = [], 0
-    for split in SPLITS:
-        groups = Counter(examples.filter(pc.field("split") == split)["group_id"].to_pylist())
-        n_shared += sum(n for n in groups.values() if n > 1)
-        lines.append([split, f"{groups.total():,}", percent(groups.total(), examples.num_rows), f"{len(groups):,}"])
+    groups = examples.group_by(["split", "group_id"]).aggregate([([], "count_all")])
+    sizes = {split: groups.filter(pc.field("split") == split)["count_all"].to_numpy() for split in SPLITS}
+    n_shared = sum(int(of_split[of_split > 1].sum()) for of_split in sizes.values())
+    lines = [
+        [split, f"{n.sum():,}", percent(int(n.sum()), examples.num_rows), f"{len(n):,}"] for split, n in sizes.items()
+    ]
     return table(["split", "examples", "share", "groups"], lines) + (
         f"\nA group is never divided: near duplicates, and rows with the same value of the setting group."
         f" {counted(n_shared, 'example')} {'is' if n_shared == 1 else 'are'} in groups of more than one.\n"

@@ -148,15 +148,15 @@ def make_examples(
     rows.drop(leaking(rows.texts, rows.splits, cfg.similarity))
     first = row_groups(rows.texts, rows.groups, rows.splits, cfg.similarity)
     strata = [tuple(kind.strata(own)) for own in rows.dictionaries()]
+    found = contradictions(rows.texts, first, strata, cfg.similarity)
     splits = divided([rows.ids[place] for place in first], strata, rows.splits, cfg)
-    examples = _table(_examples(rows, splits, first), example_schema(kind))
+    examples = _example_table(rows, splits, first, example_schema(kind))
     name = names[0] if names else "no file"
     try:
         kind.check_examples(examples, cfg, name)
     except ValueError as error:
         raise ValueError(f"{error}. {rows.summary()}") from error
-    found = contradictions(rows.texts, first, strata, cfg.similarity)
-    warnings = [*kind.example_warnings(examples), *group_warnings(rows, examples, found, strata)]
+    warnings = [*kind.example_warnings(examples), *group_warnings(rows, examples, found, strata, first)]
     _warn(name, rows, warnings)
     overview = examples_overview(rows, examples, warnings, kind.describe_examples(examples))
     write_text(work.directory / "examples.md", overview)
@@ -201,10 +201,17 @@ def _warn(name: str, rows: ExampleRows, warnings: Iterable[str]) -> None:
         log.warning("%s: %s", name, rows.summary())
 
 
-def _examples(rows: ExampleRows, splits: Sequence[str], first: Sequence[int]) -> Iterator[dict[str, Any]]:
-    columns = zip(rows.ids, rows.texts, rows.dictionaries(), splits, first, strict=True)
-    for row_id, text, own, split, place in columns:
-        yield {"id": row_id, "text": text, **own, "split": split, "group_id": rows.ids[place]}
+def _example_table(rows: ExampleRows, splits: Sequence[str], first: Sequence[int], schema: pa.Schema) -> pa.Table:
+    """The rows as a table; their texts and values are gone from `rows` afterwards, so that memory has them once."""
+    columns: dict[str, list[Any]] = {name: [own[i] for own in rows.values] for i, name in enumerate(rows.names)}
+    rows.values.clear()
+    columns |= {"id": rows.ids, "group_id": [rows.ids[place] for place in first], "split": list(splits)}
+    columns["text"] = rows.texts
+    arrays = {}
+    for name in columns:
+        arrays[name] = pa.array(columns[name], schema.field(name).type)
+        columns[name].clear()
+    return pa.table({name: arrays[name] for name in schema.names}, schema)
 
 
 def _table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:

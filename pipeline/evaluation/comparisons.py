@@ -10,12 +10,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.corpus.report.card_markdown import code, table
-from pipeline.evaluation.intervals import Counted, differences, estimates
+from pipeline.evaluation.intervals import (
+    Counted,
+    Difference,
+    difference_from,
+    estimate_from,
+    paired,
+    resampled_values,
+)
 from pipeline.evaluation.results import Result, result_of
 
 if TYPE_CHECKING:
     from pipeline.evaluation.task import Judged
 
+MODEL = "model"  # name of the answers that are compared with all others
 SIGNIFICANT = 0.05  # p value
 Rows = Sequence[Mapping[str, Any]]
 Count = Callable[[Rows, Rows], Mapping[str, Counted]]  # examples and answers -> what is counted for each metric
@@ -29,26 +37,50 @@ def compared_results(
     A baseline has no value of a metric that needs what it does not answer, such as probabilities: `count` leaves it
     out.
     """
-    counted = {name: one for name, one in count(judged.examples, judged.model).items() if _known(one)}
-    found = estimates(list(counted.values()), seed)
-    values: dict[str, dict[str, float]] = {metric: {} for metric in counted}
-    compared: dict[str, dict[str, Any]] = {metric: {} for metric in counted}
-    for name in judged.baselines:
-        examples, ours, theirs = judged.paired_with(name)
-        of_model = counted if len(examples) == len(judged.examples) else count(examples, ours)
-        of_baseline = count(examples, theirs)
-        common = [m for m in counted if m in of_baseline and _known(of_baseline[m]) and _known(of_model[m])]
-        pairs = [[side[metric] for metric in common] for side in (of_model, of_baseline)]
-        for metric, difference in zip(common, differences(*pairs, seed), strict=True):
-            values[metric][name], compared[metric][name] = of_baseline[metric].over_all(), difference
+    of_model = _counted(count, judged.examples, judged.model)
+    whole = {
+        (name, metric): one
+        for name in judged.baselines
+        if name not in judged.rows
+        for metric, one in _counted(count, judged.examples, judged.answers[name]).items()
+        if metric in of_model
+    }
+    everything = {**{(MODEL, metric): one for metric, one in of_model.items()}, **whole}
+    values = dict(zip(everything, resampled_values(list(everything.values()), seed), strict=True))
+    compared = {
+        (name, metric): (
+            one.over_all(),
+            difference_from(of_model[metric], one, values[MODEL, metric], values[name, metric]),
+        )
+        for (name, metric), one in whole.items()
+    }
+    for name in judged.rows:
+        compared |= _partial(judged, count, name, seed)
     return [
-        result_of(m, one, values[m], higher=m not in lower_is_better, comparisons=compared[m])
-        for m, one in zip(counted, found, strict=True)
+        result_of(
+            metric,
+            estimate_from(one, values[MODEL, metric]),
+            {name: value for (name, of), (value, _) in compared.items() if of == metric},
+            higher=metric not in lower_is_better,
+            comparisons={name: difference for (name, of), (_, difference) in compared.items() if of == metric},
+        )
+        for metric, one in of_model.items()
     ]
 
 
-def _known(counted: Counted) -> bool:
-    return not math.isnan(counted.over_all())
+def _counted(count: Count, examples: Rows, answers: Rows) -> dict[str, Counted]:
+    return {metric: one for metric, one in count(examples, answers).items() if not math.isnan(one.over_all())}
+
+
+def _partial(judged: "Judged", count: Count, name: str, seed: int) -> dict[tuple[str, str], tuple[float, Difference]]:
+    """Values and differences of a baseline that answered some of the examples, and the model on the same ones."""
+    examples, ours, theirs = judged.paired_with(name)
+    of_model, of_baseline = _counted(count, examples, ours), _counted(count, examples, theirs)
+    return {
+        (name, metric): (one.over_all(), paired(of_model[metric], one, seed))
+        for metric, one in of_baseline.items()
+        if metric in of_model
+    }
 
 
 def results_table(results: Sequence[Result]) -> str:

@@ -28,6 +28,7 @@ FEW_UNITS = (
     30  # below so many, an interval over resamples is too narrow (Hesterberg 2015, doi:10.1080/00031305.2015.1089789)
 )
 AT_ONCE = 100  # resamples in memory
+NONE = np.zeros(0)
 MOST_NUMBERS = 10_000_000  # in memory for them, which is 80 MB: fewer resamples at once if there are many examples
 
 
@@ -101,38 +102,22 @@ def divided(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def estimate(counted: Counted, seed: int = 0) -> Estimate:
-    return estimates([counted], seed)[0]
-
-
-def estimates(counted: Sequence[Counted], seed: int = 0) -> list[Estimate]:
-    """The values of several metrics of the same examples with their intervals."""
-    resampled = iter(resampled_values([one for one in counted if not one.is_rate], seed))
-    return [_exact_rate(one) if one.is_rate else _estimated(one, next(resampled)) for one in counted]
+    return estimate_from(counted, *resampled_values([counted], seed))
 
 
 def paired(first: Counted, second: Counted, seed: int = 0) -> Difference:
     """The metric of a model minus that of another; row i of both belongs to the same example."""
-    return differences([first], [second], seed)[0]
-
-
-def differences(first: Sequence[Counted], second: Sequence[Counted], seed: int = 0) -> list[Difference]:
-    """The same for several metrics of the same examples."""
-    places = [place for place, one in enumerate(first) if not one.is_rate]
-    resampled = resampled_values([one for side in (first, second) for one in (side[place] for place in places)], seed)
-    of_place = {p: resampled[i] - resampled[len(places) + i] for i, p in enumerate(places)}
-    return [
-        _difference_of_rates(a, b) if place not in of_place else _difference(a, b, of_place[place])
-        for place, (a, b) in enumerate(zip(first, second, strict=True))
-    ]
+    return difference_from(first, second, *resampled_values([first, second], seed))
 
 
 def resampled_values(counted: Sequence[Counted], seed: int) -> list[np.ndarray]:
-    """The values of each metric over the same RESAMPLES resamples of the examples, float64 (R,) each."""
+    """The values of each metric over the same RESAMPLES resamples of the examples, float64 (R,) each; none of a rate,
+    which does not need them."""
     from scipy.sparse import csr_array
 
-    if not counted:
-        return []
-    counts = {id(one.counts_NK): one.counts_NK for one in counted}  # several metrics may depend on the same sums
+    counts = {id(one.counts_NK): one.counts_NK for one in counted if not one.is_rate}  # metrics may share them
+    if not counts:
+        return [NONE] * len(counted)
     transposed = {key: csr_array(csr_array(counts_NK).T) for key, counts_NK in counts.items()}
     parts: list[list[np.ndarray]] = [[] for _ in counted]
     for times_NR in _times_drawn(counted[0].n_rows, max(one.shape[0] for one in transposed.values()), seed):
@@ -141,7 +126,7 @@ def resampled_values(counted: Sequence[Counted], seed: int) -> list[np.ndarray]:
             for one, part in zip(counted, parts, strict=True):
                 if id(one.counts_NK) == key:
                     part.append(one.value(sums_RK))
-    return [np.concatenate(part) + one.inexactness() for one, part in zip(counted, parts, strict=True)]
+    return [np.concatenate([NONE, *part]) + one.inexactness() for one, part in zip(counted, parts, strict=True)]
 
 
 def _times_drawn(n_rows: int, n_counts: int, seed: int) -> Iterator[np.ndarray]:
@@ -153,6 +138,15 @@ def _times_drawn(n_rows: int, n_counts: int, seed: int) -> Iterator[np.ndarray]:
         for place in range(times_NR.shape[1]):  # one after the other: the draws do not depend on how many are at once
             times_NR[:, place] = np.bincount(rng.integers(n_rows, size=n_rows, dtype=np.int32), minlength=n_rows)
         yield times_NR
+
+
+def estimate_from(counted: Counted, values_R: np.ndarray) -> Estimate:
+    return _exact_rate(counted) if counted.is_rate else _estimated(counted, values_R)
+
+
+def difference_from(first: Counted, second: Counted, first_R: np.ndarray, second_R: np.ndarray) -> Difference:
+    """From the values of both over the same resamples."""
+    return _difference_of_rates(first, second) if first.is_rate else _difference(first, second, first_R - second_R)
 
 
 def _exact_rate(counted: Counted) -> Estimate:

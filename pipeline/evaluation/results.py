@@ -104,7 +104,8 @@ def baselines_figure(result: Result, label: str, highest: float | None = None) -
     for place, value in enumerate(values.values()):
         axes.text(value, place, f" {value:.3f}", va="center")
     axes.invert_yaxis()
-    axes.set_xlim(0, highest or 1.15 * max(values.values()))
+    ends = [*values.values(), *(end for end in (result["low"], result["high"]) if end is not None)]
+    axes.set_xlim(1.15 * min(0, *ends), highest or 1.15 * max(0, *ends) or 1)  # a metric may be negative, or all 0
     axes.set_xlabel(label)
     return figure
 

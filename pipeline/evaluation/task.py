@@ -20,7 +20,7 @@ from annotated_types import Ge
 from pipeline.corpus.examples.leaks import occurring
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.evaluation.answers import TableRows, column, packed, pieces_of, taken
-from pipeline.evaluation.comparisons import comparison_table, results_table
+from pipeline.evaluation.comparisons import MODEL, comparison_table, results_table
 from pipeline.evaluation.mistakes import Mistake, Slices, mistakes_markdown, slices_of, slices_table, worst_mistakes
 from pipeline.evaluation.results import Evaluation, Result, baselines_figure, note_lines, written
 from pipeline.serving.generate import predictor_in
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEN = "examples_seen_in_pretraining"  # measure: evaluated examples whose words occur in the pretraining text
-MODEL, RANDOM_INIT, PROMPTING = "model", "random_init", "prompting"
+RANDOM_INIT, PROMPTING = "random_init", "prompting"
 TUNED = "finetune"  # stage of the models that are evaluated; a decoder of another one is prompted as it is
 Answer = Mapping[str, Any]
 Answering = Callable[[Sequence[Mapping[str, Any]]], Sequence[Answer]]
@@ -173,7 +173,7 @@ def evaluation_of(kind: Judge, cfg: TaskEvaluationConfig, judged: Judged) -> Eva
         slices_table({**kind.slices(judged), **slices_of(judged.examples)}, wrong_N) if n_wrong else "",
         cut_texts(judged),
     ]
-    figures = {one["metric"]: baselines_figure(one, one["metric"].replace("_", " "), 1.1) for one in deciding}
+    figures = {one["metric"]: baselines_figure(one, one["metric"].replace("_", " ")) for one in deciding}
     return Evaluation(
         n_rows=len(judged.examples),
         results=results,

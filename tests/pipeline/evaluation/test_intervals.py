@@ -9,7 +9,6 @@ from sklearn.metrics import f1_score
 from pipeline.evaluation import intervals
 from pipeline.evaluation.intervals import (
     Counted,
-    differences,
     estimate,
     mcnemar,
     paired,
@@ -134,7 +133,7 @@ def test_paired_bootstrap_finds_a_better_model_and_holds_the_difference():
     true_N = rng.random(500) < 0.4
     chosen = [np.where(rng.random(500) < share, true_N, ~true_N) for share in (0.9, 0.7)]
     ours, theirs = (f1_counted(true_N, one) for one in chosen)
-    found, back = differences([ours, theirs], [theirs, ours])
+    found, back = paired(ours, theirs), paired(theirs, ours)
     assert found.value == pytest.approx(f1_score(true_N, chosen[0]) - f1_score(true_N, chosen[1]))
     assert 0 < found.low < found.value < found.high and found.p_value < 0.005
     assert (back.value, back.low, back.high) == pytest.approx((-found.value, -found.high, -found.low))

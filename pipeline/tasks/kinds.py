@@ -14,4 +14,5 @@ class Entry(NamedTuple):
 KINDS: dict[str, Entry] = {
     "classification": Entry("pipeline.tasks.classification", "classify"),
     "prompting": Entry("pipeline.tasks.prompting", "classify"),
+    "question_answering": Entry("pipeline.tasks.question_answering", "answer"),
 }

@@ -27,11 +27,7 @@ ASKED = {"word?": str.isupper, "number?": str.isdigit}
 def article(rng: random.Random) -> dict:
     """A text of small letters with a run of capitals and sometimes one of digits, and a question for each."""
     words = ["".join(rng.choices("abcdefg\u00e9", k=rng.randint(2, 5))) for _ in range(rng.randint(5, 8))]
-    runs = [
-        "".join(rng.choices("QRSTUV", k=3)),
-        "".join(rng.choices("0123456789", k=3)),
-        *["%%"][: rng.randint(0, 1)],
-    ]
+    runs = [f"Q{rng.choice('RSTU')}V", f"1{rng.choice('2345678')}9"][: rng.randint(1, 2)]
     for run in runs:
         words.insert(rng.randint(0, len(words)), run)
     text = " ".join(words)
@@ -76,7 +72,7 @@ def base(tmp_path_factory, byte_tokenizer) -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def model(store, base, built) -> Checkpoint:
-    cfg = FinetuneConfig(epochs=12, rows=16, muon_lr=0.01, adamw_lr=0.005)
+    cfg = FinetuneConfig(epochs=20, rows=16, muon_lr=0.01, adamw_lr=0.005)
     return store.build(finetune_stage(KIND), cfg, base, built.handle).handle
 
 

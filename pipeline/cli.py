@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         use_utf8()
     print_any_character()
-    args = build_parser().parse_args(argv)
+    args = parsed(argv)
     redact_logs()
     logging.basicConfig(level=logging.INFO if args.debug else logging.WARNING, format="%(levelname)s %(message)s")
     try:
@@ -51,6 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"gristmill: {redacted(_one_line(error))}", file=sys.stderr)
         return 2
+
+
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of a command. Inputs that follow an option belong to those before it, which argparse does not do
+    where there may be none."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not isinstance(getattr(args, "inputs", None), list) or any(one.startswith("-") for one in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        args.inputs += rest
+    return args
 
 
 def use_utf8() -> None:
@@ -230,11 +242,16 @@ def _add_model_commands(command: Adder) -> None:
     _add_sampling_options(generate)
     for verb in sorted({kind.command for kind in KINDS.values()}):
         kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
-        ask = command(verb, "pipeline.commands.models:run_task", f"Ask a fine-tuned model of a task of kind {kinds}")
+        ask = command(verb, "pipeline.commands.tasks:run_task", f"Apply the model of a task of kind {kinds}")
         ask.set_defaults(command=verb)
         ask.add_argument("task", metavar="TASK", help="a table of tasks.toml, for instance sarcasm")
-        ask.add_argument("inputs", metavar="INPUT", nargs="+", help="the input, for instance the text to label")
+        ask.add_argument("inputs", metavar="INPUT", nargs="*", help="the input, for instance the text to label")
+        ask.add_argument(
+            "--file", metavar="FILE", help="instead: a csv, tsv, jsonl or parquet file; prints JSON lines"
+        )
         ask.add_argument("--json", action="store_true", help="print the answer as an object")
+    tasks = command("tasks", "pipeline.commands.tasks:run_tasks", "List the tasks and the kinds of task")
+    tasks.add_argument("kind", metavar="KIND", nargs="?", choices=KINDS, help="print a table of this kind to paste")
     export = command(
         "export",
         "pipeline.commands.export:run_export",

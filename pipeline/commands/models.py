@@ -1,10 +1,8 @@
-"""`gristmill generate`, `classify` and similar commands: apply a trained model to text.
+"""`gristmill generate`: continues a text.
 
-In: a text and a model. Out: the text with its continuation, streamed to a terminal; or the answer of a fine-tuned
-model, in the columns of its kind of task.
+In: a text and a model. Out: the text with its continuation, streamed to a terminal.
 """
 
-import json
 import sys
 from argparse import Namespace
 
@@ -40,30 +38,4 @@ def run_generate(args: Namespace) -> int:
         if args.samples > 1:
             print(f"--- {number} of {args.samples}")
         print(args.text + text)
-    return 0
-
-
-def run_task(args: Namespace) -> int:
-    """Print the answer of the model of a task to one row of inputs."""
-    folder = folder_or_current(layout_from_environment(), f"{args.task}_model")
-    from pipeline.serving.generate import predictor_in
-    from pipeline.store.store import read_record
-    from pipeline.tasks.kind import kind_of
-    from pipeline.tasks.kinds import KINDS
-
-    kind = kind_of(read_record(folder) or {})
-    columns = list(kind.predictor.inputs)
-    if (command := KINDS[kind.name].command) != args.command:
-        raise ValueError(f"{args.task} is a task of kind {kind.name}; use `gristmill {command}`")
-    if len(args.inputs) != len(columns):
-        raise ValueError(f"{args.task} takes {' and '.join(columns)}, got {len(args.inputs)} inputs")
-    predictor, row = predictor_in(kind.predictor, folder), dict(zip(columns, args.inputs, strict=True))
-    (answer,) = predictor.answer([row])
-    if predictor.n_cut([row]):
-        part = "first" if predictor.description.get("truncation_side", "right") == "right" else "last"
-        print(f"the model reads only the {part} {predictor.description['max_tokens']} tokens", file=sys.stderr)
-    if args.json:
-        print(json.dumps(answer))
-    else:
-        print(*(f"{value:.3f}" if isinstance(value, float) else value for value in answer.values()))
     return 0

@@ -36,6 +36,7 @@ class Kind(Rows, Objective, Judge, Protocol):
     finetune: type[FinetuneConfig]  # settings of <task>_model
     evaluation: type[TaskEvaluationConfig]  # settings of <task>_evaluation
     summary: str  # one sentence about the model, for its asset
+    example: str  # a table of tasks.toml to paste
     keys: tuple[str, ...]  # of its tables in tasks.toml, besides those of every kind
     metrics: tuple[str, ...]  # in the results of its evaluation, for limits in [checks.<task>_evaluation]
     decides: tuple[str, bool]  # metric that selects the `champion`, and whether higher is better

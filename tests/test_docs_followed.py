@@ -51,6 +51,7 @@ def project(tmp_path) -> Path:
         (tmp_path / name / "ideas.md").write_text(NOTE)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tickets.csv").write_text(TICKETS)
+    shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
     pages = ROOT / "docs" / "your-data.md"
     blocks = _blocks(pages, "toml")
     for name, table in (("sources", "[my-notes]"), ("tasks", "[tickets]")):

@@ -94,14 +94,15 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         """Metrics of the model on test examples, compared with baselines and the same network without pretraining.
 
         That last baseline, random_init, is a second model, which is trained here and takes as long as the model
-        itself; the setting `random_init` switches it off. The model is registered in MLflow, as champion if it is the
-        best so far.
+        itself; the setting `random_init` switches it off. A base that is a decoder also answers some of the examples
+        as it is: the baseline prompting. The model is registered in MLflow, as champion if it is the best so far.
         """
         candidate = Candidate(task=task.name, kind=kind.name, model=model, examples=examples)
         recipe = random_baseline(made_with(kind.finetune, model))
         run = {"run_name": f"{task.name}_random_init", "parent": model}
         trained = [mill.build(context, training, recipe, base, examples, **run)] if cfg.random_init else []
-        inputs = (model, *(one.handle for one in trained), examples, *corpora.values())
+        prompted = [base] if cfg.prompted_examples else []
+        inputs = (model, *(one.handle for one in trained), *prompted, examples, *corpora.values())
         built = mill.build(context, evaluation, cfg, *inputs, candidate=candidate)
         return mill.materialised(*trained, built)
 

@@ -18,7 +18,7 @@ from pipeline.evaluation.intervals import (
     paired,
     resampled_values,
 )
-from pipeline.evaluation.results import Result, result_of
+from pipeline.evaluation.results import Result, baseline_names, result_of
 
 if TYPE_CHECKING:
     from pipeline.evaluation.task import Judged
@@ -85,7 +85,7 @@ def _partial(judged: "Judged", count: Count, name: str, seed: int) -> dict[tuple
 
 def results_table(results: Sequence[Result]) -> str:
     """Markdown: a row per metric with the value and the interval of the model, and the value of each baseline."""
-    names = list(dict.fromkeys(name for result in results for name in result["baselines"]))
+    names = baseline_names(results)
     rows = [
         [
             result["metric"].replace("_", " "),
@@ -95,7 +95,7 @@ def results_table(results: Sequence[Result]) -> str:
         ]
         for result in results
     ]
-    return table(["metric", "model", "95 % interval", *map(code, names)], rows)
+    return table(["metric", "model", "95 % interval", *map(code, names.values())], rows)
 
 
 def comparison_table(results: Sequence[Result]) -> str:

@@ -79,6 +79,14 @@ def result_of(
     }
 
 
+def baseline_names(results: Sequence[Result]) -> dict[str, str]:
+    """Every baseline with its name for people, which has the number of examples if it answered fewer than others."""
+    n_rows = {name: one["n_rows"] for result in results for name, one in result.get("comparisons", {}).items()}
+    all_names = dict.fromkeys(name for result in results for name in result["baselines"])
+    few = {name for name, n in n_rows.items() if n < max(n_rows.values())}
+    return {name: f"{name} ({n_rows[name]:,} examples)" if name in few else name for name in all_names}
+
+
 def quoted(text: str) -> str:
     """The text as an indented block, so that nothing in it is interpreted as Markdown."""
     return "\n".join(f"    {line}" for line in text.splitlines() or [""])
@@ -93,7 +101,8 @@ def baselines_figure(result: Result, label: str, highest: float | None = None) -
     """A metric of the model and its baselines as bars, the model's with its interval. `highest`: end of the axis."""
     from matplotlib.figure import Figure
 
-    values = {"model": result["value"], **result["baselines"]}
+    names = baseline_names([result])
+    values = {"model": result["value"], **{names[name]: value for name, value in result["baselines"].items()}}
     figure = Figure(figsize=(6, 1.4 + 0.3 * len(values)), layout="constrained")
     axes = figure.subplots()
     colours = [MODEL_COLOUR] + [BASELINE_COLOUR] * len(result["baselines"])

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import Ge
 
 from pipeline.corpus.examples.leaks import occurring
 from pipeline.corpus.examples.stage import read_examples
@@ -26,7 +25,7 @@ from pipeline.evaluation.results import Evaluation, Result, baselines_figure, no
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
-from pipeline.store.settings import Natural, check_values
+from pipeline.store.settings import Natural, OptionalCount, check_values
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
 
@@ -55,10 +54,10 @@ class TaskEvaluationConfig:
         " this doubles the time of the fine-tuning.",
     ] = field(default=True, metadata=NOT_IDENTITY)  # the inputs differ: the second model is one of them
     prompted_examples: Annotated[
-        int,
-        Ge(1),
-        "Number of examples, chosen at random, that a prompted model answers as a baseline, because an answer takes"
-        " it far longer than a fine-tuned model; the fine-tuned model is compared with it on the same examples.",
+        OptionalCount,
+        "Number of examples, chosen at random, that the base answers as it is, without any training, if it is a"
+        " decoder: the baseline `prompting`. The model is compared with it on the same examples. It takes far longer"
+        " for an answer than the model; none switches it off.",
     ] = 200
 
     def __post_init__(self) -> None:
@@ -109,9 +108,9 @@ class Judge(Protocol):
         """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
         ...
 
-    def prompted(self, decoder: Path, model: Mapping[str, Any]) -> Answering | None:
-        """How a decoder answers rows without any training, for the baseline `prompting`; None if it cannot. `model`
-        is config.json of the fine-tuned model, for instance with the names of the labels."""
+    def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
+        """How the base answers rows without any training, for the baseline `prompting`; None if it cannot, because it
+        is no decoder, for instance. `model` is config.json of the fine-tuned model, with the names of the labels."""
         return None
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
@@ -145,7 +144,7 @@ class Judge(Protocol):
 
 
 def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:
-    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, a decoder to be
+    """The stage function. Inputs: the model's Checkpoint, that of its random baseline if any, that of a base to be
     prompted if any, the examples, and the pretraining corpus if it is to be searched for test examples."""
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
     examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
@@ -194,9 +193,9 @@ def judge(
         answers[name] = answers_to(held_out.select(list(predictor.inputs)), predictor.examine, name, work)
     answers |= kind.baselines(train, held_out)
     model, rows = predictor_in(kind.predictor, tuned[0].directory), {}
-    for decoder in (one for one in models if one.stage != TUNED):
-        if answering := kind.prompted(decoder.directory, model.description):
-            rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg)
+    for base in (one for one in models if one.stage != TUNED):
+        if cfg.prompted_examples and (answering := kind.prompted(base.directory, model.description)):
+            rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg.prompted_examples, cfg.seed)
             answers[PROMPTING] = answers_to(held_out.take(pa.array(rows[PROMPTING])), answering, PROMPTING, work)
     pieces = (piece.to_pylist() for piece in pieces_of(held_out.select(list(model.inputs))))
     return Judged(model.description, TableRows(held_out), answers, sum(map(model.n_cut, pieces)), rows)
@@ -215,10 +214,9 @@ def answers_to(rows: pa.Table, answering: Answering, name: str, work: Work) -> S
     return packed(pieces())
 
 
-def chosen_rows(n_rows: int, cfg: TaskEvaluationConfig) -> np.ndarray:
+def chosen_rows(n_rows: int, most: int, seed: int) -> np.ndarray:
     """Places of the examples that a prompted model answers, in their order: all, or a random choice."""
-    n_chosen = min(n_rows, cfg.prompted_examples)
-    return np.sort(np.random.default_rng(cfg.seed).choice(n_rows, n_chosen, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(n_rows, min(n_rows, most), replace=False))
 
 
 def cut_texts(judged: Judged) -> str:

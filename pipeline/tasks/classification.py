@@ -42,7 +42,7 @@ from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, co
 from pipeline.evaluation.intervals import Counted
 from pipeline.evaluation.mistakes import Mistake
 from pipeline.evaluation.results import Result
-from pipeline.evaluation.task import Answer, Judged, TaskEvaluationConfig
+from pipeline.evaluation.task import Answer, Answering, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Shards
 from pipeline.store.settings import Text
@@ -243,6 +243,11 @@ class Classification(Kind):
             "tfidf_logistic": tfidf_logistic_predictions(texts, labels, judged),
         }
         return {name: [{"label": label} for label in of_texts] for name, of_texts in found.items()}
+
+    def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
+        from pipeline.tasks.prompting import zero_shot_answers
+
+        return zero_shot_answers(base, model["labels"])
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
         """The resampled unit is the example."""

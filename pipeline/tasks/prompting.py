@@ -25,7 +25,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.evaluation.results import Result, quoted
-from pipeline.evaluation.task import Judged, TaskEvaluationConfig
+from pipeline.evaluation.task import Answer, Answering, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.settings import Count, Natural, Text, check_values
@@ -151,6 +151,9 @@ class Prompting(Classification):
 
     def train(self, cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
         return write_prompt(cfg, inputs, work)
+
+    def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
+        return None  # the model itself is one
 
     def results(self, judged: Judged, seed: int) -> list[Result]:
         """The note of the deciding metric describes the prompt, without which its value cannot be compared."""
@@ -319,3 +322,22 @@ def prompt_report(description: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
+    """How a decoder answers without any example of the task, None for another network: the baseline `prompting`."""
+    from model.generation.prompting import zero_shot
+    from model.network.registry import read_config
+
+    if read_config(base)[0]["kind"] != "decoder":
+        return None
+    prompted = zero_shot(*loaded(base), labels)
+
+    def answers(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        probabilities_NC = prompted.probabilities([str(row["text"]) for row in rows])
+        return [
+            {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
+            for row_C in probabilities_NC
+        ]
+
+    return answers

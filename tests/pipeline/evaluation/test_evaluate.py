@@ -20,7 +20,7 @@ from model.network.registry import describe, load_decoder, save_model
 from model.network.shape import DecoderConfig
 from model.training import placement
 from pipeline.corpus.examples.stage import example_schema, read_examples
-from pipeline.evaluation import laws
+from pipeline.evaluation import answers, laws
 from pipeline.evaluation.baselines import fit_ngrams
 from pipeline.evaluation.confusion import confusion_figure, confusion_matrix, confusion_tables
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
@@ -175,8 +175,8 @@ def test_classification_numbers_equal_scikit_learn(tmp_path, byte_tokenizer, exa
     test = read_examples(examples.directory, "test")
     texts, truth = test["text"].to_pylist(), test["label"].to_pylist()
     for where, model in zip((lambda r: r["value"], lambda r: r["baselines"]["random_init"]), models, strict=True):
-        answers = predictor_in(KIND.predictor, model.directory).answer([{"text": text} for text in texts])
-        predicted = [answer["label"] for answer in answers]
+        found_answers = predictor_in(KIND.predictor, model.directory).answer([{"text": text} for text in texts])
+        predicted = [answer["label"] for answer in found_answers]
         assert where(found["accuracy"]) == pytest.approx(accuracy_score(truth, predicted))
         assert where(found["macro_f1"]) == pytest.approx(f1_score(truth, predicted, average="macro"))
     assert found["accuracy"]["baselines"]["majority"] == pytest.approx(truth.count("good") / len(truth))
@@ -200,6 +200,41 @@ def test_classification_without_a_random_baseline_says_nothing_of_it(tmp_path, b
     report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
     assert set(results(report)["accuracy"]["baselines"]) == {"majority", "tfidf_logistic"}
     assert "random_init" not in (report.directory / "report.md").read_text()
+
+
+def test_classification_base_that_is_a_decoder_answers_some_examples_without_training(
+    tmp_path, byte_tokenizer, examples, model
+):
+    tuned = write_classifier(byte_tokenizer, tmp_path / "tuned", 0)
+    store, cfg = Store(root=tmp_path / "store"), TaskEvaluationConfig(prompted_examples=20)
+    report = store.build(evaluation_stage(KIND), cfg, tuned, model, examples).handle
+    found = results(report)["accuracy"]
+    assert found["comparisons"]["prompting"]["n_rows"] == 20 and found["comparisons"]["majority"]["n_rows"] == 100
+    assert 0 <= found["baselines"]["prompting"] * 20 <= 20
+    assert "`prompting (20 examples)`" in (report.directory / "report.md").read_text()
+    off = TaskEvaluationConfig(prompted_examples=None)
+    report = store.build(evaluation_stage(KIND), off, tuned, model, examples).handle
+    assert "prompting" not in results(report)["accuracy"]["baselines"]
+
+
+def test_classification_mistakes_are_in_a_file_of_their_own(tmp_path, byte_tokenizer, examples):
+    """Texts of the user's examples do not go into the report, which is sent to MLflow."""
+    report = evaluate(tmp_path, write_classifier(byte_tokenizer, tmp_path / "model", 0), examples).handle
+    mistakes, text = ((report.directory / name).read_text() for name in ("mistakes.md", "report.md"))
+    texts = read_examples(examples.directory, "test")["text"].to_pylist()
+    assert sum(one in mistakes for one in texts) > 20 and not any(one in text for one in texts)
+    accuracy = results(report)["accuracy"]["value"]
+    assert f"{round(100 * (1 - accuracy))} of 100 examples have a mistake" in mistakes
+    assert "## Where the model is wrong" in text and "| label | bad |" in text
+
+
+def test_classification_answers_do_not_depend_on_the_pieces(tmp_path, byte_tokenizer, examples, monkeypatch):
+    model = write_classifier(byte_tokenizer, tmp_path / "model", 0)
+    whole = evaluate(tmp_path / "whole", model, examples).handle
+    monkeypatch.setattr(answers, "ROWS_AT_ONCE", 7)
+    pieces = evaluate(tmp_path / "pieces", model, examples).handle
+    for metric, found in results(whole).items():
+        assert results(pieces)[metric]["value"] == pytest.approx(found["value"])
 
 
 def test_f_examples_that_the_model_reads_in_part_are_counted_and_told(tmp_path, byte_tokenizer, examples):

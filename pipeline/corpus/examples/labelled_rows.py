@@ -5,14 +5,15 @@ its drop reason. A path that is in no record raises a ValueError that names the 
 """
 
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.corpus.examples.data_files import beginning_of, plain_name
-from pipeline.corpus.examples.labelled_file import PARQUET, suffix_of
+from pipeline.corpus.examples.labelled_file import PARQUET, TABLES, suffix_of
 from pipeline.corpus.examples.paths import fields_of, part_of, value_at
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows, part_paths
 from pipeline.corpus.examples.rows import Row
@@ -26,6 +27,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 SHOWN_COLUMNS = 20
+NAME = re.compile(r"[^\W\d][\w .:/()-]{0,40}")  # of a column, most likely
 
 
 def labelled_rows(
@@ -55,12 +57,27 @@ def labelled_rows(
         row.number = number
         yield row
     for field, part in missing.items():
-        known = ", ".join(sorted(columns)[:SHOWN_COLUMNS]) or "no readable row"
         unreadable = f"; {n_unreadable:,} rows cannot be read: {_unreadable(name)}" if n_unreadable else ""
         raise ValueError(
-            f"{name}: {part} is {field!r}, but no row has that; the rows have: {known}{did_you_mean(field, columns)}"
-            f"{unreadable}"
+            f"{name}: {part} is {field!r}, {_what_is_there(field, columns)}{unreadable}"
+            f"{_header_hint(name, columns, cfg)}"
         )
+
+
+def _what_is_there(field: str, columns: Collection[str]) -> str:
+    if field in columns:
+        return "but that has no value in any row"
+    if not columns:
+        return "but no row has that; the rows have: no readable row"
+    known = ", ".join(sorted(columns)[:SHOWN_COLUMNS])
+    return f"but no row has that; the rows have: {known}{did_you_mean(field, columns)}"
+
+
+def _header_hint(name: str, columns: Collection[str], cfg: ExamplesConfig) -> str:
+    """What to do about a table whose first row does not look like names of columns."""
+    if suffix_of(name) not in TABLES or cfg.columns or all(NAME.fullmatch(column) for column in columns):
+        return ""
+    return '. If the file has no header, name its columns: columns = ["label", "text"]'
 
 
 def _set_split(row: Row, value: object) -> None:
@@ -117,4 +134,4 @@ def _first(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 def _unreadable(name: str) -> str:
     if suffix_of(name) in (".jsonl", ".json"):
         return "not a JSON object"
-    return "more cells than the header; quote texts that contain the delimiter"
+    return "more cells than columns; quote texts that contain the delimiter"

@@ -146,6 +146,10 @@ def make_examples(
     names = [_read_file(rows, kind, cfg, file, work, denials) for file in files]
     rows.drop_repeated()
     rows.drop(leaking(rows.texts, rows.splits, cfg.similarity))
+    if rows.splits and TRAIN not in rows.splits:
+        raise ValueError(
+            f"{names[0]}: all usable rows are for {' or '.join(sorted(set(rows.splits)))}, none for train"
+        )
     first = row_groups(rows.texts, rows.groups, rows.splits, cfg.similarity)
     strata = [tuple(kind.strata(own)) for own in rows.dictionaries()]
     found = contradictions(rows.texts, first, strata, cfg.similarity)
@@ -238,9 +242,10 @@ def refuse_empty_splits(examples: pa.Table, name: str) -> None:
     if largest > n_rows / 2:
         texts = f"all {n_rows:,}" if largest == n_rows else f"{largest:,} of {n_rows:,}"
         raise ValueError(
-            f"{name}: {texts} usable rows form one group of near duplicates, and a group is never divided, so that"
-            f" nothing falls to {' and '.join(empty)}. The rows may follow one template: raise the setting"
-            " similarity (1 = only texts with the same words form a group), or add rows with other texts"
+            f"{name}: {texts} usable rows form one group of near duplicates or of one value of the setting group, and"
+            f" a group is never divided, so that nothing falls to {' and '.join(empty)}. The rows may follow one"
+            " template: raise the setting similarity (1 = only texts with the same words form a group), or add rows"
+            " with other texts"
         )
     raise ValueError(
         f"{name}: {n_rows:,} usable rows are too few, because none are in {' and '.join(empty)}; add rows"

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.corpus.decontaminate.stage import DECONTAMINATE, DecontaminateConfig, DecontaminateRecipe
+from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import EXAMPLE
 from pipeline.corpus.text_repair import normalised
 from pipeline.store.engine import LocalProcesses
@@ -127,6 +128,29 @@ def test_decontaminate_cuts_an_example_with_a_margin_out_of_a_long_document(run)
     assert (row["task"], row["example_split"], row["n_shared"], row["example_share"]) == ("moods", "test", 1, 1.0)
     assert row["document_share"] == pytest.approx(10 / 810)
     assert built.record["measures"]["cut_documents"] == 1
+
+
+def test_decontaminate_examples_that_share_their_text_are_all_named(store, corpus):
+    """Questions about one passage are examples with one text and ids of their own (lm-eval#1056: contamination of
+    what a model is judged on must be found before it is trained)."""
+    rng = random.Random(6)
+    passage, before, after = prose(rng, 40), prose(rng, 400), prose(rng, 400)
+
+    def written(cfg, inputs, work):
+        rows = [
+            {"id": Row(passage, key=f"question {i}").id, "text": passage, "split": split, "group_id": "passage"}
+            for i, split in enumerate(["test", "test", "train"])
+        ]
+        write_rows(work.directory / "examples.parquet", rows, EXAMPLE)
+        return Outcome(rows=3, counts=Counts(rows_in=3, kept=3))
+
+    examples = store.build(Stage(name="examples", version=1, function=written, handle=Shards), {}).handle
+    recipe = DecontaminateRecipe(config=DecontaminateConfig(), tasks=("questions",))
+    built = store.build(DECONTAMINATE, recipe, corpus({"a": [f"{before} {passage} {after}"]}), examples)
+    (text,) = kept_texts(built)
+    assert passage not in text and built.record["measures"]["cut_documents"] == 1
+    named = {row["example_id"] for row in evidence_of(built)}
+    assert named <= {Row(passage, key=f"question {i}").id for i in range(2)} and named
 
 
 def test_decontaminate_drops_a_document_of_which_nothing_is_left(run):

@@ -163,7 +163,7 @@ def test_g_rows_of_one_template_are_told_as_one_group_of_near_duplicates(tmp_pat
 
 def test_g_file_that_cannot_be_read_says_why():
     """Too many cells in every row were "the rows have: no readable row"."""
-    with pytest.raises(ValueError, match="2 rows cannot be read: more cells than the header"):
+    with pytest.raises(ValueError, match="2 rows cannot be read: more cells than columns"):
         read("r.csv", "text,label\none, two, three,a\nfour, five,b\n")
     with pytest.raises(ValueError, match="2 columns are called 'text'"):
         read("r.csv", "text,label,text\na,b,c\n")

@@ -112,6 +112,20 @@ def test_table_without_a_header_has_the_columns_that_are_named(name, content, se
     assert read(name, content.encode(), cfg) == ROWS
 
 
+def test_table_whose_header_is_missing_asks_for_its_columns():
+    with pytest.raises(
+        ValueError, match=r"the rows have: 3, Stocks fall\. If the file has no header, name its columns"
+    ):
+        read("r.csv", b"3,Stocks fall\n4,Stocks rise\n")
+    with pytest.raises(ValueError, match=r"the rows have: mood, subject$"):
+        read("r.csv", b"subject,mood\nStocks rise,4\n")
+
+
+def test_table_with_fewer_cells_than_columns_has_no_values_in_the_last():
+    with pytest.raises(ValueError, match=r"text is 'text', but that has no value in any row"):
+        read("r.csv", b"3,Stocks fall\n4,Stocks rise\n", config(columns=("id", "label", "text")))
+
+
 def test_table_of_a_label_and_the_rest_of_the_line_is_read_literally():
     """As the Stanford Sentiment Treebank; a quotation mark that nobody closes is a character like others."""
     content = b'1 a "great , film\n\n0 bad\r\n1\n'
@@ -212,6 +226,12 @@ def test_column_of_the_split_holds(tmp_path):
         "train": 58, "validation": 30, "test": 30
     }  # fmt: skip
     assert built.counts.dropped == {"unknown_split": 2}
+
+
+def test_column_of_the_split_without_rows_of_train_is_refused(tmp_path):
+    rows = [row | {"part": ["dev", "test"][i % 2]} for i, row in enumerate(labelled(sentences(20)))]
+    with pytest.raises(ValueError, match="all usable rows are for test or validation, none for train"):
+        build(tmp_path, rows, config(split="part"))
 
 
 def test_conflicting_label_in_train_leaves_test_alone(tmp_path):

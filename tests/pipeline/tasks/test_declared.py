@@ -73,6 +73,12 @@ def test_load_of_a_whole_project_succeeds(loaded):
         (
             "tasks",
             'label = "mood"',
+            'label = "mood"\ntest_data = { path = "later.csv" }',
+            r"tasks.toml: \[moods\]: test_data: path .*later.csv is not a file",
+        ),
+        (
+            "tasks",
+            'label = "mood"',
             'label = "moood"',
             r"tasks.toml: \[moods\]: .*label is 'moood'.*did you mean `mood`",
         ),

@@ -60,6 +60,16 @@ def test_read_tasks_labelled_file_at_an_address(tmp_path):
         read_tasks(written(tmp_path, replaced('path = "labelled/tickets.csv"', f'url = "{url[:40]}"')))
 
 
+def test_read_tasks_given_splits_and_the_form_of_the_rows(tmp_path):
+    keys = 'test_data = { path = "test.csv" }\ngroup = "author"\ncolumns = ["subject", "queue", "author"]\n'
+    (task,) = read_tasks(written(tmp_path, TICKETS + keys)).values()
+    assert task.held_out == {"test": LabelledFile(tmp_path / "test.csv")}
+    assert task.all_data == [task.data, LabelledFile(tmp_path / "test.csv")]
+    assert task.examples.group == "author" and task.examples.columns == ("subject", "queue", "author")
+    (plain,) = read_tasks(written(tmp_path, TICKETS)).values()
+    assert plain.held_out == {} and plain.examples.group is None
+
+
 def test_read_tasks_settings_override_defaults(tmp_path):
     text = TICKETS + "[tickets.finetune]\nepochs = 7\n[tickets.examples]\ntest_fraction = 0.2\n"
     task = read_tasks(written(tmp_path, text))["tickets"]
@@ -138,6 +148,9 @@ def replaced(old: str, new: str, text: str = TICKETS) -> str:
             TICKETS + "[tickets.examples]\ntest_fraction = 2",
             r"\[tickets\.examples\]: test_fraction is 2, expected a number above 0 and below 1",
         ),
+        (TICKETS + "[tickets.examples]\ngroup = 'author'", r"group belongs in \[tickets\]"),
+        (TICKETS + "test_data = 'test.csv'", r"key test_data: got 'test.csv', expected \{ path = "),
+        (TICKETS + "columns = 'subject'", "columns is 'subject', expected a list of texts"),
         (TICKETS + "[tickets.examples]\ntext = 'body'", r"text belongs in \[tickets\]"),
         (replaced('"sdist"', '"egg"', PACKAGED), "file is 'egg', expected one of sdist, wheel"),
         (replaced("0000", "00zz", PACKAGED), "sha256 is .* expected 64 hexadecimal digits"),

@@ -23,7 +23,7 @@ from model.network.registry import BASES, kind_of, save_model, write_model
 from model.training.files import CONFIG, WEIGHTS, read_json, sha256
 from model.training.weights import load_trained_weights, trained_weights
 
-PARTS = ("lora", "head")  # keys of a config.json whose folder holds a part of a model
+PARTS = {"lora": "adapters", "head": "a head"}  # keys of a config.json whose folder holds a part of a model
 ADAPTER = "adapter"  # folder beside the weights of the merged model
 
 
@@ -82,11 +82,11 @@ def load_adapters(folder: Path, model: nn.Module, base: Path) -> None:
 
 
 def check_same_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    """ValueError when a checkpoint cannot be resumed by the training that `description` belongs to: adapters of
-    another base, or adapters on one side only."""
-    was, now = base_of(read_json(checkpoint / CONFIG)), base_of(description)
+    """ValueError when a checkpoint cannot be resumed by the training that `description` belongs to: it has another
+    part of a model, or another base."""
+    was, now = _in_words(read_json(checkpoint / CONFIG)), _in_words(description)
     if was != now:
-        raise ValueError(f"{checkpoint} has {_in_words(was)}, this training has {_in_words(now)}; use another folder")
+        raise ValueError(f"{checkpoint} has {was}, this training has {now}; use another folder")
 
 
 def base_of(description: Mapping[str, Any]) -> str | None:
@@ -94,8 +94,9 @@ def base_of(description: Mapping[str, Any]) -> str | None:
     return next((description[part][BASE] for part in PARTS if part in description), None)
 
 
-def _in_words(base: str | None) -> str:
-    return f"adapters on a base with the sha256 {base}" if base is not None else "a whole model"
+def _in_words(description: Mapping[str, Any]) -> str:
+    found = [what for part, what in PARTS.items() if part in description]
+    return f"{found[0]} on a base with the sha256 {base_of(description)}" if found else "a whole model"
 
 
 def has_new_head(description: Mapping[str, Any]) -> bool:

@@ -75,7 +75,8 @@ class Objective(Protocol):
         """
         ids, texts = (rows[name].to_pylist() for name in ("id", "text"))
         texts = augmented_texts(ids, texts, cfg.settings().augmentation, seed)
-        return rows.set_column(rows.schema.get_field_index("text"), rows.schema.field("text"), pa.array(texts))
+        field = rows.schema.field("text")
+        return rows.set_column(rows.schema.get_field_index("text"), field, pa.array(texts, field.type))
 
     def network(self, cfg: Any, base: "Network", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from model.network.decoder import new_decoder
-from model.network.shape import DecoderConfig
+from model.network.heads import new_classifier
+from model.network.lora import add_lora
+from model.network.lora_config import LoraConfig
+from model.network.shape import DecoderConfig, EncoderConfig, switches_of
 from model.training.config import TrainConfig
 from model.training.newton_schulz import NEWTON_SCHULZ, orthogonalised
-from model.training.optim import Optimizer, parameter_groups
+from model.training.optim import Optimizer, layer_shares, parameter_groups
 
 CONFIG = DecoderConfig(
     vocab_size=31, n_layers=2, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=24, max_seq_len=8
@@ -292,3 +295,38 @@ def test_muon_weight_without_gradient_is_named():
     model.model.layers[1].mlp.up_proj.weight.grad = None
     with pytest.raises(ValueError, match="no gradient"):
         Optimizer(model, TRAIN).step(1.0)
+
+
+def test_layer_decay_multiplies_the_rate_of_every_weight_by_its_depth():
+    """Against one optimizer per depth with the rates written out; a first step moves AdamW's weights by the rate."""
+    decay, before = 0.5, new_decoder(CONFIG, seed=0)
+    expected = {"model.embed_tokens": decay**2, "model.layers.0": decay, "model.layers.1": 1.0, "model.norm": 1.0}
+    for lr in ({"muon_lr": None}, {"muon_lr": 0.1, "muon_weight_decay": 0.3, "adamw_weight_decay": 0.2}):
+        decayed = with_gradients(copy.deepcopy(before))
+        Optimizer(decayed, dataclasses.replace(TRAIN, **lr, layer_decay=decay)).step(0.7)
+        for prefix, share in expected.items():
+            plain = with_gradients(copy.deepcopy(before))
+            Optimizer(plain, dataclasses.replace(TRAIN, **lr)).step(0.7 * share)
+            names = [name for name, _ in before.named_parameters() if name.startswith(prefix)]
+            assert names
+            for name in names:
+                moved, same = decayed.get_parameter(name), plain.get_parameter(name)
+                torch.testing.assert_close(moved, same, rtol=1e-6, atol=1e-7)
+                assert not torch.equal(moved, before.get_parameter(name))
+
+
+def test_layer_shares_of_a_classifier_of_an_encoder_rise_from_the_embeddings_to_the_head():
+    sizes = {"n_layers": 3, "n_heads": 2, "n_kv_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 24}
+    cfg = EncoderConfig(**sizes, **switches_of("bert"), has_pooler=True, vocab_size=31, max_seq_len=8)
+    classifier = new_classifier(cfg, 2, seed=0)
+    add_lora(classifier, LoraConfig(rank=2), 0, trains_head=True)
+    shares = layer_shares(classifier, 0.5)
+    assert shares.keys() == dict(classifier.named_parameters()).keys()
+    for prefix, share in (
+        *((f"model.embed_{name}", 0.125) for name in ("tokens", "positions", "types", "norm")),
+        *((f"model.layers.{i}.", 0.25 * 2**i) for i in range(3)),
+        *(("head.", 1.0), ("score.", 1.0)),
+    ):
+        found = {shares[name] for name in shares if name.startswith(prefix)}
+        assert found == {share}, prefix
+    assert set(layer_shares(classifier, 1.0).values()) == {1.0}

@@ -1,5 +1,7 @@
 """Fine-tuning: what it learns from, that it resumes to the bit, and what it refuses."""
 
+import dataclasses
+import itertools
 import json
 import os
 import random
@@ -13,6 +15,7 @@ import torch
 from model.network.decoder import new_decoder
 from model.network.registry import describe, load_classifier, save_model
 from model.network.shape import DecoderConfig
+from model.training import finetune_settings
 from model.training.curve import read_curve
 from pipeline.corpus.examples.stage import LabelledFile, example_schema, read_examples
 from pipeline.corpus.tokens.tokenizer import load_tokenizer
@@ -20,11 +23,11 @@ from pipeline.evaluation.laws import whole_texts
 from pipeline.store.errors import Terminated
 from pipeline.store.records import SPLITS, Checkpoint, Shards, TokenizerFile
 from pipeline.store.shards import write_rows
-from pipeline.store.store import Silent, Store
+from pipeline.store.store import Silent, Store, fingerprint_of
 from pipeline.tasks.classification import KIND
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 from pipeline.tasks.classification import ClassificationFinetuneConfig as FinetuneConfig
-from pipeline.training.finetune import finetune_stage, random_baseline
+from pipeline.training.finetune import SplitReader, finetune_stage, random_baseline
 from tests.children import python
 
 FINETUNE = finetune_stage(KIND)
@@ -140,7 +143,7 @@ def test_finetune_observer_hears_of_every_step_once(tmp_path, base, examples):
 
 
 CHILD = """
-import os, signal, sys
+import json, os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -156,7 +159,8 @@ class Killer(Silent):
 
 root, base, examples = map(Path, sys.argv[1:4])
 base = Checkpoint(stage="pretrain", directory=base, fingerprint="b", digest="base", rows=1)
-cfg = ClassificationFinetuneConfig(epochs=2, rows=8, validate_every=10, checkpoint_every=7)
+settings = {"epochs": 2, "rows": 8, "validate_every": 10, "checkpoint_every": 7, **json.loads(sys.argv[6])}
+cfg = ClassificationFinetuneConfig(**settings)
 Store(root=root, observer=Killer()).build(finetune_stage(KIND), cfg, base, read_handle(examples))
 """
 
@@ -164,7 +168,7 @@ Store(root=root, observer=Killer()).build(finetune_stage(KIND), cfg, base, read_
 @pytest.mark.parametrize(("step", "name"), [(3, "SIGKILL"), (25, "SIGKILL"), (30, "SIGTERM")])
 def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, examples, whole, step, name):
     root = tmp_path / "killed"
-    arguments = [str(root), str(base.directory), str(examples.directory), str(step), name]
+    arguments = [str(root), str(base.directory), str(examples.directory), str(step), name, "{}"]
     child = python("-c", CHILD, *arguments)
     assert child.returncode == (-signal.SIGKILL if name == "SIGKILL" else 1), child.stderr
     assert "Terminated" in child.stderr or name == "SIGKILL"
@@ -174,6 +178,98 @@ def test_finetune_killed_and_run_again_ends_with_the_same_bits(tmp_path, base, e
     assert resumed.digest == whole.digest
     curve = read_curve(resumed.directory)
     assert [line["step"] for line in curve if "loss" in line] == list(range(1, whole.rows + 1))
+
+
+SPARING = {
+    "epochs": 20,
+    "tuning": "lora",
+    "lora_rank": 2,
+    "lora_lr": 0.02,
+    "layer_decay": 0.8,
+    "patience": 2,
+    "augment_word_dropout": 0.1,
+    "augment_typos": 0.1,
+    "augment_case": 0.1,
+}
+
+
+def test_finetune_of_adapters_that_ends_early_is_killed_and_ends_with_the_same_bits(tmp_path, base, examples):
+    """kill -9 after the validation that ends the training, whose weights are not the ones that are kept."""
+    cfg = dataclasses.replace(QUICK, **SPARING)
+    whole = Store(root=tmp_path / "whole").build(FINETUNE, cfg, base, examples)
+    measures, n_steps, root = whole.record["measures"], whole.handle.rows, tmp_path / "killed"
+    assert measures["best_step"] < measures["n_steps"] == n_steps < 20 * 24
+    assert measures["best_validation_macro_f1"] == measures["validation_macro_f1"]
+    for step in (int(measures["best_step"]), n_steps):
+        arguments = [
+            str(root),
+            str(base.directory),
+            str(examples.directory),
+            str(step),
+            "SIGKILL",
+            json.dumps(SPARING),
+        ]
+        assert python("-c", CHILD, *arguments).returncode == -signal.SIGKILL
+    resumed = Store(root=root).build(FINETUNE, cfg, base, examples)
+    assert resumed.handle.digest == whole.handle.digest
+    for name in ("model.safetensors", "adapter/model.safetensors"):
+        assert (resumed.handle.directory / name).read_bytes() == (whole.handle.directory / name).read_bytes()
+    assert resumed.record["measures"] == measures
+
+
+def test_finetune_settings_that_are_open_follow_from_the_base_and_are_in_record_params_and_fingerprint(
+    tmp_path, base, examples, monkeypatch
+):
+    listener = Listener()
+    store, cfg = Store(root=tmp_path / "store", observer=listener), FinetuneConfig(epochs=1)
+    built = store.build(FINETUNE, cfg, base, examples)
+    expected = {
+        "optimizer": "muon",
+        "rows": 128,
+        "muon_lr": 0.02,
+        "adamw_lr": 0.004,
+        "keep": "last",
+        "layer_decay": 1.0,
+    }
+    for stored in (built.record["config"], listener.begun[0]):
+        assert {name: stored[name] for name in expected} == expected
+    asked = store.build(FINETUNE, dataclasses.replace(cfg, **expected), base, examples)
+    assert asked.unchanged and asked.handle == built.handle
+    monkeypatch.setitem(finetune_settings.OF_NARROW_BASE, "adamw_lr", 0.003)
+    now = fingerprint_of(FINETUNE, FINETUNE.resolve(cfg, (base, examples)), (base, examples))
+    assert now != built.record["fingerprint"]
+    monkeypatch.setattr(finetune_settings, "WIDE", SHAPE["d_model"])
+    wide = FINETUNE.resolve(cfg, (base, examples))
+    assert (wide.optimizer, wide.muon_lr, wide.rows, wide.epochs) == ("adamw", None, 32, 1)
+
+
+def test_finetune_random_baseline_has_the_recipe_of_the_model_but_trains_all_weights(base, examples):
+    for tuning in ("full", "lora", "head"):
+        made = FINETUNE.resolve(FinetuneConfig(tuning=tuning, patience=3, epochs=4), (base, examples))
+        twin = FINETUNE.resolve(random_baseline(made), (base, examples))
+        assert (twin.initialisation, twin.tuning, twin.layer_decay) == ("random", "full", 1.0)
+        alike = ("epochs", "rows", "optimizer", "muon_lr", "adamw_lr", "patience", "keep", "validations_per_epoch")
+        assert {name: getattr(twin, name) for name in alike} == {name: getattr(made, name) for name in alike}
+
+
+def test_finetune_reads_other_texts_in_every_epoch_and_validates_on_the_ones_of_the_data(tmp_path, base, examples):
+    """The batches of a trace are those of the training: both draw an epoch from (seed, epoch, id)."""
+    noisy = dataclasses.replace(QUICK, augment_typos=0.5)
+    built = Store(root=tmp_path / "store").build(FINETUNE, noisy, base, examples)
+    cfg = FINETUNE.resolve(noisy, (base, examples))
+    tokenizer = load_tokenizer(base.directory / "tokenizer")
+    reader = SplitReader(kind=KIND, cfg=cfg, examples=examples, tokenizer=tokenizer, max_tokens=24)
+    plain, of_epoch = reader.read("train"), reader.of_epoch()
+    first, second = of_epoch(0), of_epoch(1)
+    assert first.ids == second.ids == plain.ids
+    texts = [[tokenizer.decode(tokens[1:].tolist()) for tokens in one.tokens] for one in (plain, first, second)]
+    changed = [sum(a != b for a, b in zip(*pair, strict=True)) for pair in itertools.combinations(texts, 2)]
+    assert all(0.5 * len(plain.ids) < n <= len(plain.ids) for n in changed)
+    assert [len(t) for t in texts[0]] != [len(t) for t in texts[1]]
+    (model, _) = load_classifier(built.handle.directory)
+    measured = KIND.validate(model, reader.read("validation"))
+    assert measured["validation_loss"] == pytest.approx(built.record["measures"]["validation_loss"], rel=1e-6)
+    assert reader.of_epoch()(1).tokens[5].tolist() == second.tokens[5].tolist()
 
 
 def test_finetune_terminated_is_told_as_such(tmp_path, base, examples):
@@ -207,6 +303,11 @@ def test_finetune_rows_beyond_the_examples_are_one_batch(tmp_path, base, example
         ({"label_smoothing": 1.0}, r"label_smoothing is 1\.0, expected"),
         ({"max_tokens": 1}, "max_tokens is 1, expected a whole number of at least 2"),
         ({"initialisation": "best"}, "expected one of pretrained, random"),
+        ({"tuning": "some"}, "tuning is 'some', expected one of full, lora, head"),
+        ({"patience": 0}, "patience is 0, expected a whole number of at least 1"),
+        ({"layer_decay": 1.5}, r"layer_decay is 1\.5, expected a number above 0 and at most 1"),
+        ({"augment_case": -1.0}, r"augment_case is -1\.0, expected a number from 0 to 1"),
+        ({"tuning": "head", "layer_decay": 0.5}, "has no effect with tuning='head'"),
         ({"validate_every": 0}, "validate_every is 0, expected a whole number of at least 1"),
     ],
 )

@@ -8,12 +8,13 @@ Legend: N texts, L labels; the last axis (3) counts right, found and true entiti
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from model.data.spans import Span
+from pipeline.evaluation.intervals import Counted
 
 MISTAKES = ("missed", "invented", "wrong type", "wrong border")
 
@@ -35,6 +36,24 @@ def entity_counts(
             for label, n in Counter(span.label for span in spans).items():
                 counts_NL3[text, numbers[label], column] = n
     return counts_NL3
+
+
+def metrics_of(counts_NL3: np.ndarray) -> dict[str, Counted]:
+    """f1, precision, recall and macro_f1 of all texts."""
+    counts_NK, n_labels = counts_NL3.reshape(len(counts_NL3), -1), counts_NL3.shape[1]
+
+    def micro(metric: Callable[[np.ndarray], np.ndarray]) -> Counted:
+        return Counted(counts_NL3.sum(axis=1), metric)
+
+    def macro(sums_RK: np.ndarray) -> np.ndarray:
+        return macro_f1(sums_RK.reshape(-1, n_labels, 3))
+
+    return {
+        "f1": micro(f1),
+        "precision": micro(precision),
+        "recall": micro(recall),
+        "macro_f1": Counted(counts_NK, macro),
+    }
 
 
 def f1(counts_3: np.ndarray) -> np.ndarray:

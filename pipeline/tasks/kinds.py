@@ -15,4 +15,5 @@ KINDS: dict[str, Entry] = {
     "classification": Entry("pipeline.tasks.classification", "classify"),
     "prompting": Entry("pipeline.tasks.prompting", "classify"),
     "question_answering": Entry("pipeline.tasks.question_answering", "answer"),
+    "tagging": Entry("pipeline.tasks.tagging", "tag"),
 }

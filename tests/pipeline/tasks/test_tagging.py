@@ -20,6 +20,7 @@ from pipeline.serving.generate import predictor_in
 from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.store.store import Store
 from pipeline.tasks.tagging import KIND, Tagger, TaggingExamplesConfig, labels_of
+from pipeline.tasks.tasks_toml import read_tasks
 from pipeline.training.finetune import FinetuneConfig, finetune_stage, random_baseline
 from tests.pipeline.training.test_finetune import write_base
 
@@ -151,6 +152,64 @@ def test_examples_of_columns_are_described_before_training(examples):
     description = KIND.describe_examples(read_examples(examples.directory, "train"))
     assert "| person |" in description.replace("  ", " ")
     assert KIND.example_warnings(read_examples(examples.directory, "train")) == []
+
+
+TABLES = """
+[conll2003]
+kind = "tagging"
+base = "foundation_model"
+data = { path = "conll2003.conll" }
+token_column = 1
+tag_column = 4
+
+[documents]
+kind = "tagging"
+base = "foundation_model"
+data = { path = "conll2003.conll" }
+text_of = "document"
+
+[tabs]
+kind = "tagging"
+base = "foundation_model"
+data = { path = "tabs.tsv" }
+test_data = { path = "more.tsv" }
+
+[spans]
+kind = "tagging"
+base = "foundation_model"
+data = { path = "spans.jsonl" }
+text = "full_text"
+entities = "marks"
+start = "from"
+end = "to"
+label = "type"
+labels = ["person", "place"]
+"""
+
+
+def test_common_forms_of_data_need_a_table_and_no_code(tmp_path):
+    written = sentences(90)
+    lines = [
+        "".join(f"{word} NN O {tag.replace('B-', 'I-')}\n" for word, tag in zip(*one, strict=True)) for one in written
+    ]
+    documents = ["-DOCSTART- -X- O O\n\n" + "\n".join(lines[i : i + 2]) for i in range(0, 90, 2)]
+    (tmp_path / "conll2003.conll").write_text("\n".join(documents))
+    write_conll(tmp_path / "tabs.tsv", 90)
+    write_conll(tmp_path / "more.tsv", 20, seed=1)
+    marks = [{"from": 0, "to": 2, "type": "person"}, {"from": 3, "to": 4, "type": "number"}]
+    texts = [" ".join(words) for words, _ in written]
+    rows_of_spans = [json.dumps({"full_text": f"ab {text}", "marks": marks}) for text in texts]
+    (tmp_path / "spans.jsonl").write_text("\n".join(rows_of_spans))
+    (tmp_path / "models.toml").write_text('[foundation_model]\nkind = "pretrain"\npreset = "demo"\n')
+    (tmp_path / "tasks.toml").write_text(TABLES)
+    store, found = Store(root=tmp_path / "store"), {}
+    for name, task in read_tasks(tmp_path / "tasks.toml").items():
+        built = KIND.build_examples(store, task.data, task.examples, tmp_path, held_out=task.held_out)
+        found[name] = labels_of(built.handle.directory), built.handle.rows
+    assert found["conll2003"] == (["person", "place"], 90)
+    assert found["documents"] == (["person", "place"], 45)
+    assert found["tabs"] == (["person", "place"], 110)
+    assert found["spans"] == (["person"], 90)
 
 
 def test_data_without_entities_are_refused_with_what_to_set(tmp_path):

@@ -162,7 +162,7 @@ data = { path = "conll2003.conll" }
 token_column = 1
 tag_column = 4
 
-[documents]
+[whole]
 kind = "tagging"
 base = "foundation_model"
 data = { path = "conll2003.conll" }
@@ -207,7 +207,7 @@ def test_common_forms_of_data_need_a_table_and_no_code(tmp_path):
         built = KIND.build_examples(store, task.data, task.examples, tmp_path, held_out=task.held_out)
         found[name] = labels_of(built.handle.directory), built.handle.rows
     assert found["conll2003"] == (["person", "place"], 90)
-    assert found["documents"] == (["person", "place"], 45)
+    assert found["whole"] == (["person", "place"], 45)
     assert found["tabs"] == (["person", "place"], 110)
     assert found["spans"] == (["person"], 90)
 

@@ -23,7 +23,6 @@ from model.data.spans import Span, is_widened, tag_names, tags_of_spans
 from model.data.tokenizer import Tokenizer
 from model.data.words import word_spans
 from pipeline.corpus.examples.conll import FORMATS, Columns, Scheme, conll_records
-from pipeline.corpus.examples.entity_rows import Refused, encodable, spans_in, struct_of
 from pipeline.corpus.examples.labelled_file import Record, suffix_of
 from pipeline.corpus.examples.protocol import ExamplesConfig
 from pipeline.corpus.examples.rows import Row
@@ -41,6 +40,7 @@ from pipeline.store.records import SPLITS, Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.classification import label_names, names_of
+from pipeline.tasks.entity_rows import Refused, encodable, spans_in, struct_of
 from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import FinetuneConfig
 

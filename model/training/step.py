@@ -42,6 +42,10 @@ from model.training.replicas import Replicas
 from model.training.schedule import lr_factor
 from model.training.spikes import History, history_on_device, is_spike_on_device, spike_of, with_step_on_device
 
+# Positions that cost as much as a pass: gradients are added to all weights, 12 bytes each, where a position is 6
+# operations per weight.
+PASS_COST = 64
+
 
 @dataclass(slots=True)
 class TrainState:
@@ -78,7 +82,7 @@ class StepReport:
     is_empty: Tensor  # bool: no supervised target, and so no update
     is_spike: Tensor  # bool: a spike whose update was left out
     learning_rate: float  # Muon's where there is one, else AdamW's
-    n_tokens: int  # positions that passed through the model
+    n_tokens: int  # positions of the global batch, with all of its padding
 
     @property
     def numbers(self) -> Tensor:
@@ -204,10 +208,32 @@ def on_device(batch: Batch, device: torch.device) -> dict[str, Tensor]:
 
 
 def micro_batches(batch: Batch, n_rows: int) -> Iterator[dict[str, Tensor]]:
-    """The rows of `batch`, at most `n_rows` at a time."""
+    """The rows of `batch`, at most `n_rows` at a time, and on a CPU fewer where that leaves out much padding."""
     total = next(iter(batch.values())).size(0)
     for first in range(0, total, n_rows):
-        yield {name: tensor[first : first + n_rows] for name, tensor in batch.items()}
+        micro = {name: tensor[first : first + n_rows] for name, tensor in batch.items()}
+        # On a device the lengths are not on the host, and processes of a group make equally many passes.
+        if "lengths_B" in micro and micro["lengths_B"].device.type == "cpu" and not in_group():
+            yield from of_like_lengths(micro)
+        else:
+            yield micro
+
+
+def of_like_lengths(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The rows of `batch` in their order, divided where the padding that this saves costs more than a pass."""
+    lengths_B = batch["lengths_B"]
+    longest = int(lengths_B.max())
+    batch = {name: x[:, :longest] if name.endswith("_BT") else x for name, x in batch.items()}
+    before_B = lengths_B.cummax(0).values[:-1]  # the longest of the rows up to a border, and of those after it
+    after_B = lengths_B.flip(0).cummax(0).values.flip(0)[1:]
+    n_before_B = torch.arange(1, len(lengths_B))
+    saved_B = n_before_B * (longest - before_B) + (len(lengths_B) - n_before_B) * (longest - after_B)
+    if len(lengths_B) == 1 or saved_B.max() < PASS_COST:
+        yield batch
+        return
+    border = int(n_before_B[saved_B.argmax()])
+    for rows in (slice(border), slice(border, None)):
+        yield from of_like_lengths({name: x[rows] for name, x in batch.items()})
 
 
 @torch.no_grad()

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from model.data.batch_layout import IGNORE_INDEX
-from model.data.examples import EncodedExamples
+from model.data.examples import EncodedExamples, ExampleBatches
 from model.network.heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from model.network.shape import DecoderConfig, EncoderConfig, switches_of
 from model.training.config import TrainConfig
 from model.training.loss import classification_loss, span_loss, token_loss
-from model.training.step import accumulate_gradients, micro_batches, new_state
+from model.training.step import PASS_COST, accumulate_gradients, micro_batches, new_state
 
 SIZES = {"vocab_size": 31, "n_layers": 2, "n_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 24, "max_seq_len": 24}
 CONFIGS = {
@@ -135,3 +135,53 @@ def test_a_batch_without_a_target_has_a_loss_of_zero_and_finite_gradients():
     loss, n = span_loss(model, {**batch, "starts_B": none, "ends_B": none})
     loss.backward()
     assert loss == 0 and n == 0 and all(w.grad.isfinite().all() for w in model.parameters() if w.grad is not None)
+
+
+def batch_of_lengths(lengths) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    tokens = [rng.integers(0, 31, n) for n in lengths]
+    labels = [rng.integers(0, 5, n) for n in lengths]
+    rows = EncodedExamples([""] * len(tokens), tokens, {}, token_targets={"labels_BT": labels})
+    return rows.batch(np.arange(len(tokens))) | {"row_seeds_B": torch.arange(len(tokens))}
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 4], [1, 5, 9, 200, 3], [200, 2, 2, 2], [7], [2] * 40 + [90] * 3])
+def test_passes_leave_out_padding_and_no_token(lengths):
+    batch = batch_of_lengths(lengths)
+    micros = list(micro_batches(batch, len(lengths)))
+    assert torch.cat([micro["row_seeds_B"] for micro in micros]).tolist() == list(range(len(lengths)))
+    seen = 0
+    for micro in micros:
+        assert micro["ids_BT"].size(1) == micro["labels_BT"].size(1) == micro["lengths_B"].max()
+        for row, length in enumerate(micro["lengths_B"].tolist()):
+            assert torch.equal(micro["ids_BT"][row, :length], batch["ids_BT"][seen + row, :length])
+            assert torch.equal(micro["labels_BT"][row, :length], batch["labels_BT"][seen + row, :length])
+        seen += len(micro["lengths_B"])
+    n_cells = sum(micro["ids_BT"].numel() for micro in micros)
+    assert n_cells <= batch["ids_BT"].numel() - PASS_COST * (len(micros) - 1)
+    assert len(micros) == {3: 1, 5: 3, 4: 2, 1: 1, 43: 2}[len(lengths)]
+
+
+@pytest.mark.parametrize("rows", [16, 32, 64, 128])
+@pytest.mark.parametrize(
+    ("mean", "sigma", "longest", "n_examples"),
+    [
+        (3.1, 0.5, 80, 6_900),
+        (2.9, 0.45, 316, 20_000),
+        (3.4, 0.4, 75, 3_400),
+        (3.4, 0.8, 480, 1_200),
+        (5.1, 0.4, 384, 950),
+    ],
+    ids=["reviews", "comments", "tweets", "contracts", "questions"],
+)
+def test_less_than_a_tenth_of_what_passes_is_padding(mean, sigma, longest, n_examples, rows):
+    """Lengths as those of SST-2, GoEmotions, WNUT-17, sentences of contracts, and questions with their texts."""
+    lengths = np.random.default_rng(0).lognormal(mean, sigma, n_examples).clip(3, longest).astype(int)
+    examples = EncodedExamples([""] * n_examples, [np.zeros(n, np.int64) for n in lengths], {})
+    batches = ExampleBatches(examples, rows=rows, seed=0)
+    n_cells = sum(
+        micro["ids_BT"].numel()
+        for k in range(batches.batches_per_epoch)
+        for micro in micro_batches(batches.batch(k), rows)
+    )
+    assert 1 - lengths.sum() / n_cells < 0.1

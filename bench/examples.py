@@ -1,9 +1,9 @@
 """How long does it take to make examples of a large labelled file, and how much memory?
 
 In: --rows, --format csv, tsv, jsonl or parquet. Out: seconds, also of the processor alone, and peak memory of the
-stage `examples`, and its measures. Steps: texts are drawn from words whose frequencies follow Zipf's law, as those of a
-language do; one in thirty repeats another with a word added. They are written to a temporary file by another process,
-so that its memory does not count.
+stage `examples`, and its measures. Steps: texts are drawn from words whose frequencies follow Zipf's law, as those of
+a language do; one in thirty repeats another with a word added. They are written to a temporary file by another
+process, so that its memory does not count.
 
     python -m bench.examples [--rows 1000000] [--format csv] [--profile]
 """

@@ -48,6 +48,7 @@ class ExampleRows:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.n_read = self.n_stray_quotes = 0
+        self.have_keys = False  # texts with several examples, each with its own values
         self.files: list[str] = []
         self.texts: list[str] = []  # this and the next six: of the rows that are kept
         self.ids: list[str] = []
@@ -75,6 +76,7 @@ class ExampleRows:
         values = tuple(row.values[name] for name in self.names)
         values = self._shared_values(values)
         split = row.split or split
+        self.have_keys |= bool(row.key)
         place = self._place[split].setdefault(row_id, len(self.ids))
         if place < len(self.ids):
             self._repeated.append(((file, row.number, row_id, row.text[:PREVIEW_CHARACTERS]), place))

@@ -152,7 +152,7 @@ def make_examples(
         )
     first = row_groups(rows.texts, rows.groups, rows.splits, cfg.similarity)
     strata = [tuple(kind.strata(own)) for own in rows.dictionaries()]
-    found = contradictions(rows.texts, first, strata, cfg.similarity)
+    found = [] if rows.have_keys else contradictions(rows.texts, first, strata, cfg.similarity)
     splits = divided([rows.ids[place] for place in first], strata, rows.splits, cfg)
     examples = _example_table(rows, splits, first, example_schema(kind))
     name = names[0] if names else "no file"

@@ -18,7 +18,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.store.records import DROPPED, SPLITS
 from pipeline.store.shards import read_table
 from pipeline.store.store import Store
-from pipeline.tasks.classification import KIND, Classification
+from pipeline.tasks.classification import KIND, Classification, labels_of
 from pipeline.tasks.classification import ClassificationExamplesConfig as ExamplesConfig
 
 ROWS = [("one, two", "a"), ('say "x"\nthree', "b"), ("caf\u00e9", "a")]
@@ -234,6 +234,18 @@ def test_column_of_the_split_without_rows_of_train_is_refused(tmp_path):
         build(tmp_path, rows, config(split="part"))
 
 
+def test_labels_are_those_of_the_rows_by_name_whatever_their_order(tmp_path):
+    """A list of labels in the order of the rows made a model answer with another label (transformers#28589)."""
+    rows = [{"text": text, "label": ["b", "c", "a"][i % 3]} for i, text in enumerate(sentences(120))]
+    (tmp_path / "other").mkdir()
+    one, other = build(tmp_path, rows, config()), build(tmp_path / "other", rows[::-1], config())
+    assert labels_of(one.handle.directory) == labels_of(other.handle.directory) == ["a", "b", "c"]
+    by_text = [
+        {row["text"]: row["label"] for split in SPLITS for row in _rows(built, split)} for built in (one, other)
+    ]
+    assert by_text[0] == by_text[1]
+
+
 def test_conflicting_label_in_train_leaves_test_alone(tmp_path):
     texts = sentences(200)
     train = [*labelled(texts[50:]), {"text": texts[0], "label": "b"}]
@@ -277,6 +289,7 @@ def test_key_makes_rows_of_one_text_different_examples_of_one_group(tmp_path):
     rows = [{"text": text, "label": "ab"[i % 2], "question": f"q{i}"} for text in sentences(60) for i in range(3)]
     built = build(tmp_path, [*rows, rows[0]], QuestionConfig(text="text", label="label"), kind=Keyed())
     assert built.counts.kept == 180 and built.counts.dropped == {"duplicate": 1}
+    assert built.record["measures"]["contradictions"] == 0  # two questions about one text may have two answers
     table = [row for split in SPLITS for row in _rows(built, split)]
     assert len({row["id"] for row in table}) == 180
     assert len({(row["text"], row["split"]) for row in table}) == 60

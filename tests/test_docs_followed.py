@@ -30,6 +30,8 @@ TICKETS = """subject,queue,priority
 "Invoice 4711 shows the wrong VAT",Billing,2
 "Invoice 4712 shows the wrong VAT",billing,3
 """
+PLACES = "Anna\tB-person\nlives\tO\nin\tO\nRome\tB-place\n"
+VISITS = '{"text": "Anna lives in Rome", "spans": [{"from": 14, "to": 18, "type": "CITY"}]}\n'
 NOTE = (
     "# Ideas\n\n" + "The mill by the river grinds the corn of the village, and the wheel turns with the water. " * 20
 )
@@ -38,6 +40,8 @@ DESCRIBED = {  # what the text around an example describes, relative to the proj
     "my-pages",
     "my-model",
     "data/tickets.csv",
+    "data/places.conll",
+    "data/visits.jsonl",
 }
 EXAMPLES = [(page, i, block) for page in PAGES for i, block in enumerate(_blocks(page, "toml"))]
 MODELS = ROOT / "data" / "models.toml"
@@ -51,6 +55,8 @@ def project(tmp_path) -> Path:
         (tmp_path / name / "ideas.md").write_text(NOTE)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tickets.csv").write_text(TICKETS)
+    (tmp_path / "data" / "places.conll").write_text(PLACES)
+    (tmp_path / "data" / "visits.jsonl").write_text(VISITS)
     shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
     pages = ROOT / "docs" / "your-data.md"
     blocks = _blocks(pages, "toml")

@@ -55,6 +55,12 @@ ENTITY = pa.struct(
         pa.field("label", pa.string(), nullable=False),
     ]
 )
+EXAMPLE = """
+[places]
+kind = "tagging"
+base = "minilm"
+data = { path = "places.conll" }  # a line per token: the token first, the tag last; or rows of texts with spans
+"""
 CONTEXT = 60  # characters around a mistake
 SHOWN_TEXTS = 3  # entities of a label in the description of the examples
 
@@ -136,15 +142,6 @@ class Tagger(Predictor):
     def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
         return 0  # a text that is longer than the context is read in windows
 
-    @staticmethod
-    def readable(row: Mapping[str, Any], answer: Mapping[str, Any]) -> str:
-        """An answer for people: the text with its entities in brackets, for instance "[Ann: person] left"."""
-        text, parts, end = str(row["text"]), [], 0
-        for one in answer["entities"]:
-            parts += [text[end : one["start"]], f"[{one['text']}: {one['label']}]"]
-            end = one["end"]
-        return "".join([*parts, text[end:]])
-
 
 class Tagging(Kind):
     name = identity = "tagging"
@@ -152,6 +149,7 @@ class Tagging(Kind):
     predictor = Tagger
     examples, finetune, evaluation = TaggingExamplesConfig, FinetuneConfig, TaskEvaluationConfig
     summary = "A base model with a head that tags words, trained on texts with entities."
+    example = EXAMPLE
     keys = (
         *("text", "entities", "start", "end", "label", "labels"),
         *("token_column", "tag_column", "scheme", "text_of"),

@@ -308,7 +308,6 @@ def test_answers_have_offsets_into_the_text_as_it_was_given(models):
         assert all(0 < one["probability"] <= 1 for one in answer["entities"])
     assert tagger.n_cut([{"text": text} for text in texts]) == 0
     assert tagger.answer([]) == []
-    assert Tagger.readable({"text": texts[0]}, answers[0]) == "  dh  [ahi bhi: person],[chi: place]"
 
 
 def test_the_report_compares_with_baselines_and_has_every_label(report):

@@ -21,6 +21,7 @@ from pipeline.store.records import Checkpoint, Report, Shards
 from pipeline.store.store import Store
 from pipeline.tasks.tagging import KIND, Tagger, TaggingExamplesConfig, labels_of
 from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.tracking.packaging import link_served, write_package
 from pipeline.training.finetune import FinetuneConfig, finetune_stage, random_baseline
 from tests.pipeline.training.test_finetune import write_base
 
@@ -331,3 +332,18 @@ def test_a_model_of_other_labels_is_not_judged(tmp_path, models):
         ValueError, match=r"knows the labels \['person', 'place'\], the examples also have \['city'\]"
     ):
         Store(root=tmp_path / "reports").build(evaluation_stage(KIND), KIND.evaluation(), *models, other)
+
+
+def test_a_registered_model_answers_with_lists_of_entities(tmp_path, models):
+    import mlflow
+    import pandas as pd
+
+    package = tmp_path / "package"
+    write_package(package, KIND, "m-0", None)
+    link_served(models[0].directory, package)
+    model = mlflow.pyfunc.load_model(str(package))
+    table = pd.DataFrame({"text": ["dh ahi bhi", None, "dh"]}, index=[4, 7, 9])
+    answered = model.predict(table)
+    assert answered.index.tolist() == [4, 7, 9] and answered["entities"][7] is None and answered["entities"][9] == []
+    (entity,) = answered["entities"][4]
+    assert (entity["start"], entity["end"], entity["text"], entity["label"]) == (3, 10, "ahi bhi", "person")

@@ -236,13 +236,23 @@ def reference(
 CONTESTANTS = {"ours": ours, "reference": reference}
 
 
-def metrics_of(data: Data, judged: Texts, predicted: Callable[[Sequence[str]], np.ndarray]) -> dict[str, float]:
+def metrics_of(
+    data: Data, judged: Texts, predicted: Callable[[Sequence[str]], np.ndarray], keep: Path | None
+) -> dict[str, float]:
     values_NC = predicted(judged.texts)
     if not data.has_several:
         is_right_N = values_NC.argmax(axis=1) == judged.labels_NC.argmax(axis=1)
         found = {"accuracy": float(is_right_N.mean())}
         return found | _beside_tfidf(data, judged, is_right_N)
     chosen_on_NC = predicted(data.held_out.texts)
+    if keep:
+        np.savez(
+            keep,
+            of_held_out=chosen_on_NC,
+            held_out=data.held_out.labels_NC,
+            of_judged=values_NC,
+            judged=judged.labels_NC,
+        )
     thresholds_C = best_thresholds(chosen_on_NC, data.held_out.labels_NC)
     f1_C, _, _ = f1_table(judged.labels_NC, values_NC >= thresholds_C)
     fixed_C, _, _ = f1_table(judged.labels_NC, values_NC >= 0.5)
@@ -264,7 +274,7 @@ def _grouped(values_NC: np.ndarray, members: Sequence[Sequence[int]]) -> np.ndar
 
 def _beside_tfidf(data: Data, judged: Texts, is_right_N: np.ndarray) -> dict[str, float]:
     from pipeline.evaluation.baselines import tfidf_logistic_predictions
-    from pipeline.evaluation.metrics import mcnemar
+    from pipeline.evaluation.intervals import mcnemar
 
     truth = [data.labels[i] for i in judged.labels_NC.argmax(axis=1)]
     train = [data.labels[i] for i in data.train.labels_NC.argmax(axis=1)]
@@ -280,6 +290,7 @@ def main() -> None:
     parser.add_argument("--task", choices=EPOCHS, required=True)
     parser.add_argument("--only", choices=CONTESTANTS)
     parser.add_argument("--results", type=Path, default=Path("classification.jsonl"))
+    parser.add_argument("--keep", type=Path, help="file for the probabilities of several labels")
     parser.add_argument("--search", action="store_true", help="evaluate on held-out training rows")
     parser.add_argument("--pooling", choices=("first", "mean"), default="mean", help="of ours")
     for name, value in (("lr", 1e-4), ("muon-lr", None), ("warmup", 0.1), ("smoothing", 0.0)):
@@ -303,7 +314,7 @@ def main() -> None:
         told: dict[str, Any] = {
             "task": args.task, "contestant": name, "seed": args.seed, "search": args.search, "epochs": args.epochs,
             "seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "tokens": n_tokens,
-            "tokens_per_cpu_second": round(n_tokens / cpu), **metrics_of(data, judged, predicted),
+            "tokens_per_cpu_second": round(n_tokens / cpu), **metrics_of(data, judged, predicted, args.keep),
             "settings": {key: getattr(args, key.replace("-", "_")) for key in ("lr", "muon_lr", "pooling", "rows")},
             "machine": machine(1),
         }  # fmt: skip

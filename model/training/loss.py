@@ -119,16 +119,14 @@ def multi_label_loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     """Sum of -ln p(whether the text has the label) over texts and labels, and the number of these decisions.
 
     `batch`: ids_BT right-padded, lengths_B, labels_BC (1 = has the label, 0 = has not, negative = ignored), and
-    types_BT for pairs of texts; with weights_BC the loss of each decision is multiplied by its weight, and the number
-    is the sum of the weights.
+    types_BT for pairs of texts.
     """
-    labels_BC, weights_BC = batch["labels_BC"], batch.get("weights_BC")
+    labels_BC = batch["labels_BC"]
     is_known_BC = (labels_BC >= 0).float()
-    weights_BC = is_known_BC if weights_BC is None else weights_BC * is_known_BC
     loss = F.binary_cross_entropy_with_logits(
-        _outputs(model, batch).float(), labels_BC.clamp(min=0), weights_BC, reduction="sum"
+        _outputs(model, batch).float(), labels_BC.clamp(min=0), is_known_BC, reduction="sum"
     )
-    return loss, weights_BC.sum()
+    return loss, is_known_BC.sum()
 
 
 def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -1,18 +1,17 @@
 """The kind of task `classification`: assigns each text one label of a fixed list.
 
 In: rows with a text and a label. Out: the most likely label of a text, and its probability. The head reads the last
-real token, the only one that has seen the whole text; the loss is cross entropy, optionally with smoothed labels.
+real token of a decoder, the only one that has seen the whole text, and the first token of an encoder or the mean of
+all; the loss is cross entropy, optionally with smoothed labels, or with weights so that rare labels count as others.
 Baselines are the majority class, TF-IDF with logistic regression, and the same network without pretraining.
 """
 
-import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -49,17 +48,21 @@ from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
+from pipeline.tasks.label_values import label_names, label_text, marked, named, names_of, shown
 from pipeline.training.finetune import DEFAULTS, FinetuneConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
+BALANCED = "balanced_B"  # target: the weight of each example with class_weights = balanced
 MOST_LABELS = 100  # in the data; more are probably a wrong column
-LABEL = re.compile(r"[^=\s][^=]*")
-SHOWN_CHARACTERS = 60  # of a value in a message
-MISSING = {"nan", "-nan", "nat", "null", "<na>", "#n/a"}  # what programs write for a missing value, in lower case
-WHOLE = re.compile(r"(-?\d+)\.0")  # a whole number, as a program writes it whose column has missing values
+
+Pooling = Annotated[
+    Literal["first", "mean"] | None,
+    "What an encoder classifies a text by: its first token, or the mean of all tokens; without a value as the base"
+    " was made. A decoder has no such choice: it reads the last token.",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +109,12 @@ class ClassificationFinetuneConfig(FinetuneConfig):
     label_smoothing: Annotated[
         float, Ge(0), Lt(1), "Probability that is spread evenly over all labels (arXiv:1512.00567)."
     ] = DEFAULTS.label_smoothing
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        "Whether all examples count alike, or each label as a whole: with balanced an example counts the more, the"
+        " rarer its label is. That finds more texts of rare labels, and makes the probabilities too high for them.",
+    ] = "none"
+    pooling: Pooling = None
 
 
 class Classifier(Predictor):
@@ -175,6 +184,8 @@ class Classification(Kind):
         if not row.text:
             is_missing = text is None or isinstance(text, str) or (isinstance(text, float) and math.isnan(text))
             row.reason, row.detail = ("no_text", "") if is_missing else ("not_text", shown(text))
+        elif isinstance(value, dict) and (label := _only_marked(value)) is not None:
+            row.values, row.reason, row.detail = _labelled(label, cfg)
         elif isinstance(value, list | dict):
             row.reason, row.detail = "not_text_label", shown(value)
         else:
@@ -218,17 +229,23 @@ class Classification(Kind):
 
         columns = (tuple(rows[name].to_pylist()) for name in ("id", "text", "label"))
         texts = LabelledTexts(str(examples.directory), *columns)
-        return encoded_texts(texts, labels_of(examples.directory), tokenizer, max_tokens, truncation_side)
+        found = encoded_texts(texts, labels_of(examples.directory), tokenizer, max_tokens, truncation_side)
+        balanced_B = balanced_weights(found.targets["labels_B"])
+        return replace(found, targets={**found.targets, BALANCED: balanced_B})
 
-    def network(self, cfg: FinetuneConfig, base: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
+    def network(
+        self, cfg: ClassificationFinetuneConfig, base: Any, examples: Shards
+    ) -> "tuple[nn.Module, dict[str, Any]]":
         from model.training.finetuning import classifier_network
 
-        return classifier_network(base, labels_of(examples.directory), cfg.initialisation, cfg.seed)
+        labels = labels_of(examples.directory)
+        return classifier_network(base, labels, cfg.initialisation, cfg.seed, pooling=cfg.pooling)
 
     def loss(self, cfg: ClassificationFinetuneConfig) -> Any:
         from model.training.loss import classification_loss
 
-        return partial(classification_loss, label_smoothing=cfg.label_smoothing)
+        loss = balanced_loss if cfg.class_weights == "balanced" else classification_loss
+        return partial(loss, label_smoothing=cfg.label_smoothing)
 
     def validate(self, network: "nn.Module", encoded: EncodedExamples) -> dict[str, float]:
         """validation_loss (nats per example), validation_accuracy and validation_macro_f1."""
@@ -284,43 +301,32 @@ class Classification(Kind):
 KIND = Classification()
 
 
+def balanced_weights(labels_B: np.ndarray) -> np.ndarray:
+    """Weights with which all labels count alike, and whose sum is the number of examples; float32 (N,)."""
+    _, place_B, n_examples = np.unique(labels_B, return_inverse=True, return_counts=True)
+    return (len(labels_B) / len(n_examples) / n_examples).astype(np.float32)[place_B]
+
+
+def balanced_loss(model: Any, batch: Any, label_smoothing: float) -> Any:
+    """The sum over examples in proportion to their weights, and the sum of these."""
+    from model.training.loss import classification_loss
+
+    return classification_loss(model, {**batch, "weights_B": batch[BALANCED]}, label_smoothing)
+
+
 def labels_of(directory: Path) -> list[str]:
     """Names of all labels of the examples, sorted: the order of a model's classes."""
     table = pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)])
     return sorted(table["label"].unique().to_pylist())
 
 
-@lru_cache  # asked for every row
-def names_of(labels: tuple[str, ...]) -> Mapping[str, str]:
-    pairs = [entry.rpartition("=") for entry in labels]
-    if not all(separator and name for _, separator, name in pairs):
-        raise ValueError(f"labels={labels} must be texts of the form value=name")
-    return {value: name for value, _, name in pairs}
-
-
-def label_text(label: Any) -> str | None:
-    """A label as text, None if it is missing: true, false and numbers as in JSON, whole numbers without ".0"."""
-    if isinstance(label, float) and not math.isfinite(label):
+def _only_marked(value: Mapping[str, Any]) -> str | None:
+    """The label of an object such as {"positive": 1, "negative": 0}, None if not exactly one is marked."""
+    try:
+        labels = marked(value)
+    except ValueError:
         return None
-    text = repaired(label if isinstance(label, str) else "" if label is None else json.dumps(label))
-    if text.casefold() in MISSING or not text:
-        return None
-    return whole[1] if (whole := WHOLE.fullmatch(text)) else text
-
-
-def named(value: Any, names: Mapping[str, str]) -> str | None:
-    """The name of a label, None if it has none; 1.0 and 1 are found under each other, and so are True and true."""
-    text = repaired(value) if isinstance(value, str) else json.dumps(value)
-    written = text if text in names else label_text(value) or ""
-    truth = written.casefold() if written.casefold() in ("true", "false") else written
-    return next((names[one] for one in (written, f"{written}.0", truth, truth.title()) if one in names), None)
-
-
-def shown(value: Any) -> str:
-    """A value of the data in a message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    of = "a list: " if isinstance(value, list) else "an object: " if isinstance(value, dict) else ""
-    return of + (text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+    return labels[0] if len(labels) == 1 else None
 
 
 def _labelled(value: Any, cfg: ClassificationExamplesConfig) -> tuple[dict[str, Any], str | None, str]:
@@ -343,19 +349,6 @@ def _judged(value: Any, labels: tuple[str, ...], renamed: tuple[str, ...]) -> tu
 
 
 _judged_text = lru_cache(maxsize=10_000)(_judged)  # few texts, in very many rows
-
-
-def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]:
-    """As "value=name", sorted, so that the order in the file has no effect."""
-    if isinstance(labels, list) and key == "labels":
-        labels = {name: name for name in labels}
-    if not isinstance(labels, dict) or not all(isinstance(name, str) for name in [*labels, *labels.values()]):
-        of_names = " or a list of names" if key == "labels" else ""
-        raise ValueError(f'{where}: {key} is a table of texts {{ "value in the data" = "name" }}{of_names}')
-    for name in labels.values():
-        if not LABEL.fullmatch(name):
-            raise ValueError(f"{where}: label name {name!r} must not be empty, start with a space or contain '='")
-    return tuple(sorted(f"{value}={name}" for value, name in labels.items()))
 
 
 def counted(labels: Sequence[str], examples: Sequence[Answer], answers: Sequence[Answer]) -> dict[str, Counted]:

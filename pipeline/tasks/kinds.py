@@ -16,4 +16,5 @@ KINDS: dict[str, Entry] = {
     "prompting": Entry("pipeline.tasks.prompting", "classify"),
     "question_answering": Entry("pipeline.tasks.question_answering", "answer"),
     "tagging": Entry("pipeline.tasks.tagging", "tag"),
+    "multi_label_classification": Entry("pipeline.tasks.multi_label_classification", "classify"),
 }

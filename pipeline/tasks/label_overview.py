@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.store.records import SPLITS
@@ -25,7 +26,14 @@ Counts = Mapping[str, Mapping[str, int]]  # label -> split -> examples
 
 
 def label_counts(examples: pa.Table) -> dict[str, Counter[str]]:
-    """The examples of each label in each split; the labels of the most examples first."""
+    """The examples of each label in each split; the labels of the most examples first.
+
+    The column `label` has one label per example, the column `labels` a list of any length.
+    """
+    if "labels" in examples.column_names:
+        lists = examples["labels"].combine_chunks()
+        parents = examples["split"].take(pc.list_parent_indices(lists))
+        examples = pa.table({"label": pc.list_flatten(lists), "split": parents})
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for group in examples.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist():
         counts[group["label"]][group["split"]] = group["count_all"]

@@ -135,13 +135,3 @@ def test_multi_label_loss_equals_torchs_and_ignores_what_is_not_known():
     assert n_known == 16
     expected = F.binary_cross_entropy_with_logits(logits_BC[rest], labels_BC[rest], reduction="sum")
     torch.testing.assert_close(known, expected)
-
-
-def test_multi_label_loss_with_weights_of_the_texts_that_have_a_label_equals_torchs():
-    logits_BC, labels_BC, positive_C = torch.randn(5, 3), (torch.rand(5, 3) < 0.5).float(), torch.tensor([1.0, 4, 9])
-    weights_BC = torch.where(labels_BC > 0, positive_C, 1.0)
-    batch = {"ids_BT": logits_BC, "lengths_B": torch.ones(5), "labels_BC": labels_BC, "weights_BC": weights_BC}
-    summed, count = multi_label_loss(lambda ids_BT, lengths_B: ids_BT, batch)
-    expected = F.binary_cross_entropy_with_logits(logits_BC, labels_BC, pos_weight=positive_C, reduction="sum")
-    torch.testing.assert_close(summed, expected)
-    torch.testing.assert_close(count, weights_BC.sum())

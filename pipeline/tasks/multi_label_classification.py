@@ -113,6 +113,13 @@ class MultiLabelFinetuneConfig(FinetuneConfig):
     pooling: Pooling = None
 
 
+@dataclass(frozen=True, slots=True)
+class LabelSets(EncodedExamples):
+    """Examples with labels_BC, and the names of these labels."""
+
+    labels: tuple[str, ...] = ()
+
+
 class MultiLabelClassifier(Predictor):
     """The labels of each text, the most probable one first, with their probabilities."""
 
@@ -231,10 +238,9 @@ class MultiLabelClassification(Kind):
         self, examples: Shards, rows: pa.Table, tokenizer: Encoder, max_tokens: int, truncation_side: str
     ) -> EncodedExamples:
         tokens, is_cut = encoded(tokenizer, rows["text"].to_pylist(), max_tokens, truncation_side)
-        has_NC = label_matrix(rows["labels"].to_pylist(), labels_of(examples.directory))
-        return EncodedExamples(
-            rows["id"].to_pylist(), tokens, {"labels_BC": has_NC.astype(np.float32)}, int(is_cut.sum())
-        )
+        labels = labels_of(examples.directory)
+        targets = {"labels_BC": label_matrix(rows["labels"].to_pylist(), labels).astype(np.float32)}
+        return LabelSets(rows["id"].to_pylist(), tokens, targets, int(is_cut.sum()), labels=tuple(labels))
 
     def network(
         self, cfg: MultiLabelFinetuneConfig, base: Any, examples: Shards
@@ -267,12 +273,11 @@ class MultiLabelClassification(Kind):
             "validation_micro_f1": float(2 * n_right / max(1, has_NC.sum() + predicted_NC.sum())),
         }
 
-    def finish(
-        self, cfg: Any, network: "nn.Module", held_out: EncodedExamples, description: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def finish(self, cfg: Any, network: "nn.Module", held_out: EncodedExamples) -> dict[str, Any]:
         """The threshold of each label, by its name."""
+        assert isinstance(held_out, LabelSets)
         thresholds_C = best_thresholds(*self._decisions(network, held_out))
-        return {"thresholds": dict(zip(description["labels"], map(float, thresholds_C), strict=True))}
+        return {"thresholds": dict(zip(held_out.labels, map(float, thresholds_C), strict=True))}
 
     def _decisions(self, network: "nn.Module", encoded: EncodedExamples) -> tuple[np.ndarray, np.ndarray]:
         from model.evaluate import outputs_of_texts

@@ -220,10 +220,10 @@ def test_threshold_decides_by_its_name_wherever_it_is_in_the_file(models, tmp_pa
     description = json.loads(path.read_text())
     description["thresholds"] = {"has_c": 1.1, "has_b": 0.0, "has_a": 1.1}
     path.write_text(json.dumps(description))
-    (answer,) = predictor_in(MultiLabelClassifier, folder).answer([{"text": "dabc"}])
+    (answer,) = MultiLabelClassifier(folder).answer([{"text": "dabc"}])
     assert answer["labels"] == ["has_b"]
     path.write_text(json.dumps({name: value for name, value in description.items() if name != "thresholds"}))
-    (answer,) = predictor_in(MultiLabelClassifier, folder).answer([{"text": "dabc ddabc"}])
+    (answer,) = MultiLabelClassifier(folder).answer([{"text": "dabc ddabc"}])
     assert sorted(answer["labels"]) == LABELS  # without thresholds, as in a model made elsewhere: a half
 
 

@@ -32,6 +32,7 @@ import torch
 from bench.machine import machine
 from pipeline.evaluation.label_sets import best_thresholds, f1_table
 
+SETTINGS = ("rows", "lr", "muon_lr", "layer_decay", "warmup", "smoothing", "pooling")
 EPOCHS = {"sst2": 2, "goemotions": 2, "sarcasm": 1}
 POSITIVE = [
     "admiration",
@@ -134,15 +135,17 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
 
     from model.data.examples import EncodedExamples, encoded
     from model.evaluate import outputs_of_texts
-    from model.training.finetune_settings import FinetuneSettings
+    from model.training.finetune_settings import FinetuneSettings, resolved
     from model.training.finetuning import Task, classifier_network, finetune, job_of, load_base
     from model.training.loss import classification_loss, multi_label_loss
 
     base = load_base(args.base)
-    settings = FinetuneSettings(
-        epochs=args.epochs, rows=args.rows, muon_lr=args.muon_lr, adamw_lr=args.lr, seed=args.seed,
-        checkpoint_every=10**6, validate_every=10**6, warmup_fraction=args.warmup,
+    wanted = FinetuneSettings(
+        epochs=args.epochs, rows=args.rows, adamw_lr=args.lr, muon_lr=args.muon_lr, layer_decay=args.layer_decay,
+        label_smoothing=args.smoothing, warmup_fraction=args.warmup, seed=args.seed,
+        checkpoint_every=10**6, validate_every=10**6,
     )  # fmt: skip
+    settings = resolved(wanted, base.network.cfg.d_model)
 
     def tokens_of(texts: Sequence[str]) -> list[np.ndarray]:
         return encoded(base.tokenizer, list(texts), base.max_tokens(settings))[0]
@@ -159,9 +162,14 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
     started = time.perf_counter(), time.process_time()
     training = EncodedExamples([str(i) for i in range(len(labels_NC))], tokens_of(data.train.texts), targets)
     task = Task(
-        network=network, description=description, training=training, loss_function=loss, validate=lambda network: {}
+        network=network,
+        description=description,
+        training=training,
+        loss_function=loss,
+        validate=lambda network: {"validation_loss": 0.0},  # nothing is chosen by it
+        selects=("validation_loss", False),
     )
-    job = dataclasses.replace(job_of(base, task, settings, {}), validate=None)
+    job = job_of(base, task, settings, {})
     with tempfile.TemporaryDirectory() as out:
         finetune(Path(out), job, Printed(job.cfg.n_steps))
     seconds = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -258,8 +266,8 @@ def metrics_of(
     fixed_C, _, _ = f1_table(judged.labels_NC, values_NC >= 0.5)
     found = {"macro_f1": float(f1_C.mean()), "macro_f1_without_thresholds": float(fixed_C.mean())}
     members = [[data.labels.index(name) for name in names] for names in GROUPS.values()]
-    values_NG, truth_NG = _grouped(values_NC, members), _grouped(judged.labels_NC, members)
-    thresholds_G = best_thresholds(_grouped(chosen_on_NC, members), _grouped(data.held_out.labels_NC, members))
+    values_NG, truth_NG = grouped(values_NC, members), grouped(judged.labels_NC, members)
+    thresholds_G = best_thresholds(grouped(chosen_on_NC, members), grouped(data.held_out.labels_NC, members))
     found["grouped_macro_f1"] = float(f1_table(truth_NG, values_NG >= thresholds_G)[0].mean())
     has_one = truth_NG.sum(axis=1) == 1
     one_of_NG = np.eye(len(members), dtype=bool)[values_NG[has_one].argmax(axis=1)]
@@ -267,7 +275,7 @@ def metrics_of(
     return found
 
 
-def _grouped(values_NC: np.ndarray, members: Sequence[Sequence[int]]) -> np.ndarray:
+def grouped(values_NC: np.ndarray, members: Sequence[Sequence[int]]) -> np.ndarray:
     """The greatest value among the labels of each group, (N, groups)."""
     return np.stack([values_NC[:, places].max(axis=1) for places in members], axis=1)
 
@@ -293,7 +301,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file for the probabilities of several labels")
     parser.add_argument("--search", action="store_true", help="evaluate on held-out training rows")
     parser.add_argument("--pooling", choices=("first", "mean"), default="mean", help="of ours")
-    for name, value in (("lr", 1e-4), ("muon-lr", None), ("warmup", 0.1), ("smoothing", 0.0)):
+    for name, value in (("lr", None), ("muon-lr", None), ("warmup", 0.1), ("smoothing", 0.0), ("layer-decay", None)):
         parser.add_argument(f"--{name}", type=float, default=value, help="of ours")
     for name, value in (("seed", 0), ("rows", 32), ("epochs", None), ("limit", None)):
         parser.add_argument(f"--{name}", type=int, default=value)
@@ -307,15 +315,15 @@ def main() -> None:
         data = dataclasses.replace(data, train=train)
     if args.limit:
         data = dataclasses.replace(data, train=data.train.where(np.arange(len(data.train.texts)) < args.limit))
-    for name in [args.only] if args.only else CONTESTANTS:
-        print(f"{args.task}, {name}, seed {args.seed}", flush=True)
-        wall, cpu, n_tokens, predicted = CONTESTANTS[name](data, args)
+    for contestant in [args.only] if args.only else CONTESTANTS:
+        print(f"{args.task}, {contestant}, seed {args.seed}", flush=True)
+        wall, cpu, n_tokens, predicted = CONTESTANTS[contestant](data, args)
         judged = data.held_out if args.search else data.reported
         told: dict[str, Any] = {
-            "task": args.task, "contestant": name, "seed": args.seed, "search": args.search, "epochs": args.epochs,
-            "seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "tokens": n_tokens,
+            "task": args.task, "contestant": contestant, "seed": args.seed, "search": args.search,
+            "epochs": args.epochs, "seconds": round(wall, 1), "cpu_seconds": round(cpu, 1), "tokens": n_tokens,
             "tokens_per_cpu_second": round(n_tokens / cpu), **metrics_of(data, judged, predicted, args.keep),
-            "settings": {key: getattr(args, key.replace("-", "_")) for key in ("lr", "muon_lr", "pooling", "rows")},
+            "settings": {name: getattr(args, name) for name in SETTINGS if name == "rows" or contestant == "ours"},
             "machine": machine(1),
         }  # fmt: skip
         print(json.dumps(told), flush=True)

@@ -100,6 +100,7 @@ def test_examples_in_the_comments_of_shipped_files_load(tmp_path, name):
     (tmp_path / "my-folder").mkdir()
     shutil.copytree(ROOT / "data", tmp_path / "data", ignore=lambda folder, names: set(names) - _shipped())
     (tmp_path / "data" / "tickets.csv").write_text(TICKETS)
+    shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
     layout = Layout(tmp_path / "data")
     proposed = _proposed((layout.data / f"{name}.toml").read_text())
     assert tomllib.loads(proposed)

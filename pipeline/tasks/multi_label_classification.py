@@ -57,6 +57,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 JOINT = ","  # between the cells of label_columns: marks of 0 and 1 do not contain it
+EXAMPLE = """
+[comments]
+kind = "multi_label_classification"
+base = "minilm"
+data = { path = "comments.csv" }
+text = "text"
+label = "labels"
+separator = "," # instead of both: label_columns = ["rude", "sad"], columns of 0 and 1
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,6 +167,7 @@ class MultiLabelClassification(Kind):
     evaluation_version, libraries = 1, ("scikit-learn", "scipy")
     predictor = MultiLabelClassifier
     examples, finetune, evaluation = MultiLabelExamplesConfig, MultiLabelFinetuneConfig, TaskEvaluationConfig
+    example = EXAMPLE
     summary = "The base model with a head that decides for each label of the task whether a text has it."
     keys, parts = ("text", "label", "label_columns", "separator", "labels", "rename"), ("text", "label")
     columns = (pa.field("labels", pa.list_(pa.string()), nullable=False),)  # names, sorted

@@ -50,7 +50,7 @@ def accuracy(true_NC: np.ndarray, chosen_NC: np.ndarray) -> Counted:
 
 def f1_metrics(true_NC: np.ndarray, chosen_NC: np.ndarray, labels: Sequence[str]) -> dict[str, Counted]:
     """macro_f1, micro_f1 and weighted_f1."""
-    counts, note = _label_counts(true_NC, chosen_NC), missing_note(true_NC.any(axis=0), labels)
+    counts, note = _label_counts(true_NC, chosen_NC), missing_note(np.asarray(true_NC.any(axis=0)), labels)
     return {
         "macro_f1": Counted(counts, macro_f1, note=note),
         "micro_f1": Counted(counts, micro_f1),
@@ -63,7 +63,7 @@ def mcc(true_NC: np.ndarray, chosen_NC: np.ndarray) -> Counted:
     return Counted(_label_counts(true_NC, chosen_NC), _mcc)
 
 
-def missing_note(occurs_C: np.ndarray, labels: Sequence[str]) -> str:
+def missing_note(occurs_C: Sequence[bool] | np.ndarray, labels: Sequence[str]) -> str:
     missing = [label for label, occurs in zip(labels, occurs_C, strict=True) if not occurs]
     if not missing:
         return ""

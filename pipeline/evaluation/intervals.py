@@ -118,7 +118,7 @@ def resampled_values(counted: Sequence[Counted], seed: int) -> list[np.ndarray]:
     counts = {id(one.counts_NK): one.counts_NK for one in counted if not one.is_rate}  # metrics may share them
     if not counts:
         return [NONE] * len(counted)
-    transposed = {key: csr_array(csr_array(counts_NK).T) for key, counts_NK in counts.items()}
+    transposed: dict[int, Any] = {key: csr_array(csr_array(counts_NK).T) for key, counts_NK in counts.items()}
     parts: list[list[np.ndarray]] = [[] for _ in counted]
     for times_NR in _times_drawn(counted[0].n_rows, max(one.shape[0] for one in transposed.values()), seed):
         for key, counts_KN in transposed.items():
@@ -173,23 +173,24 @@ def _difference(first: Counted, second: Counted, differences_R: np.ndarray) -> D
     if not len(known_R) or not np.ptp(known_R):  # as if the interval had no width: the same answers, or one example
         n_apart = first.n_rows if value else 0
         ends = paired_difference(n_apart if value > 0 else 0, n_apart if value < 0 else 0, first.n_rows)
-        return Difference(value, ends.low, ends.high, mcnemar(n_apart, 0), first.n_rows)
-    ends = interval(value, known_R)
+        return replace(ends, value=value)
     # the value is one more resample, so that p is never 0; a hair wider, because equal sums may differ by rounding
     n_as_far = int((np.abs(known_R - value) >= abs(value) - 1e-12).sum())
-    return Difference(value, ends.low, ends.high, (n_as_far + 1) / (len(known_R) + 1), first.n_rows)
+    return Difference(value, *percentiles(known_R), (n_as_far + 1) / (len(known_R) + 1), first.n_rows)
 
 
 def _difference_of_rates(first: Counted, second: Counted) -> Difference:
     ours_N, theirs_N = (one.counts_NK[:, 0] > 0 for one in (first, second))
-    only_first, only_second = int((ours_N & ~theirs_N).sum()), int((theirs_N & ~ours_N).sum())
-    found = paired_difference(only_first, only_second, first.n_rows)
-    return Difference(found.value, found.low, found.high, mcnemar(only_first, only_second), first.n_rows)
+    return paired_difference(int((ours_N & ~theirs_N).sum()), int((theirs_N & ~ours_N).sum()), first.n_rows)
 
 
 def interval(value: float, values_R: np.ndarray) -> Estimate:
+    return Estimate(float(value), *percentiles(values_R))
+
+
+def percentiles(values_R: np.ndarray) -> tuple[float, float]:
     low, high = np.quantile(values_R, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return Estimate(float(value), float(low), float(high))
+    return float(low), float(high)
 
 
 def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, unit: str = "document") -> Estimate:
@@ -217,12 +218,13 @@ def rate(n_right: int, n_all: int) -> Estimate:
     return Estimate(n_right / n_all, low, high, note)
 
 
-def paired_difference(only_first: int, only_second: int, n_rows: int) -> Estimate:
+def paired_difference(only_first: int, only_second: int, n_rows: int) -> Difference:
     """Difference of two accuracies on the same examples, with half an example added to each of the four cells."""
     middle = (only_first - only_second) / (n_rows + 2)
     variance = (only_first + only_second + 1) - (only_first - only_second) ** 2 / (n_rows + 2)
     half = Z * math.sqrt(variance) / (n_rows + 2)
-    return Estimate((only_first - only_second) / n_rows, max(middle - half, -1.0), min(middle + half, 1.0))
+    value, low, high = (only_first - only_second) / n_rows, max(middle - half, -1.0), min(middle + half, 1.0)
+    return Difference(value, low, high, mcnemar(only_first, only_second), n_rows)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -359,7 +359,7 @@ def counted(labels: Sequence[str], examples: Sequence[Answer], answers: Sequence
     if answers and "probabilities" in answers[0]:
         probabilities_NC = np.asarray(column(answers, "probabilities"))
         found |= ranking_metrics(probabilities_NC, true_NC, labels)
-        right_N = (true_NC & chosen_NC).any(axis=1)
+        right_N = np.asarray((true_NC & chosen_NC).any(axis=1))
         found["calibration_error"] = calibration_error(probabilities_NC[chosen_NC], right_N)
     return found
 

@@ -46,6 +46,7 @@ def newest_results(layout: Layout, *, retired: bool = False) -> list[Result]:
             "baselines": result["baselines"],
             "note": result.get("note", ""),
             "comparisons": result.get("comparisons", {}),
+            "main": result.get("main", True),
             "n_rows": report.rows,
             "fingerprint": report.fingerprint,
             "mlflow_run_id": run_id_of(layout, report.fingerprint),
@@ -70,6 +71,7 @@ def result_lines(results: list[Result]) -> list[str]:
     """A table with notes below; each baseline is marked as better than the model, worse, equal to it, or not told
     apart from it: by the p value of their comparison on the same examples, otherwise because it is within the model's
     interval."""
+    shown = [result for result in results if result.get("main", True)]
     rows = [
         [
             result["asset"].removesuffix(SUFFIX),
@@ -82,11 +84,13 @@ def result_lines(results: list[Result]) -> list[str]:
                 for name, value in result["baselines"].items()
             ),
         ]
-        for result in results
+        for result in shown
     ]
     notes = [
-        f"{row[0]} {row[1]}: {note}" for row, result in zip(rows, results, strict=True) if (note := result["note"])
+        f"{row[0]} {row[1]}: {note}" for row, result in zip(rows, shown, strict=True) if (note := result["note"])
     ]
+    if len(shown) < len(results):
+        notes.append("Other metrics of the tasks: --json shows them, and report.md of an evaluation.")
     table = table_lines(["model", "metric", "value", "95 % interval", "better is", "baselines"], rows, right=(2,))
     return [*table, *(["", *notes] if notes else [])]
 

@@ -187,7 +187,11 @@ def calibration_error(probabilities: np.ndarray, right: np.ndarray) -> Counted:
     places_NM = bins_NM + np.arange(n_rows)[:, None] * N_BINS
     gaps_NB = np.bincount(places_NM.ravel(), (right_NM - probabilities_NM).ravel(), n_rows * N_BINS)
     counts_NK = np.concatenate([gaps_NB.reshape(n_rows, N_BINS), np.full((n_rows, 1), right_NM.shape[1])], axis=1)
-    return Counted(counts_NK, lambda sums_RK: np.abs(sums_RK[:, :-1]).sum(axis=1) / sums_RK[:, -1])
+    return Counted(counts_NK, _mean_gap, is_biased=True)
+
+
+def _mean_gap(sums_RK: np.ndarray) -> np.ndarray:
+    return np.abs(sums_RK[:, :-1]).sum(axis=1) / sums_RK[:, -1]
 
 
 def bins_of(probabilities: np.ndarray) -> np.ndarray:

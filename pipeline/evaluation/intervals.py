@@ -70,6 +70,7 @@ class Counted:
     is_rate: bool = False  # the value is the share of examples that are right; see `rate_of`
     note: str = ""
     exact: float | None = None
+    is_biased: bool = False  # resamples, which repeat examples, have a higher value on average
 
     @property
     def n_rows(self) -> int:
@@ -78,8 +79,11 @@ class Counted:
     def over_all(self) -> float:
         return self._approximate() if self.exact is None else self.exact
 
-    def inexactness(self) -> float:
-        return 0.0 if self.exact is None else self.exact - self._approximate()
+    def placed(self, values_R: np.ndarray) -> np.ndarray:
+        """The values of resamples, moved by what `value` errs over all examples."""
+        if self.is_biased:
+            return np.maximum(values_R - np.median(values_R) + self.over_all(), 0)
+        return values_R if self.exact is None else values_R + (self.exact - self._approximate())
 
     def _approximate(self) -> float:
         return float(self.value(np.asarray(self.counts_NK.sum(axis=0), np.float64)[None])[0])
@@ -126,7 +130,7 @@ def resampled_values(counted: Sequence[Counted], seed: int) -> list[np.ndarray]:
             for one, part in zip(counted, parts, strict=True):
                 if id(one.counts_NK) == key:
                     part.append(one.value(sums_RK))
-    return [np.concatenate([NONE, *part]) + one.inexactness() for one, part in zip(counted, parts, strict=True)]
+    return [one.placed(np.concatenate(part)) if part else NONE for one, part in zip(counted, parts, strict=True)]
 
 
 def _times_drawn(n_rows: int, n_counts: int, seed: int) -> Iterator[np.ndarray]:

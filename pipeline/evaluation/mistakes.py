@@ -1,8 +1,8 @@
 """The most confident mistakes of a model with their texts, and how often it is wrong in which part of the examples.
 
 In: the mistakes that a kind of task finds (`Judge.mistakes`), and the examples. Out: mistakes.md of the Report
-folder, and the section of report.md about the parts. The texts stay in the folder: report.md is sent to MLflow and
-kept by Dagster, where `gristmill forget` cannot remove them.
+folder, and the section of report.md about the parts. The texts stay in the folder: report.md is kept by Dagster and
+sent to MLflow, which may be a server of many people, and becomes the description of a registered model.
 
 An example is wrong if it has at least one mistake. The parts are those of the kind and those that any text has: its
 length, a negation, digits, and capitals; and each label if there are few.
@@ -12,8 +12,10 @@ Legend: N examples.
 
 import heapq
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +89,10 @@ def slices_table(slices: Slices, wrong_N: np.ndarray) -> str:
     """A section of the report: the share of wrong examples in each part."""
     n_wrong, rows = int(wrong_N.sum()), []
     for name, values in slices.items():
-        groups, places_N = np.unique(np.asarray(values, object).astype(str), return_inverse=True)
-        n_all, n_of_wrong = np.bincount(places_N), np.bincount(places_N, wrong_N).astype(int)
-        if (n_all >= FEWEST).sum() > 1:
-            rows += [
-                _slice_row(name, str(group), int(wrong), int(n))
-                for group, wrong, n in zip(groups, n_of_wrong, n_all, strict=True)
-                if n >= FEWEST
-            ]
+        n_all, n_of_wrong = Counter(values), Counter(compress(values, wrong_N))
+        groups = sorted((group for group, n in n_all.items() if n >= FEWEST), key=_in_order)
+        if len(groups) > 1:
+            rows += [_slice_row(name, group, n_of_wrong[group], n_all[group]) for group in groups]
     if not rows:
         return ""
     whole = f"{n_wrong:,} of {len(wrong_N):,} examples have a mistake ({n_wrong / len(wrong_N):.1%})"
@@ -103,6 +101,11 @@ def slices_table(slices: Slices, wrong_N: np.ndarray) -> str:
         f" folder of this report. Parts of fewer than {FEWEST} examples are left out.\n\n"
         + table(["part", "is", "wrong", "95 % interval", "examples"], rows)
     )
+
+
+def _in_order(group: str) -> list[tuple[int, str]]:
+    """A key that puts "9 to 10" before "11 to 12"."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", group.replace(",", ""))]
 
 
 def _slice_row(name: str, group: str, n_wrong: int, n_all: int) -> list[str]:
@@ -128,8 +131,7 @@ def quarters(lengths_N: np.ndarray) -> list[str]:
     edges = np.unique(np.quantile(lengths_N, [0.25, 0.5, 0.75], method="inverted_cdf"))
     place_N = np.searchsorted(edges, lengths_N, side="left")
     names = {p: lengths_N[place_N == p] for p in np.unique(place_N)}
-    width = len(str(lengths_N.max()))  # numbers of equal width are in order as texts
-    texts = {p: f"{of.min():0{width}d} to {of.max():0{width}d}" for p, of in names.items()}
+    texts = {p: f"{of.min():,} to {of.max():,}" for p, of in names.items()}
     return [texts[p] for p in place_N]
 
 

@@ -103,6 +103,7 @@ class Judge(Protocol):
     libraries: tuple[str, ...]  # distributions whose version affects an evaluation
     predictor: type[Predictor]
     decides: tuple[str, bool]  # metric that is drawn beside the baselines, and whether higher is better
+    must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
         """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
@@ -160,7 +161,8 @@ def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, 
 
 
 def evaluation_of(kind: Judge, cfg: TaskEvaluationConfig, judged: Judged) -> Evaluation:
-    results = kind.results(judged, cfg.seed)
+    main = (kind.decides[0], kind.must_beat[0])
+    results = [{**one, "main": one["metric"] in main} for one in kind.results(judged, cfg.seed)]
     worst, wrong_N = worst_mistakes(kind.mistakes(judged), len(judged.examples))
     n_wrong, deciding = int(wrong_N.sum()), [one for one in results if one["metric"] == kind.decides[0]]
     parts = [

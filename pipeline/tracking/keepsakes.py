@@ -22,7 +22,7 @@ from pipeline.tracking.tracker import Tracker
 from pipeline.training.bases import origins_of, read_origin
 
 WEIGHTS = "model.safetensors"
-MISTAKES = "mistakes.md"  # of a report: texts of the user's examples, which nobody could remove from MLflow again
+MISTAKES = "mistakes.md"  # of a report: texts of the user's examples, for a server of many people
 SPEED = "tokens_per_second"  # a measure, the median of the curve of the same name
 CONSTANTS = ("tokens", "epochs", "parameters", "flops", "train_examples")  # depend only on settings and data
 

@@ -101,6 +101,15 @@ def test_calibration_error_of_several_labels_is_that_of_all_of_them_together():
     assert calibration_error(probabilities_NC, true_NC).n_rows == 80  # the unit that is resampled
 
 
+def test_calibration_error_is_within_its_interval_also_if_it_is_near_zero():
+    """Resamples of a well calibrated model have a larger error, as they repeat examples: 0.04 (0.05 to 0.1)."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        top_N = rng.uniform(0.5, 1, 150)
+        found = estimate(calibration_error(top_N, rng.random(150) < top_N))
+        assert 0 <= found.low < found.value < found.high
+
+
 @pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
 @pytest.mark.parametrize("most_edges", [256, 8])
 def test_ranking_intervals_equal_those_of_resampled_rows(metric, most_edges, monkeypatch):

@@ -60,6 +60,17 @@ def test_slices_of_texts_are_length_negation_digits_and_capitals():
     assert found["word in capitals"][:7] == ["no"] * 4 + ["yes", "yes", "no"]
 
 
+def test_slices_are_in_the_order_of_their_numbers():
+    table = slices_table(
+        {"words": ["11 to 900"] * 20 + ["9 to 10"] * 20 + ["1,000 to 2,000"] * 20}, np.arange(60) < 5
+    )
+    assert [line.split("|")[2].strip() for line in table.splitlines()[-3:]] == [
+        "9 to 10",
+        "11 to 900",
+        "1,000 to 2,000",
+    ]
+
+
 def test_slices_are_columns_with_few_texts():
     table = pa.table(
         {
@@ -77,7 +88,7 @@ def test_slices_are_columns_with_few_texts():
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [
-        (range(1, 13), ["01 to 03"] * 3 + ["04 to 06"] * 3 + ["07 to 09"] * 3 + ["10 to 12"] * 3),
+        (range(1, 13), ["1 to 3"] * 3 + ["4 to 6"] * 3 + ["7 to 9"] * 3 + ["10 to 12"] * 3),
         ([5] * 8, ["5 to 5"] * 8),
         ([], []),
     ],

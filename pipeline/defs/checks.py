@@ -16,7 +16,7 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     <model>_evaluation     beats_baseline (of a model that is trained further beats_base and forgets_little), and the
                            limits of [checks.<model>_evaluation] in config.toml
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
-    <task>_model           finite_loss (blocks), whole_texts
+    <task>_model           finite_loss (blocks; not if nothing is trained), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining (where the base was trained on the
                            corpus), and the limits of [checks.<task>_evaluation] in config.toml
 """
@@ -128,7 +128,7 @@ def asset_checks(
         of_corpus = [unseen] if task.reads_corpus else []
         checks += [
             check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
-            check_step([f"{name}_model"], [finite_loss, whole]),
+            check_step([f"{name}_model"], [*([finite_loss] if task.kind.has_curve else []), whole]),
             check_step([f"{name}_evaluation"], [beats, *of_corpus, *_limits(f"{name}_evaluation", limits)]),
         ]
     return checks

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from model.generation.prompting import PromptedLabels
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+MEASURED = 1000  # training texts, chosen at random, of which the lengths are measured
 FAMILIES = "gpt2, llama and qwen3"  # of decoders that can be pretrained here
 DECODERS = f'a model of kind "pretrain" with a family such as {FAMILIES}, or open weights of a decoder (smollm2)'
 
@@ -62,11 +63,15 @@ class PromptingConfig:
         "Number of training examples with their labels in the prompt, balanced by label; 0 is called zero-shot.",
     ] = 0
     scoring: Annotated[
-        Literal["raw", "per_byte", "per_token", "corrected", "auto"],
+        Literal["raw", "per_byte", "per_token", "content_free", "corrected", "auto"],
         "How the log-likelihoods of the labels are compared: as they are (raw), divided by the length of the words"
-        " (per_byte, per_token), or corrected by how likely each label is after texts without content"
-        " (arXiv:2102.09690). auto uses the one with the best accuracy on validation examples.",
+        " (per_byte, per_token), or corrected by how likely each label is after texts without content (content_free,"
+        " arXiv:2102.09690) or after training texts, without their labels (corrected, arXiv:2309.17249). auto uses"
+        " the one with the best accuracy on validation examples.",
     ] = "corrected"
+    prior_examples: Annotated[
+        Count, "Number of training examples, chosen at random, on whose texts the scoring `corrected` is based."
+    ] = 100
     max_tokens: Annotated[
         int | None,
         Ge(16),
@@ -76,7 +81,7 @@ class PromptingConfig:
     validation_examples: Annotated[
         Count, "Number of validation examples, chosen at random, on which the scorings are compared."
     ] = 200
-    seed: Annotated[int, "Seed for drawing shots and validation examples."] = 0
+    seed: Annotated[int, "Seed for drawing shots and other examples."] = 0
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -183,12 +188,15 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg), inputs)
     max_tokens = min(cfg.max_tokens or network.max_seq_len, network.max_seq_len)
     prompted, measures = PromptedLabels(*loaded(base.directory), prompt, max_tokens), {}
-    if cfg.scoring in ("corrected", "auto"):
-        prompted = prompted.corrected()
+    texts = sample_of(train, cfg.prior_examples, cfg.seed)["text"].to_pylist()
     if cfg.scoring == "auto":
-        prompt, measures = best_scoring(prompted, sample_of(held_out, cfg.validation_examples, cfg.seed))
-    else:
-        prompt = prompted.prompt
+        chosen = prompted.of_all_scorings(texts)
+        prompted, measures = best_of(chosen, sample_of(held_out, cfg.validation_examples, cfg.seed))
+    elif cfg.scoring == "corrected":
+        prompted = prompted.corrected(texts)
+    elif cfg.scoring == "content_free":
+        prompted = prompted.content_free()
+    prompt = prompted.prompt
     described = {"prompt": prompt.described(), "max_tokens": max_tokens, "truncation_side": "left"}
     whole = {**description, "labels": prompt.labels, **described}
     write_text(work.directory / CONFIG, json.dumps(whole, indent=1, ensure_ascii=False))
@@ -197,9 +205,19 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
         link_or_copy(base.directory / TOKENIZER / name, work.directory / TOKENIZER / name)
     return Outcome(
         rows=0,  # steps
-        measures={"n_shots": len(prompt.shots), **measures},
+        measures={"n_shots": len(prompt.shots), **measures, **cuts(prompted, sample_of(train, MEASURED, cfg.seed))},
         content=(WEIGHTS, CONFIG, f"{TOKENIZER}/*"),
     )
+
+
+def cuts(prompted: "PromptedLabels", rows: pa.Table) -> dict[str, float]:
+    """Fraction of `rows` before which shots are missing, and number and fraction of those that are cut themselves."""
+    n_shortened, n_cut = prompted.n_beyond(rows["text"].to_pylist())
+    return {
+        "train_fewer_shots_fraction": n_shortened / rows.num_rows,
+        "train_n_cut": n_cut,
+        "train_cut_fraction": n_cut / rows.num_rows,
+    }
 
 
 def check_decoder(base: Checkpoint) -> None:
@@ -238,7 +256,7 @@ def prompt_of(cfg: PromptingConfig, labels: Sequence[str], train: pa.Table) -> "
         template=cfg.template,
         instruction=cfg.instruction,
         shots=tuple(shots_of(train, cfg.shots, cfg.seed)),
-        scoring="raw" if cfg.scoring in ("auto", "corrected") else cfg.scoring,
+        scoring=cfg.scoring if cfg.scoring in ("per_byte", "per_token") else "raw",  # until there is a prior
     )
 
 
@@ -263,28 +281,44 @@ def shots_of(train: pa.Table, n_shots: int, seed: int) -> list["Shot"]:
 
 
 def sample_of(table: pa.Table, n_rows: int, seed: int) -> pa.Table:
-    chosen = random.Random(f"validation {seed}").sample(range(table.num_rows), min(n_rows, table.num_rows))
+    chosen = random.Random(f"sample {seed}").sample(range(table.num_rows), min(n_rows, table.num_rows))
     return table.take(sorted(chosen))
 
 
-def best_scoring(prompted: "PromptedLabels", held_out: pa.Table) -> "tuple[Prompt, dict[str, float]]":
-    """The prompt with the scoring of the best accuracy on `held_out`, the first of equals; and all accuracies."""
-    from model.generation.prompt import SCORINGS
+def best_of(candidates: "Sequence[PromptedLabels]", held_out: pa.Table) -> "tuple[PromptedLabels, dict[str, float]]":
+    """The one whose scoring has the best accuracy on `held_out`, the first of equals; and all accuracies."""
     from model.generation.prompting import scores
 
-    found = prompted.likelihoods(held_out["text"].to_pylist())
-    numbers = {label: i for i, label in enumerate(prompted.prompt.labels)}
-    classes_N = np.array([numbers[label] for label in held_out["label"].to_pylist()])
-    accuracies = {
-        one: float((scores(found, prompted.prompt, one).argmax(axis=1) == classes_N).mean()) for one in SCORINGS
-    }
-    best = max(SCORINGS, key=lambda one: accuracies[one])
-    measures = {f"validation_accuracy_{one}": value for one, value in accuracies.items()}
-    return dataclasses.replace(prompted.prompt, scoring=best), {
-        **measures,
+    labels, found = candidates[0].prompt.labels, candidates[0].likelihoods(held_out["text"].to_pylist())
+    classes_N = np.array([labels.index(label) for label in held_out["label"].to_pylist()])
+    accuracies = [float((scores(found, one.prompt).argmax(axis=1) == classes_N).mean()) for one in candidates]
+    named = {f"validation_accuracy_{one.prompt.scoring}": x for one, x in zip(candidates, accuracies, strict=True)}
+    best = int(np.argmax(accuracies))
+    return candidates[best], {
+        **named,
         "validation_accuracy": accuracies[best],
         "validation_examples": len(classes_N),
     }
+
+
+def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
+    """How the decoder `base` answers rows by the names of the labels alone, as a baseline of tuned models; None
+    for another network. The prior of the labels is that after the texts of all rows that are asked at once."""
+    from model.generation.prompting import zero_shot
+    from model.network.registry import read_config
+
+    if read_config(base)[0]["kind"] != "decoder":
+        return None
+    network, tokenizer = loaded(base)
+
+    def answers(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        probabilities_NC = zero_shot(network, tokenizer, labels, [str(row["text"]) for row in rows])
+        return [
+            {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
+            for row_C in probabilities_NC
+        ]
+
+    return answers
 
 
 def prompt_line(description: Mapping[str, Any]) -> str:
@@ -322,22 +356,3 @@ def prompt_report(description: Mapping[str, Any]) -> str:
             "",
         ]
     )
-
-
-def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
-    """How a decoder answers without any example of the task, None for another network: the baseline `prompting`."""
-    from model.generation.prompting import zero_shot
-    from model.network.registry import read_config
-
-    if read_config(base)[0]["kind"] != "decoder":
-        return None
-    prompted = zero_shot(*loaded(base), labels)
-
-    def answers(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        probabilities_NC = prompted.probabilities([str(row["text"]) for row in rows])
-        return [
-            {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
-            for row_C in probabilities_NC
-        ]
-
-    return answers

@@ -363,6 +363,9 @@ def finetune_stage(kind: Objective) -> Stage:
     )
 
 
-def random_baseline(cfg: FinetuneConfig) -> FinetuneConfig:
-    """The same training of the same network without pretraining, which needs all weights to be trained."""
+def random_baseline(cfg: Any) -> Any:
+    """The same training of the same network without pretraining, which needs all weights to be trained. The settings
+    of a kind that trains nothing stay as they are."""
+    if not isinstance(cfg, FinetuneConfig):
+        return cfg
     return dataclasses.replace(cfg, initialisation="random", tuning="full")

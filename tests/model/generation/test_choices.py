@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.generation import choices
 from model.generation.choices import ChoiceScorer, Opening
 from model.generation.decode import pack
 from model.network.decoder import Decoder
@@ -96,6 +97,15 @@ def test_size_of_a_pass_changes_nothing(tokenizer):
         np.testing.assert_allclose(other, of_size[0], rtol=0, atol=1e-4)
 
 
+def test_prompts_are_encoded_in_parts(tokenizer, monkeypatch):
+    scorer = ChoiceScorer(model_of(CONFIG, tokenizer), tokenizer, CHOICES, OPENING)
+    whole = scorer.likelihoods(PROMPTS)
+    monkeypatch.setattr(choices, "PROMPTS_AT_ONCE", 4)
+    found = scorer.likelihoods(PROMPTS)
+    np.testing.assert_allclose(found.nats_NC, whole.nats_NC, rtol=0, atol=1e-4)
+    assert found.tokens_NC.tolist() == whole.tokens_NC.tolist()
+
+
 def test_white_space_at_the_end_of_a_prompt_belongs_to_the_choice(tokenizer):
     model = model_of(CONFIG, tokenizer)
     before = ChoiceScorer(model, tokenizer, [" kalo", " jin"]).likelihoods(["Label:"])
@@ -107,13 +117,13 @@ def test_white_space_at_the_end_of_a_prompt_belongs_to_the_choice(tokenizer):
 def test_choices_that_change_the_tokens_of_the_prompt_are_scored_behind_its_own(tokenizer):
     """`ka` + `lo` may be one token that reaches over the border."""
     model = model_of(CONFIG, tokenizer)
-    prompts, choices = ["shabelka", "ka", "re sh"], ["lo", "a", "abel dor"]
-    found = ChoiceScorer(model, tokenizer, choices).likelihoods(prompts).nats_NC
-    np.testing.assert_allclose(found, expected(model, tokenizer, "", prompts, choices), rtol=0, atol=1e-4)
+    prompts, words = ["shabelka", "ka", "re sh"], ["lo", "a", "abel dor"]
+    found = ChoiceScorer(model, tokenizer, words).likelihoods(prompts).nats_NC
+    np.testing.assert_allclose(found, expected(model, tokenizer, "", prompts, words), rtol=0, atol=1e-4)
     borders = [
         len(tokenizer.encode(p + c)) - len(tokenizer.encode(p)) - len(tokenizer.encode(c))
         for p in prompts
-        for c in choices
+        for c in words
     ]
     assert any(borders)
 
@@ -138,12 +148,12 @@ def test_prompts_beyond_the_context_lose_shots_then_their_beginning(tokenizer):
 
 def test_a_cut_prompt_keeps_its_end(tokenizer):
     model = model_of(CONFIG, tokenizer, context=24)
-    long, choices = f"{text_of(60, 1)}\nLabel:", [" jin", " sha"]
-    assert len({len(tokenizer.encode(long + choice)) for choice in choices}) == 1
-    prompts, scorer = [long, f"{text_of(40, 2)} {long}", "Label:"], ChoiceScorer(model, tokenizer, choices)
+    long, words = f"{text_of(60, 1)}\nLabel:", [" jin", " sha"]
+    assert len({len(tokenizer.encode(long + choice)) for choice in words}) == 1
+    prompts, scorer = [long, f"{text_of(40, 2)} {long}", "Label:"], ChoiceScorer(model, tokenizer, words)
     found = scorer.likelihoods(prompts)
     assert scorer.n_beyond(prompts) == (0, 2)
-    wanted = expected(model, tokenizer, "", [long], choices)[0]
+    wanted = expected(model, tokenizer, "", [long], words)[0]
     np.testing.assert_allclose(found.nats_NC[:2], [wanted, wanted], rtol=0, atol=1e-4)
 
 

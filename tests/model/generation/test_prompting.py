@@ -8,7 +8,7 @@ import pytest
 
 from model.data.tokenizer import Tokenizer, load_tokenizer
 from model.generation.choices import ChoiceScorer, Likelihoods
-from model.generation.prompt import Prompt, Shot, check_template, words_of
+from model.generation.prompt import SCORINGS, Prompt, Shot, check_template, words_of
 from model.generation.prompting import CONTENT_FREE, PromptedLabels, scores, softmax, zero_shot
 from model.network.decoder import Decoder, new_decoder
 from model.network.shape import DecoderConfig
@@ -72,11 +72,20 @@ def test_words_of_a_label_are_its_name():
 
 def test_scores_are_normalised_as_they_are_named():
     found = Likelihoods(np.array([[-4.0, -3.0], [-1.0, -6.0]]), np.array([[2, 1], [2, 3]]))
-    prompt = Prompt(words={"a": "éa", "b": "cc"}, prior=(-0.5, -2.0))  # 3 and 2 bytes
-    assert scores(found, prompt, "raw").tolist() == [[-4, -3], [-1, -6]]
-    assert scores(found, prompt, "per_token").tolist() == [[-2, -3], [-0.5, -2]]
-    assert scores(found, prompt, "per_byte").tolist() == [[-4 / 3, -1.5], [-1 / 3, -3]]
-    assert scores(found, prompt, "corrected").tolist() == [[-3.5, -1], [-0.5, -4]]
+    words = {"a": "éa", "b": "cc"}  # 3 and 2 bytes
+    assert scores(found, Prompt(words=words)).tolist() == [[-4, -3], [-1, -6]]
+    assert scores(found, Prompt(words=words, scoring="per_token")).tolist() == [[-2, -3], [-0.5, -2]]
+    assert scores(found, Prompt(words=words, scoring="per_byte")).tolist() == [[-4 / 3, -1.5], [-1 / 3, -3]]
+    for scoring in ("content_free", "corrected"):
+        prompt = Prompt(words=words, scoring=scoring, prior=(-0.5, -2.0))
+        assert scores(found, prompt).tolist() == [[-3.5, -1], [-0.5, -4]]
+
+
+def test_scoring_with_a_prior_needs_one():
+    with pytest.raises(ValueError, match="content_free and corrected need one"):
+        Prompt(words={"a": "a"}, scoring="corrected")
+    with pytest.raises(ValueError, match="must be one of raw, "):
+        Prompt(words={"a": "a"}, scoring="best")
 
 
 def test_scores_are_those_of_the_words_behind_the_whole_prompt(decoder, tokenizer):
@@ -90,16 +99,23 @@ def test_scores_are_those_of_the_words_behind_the_whole_prompt(decoder, tokenize
     assert prompted.probabilities([]).shape == (0, 2)
 
 
-def test_corrected_scores_of_texts_without_content_are_equal_for_all_labels(decoder, tokenizer):
-    """With one such text the correction takes away all that the model prefers there (arXiv:2102.09690)."""
-    prompted = PromptedLabels(decoder, tokenizer, PROMPT).corrected()
+@pytest.mark.parametrize("scoring", ["content_free", "corrected"])
+def test_prior_is_the_mean_probability_of_the_labels_and_divides_them(scoring, decoder, tokenizer):
+    plain = PromptedLabels(decoder, tokenizer, PROMPT)
+    prompted = plain.content_free() if scoring == "content_free" else plain.corrected(TEXTS)
+    texts = CONTENT_FREE if scoring == "content_free" else TEXTS
     prior_C = np.exp(prompted.prompt.prior)
-    np.testing.assert_allclose(prior_C.sum(), 1)
-    raw_NC = PromptedLabels(decoder, tokenizer, PROMPT).probabilities(CONTENT_FREE)
+    raw_NC = plain.probabilities(texts)
     np.testing.assert_allclose(prior_C, raw_NC.mean(axis=0), atol=1e-6)
-    weighed_NC = raw_NC / prior_C  # p / p_content_free, normalised: their W
+    weighed_NC = raw_NC / prior_C  # arXiv:2102.09690: W = diag(p)^-1, and the result is normalised
     wanted_NC = weighed_NC / weighed_NC.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(prompted.probabilities(CONTENT_FREE), wanted_NC, atol=1e-6)
+    np.testing.assert_allclose(prompted.probabilities(texts), wanted_NC, atol=1e-6)
+    assert prompted.prompt.scoring == scoring and plain.prompt.prior is None
+
+
+def test_all_scorings_are_there_once(decoder, tokenizer):
+    prompted = PromptedLabels(decoder, tokenizer, PROMPT).of_all_scorings(TEXTS)
+    assert tuple(one.prompt.scoring for one in prompted) == SCORINGS
 
 
 def test_softmax_of_far_scores_is_finite():
@@ -107,7 +123,8 @@ def test_softmax_of_far_scores_is_finite():
 
 
 def test_zero_shot_scores_the_names_of_the_labels_corrected_by_the_prior(decoder, tokenizer):
-    prompted = zero_shot(decoder, tokenizer, ["not_good", "good"])
-    assert prompted.prompt.words == {"not_good": "not good", "good": "good"}
-    assert not prompted.prompt.shots and prompted.prompt.scoring == "corrected"
-    assert prompted.probabilities(TEXTS).shape == (3, 2)
+    found_NC = zero_shot(decoder, tokenizer, ["not_good", "good"], TEXTS)
+    prompt = Prompt(words={"not_good": "not good", "good": "good"})
+    expected_NC = PromptedLabels(decoder, tokenizer, prompt).corrected(TEXTS).probabilities(TEXTS)
+    np.testing.assert_allclose(found_NC, expected_NC, atol=1e-6)
+    assert zero_shot(decoder, tokenizer, ["a", "b"], []).shape == (0, 2)

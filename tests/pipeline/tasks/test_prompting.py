@@ -13,6 +13,8 @@ import pytest
 
 from model.data.tokenizer import load_tokenizer
 from model.generation.choices import ChoiceScorer
+from model.generation.prompt import Prompt
+from model.generation.prompting import PromptedLabels, zero_shot
 from model.network.decoder import new_decoder
 from model.network.encoder import new_masked_lm
 from model.network.registry import describe, load_decoder, save_model
@@ -21,18 +23,20 @@ from pipeline.corpus.examples.stage import LabelledFile, read_examples
 from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.records import Checkpoint, Shards, TokenizerFile
 from pipeline.store.store import Built, Store
+from pipeline.tasks.classification import KIND as CLASSIFICATION
 from pipeline.tasks.classification import ClassificationExamplesConfig
 from pipeline.tasks.prompting import (
     KIND,
     PromptedClassifier,
     PromptingConfig,
     PromptingEvaluationConfig,
+    loaded,
     sample_of,
     shots_of,
 )
 from pipeline.training.finetune import finetune_stage
 
-STAGE = dataclasses.replace(finetune_stage(KIND), function=KIND.train)
+STAGE = finetune_stage(KIND)
 SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 160}
 TEMPLATE = "Say: {text}\nIt is {label}"
 
@@ -112,9 +116,13 @@ def test_answers_are_those_of_the_words_after_the_written_prompt(build, base, ex
     assert plain == [{"label": one["label"], "probability": one["probability"]} for one in answers]
 
 
-def test_corrected_scoring_stores_the_prior(build):
-    prior = config_of(build(scoring="corrected"))["prompt"]["prior"]
-    assert sum(np.exp(prior)) == pytest.approx(1) and len(prior) == 3
+@pytest.mark.parametrize("scoring", ["content_free", "corrected"])
+def test_scoring_with_a_prior_stores_it(build, examples, base, scoring):
+    config = config_of(build(scoring=scoring, prior_examples=7))
+    texts = sample_of(read_examples(examples.directory, "train"), 7, 0)["text"].to_pylist()
+    prompted = PromptedLabels(*loaded(base.directory), Prompt(words=config["prompt"]["words"], template=TEMPLATE))
+    expected = prompted.content_free() if scoring == "content_free" else prompted.corrected(texts)
+    np.testing.assert_allclose(config["prompt"]["prior"], expected.prompt.prior, atol=1e-6)
 
 
 def test_auto_scoring_is_the_best_on_validation_examples(build, examples):
@@ -219,3 +227,16 @@ def test_choices_that_do_not_fit_the_labels_are_refused(build):
 def test_random_init_is_refused():
     with pytest.raises(ValueError, match="a prompted model is not trained"):
         PromptingEvaluationConfig(random_init=True)
+
+
+def test_decoder_answers_as_a_baseline_of_a_tuned_classifier_and_an_encoder_does_not(base, examples, tmp_path):
+    rows = read_examples(examples.directory, "test").select(["text"]).to_pylist()
+    answering = CLASSIFICATION.prompted(base.directory, {"labels": ["bad", "good", "so_so"]})
+    answers = answering(rows)
+    expected_NC = zero_shot(*loaded(base.directory), ["bad", "good", "so_so"], [row["text"] for row in rows])
+    np.testing.assert_allclose([one["probabilities"] for one in answers], expected_NC)
+    assert {one["label"] for one in answers} <= {"bad", "good", "so_so"}
+    cfg = EncoderConfig(vocab_size=257, **SHAPE)
+    save_model(tmp_path, new_masked_lm(cfg, seed=0), describe(cfg))
+    assert CLASSIFICATION.prompted(tmp_path, {"labels": ["bad", "good"]}) is None
+    assert KIND.prompted(base.directory, {}) is None

@@ -86,7 +86,9 @@ def group_warnings(
             f"{largest:,} of {examples.num_rows:,} examples form one group, which is in one split as a whole; if"
             " their texts follow one template, raise the setting similarity"
         )
-    sizes = {split: pc.sum(pc.equal(examples["split"], split)).as_py() or 0 for split in SPLITS}
+    sizes = dict.fromkeys(SPLITS, 0) | {
+        row["values"]: row["counts"] for row in examples["split"].value_counts().to_pylist()
+    }
     if few := [split for split in SPLITS[1:] if sizes[split] < FEW_HELD_OUT]:
         told = " and ".join(f"{split} has {counted(sizes[split], 'example')}" for split in few)
         warnings.append(f"{told}: a metric that is measured on fewer than {FEW_HELD_OUT} is very uncertain")

@@ -68,7 +68,7 @@ class EncodedQuestions(EncodedExamples):
 
     def span(self, row: int, start: int, end: int) -> Span:
         """Characters of the tokens `start` to `end` of a row, without outer white space."""
-        question, shift = self.questions[row], self.shifts[row]
+        question, shift = int(self.questions[row]), int(self.shifts[row])
         text, pieces = self.texts[question], self.pieces[question]
         first, last = int(pieces.starts[start - shift]), int(pieces.ends[end - shift])
         covered = text[first:last]

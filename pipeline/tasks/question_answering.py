@@ -162,6 +162,9 @@ class QuestionAnswering(Kind):
             row.values = {"question": row.key, "answers": answers}
         return row
 
+    def strata(self, values: Mapping[str, Any]) -> Sequence[str]:
+        return ("has an answer" if values["answers"] else "has none",)
+
     def check_examples(self, examples: pa.Table, cfg: QuestionExamplesConfig, name: str) -> None:
         del cfg
         if not any(map(len, examples["answers"].to_pylist())):
@@ -182,9 +185,8 @@ class QuestionAnswering(Kind):
 
     def augmented(self, rows: pa.Table, cfg: Any, seed: int) -> pa.Table:
         """Only questions change: typing errors are made by who asks, and the answers stay where they are."""
-        questions = augmented_texts(
-            *(rows[name].to_pylist() for name in ("id", "question")), cfg.settings().augmentation, seed
-        )
+        ids, asked = rows["id"].to_pylist(), rows["question"].to_pylist()
+        questions = augmented_texts(ids, asked, cfg.settings().augmentation, seed)
         place = rows.schema.get_field_index("question")
         return rows.set_column(place, rows.schema.field("question"), pa.array(questions))
 

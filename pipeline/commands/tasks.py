@@ -110,7 +110,7 @@ def _cells(value: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value) or "-"
 
 
 def run_tasks(args: Namespace) -> int:

@@ -129,6 +129,15 @@ class QuestionAnswering(Kind):
     predictor = QuestionAnswerer
     examples, finetune, evaluation = QuestionExamplesConfig, FinetuneConfig, TaskEvaluationConfig
     summary = "A pretrained model with a head for the first and the last token of an answer, trained on the examples."
+    example = """
+[questions]
+kind = "question_answering"
+base = "minilm"
+data = { path = "questions.json" }  # in SQuAD's form, or rows of a .jsonl, .parquet or .csv file
+question = "question"               # the names of SQuAD's files; with these the next keys can be left out
+text = "context"
+answers = "answers"                 # texts, or objects with text and answer_start; empty = it has no answer
+"""
     parts = keys = ("text", "question", "answers", "answer_start", "title")
     optional = ("answer_start", "title")
     columns = (pa.field("question", pa.string(), nullable=False), pa.field("answers", ANSWERS, nullable=False))

@@ -18,6 +18,8 @@ from pipeline.store.records import Checkpoint
 from pipeline.store.shards import link_or_copy
 from pipeline.store.store import Store
 from pipeline.tasks.question_answering import KIND, QuestionAnswerer, QuestionExamplesConfig
+from pipeline.tasks.tasks_toml import read_tasks
+from pipeline.tracking.packaging import link_served, write_package
 from pipeline.training.finetune import FinetuneConfig, finetune_stage
 
 SHAPE = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "d_model": 32, "d_head": 16, "d_ff": 64, "max_seq_len": 32}
@@ -239,3 +241,29 @@ def test_augmentation_changes_questions_and_no_text(built):
     assert changed["text"].equals(table["text"]) and changed["answers"].equals(table["answers"])
     assert not changed["question"].equals(table["question"])
     assert changed.schema.equals(table.schema)
+
+
+def test_registered_model_answers_as_the_predictor_and_a_row_without_input_gets_no_answer(model, tmp_path):
+    import mlflow
+    import pandas as pd
+
+    package = tmp_path / "package"
+    write_package(package, KIND, "m-1", None)
+    link_served(model.directory, package)
+    loaded = mlflow.pyfunc.load_model(str(package))
+    rows = [{"question": "word?", "text": "abc QSV de"}, {"question": "number?", "text": "abc QSV de"}]
+    answers = loaded.predict(pd.DataFrame([*rows, {"question": None, "text": "abc"}]))
+    expected = QuestionAnswerer(model.directory).answer(rows)
+    for place, one in enumerate(expected):
+        found = answers.iloc[place]
+        assert (found["answer"], found["start"], found["end"]) == (one["answer"], one["start"], one["end"])
+        assert found["probability"] == pytest.approx(one["probability"], abs=1e-5)
+    assert answers.iloc[2]["answer"] is None and answers.iloc[2]["start"] is None
+
+
+def test_example_of_the_kind_is_a_table_that_can_be_read(tmp_path):
+    models = tmp_path / "models.toml"
+    models.write_text('[minilm]\nkind = "open"\nfolder = "minilm"\n')
+    (tmp_path / "tasks.toml").write_text(KIND.example)
+    task = read_tasks(tmp_path / "tasks.toml")["questions"]
+    assert task.kind is KIND and task.examples == QuestionExamplesConfig()

@@ -5,6 +5,7 @@ The examples are put into a project as the text describes it: a folder `data`, a
 setting that does not exist would stop the graph from loading.
 """
 
+import json
 import re
 import shlex
 import shutil
@@ -35,6 +36,11 @@ VISITS = '{"text": "Anna lives in Rome", "spans": [{"from": 14, "to": 18, "type"
 NOTE = (
     "# Ideas\n\n" + "The mill by the river grinds the corn of the village, and the wheel turns with the water. " * 20
 )
+ASKED = {"question": "Who grinds?", "answers": [{"text": "Anna", "answer_start": 0}]}
+QUESTIONS = {
+    "questions.json": {"data": [{"paragraphs": [{"context": "Anna grinds.", "qas": [ASKED]}]}]},
+    "contracts.jsonl": {"ask": "Who pays?", "clause": "The tenant pays.", "answer": "The tenant", "at": 0},
+}
 DESCRIBED = {  # what the text around an example describes, relative to the project
     "my-notes",
     "my-pages",
@@ -57,6 +63,8 @@ def project(tmp_path) -> Path:
     (tmp_path / "data" / "tickets.csv").write_text(TICKETS)
     (tmp_path / "data" / "places.conll").write_text(PLACES)
     (tmp_path / "data" / "visits.jsonl").write_text(VISITS)
+    for name, content in QUESTIONS.items():
+        (tmp_path / "data" / name).write_text(json.dumps(content))
     shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
     pages = ROOT / "docs" / "your-data.md"
     blocks = _blocks(pages, "toml")

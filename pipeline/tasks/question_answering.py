@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import xxhash
+from annotated_types import Gt, Le
 
 from model.data.augment import augmented_texts
 from model.data.examples import EncodedExamples
@@ -71,6 +73,13 @@ class QuestionExamplesConfig(ExamplesConfig):
         "Column that holds what the text is a part of, such as the title of an article, if there is one: its"
         " questions stay in one split, unless the key `group` names another column.",
     ] = "title"
+    sample: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        "Fraction of the texts that are used, chosen by their hash, each with all of its questions; the others are"
+        " dropped and counted. Less than 1 to try a task on a part of large data.",
+    ] = 1.0
 
 
 class QuestionAnswerer(Predictor):
@@ -168,6 +177,8 @@ answers = "answers"                 # texts, or objects with text and answer_sta
             answers = answers_in(row.text, _valid(parts["answers"]), parts["answer_start"])
             if answers and isinstance(answers[0], str):
                 row.reason, row.detail = answers  # type: ignore[misc]
+            elif cfg.sample < 1 and xxhash.xxh3_64_intdigest(row.text.encode()) >= cfg.sample * 2**64:
+                row.reason = "not_sampled"
             row.values = {"question": row.key, "answers": answers}
         return row
 

@@ -147,6 +147,19 @@ def test_examples_row_that_cannot_be_used_is_a_counted_drop(changed, reason):
     assert [row.reason for row in rows] == [None, reason]
 
 
+def test_examples_sample_is_a_fraction_of_the_texts_with_all_of_their_questions():
+    lines = [
+        json.dumps({"question": f"{asked} is in {i}?", "context": f"text {i}", "answers": []})
+        for i in range(300)
+        for asked in ("Who", "What")
+    ]
+    rows = read("a.jsonl", "\n".join(lines), sample=0.3)
+    kept = [row.text for row in rows if row.reason is None]
+    assert 60 < len(set(kept)) < 120 and len(kept) == 2 * len(set(kept))
+    assert {row.reason for row in rows} == {None, "not_sampled"}
+    assert set(kept) < {row.text for row in read("a.jsonl", "\n".join(lines), sample=0.6) if row.reason is None}
+
+
 def test_examples_file_without_a_part_is_refused_and_what_it_has_is_named():
     with pytest.raises(ValueError, match="text is 'context', but no row has that; the rows have: answers, passage"):
         read("a.jsonl", json.dumps({"question": "Where?", "passage": "in Genoa", "answers": ["Genoa"]}))

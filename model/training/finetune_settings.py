@@ -1,8 +1,8 @@
 """Settings of fine-tuning, and the training plan that follows from them.
 
 In: numbers of a user; settings that are left open are None. Out: FinetuneSettings, every rule checked where it is
-made; `resolved`, the same without open ones, which follow from the width of the base; and the TrainConfig for a
-number of examples. Imports no torch, so that a launchpad form or a fingerprint is made without it.
+made; `resolved`, the same without open ones, which follow from the width of the base and the number of examples; and
+the TrainConfig. Imports no torch, so that a launchpad form or a fingerprint is made without it.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +24,10 @@ WIDE = 256
 ADAMW_LR_TIMES_WIDTH = 0.0384
 OF_NARROW_BASE: dict[str, Any] = {"optimizer": "muon", "epochs": 2, "rows": 128, "muon_lr": 0.02, "adamw_lr": 0.004}
 OF_WIDE_BASE: dict[str, Any] = {"optimizer": "adamw", "epochs": 3, "rows": 32, "muon_lr": 0.02}
+# A few hundred examples are read more often, in smaller batches: with three passes a new head has hardly moved
+# (arXiv:2006.04884 sections 5 and 6; arXiv:2006.05987 section 5).
+LEAST_UPDATES, MOST_EPOCHS = 200, 20
+LEAST_BATCHES, LEAST_ROWS = 16, 8  # of an epoch, of a batch
 VALIDATIONS_PER_EPOCH = 4  # where they choose the weights
 ALIKE = (  # of both configs
     "muon_weight_decay", "adamw_weight_decay", "warmup_fraction", "seed", "checkpoint_every", "validate_every",
@@ -117,22 +121,36 @@ class FinetuneSettings:
         return Augmentation(typos=self.augment_typos, case=self.augment_case, word_dropout=self.augment_word_dropout)
 
 
-def resolved(cfg: FinetuneSettings, d_model: int) -> FinetuneSettings:
-    """`cfg` with every open setting as it follows from the width of the base; what is set stays."""
+def resolved(cfg: FinetuneSettings, d_model: int, n_examples: int | None = None) -> FinetuneSettings:
+    """`cfg` with every open setting as it follows from the width of the base and the number of examples, None = many;
+    what is set stays."""
     of_base = OF_NARROW_BASE
     if d_model >= WIDE:
         of_base = OF_WIDE_BASE | {"adamw_lr": float(f"{ADAMW_LR_TIMES_WIDTH / d_model:.3g}")}
     optimizer = cfg.optimizer or (of_base["optimizer"] if cfg.muon_lr is None else "muon")
     keep = cfg.keep or ("last" if cfg.patience is None else "best")
-    follows = of_base | {
-        "optimizer": optimizer,
-        "muon_lr": of_base["muon_lr"] if optimizer == "muon" else None,
-        "layer_decay": None if cfg.tuning == "head" else 1.0,
-        "keep": keep,
-        "validations_per_epoch": VALIDATIONS_PER_EPOCH if keep == "best" else None,
-    }
+    follows = (
+        of_base
+        | _for_few(of_base, cfg.rows, n_examples)
+        | {
+            "optimizer": optimizer,
+            "muon_lr": of_base["muon_lr"] if optimizer == "muon" else None,
+            "layer_decay": None if cfg.tuning == "head" else 1.0,
+            "keep": keep,
+            "validations_per_epoch": VALIDATIONS_PER_EPOCH if keep == "best" else None,
+        }
+    )
     open_ones = {name: one for name, one in follows.items() if getattr(cfg, name) is None and one is not None}
     return replace(cfg, **open_ones) if open_ones else cfg
+
+
+def _for_few(of_base: dict[str, Any], rows: int | None, n_examples: int | None) -> dict[str, int]:
+    """Rows of a batch and epochs, in which even a few examples give LEAST_UPDATES, or MOST_EPOCHS are full."""
+    if not n_examples:
+        return {}
+    rows = rows or min(of_base["rows"], max(LEAST_ROWS, n_examples // LEAST_BATCHES))
+    enough = -(-LEAST_UPDATES // n_batches(n_examples, rows))
+    return {"rows": rows, "epochs": max(of_base["epochs"], min(MOST_EPOCHS, enough))}
 
 
 def train_config(cfg: FinetuneSettings, n_examples: int) -> TrainConfig:

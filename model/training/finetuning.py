@@ -137,6 +137,10 @@ class Finetuning:
     validation: LabelledTexts
     cfg: FinetuneSettings
 
+    @property
+    def n_examples(self) -> int:
+        return len(self.training.texts) + len(self.validation.texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
@@ -152,7 +156,7 @@ def finetune_classifier(plan: Finetuning, observer: Observer) -> Finetuned:
     """
     refuse_other_models(plan.out)
     base = load_base(plan.base)
-    cfg = resolved(plan.cfg, base.network.cfg.d_model)
+    cfg = resolved(plan.cfg, base.network.cfg.d_model, plan.n_examples)
     task = classification_task(base, plan, cfg)
     made_from = {
         "base": sha256(plan.base / WEIGHTS),

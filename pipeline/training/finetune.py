@@ -43,7 +43,7 @@ VERSION = 6
 ORDERED_SINCE = 3  # the first version whose batches hold the examples that they hold now
 DEFAULTS = FinetuneSettings()
 CONFIG_FILE = "config.json"  # of a base
-FOLLOWS = "without a value it follows from the base"
+FOLLOWS = "without a value it follows from the base and the number of examples"
 WORTH_WARNING = 0.01  # fraction of the training texts that are cut
 log = logging.getLogger(__name__)
 
@@ -219,12 +219,12 @@ class FinetuneConfig:
 
 
 def resolved_config(cfg: Any, inputs: tuple[Any, ...]) -> Any:
-    """`cfg` with every open setting as it follows from the base; unchanged while the base is not there."""
+    """`cfg` with every open setting as it follows from base and examples; unchanged while the base is not there."""
     path = inputs[0].directory / CONFIG_FILE
     if not isinstance(cfg, FinetuneConfig) or not path.exists():
         return cfg
     d_model = json.loads(path.read_text("utf-8"))["model"]["d_model"]
-    settings = resolved(cfg.settings(), d_model)
+    settings = resolved(cfg.settings(), d_model, inputs[1].rows)
     open_ones = [one.name for one in dataclasses.fields(settings) if getattr(cfg, one.name, 0) is None]
     return dataclasses.replace(cfg, **{name: getattr(settings, name) for name in open_ones})
 

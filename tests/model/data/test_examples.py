@@ -1,5 +1,7 @@
 """Examples to batches: all of them once per epoch, like lengths together, and padding that changes nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,48 @@ def test_outputs_of_texts_do_not_depend_on_the_texts_beside_them():
     np.testing.assert_allclose(
         outputs_of_texts(model, tokens, torch.nn.Softmax(-1), tokens_per_pass=1), together, atol=1e-6
     )
+
+
+def grown(epoch: int) -> EncodedExamples:
+    """Texts are longer in later epochs, and the last has two rows from epoch 1 on."""
+    lengths = [1 + i % 7 + epoch for i in range(20)] + [3] * (epoch > 0)
+    examples = examples_of(lengths)
+    return EncodedExamples([*examples.ids[:20], *["id19"] * (epoch > 0)], examples.tokens, examples.targets)
+
+
+def test_every_epoch_reads_its_own_examples_once_in_as_many_batches():
+    batches = ExampleBatches(grown(0), rows=4, seed=3, of_epoch=grown)
+    assert batches.batches_per_epoch == 5
+    for epoch in (0, 1, 2, 1, 0):  # in any order: a resume begins anywhere
+        own, rows = grown(epoch), [batches.batch(5 * epoch + k) for k in range(5)]
+        found = [row[:n].tolist() for b in rows for row, n in zip(b["ids_BT"], b["lengths_B"].tolist(), strict=True)]
+        assert sorted(found) == sorted(tokens.tolist() for tokens in own.tokens)
+        ids = [example for k in range(5) for example in batches.documents_of_batch(5 * epoch + k)]
+        assert sorted(ids) == sorted(own.ids)
+        assert [batches.n_rows(5 * epoch + k) for k in range(5)] == [len(b["ids_BT"]) for b in rows]
+        assert batches.examples_of(5 * epoch).tokens[0].tolist() == own.tokens[0].tolist()
+
+
+def test_examples_that_are_the_same_in_every_epoch_are_batched_as_without_epochs():
+    examples = examples_of(range(1, 60))
+    plain, named = (ExampleBatches(examples, rows=8, seed=1, of_epoch=one) for one in (None, lambda epoch: examples))
+    for k in (0, 7, 8, 30):
+        assert plain.places(k).tolist() == named.places(k).tolist()
+
+
+def test_an_epoch_with_fewer_rows_than_batches_has_no_empty_batch():
+    batches = ExampleBatches(
+        examples_of([3] * 6), rows=1, seed=0, of_epoch=lambda epoch: examples_of([3] * (6 - epoch))
+    )
+    assert [batches.n_rows(k) for k in range(12)] == [1] * 12
+    assert {example for k in range(6, 12) for example in batches.documents_of_batch(k)} == {
+        f"id{i}" for i in range(5)
+    }
+
+
+def test_epochs_are_made_once_though_another_thread_reads_ahead():
+    made = []
+    batches = ExampleBatches(grown(0), rows=4, seed=3, of_epoch=lambda epoch: made.append(epoch) or grown(epoch))
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(batches.batch, [0, 5, 1, 6, 2, 7, 3, 8] * 4))
+    assert sorted(set(made)) == [0, 1] and len(made) == 2

@@ -24,6 +24,22 @@ def test_resolved_settings_have_nothing_open_and_stay_as_they_are(d_model):
     assert resolved(full, NARROW) == resolved(full, WIDE) == full
 
 
+@pytest.mark.parametrize(
+    ("n_examples", "d_model", "rows", "epochs"),
+    [
+        *((20, d, 8, 20) for d in (NARROW, WIDE)),
+        *((300, d, 18, 12) for d in (NARROW, WIDE)),
+        *((2_000, NARROW, 125, 13), (2_000, WIDE, 32, 4)),
+        *((28_000, NARROW, 128, 2), (28_000, WIDE, 32, 3), (None, WIDE, 32, 3)),
+    ],
+)
+def test_few_examples_are_read_more_often_in_smaller_batches(n_examples, d_model, rows, epochs):
+    full = resolved(FinetuneSettings(), d_model, n_examples)
+    assert (full.rows, full.epochs) == (rows, epochs)
+    given = resolved(FinetuneSettings(rows=4, epochs=1), d_model, n_examples)
+    assert (given.rows, given.epochs) == (4, 1)
+
+
 def test_what_is_set_stays():
     asked = {"epochs": 7, "rows": 5, "adamw_lr": 0.5, "muon_lr": 0.25, "layer_decay": 0.5}
     for d_model in (NARROW, WIDE):

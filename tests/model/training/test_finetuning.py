@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -95,6 +96,24 @@ def test_finetune_examples_that_do_not_fit_are_refused(trained, tmp_path, table,
         texts = read_labelled(path)
         texts.label_names()
         texts.divided()
+
+
+def test_finetune_ends_early_and_prints_settings_and_the_step_that_is_kept(trained, files, tmp_path, capsys):
+    settings = {"tuning": "lora", "lora_lr": 0.05, "rows": 8, "epochs": 40, "patience": 2, "augment_typos": 0.05}
+    call = ["finetune", str(trained), str(files[0]), str(tmp_path / "model"), "--validation", str(files[1])]
+    assert main([*call, *(part for name, value in settings.items() for part in ("--set", f"{name}={value}"))]) == 0
+    lines = capsys.readouterr()[0].splitlines()
+    assert "tuning=lora" in lines[1] and "keep=best, validations_per_epoch=4" in lines[1] and "rows=8" in lines[1]
+    kept = [
+        re.fullmatch(r"step (\d+)/480: ended; kept are the weights of step (\d+), the best", line) for line in lines
+    ]
+    ((n_steps, best),) = [map(int, match.groups()) for match in kept if match]
+    assert best == n_steps - 2 * 3 and n_steps < 480
+    values = dict(line.split(": ", 1) for line in lines if "validation loss" in line and line.startswith("step"))
+    assert (
+        values[f"step {best}/480"].split("accuracy ")[1].split(",")[0]
+        == lines[-1].split("accuracy ")[1].split(",")[0]
+    )
 
 
 def test_finetune_faults_are_one_line(trained, files, tmp_path, capsys):

@@ -225,7 +225,7 @@ def test_finetune_settings_that_are_open_follow_from_the_base_and_are_in_record_
     built = store.build(FINETUNE, cfg, base, examples)
     expected = {
         "optimizer": "muon",
-        "rows": 15,
+        "rows": examples.rows // 16,
         "muon_lr": 0.02,
         "adamw_lr": 0.004,
         "keep": "last",

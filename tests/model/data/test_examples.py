@@ -68,6 +68,46 @@ def test_rows_of_all_ranks_are_the_whole_batch(longest):
                 assert torch.equal(torch.cat([part[name] for part in parts]), tensor)
 
 
+def with_token_targets(lengths) -> EncodedExamples:
+    tokens = [np.arange(length) + 1 for length in lengths]
+    return EncodedExamples(
+        ["a", "a", *"bcdefghi"][: len(lengths)],  # the first example is two rows, as its text is long
+        tokens,
+        {"starts_B": np.arange(len(lengths))},
+        token_targets={
+            "types_BT": [ids % 2 for ids in tokens],
+            "labels_BT": [ids % 5 for ids in tokens],
+            "allowed_BT": [ids > 2 for ids in tokens],
+        },
+    )
+
+
+def test_targets_of_tokens_are_padded_so_that_padding_has_none():
+    batch = with_token_targets([3, 1]).batch(np.array([0, 1]), 4)
+    assert batch["types_BT"].tolist() == [[1, 0, 1, 0], [1, 0, 0, 0]]
+    assert batch["labels_BT"].tolist() == [[1, 2, 3, -100], [1, -100, -100, -100]]
+    assert batch["allowed_BT"].tolist() == [[False, False, True, False], [False] * 4]
+    assert batch["starts_B"].tolist() == [0, 1]
+    assert {name: x.dtype for name, x in batch.items() if x.ndim == 2} == {
+        "ids_BT": torch.int64, "types_BT": torch.int64, "labels_BT": torch.int64, "allowed_BT": torch.bool,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("longest", [None, 24])
+def test_targets_of_tokens_are_divided_among_processes_with_their_rows(longest):
+    batches = ExampleBatches(with_token_targets([3, 9, 17, 2, 20, 24, 1, 5, 8]), rows=5, seed=0, longest=longest)
+    for k in range(4):
+        whole = batches.batch(k)
+        for row, (length, start) in enumerate(
+            zip(whole["lengths_B"].tolist(), whole["starts_B"].tolist(), strict=True)
+        ):
+            assert batches.documents_of_batch(k)[row] == batches.examples_of(k).ids[start]
+            assert whole["labels_BT"][row, :length].tolist() == [i % 5 for i in range(1, length + 1)]
+        for n_ranks in (2, 3):
+            parts = [batches.batch(k, rank, n_ranks) for rank in range(n_ranks)]
+            assert all(torch.equal(torch.cat([part[name] for part in parts]), x) for name, x in whole.items())
+
+
 @pytest.mark.parametrize("longest", [None, 100])
 def test_batches_hold_texts_of_like_length(longest):
     """Lengths of short texts are spread like those of comments and headlines: log-normal about 20."""

@@ -10,16 +10,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from model.hf.adapter import read_adapter, write_adapter
 from model.hf.files import write_folder
 from model.network.decoder import Decoder
 from model.network.encoder import MaskedLM
-from model.network.heads import SequenceClassifier
+from model.network.heads import SequenceClassifier, SpanClassifier, TokenClassifier
 from model.network.lora import lora_layers, merge_lora
 from model.network.lora_config import LoraConfig
-from model.network.registry import describe, save_model, write_model
+from model.network.registry import describe, kind_of, save_model, write_model
 from model.training.adapters import start_adapters
 from model.training.files import WEIGHTS, read_json, sha256
 from model.training.weights import trained_weights
@@ -42,7 +48,7 @@ def equal(got: torch.Tensor, expected: torch.Tensor) -> bool:
 def written_adapter(folder: Path, base: nn.Module, lora: LoraConfig, large_weights, labels=None) -> nn.Module:
     """Saves `base` as folder/base, exports it as folder/exported, writes adapters of it as folder/adapter and in
     peft's files as folder/peft. Returns the model with adapters."""
-    description = describe(base.cfg, labels)  # type: ignore[arg-type]
+    description = describe(base.cfg, labels, kind=kind_of(base))  # type: ignore[arg-type]
     (folder / "base").mkdir()
     save_model(folder / "base", base, description)
     write_folder(folder / "exported", base, labels=labels)  # type: ignore[arg-type]
@@ -157,6 +163,28 @@ def test_classifier_on_an_encoder_has_both_layers_of_its_head_in_the_files_of_pe
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "exported", dtype=torch.float32)
     expected_1C = peft.PeftModel.from_pretrained(theirs, tmp_path / "peft").eval()(IDS_BT[:1]).logits
     assert equal(model(IDS_BT[:1], LENGTHS_B[:1]), expected_1C)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama", "gpt2"])
+def test_taggers_and_span_models_have_their_heads_in_the_files_of_peft(family, decoders, large_weights, tmp_path):
+    cfg = (ENCODERS | decoders)[family]
+    length = LENGTHS_B[:1]
+    for make, reader, labels, task_type in (
+        (lambda: TokenClassifier(cfg, 3), AutoModelForTokenClassification, ("a", "b", "c"), "TOKEN_CLS"),
+        (lambda: SpanClassifier(cfg), AutoModelForQuestionAnswering, None, "QUESTION_ANS"),
+    ):
+        (folder := tmp_path / task_type).mkdir()
+        base = large_weights(make(), 2)
+        model = written_adapter(folder, base, LoraConfig(rank=2), large_weights, labels=labels)
+        theirs = reader.from_pretrained(folder / "exported", dtype=torch.float32)
+        theirs = peft.PeftModel.from_pretrained(theirs, folder / "peft").eval()
+        assert theirs.peft_config["default"].task_type == task_type
+        out = theirs(IDS_BT[:1])
+        expected = out.logits if labels else torch.stack([out.start_logits, out.end_logits], dim=2)
+        assert equal(model(IDS_BT[:1], length), expected) and not equal(base(IDS_BT[:1], length), expected)
+        read_adapter(folder / "peft", base)
+        assert equal(base(IDS_BT[:1], length), expected)
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         code=(training, evaluation),
         given=asdict(task.evaluation),
         ins={"base": task.base, "model": f"{task.name}_model", "examples": f"{task.name}_examples"}
-        | ({"corpus": "corpus"} if task.reads_corpus else {}),
+        | ({"corpus": "corpus"} if task.reads_corpus else {})
+        | ({} if task.prompted == task.base else {"prompted": task.prompted}),
     )
     def evaluation_of_task(
         context: dg.AssetExecutionContext,
@@ -89,20 +90,22 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         base: Checkpoint,
         model: Checkpoint,
         examples: Shards,
-        **corpora: Shards,
+        **others: Checkpoint | Shards,
     ) -> dg.MaterializeResult[Report]:
         """Metrics of the model on test examples, compared with baselines and the same network without pretraining.
 
         That last baseline, random_init, is a second model, which is trained here and takes as long as the model
-        itself; the setting `random_init` switches it off. A base that is a decoder also answers some of the examples
-        as it is: the baseline prompting. The model is registered in MLflow, as champion if it is the best so far.
+        itself; the setting `random_init` switches it off. A base that is a decoder, or the model that the
+        task names in `prompted`, also answers some of the examples as it is: the baseline prompting. The model
+        is registered in MLflow, as champion if it is the best so far.
         """
         candidate = Candidate(task=task.name, kind=kind.name, model=model, examples=examples)
         recipe = random_baseline(made_with(kind.finetune, model))
         run = {"run_name": f"{task.name}_random_init", "parent": model}
         trained = [mill.build(context, training, recipe, base, examples, **run)] if cfg.random_init else []
-        prompted = [base] if cfg.prompted_examples else []
-        inputs = (model, *(one.handle for one in trained), *prompted, examples, *corpora.values())
+        decoder = others.pop("prompted", base)
+        prompted = [decoder] if cfg.prompted_examples else []
+        inputs = (model, *(one.handle for one in trained), *prompted, examples, *others.values())
         built = mill.build(context, evaluation, cfg, *inputs, candidate=candidate)
         return mill.materialised(*trained, built)
 

@@ -22,7 +22,7 @@ def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
     trained = sorted({*own, *of_bases, *vocabularies(models)})
     ordinary = [task for task in tasks if not task.showcase]
     of_tasks = [asset for task in ordinary for asset in assets_of_table(TASK, task.name)]
-    open_bases = sorted({task.base for task in ordinary}.difference(own))
+    open_bases = sorted({model for task in ordinary for model in (task.base, task.prompted)}.difference(own))
     selections = {
         "demo": (
             ALL - named(idle_assets_of(models, tasks)),

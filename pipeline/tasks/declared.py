@@ -38,7 +38,7 @@ def idle_assets_of(models: Collection[Model], tasks: Collection[Task]) -> list[s
     """Assets that are built only when they are named: those of the tasks of the showcase, and open models that no
     other task and no other model needs."""
     shown = [asset for task in tasks if task.showcase for asset in assets_of_table(TASK, task.name)]
-    needed = {task.base for task in tasks if not task.showcase}
+    needed = {model for task in tasks if not task.showcase for model in (task.base, task.prompted)}
     needed |= {one.base_asset for one in models if isinstance(one, ContinuedModel)}
     return [*shown, *(one.asset for one in models if isinstance(one, OpenModel) and one.asset not in needed)]
 
@@ -51,7 +51,9 @@ def idle_assets(layout: Layout) -> list[str]:
 def showcase_assets(tasks: Iterable[Task]) -> list[str]:
     """Every task on an open model, with its base: they need nothing of the corpus."""
     shown = [task for task in tasks if not task.reads_corpus]
-    return sorted({asset for task in shown for asset in (task.base, *assets_of_table(TASK, task.name))})
+    return sorted(
+        {asset for task in shown for asset in (task.base, task.prompted, *assets_of_table(TASK, task.name))}
+    )
 
 
 def declared_downloads(layout: Layout) -> set[str]:

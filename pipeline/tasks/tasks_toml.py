@@ -6,7 +6,7 @@ names file, table, key and what is allowed.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pipeline.training.models_toml import Model, OpenModel, read_models
 
 MODELS_FILE = "models.toml"
 HELD_OUT = {"validation": "validation_data", "test": "test_data"}  # given splits
-KEYS, SHOWCASE = ("kind", "base", "data", *HELD_OUT.values()), "showcase"  # keys of every kind
+KEYS, SHOWCASE = ("kind", "base", "prompted", "data", *HELD_OUT.values()), "showcase"  # keys of every kind
 SETTINGS = ("examples", "finetune", "evaluation")  # tables of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
@@ -47,7 +47,8 @@ class Task:
     examples: ExamplesConfig
     finetune: FinetuneConfig
     evaluation: TaskEvaluationConfig
-    reads_corpus: bool = True  # its base was trained on the corpus, which then must not contain its examples
+    prompted: str  # asset of the model that answers without training, as a baseline: the base, or another one
+    reads_corpus: bool = True  # one of them was trained on the corpus, which then must not contain its examples
     showcase: bool = False  # built only by the job `showcase`, or when it is named
 
     @property
@@ -73,7 +74,8 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
     _refuse_taken(name, where, models)
-    for key, allowed in {"kind": KINDS, "base": models}.items():
+    named = {"kind": KINDS, "base": models} | ({"prompted": models} if "prompted" in table else {})
+    for key, allowed in named.items():
         if not isinstance(table.get(key), str) or table[key] not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
             raise ValueError(
@@ -87,13 +89,15 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     if isinstance(settings, dict) and (taken := sorted({*kind.keys, *ROW_KEYS, *DIGESTS} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
     of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
-    base = models[table["base"]]
+    base, prompted = models[table["base"]], models[table.get("prompted", table["base"])]
+    of_corpus = [one.name for one in (base, prompted) if not isinstance(one, OpenModel)]
     return Task(
         name=name,
         kind=kind,
         base=base.asset,
-        reads_corpus=not isinstance(base, OpenModel),
-        showcase=_showcase(table.get(SHOWCASE, False), base, where),
+        prompted=prompted.asset,
+        reads_corpus=bool(of_corpus),
+        showcase=_showcase(table.get(SHOWCASE, False), of_corpus, where),
         data=_data(table.get("data"), path, f"{where}, key data"),
         held_out={
             split: _data(table[key], path, f"{where}, key {key}") for split, key in HELD_OUT.items() if key in table
@@ -104,13 +108,13 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     )
 
 
-def _showcase(value: Any, base: Model, where: str) -> bool:
+def _showcase(value: Any, of_corpus: Sequence[str], where: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{where}: showcase is {value!r}, expected true or false")
-    if value and not isinstance(base, OpenModel):
+    if value and of_corpus:
         raise ValueError(
-            f"{where}: showcase = true leaves the task out of an ordinary run, but its base {base.name!r} is trained"
-            " on the corpus, which must not contain its examples; take an open model of models.toml as base"
+            f"{where}: showcase = true leaves the task out of an ordinary run, but its model {of_corpus[0]!r} is"
+            " trained on the corpus, which must not contain its examples; take an open model of models.toml"
         )
     return value
 

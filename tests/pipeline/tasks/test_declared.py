@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from dagster import AssetKey
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
 
 from pipeline.commands.doctor import OK, Visit, check_outputs
@@ -133,7 +134,8 @@ label = "mood"
 def test_task_on_an_open_model_needs_no_corpus_and_the_corpus_not_its_examples(toy_layout):
     """A task from published weights rebuilt the corpus, which those weights have never seen."""
     toy_layout.models_toml.write_text(OPEN)
-    toy_layout.tasks_toml.write_text(toy_layout.tasks_toml.read_text() + ON_OPEN.replace("showcase = true\n", ""))
+    before = toy_layout.tasks_toml.read_text()
+    toy_layout.tasks_toml.write_text(before + ON_OPEN.replace("showcase = true\n", ""))
     graph = definitions(toy_layout).resolve_asset_graph()
     reads = {
         asset_name(key): {asset_name(one) for one in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()
@@ -141,6 +143,14 @@ def test_task_on_an_open_model_needs_no_corpus_and_the_corpus_not_its_examples(t
     assert "moods_examples" in reads["corpus"] and "shown_examples" not in reads["corpus"]
     assert "corpus" in reads["moods_evaluation"]
     assert reads["shown_evaluation"] == {"base/large", "shown_model", "shown_examples"}
+    prompted = before + ON_OPEN.replace("showcase = true", 'prompted = "small"')
+    toy_layout.tasks_toml.write_text(prompted)
+    assert set(idle_assets(toy_layout)) == set()
+    node = definitions(toy_layout).resolve_asset_graph().get(AssetKey("shown_evaluation"))
+    assert {asset_name(one) for one in node.parent_keys} == {*reads["shown_evaluation"], "base/small"}
+    toy_layout.tasks_toml.write_text(prompted.replace('"small"', '"foundation_model"'))
+    node = definitions(toy_layout).resolve_asset_graph().get(AssetKey("shown_evaluation"))
+    assert {asset_name(one) for one in node.parent_keys} == {*reads["shown_evaluation"], "foundation_model", "corpus"}
 
 
 def test_showcase_is_built_by_its_job_and_by_no_other(toy_layout):
@@ -166,9 +176,7 @@ def test_showcase_on_a_model_of_ones_own_is_refused(toy_layout):
     """Its examples would have to be kept out of the corpus, but an ordinary run doesn't build them."""
     toy_layout.models_toml.write_text(OPEN)
     toy_layout.tasks_toml.write_text(ON_OPEN.replace('"large"', '"foundation_model"'))
-    with pytest.raises(
-        ValueError, match=r"\[shown\]: showcase = true .* 'foundation_model' is trained on the corpus"
-    ):
+    with pytest.raises(ValueError, match=r"\[shown\]: showcase = true .* 'foundation_model' is trained"):
         read_tasks(toy_layout.tasks_toml)
     toy_layout.tasks_toml.write_text(ON_OPEN.replace("true", "1"))
     with pytest.raises(ValueError, match=r"showcase is 1, expected true or false"):

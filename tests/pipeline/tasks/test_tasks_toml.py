@@ -120,7 +120,7 @@ def replaced(old: str, new: str, text: str = TICKETS) -> str:
         (replaced('text = "subject"', "text = 1"), "text is 1, expected a text that is not empty"),
         (
             replaced('text = "subject"', 'txt = "subject"'),
-            r"unknown key `txt`; did you mean `text`\? Allowed: kind, base, prompted, data, validation_data, test_data, text",
+            r"unknown key `txt`; did you mean `text`\? Allowed: kind, base, prompted, data, ",
         ),
         (replaced("path =", "file ="), "key `members` is missing; required: members, package, version, file, sha256"),
         (replaced('{ path = "labelled/tickets.csv" }', '"tickets.csv"'), "got 'tickets.csv', expected { path = "),

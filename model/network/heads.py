@@ -31,7 +31,15 @@ Base = Decoder | Encoder | MaskedLM
 class TaskHead(nn.Module):
     """A trunk, the hidden layer of an encoder's head where it has one, and the layer that gives the logits."""
 
-    def __init__(self, cfg: DecoderConfig | EncoderConfig, n_classes: int, *, has_head: bool, bias: bool) -> None:
+    def __init__(
+        self,
+        cfg: DecoderConfig | EncoderConfig,
+        n_classes: int,
+        *,
+        has_head: bool,
+        bias: bool,
+        starts_at_zero: bool = True,
+    ) -> None:
         super().__init__()
         if n_classes < 2:
             raise ValueError(f"n_classes={n_classes} must be at least 2")
@@ -39,7 +47,7 @@ class TaskHead(nn.Module):
         self.n_classes = n_classes
         self.model = EncoderTrunk(cfg) if isinstance(cfg, EncoderConfig) else Trunk(cfg)
         self.head = HeadLayer(cfg, cfg.head_activation) if has_head and isinstance(cfg, EncoderConfig) else None
-        self.score = Linear(cfg.d_model, n_classes, bias=bias, starts_at_zero=True)
+        self.score = Linear(cfg.d_model, n_classes, bias=bias, starts_at_zero=starts_at_zero)
 
     @property
     def trunk(self) -> Trunk | EncoderTrunk:
@@ -69,9 +77,12 @@ class SequenceClassifier(TaskHead):
 
 
 class TokenClassifier(TaskHead):
+    """Its head does not start at zero: most tokens have one class, so that at first all rows of such a head learn the
+    same direction, in which the whole trunk follows (bench/results.md has the difference)."""
+
     def __init__(self, cfg: DecoderConfig | EncoderConfig, n_classes: int) -> None:
         has_head = isinstance(cfg, EncoderConfig) and cfg.head_activation == "gelu"
-        super().__init__(cfg, n_classes, has_head=has_head, bias=True)
+        super().__init__(cfg, n_classes, has_head=has_head, bias=True, starts_at_zero=False)
 
     def forward(self, ids_BT: Tensor, lengths_B: Tensor, types_BT: Tensor | None = None) -> Tensor:
         """Logits (B, T, C); those from `lengths` on are of padding and mean nothing."""
@@ -103,13 +114,13 @@ def new_classifier(cfg: DecoderConfig | EncoderConfig, n_classes: int, seed: int
 
 
 def new_token_classifier(cfg: DecoderConfig | EncoderConfig, n_classes: int, seed: int) -> TokenClassifier:
-    """As `new_classifier`, with one answer per token."""
+    """As `new_classifier`, with one answer per token; the head is drawn from `seed`, too."""
     with torch.random.fork_rng([]):
         return _initialised(TokenClassifier(cfg, n_classes), seed)
 
 
 def new_span_classifier(cfg: DecoderConfig | EncoderConfig, seed: int) -> SpanClassifier:
-    """As `new_classifier`; every token is equally likely to be the start and the end of a span."""
+    """As `new_token_classifier`, with the two answers of a span."""
     with torch.random.fork_rng([]):
         return _initialised(SpanClassifier(cfg), seed)
 
@@ -142,7 +153,7 @@ def token_classifier_from(base: Base, n_classes: int, seed: int) -> TokenClassif
 
 
 def span_classifier_from(base: Base, seed: int) -> SpanClassifier:
-    """As `classifier_from`; every token is equally likely to be the start and the end of a span at first."""
+    """As `token_classifier_from`, with the two answers of a span."""
     return _with_weights_of(base, new_span_classifier(base.cfg, seed))
 
 

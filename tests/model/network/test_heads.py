@@ -98,7 +98,8 @@ def test_a_decoders_tokens_see_only_what_precedes_them():
 
 
 @pytest.mark.parametrize("trunk", TRUNKS)
-def test_new_models_give_equal_chances_and_depend_on_the_seed_alone(trunk):
+def test_new_models_depend_on_the_seed_alone_and_texts_have_equal_chances(trunk):
+    """A head of tokens that started at zero moved the whole trunk to the most frequent tag, and learned no other."""
     cfg, (ids, lengths) = TRUNKS[trunk], batch_of(rows(), 24)
     makers = (
         lambda seed: new_classifier(cfg, 3, seed),
@@ -110,7 +111,7 @@ def test_new_models_give_equal_chances_and_depend_on_the_seed_alone(trunk):
         one = make(5)
         torch.manual_seed(2)
         same, other = make(5), make(6)
-        assert not one(ids, lengths).any()
+        assert one(ids, lengths).any() == (type(one) is not SequenceClassifier)
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
         embeddings = [model.model.embed_tokens.weight for model in (one, other)]
         assert not torch.equal(*embeddings)

@@ -119,6 +119,8 @@ def sentences(n: int, seed: int = 0) -> list[tuple[list[str], list[str]]]:
                 )
                 words.append(letter + "".join(rng.choices("hijk", k=rng.randint(1, 3))))
                 tags.append("O" if label is None else f"{'I' if place else 'B'}-{label}")
+            words.append(",")
+            tags.append("O")
         found.append((words, tags))
     return found
 

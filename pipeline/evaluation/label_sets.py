@@ -80,8 +80,8 @@ def tfidf_label_sets(
     is_held_N = group_N % HELD_OUT == 0
     if is_held_N.all():
         is_held_N[:] = False
-    fitted = [texts[i] for i in np.flatnonzero(~is_held_N)], has_NC[~is_held_N]
-    held = [texts[i] for i in np.flatnonzero(is_held_N)]
+    fitted = [texts[int(i)] for i in np.flatnonzero(~is_held_N)], has_NC[~is_held_N]
+    held = [texts[int(i)] for i in np.flatnonzero(is_held_N)]
     thresholds_C = best_thresholds(_tfidf_probabilities(*fitted, held), has_NC[is_held_N]) if held else 0.5
     probabilities_NC = _tfidf_probabilities(texts, has_NC, judged)
     return [

@@ -57,6 +57,14 @@ if TYPE_CHECKING:
 
 BALANCED = "balanced_B"  # target: the weight of each example with class_weights = balanced
 MOST_LABELS = 100  # in the data; more are probably a wrong column
+EXAMPLE = """
+[tickets]
+kind = "classification"
+base = "minilm"
+data = { path = "tickets.csv" }
+text = "subject"
+label = "queue"
+"""
 
 Pooling = Annotated[
     Literal["first", "mean"] | None,
@@ -156,6 +164,7 @@ class Classification(Kind):
     predictor = Classifier
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
     evaluation = TaskEvaluationConfig
+    example = EXAMPLE
     summary = (
         "The foundation model with a head for the labels of the task, all of its weights trained on the examples."
     )

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.store.records import SPLITS
@@ -32,8 +31,8 @@ def label_counts(examples: pa.Table) -> dict[str, Counter[str]]:
     """
     if "labels" in examples.column_names:
         lists = examples["labels"].combine_chunks()
-        parents = examples["split"].take(pc.list_parent_indices(lists))
-        examples = pa.table({"label": pc.list_flatten(lists), "split": parents})
+        parents = examples["split"].take(lists.value_parent_indices())
+        examples = pa.table({"label": lists.flatten(), "split": parents})
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for group in examples.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist():
         counts[group["label"]][group["split"]] = group["count_all"]

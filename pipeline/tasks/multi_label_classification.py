@@ -232,7 +232,7 @@ class MultiLabelClassification(Kind):
             )
 
     def describe_examples(self, examples: pa.Table) -> str:
-        sizes = Counter(pc.list_value_length(examples["labels"]).to_pylist())
+        sizes = Counter(examples["labels"].combine_chunks().value_lengths().to_pylist())
         rows = [[f"{size:,}", f"{n:,}"] for size, n in sorted(sizes.items())]
         return (
             f"{label_table(label_counts(examples))}\n## Labels per example\n\n{table(['labels', 'examples'], rows)}"
@@ -314,8 +314,8 @@ class MultiLabelClassification(Kind):
         """F1 of each label that an example has."""
         true_NC = _matrix(judged, judged.examples)
         f1_C, _, _ = f1_table(true_NC, _matrix(judged, judged.model))
-        of_label = zip(judged.description["labels"], f1_C, true_NC.any(axis=0), strict=True)
-        return {f"f1_{label}": float(f1) for label, f1, occurs in of_label if occurs}
+        of_label = zip(judged.description["labels"], f1_C, true_NC.sum(axis=0), strict=True)
+        return {f"f1_{label}": float(f1) for label, f1, n_true in of_label if n_true}
 
     def mistakes(self, judged: Judged) -> Iterator[Mistake]:
         """Texts with a wrong or a missed label; the confidence is that of the decision that is wrong most clearly."""
@@ -357,7 +357,7 @@ def joined(columns: Sequence[str]) -> str:
 
 def labels_in(examples: pa.Table) -> list[str]:
     """All labels that some of the examples have, sorted."""
-    return sorted(pc.unique(pc.list_flatten(examples["labels"].combine_chunks())).to_pylist())
+    return sorted(examples["labels"].combine_chunks().flatten().unique().to_pylist())
 
 
 def labels_of(directory: Path) -> list[str]:

@@ -234,7 +234,7 @@ def test_answer_of_a_text_depends_on_no_other_text(models):
         for text, answer in zip(("ddea", "", "eeef " * 9, "bcd"), together, strict=True):
             (alone,) = predictor.examine([{"text": text}])
             np.testing.assert_allclose(alone["of_labels"], answer["of_labels"], atol=1e-6)
-    assert predictor.answer([]) == []
+        assert predictor.answer([]) == []
 
 
 def test_evaluation_has_metrics_baselines_and_mistakes(models, examples, tmp_path):

@@ -11,7 +11,6 @@ stratification (Sechidis, Tsoumakas and Vlahavas 2011).
 """
 
 import math
-from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -84,22 +83,24 @@ def group_splits(
     group_ids: Sequence[str], strata: Sequence[Sequence[str]], wanted: Mapping[str, float], seed: int
 ) -> dict[str, str]:
     """Group id -> split, for the group and the labels of each row and the fraction of each split beside train."""
-    sizes = Counter(group_ids)
-    split_of = dict.fromkeys(sizes, TRAIN)
-    for n_groups, own in _by_stratum(group_ids, strata, sizes, seed):
-        shares = {split: fraction * n_groups for split, fraction in wanted.items()}
-        largest = max(1.0, min(wanted.values(), default=0) * sum(sizes[group] for group in own))
-        places = {group: place_of(group, seed) for group in own}
+    index: dict[str, int] = {}
+    groups = np.array([index.setdefault(group, len(index)) for group in group_ids], np.int64)
+    sizes = np.bincount(groups, minlength=len(index))
+    places = np.array([place_of(group, seed) for group in index])
+    splits = np.zeros(len(index), np.int64)  # numbers of [train, *wanted]
+    for n_groups, own in _by_stratum(_rarest(groups, strata, len(index)), places):
         # a group that alone exceeds the share of a split is trained on, unless all are that large
-        order = sorted(own, key=lambda group: (sizes[group] > largest, places[group]))
+        largest = max(1.0, min(wanted.values(), default=0) * sizes[own].sum())
+        order = own[np.lexsort((places[own], sizes[own] > largest))]
         start, border = 0, 0.0
-        for split, share in shares.items():
-            border += wanted[split]
-            at_border = sum(place < border for place in places.values())
-            end = min(start + _number(at_border - start, share), len(own))
-            split_of |= dict.fromkeys(order[start:end], split)
+        for number, fraction in enumerate(wanted.values(), 1):
+            border += fraction
+            by_hash = int((places[own] < border).sum()) - start
+            end = min(start + _number(by_hash, fraction * n_groups), len(own))
+            splits[order[start:end]] = number
             start = end
-    return split_of
+    names = [TRAIN, *wanted]
+    return {group: names[number] for group, number in zip(index, splits.tolist(), strict=True)}
 
 
 def _number(by_hash: int, share: float) -> int:
@@ -110,29 +111,35 @@ def _number(by_hash: int, share: float) -> int:
     return min(max(by_hash, low), high)
 
 
-def _by_stratum(
-    group_ids: Sequence[str], strata: Sequence[Sequence[str]], sizes: Mapping[str, int], seed: int
-) -> Iterator[tuple[int, list[str]]]:
+def _rarest(groups: np.ndarray, strata: Sequence[Sequence[str]], n_groups: int) -> np.ndarray:
+    """For each group the rank of its rarest label among all labels, counted in groups; int64."""
+    number: dict[str, int] = {}
+    labels = [[number.setdefault(label, len(number)) for label in own or ("",)] for own in strata]
+    flat = np.fromiter((label for own in labels for label in own), np.int64)
+    pairs = np.unique(np.repeat(groups, [len(own) for own in labels]) * max(len(number), 1) + flat)
+    of_group, label = np.divmod(pairs, max(len(number), 1))
+    counts = np.bincount(label, minlength=len(number))
+    names = list(number)
+    rank = np.zeros(len(names), np.int64)
+    rank[sorted(range(len(names)), key=lambda i: (counts[i], names[i]))] = np.arange(len(names))
+    rarest = np.full(n_groups, len(names), np.int64)
+    np.minimum.at(rarest, of_group, rank[label])
+    return rarest
+
+
+def _by_stratum(stratum: np.ndarray, places: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """The groups of each stratum that can be held out, and how many it has in all: one of each stays in train.
 
     Strata of few groups are divided together.
     """
-    labels_of: defaultdict[str, set[str]] = defaultdict(set)
-    for group, labels in zip(group_ids, strata, strict=True):
-        labels_of[group].update(labels or ("",))
-    n_groups = Counter(label for labels in labels_of.values() for label in labels)
-    by_label: defaultdict[str, list[str]] = defaultdict(list)
-    for group in sizes:
-        by_label[min(labels_of[group], key=lambda label: (n_groups[label], label))].append(group)
-    few: list[str] = []
+    order = np.lexsort((places, stratum))  # the group of the highest place of a stratum is its last
+    few: list[np.ndarray] = []
     n_few = 0
-    for _, groups in sorted(by_label.items()):
-        kept = max(groups, key=lambda group: (place_of(group, seed), group))
-        rest = [group for group in groups if group != kept]
-        if len(groups) < FEWEST_GROUPS:
-            few += rest
-            n_few += len(groups)
+    for own in np.split(order, np.flatnonzero(np.diff(stratum[order])) + 1):
+        if len(own) < FEWEST_GROUPS:
+            few.append(own[:-1])
+            n_few += len(own)
         else:
-            yield len(groups), rest
+            yield len(own), own[:-1]
     if few:
-        yield n_few, few
+        yield n_few, np.concatenate(few)

@@ -201,7 +201,7 @@ answers = "answers"                 # texts, or objects with text and answer_sta
             of_length = (int(np.median(lengths)), max(lengths))
             rows.append([split, *(f"{number:,}" for number in (*numbers, *of_length))])
         header = ["split", "questions", "without an answer", "texts", "words of an answer, median", "most"]
-        return table(header, rows)
+        return "## Questions\n\n" + table(header, rows)
 
     def augmented(self, rows: pa.Table, cfg: Any, seed: int) -> pa.Table:
         """Only questions change: typing errors are made by who asks, and the answers stay where they are."""

@@ -1,6 +1,7 @@
 """The best span of a row against a search over all spans, and over several windows of a question."""
 
 import math
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from model.data.questions import encoded_questions
 from model.data.tokenizer import tokenizer_of
 from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
+from model.generation import answer_spans
 from model.generation.answer_spans import FoundAnswers, best_spans, best_threshold, found_answers
 from model.network.heads import SpanClassifier
 from model.network.shape import DecoderConfig, EncoderConfig, switches_of
@@ -150,3 +152,17 @@ def test_found_answers_loss_is_that_of_training(model):
     rows = encoded([0, 1, 3], [[(12, "Genoa")], [(0, "Once")], []])
     loss, n_targets = span_loss(model, rows.batch(np.arange(len(rows.tokens))))
     assert found_answers(model, rows, most=6).loss == pytest.approx(float(loss.detach() / n_targets), rel=1e-5)
+
+
+def test_found_answers_pass_few_tokens_at_once_and_keep_no_logits(model, monkeypatch):
+    monkeypatch.setitem(answer_spans.TOKENS_PER_PASS, "cpu", 100)
+    alive, sizes = weakref.WeakSet(), []
+
+    def seen(module, inputs, logits_BT2):
+        alive.add(logits_BT2)
+        sizes.append(logits_BT2.size(0) * logits_BT2.size(1))
+        assert len(alive) <= 2  # this pass's, and that of the pass before until its name is given to this one
+
+    with model.register_forward_hook(seen):
+        found_answers(model, encoded([0, 1, 0, 3, 0]), most=6)
+    assert len(sizes) > 4 and max(sizes) <= 100

@@ -1,7 +1,9 @@
 """Fine-tunings of every kind that are stopped and run again, and those that validations end early: to the bit."""
 
+import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from model.training.curve import read_curve
 from model.training.files import WEIGHTS, read_json, read_tensors
 from model.training.finetune_settings import FinetuneSettings
 from model.training.finetuning import Finetuned, Finetuning, finetune_classifier
+from model.training.loop import Interrupted
 from model.training.reports import Diverged
 
 QUICK = {"epochs": 6, "rows": 8, "adamw_lr": 0.02, "validate_every": 5, "checkpoint_every": 7}
@@ -66,6 +69,14 @@ class Observer:
             self.validated[step] = values["validation_macro_f1"]
 
     def checkpoint(self, path, step, values) -> None: ...
+
+
+class Terminator(Observer):
+    """Sends SIGTERM to its own process when a step is done, so that the next one is the last."""
+
+    def metrics(self, step, values) -> None:
+        if step == self.step and "loss" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -127,6 +138,16 @@ def test_patience_ends_a_training_early_with_the_weights_of_its_best_validation(
     assert all(torch.equal(saved[name], weight) for name, weight in kept.items())
     newest = read_tensors(complete_checkpoints(out / "checkpoints")[-1] / WEIGHTS)
     assert not all(torch.equal(newest[name], weight) for name, weight in kept.items())
+
+
+def test_patience_and_sigterm_at_a_validation_end_with_the_same_bits(patient, trained, tmp_path):
+    """The step is saved and not yet validated when the signal comes: that of the best, and the one that ends it."""
+    settings = {"epochs": 30, **PATIENT}
+    for step in (patient[1].ending.best[0], patient[1].ending.n_steps):
+        with pytest.raises(Interrupted, match=f"stopped after step {step} by a signal"):
+            finetune_classifier(plan(trained, tmp_path, **settings), Terminator(step - 1))
+    assert finetune_classifier(plan(trained, tmp_path, **settings), Observer()) == patient[1]
+    assert files_of(tmp_path) == files_of(patient[0]) and values_in(tmp_path) == values_in(patient[0])
 
 
 def test_the_schedule_is_that_of_the_planned_steps(patient, trained, tmp_path):

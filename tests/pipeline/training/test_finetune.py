@@ -240,7 +240,7 @@ def test_finetune_settings_that_are_open_follow_from_the_base_and_are_in_record_
     assert now != built.record["fingerprint"]
     monkeypatch.setattr(finetune_settings, "WIDE", SHAPE["d_model"])
     wide = FINETUNE.resolve(cfg, (base, examples))
-    assert (wide.optimizer, wide.muon_lr, wide.rows, wide.epochs) == ("adamw", None, 32, 1)
+    assert (wide.optimizer, wide.muon_lr, wide.rows, wide.epochs) == ("adamw", None, examples.rows // 16, 1)
 
 
 def test_finetune_random_baseline_has_the_recipe_of_the_model_but_trains_all_weights(base, examples):

@@ -3,13 +3,16 @@
 In: (..., I) and a weight (O, I). Out: (..., O) = x W^T + b.
 
 torch multiplies float32 matrices with MKL, which keeps to 256-bit instructions on CPUs that are not Intel's. oneDNN,
-a part of the same torch, takes 512-bit ones on every CPU that has them: about twice the speed, forward and backward
-(bench/decoder.py). It computes float32 too, in another order of summation. The choice depends on the CPU and the
-sizes alone, so that a resumed run makes the same one.
+a part of the same torch, takes 512-bit ones on every CPU that has them: about twice the speed, forward and backward,
+where a unit of the CPU is as wide (AMD's from Zen 5 on), and a tenth more where two steps of 256 bits make one, as in
+Zen 4 (bench/decoder.py). There MKL computes the gradient of a weight, whose factors oneDNN has to copy first. oneDNN
+computes float32 too, in another order of summation. The choice depends on the CPU and the sizes alone, so that a
+resumed run makes the same one.
 
 Legend: N rows (all leading dimensions), I and O width in and out.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +26,19 @@ HAS_FAST_ONEDNN = (
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     and torch.backends.cpu.get_cpu_capability() == "AVX512"
 )
+CPU_INFO = Path("/proc/cpuinfo")
+ZEN_5 = 26  # its "cpu family"; that of Zen 4 is 25
+
+
+def has_wide_units(cpu_info: str) -> bool:
+    """Whether this is a CPU of AMD that computes 512 bits in one step; `cpu_info` is the text of Linux."""
+    first = cpu_info.partition("\n\n")[0]
+    values = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+    family = values.get("cpu family", "")
+    return values.get("vendor_id") == "AuthenticAMD" and family.isdecimal() and int(family) >= ZEN_5
+
+
+GRADIENTS_BY_ONEDNN = CPU_INFO.is_file() and has_wide_units(CPU_INFO.read_text("utf-8", "replace"))
 
 
 class Linear(nn.Linear):
@@ -109,6 +125,10 @@ class _OneDnnLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         return (
             _onednn(gradient_NO, weight_OI.mT, None) if needs_x else None,
-            _onednn(gradient_NO.mT, x_NI.mT, None) if needs_weight else None,
+            _gradient_of_weight(gradient_NO, x_NI) if needs_weight else None,
             gradient_NO.sum(dim=0) if needs_bias else None,
         )
+
+
+def _gradient_of_weight(gradient_NO: Tensor, x_NI: Tensor) -> Tensor:
+    return _onednn(gradient_NO.mT, x_NI.mT, None) if GRADIENTS_BY_ONEDNN else gradient_NO.mT @ x_NI

@@ -5,7 +5,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.network.linear import HAS_FAST_ONEDNN, LEAST_MULTIPLICATIONS, Linear, is_for_onednn, linear, product
+from model.network import linear as linear_module
+from model.network.linear import (
+    HAS_FAST_ONEDNN,
+    LEAST_MULTIPLICATIONS,
+    Linear,
+    has_wide_units,
+    is_for_onednn,
+    linear,
+    product,
+)
 
 SHAPES = {"small": (3, 5, 24, 40), "large": (4, 64, 96, 80)}  # B, T, I, O: below LEAST_MULTIPLICATIONS and above
 
@@ -26,9 +35,11 @@ def with_gradients(function, inputs: list[Tensor], gradient: Tensor) -> list[Ten
     return [out.detach(), *(leaf.grad for leaf in leaves)]
 
 
+@pytest.mark.parametrize("by_onednn", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_linear_equals_double_precision_with_gradients(shape, has_bias):
+def test_linear_equals_double_precision_with_gradients(shape, has_bias, by_onednn, monkeypatch):
+    monkeypatch.setattr(linear_module, "GRADIENTS_BY_ONEDNN", by_onednn)
     x_BTI, weight_OI, bias_O, gradient_BTO = tensors(shape)
     inputs = [x_BTI, weight_OI, bias_O] if has_bias else [x_BTI, weight_OI]
     ours = with_gradients(linear, inputs, gradient_BTO)
@@ -92,3 +103,13 @@ def test_compiled_linear_equals_eager_in_one_graph():
     eager = with_gradients(linear, [x_BTI, weight_OI], gradient_BTO)
     for got, expected in zip(with_gradients(compiled, [x_BTI, weight_OI], gradient_BTO), eager, strict=True):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "is_wide"),
+    [("AuthenticAMD", "25", False), ("AuthenticAMD", "26", True), ("GenuineIntel", "6", False), ("", "", False)],
+)
+def test_wide_units_follow_from_vendor_and_family(vendor, family, is_wide):
+    text = f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\n\nprocessor\t: 1\n"
+    assert has_wide_units(text) is is_wide
+    assert not has_wide_units("")

@@ -17,6 +17,7 @@ from model.data.examples import repaired
 LABEL = re.compile(r"[^=\s][^=]*")
 SHOWN_CHARACTERS = 60  # of a value in a message
 MISSING = {"nan", "-nan", "nat", "null", "<na>", "#n/a"}  # what programs write for a missing value, in lower case
+SHARE = re.compile(r"0?\.\d+")
 TRUTHS = {"1": True, "true": True, "yes": True, "y": True, "t": True, "x": True, "": False}
 TRUTHS |= {"0": False, "false": False, "no": False, "n": False, "f": False}  # in lower case
 WHOLE = re.compile(r"(-?\d+)\.0")  # a whole number, as a program writes it whose column has missing values
@@ -71,9 +72,13 @@ def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]
 def truth(value: Any) -> bool | None:
     """Whether a row has the label in whose place this value is written; None if the value does not answer that.
 
-    A missing value answers no, because programs leave cells of absent labels empty.
+    A missing value answers no, because programs leave cells of absent labels empty. A number between 0 and 1, such as
+    the share of the people who chose the label, answers yes from 0.5 on, as is usual (arXiv:1903.04561 section 3).
     """
-    return TRUTHS.get((label_text(value) or "").casefold()) if not isinstance(value, list | dict) else None
+    if isinstance(value, list | dict):
+        return None
+    text = (label_text(value) or "").casefold()
+    return float(text) >= 0.5 if SHARE.fullmatch(text) else TRUTHS.get(text)
 
 
 def marked(marks: Mapping[str, Any]) -> list[str]:

@@ -152,6 +152,18 @@ class Prompting(Classification):
     predictor = PromptedClassifier
     finetune, evaluation = PromptingConfig, PromptingEvaluationConfig
     has_curve = False
+    example = """
+[tickets_prompted]
+kind = "prompting"
+base = "smollm2"                 # a decoder
+data = { path = "tickets.csv" }
+text = "subject"
+label = "queue"
+
+[tickets_prompted.finetune]
+template = "Ticket: {text}\\nThis is about {label}"
+shots = 4                        # examples in the prompt
+"""
     summary = "A decoder as it is, with a prompt that asks it for the label of a text; nothing is trained."
 
     def train(self, cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:

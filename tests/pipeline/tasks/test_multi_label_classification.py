@@ -61,6 +61,7 @@ def row(value, **changed):
         (["1.0", 2], {"labels": ("1=one", "2=two")}, ["one", "two"]),
         (["happy"], {"rename": ("happy=joy",)}, ["joy"]),
         ("1,0,", {"label": joined(LABELS), "label_columns": tuple(LABELS)}, ["has_a"]),
+        ({"joy": 0.5, "fear": 0.49}, {}, ["joy"]),  # shares of the people who chose it
         ("true,no,1.0", {"label": joined(LABELS), "label_columns": tuple(LABELS)}, ["has_a", "has_c"]),
     ],
 )
@@ -74,7 +75,7 @@ def test_labels_of_a_row_are_read_from_every_form(value, changed, labels):
         (None, {}, ("no_label", "")),
         (float("nan"), {}, ("no_label", "")),
         ([["joy"]], {}, ("not_labels", 'a list: ["joy"]')),
-        ({"joy": 0.7}, {}, ("not_labels", '"joy": 0.7')),
+        ({"joy": 1.7}, {}, ("not_labels", '"joy": 1.7')),
         (["joy", "jou"], {"labels": ("joy=joy", "fear=fear")}, ("unknown_label", '"jou"')),
         ("1,0,maybe", {"label": joined(LABELS), "label_columns": tuple(LABELS)}, ("not_labels", '"has_c": "maybe"')),
     ],

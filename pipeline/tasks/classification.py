@@ -165,17 +165,7 @@ class Classification(Kind):
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
     evaluation = TaskEvaluationConfig
     example = EXAMPLE
-    summary = (
-        "The foundation model with a head for the labels of the task, all of its weights trained on the examples."
-    )
-    example = """
-[tickets]
-kind = "classification"
-base = "minilm"
-data = { path = "tickets.csv" }  # relative to tasks.toml; or .tsv, .jsonl, .json, .parquet
-text = "subject"                 # the columns
-label = "queue"
-"""
+    summary = "The base model with a head that decides between the labels of the task, trained on the examples."
     keys, parts = ("text", "label", "labels", "rename"), ("text", "label")
     columns = (pa.field("label", pa.string(), nullable=False),)  # name, not the value in the data
     metrics = (

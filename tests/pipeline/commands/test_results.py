@@ -53,3 +53,12 @@ def test_results_baseline_that_was_compared_is_told_apart_by_the_p_value():
         "prompting 0.900 (better, p < 0.001, on 200 examples)",
     ):
         assert part in line
+
+
+def test_results_show_the_metrics_that_decide_and_name_the_way_to_the_others():
+    """Eight metrics of a task beside four baselines hid the two that matter."""
+    result = {"asset": "moods_evaluation", "value": 0.85, "low": 0.8, "high": 0.9, "higher_is_better": True, "note": ""}
+    results = [result | {"metric": name, "main": name != "mcc", "baselines": {}} for name in ("macro_f1", "mcc")]
+    lines = result_lines(results)
+    assert "macro_f1" in lines[2] and not any("mcc" in line for line in lines) and "--json" in lines[-1]
+    assert "--json" not in result_lines(results[:1])[-1]

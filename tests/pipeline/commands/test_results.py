@@ -57,7 +57,8 @@ def test_results_baseline_that_was_compared_is_told_apart_by_the_p_value():
 
 def test_results_show_the_metrics_that_decide_and_name_the_way_to_the_others():
     """Eight metrics of a task beside four baselines hid the two that matter."""
-    result = {"asset": "moods_evaluation", "value": 0.85, "low": 0.8, "high": 0.9, "higher_is_better": True, "note": ""}
+    result = {"asset": "moods_evaluation", "value": 0.85, "low": None, "high": None, "higher_is_better": True}
+    result["note"] = ""
     results = [result | {"metric": name, "main": name != "mcc", "baselines": {}} for name in ("macro_f1", "mcc")]
     lines = result_lines(results)
     assert "macro_f1" in lines[2] and not any("mcc" in line for line in lines) and "--json" in lines[-1]

@@ -192,3 +192,21 @@ def test_read_tasks_name_of_a_model_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["foundations", "corpus_report_2", "model", "demo"])
 def test_read_tasks_name_beside_that_of_an_asset_is_fine(tmp_path, name):
     assert set(read_tasks(written(tmp_path, replaced("[tickets]", f"[{name}]")))) == {name}
+
+
+def test_read_tasks_names_a_model_to_be_prompted(tmp_path):
+    models = Path(__file__).parents[3] / "data" / "models.toml"
+    (tmp_path / "models.toml").write_text(models.read_text())
+    (task,) = read_tasks(written(tmp_path, TICKETS)).values()
+    assert task.prompted == task.base == "foundation_model" and task.reads_corpus
+    small = TICKETS.replace('base = "foundation_model"', 'base = "minilm"\nprompted = "smollm2"\nshowcase = true')
+    (task,) = read_tasks(written(tmp_path, small)).values()
+    assert (task.base, task.prompted) == ("base/minilm", "base/smollm2")
+    assert not task.reads_corpus and task.showcase
+    own = small.replace('"smollm2"\nshowcase = true', '"foundation_model"')
+    (task,) = read_tasks(written(tmp_path, own)).values()
+    assert task.reads_corpus  # which then must not contain its examples
+    with pytest.raises(ValueError, match=r"\[tickets\]: prompted is 'smolm2', expected one of .*mean `smollm2`"):
+        read_tasks(written(tmp_path, small.replace('"smollm2"', '"smolm2"')))
+    with pytest.raises(ValueError, match=r"showcase = true .* its model 'foundation_model'"):
+        read_tasks(written(tmp_path, small.replace('"smollm2"', '"foundation_model"')))

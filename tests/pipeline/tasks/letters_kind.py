@@ -101,7 +101,7 @@ class Letters(Kind):
 
     def mistakes(self, judged: Judged):
         for row, (example, answer) in enumerate(zip(judged.examples, judged.model, strict=True)):
-            if abs(example["size"] - answer["letters"]) > 5:
+            if abs(example["size"] - answer["letters"]) > 0.5:
                 yield Mistake(row, f"{example['size']:.0f}", f"{answer['letters']:.1f}", 1.0, example["phrase"])
 
     def details(self, judged):

@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 
 from pipeline.cli import main
-from pipeline.commands.results import newest_results
+from pipeline.commands.results import mistakes_of, newest_results
 from pipeline.definitions import definitions
 from pipeline.store.layout import Layout, load_current
 from pipeline.store.store import read_record
@@ -101,6 +101,21 @@ def test_kind_answers_on_the_command_line_with_its_own_verb(letters, capsys):
     assert list(json.loads(capsys.readouterr().out)) == ["letters"]
     assert main(["classify", "letters", "abcdefgh"]) == 2
     assert "use `gristmill count`" in capsys.readouterr().err
+
+
+def test_kind_mistakes_are_quoted_in_the_folder_alone(letters):
+    """Texts of the user's examples neither go to MLflow, nor into what Dagster keeps."""
+    report = load_current(letters.layout, "letters_evaluation")
+    mistakes = (report.directory / "mistakes.md").read_text()
+    assert "\n1. expected **" in mistakes and mistakes_of(letters.layout, "letters") == mistakes
+    run = run_id_of(letters.layout, report.fingerprint)
+    sent = {Path(one.path).name for one in new_client(letters.layout).list_artifacts(run, "evaluation")}
+    assert {"report.md", "results.json"} <= sent and not any("mistakes" in name for name in sent)
+    (event,) = letters.result.asset_materializations_for_node("letters_evaluation")
+    assert event.metadata["mistakes"] == dg.MetadataValue.path(str(report.directory / "mistakes.md"))
+    assert "Compared with the baselines" in event.metadata["report"].value
+    with pytest.raises(ValueError, match=r"'moods2' was not evaluated; run `gristmill run \+moods2_evaluation`"):
+        mistakes_of(letters.layout, "moods2")
 
 
 def test_kind_steps_of_its_training_can_be_traced(letters, capsys):

@@ -60,7 +60,7 @@ def f1_metrics(true_NC: np.ndarray, chosen_NC: np.ndarray, labels: Sequence[str]
 
 def mcc(true_NC: np.ndarray, chosen_NC: np.ndarray) -> Counted:
     """The correlation of true and predicted class, from -1 to 1; every example has one of each."""
-    return Counted(_label_counts(true_NC, chosen_NC), _mcc)
+    return Counted(_label_counts(true_NC, chosen_NC), _mcc, lowest=-1.0)
 
 
 def missing_note(occurs_C: Sequence[bool] | np.ndarray, labels: Sequence[str]) -> str:
@@ -110,7 +110,7 @@ def _mcc(sums_RK: np.ndarray) -> np.ndarray:
 
 def ranking_metrics(probabilities_NC: np.ndarray, true_NC: np.ndarray, labels: Sequence[str]) -> dict[str, Counted]:
     """roc_auc over the labels that some examples have and some have not, average_precision over those that occur."""
-    occurs_C, is_everywhere_C = true_NC.any(axis=0), true_NC.all(axis=0)
+    occurs_C, is_everywhere_C = np.asarray(true_NC.any(axis=0)), np.asarray(true_NC.all(axis=0))
     n_labels, counts = true_NC.shape[1], _between_counts(probabilities_NC, true_NC, MOST_EDGES)
     found: dict[str, Counted] = {}
     for name, function, judged_C in (

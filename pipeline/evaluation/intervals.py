@@ -71,6 +71,7 @@ class Counted:
     note: str = ""
     exact: float | None = None
     is_biased: bool = False  # resamples, which repeat examples, have a higher value on average
+    lowest: float = 0.0  # possible value; the highest one is 1
 
     @property
     def n_rows(self) -> int:
@@ -161,14 +162,18 @@ def _exact_rate(counted: Counted) -> Estimate:
 
 def _estimated(counted: Counted, values_R: np.ndarray) -> Estimate:
     value, known_R = counted.over_all(), values_R[~np.isnan(values_R)]
-    few = f"over only {counted.n_rows} examples" if counted.n_rows < FEW_UNITS else ""
-    notes = "; ".join(filter(None, [few, counted.note]))
-    if len(known_R) and (np.ptp(known_R) or value not in (0, 1)) and counted.n_rows > 1:
+    notes, ends = "; ".join(filter(None, [_few(counted.n_rows), counted.note])), (counted.lowest, 1)
+    if len(known_R) and (np.ptp(known_R) or value not in ends) and counted.n_rows > 1:
         return replace(interval(value, known_R), note=notes)
-    if value in (0, 1):  # all resamples are equal, as if the interval had no width
-        ends = rate(round(value) * counted.n_rows, counted.n_rows)
-        return Estimate(value, ends.low, ends.high, notes)
-    return Estimate(value, None, None, notes)
+    if value not in ends:
+        return Estimate(value, None, None, notes)
+    at_ends = exact_ends(counted.n_rows if value == 1 else 0, counted.n_rows)  # all resamples are equal
+    low, high = (counted.lowest + (1 - counted.lowest) * end for end in at_ends)
+    return Estimate(value, low, high, notes)
+
+
+def _few(n_rows: int) -> str:
+    return "" if n_rows >= FEW_UNITS else f"over only {n_rows} example{'' if n_rows == 1 else 's'}"
 
 
 def _difference(first: Counted, second: Counted, differences_R: np.ndarray) -> Difference:
@@ -212,14 +217,18 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0, unit:
 
 
 def rate(n_right: int, n_all: int) -> Estimate:
-    """A rate with its exact interval (Clopper and Pearson 1934)."""
+    """A rate with its exact interval."""
+    return Estimate(n_right / n_all, *exact_ends(n_right, n_all), _few(n_all))
+
+
+def exact_ends(n_right: int, n_all: int) -> tuple[float, float]:
+    """The interval of Clopper and Pearson (1934)."""
     from scipy.special import betaincinv
 
     tail, n_wrong = (1 - COVERAGE) / 2, n_all - n_right
     low = float(betaincinv(n_right, n_wrong + 1, tail)) if n_right else 0.0
     high = float(betaincinv(n_right + 1, n_wrong, 1 - tail)) if n_wrong else 1.0
-    note = "" if n_all >= FEW_UNITS else f"over only {n_all} examples"
-    return Estimate(n_right / n_all, low, high, note)
+    return low, high
 
 
 def paired_difference(only_first: int, only_second: int, n_rows: int) -> Difference:

@@ -135,10 +135,15 @@ def test_degenerate_examples_have_values_or_none():
         found = ranking_metrics(probabilities_NC, one_class, LABELS[:2])
         assert np.isnan(found["roc_auc"].over_all()) and found["average_precision"].over_all() == 1
         assert mcc(one_class, one_class).over_all() == 0  # as scikit-learn: nothing was told apart
+        both = one_hot(np.arange(20) % 2, 2)
+        right, wrong = estimate(mcc(both, both)), estimate(mcc(both, ~both))
+        assert (right.value, right.high) == (1, 1) and (wrong.value, wrong.low) == (-1, -1)
+        assert 0.6 < right.low < 0.7 and wrong.high == pytest.approx(
+            -right.low
+        )  # 2 * 0.83 - 1: the exact end for 20 of 20
         macro = f1_metrics(one_class, one_class, LABELS[:2])["macro_f1"]
         assert macro.over_all() == 1 and macro.note == "over 1 of 2 labels; no example has b"
         assert 0.8 < estimate(macro).low < 0.9
-        both = one_hot(np.arange(20) % 2, 2)
         equal = ranking_metrics(probabilities_NC, both, LABELS[:2])
         assert equal["roc_auc"].over_all() == 0.5 and equal["average_precision"].over_all() == 0.5
         single = ranking_metrics(probabilities_NC[:1], both[:1], LABELS[:2])

@@ -111,7 +111,8 @@ def baselines_figure(result: Result, label: str, highest: float | None = None) -
         below, above = result["value"] - result["low"], result["high"] - result["value"]
         axes.errorbar([result["value"]], ["model"], xerr=[[below], [above]], color="black", capsize=3)
     for place, value in enumerate(values.values()):
-        axes.text(value, place, f" {value:.3f}", va="center")
+        end = value if place or result["high"] is None else result["high"]  # beyond the interval of the model
+        axes.text(end, place, f" {value:.3f}", va="center")
     axes.invert_yaxis()
     ends = [*values.values(), *(end for end in (result["low"], result["high"]) if end is not None)]
     axes.set_xlim(1.15 * min(0, *ends), highest or 1.15 * max(0, *ends) or 1)  # a metric may be negative, or all 0

@@ -107,7 +107,7 @@ def ours(args: argparse.Namespace, seed: int) -> Iterator[Mapping[str, object]]:
     )
     task = Task(
         network=token_classifier_from(base.network, len(tags), seed),
-        description=describe(base.network.cfg, tags, kind="token_classifier"),
+        description=describe(base.network.cfg, tuple(tags), kind="token_classifier"),
         training=encoded,
         loss_function=token_loss,
         validate=lambda network: {"validation_f1": 0.0},  # the last weights are judged
@@ -164,7 +164,7 @@ def seqeval_of(args: argparse.Namespace, found: Sequence[Sequence[Span]]) -> flo
                 tags[place] = f"{prefix}-{span.label if is_whole else 'part of a token'}"
         true.append(sentence.tags)
         predicted.append(tags)
-    return round(float(f1_score(true, predicted)), 4)
+    return round(float(np.asarray(f1_score(true, predicted))), 4)
 
 
 def reference(args: argparse.Namespace, seed: int) -> Iterator[Mapping[str, object]]:
@@ -220,7 +220,7 @@ def _judged(model: Any, dev: Sequence[Sentence], names: Sequence[str], batch_of:
         for row, sentence in enumerate(some):
             tags = [names[tag] for tag in chosen_BT[row][labels_BT[row] != -100]]
             found.append(tags + ["O"] * (len(sentence.tokens) - len(tags)))
-    return round(float(f1_score([sentence.tags for sentence in dev], found)), 4)
+    return round(float(np.asarray(f1_score([sentence.tags for sentence in dev], found))), 4)
 
 
 if __name__ == "__main__":

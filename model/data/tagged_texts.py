@@ -58,16 +58,17 @@ def text_windows(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) ->
 def supervised(ids: Sequence[str], texts: Sequence[TextWindows], tags: Sequence[np.ndarray]) -> EncodedExamples:
     """Examples with labels_BT: the tag of a word at its token, IGNORE_INDEX at all others. `tags` has those of the
     words of each text; the windows of a text have its id and follow each other."""
-    rows: list[tuple[str, np.ndarray, np.ndarray]] = []
+    encoded = EncodedExamples([], [], {}, token_targets={LABELS: (labels := list[np.ndarray]())})
     for name, text, tags_W in zip(ids, texts, tags, strict=True):
         first = 0
         for window in text.windows:
             labels_T = np.full(len(window.tokens), IGNORE_INDEX, np.int64)
             labels_T[window.places] = tags_W[first : first + len(window.places)]
             first += len(window.places)
-            rows.append((name, window.tokens, labels_T))
-    names, tokens, labels = ([row[column] for row in rows] for column in range(3))
-    return EncodedExamples(names, tokens, {}, token_targets={LABELS: labels})
+            encoded.ids.append(name)
+            encoded.tokens.append(window.tokens)
+            labels.append(labels_T)
+    return encoded
 
 
 def supervised_windows(encoded: EncodedExamples) -> Iterator[tuple[list[Window], np.ndarray]]:

@@ -21,8 +21,15 @@ MISTAKES = ("missed", "invented", "wrong type", "wrong border")
 
 class EntityMistake(NamedTuple):
     kind: str  # one of MISTAKES
-    true: Span | None
+    true: Span | None  # at least one of the two
     found: Span | None
+
+    @property
+    def span(self) -> Span:
+        """Where it is."""
+        span = self.found or self.true
+        assert span is not None
+        return span
 
 
 def entity_counts(

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 
 from model.data.examples import EncodedExamples
 from model.data.spans import Span, is_widened, tag_names, tags_of_spans
-from model.data.tokenizer import Tokenizer
 from model.data.words import word_spans
 from pipeline.corpus.examples.conll import FORMATS, Columns, Scheme, conll_records
 from pipeline.corpus.examples.labelled_file import Record, suffix_of
@@ -122,7 +121,7 @@ class Tagger(Predictor):
         from model.network.registry import load_model
 
         model, tags = load_model(directory, "cpu", "token_classifier")
-        self.labels = labels_of_tags(tags)
+        self.labels = labels_of_tags(tags or ())
         return model
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -170,8 +169,9 @@ class Tagging(Kind):
         return {**table, "labels": label_names(table.get("labels", []), where)}
 
     def records(
-        self, name: str, content: bytes, cfg: TaggingExamplesConfig, stray_quotes: list[int]
+        self, name: str, content: bytes, cfg: ExamplesConfig, stray_quotes: list[int]
     ) -> Iterator[Record | str]:
+        assert isinstance(cfg, TaggingExamplesConfig)
         if suffix_of(name) not in FORMATS:
             return super().records(name, content, cfg, stray_quotes)
         columns = Columns(token=cfg.token_column, tag=cfg.tag_column, scheme=cfg.scheme, text_of=cfg.text_of)
@@ -231,8 +231,8 @@ class Tagging(Kind):
         return "\n".join([table(header, cells), *(f"\n- {one}" for one in self.example_warnings(examples))])
 
     def example_warnings(self, examples: pa.Table) -> list[str]:
-        n_all = pc.sum(pc.list_value_length(examples["entities"])).as_py() or 0
-        n_mended, n_widened = (pc.sum(examples[name]).as_py() or 0 for name in ("n_mended", "n_widened"))
+        n_all = sum(map(len, examples["entities"].to_pylist()))
+        n_mended, n_widened = (int(examples[name].to_numpy().sum()) for name in ("n_mended", "n_widened"))
         learned = set(entity_labels(examples.filter(pc.field("split") == "train")))
         unlearned = [label for label in entity_labels(examples) if label not in learned]
         warnings = []
@@ -252,7 +252,7 @@ class Tagging(Kind):
     # Training.
 
     def encode(
-        self, examples: Shards, rows: pa.Table, tokenizer: Tokenizer, max_tokens: int, truncation_side: str
+        self, examples: Shards, rows: pa.Table, tokenizer: Any, max_tokens: int, truncation_side: str
     ) -> EncodedExamples:
         from model.data.tagged_texts import supervised, text_windows
 
@@ -284,7 +284,7 @@ class Tagging(Kind):
         from model.network.registry import describe
 
         tags = tag_names(labels_of(examples.directory))
-        description = describe(base.cfg, tags, kind="token_classifier")
+        description = describe(base.cfg, tuple(tags), kind="token_classifier")
         if cfg.initialisation == "random":
             return new_token_classifier(base.cfg, len(tags), cfg.seed), description
         return token_classifier_from(base, len(tags), cfg.seed), description
@@ -328,12 +328,12 @@ class Tagging(Kind):
         for row, (example, answer) in enumerate(zip(judged.examples, judged.model, strict=True)):
             true, found = spans_of(example["entities"]), spans_of(answer["entities"])
             probabilities = {one["start"]: one["probability"] for one in answer["entities"]}
-            for kind, was, given in entity_mistakes(true, found):
-                text, around = example["text"], given or was
-                shown = text[max(0, around.start - CONTEXT) : around.end + CONTEXT]
-                expected, answered = (shown_span(text, span) for span in (was, given))
-                confidence = probabilities[given.start] if given else 0.0
-                yield Mistake(row, expected, f"{answered} ({kind})", confidence, shown)
+            for one in entity_mistakes(true, found):
+                text = example["text"]
+                shown = text[max(0, one.span.start - CONTEXT) : one.span.end + CONTEXT]
+                expected, answered = (shown_span(text, span) for span in (one.true, one.found))
+                confidence = probabilities[one.found.start] if one.found else 0.0
+                yield Mistake(row, expected, f"{answered} ({one.kind})", confidence, shown)
 
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
         labels, kinds = labels_in(judged), Counter[str]()
@@ -371,8 +371,7 @@ def spans_of(entities: Sequence[Mapping[str, Any]]) -> list[Span]:
 
 def entity_labels(examples: pa.Table) -> list[str]:
     """The labels of all entities, sorted."""
-    entities = examples["entities"].combine_chunks().flatten() if examples.num_rows else pa.array([], ENTITY)
-    return sorted(pc.unique(pc.struct_field(entities, "label")).to_pylist())
+    return sorted({one["label"] for of_text in examples["entities"].to_pylist() for one in of_text})
 
 
 def labels_of(directory: Path) -> list[str]:

@@ -134,12 +134,12 @@ def test_f_numbers_and_truth_values_match_however_they_are_typed(labels, values,
 def test_g_refusal_counts_the_rows_by_reason_and_shows_what_was_wrong(tmp_path):
     """Lists as labels were "0 usable rows with the labels []" (simpletransformers#51)."""
     rows = [{"text": text, "label": ["a", "desk"]} for text in sentences(20)]
-    rows += [{"text": "", "label": "a"}, {"text": 3, "label": "a"}, {"text": "z", "label": {"is": 1}}]
+    rows += [{"text": "", "label": "a"}, {"text": 3, "label": "a"}, {"text": "z", "label": {"is": "desk"}}]
     with pytest.raises(ValueError) as refused:
         build(tmp_path, "r.jsonl", "\n".join(map(json.dumps, rows)))
     message = str(refused.value)
     assert "r.jsonl: 0 usable rows" in message and "in 'label'" in message
-    assert 'not_text_label (a list: ["a", "desk"] in 20 rows; an object: {"is": 1}; first in row 1)' in message
+    assert 'not_text_label (a list: ["a", "desk"] in 20 rows; an object: {"is": "desk"}; first in row 1)' in message
     assert "1 no_text (first in row 21)" in message and "1 not_text (3; first in row 22)" in message
 
 

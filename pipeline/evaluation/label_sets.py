@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 HELD_OUT = 10  # one group of near duplicates in so many chooses the thresholds of the baseline
-FEW_POSITIVES = 10  # of a label on validation: below so many, the labels together choose its threshold
+FEW_POSITIVES = 10  # of a label on validation: below so many, its threshold follows from their number alone
 
 
 def label_matrix(sets: Sequence[Sequence[str]], labels: Sequence[str]) -> np.ndarray:
@@ -42,23 +42,29 @@ def f1_table(truth_NC: np.ndarray, predicted_NC: np.ndarray) -> tuple[np.ndarray
 def best_thresholds(probabilities_NC: np.ndarray, truth_NC: np.ndarray) -> np.ndarray:
     """For each label the threshold with the best F1 on these texts, float64 (C,).
 
-    It lies in the middle between two probabilities that occur. A label that fewer than FEW_POSITIVES texts have gets
-    the one threshold that has the best F1 over the decisions about all labels: its own would follow single texts.
+    It lies in the middle between two probabilities that occur. The F1 of a label that fewer than FEW_POSITIVES texts
+    have depends on single texts: its threshold is the one that as many texts reach as have the label, PCut of Yang
+    2001 (doi:10.1145/383952.383975).
     """
-    common = best_threshold(probabilities_NC.ravel(), truth_NC.ravel())
     return np.array(
         [
-            best_threshold(values_N, has_N) if has_N.sum() >= FEW_POSITIVES else common
+            (best_threshold if has_N.sum() >= FEW_POSITIVES else share_threshold)(values_N, has_N)
             for values_N, has_N in zip(probabilities_NC.T, truth_NC.T, strict=True)
         ]
     )
 
 
+def share_threshold(values_N: np.ndarray, has_N: np.ndarray) -> float:
+    """The threshold that as many texts reach as have the label, or fewer where probabilities are equal."""
+    n_positive, descending_N = int(has_N.sum()), np.sort(values_N)[::-1]
+    below = descending_N[n_positive] if n_positive < len(values_N) else 0.0
+    above_N = descending_N[descending_N > below]
+    return float((below + (above_N[-1] if len(above_N) else 1.0)) / 2)
+
+
 def best_threshold(values_N: np.ndarray, has_N: np.ndarray) -> float:
     order = np.argsort(-values_N, kind="stable")
     values_N, has_N = values_N[order], has_N[order]
-    if not has_N.any():
-        return 0.5
     right_N, n_predicted_N = np.cumsum(has_N), np.arange(1, len(has_N) + 1)
     f1_N = 2 * right_N / (n_predicted_N + right_N[-1])
     f1_N[:-1][values_N[1:] == values_N[:-1]] = -1.0  # equal probabilities are predicted together

@@ -6,10 +6,10 @@ from sklearn.metrics import f1_score, precision_score, recall_score
 
 from pipeline.evaluation.label_sets import (
     FEW_POSITIVES,
-    best_threshold,
     best_thresholds,
     f1_table,
     label_matrix,
+    share_threshold,
     tfidf_label_sets,
 )
 
@@ -43,17 +43,22 @@ def test_threshold_of_a_label_has_the_best_f1_of_all_thresholds(seed):
         assert thresholds_C[c] not in values_NC[:, c]  # between two probabilities, so that rounding changes no answer
 
 
-def test_threshold_of_a_rare_label_is_the_common_one():
-    values_NC, has_NC = random_decisions(400, [0.3, 0.3, 0.0])
-    has_NC[: FEW_POSITIVES - 1, 2] = True
-    thresholds_C = best_thresholds(values_NC, has_NC)
-    (common,) = best_thresholds(values_NC.reshape(-1, 1), has_NC.reshape(-1, 1))
-    own = best_threshold(values_NC[:, 2], has_NC[:, 2])
-    assert thresholds_C[2] == common != own
+def test_threshold_of_a_rare_label_is_reached_by_as_many_texts_as_have_it():
+    """One threshold for all rare labels gave every text the frequent ones and no text the others."""
+    values_NC, has_NC = np.random.default_rng(0).random((400, 3)) * [1.0, 0.1, 0.01], np.zeros((400, 3), bool)
+    has_NC[: FEW_POSITIVES - 1, :2] = True
+    reached_C = (values_NC >= best_thresholds(values_NC, has_NC)).sum(axis=0)
+    assert reached_C.tolist() == [FEW_POSITIVES - 1, FEW_POSITIVES - 1, 0]
 
 
-def test_thresholds_without_any_label_and_with_equal_probabilities_exist():
-    assert best_thresholds(np.full((5, 2), 0.2), np.zeros((5, 2), bool)).tolist() == [0.5, 0.5]
+def test_equal_probabilities_reach_a_threshold_together_or_not_at_all():
+    values_N, has_N = np.array([0.9, 0.4, 0.4, 0.4, 0.1]), np.array([1, 1, 0, 0, 0], bool)
+    assert 0.4 < share_threshold(values_N, has_N) < 0.9
+    assert 0.0 < share_threshold(values_N, np.ones(5, bool)) < 0.1
+    assert share_threshold(np.full(5, 0.2), np.zeros(5, bool)) == pytest.approx(0.6)
+
+
+def test_thresholds_of_a_label_that_all_texts_have_are_reached_by_all():
     has_NC = np.ones((20, 1), bool)
     assert (np.full((20, 1), 0.2) >= best_thresholds(np.full((20, 1), 0.2), has_NC)).all()
 

@@ -148,7 +148,8 @@ def _for_few(of_base: dict[str, Any], rows: int | None, n_examples: int | None) 
     """Rows of a batch and epochs, in which even a few examples give LEAST_UPDATES, or MOST_EPOCHS are full."""
     if not n_examples:
         return {}
-    rows = rows or min(of_base["rows"], max(LEAST_ROWS, n_examples // LEAST_BATCHES))
+    few: int = min(of_base["rows"], max(LEAST_ROWS, n_examples // LEAST_BATCHES))
+    rows = few if rows is None else rows
     enough = -(-LEAST_UPDATES // n_batches(n_examples, rows))
     return {"rows": rows, "epochs": max(of_base["epochs"], min(MOST_EPOCHS, enough))}
 

@@ -106,7 +106,7 @@ def update_milliseconds(base: Path) -> dict[str, float]:
     model = classifier_from(load_base_network(base), 2, seed=0)
     for weight in model.parameters():
         weight.grad = torch.randn_like(weight)
-    forms: dict[str, dict[str, bool]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "default": {}}
+    forms: dict[str, dict[str, Any]] = {"fused": {"fused": True}, "foreach": {"foreach": True}, "default": {}}
     return {name: _median(torch.optim.AdamW(model.parameters(), lr=1e-6, **form)) for name, form in forms.items()}
 
 
@@ -120,7 +120,7 @@ def _median(optimizer: torch.optim.Optimizer) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     for name in ("--data", "--base", "--hf"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--rows", type=int, default=32)

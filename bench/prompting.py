@@ -154,9 +154,7 @@ def export(model: Path, out: Path) -> Path:
     from model.network.registry import load_decoder
 
     decoder = load_decoder(model)
-    feeding = Feeding(
-        max_tokens=decoder.cfg.max_seq_len, truncation_side="left", padding_side="left", is_repaired=False
-    )
+    feeding = Feeding(max_tokens=decoder.cfg.max_seq_len, truncation_side="left", padding_side="left", is_task=False)
     tokenizer = read_exported_tokenizer(model / "tokenizer", decoder.cfg.vocab_size, None, feeding)
     write_folder(out, decoder, tokenizer=tokenizer)
     return out

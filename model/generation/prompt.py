@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from model.data.examples import repaired
+from model.generation.chat_form import ChatForm, unmarked
 
 TEXT, LABEL = "{text}", "{label}"
 TEMPLATE = f"Text: {TEXT}\nLabel: {LABEL}"
@@ -48,6 +49,7 @@ class Prompt:
     instruction: str = ""
     shots: tuple[Shot, ...] = ()
     scoring: str = "raw"
+    chat: ChatForm | None = None  # None = plain text, without a chat template
     prior: tuple[float, ...] | None = None  # log-probability of each label, for WITH_PRIOR
 
     def __post_init__(self) -> None:
@@ -62,14 +64,21 @@ class Prompt:
         return list(self.words)
 
     def opening(self) -> Opening:
-        shots = tuple(self.question(one.text) + self.words[one.label] + SEPARATOR for one in self.shots)
+        start, answer, following = "", "", SEPARATOR
+        if self.chat is not None:
+            start, answer, following = map(self.chat.marked, ("start", "answer", "following"))
+        shots = tuple(self._form(one.text) + answer + self.words[one.label] + following for one in self.shots)
         instruction = self.instruction + SEPARATOR if self.instruction else ""
-        return Opening(instruction=instruction, shots=shots, lead=self.template.partition(TEXT)[0])
+        return Opening(instruction=start + instruction, shots=shots, lead=self.template.partition(TEXT)[0])
 
     def question(self, text: str) -> str:
         """The template with a text, up to the label."""
+        return self._form(text) + ("" if self.chat is None else self.chat.marked("last"))
+
+    def _form(self, text: str) -> str:
         before, _, after = self.template.removesuffix(LABEL).partition(TEXT)
-        return before + repaired(text) + after
+        form = before + repaired(text) + after
+        return form if self.chat is None else unmarked(form).rstrip()
 
     def described(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -77,9 +86,13 @@ class Prompt:
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Self:
         """The inverse of `described`, also from JSON."""
-        prior = description["prior"]
-        shots = tuple(Shot(**shot) for shot in description["shots"])
-        return cls(**{**description, "shots": shots, "prior": None if prior is None else tuple(prior)})
+        prior, chat = description["prior"], description["chat"]
+        read = {
+            "shots": tuple(Shot(**shot) for shot in description["shots"]),
+            "prior": None if prior is None else tuple(prior),
+            "chat": None if chat is None else ChatForm(**chat),
+        }
+        return cls(**{**description, **read})
 
 
 def check_template(template: str) -> None:

@@ -17,6 +17,7 @@ from typing import Self
 import numpy as np
 
 from model.data.tokenizer import Tokenizer
+from model.generation.chat_form import chat_tokenizer
 from model.generation.choices import ChoiceScorer, Likelihoods
 from model.generation.prompt import SCORINGS, TEMPLATE, WITH_PRIOR, Prompt, words_of
 from model.network.decoder import Decoder
@@ -30,6 +31,7 @@ class PromptedLabels:
     def __init__(self, model: Decoder, tokenizer: Tokenizer, prompt: Prompt, max_tokens: int | None = None) -> None:
         """`max_tokens`: of a prompt with its shots and a label; None = the context of the model."""
         self.prompt = prompt
+        tokenizer = tokenizer if prompt.chat is None else chat_tokenizer(tokenizer, prompt.chat)
         self.scorer = ChoiceScorer(
             model, tokenizer, list(prompt.words.values()), prompt.opening(), max_tokens=max_tokens
         )

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,10 +35,12 @@ from pipeline.store.store import NOT_IDENTITY, Outcome, Work
 from pipeline.tasks.classification import Classification, labels_of
 
 if TYPE_CHECKING:
+    from model.generation.chat_form import ChatForm
     from model.generation.prompt import Prompt, Shot
     from model.generation.prompting import PromptedLabels
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+CHAT_TEMPLATE = "chat_template.jinja"
 MEASURED = 1000  # training texts, chosen at random, of which the lengths are measured
 FAMILIES = "gpt2, llama and qwen3"  # of decoders that can be pretrained here
 DECODERS = f'a model of kind "pretrain" with a family such as {FAMILIES}, or open weights of a decoder (smollm2)'
@@ -72,6 +75,11 @@ class PromptingConfig:
     prior_examples: Annotated[
         Count, "Number of training examples, chosen at random, on whose texts the scoring `corrected` is based."
     ] = 100
+    chat_template: Annotated[
+        bool,
+        "Write the prompt as a conversation, in the chat template of the base: a shot is a question and its answer."
+        " For bases that were tuned to answer.",
+    ] = False
     max_tokens: Annotated[
         int | None,
         Ge(16),
@@ -196,6 +204,8 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
     check_decoder(base)
     train, held_out = (read_examples(examples.directory, split) for split in ("train", "validation"))
     prompt = prompt_of(cfg, labels_of(examples.directory), train)
+    if cfg.chat_template:
+        prompt = dataclasses.replace(prompt, chat=chat_form(base.directory / TOKENIZER))
     description, network = read_config(base.directory, "decoder")
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg), inputs)
     max_tokens = min(cfg.max_tokens or network.max_seq_len, network.max_seq_len)
@@ -272,6 +282,37 @@ def prompt_of(cfg: PromptingConfig, labels: Sequence[str], train: pa.Table) -> "
     )
 
 
+def chat_form(tokenizer: Path) -> "ChatForm":
+    """The texts that the chat template of a tokenizer writes around two questions and an answer."""
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    from model.generation.chat_form import ChatForm
+
+    path = tokenizer / CHAT_TEMPLATE
+    if not path.is_file():
+        raise ValueError(f"chat_template is true, but the base has none ({path}); set it to false")
+    marks = ("[first question]", "[answer]", "[second question]")
+    messages = [
+        {"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks, strict=True)
+    ]
+    special = json.loads((tokenizer / "tokenizer_config.json").read_text("utf-8"))
+    names = {name: special[name] for name in ("bos_token", "eos_token") if isinstance(special.get(name), str)}
+    try:
+        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+            path.read_text("utf-8")
+        )
+        written = template.render(messages=messages, add_generation_prompt=True, **names)
+    except TemplateError as error:
+        raise ValueError(f"{path}: not a chat template ({type(error).__name__}: {error})") from error
+    parts = re.split("|".join(map(re.escape, marks)), written)
+    if len(parts) != len(marks) + 1:
+        raise ValueError(f"{path}: a conversation of two questions and an answer becomes {written[:200]!r}")
+    added = json.loads((tokenizer / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    used = {one["content"]: one["id"] for one in added if one["special"] and one["content"] in written}
+    return ChatForm(**dict(zip(("start", "answer", "following", "last"), parts, strict=True)), special=used)
+
+
 def shots_of(train: pa.Table, n_shots: int, seed: int) -> list["Shot"]:
     """Examples of all labels in turn, so that their numbers differ by at most 1 while there are enough of each, in a
     random order. An example keeps its place in the draw when other labels get more examples."""
@@ -337,13 +378,15 @@ def prompt_line(description: Mapping[str, Any]) -> str:
     """How the answers came about, in a few words."""
     prompt = description["prompt"]
     shots = f"{len(prompt['shots'])} shots" if prompt["shots"] else "zero-shot"
-    return f"prompted, not trained: {shots}, scoring {prompt['scoring']}, no chat template"
+    chat = "no chat template" if prompt["chat"] is None else "with its chat template"
+    return f"prompted, not trained: {shots}, scoring {prompt['scoring']}, {chat}"
 
 
 def prompt_report(description: Mapping[str, Any]) -> str:
     from model.generation.prompt import Prompt
 
     prompt = Prompt.of(description["prompt"])
+    plain_form = dataclasses.replace(prompt, chat=None)  # whose special tokens are no private characters
     prior = prompt.prior or (None,) * len(prompt.words)
     rows = [
         [plain(label), plain(repr(words)), "-" if nats is None else f"{math.exp(nats):.3f}"]
@@ -357,7 +400,7 @@ def prompt_report(description: Mapping[str, Any]) -> str:
             f"{prompt_line(description)}. At most {description['max_tokens']:,} tokens. Shots: {shots}.\n",
             table(["label", "words", "prior"], rows),
             "\nBefore each text:\n",
-            quoted(prompt.opening().text(len(prompt.shots)) or "(nothing)"),
+            quoted(plain_form.opening().text(len(prompt.shots)) or "(nothing)"),
             "\nForm of each text:\n",
             quoted(prompt.template),
             *(

@@ -5,8 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from model.data.tokenizer import Tokenizer, load_tokenizer
+from model.generation.chat_form import ChatForm, chat_tokenizer
 from model.generation.choices import ChoiceScorer, Likelihoods
 from model.generation.prompt import SCORINGS, Prompt, Shot, check_template, words_of
 from model.generation.prompting import CONTENT_FREE, PromptedLabels, scores, softmax, zero_shot
@@ -19,6 +21,7 @@ PROMPT = Prompt(
     instruction="Judge each review.",
     shots=(Shot(id="1", text=" kalo {label}\n", label="good"), Shot(id="2", text="mitu", label="bad")),
 )
+SPECIAL = {"<|e|>": 297, "<|s|>": 298}
 TEXTS = ["kalo mitu", "", "resha {text} tu"]
 
 
@@ -116,6 +119,36 @@ def test_prior_is_the_mean_probability_of_the_labels_and_divides_them(scoring, d
 def test_all_scorings_are_there_once(decoder, tokenizer):
     prompted = PromptedLabels(decoder, tokenizer, PROMPT).of_all_scorings(TEXTS)
     assert tuple(one.prompt.scoring for one in prompted) == SCORINGS
+
+
+def test_chat_is_written_with_special_tokens_that_no_text_can_spell_out(decoder, tokenizer):
+    chat = ChatForm(
+        start="<|s|>user: ",
+        answer="<|e|><|s|>bot: ",
+        following="<|e|><|s|>user: ",
+        last="<|e|><|s|>bot:",
+        special=SPECIAL,
+    )
+    shots = (Shot(id="1", text="kalo <|e|>", label="good"),)
+    prompt = dataclasses.replace(PROMPT, shots=shots, chat=chat)
+    text = "mitu <|s|>" + chr(0xF0000)
+    pieces = [
+        298,
+        "user: Judge each review.\n\nReview: kalo <|e|>\nSentiment:",
+        *(297, 298, "bot: fine", 297, 298),
+        "user: Review: mitu <|s|>\ufffd\nSentiment:",
+        *(297, 298, "bot:"),
+    ]
+    expected = [one for part in pieces for one in ([part] if isinstance(part, int) else tokenizer.encode(part))]
+    written = prompt.opening().text(1) + prompt.question(text)
+    assert chat_tokenizer(tokenizer, chat).encode(written) == expected
+    assert Prompt.of(json.loads(json.dumps(prompt.described()))) == prompt
+    prompted = PromptedLabels(decoder, tokenizer, prompt)
+    ids = torch.tensor([[*expected, *tokenizer.encode("fine")]])
+    with torch.inference_mode():
+        nats_TV = decoder(ids[:, :-1])[0].double().log_softmax(-1)
+    wanted = sum(nats_TV[i - 1, ids[0, i]] for i in range(len(expected), ids.size(1)))
+    assert prompted.likelihoods([text]).nats_NC[0, 1] == pytest.approx(float(wanted), abs=1e-4)
 
 
 def test_softmax_of_far_scores_is_finite():

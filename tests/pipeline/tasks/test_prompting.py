@@ -30,6 +30,7 @@ from pipeline.tasks.prompting import (
     PromptedClassifier,
     PromptingConfig,
     PromptingEvaluationConfig,
+    chat_form,
     loaded,
     sample_of,
     shots_of,
@@ -222,6 +223,39 @@ def test_choices_that_do_not_fit_the_labels_are_refused(build):
         build(choices=("great=fine",))
     with pytest.raises(ValueError, match=r"'bad' and 'good' have the same words, 'fine'"):
         build(choices=("good=fine", "bad=fine"))
+
+
+CHAT = (
+    "{% for one in messages %}<|endoftext|>{{ one.role }}: {{ one.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|endoftext|>assistant:{% endif %}"
+)
+
+
+def test_chat_template_of_the_base_is_the_form_of_the_prompt(build, byte_tokenizer, tmp_path):
+    base = write_base(byte_tokenizer, tmp_path / "base")
+    with pytest.raises(ValueError, match="chat_template is true, but the base has none"):
+        build(base, chat_template=True)
+    (base.directory / "tokenizer" / "chat_template.jinja").write_text(CHAT)
+    built = build(dataclasses.replace(base, digest="chat"), chat_template=True, shots=1, scoring="raw")
+    form = config_of(built)["prompt"]["chat"]
+    assert form == {
+        "start": "<|endoftext|>user: ",
+        "answer": "\n<|endoftext|>assistant: ",
+        "following": "\n<|endoftext|>user: ",
+        "last": "\n<|endoftext|>assistant:",
+        "special": {"<|endoftext|>": 256},
+    }
+    (answer,) = PromptedClassifier(built.handle.directory).answer([{"text": "abc"}])
+    assert answer["label"] in config_of(built)["labels"]
+
+
+def test_chat_template_that_is_none_is_refused(tmp_path, byte_tokenizer):
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(byte_tokenizer.directory, folder)
+    for template, message in (("{% for", "not a chat template"), ("hello", "becomes 'hello'")):
+        (folder / "chat_template.jinja").write_text(template)
+        with pytest.raises(ValueError, match=message):
+            chat_form(folder)
 
 
 def test_random_init_is_refused():

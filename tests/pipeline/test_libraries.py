@@ -30,6 +30,7 @@ WHOLE_NUMBERS = "whole numbers, comparisons and single divisions, the same in ev
 NEVER = {
     "annotated-types": "ranges of settings",
     "filelock": "locks",
+    "jinja2": "writes the conversation of a prompt, which is part of the digest of a model",
     "matplotlib": "figures, which are not part of the identity of a report",
     "pyarrow": TABLES,
     "pypi_simple": "downloads files, whose digests are pinned",

@@ -152,6 +152,9 @@ def _add_graph_commands(command: Adder) -> None:
     _add_ui(command)
     results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
     results.add_argument("--json", action="store_true", help="as a list of objects")
+    results.add_argument(
+        "--mistakes", metavar="TASK", help="instead: the most confident mistakes of the model of a task"
+    )
     results.add_argument("--all", action="store_true", help="also of tasks that tasks.toml does not declare any more")
     trace = command("trace", "pipeline.commands.trace:run_trace", "Show what happened to a page at each stage")
     trace.add_argument(

@@ -21,6 +21,9 @@ SUFFIX = "_evaluation"
 
 
 def run(args: Namespace) -> int:
+    if args.mistakes is not None:
+        print(mistakes_of(existing_layout(), args.mistakes))
+        return 0
     results = newest_results(existing_layout(), retired=args.all)
     print(json.dumps(results, indent=1) if args.json else "\n".join(result_lines(results)))
     return 0

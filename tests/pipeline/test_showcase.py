@@ -86,7 +86,9 @@ def write_rows(data) -> None:
     moods, questions, sentences = [], [], []
     for i in range(150):
         one, town, other = PEOPLE[i % 6], TOWNS[i % 5], TOWNS[(i + i // 5 + 1) % 5]
-        coins = " ".join(f"{chr(97 + (i + k) % 26)}{(i * 79 + k * 1047) % 997}" for k in range(9))  # no near duplicates
+        coins = " ".join(
+            f"{chr(97 + (i + k) % 26)}{(i * 79 + k * 1047) % 997}" for k in range(9)
+        )  # no near duplicates
         text = f"{one} went from {town} to {other} with {coins}"
         letters = [letter for letter in "aeo" if letter in f"{one}{town}".lower()]
         moods.append({"text": text, "mood": "glad" if i % 2 else "sad", "letters": letters})

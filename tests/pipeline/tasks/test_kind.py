@@ -103,6 +103,11 @@ def test_kind_answers_on_the_command_line_with_its_own_verb(letters, capsys):
     assert "use `gristmill count`" in capsys.readouterr().err
 
 
+def test_kind_mistakes_are_shown_on_the_command_line(letters, capsys):
+    assert main(["results", "--mistakes", "letters"]) == 0
+    assert "1. expected **" in capsys.readouterr().out
+
+
 def test_kind_mistakes_are_quoted_in_the_folder_alone(letters):
     """Texts of the user's examples neither go to MLflow, nor into what Dagster keeps."""
     report = load_current(letters.layout, "letters_evaluation")

@@ -182,5 +182,5 @@ def test_query_of_dropped_documents_finds_them(toy_graph, monkeypatch):
 
 
 def test_address_of_mlflow_in_examples_is_that_of_the_data_folder():
-    uris = set(re.findall(r"sqlite:///(data/\S+?\.db)", (ROOT / "docs" / "your-data.md").read_text()))
+    uris = set(re.findall(r"sqlite:///(data/\S+?\.db)", (ROOT / "docs" / "tasks.md").read_text()))
     assert uris == {str(Layout(Path("data")).mlflow / "mlflow.db")}

@@ -150,12 +150,7 @@ def _add_graph_commands(command: Adder) -> None:
     of_open = "Materialise every task on an open model: an example of every kind of task, without a corpus"
     command("showcase", "pipeline.commands.demo:run_showcase", of_open)
     _add_ui(command)
-    results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
-    results.add_argument("--json", action="store_true", help="as a list of objects")
-    results.add_argument(
-        "--mistakes", metavar="TASK", help="instead: the most confident mistakes of the model of a task"
-    )
-    results.add_argument("--all", action="store_true", help="also of tasks that tasks.toml does not declare any more")
+    _add_results(command)
     trace = command("trace", "pipeline.commands.trace:run_trace", "Show what happened to a page at each stage")
     trace.add_argument(
         "what",
@@ -179,6 +174,15 @@ def _add_graph_commands(command: Adder) -> None:
     settings.add_argument("--json", action="store_true", help="as a list of objects")
     report = command("report", "pipeline.commands.report:run_report", "Show the data card of the corpus")
     report.add_argument("--out", metavar="DIR", help="write the card and its figures to this folder instead")
+
+
+def _add_results(command: Adder) -> None:
+    results = command("results", "pipeline.commands.results:run", "Show the newest evaluation of every model")
+    results.add_argument("--json", action="store_true", help="as a list of objects")
+    results.add_argument(
+        "--mistakes", metavar="TASK", help="instead: the most confident mistakes of the model of a task"
+    )
+    results.add_argument("--all", action="store_true", help="also of tasks that tasks.toml does not declare any more")
 
 
 def _add_ui(command: Adder) -> None:

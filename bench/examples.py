@@ -60,7 +60,7 @@ def write(path: Path, n_rows: int) -> None:
         columns = [pa.array(column) for column in zip(*rows, strict=True)]
         pq.write_table(pa.Table.from_arrays(columns, schema=schema), path)
         return
-    with path.open("w", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix == ".jsonl":
             file.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in texts(n_rows))
         else:

@@ -83,7 +83,7 @@ def main() -> None:
     for recipe in args.only:
         if (recipe, args.seed) not in done:
             measured = trained(base, training, validation, {**RECIPES[recipe], "seed": args.seed}, is_right_N)
-            with args.out.open("a") as file:
+            with args.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"recipe": recipe, "seed": args.seed, **measured}) + "\n")
     print(f"{args.task}: {len(validation.texts):,} validation examples; TF-IDF: {is_right_N.mean():.4f}\n")
     print_table(read(args.out))
@@ -95,7 +95,7 @@ def texts_of(directory: Path, split: str) -> LabelledTexts:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return [json.loads(line) for line in out.read_text("utf-8").splitlines()] if out.exists() else []
 
 
 def trained(

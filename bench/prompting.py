@@ -91,7 +91,7 @@ def compare(args: argparse.Namespace, exported: Path | None, task: str, n_shots:
         note += f"; lm-eval {their_seconds:.0f} CPU s, {their_seconds / seconds:.1f} times ours; log-likelihoods"
         note += f" differ by at most {result['largest_difference']:.1e} nats"
     if args.out:
-        with args.out.open("a") as file:
+        with args.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
     return note
 
@@ -179,10 +179,10 @@ def theirs(args: argparse.Namespace, exported: Path, spec: dict, rows: Rows, sho
         },
     }
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "asked.json").write_text(json.dumps(asked))
+        (Path(folder) / "asked.json").write_text(json.dumps(asked), "utf-8")
         command = [args.peer, __file__, "--lm-eval", folder]
         subprocess.run(command, check=True, stdout=sys.stderr)
-        found = json.loads((Path(folder) / "found.json").read_text())
+        found = json.loads((Path(folder) / "found.json").read_text("utf-8"))
     print(repr(found["context"]), file=sys.stderr)
     return np.array(found["nats"]), found["seconds"], found["metrics"]
 
@@ -197,9 +197,9 @@ def lm_eval(folder: Path) -> None:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    asked = json.loads((folder / "asked.json").read_text())
+    asked = json.loads((folder / "asked.json").read_text("utf-8"))
     torch.set_num_threads(asked["threads"])
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked["rows"]))
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked["rows"]), "utf-8")
     task = {
         "task": "prompted",
         "dataset_path": "json",
@@ -229,7 +229,7 @@ def lm_eval(folder: Path) -> None:
         "metrics": {name: found["results"]["prompted"][f"{name},none"] for name in ("acc", "acc_norm")},
         "context": samples[0]["arguments"][0][0],
     }
-    (folder / "found.json").write_text(json.dumps(answered))
+    (folder / "found.json").write_text(json.dumps(answered), "utf-8")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,9 @@ def ours(files: dict[str, Path], args: argparse.Namespace, folder: Path) -> dict
     return {
         "examples": {split: examples.record["measures"][f"{split}_examples"] for split in SPLITS},
         "training_cpu_seconds": round(training, 1),
-        "most_answer_tokens": json.loads((model.handle.directory / "config.json").read_text())["most_answer_tokens"],
+        "most_answer_tokens": json.loads((model.handle.directory / "config.json").read_text("utf-8"))[
+            "most_answer_tokens"
+        ],
         **{metric: one["value"] for metric, one in results.items()},
         "intervals": {metric: [one["low"], one["high"]] for metric, one in results.items()},
         "baselines": {metric: one["baselines"] for metric, one in results.items()},

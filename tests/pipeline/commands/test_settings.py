@@ -17,7 +17,7 @@ DATA = Path(__file__).parents[3] / "data"
 def layout(tmp_path_factory) -> Layout:
     """The default sources and tasks, with one setting of a stage and one of an asset changed."""
     folder = tmp_path_factory.mktemp("data")
-    for name in ("sources.toml", "tasks.toml"):
+    for name in ("sources.toml", "models.toml", "tasks.toml"):
         (folder / name).write_text((DATA / name).read_text())
     (folder / "config.toml").write_text("[documents.filter]\nmin_words = 7\n[foundation_model]\nn_layers = 2\n")
     return Layout(folder)

@@ -31,7 +31,7 @@ def test_object_of_0_and_1_is_read_as_its_single_label(label, expected):
 
 @pytest.mark.parametrize(
     "label",
-    [{"positive": 1, "negative": 1}, {"positive": 0}, {}, {"positive": 0.7, "negative": 0.3}, {"a": {"b": 1}}],
+    [{"positive": 1, "negative": 1}, {"positive": 0}, {}, {"positive": 0.4, "negative": 0.3}, {"a": {"b": 1}}],
 )
 def test_object_without_exactly_one_label_is_dropped(label):
     assert KIND.row({"text": "some text", "label": label}, CFG).reason == "not_text_label"

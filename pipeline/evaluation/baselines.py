@@ -232,16 +232,19 @@ def fit_weights(ratios: Ratios, lower: np.ndarray) -> np.ndarray:
     return weights
 
 
-def majority_predictions(train_labels: Sequence[str], n_rows: int) -> list[str]:
-    """The most frequent training label, `n_rows` times; the alphabetically first of equally frequent ones."""
-    labels, counts = np.unique(np.array(train_labels), return_counts=True)
-    return [str(labels[np.argmax(counts)])] * n_rows
-
-
 def tfidf_logistic_predictions(
     train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]
 ) -> list[str]:
-    """Labels predicted by logistic regression on TF-IDF of words and word pairs (scikit-learn)."""
+    """The most probable label of each text by `tfidf_logistic_probabilities`."""
+    labels = sorted(set(train_labels))
+    return [labels[place] for place in tfidf_logistic_probabilities(train_texts, train_labels, texts).argmax(axis=1)]
+
+
+def tfidf_logistic_probabilities(
+    train_texts: Sequence[str], train_labels: Sequence[str], texts: Sequence[str]
+) -> np.ndarray:
+    """Probability of each label in sorted order, float64 (N, C), by logistic regression on TF-IDF of words and word
+    pairs (scikit-learn)."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -252,4 +255,4 @@ def tfidf_logistic_predictions(
         LogisticRegression(C=10.0, max_iter=1000),
     )
     model.fit(list(train_texts), list(train_labels))
-    return [str(label) for label in model.predict(list(texts))]
+    return model.predict_proba(list(texts))

@@ -24,7 +24,7 @@ from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import ExamplesConfig, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.answers import column
-from pipeline.evaluation.baselines import majority_predictions, tfidf_logistic_predictions
+from pipeline.evaluation.baselines import tfidf_logistic_probabilities
 from pipeline.evaluation.classification_metrics import (
     accuracy,
     calibration_error,
@@ -160,7 +160,7 @@ class Classifier(Predictor):
 
 class Classification(Kind):
     name, identity = "classification", ""  # empty for the first kind, so that older outputs keep their fingerprint
-    evaluation_version, libraries = 3, ("scikit-learn", "scipy")
+    evaluation_version, libraries = 4, ("scikit-learn", "scipy")
     predictor = Classifier
     examples, finetune = ClassificationExamplesConfig, ClassificationFinetuneConfig
     evaluation = TaskEvaluationConfig
@@ -262,11 +262,15 @@ class Classification(Kind):
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
         texts, labels, judged = (column.to_pylist() for column in (train["text"], train["label"], held_out["text"]))
-        found = {
-            "majority": majority_predictions(labels, len(judged)),
-            "tfidf_logistic": tfidf_logistic_predictions(texts, labels, judged),
+        names, counts = np.unique(np.array(labels), return_counts=True)
+        probabilities = {
+            "majority": np.broadcast_to(counts / counts.sum(), (len(judged), len(names))),
+            "tfidf_logistic": tfidf_logistic_probabilities(texts, labels, judged),
         }
-        return {name: [{"label": label} for label in of_texts] for name, of_texts in found.items()}
+        return {
+            name: [{"label": str(names[row_C.argmax()]), "probabilities": row_C} for row_C in of_texts_NC]
+            for name, of_texts_NC in probabilities.items()
+        }
 
     def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
         from pipeline.tasks.prompting import zero_shot_answers

@@ -156,7 +156,7 @@ class PromptedClassifier(Predictor):
 
 class Prompting(Classification):
     name = identity = "prompting"
-    evaluation_version, libraries = 1, ("scikit-learn", "scipy")
+    evaluation_version, libraries = 2, ("scikit-learn", "scipy")
     predictor = PromptedClassifier
     finetune, evaluation = PromptingConfig, PromptingEvaluationConfig
     has_curve = False

@@ -16,7 +16,6 @@ from pipeline.evaluation.baselines import (
     fit_ngrams,
     fit_weights,
     interpolate,
-    majority_predictions,
     tfidf_logistic_predictions,
 )
 
@@ -147,11 +146,6 @@ def test_fit_weights_held_out_documents_decide(tmp_path):
     mixed = [documents[i] if i % HELD_OUT_EVERY == 0 else habit[i] for i in range(100)]
     model = fit_ngrams(write_shards(tmp_path, mixed), VOCAB_SIZE, END_OF_TEXT)
     assert model.trigram_weights[N_BUCKETS - 1] < 0.5
-
-
-def test_majority_tie_takes_first_in_the_alphabet():
-    assert majority_predictions(["b", "a", "b", "a"], 3) == ["a"] * 3
-    assert majority_predictions(["b", "a", "b"], 2) == ["b"] * 2
 
 
 def test_tfidf_logistic_learns_words_that_tell_the_label():

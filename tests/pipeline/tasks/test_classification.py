@@ -1,6 +1,7 @@
 """One label per text: labels as objects of 0 and 1, and settings of the training that change what is learned."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_sample_weight
@@ -41,6 +42,16 @@ def test_labels_of_an_object_are_renamed_and_declared_as_others():
     cfg = ClassificationExamplesConfig(text="text", label="label", labels=("pos=positive", "neg=negative"))
     assert KIND.row({"text": "t", "label": {"pos": 1, "neg": 0}}, cfg).values == {"label": "positive"}
     assert KIND.row({"text": "t", "label": {"meh": 1, "neg": 0}}, cfg).reason == "unknown_label"
+
+
+def test_baselines_have_the_probability_of_every_label_in_sorted_order():
+    """Without them ROC-AUC and calibration of the model stood alone."""
+    train = pa.table({"text": ["good film", "bad film", "good plot", "fine"], "label": ["p", "n", "p", "n"]})
+    found = KIND.baselines(train, pa.table({"text": ["good good", "bad"]}))
+    assert [one["label"] for one in found["majority"]] == ["n", "n"]  # the first of equally frequent labels
+    assert [one["label"] for one in found["tfidf_logistic"]] == ["p", "n"]
+    assert found["majority"][0]["probabilities"].tolist() == [0.5, 0.5]
+    assert found["tfidf_logistic"][0]["probabilities"][1] > 0.5
 
 
 def test_balanced_weights_equal_those_of_scikit_learn():

@@ -13,7 +13,7 @@ PYTEST := $(BIN)/pytest -n 2
 
 help:
 	@echo "make demo      the whole graph on the default sources: raw pages to evaluated models"
-	@echo "make showcase  an example of every kind of task on open models, without a corpus: under an hour on 2 cores"
+	@echo "make showcase  an example of every kind of task on open models, without a corpus"
 	@echo "make ui        Dagster on http://127.0.0.1:3000 and MLflow on http://127.0.0.1:5000; Ctrl-C stops both"
 	@echo "make test      the whole test suite"
 	@echo "make check     format, lint, types and tests"

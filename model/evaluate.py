@@ -255,6 +255,14 @@ def _passes(
         yield places, outputs
 
 
+def most_likely(labels: Sequence[str], probabilities_NC: np.ndarray) -> list[dict[str, Any]]:
+    """The most likely label of each text with its probability, and the probabilities of all labels."""
+    return [
+        {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
+        for row_C in probabilities_NC
+    ]
+
+
 def classification_metrics(probabilities_NC: np.ndarray, classes_N: np.ndarray) -> dict[str, float]:
     """loss (nats per example), accuracy, and macro_f1, the mean over the classes that an example has."""
     chosen_N, of_class_N = probabilities_NC.argmax(axis=1), probabilities_NC[np.arange(len(classes_N)), classes_N]

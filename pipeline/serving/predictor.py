@@ -33,11 +33,11 @@ class Predictor:
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """One answer (columns of `outputs`) per row (columns of `inputs`), in the same order."""
-        raise NotImplementedError
+        return [{name: one[name] for name in self.outputs} for one in self.examine(rows)]
 
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """The answers with what only an evaluation needs, such as the probability of every label."""
-        return self.answer(rows)
+        """The answers, perhaps with what only an evaluation needs, such as the probability of every label."""
+        raise NotImplementedError
 
     def of_texts(self, texts: Sequence[str], function: Callable[[Any], Any]) -> np.ndarray:
         """`function` applied to the network's outputs for each text, float64 (N, ...). Texts are repaired as in

@@ -6,7 +6,6 @@ all; the loss is cross entropy, optionally with smoothed labels, or with weights
 Baselines are the majority class, TF-IDF with logistic regression, and the same network without pretraining.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,13 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from annotated_types import Ge, Lt
 
-from model.data.examples import EncodedExamples, Encoder, repaired
+from model.data.examples import EncodedExamples, Encoder
 from model.data.labelled import LabelledTexts
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import ExamplesConfig, refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.answers import column
 from pipeline.evaluation.baselines import tfidf_logistic_probabilities
@@ -44,11 +41,11 @@ from pipeline.evaluation.results import Result
 from pipeline.evaluation.task import Answer, Answering, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Shards
-from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
-from pipeline.tasks.label_values import label_names, label_text, marked, named, names_of, shown
+from pipeline.tasks.label_values import label_text, marked, named, names_of, shown
+from pipeline.tasks.labelled_texts import LabelledTextsConfig, check_labels, text_row, with_label_names
 from pipeline.training.finetune import DEFAULTS, FinetuneConfig
 
 if TYPE_CHECKING:
@@ -56,7 +53,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 BALANCED = "balanced_B"  # target: the weight of each example with class_weights = balanced
-MOST_LABELS = 100  # in the data; more are probably a wrong column
 EXAMPLE = """
 [tickets]
 kind = "classification"
@@ -74,40 +70,15 @@ Pooling = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ClassificationExamplesConfig(ExamplesConfig):
+class ClassificationExamplesConfig(LabelledTextsConfig):
     """Settings for reading labelled rows."""
 
-    text: Annotated[
-        Text, "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
-    ]
-    label: Annotated[
-        Text, "Column that holds the label, or the keys and list positions that lead to it, joined by dots."
-    ]
-    labels: Annotated[
-        tuple[str, ...],
-        "Labels to keep, each as value=name: the value in the data and the name of the label. An empty list makes"
-        " every value in the data a label.",
-    ] = ()
-
-    rename: Annotated[
-        tuple[str, ...],
-        "Labels to write otherwise, each as value=name: the value in the data and the label to make of it. All other"
-        " labels stay as they are.",
-    ] = ()
-
     def __post_init__(self) -> None:
-        ExamplesConfig.__post_init__(self)
-        names_of(self.rename)
-        if self.text == self.label:
-            raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
+        LabelledTextsConfig.__post_init__(self)
         if len(self.names()) == 1:
             raise ValueError(
                 f"labels has one label, {next(iter(self.names().values()))!r}; a classification needs at least 2"
             )
-
-    def names(self) -> Mapping[str, str]:
-        """Value in the data -> name of the label; empty = as found."""
-        return names_of(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,21 +108,11 @@ class Classifier(Predictor):
         model, self.labels = load_classifier(directory)
         return model
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        probabilities_NC = self.probabilities([str(row["text"]) for row in rows])
-        best_N = probabilities_NC.argmax(axis=1) if rows else []
-        return [
-            {"label": self.labels[best], "probability": float(row_C[best])}
-            for best, row_C in zip(best_N, probabilities_NC, strict=True)
-        ]
-
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The answer, and the probabilities of all labels in their order."""
-        probabilities_NC = self.probabilities([str(row["text"]) for row in rows])
-        return [
-            {"label": self.labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
-            for row_C in probabilities_NC
-        ]
+        from model.evaluate import most_likely
+
+        return most_likely(self.labels, self.probabilities([str(row["text"]) for row in rows]))
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
         """Probability of every label for every text, float64 (N, C)."""
@@ -182,16 +143,13 @@ class Classification(Kind):
     selects = ("validation_macro_f1", True)
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-        renamed = {"rename": label_names(table["rename"], where, "rename")} if "rename" in table else {}
-        return {**table, "labels": label_names(table.get("labels", []), where), **renamed}
+        return with_label_names(table, where)
 
     def row(self, parts: Mapping[str, Any], cfg: ClassificationExamplesConfig) -> Row:
-        text, value = parts["text"], parts["label"]
-        row = Row(repaired(text) if isinstance(text, str) else "")
-        if not row.text:
-            is_missing = text is None or isinstance(text, str) or (isinstance(text, float) and math.isnan(text))
-            row.reason, row.detail = ("no_text", "") if is_missing else ("not_text", shown(text))
-        elif isinstance(value, dict) and (label := _only_marked(value)) is not None:
+        row, value = text_row(parts["text"]), parts["label"]
+        if row.reason is not None:
+            return row
+        if isinstance(value, dict) and (label := _only_marked(value)) is not None:
             row.values, row.reason, row.detail = _labelled(label, cfg)
         elif isinstance(value, list | dict):
             row.reason, row.detail = "not_text_label", shown(value)
@@ -203,25 +161,8 @@ class Classification(Kind):
         return (values["label"],)
 
     def check_examples(self, examples: pa.Table, cfg: ClassificationExamplesConfig, name: str) -> None:
-        found = sorted(examples["label"].unique().to_pylist())
-        if not cfg.labels and len(found) > MOST_LABELS:
-            raise ValueError(
-                f"{name}: {cfg.label!r} has {len(found)} different labels; more than {MOST_LABELS} need to be"
-                " declared: labels = [...]; or is it another column?"
-            )
-        if len(found) < 2:
-            declared = f" (declared: {', '.join(cfg.names())})" if cfg.labels else ""
-            raise ValueError(
-                f"{name}: {examples.num_rows} usable rows with the labels {found}; at least 2 labels are needed in"
-                f" {cfg.label!r}{declared}"
-            )
-        refuse_empty_splits(examples, name)
-        learned = set(examples.filter(pc.field("split") == "train")["label"].to_pylist())
-        declared = sorted(set(cfg.names().values())) or found
-        if missing := [label for label in declared if label not in learned]:
-            raise ValueError(
-                f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label"
-            )
+        declared = f" (declared: {', '.join(cfg.names())})" if cfg.labels else ""
+        check_labels(examples, labels_in, cfg, name, if_many="or is it another column?", if_few=declared)
 
     def describe_examples(self, examples: pa.Table) -> str:
         return label_table(label_counts(examples))
@@ -261,16 +202,15 @@ class Classification(Kind):
         return classification_values(network, encoded)
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
+        from model.evaluate import most_likely
+
         texts, labels, judged = (column.to_pylist() for column in (train["text"], train["label"], held_out["text"]))
         names, counts = np.unique(np.array(labels), return_counts=True)
         probabilities = {
             "majority": np.broadcast_to(counts / counts.sum(), (len(judged), len(names))),
             "tfidf_logistic": tfidf_logistic_probabilities(texts, labels, judged),
         }
-        return {
-            name: [{"label": str(names[row_C.argmax()]), "probabilities": row_C} for row_C in of_texts_NC]
-            for name, of_texts_NC in probabilities.items()
-        }
+        return {name: most_likely(names.tolist(), of_texts_NC) for name, of_texts_NC in probabilities.items()}
 
     def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
         from pipeline.tasks.prompting import zero_shot_answers
@@ -325,10 +265,14 @@ def balanced_loss(model: Any, batch: Any, label_smoothing: float) -> Any:
     return classification_loss(model, {**batch, "weights_B": batch[BALANCED]}, label_smoothing)
 
 
+def labels_in(examples: pa.Table) -> list[str]:
+    """All labels of the examples, sorted."""
+    return sorted(examples["label"].unique().to_pylist())
+
+
 def labels_of(directory: Path) -> list[str]:
-    """Names of all labels of the examples, sorted: the order of a model's classes."""
-    table = pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)])
-    return sorted(table["label"].unique().to_pylist())
+    """Names of all labels of the examples: the order of a model's classes."""
+    return labels_in(pa.concat_tables([read_table(path, columns=["label"]) for path in shard_paths(directory)]))
 
 
 def _only_marked(value: Mapping[str, Any]) -> str | None:

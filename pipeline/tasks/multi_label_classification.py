@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from model.data.examples import EncodedExamples, Encoder, encoded, repaired
+from model.data.examples import EncodedExamples, Encoder, encoded
 from pipeline.corpus.examples.paths import fields_of
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import ExamplesConfig, read_examples, refuse_empty_splits
+from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.answers import column
 from pipeline.evaluation.classification_metrics import (
@@ -46,10 +45,11 @@ from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
-from pipeline.tasks.classification import MOST_LABELS, Pooling
+from pipeline.tasks.classification import Pooling
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
-from pipeline.tasks.label_values import label_names, label_text, listed_labels, marked, named, names_of, shown
+from pipeline.tasks.label_values import label_text, listed_labels, marked, named, names_of, shown
+from pipeline.tasks.labelled_texts import LabelledTextsConfig, check_labels, text_row, with_label_names
 from pipeline.training.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -69,12 +69,9 @@ separator = "," # instead of both: label_columns = ["rude", "sad"], columns of 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class MultiLabelExamplesConfig(ExamplesConfig):
+class MultiLabelExamplesConfig(LabelledTextsConfig):
     """Settings for reading rows with any number of labels."""
 
-    text: Annotated[
-        Text, "Column that holds the text, or the keys and list positions that lead to it, joined by dots."
-    ]
     label: Annotated[
         Text,
         "Column that holds the labels, or the keys and list positions that lead to them, joined by dots: a list, an"
@@ -87,32 +84,15 @@ class MultiLabelExamplesConfig(ExamplesConfig):
     separator: Annotated[str | None, "What is between two labels in a text; without a value a text is one label."] = (
         None
     )
-    labels: Annotated[
-        tuple[str, ...],
-        "Labels of the task, each as value=name: the value in the data and the name of the label. An empty list makes"
-        " every value in the data a label.",
-    ] = ()
-    rename: Annotated[
-        tuple[str, ...],
-        "Labels to write otherwise, each as value=name: the value in the data and the label to make of it. All other"
-        " labels stay as they are.",
-    ] = ()
 
     def __post_init__(self) -> None:
-        ExamplesConfig.__post_init__(self)
-        names_of(self.rename)
-        if self.text == self.label:
-            raise ValueError(f"text and label are both {self.text!r}; they must be two columns")
+        LabelledTextsConfig.__post_init__(self)
         if self.label_columns and self.label != joined(self.label_columns):
             raise ValueError(
                 f"label={self.label!r} and label_columns={list(self.label_columns)} both name the labels; give one"
             )
         if self.separator == "":
             raise ValueError("separator is empty; give the text between two labels, such as ';', or leave it out")
-
-    def names(self) -> Mapping[str, str]:
-        """Value in the data -> name of the label; empty = as found."""
-        return names_of(self.labels)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,10 +120,6 @@ class MultiLabelClassifier(Predictor):
 
         model, self.labels = load_classifier(directory)
         return model
-
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        columns = ("labels", "probabilities")
-        return [{name: answer[name] for name in columns} for answer in self.examine(rows)]
 
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The answer, and as `of_labels` the probabilities of all labels in their order."""
@@ -184,9 +160,7 @@ class MultiLabelClassification(Kind):
     selects = ("validation_macro_f1", True)
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
-        found = {**table, "labels": label_names(table.get("labels", []), where)}
-        if "rename" in table:
-            found["rename"] = label_names(table["rename"], where, "rename")
+        found = with_label_names(table, where)
         if "label_columns" in table:
             columns = table["label_columns"]
             if "label" in table:
@@ -197,12 +171,10 @@ class MultiLabelClassification(Kind):
         return found
 
     def row(self, parts: Mapping[str, Any], cfg: MultiLabelExamplesConfig) -> Row:
-        text, value = parts["text"], parts["label"]
-        row = Row(repaired(text) if isinstance(text, str) else "")
-        if not row.text:
-            is_missing = text is None or isinstance(text, str) or (isinstance(text, float) and math.isnan(text))
-            row.reason, row.detail = ("no_text", "") if is_missing else ("not_text", shown(text))
-        elif value is None or (isinstance(value, float) and math.isnan(value)):
+        row, value = text_row(parts["text"]), parts["label"]
+        if row.reason is not None:
+            return row
+        if value is None or (isinstance(value, float) and math.isnan(value)):
             row.reason = "no_label"
         else:
             row.values, row.reason, row.detail = _labelled(value, cfg)
@@ -212,24 +184,11 @@ class MultiLabelClassification(Kind):
         return values["labels"]
 
     def check_examples(self, examples: pa.Table, cfg: MultiLabelExamplesConfig, name: str) -> None:
-        found = labels_in(examples)
-        if not cfg.labels and len(found) > MOST_LABELS:
-            raise ValueError(
-                f"{name}: {cfg.label!r} has {len(found)} different labels; more than {MOST_LABELS} need to be"
-                " declared: labels = [...]; or does a text hold several labels, and separator is not set?"
-            )
-        if len(found) < 2:
-            raise ValueError(
-                f"{name}: {examples.num_rows} usable rows with the labels {found}; at least 2 labels are needed in"
-                f' {cfg.label!r}. Whether texts have a single label is a task of kind = "classification"'
-            )
-        refuse_empty_splits(examples, name)
-        learned = labels_in(examples.filter(pc.field("split") == "train"))
-        declared = sorted(set(cfg.names().values())) or found
-        if missing := [label for label in declared if label not in learned]:
-            raise ValueError(
-                f"{name}: no training example has the label {missing[0]!r}; add rows or remove the label"
-            )
+        check_labels(
+            *(examples, labels_in, cfg, name),
+            if_many="or does a text hold several labels, and separator is not set?",
+            if_few='. Whether texts have a single label is a task of kind = "classification"',
+        )
 
     def describe_examples(self, examples: pa.Table) -> str:
         sizes = Counter(examples["labels"].combine_chunks().value_lengths().to_pylist())

@@ -139,16 +139,11 @@ class PromptedClassifier(Predictor):
 
         return load_decoder(directory)
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        return [{name: one[name] for name in self.outputs} for one in self.examine(rows)]
-
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        from model.evaluate import most_likely
+
         probabilities_NC = self.prompted.probabilities([str(row["text"]) for row in rows])
-        labels = self.prompted.prompt.labels
-        return [
-            {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
-            for row_C in probabilities_NC
-        ]
+        return most_likely(self.prompted.prompt.labels, probabilities_NC)
 
     def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
         return self.prompted.n_beyond([str(row["text"]) for row in rows])[1]
@@ -357,6 +352,7 @@ def best_of(candidates: "Sequence[PromptedLabels]", held_out: pa.Table) -> "tupl
 def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
     """How the decoder `base` answers rows by the names of the labels alone, as a baseline of tuned models; None
     for another network. The prior of the labels is that after the texts of all rows that are asked at once."""
+    from model.evaluate import most_likely
     from model.generation.prompting import zero_shot
     from model.network.registry import read_config
 
@@ -365,11 +361,7 @@ def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
     network, tokenizer = loaded(base)
 
     def answers(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        probabilities_NC = zero_shot(network, tokenizer, labels, [str(row["text"]) for row in rows])
-        return [
-            {"label": labels[row_C.argmax()], "probability": float(row_C.max()), "probabilities": row_C}
-            for row_C in probabilities_NC
-        ]
+        return most_likely(labels, zero_shot(network, tokenizer, labels, [str(row["text"]) for row in rows]))
 
     return answers
 

@@ -97,7 +97,7 @@ class QuestionAnswerer(Predictor):
 
         return load_model(directory, "cpu", "span_classifier")[0]
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         answers: list[dict[str, Any]] = []
         for first in range(0, len(rows), self.AT_ONCE):
             answers += self._answered(rows[first : first + self.AT_ONCE])

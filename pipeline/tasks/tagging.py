@@ -38,9 +38,9 @@ from pipeline.serving.predictor import Predictor
 from pipeline.store.records import SPLITS, Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
-from pipeline.tasks.classification import label_names, names_of
 from pipeline.tasks.entity_rows import Refused, encodable, spans_in, struct_of
 from pipeline.tasks.kind import Kind
+from pipeline.tasks.label_values import label_names, names_of
 from pipeline.training.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Tagger(Predictor):
         self.labels = labels_of_tags(tags or ())
         return model
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Offsets are characters of the text as it was given."""
         from model.data.tagged_texts import text_windows
         from model.generation.entities import entities_of

@@ -45,7 +45,7 @@ class LetterCounter(Predictor):
         load_weights(directory / "model.safetensors", model)
         return model.eval()
 
-    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         numbers = self.of_texts([str(row["phrase"]) for row in rows], lambda out_BC: out_BC[:, 1] - out_BC[:, 0])
         return [{"letters": float(number) * self.scale} for number in numbers]
 

@@ -161,12 +161,18 @@ def padded_length(length: int) -> int:
     return -(-length // step) * step
 
 
+def valid(text: str) -> str:
+    """`text` as valid UTF-8 with as many characters: lone surrogates become question marks. Nothing else changes, so
+    that offsets into the text stay right."""
+    return text.encode(errors="replace").decode()
+
+
 def repaired(text: str) -> str:
     """`text` in NFC, without outer white space, and with lone surrogates replaced, so that it is valid UTF-8.
 
     Training and answering read texts in this form.
     """
-    return unicodedata.normalize("NFC", text.encode(errors="replace").decode()).strip()
+    return unicodedata.normalize("NFC", valid(text)).strip()
 
 
 def encoded(

@@ -125,12 +125,6 @@ def encoded_questions(
     )
 
 
-def valid(text: str) -> str:
-    """`text` as valid UTF-8 with as many characters: lone surrogates become question marks. Nothing else may change,
-    because answers are characters of the text."""
-    return text.encode(errors="replace").decode()
-
-
 def piece_span(pieces: Pieces, answer: Answer) -> tuple[int, int] | None:
     """The first and the last piece with a character of the answer; None if no piece has one."""
     start, end = answer[0], answer[0] + len(answer[1])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from model.data.questions import EncodedQuestions
+from model.evaluate import passes_of
 from model.training.machine import precision
 from model.training.memory import memory_explained
 from model.training.step import on_device
@@ -83,16 +84,14 @@ def spans_of_rows(model: nn.Module, encoded: EncodedQuestions, most: int) -> Bes
     order = np.argsort(-encoded.lengths, kind="stable")
     tokens_per_pass = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
     with precision(device), memory_explained(f"{tokens_per_pass:,} tokens passed at once; ask fewer questions"):
-        first = 0
-        while first < n_rows:
-            places = order[first : first + max(1, tokens_per_pass // len(encoded.tokens[order[first]]))]
+        for rows in passes_of(encoded.lengths[order], tokens_per_pass):
+            places = order[rows]
             batch = on_device(encoded.batch(places), device)
             logits_BT2 = model(batch["ids_BT"], batch["lengths_B"], batch["types_BT"])
             nulls_B = torch.from_numpy(encoded.nulls[places]).to(device)
             start_B, end_B, *scores = best_spans(logits_BT2.double(), batch["allowed_BT"], nulls_B, most)
             scores.append(scores[-1] - _right(logits_BT2.double(), batch))
             ints[places], floats[places] = torch.stack([start_B, end_B], 1).cpu(), torch.stack(scores, 1).cpu()
-            first += len(places)
     return BestSpans(*ints.numpy().T, *floats.numpy().T)
 
 

@@ -8,8 +8,7 @@ without an input gets empty answers. Rows are answered in pieces, so that a file
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from pipeline.commands.tables import table_lines
 from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
 
 AT_ONCE = 256  # rows
-Row = Mapping[str, Any]
+Row = dict[str, Any]
 Answer = Mapping[str, Any]
 
 
@@ -25,6 +24,7 @@ def run_task(args: Namespace) -> int:
     """Print the answers of the model of a task, to the row of `args.inputs` or to those of `args.file`."""
     layout = layout_from_environment()
     folder = folder_or_current(layout, f"{args.task}_model")
+    from pipeline.corpus.examples.rows import in_pieces
     from pipeline.serving.generate import predictor_in
     from pipeline.store.store import read_record
     from pipeline.tasks.kind import kind_of
@@ -41,7 +41,7 @@ def run_task(args: Namespace) -> int:
     given: list[Row] = [dict(zip(columns, args.inputs, strict=False))]
     rows = file_rows(layout, args.task, kind, Path(args.file)) if args.file else given
     n_cut, predictor = 0, predictor_in(kind.predictor, folder)
-    for piece in in_pieces(rows):
+    for piece in in_pieces(rows, AT_ONCE):
         for row, answer in answered(predictor, piece):
             if args.json or args.file:
                 print(json.dumps({**(row if args.file else {}), **answer}, ensure_ascii=False))
@@ -54,12 +54,6 @@ def run_task(args: Namespace) -> int:
         most = predictor.description["max_tokens"]
         print(f"{of}the model reads only the {part} {most:,} tokens", file=sys.stderr)
     return 0
-
-
-def in_pieces(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    left = iter(rows)
-    while piece := list(islice(left, AT_ONCE)):
-        yield piece
 
 
 def is_complete(row: Row) -> bool:

@@ -14,7 +14,7 @@ and have any number of labels per row, one for an ordinary classification. Out: 
 Legend: N examples, C labels, B bins, R resamples.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,15 @@ MOST_EDGES = 128  # per label; up to so many positive examples resamples are exa
 SHOWN_LABELS = 10  # in a note
 
 
+def refuse_unknown_labels(labels: Iterable[str], known: Sequence[str]) -> None:
+    if unknown := sorted({*labels} - {*known}):
+        raise ValueError(f"the model knows the labels {list(known)}, the examples also have {unknown}")
+
+
 def places_of(labels: Sequence[str], of: Sequence[str]) -> np.ndarray:
     """The place of each label in the list `of`, int64. Raises ValueError for a label that is not in it."""
+    refuse_unknown_labels(labels, of)
     place = {label: i for i, label in enumerate(of)}
-    if unknown := sorted({label for label in labels if label not in place}):
-        raise ValueError(f"the model knows the labels {list(of)}, the examples also have {unknown}")
     return np.fromiter((place[label] for label in labels), np.int64, len(labels))
 
 

@@ -9,9 +9,13 @@ Legend: N texts, C labels.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
+
+from pipeline.evaluation.baselines import LOGISTIC_C, words_and_pairs
+from pipeline.evaluation.classification_metrics import refuse_unknown_labels
 
 HELD_OUT = 10  # one group of near duplicates in so many chooses the thresholds of the baseline
 FEW_POSITIVES = 10  # of a label on validation: below so many, its threshold follows from their number alone
@@ -19,9 +23,8 @@ FEW_POSITIVES = 10  # of a label on validation: below so many, its threshold fol
 
 def label_matrix(sets: Sequence[Sequence[str]], labels: Sequence[str]) -> np.ndarray:
     """Whether each text has each label, bool (N, C). Raises ValueError for a label that is not in `labels`."""
+    refuse_unknown_labels(chain.from_iterable(sets), labels)
     place = {label: i for i, label in enumerate(labels)}
-    if unknown := sorted({label for one in sets for label in one if label not in place}):
-        raise ValueError(f"the model knows the labels {list(labels)}, the examples also have {unknown}")
     has_NC = np.zeros((len(sets), len(labels)), bool)
     for row, one in enumerate(sets):
         has_NC[row, [place[label] for label in one]] = True
@@ -98,16 +101,15 @@ def tfidf_label_sets(
 
 def _tfidf_probabilities(texts: Sequence[str], has_NC: np.ndarray, judged: Sequence[str]) -> np.ndarray:
     """Of each label for each text of `judged`, float64 (N, C). One that all or no `texts` have is constant."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\b\w+\b")
+    vectorizer = words_and_pairs()
     words_NW, judged_NW = vectorizer.fit_transform(texts), vectorizer.transform(judged)
     columns = []
     for has_N in has_NC.T:
         if has_N.all() or not has_N.any():
             columns.append(np.full(len(judged), float(has_N.mean())))
             continue
-        model = LogisticRegression(C=10.0, solver="liblinear").fit(words_NW, has_N)  # the fastest one here
+        model = LogisticRegression(C=LOGISTIC_C, solver="liblinear").fit(words_NW, has_N)  # the fastest one here
         columns.append(model.predict_proba(judged_NW)[:, 1])
     return np.stack(columns, axis=1)

@@ -13,9 +13,8 @@ from typing import Any
 
 from model.data.examples import repaired
 from model.data.spans import Span
-from pipeline.corpus.examples.paths import value_at
+from pipeline.corpus.examples.paths import SHOWN_CHARACTERS, shown, value_at
 
-SHOWN = 60  # characters of a value in a message
 IN_LISTS = {"start": "0", "end": "1", "label": "2"}  # positions in [start, end, label]
 
 
@@ -27,11 +26,6 @@ class Refused(Exception):
     detail: str
 
 
-def encodable(text: str) -> str:
-    """`text` with a "?" for each lone surrogate, so that it is valid UTF-8 and keeps its offsets."""
-    return text.encode(errors="replace").decode()
-
-
 def spans_in(text: str, entities: Any, keys: Mapping[str, str], names: Mapping[str, str]) -> list[Span]:
     """The entities, sorted. `keys` lead to start, end and label; `names` has the names of the labels to keep, all if
     it is empty. Raises Refused."""
@@ -39,11 +33,11 @@ def spans_in(text: str, entities: Any, keys: Mapping[str, str], names: Mapping[s
         try:
             entities = json.loads(entities)
         except (ValueError, RecursionError):
-            raise Refused("unreadable_entities", entities[: 2 * SHOWN]) from None
+            raise Refused("unreadable_entities", entities[: 2 * SHOWN_CHARACTERS]) from None
     if entities is None:
         raise Refused("no_entities", "a row without entities needs an empty list")
     if not isinstance(entities, list):
-        raise Refused("unreadable_entities", f"a list is expected, got {_shown(entities)}")
+        raise Refused("unreadable_entities", f"a list is expected, got {shown(entities)}")
     spans = sorted({_span(text, entity, keys) for entity in entities})
     if names:
         spans = [Span(span.start, span.end, names[span.label]) for span in spans if span.label in names]
@@ -59,10 +53,10 @@ def _span(text: str, entity: Any, keys: Mapping[str, str]) -> Span:
     start, end, label = (value_at(list(entity) if isinstance(entity, tuple) else entity, keys[key]) for key in keys)
     if not (_is_whole(start) and _is_whole(end)):
         raise Refused(
-            "unreadable_entities", f"{keys['start']} and {keys['end']} are no whole numbers: {_shown(entity)}"
+            "unreadable_entities", f"{keys['start']} and {keys['end']} are no whole numbers: {shown(entity)}"
         )
     if not isinstance(label, str) or not (label := repaired(label)):
-        raise Refused("no_label", f"no text at {keys['label']}: {_shown(entity)}")
+        raise Refused("no_label", f"no text at {keys['label']}: {shown(entity)}")
     start, end = int(start), int(end)
     if not 0 <= start < end <= len(text):
         what = "is empty" if start == end else "points outside the text"
@@ -72,11 +66,6 @@ def _span(text: str, entity: Any, keys: Mapping[str, str]) -> Span:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def struct_of(spans: Sequence[Span]) -> list[dict[str, Any]]:

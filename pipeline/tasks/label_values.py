@@ -13,9 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 from model.data.examples import repaired
+from pipeline.corpus.examples import paths
 
 LABEL = re.compile(r"[^=\s][^=]*")
-SHOWN_CHARACTERS = 60  # of a value in a message
 MISSING = {"nan", "-nan", "nat", "null", "<na>", "#n/a"}  # what programs write for a missing value, in lower case
 SHARE = re.compile(r"0?\.\d+")
 TRUTHS = {"1": True, "true": True, "yes": True, "y": True, "t": True, "x": True, "": False}
@@ -50,10 +50,9 @@ def named(value: Any, names: Mapping[str, str]) -> str | None:
 
 
 def shown(value: Any) -> str:
-    """A value of the data in a message."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """A value of the data in a message, with the word for one that is no single value."""
     of = "a list: " if isinstance(value, list) else "an object: " if isinstance(value, dict) else ""
-    return of + (text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+    return of + paths.shown(value)
 
 
 def label_names(labels: Any, where: str, key: str = "labels") -> tuple[str, ...]:

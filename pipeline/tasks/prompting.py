@@ -360,7 +360,7 @@ def zero_shot_answers(base: Path, labels: Sequence[str]) -> Answering | None:
         return None
     network, tokenizer = loaded(base)
 
-    def answers(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    def answers(rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer]:
         return most_likely(labels, zero_shot(network, tokenizer, labels, [str(row["text"]) for row in rows]))
 
     return answers

@@ -19,7 +19,7 @@ import xxhash
 from annotated_types import Gt, Le
 
 from model.data.augment import augmented_texts
-from model.data.examples import EncodedExamples
+from model.data.examples import EncodedExamples, valid
 from pipeline.corpus.examples.answer_forms import answers_in, texts_of
 from pipeline.corpus.examples.protocol import ExamplesConfig
 from pipeline.corpus.examples.rows import Row
@@ -125,7 +125,8 @@ class QuestionAnswerer(Predictor):
         return answers
 
     def _questions(self, rows: Sequence[Mapping[str, Any]]) -> Any:
-        from model.data.questions import encoded_questions, valid
+        from model.data.examples import valid
+        from model.data.questions import encoded_questions
 
         questions, texts = ([valid(str(row[name])) for row in rows] for name in ("question", "text"))
         ids = [str(place) for place in range(len(rows))]
@@ -160,8 +161,6 @@ answers = "answers"                 # texts, or objects with text and answer_sta
         return super().records(name, content, cfg, stray_quotes)
 
     def row(self, parts: Mapping[str, Any], cfg: QuestionExamplesConfig) -> Row:
-        from model.data.questions import valid
-
         text, question, title = (
             valid(value) if isinstance(value, str) else value
             for value in (parts["text"], parts["question"], parts["title"])
@@ -355,8 +354,6 @@ def _question_word(question: str) -> str:
 
 def _valid(answers: Any) -> Any:
     """The same with texts that are valid UTF-8, as the text that they are in."""
-    from model.data.questions import valid
-
     if isinstance(answers, dict):
         return {key: _valid(value) for key, value in answers.items()}
     if isinstance(answers, list):

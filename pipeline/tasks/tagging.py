@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model.data.examples import EncodedExamples
+from model.data.examples import EncodedExamples, valid
 from model.data.spans import Span, is_widened, tag_names, tags_of_spans
 from model.data.words import word_spans
 from pipeline.corpus.examples.conll import FORMATS, Columns, Scheme, conll_records
@@ -27,6 +27,7 @@ from pipeline.corpus.examples.protocol import ExamplesConfig
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.stage import refuse_empty_splits
 from pipeline.corpus.report.card_markdown import plain, table
+from pipeline.evaluation.classification_metrics import refuse_unknown_labels
 from pipeline.evaluation.comparisons import compared_results
 from pipeline.evaluation.entity_metrics import entity_counts, entity_mistakes, f1, metrics_of, precision, recall
 from pipeline.evaluation.gazetteer import Gazetteer
@@ -38,7 +39,7 @@ from pipeline.serving.predictor import Predictor
 from pipeline.store.records import SPLITS, Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
-from pipeline.tasks.entity_rows import Refused, encodable, spans_in, struct_of
+from pipeline.tasks.entity_rows import Refused, spans_in, struct_of
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_values import label_names, names_of
 from pipeline.training.finetune import FinetuneConfig
@@ -126,11 +127,11 @@ class Tagger(Predictor):
 
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Offsets are characters of the text as it was given."""
+        from model.data.examples import valid
         from model.data.tagged_texts import text_windows
         from model.generation.entities import entities_of
 
-        # a lone surrogate becomes "?", as in training
-        texts = [str(row["text"]).encode(errors="replace").decode() for row in rows]
+        texts = [valid(str(row["text"])) for row in rows]  # as in training
         windows = text_windows(self.tokenizer, texts, self.description["max_tokens"])
         found = entities_of(self.model, windows, self.labels)
         return [
@@ -184,7 +185,7 @@ class Tagging(Kind):
             return Row(
                 "", reason="no_text" if is_missing else "not_text", detail="" if is_missing else repr(text)[:60]
             )
-        row, keys = Row(encodable(text)), {key: getattr(cfg, key) for key in ("start", "end", "label")}
+        row, keys = Row(valid(text)), {key: getattr(cfg, key) for key in ("start", "end", "label")}
         try:
             spans = spans_in(row.text, entities, keys, names_of(cfg.labels))
         except Refused as refused:
@@ -391,8 +392,7 @@ def counts_of(labels: Sequence[str], examples: Sequence[Answer], answers: Sequen
     """Right, found and true entities per text and label, int64 (N, L, 3). Raises ValueError for a label that the
     model does not know."""
     true, found = ([spans_of(row["entities"]) for row in rows] for rows in (examples, answers))
-    if unknown := sorted({span.label for of in true for span in of} - set(labels)):
-        raise ValueError(f"the model knows the labels {list(labels)}, the examples also have {unknown}")
+    refuse_unknown_labels((span.label for of in true for span in of), labels)
     return entity_counts(true, found, labels)
 
 

@@ -14,10 +14,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.corpus.examples.paths import shown
+
 Answer = tuple[int, str]  # first character, text
 Fault = tuple[str, str]  # drop reason, details
 STARTS = ("answer_start", "start")
-SHOWN_CHARACTERS = 60
 
 
 def answers_in(text: str, value: Any, start: Any = None) -> tuple[Answer, ...] | Fault:
@@ -25,7 +26,7 @@ def answers_in(text: str, value: Any, start: Any = None) -> tuple[Answer, ...] |
     found = _listed(value, start)
     if found is None:
         missing = value is None or (isinstance(value, float) and math.isnan(value))
-        return ("no_answers", "") if missing else ("not_answers", _shown(value))
+        return ("no_answers", "") if missing else ("not_answers", shown(value))
     answers: dict[Answer, None] = {}
     for answer, first in found:
         placed = _placed(text, answer, first)
@@ -72,21 +73,21 @@ def _from_cell(cell: str) -> Any:
 
 def _placed(text: str, answer: Any, start: Any) -> Answer | Fault:
     if not isinstance(answer, str):
-        return "not_answers", _shown(answer)
+        return "not_answers", shown(answer)
     if not answer.strip():
         return "empty_answer", ""
     if start is None or start == "":
         n_found = _occurrences(text, answer)
         if n_found == 1:
             return text.index(answer), answer
-        return ("answer_not_in_text" if not n_found else "answer_found_twice"), _shown(answer)
+        return ("answer_not_in_text" if not n_found else "answer_found_twice"), shown(answer)
     first = _whole(start)
     if first is None:
-        return "not_answers", f"start {_shown(start)}"
+        return "not_answers", f"start {shown(start)}"
     if not 0 <= first <= first + len(answer) <= len(text):
         return "answer_outside_text", f"start {first} of {len(text)} characters"
     if text[first : first + len(answer)] != answer:
-        return "answer_not_at_start", f"{_shown(answer)}, found {_shown(text[first : first + len(answer)])}"
+        return "answer_not_at_start", f"{shown(answer)}, found {shown(text[first : first + len(answer)])}"
     return first, answer
 
 
@@ -104,11 +105,6 @@ def _whole(value: Any) -> int | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return int(number) if number.is_integer() else None
-
-
-def _shown(value: Any) -> str:
-    shown = json.dumps(value, ensure_ascii=False, default=str)
-    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:SHOWN_CHARACTERS]}..."
 
 
 def texts_of(answers: Sequence[Any]) -> list[str]:

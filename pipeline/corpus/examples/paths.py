@@ -8,7 +8,14 @@ import re
 from functools import lru_cache
 from typing import Any
 
+SHOWN_CHARACTERS = 60  # of a value in a message
 FIELD = re.compile(r"\{([^{}]+)\}")
+
+
+def shown(value: Any) -> str:
+    """A value of the data in a message."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 @lru_cache  # asked for every row

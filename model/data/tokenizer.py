@@ -15,7 +15,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +67,7 @@ class Tokenizer:
     stops: frozenset[int]  # a model ends its text with one of these
     is_lossless: bool  # whether every text with a UTF-8 form is decoded to itself
     opens_with_space: bool = False  # whether the first word of a text has a space before it when it is decoded
+    control: Mapping[str, int] = field(default_factory=dict)  # all special tokens by their text, as templates have it
 
     @property
     def vocab_size(self) -> int:
@@ -130,6 +131,7 @@ def tokenizer_of(
         opening=(end_of_text,),
         stops=frozenset({end_of_text}),
         is_lossless=True,
+        control=dict(special_tokens),
     )
 
 

@@ -98,6 +98,7 @@ def tokenizer_of_json(content: Mapping[str, Any], description: Mapping[str, Any]
         stops=frozenset(description["stops"]),
         is_lossless=is_byte_level and _keeps_texts(content),
         opens_with_space=opens_with_space,
+        control={entry["content"]: entry["id"] for entry in added_of(content) if entry.get("special")},
     )
 
 

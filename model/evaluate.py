@@ -20,13 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from model.data.batches import Batches
 from model.data.examples import TYPES, EncodedExamples
 from model.data.token_shards import TokenShard, check_vocabulary
 from model.network.decoder import Decoder
-from model.training.cross_entropy import chunk_rows
+from model.training.cross_entropy import target_losses
 from model.training.distributed import n_processes, rank, total
 from model.training.draws import with_row_seeds
 from model.training.loss import LossFunction
@@ -158,17 +157,10 @@ def _window_losses(model: Decoder, documents: Documents, windows: Windows) -> Te
     batch = on_device({name: torch.from_numpy(array) for name, array in arrays.items()}, device)
     with precision(device):
         x_ND = model.trunk(batch["ids_BT"]).flatten(0, 1)[batch["places_N"]]
-        losses_N = _target_losses(model, x_ND, batch["targets_N"])
+        losses_N = target_losses(x_ND, model.lm_head.weight, batch["targets_N"], bias_V=model.lm_head.bias)
     losses_BT = losses_N.new_zeros(is_fresh_BT.shape, dtype=torch.float64)
     losses_BT.view(-1)[batch["places_N"]] = losses_N.double()
     return losses_BT.sum(dim=1)
-
-
-def _target_losses(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
-    """-ln p(target), float32 (N,), from the logits of `chunk_rows` rows at a time."""
-    n_rows = chunk_rows(model.cfg.vocab_size, x_ND.device.type)
-    chunks = zip(x_ND.split(n_rows), targets_N.split(n_rows), strict=True)
-    return torch.cat([F.cross_entropy(model.lm_head(x).float(), t, reduction="none") for x, t in chunks])
 
 
 @torch.inference_mode()

@@ -76,12 +76,12 @@ def packed_rows(conversations: Sequence[Rendered], width: int | None = None) -> 
         "targets_BT": targets_BT,
         "documents_BT": documents_BT,
         "positions_BT": positions_BT,
-        "supervised_BP": _places(targets_BT >= 0),
+        "supervised_BP": supervised_places(targets_BT >= 0),
     }
     return {name: torch.from_numpy(values) for name, values in named.items()}
 
 
-def _places(is_there_BT: np.ndarray) -> np.ndarray:
+def supervised_places(is_there_BT: np.ndarray) -> np.ndarray:
     """The positions of the cells that are True in each row, from left to right, padded with -1."""
     counts_B = is_there_BT.sum(axis=1)
     order_BT = np.argsort(~is_there_BT, axis=1, kind="stable")[:, : max(1, int(counts_B.max()))]

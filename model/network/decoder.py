@@ -71,7 +71,8 @@ class Trunk(Packable):
         `positions` (int64, below max_seq_len) are the places of the ids in their text, by default their index in the
         row. The layers in sliding_layers narrow `visible` by their window, which counts by index in the row, whatever
         the positions are.
-        Raises ValueError when the tokens outgrow max_seq_len or the cache, or a shape does not fit.
+        Raises ValueError when tokens without positions outgrow max_seq_len, tokens outgrow the cache, or a shape does
+        not fit.
         """
         n_new = ids_BT.size(1)
         n_seen = cache.begin(n_new) if cache is not None else 0
@@ -134,8 +135,8 @@ def check_shapes(
     cfg: TrunkShape, ids_BT: Tensor, n_keys: int, visible: Visible, of_ids: Mapping[str, Tensor | None]
 ) -> None:
     """ValueError when rows are longer than the model reads, or the shape of `visible`, or of one of `of_ids` (tensors
-    with a number for each id), does not fit."""
-    if n_keys > cfg.max_seq_len:
+    with a number for each id), does not fit. Rows with positions of their own may have any length."""
+    if n_keys > cfg.max_seq_len and of_ids.get("positions_BT") is None:
         raise ValueError(f"{n_keys} tokens exceed max_seq_len={cfg.max_seq_len}; cut or split the text")
     expected_of = {
         "mask_BTS": (visible.mask_BTS, (*ids_BT.shape, n_keys)),

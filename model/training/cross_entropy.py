@@ -13,6 +13,8 @@ Legend: N rows of a flat batch or chunk, M selected rows, D d_model, V vocab, W 
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -43,7 +45,8 @@ def linear_cross_entropy(
     """Summed cross entropy of the logits x @ weight.T + bias, 0-d float32; negative targets count nothing.
 
     Args:
-        weights_N: factor of each target's loss: 0 is as if the target were ignored, 2 as if it were there twice.
+        weights_N: factor of each target's loss: 0 is as if the target were ignored, 2 as if it were there twice; a
+            negative one makes the target less likely.
         rows_M: rows of x that targets and weights belong to, in their order; None = all rows.
         compile_backend: torch.compile's, for what lies between the products; None = nothing is compiled.
         vocab_multiple: the vocabulary is padded to a multiple of it; None = as the device likes it.
@@ -58,8 +61,7 @@ def linear_cross_entropy(
     factors_N = (targets_N >= 0).float()
     if weights_N is not None:
         factors_N *= weights_N
-    multiple = vocab_multiple or VOCAB_MULTIPLE.get(device, 1)
-    plan = _Plan(rows_per_chunk or chunk_rows(n_vocab, device), -(-n_vocab // multiple) * multiple, compile_backend)
+    plan = _plan(weight_VD, device, rows_per_chunk, vocab_multiple, compile_backend)
     tensors = x_ND, weight_VD, bias_V, targets_N, factors_N
     needs_gradient = any(tensor is not None and tensor.requires_grad for tensor in tensors)
     try:
@@ -94,6 +96,17 @@ class _Plan:
     compile_backend: str | None
 
 
+def _plan(
+    weight_VD: Tensor,
+    device: str,
+    rows_per_chunk: int | None,
+    vocab_multiple: int | None,
+    compile_backend: str | None = None,
+) -> _Plan:
+    n_vocab, multiple = weight_VD.size(0), vocab_multiple or VOCAB_MULTIPLE.get(device, 1)
+    return _Plan(rows_per_chunk or chunk_rows(n_vocab, device), -(-n_vocab // multiple) * multiple, compile_backend)
+
+
 def _refuse_foreign_target(targets_N: Tensor, n_vocab: int, error: Exception) -> None:
     """ValueError in place of an index error of the CPU; elsewhere the targets would have to be copied to the host."""
     if targets_N.device.type != "cpu" or not len(foreign := (targets_N >= n_vocab).nonzero()):
@@ -115,20 +128,41 @@ def _padded(tensor: Tensor, n_rows: int, dtype: torch.dtype) -> Tensor:
     return padded
 
 
+def target_losses(
+    x_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    rows_per_chunk: int | None = None,
+    vocab_multiple: int | None = None,
+) -> Tensor:
+    """-ln p(target) of the logits x @ weight.T + bias, float32 (N,), and 0 where the target is negative. Arguments as
+    in `linear_cross_entropy`, but nothing of it can be differentiated."""
+    plan = _plan(weight_VD, x_ND.device.type, rows_per_chunk, vocab_multiple)
+    with torch.no_grad():
+        return torch.cat(list(_losses_of_chunks(x_ND, weight_VD, bias_V, targets_N, plan)))
+
+
 def _loss_without_gradients(
     x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, weights_N: Tensor | None, plan: _Plan
 ) -> Tensor:
+    losses = _losses_of_chunks(x_ND, weight_VD, bias_V, targets_N, plan)
+    weights = itertools.repeat(1.0) if weights_N is None else weights_N.split(plan.rows_per_chunk)
+    return torch.stack([(loss_N * weight).sum() for loss_N, weight in zip(losses, weights, strict=False)]).sum()
+
+
+def _losses_of_chunks(
+    x_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, plan: _Plan
+) -> Iterator[Tensor]:
+    """The loss of each target, chunk by chunk; one empty chunk where there is no target."""
     weight_WD = _padded(weight_VD, plan.n_columns, weight_VD.dtype)
     bias_W = None if bias_V is None else _padded(bias_V, plan.n_columns, bias_V.dtype)
     targets_N = targets_N.masked_fill(targets_N < 0, IGNORE_INDEX)
-    losses = []
     for first in range(0, max(1, x_ND.size(0)), plan.rows_per_chunk):
         chunk = slice(first, first + plan.rows_per_chunk)
         logits_NV = linear(x_ND[chunk], weight_WD, bias_W)[:, : weight_VD.size(0)].float()
-        reduction = "sum" if weights_N is None else "none"
-        loss = F.cross_entropy(logits_NV, targets_N[chunk], reduction=reduction, ignore_index=IGNORE_INDEX)
-        losses.append(loss if weights_N is None else (loss * weights_N[chunk]).sum())
-    return torch.stack(losses).sum()
+        yield F.cross_entropy(logits_NV, targets_N[chunk], reduction="none", ignore_index=IGNORE_INDEX)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

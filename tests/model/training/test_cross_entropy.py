@@ -8,7 +8,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.data.batch_layout import IGNORE_INDEX
-from model.training.cross_entropy import MIN_CHUNK_ROWS, backward_of_sum, chunk_rows, linear_cross_entropy
+from model.training.cross_entropy import (
+    MIN_CHUNK_ROWS,
+    backward_of_sum,
+    chunk_rows,
+    linear_cross_entropy,
+    target_losses,
+)
 from tests.children import python
 
 N_ROWS, N_VOCAB, D_MODEL = 300, 50, 12
@@ -56,6 +62,26 @@ def test_linear_cross_entropy_equals_plain_torch_in_value_and_gradient(options, 
     with torch.no_grad():
         alone = linear_cross_entropy(x_ND, weight_VD, targets_N, bias_V=bias_V, **options)
     torch.testing.assert_close(alone, expected, atol=1e-3, rtol=1e-5)
+
+
+def test_losses_of_single_targets_are_those_of_torch_and_zero_without_a_target():
+    x_ND, weight_VD, targets_N = operands()
+    expected = F.cross_entropy(F.linear(x_ND, weight_VD, bias()), targets_N, reduction="none")
+    found = target_losses(x_ND, weight_VD, targets_N, bias_V=bias(), rows_per_chunk=64, vocab_multiple=64)
+    torch.testing.assert_close(found, expected.detach(), atol=1e-5, rtol=1e-5)
+    assert not found.requires_grad
+    assert found[::7].count_nonzero() == 0
+
+
+def test_negative_weight_makes_a_target_less_likely():
+    x_ND, weight_VD, targets_N = operands()
+    weights_N = torch.linspace(-2, 1, N_ROWS)
+    losses_N = F.cross_entropy(F.linear(x_ND, weight_VD), targets_N, reduction="none")
+    expected = torch.autograd.grad((losses_N * weights_N).sum(), (x_ND, weight_VD))
+    loss = linear_cross_entropy(x_ND, weight_VD, targets_N, weights_N=weights_N, rows_per_chunk=64)
+    torch.testing.assert_close(loss, (losses_N * weights_N).sum(), atol=1e-3, rtol=1e-5)
+    for ours, theirs in zip(torch.autograd.grad(loss, (x_ND, weight_VD)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("vocab_multiple", [None, 64])

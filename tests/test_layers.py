@@ -52,6 +52,7 @@ MODEL_MAY_IMPORT_IN = {
     "model/data/tokenizer_imported.py": {"tokenizers"},
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
+    "model/data/chat.py": {"jinja2"},
 }
 FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "network": (),

@@ -50,6 +50,7 @@ MODEL_MAY_IMPORT_IN = {
     "model/data/words.py": {"regex"},  # which comes with tiktoken
     "model/data/tokenizer_library.py": {"tokenizers"},
     "model/data/tokenizer_imported.py": {"tokenizers"},
+    "model/data/chat_sandbox.py": {"jinja2"},
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
     "model/data/chat.py": {"jinja2"},

@@ -6,7 +6,7 @@ values of the others (slots.py). Rows that end leave, and rows that wait for a s
 
 A row's text depends on its prompt, its config and its own number alone, not on its neighbours, on when it joined or
 on who left (up to the rounding of floating point, which differs with the batch). When a row has filled the context,
-it continues from its newest half.
+it continues from its newest half. A row with a constraint (constraints.py) writes nothing that it does not allow.
 
 A model may be packed (decode.py), which is faster. One in training generates as it is and is not changed.
 
@@ -20,11 +20,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.generation.constraints import Constraint, Writing, checked_constraints, permitted
 from model.generation.sample_config import SampleConfig
 from model.generation.sampling import RowSampler
 from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
+
+Constraints = Constraint | Sequence[Constraint | None] | None  # one for all rows, or one or none for each
 
 
 def generate(
@@ -32,6 +35,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     cfg: SampleConfig | Sequence[SampleConfig],
     *,
+    constraints: Constraints = None,
     row_numbers: Sequence[int] | None = None,
     n_slots: int | None = None,
     use_cache: bool = True,
@@ -43,13 +47,14 @@ def generate(
     time, None = all; the others wait until one ends. Without a cache each step reads all tokens again as a check,
     with the same result.
     Raises ValueError for no prompt, an empty one, an id outside the vocabulary, a prompt longer than the context
-    (unless cfg.keep_prompt_end), stop strings, which only text has, and logits that are not finite.
+    (unless cfg.keep_prompt_end), stop strings, which only text has, logits that are not finite, and a constraint
+    that max_new_tokens leaves no room for.
     """
     if stop := next((one.stop for one in configs_of(cfg, len(prompts)) if one.stop), None):
         raise ValueError(f"stop={stop!r} is matched on text: call generate_text, or give stop_ids")
     rows: list[list[int]] = [[] for _ in prompts]
-    new = tokens(model, prompts, cfg, row_numbers=row_numbers, n_slots=n_slots, use_cache=use_cache)
-    for row, token in new:
+    settings = {"row_numbers": row_numbers, "n_slots": n_slots, "use_cache": use_cache}
+    for row, token in tokens(model, prompts, cfg, constraints=constraints, **settings):
         rows[row].append(token)
     return rows
 
@@ -60,11 +65,13 @@ def generate_text(
     cfg: SampleConfig | Sequence[SampleConfig],
     decode_bytes: DecodeBytes,
     *,
+    constraints: Constraints = None,
     row_numbers: Sequence[int] | None = None,
 ) -> list[str]:
     """New text of each row, without prompt, stop id and stop string; otherwise as `generate`."""
     rows = [""] * len(prompts)
-    for row, piece in stream_text(model, prompts, cfg, decode_bytes, row_numbers=row_numbers):
+    pieces = stream_text(model, prompts, cfg, decode_bytes, constraints=constraints, row_numbers=row_numbers)
+    for row, piece in pieces:
         rows[row] += piece
     return rows
 
@@ -75,6 +82,7 @@ def stream_text(
     cfg: SampleConfig | Sequence[SampleConfig],
     decode_bytes: DecodeBytes,
     *,
+    constraints: Constraints = None,
     row_numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, str]]:
     """Row and piece of text, as soon as it is final; a row's pieces together are its text in `generate_text`.
@@ -83,7 +91,8 @@ def stream_text(
     before the first piece.
     """
     texts = [TextStream(decode_bytes, one.stop) for one in configs_of(cfg, len(prompts))]
-    new = tokens(model, prompts, cfg, is_over=lambda row: texts[row].is_done, row_numbers=row_numbers)
+    settings = {"constraints": constraints, "row_numbers": row_numbers}
+    new = tokens(model, prompts, cfg, is_over=lambda row: texts[row].is_done, **settings)
     return _pieces(new, texts)
 
 
@@ -102,6 +111,7 @@ def tokens(
     cfg: SampleConfig | Sequence[SampleConfig],
     *,
     is_over: Callable[[int], bool] = lambda row: False,
+    constraints: Constraints = None,
     row_numbers: Sequence[int] | None = None,
     n_slots: int | None = None,
     use_cache: bool = True,
@@ -114,7 +124,9 @@ def tokens(
         raise ValueError(f"{len(numbers)} row_numbers for {len(prompts)} prompts: give one for each, or None")
     if n_slots is not None and n_slots < 1:
         raise ValueError(f"n_slots={n_slots} must be at least 1, or None for as many as there are prompts")
-    rows = [_Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, strict=True)]
+    of_rows = checked_constraints(constraints, [one.max_new_tokens for one in cfgs], [bool(one.stop) for one in cfgs])
+    writings = [None if one is None else one.begin() for one in of_rows]
+    rows = [_Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, writings, strict=True)]
     return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache)
 
 
@@ -124,12 +136,26 @@ class _Row:
     cfg: SampleConfig
     number: int
     prompt: list[int]
+    writing: Writing | None = None  # what it wrote under its constraint
     n_new: int = 0
 
     @property
     def n_read(self) -> int:
         """Tokens that are read of it at most; the last new token never is."""
         return len(self.prompt) + self.cfg.max_new_tokens - 1
+
+    @property
+    def may_write(self) -> tuple[Writing | None, int, tuple[int, ...]]:
+        return self.writing, self.cfg.max_new_tokens - self.n_new, self.cfg.stop_ids
+
+    def goes_on(self, token: int) -> bool:
+        """Takes a new token; whether another may follow."""
+        self.n_new += 1
+        if self.writing is not None:
+            self.writing.push(token)
+            if not self.writing.may_continue:
+                return False
+        return self.n_new < self.cfg.max_new_tokens
 
 
 @torch.inference_mode()
@@ -151,14 +177,14 @@ def _tokens(
         join(slot)
     while written:
         logits_BV = slots.next_logits()
-        ids_B = sampler.draw(logits_BV)
+        ids_B = sampler.draw(permitted(logits_BV, [row.may_write for row in written]))
         ids = _checked(ids_B, logits_BV, written)
         ended = []
         for slot, (row, token) in enumerate(zip(written, ids, strict=True)):
             if token not in row.cfg.stop_ids:
-                row.n_new += 1
+                goes_on = row.goes_on(token)
                 yield row.index, token
-                if row.n_new < row.cfg.max_new_tokens and not is_over(row.index):
+                if goes_on and not is_over(row.index):
                     continue
             ended.append(slot)
         slots.append(ids, ids_B)

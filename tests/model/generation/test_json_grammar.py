@@ -69,38 +69,17 @@ def stepped(state: State, text: bytes, number: int) -> tuple[State, bytes]:
     return found, text + bytes([byte])
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        r"01",
-        r"1.",
-        r".5",
-        r"+1",
-        r"1e",
-        r"1e999",
-        r"nul",
-        r"[1,]",
-        r"[,1]",
-        r'{"a"}',
-        r'{"a":}',
-        r"{a:1}",
-        r'"a',
-        r"'a'",
-        r'"\x"',
-        r'"\ud800"',
-        r'"\u12"',
-        r"[1]]",
-        r"NaN",
-        r"Infinity",
-        "",
-        '"\n"',
-        "1  ",
-        "[1 , 2]",
-        "\t1",
-        "1 2",
-        "9" * 18,
-    ],
-)
+@pytest.mark.parametrize("text", ["", "01", "1.", ".5", "+1", "1e", "1e999", "9" * 18, "nul", "NaN", "Infinity"])
+def test_any_value_refuses_scalars(text):
+    assert not accepts(ANY, text)
+
+
+@pytest.mark.parametrize("text", ['"a', "'a'", '"\n"', r'"\x"', r'"\u12"', r'"\ud800"', "1  ", "\t1", "1 2"])
+def test_any_value_refuses_strings_and_spaces(text):
+    assert not accepts(ANY, text)
+
+
+@pytest.mark.parametrize("text", ["[1,]", "[,1]", "[1 , 2]", "[1]]", '{"a"}', '{"a":}', "{a:1}", '{"a":1,}'])
 def test_any_value_refuses(text):
     assert not accepts(ANY, text)
 

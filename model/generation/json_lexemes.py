@@ -33,7 +33,6 @@ ENDINGS = {
     HEX_1: b"0",
 }
 HEX = b"0123456789abcdefABCDEF"
-MOST_DIGITS, MOST_EXPONENT_DIGITS = 17, 2  # of the whole part, of the fraction; a double has no more
 
 
 def _table() -> np.ndarray:
@@ -106,6 +105,7 @@ def cost_of_string(place: int, cost: Cost) -> int:
 
 # States of a number, each with the number of digits that were read in it.
 SIGN, MINUS, ZERO, WHOLE, POINT, FRACTION, E, E_SIGN, EXPONENT = range(9)
+MOST_DIGITS = {WHOLE: 17, FRACTION: 20, EXPONENT: 2}  # what json.dumps writes of a double has no more
 _ENDS = (ZERO, WHOLE, FRACTION, EXPONENT)
 
 
@@ -136,8 +136,7 @@ class Number:
         if place == ZERO:
             return None
         place = {POINT: FRACTION, E: EXPONENT, E_SIGN: EXPONENT}.get(place, place)
-        most = MOST_EXPONENT_DIGITS if place == EXPONENT else MOST_DIGITS
-        return (place, n_digits + 1) if n_digits < most else None
+        return (place, n_digits + 1) if n_digits < MOST_DIGITS[place] else None
 
     def may_end(self, state: tuple[int, int]) -> bool:
         return state[0] in _ENDS
@@ -145,8 +144,8 @@ class Number:
     def may_continue(self, state: tuple[int, int]) -> bool:
         place, n_digits = state
         if place in (ZERO, WHOLE):
-            return not self.is_integer or (place == WHOLE and n_digits < MOST_DIGITS)
-        return place != EXPONENT or n_digits < MOST_EXPONENT_DIGITS
+            return not self.is_integer or (place == WHOLE and n_digits < MOST_DIGITS[WHOLE])
+        return place != EXPONENT or n_digits < MOST_DIGITS[EXPONENT]
 
     def cost(self, state: tuple[int, int], cost: Cost) -> int:
         return 0 if state[0] in _ENDS else cost(b"0")

@@ -40,6 +40,10 @@ def test_any_value_accepts_what_dumps_writes(value, separators):
     assert accepts(ANY, json.dumps(value, ensure_ascii=False, separators=separators))
 
 
+def test_any_value_accepts_the_double_with_the_most_digits():
+    assert accepts(ANY, json.dumps(0.00012345678901234567))
+
+
 @given(st.text(st.characters(max_codepoint=0xD7FF), max_size=8))
 def test_any_value_accepts_the_escapes_of_characters(text):
     assert accepts(ANY, json.dumps(text))

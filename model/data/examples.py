@@ -2,7 +2,8 @@
 
 In: texts, a tokenizer, and what is to be learned of each text. Out: batches of texts of similar length, padded on the
 right. Steps: encode and cut the texts; an epoch shuffles all examples, sorts pools of them by length, divides them
-into batches and shuffles these. Every example is read once per epoch.
+into batches and shuffles these. Examples that share rows (conversations.py) need no padding, and are not sorted.
+Every example is read once per epoch.
 
 On a GPU rows are padded to one of a few lengths, so that few shapes are compiled and few sizes of memory reused: a
 multiple of an eighth of the next lower power of two, at least of 2 (16, 18, 20 ... 32, 36 ...), which adds at most an
@@ -16,7 +17,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
@@ -40,6 +41,37 @@ class Encoder(Protocol):
     def encode_batch(self, texts: list[str]) -> list[list[int]]: ...
 
 
+class Examples(Protocol):
+    """What `ExampleBatches` reads: examples by their places, and how those of a batch are laid out in rows."""
+
+    @property
+    def ids(self) -> list[str]: ...
+    @property
+    def n_cut(self) -> int:
+        """Examples that were longer than the model reads, and of which a part is not read."""
+        ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each example; int64 (N,)."""
+        ...
+
+    @property
+    def packs(self) -> bool:
+        """Whether several examples may share a row, so that a batch has fewer rows than examples."""
+        ...
+
+    def n_rows(self, places: np.ndarray) -> int:
+        """Rows of the batch of the examples at `places`."""
+        ...
+
+    def batch(
+        self, places: np.ndarray, width: int | None = None, rank: int = 0, n_ranks: int = 1
+    ) -> "dict[str, Tensor]":
+        """Process `rank`'s rows of that batch; T is `width`, None = the longest length."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedExamples:
     """Rows of batches. An example that is longer than the model reads may be several of them, with one id."""
@@ -50,19 +82,28 @@ class EncodedExamples:
     n_cut: int = 0  # texts that were longer than the model reads, and of which a part is not read
     # By the name of the tensor in a batch an array per row, as long as its tokens: labels_BT, types_BT (of segments).
     token_targets: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    packs: ClassVar[bool] = False
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each example; int64 (N,)."""
         return np.array([len(tokens) for tokens in self.tokens], np.int64)
 
-    def batch(self, places: np.ndarray, width: int | None = None) -> "dict[str, Tensor]":
-        """ids_BT, lengths_B and the targets of the rows at `places`; T is `width`, None = the longest length.
+    def n_rows(self, places: np.ndarray) -> int:
+        return len(places)
+
+    def batch(
+        self, places: np.ndarray, width: int | None = None, rank: int = 0, n_ranks: int = 1
+    ) -> "dict[str, Tensor]":
+        """ids_BT, lengths_B and the targets of the process's share of the rows at `places`; T is `width`, None = the
+        longest length.
 
         Padding has the type 0 in types_BT, is False in truth values, and has no target in anything else.
         """
         import torch
 
+        width = width or int(max(len(self.tokens[place]) for place in places))
+        places = places[rows_of_rank(len(places), rank, n_ranks)]
         batch = padded([self.tokens[place] for place in places], width)
         targets = {name: torch.from_numpy(values[places]) for name, values in self.targets.items()}
         for name, values in self.token_targets.items():
@@ -81,12 +122,12 @@ class ExampleBatches:
 
     def __init__(
         self,
-        examples: EncodedExamples,
+        examples: Examples,
         *,
         rows: int,
         seed: int,
         longest: int | None = None,
-        of_epoch: Callable[[int], EncodedExamples] | None = None,
+        of_epoch: Callable[[int], Examples] | None = None,
     ) -> None:
         """At most `rows` examples per batch. With `longest`, the length that the model reads at most, rows are padded
         to one of a few lengths.
@@ -100,20 +141,20 @@ class ExampleBatches:
         self.making = threading.Lock()  # another thread may build batches ahead
 
     def n_rows(self, k: int) -> int:
-        return len(self.places(k))
+        return self.examples_of(k).n_rows(self.places(k))
 
     def batch(self, k: int, rank: int = 0, n_ranks: int = 1) -> "dict[str, Tensor]":
         """Process `rank`'s rows of batch `k`, as long as those of the other processes."""
-        examples, places = self.examples_of(k), self.places(k)
-        width = max(len(examples.tokens[place]) for place in places)
+        epoch, places = self._epoch(k // self.batches_per_epoch), self.places(k)
+        width = int(epoch.lengths[places].max())
         if self.longest is not None:
             width = min(padded_length(width), max(width, self.longest))
-        return examples.batch(places[rows_of_rank(len(places), rank, n_ranks)], width)
+        return epoch.examples.batch(places, width, rank, n_ranks)
 
     def documents_of_batch(self, k: int) -> list[str]:
         return [self.examples_of(k).ids[place] for place in self.places(k)]
 
-    def examples_of(self, k: int) -> EncodedExamples:
+    def examples_of(self, k: int) -> Examples:
         """The examples as they are in the epoch of batch `k`."""
         return self._epoch(k // self.batches_per_epoch).examples
 
@@ -127,26 +168,27 @@ class ExampleBatches:
             if number not in self.epochs:
                 examples = self.of_epoch(number)
                 kept = {one: self.epochs[one] for one in self.epochs if one == number - 1}
-                self.epochs = kept | {number: Epoch(examples, self._batches(examples, number))}
+                lengths = examples.lengths
+                batches = self._batches(lengths, number, in_pools=not examples.packs)
+                self.epochs = kept | {number: Epoch(examples, lengths, batches)}
             return self.epochs[number]
 
-    def _batches(self, examples: EncodedExamples, epoch: int) -> list[np.ndarray]:
-        lengths = examples.lengths
+    def _batches(self, lengths: np.ndarray, epoch: int, *, in_pools: bool) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed % 2**64, epoch])
         shuffled = rng.permutation(len(lengths))
         shuffled = np.resize(shuffled, max(len(lengths), self.batches_per_epoch))  # no batch is empty
         borders = np.cumsum([len(share) for share in np.array_split(shuffled, self.batches_per_epoch)])
-        pools = [
-            pool[np.argsort(lengths[pool], kind="stable")]
-            for pool in np.split(shuffled, borders[POOL_BATCHES - 1 :: POOL_BATCHES])
-        ]
-        batches = np.split(np.concatenate(pools), borders[:-1])
+        if in_pools:
+            pools = np.split(shuffled, borders[POOL_BATCHES - 1 :: POOL_BATCHES])
+            shuffled = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
+        batches = np.split(shuffled, borders[:-1])
         return [batches[place] for place in rng.permutation(self.batches_per_epoch)]
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    examples: EncodedExamples
+    examples: Examples
+    lengths: np.ndarray  # of the examples
     batches: list[np.ndarray]  # numbers of the examples in each
 
 

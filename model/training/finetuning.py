@@ -17,7 +17,7 @@ Legend: N examples, C classes.
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from model.data.augment import epoch_seed
-from model.data.examples import EncodedExamples, Encoder, ExampleBatches, encoded
+from model.data.examples import EncodedExamples, Encoder, ExampleBatches, Examples, encoded
 from model.data.labelled import LabelledTexts
 from model.data.tokenizer import TOKENIZER, Tokenizer, load_model_tokenizer
 from model.evaluate import classification_metrics, outputs_of_texts
@@ -76,17 +76,19 @@ class Task:
 
     network: nn.Module
     description: Mapping[str, Any]  # config.json, without the settings of the texts
-    training: EncodedExamples
+    training: Examples
     loss_function: LossFunction  # a sum and a count, so that micro-batches and several processes are exact
     validate: Callable[[nn.Module], Mapping[str, float]]
     selects: tuple[str, bool]  # the value of `validate` that chooses the best weights, and whether higher is better
-    of_epoch: Callable[[int], EncodedExamples] | None = None  # the examples as augmented; None = always `training`
+    of_epoch: Callable[[int], Examples] | None = None  # the examples as augmented; None = always `training`
 
 
 def job_of(base: Base, task: Task, cfg: FinetuneSettings, made_from: Mapping[str, str]) -> Job:
     """What model/training/run.py needs, from resolved settings; the network is on this process's device, and has
     adapters if these are trained."""
     device, train = training_device(), train_config(cfg, len(task.training.ids))
+    if task.training.packs:  # of which a row may be long: its memory decides how many pass at once
+        train = replace(train, micro_batch=None, seq_len=int(task.training.lengths.max()), document_mask=True)
     max_tokens = base.max_tokens(cfg)
     longest = max_tokens if device.type == "cuda" else None
     description = {**task.description, "max_tokens": max_tokens, "truncation_side": cfg.truncation_side}

@@ -81,7 +81,11 @@ def supervision(batch: Batch) -> tuple[Tensor | None, Tensor, Tensor | None]:
     targets_BP = targets_BT.gather(1, index_BP).masked_fill(is_none_BP, IGNORE_INDEX)
     first_B1 = torch.arange(len(index_BP), device=index_BP.device).unsqueeze(1) * targets_BT.size(1)
     weights_N = None if weights_BT is None else weights_BT.gather(1, index_BP).flatten()
-    return (first_B1 + index_BP).flatten(), targets_BP.flatten(), weights_N
+    rows_N, targets_N = (first_B1 + index_BP).flatten(), targets_BP.flatten()
+    if index_BP.device.type != "cpu" or not is_none_BP.any():  # a device would have to be waited for
+        return rows_N, targets_N, weights_N
+    is_there_N = ~is_none_BP.flatten()
+    return rows_N[is_there_N], targets_N[is_there_N], None if weights_N is None else weights_N[is_there_N]
 
 
 def count_of(targets_N: Tensor, weights_N: Tensor | None) -> Tensor:

@@ -27,14 +27,14 @@ from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Handle, Report, Shards
 from pipeline.store.settings import Natural, OptionalCount, check_values
 from pipeline.store.shards import read_table, shard_paths
-from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work
+from pipeline.store.store import DEVICE, NOT_IDENTITY, Outcome, Stage, Work, read_record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SEEN = "examples_seen_in_pretraining"  # measure: evaluated examples whose words occur in the pretraining text
 RANDOM_INIT, PROMPTING = "random_init", "prompting"
-TUNED = "finetune"  # stage of the models that are evaluated; a decoder of another one is prompted as it is
+TUNED = "finetune"  # stage of models that were tuned for a task, which may be bases of others
 Answer = Mapping[str, Any]
 Answering = Callable[[Sequence[Mapping[str, Any]]], Sequence[Answer]]
 
@@ -105,6 +105,17 @@ class Judge(Protocol):
     decides: tuple[str, bool]  # metric that is drawn beside the baselines, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
 
+    def judge(
+        self, cfg: Any, models: Sequence[Checkpoint], base: Checkpoint | None, examples: Shards, work: Work
+    ) -> "Judged":
+        """The answers of the model, of the same one trained from random weights where `models` has it, and of the
+        baselines. `base` is what the model began with, or another decoder that answers without training."""
+        return judge(self, cfg, models, base, examples, work)
+
+    def answers(self, model: Predictor, rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer]:
+        """What a model answers to rows of examples, with what is measured of an answer."""
+        return model.examine([{name: row[name] for name in model.inputs} for row in rows])
+
     def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
         """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
         ...
@@ -130,6 +141,11 @@ class Judge(Protocol):
         """Everything that is wrong in an answer of the model."""
         return ()
 
+    def mistakes_listed(self, judged: Judged, worst: Sequence[Mistake], n_wrong: int) -> str:
+        """Markdown of mistakes.md, with texts of the examples: the `worst` of the mistakes, which are in `n_wrong`
+        examples."""
+        return mistakes_markdown(worst, n_wrong, judged.examples)
+
     def slices(self, judged: Judged) -> Slices:
         """Parts of the examples in which mistakes are counted, as name -> value for each example, besides those that
         every text has (mistakes.py)."""
@@ -149,7 +165,9 @@ def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, 
     prompted if any, the examples, and the pretraining corpus if it is to be searched for test examples."""
     models = [handle for handle in inputs if isinstance(handle, Checkpoint)]
     examples, *corpora = [handle for handle in inputs if isinstance(handle, Shards)]
-    judged = judge(kind, cfg, models, examples, work)
+    others = [model for model in models[1:] if not is_random_init(model)]
+    trained = [model for model in models if model not in others]
+    judged = kind.judge(cfg, trained, others[0] if others else None, examples, work)
     measures = dict(kind.details(judged)) | {
         "n_cut": judged.n_cut,
         "cut_fraction": judged.n_cut / len(judged.examples),
@@ -158,6 +176,12 @@ def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, 
         texts = column(judged.examples, "text")
         measures[SEEN] = len(occurring(texts, training_texts(corpora[0])))
     return written(evaluation_of(kind, cfg, judged), work.directory, **measures)
+
+
+def is_random_init(model: Checkpoint) -> bool:
+    """Whether a model was fine-tuned from random weights, and is no base."""
+    record = read_record(model.directory)
+    return model.stage == TUNED and (record is None or record["config"].get("initialisation") == "random")
 
 
 def evaluation_of(kind: Judge, cfg: TaskEvaluationConfig, judged: Judged) -> Evaluation:
@@ -179,26 +203,30 @@ def evaluation_of(kind: Judge, cfg: TaskEvaluationConfig, judged: Judged) -> Eva
         n_rows=len(judged.examples),
         results=results,
         report="\n".join(part for part in parts if part),
-        mistakes=mistakes_markdown(worst, n_wrong, judged.examples),
+        mistakes=kind.mistakes_listed(judged, worst, n_wrong),
         figures={**figures, **kind.figures(judged)},
     )
 
 
 def judge(
-    kind: Judge, cfg: TaskEvaluationConfig, models: Sequence[Checkpoint], examples: Shards, work: Work
+    kind: Judge,
+    cfg: TaskEvaluationConfig,
+    models: Sequence[Checkpoint],
+    base: Checkpoint | None,
+    examples: Shards,
+    work: Work,
 ) -> Judged:
+    """The default of `Judge.judge`."""
     train, held_out = (read_examples(examples.directory, split) for split in ("train", cfg.split))
-    tuned = [model for model in models if model.stage == TUNED]
     answers: dict[str, Sequence[Answer]] = {}
-    for name, model in zip((MODEL, RANDOM_INIT), tuned, strict=False):
+    for name, model in zip((MODEL, RANDOM_INIT), models, strict=False):
         predictor = predictor_in(kind.predictor, model.directory)
-        answers[name] = answers_to(held_out.select(list(predictor.inputs)), predictor.examine, name, work)
+        answers[name] = answers_to(held_out, partial(kind.answers, predictor), name, work)
     answers |= kind.baselines(train, held_out)
-    model, rows = predictor_in(kind.predictor, tuned[0].directory), {}
-    for base in (one for one in models if one.stage != TUNED):
-        if cfg.prompted_examples and (answering := kind.prompted(base.directory, model.description)):
-            rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg.prompted_examples, cfg.seed)
-            answers[PROMPTING] = answers_to(held_out.take(pa.array(rows[PROMPTING])), answering, PROMPTING, work)
+    model, rows = predictor_in(kind.predictor, models[0].directory), {}
+    if base and cfg.prompted_examples and (answering := kind.prompted(base.directory, model.description)):
+        rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg.prompted_examples, cfg.seed)
+        answers[PROMPTING] = answers_to(held_out.take(pa.array(rows[PROMPTING])), answering, PROMPTING, work)
     pieces = (piece.to_pylist() for piece in pieces_of(held_out.select(list(model.inputs))))
     return Judged(model.description, TableRows(held_out), answers, sum(map(model.n_cut, pieces)), rows)
 

@@ -145,15 +145,16 @@ def _examples_of_steps(
     tokenizer = load_tokenizer(model.directory / "tokenizer")
     kind = kind_of(record)
     cfg = read_recorded(kind.finetune, record["config"])
-    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=tokenizer, max_tokens=config["max_tokens"])
+    encoder = kind.encoder(cfg, tokenizer, model.directory / "tokenizer")
+    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=encoder, max_tokens=config["max_tokens"])
     encoded = reader.read("train")
     rows = min(record["config"]["rows"], len(encoded.ids))
     batches = ExampleBatches(encoded, rows=rows, seed=cfg.seed, of_epoch=reader.of_epoch())
     n_tokens: Counter[str] = Counter()
     for k in range(first - 1, last):
-        read = batches.examples_of(k)
-        for place in batches.places(k):
-            n_tokens[read.ids[place]] += len(read.tokens[place])
+        read, places = batches.examples_of(k), batches.places(k)
+        for place, length in zip(places, read.lengths[places].tolist(), strict=True):
+            n_tokens[read.ids[place]] += length
     table = read_examples(folder.directory, "train")
     row_of = {example: row for row, example in enumerate(table["id"].to_pylist())}
     labels = table.drop_columns(EXAMPLE.names).to_pylist()
@@ -161,7 +162,7 @@ def _examples_of_steps(
         StepDocument(
             document_id=example,
             n_tokens=n,
-            label=", ".join(map(str, labels[row_of[example]].values())),
+            label=", ".join(map(str, labels[row_of[example]].values()))[:PREVIEW_CHARACTERS],
             preview=table["text"][row_of[example]].as_py()[:PREVIEW_CHARACTERS],
         )
         for example, n in n_tokens.items()

@@ -17,4 +17,5 @@ KINDS: dict[str, Entry] = {
     "question_answering": Entry("pipeline.tasks.question_answering", "answer"),
     "tagging": Entry("pipeline.tasks.tagging", "tag"),
     "multi_label_classification": Entry("pipeline.tasks.multi_label_classification", "classify"),
+    "instruction": Entry("pipeline.tasks.instruction", "answer"),
 }

@@ -208,8 +208,7 @@ def _compared(client: Any, layout: Layout, champion: Any, new: Any, event: Mappi
 
 def _score(kind: Kind, model: Any, rows: Sequence[Mapping[str, Any]]) -> float:
     """The deciding metric of a model on some examples."""
-    inputs = [{name: row[name] for name in kind.predictor.inputs} for row in rows]
-    results = kind.results(Judged(model.description, rows, {MODEL: model.examine(inputs)}), seed=0)
+    results = kind.results(Judged(model.description, rows, {MODEL: kind.answers(model, rows)}), seed=0)
     return next(float(result["value"]) for result in results if result["metric"] == kind.decides[0])
 
 

@@ -14,13 +14,15 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import pyarrow as pa
 from annotated_types import Ge, Gt, Le
 
 from model.data.augment import augmented_texts, epoch_seed
-from model.data.examples import EncodedExamples, Encoder
+from model.data.examples import Examples
+from model.data.tokenizer import TOKENIZER
 from model.training.finetune_settings import FinetuneSettings, resolved
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
@@ -61,9 +63,15 @@ class Objective(Protocol):
         """The function of the stage. A kind without a training of its own overrides it."""
         return finetune(self, cfg, inputs, work)
 
+    def encoder(self, cfg: Any, tokenizer: Any, directory: Path) -> Any:
+        """What `encode` gets as its tokenizer: the tokenizer in `directory`, or what a kind makes of it, such as a
+        chat template with its settings."""
+        del cfg, directory
+        return tokenizer
+
     def encode(
-        self, examples: Shards, rows: pa.Table, tokenizer: Encoder, max_tokens: int, truncation_side: str
-    ) -> EncodedExamples:
+        self, examples: Shards, rows: pa.Table, tokenizer: Any, max_tokens: int, truncation_side: str
+    ) -> Examples:
         """`rows` are the examples of one split, perhaps augmented; `examples` is where all of them are."""
         ...
 
@@ -96,10 +104,15 @@ class Objective(Protocol):
         """validation_loss (nats per target) and any other metrics of the network."""
         ...
 
-    def finish(self, cfg: Any, network: "nn.Module", held_out: EncodedExamples) -> dict[str, Any]:
+    def finish(self, cfg: Any, network: "nn.Module", held_out: Any) -> dict[str, Any]:
         """What validation examples decide after the training, such as thresholds; it is added to config.json."""
         del cfg, network, held_out
         return {}
+
+    def complete(self, encoder: Any, directory: Path) -> None:
+        """Write what belongs to a model of the kind beside its weights and its tokenizer. `encoder`: as `encoder`
+        returned it."""
+        del encoder, directory
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,16 +249,16 @@ class SplitReader:
     kind: Objective
     cfg: FinetuneConfig
     examples: Shards
-    tokenizer: Encoder
+    tokenizer: Any  # as the `encoder` of the kind has it
     max_tokens: int
 
-    def encoded(self, rows: pa.Table) -> EncodedExamples:
+    def encoded(self, rows: pa.Table) -> Examples:
         return self.kind.encode(self.examples, rows, self.tokenizer, self.max_tokens, self.cfg.truncation_side)
 
-    def read(self, split: str) -> EncodedExamples:
+    def read(self, split: str) -> Examples:
         return self.encoded(read_examples(self.examples.directory, split))
 
-    def of_epoch(self) -> Callable[[int], EncodedExamples] | None:
+    def of_epoch(self) -> Callable[[int], Examples] | None:
         """The training examples by the number of an epoch; None: they are the same in all of them."""
         if not self.cfg.settings().augmentation.changes_texts:
             return None
@@ -262,7 +275,8 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
     checkpoint, examples = inputs
     settings, base = cfg.settings(), load_base(checkpoint.directory)
     max_tokens = base.max_tokens(settings)
-    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=base.tokenizer, max_tokens=max_tokens)
+    encoder = kind.encoder(cfg, base.tokenizer, checkpoint.directory / TOKENIZER)
+    reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=encoder, max_tokens=max_tokens)
     training, held_out = (reader.read(split) for split in ("train", "validation"))
     warn_of_cuts(cfg, training, max_tokens, base.network.cfg.max_seq_len)
     network, description = kind.network(cfg, base.network, examples)
@@ -286,8 +300,9 @@ def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Sha
         ending = run_to_end(work.directory, job, work.observer, progress, finish)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    for name in tokenizer_files(checkpoint.directory / "tokenizer"):
-        link_or_copy(checkpoint.directory / "tokenizer" / name, work.directory / "tokenizer" / name)
+    for name in tokenizer_files(checkpoint.directory / TOKENIZER):
+        link_or_copy(checkpoint.directory / TOKENIZER / name, work.directory / TOKENIZER / name)
+    kind.complete(encoder, work.directory)
     return Outcome(
         rows=ending.n_steps,
         measures={
@@ -306,7 +321,7 @@ def chosen(ending: "Ending", metric: str) -> dict[str, float]:
     return done if ending.best is None else done | {"best_step": ending.best[0], f"best_{metric}": ending.best[1]}
 
 
-def cuts(encoded: Mapping[str, EncodedExamples]) -> dict[str, float]:
+def cuts(encoded: Mapping[str, Examples]) -> dict[str, float]:
     """Per split the number and the fraction of examples of which a part is not read."""
     return {
         name: value
@@ -318,7 +333,7 @@ def cuts(encoded: Mapping[str, EncodedExamples]) -> dict[str, float]:
     }
 
 
-def warn_of_cuts(cfg: FinetuneConfig, training: EncodedExamples, max_tokens: int, context: int) -> None:
+def warn_of_cuts(cfg: FinetuneConfig, training: Examples, max_tokens: int, context: int) -> None:
     """Few texts that are cut are normal in real data: they are logged, but do not warn."""
     if training.n_cut:
         log.log(

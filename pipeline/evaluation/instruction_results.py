@@ -199,7 +199,7 @@ def template_report(judged: Judged) -> str:
     """What a reader of the numbers has to know."""
     n_tokens = int(np.sum(column(judged.model, "n_tokens")))
     return (
-        f"\n## What was measured\n\nThe loss is the mean over {n_tokens:,} tokens of answers with their ends, in nats;"
-        " the base reads the same tokens. An answer is complete if the model ended it by itself. Answers side by side"
-        " are in mistakes.md of the folder of this report.\n"
+        f"\n## What was measured\n\nThe loss is the mean over {n_tokens:,} tokens of answers with their ends, in"
+        " nats; the base reads the same tokens. An answer is complete if the model ended it by itself. Answers"
+        " side by side are in mistakes.md of the folder of this report.\n"
     )

@@ -51,7 +51,7 @@ class ChatEncoder:
         return with_system(found, self.system)
 
     def encoded(self, rows: pa.Table, max_tokens: int, truncation_side: str) -> "EncodedConversations":
-        """The conversations of examples, those without a trained token left out. Raises ValueError if none is left."""
+        """The conversations of examples; those without a trained token are left out. Raises ValueError if all are."""
         from model.data.conversations import ROOM_ON_CPU, encoded_conversations
         from model.training.machine import training_device
 
@@ -68,8 +68,8 @@ class ChatEncoder:
             )
         if not found.ids:
             raise ValueError(
-                f"no conversation has a trained token: of {len(ids):,}, at most {max_tokens:,} tokens of each are read"
-                f" (max_tokens), and the trained roles are {', '.join(self.trained or ('all',))}"
+                f"no conversation has a trained token: at most {max_tokens:,} tokens of each are read (max_tokens),"
+                f" and the trained roles of the {len(ids):,} conversations are {', '.join(self.trained or ('all',))}"
             )
         return replace(found, room=None if training_device().type == "cuda" else ROOM_ON_CPU)
 

@@ -86,6 +86,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.batch_layout",
     "model.data.batches",
     "model.data.byte_alphabet",
+    "model.data.chat",
     "model.data.examples",
     "model.data.merges",
     "model.training.config",

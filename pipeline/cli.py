@@ -247,6 +247,7 @@ def _add_model_commands(command: Adder) -> None:
         "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
     )
     _add_sampling_options(generate)
+    _add_control_options(generate)
     for verb in sorted({kind.command for kind in KINDS.values()}):
         kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
         ask = command(verb, "pipeline.commands.tasks:run_task", f"Apply the model of a task of kind {kinds}")
@@ -317,6 +318,26 @@ def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
         default=None,
         help="print the text while it is generated; default: on a terminal",
     )
+
+
+def _add_control_options(generate: argparse.ArgumentParser) -> None:
+    add = generate.add_argument
+    schema = "write a JSON value, or one of this JSON Schema; give the option behind the text"
+    add("--json", metavar="SCHEMA_FILE", nargs="?", const="", help=schema)
+    add("--choices", metavar="TEXT", nargs="+", help="write exactly one of these texts; give them behind the text")
+    add(
+        "--control",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="an attribute of the text, for instance sentiment=positive; may be given several times",
+    )
+    ways = "tell the model (prefix, as in its training; prompt, in words), or let a classifier choose (rerank, steer)"
+    by = f"{ways}; default: what the model has learned, or steer with --judge"
+    add("--control-by", choices=("prefix", "prompt", "rerank", "steer"), help=by)
+    add("--judge", metavar="TASK|DIR", help="the task whose classifier chooses; default: the task called NAME")
+    candidates = "texts among which the classifier chooses; default: 8"
+    add("--candidates", metavar="N", type=int, default=8, help=candidates)
 
 
 def _number_or_none(number: type[int] | type[float]) -> Callable[[str], int | float | None]:

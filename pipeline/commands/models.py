@@ -1,10 +1,12 @@
-"""`gristmill generate`: continues a text.
+"""`gristmill generate`: continues a text, freely or under control.
 
-In: a text and a model. Out: the text with its continuation, streamed to a terminal.
+In: a text and a model; perhaps a form or attributes that the continuation shall have (control.py). Out: the text with
+its continuation, streamed to a terminal.
 """
 
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 
 from pipeline.store.layout import folder_or_current, layout_from_environment
 
@@ -23,19 +25,34 @@ def run_generate(args: Namespace) -> int:
         seed=args.seed,
         keep_prompt_end=args.keep_prompt_end,
     )
-    folder = folder_or_current(layout_from_environment(), args.model)
-    from pipeline.serving.generate import generate_text, stream_text
+    layout = layout_from_environment()
+    folder = folder_or_current(layout, args.model)
+    from pipeline.commands.control import constraint_of, guided, wanted_of
+    from pipeline.serving.generate import stream_text
 
-    is_streamed = sys.stdout.isatty() if args.stream is None else args.stream
-    if args.samples == 1 and is_streamed:
-        pieces = stream_text(folder, args.text, cfg)  # first: a mistake is reported before any text
-        print(args.text, end="", flush=True)
-        for _, piece in pieces:
-            print(piece, end="", flush=True)
-        print()
+    wanted = wanted_of(args, folder)
+    if wanted.is_guided:
+        print_texts(args, guided(args, layout, folder, cfg, wanted))
         return 0
-    for number, text in enumerate(generate_text(folder, args.text, cfg, args.samples), start=1):
+    constraint = constraint_of(args, folder)
+    # The generator comes first, so that a mistake is reported before any text.
+    pieces = stream_text(folder, args.text, cfg, args.samples, constraint=constraint, told=wanted.told)
+    is_streamed = sys.stdout.isatty() if args.stream is None else args.stream
+    if args.samples > 1 or not is_streamed:
+        texts = [""] * args.samples
+        for number, piece in pieces:
+            texts[number] += piece
+        print_texts(args, texts)
+        return 0
+    print(args.text, end="", flush=True)
+    for _, piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def print_texts(args: Namespace, texts: Sequence[str]) -> None:
+    for number, text in enumerate(texts, start=1):
         if args.samples > 1:
             print(f"--- {number} of {args.samples}")
         print(args.text + text)
-    return 0

@@ -12,7 +12,7 @@ decoder is not changed, and only texts that it draws by itself are ever compared
 Token by token (FUDGE, arXiv:2104.05218) a classifier has to judge every likely next token, of beginnings that end
 within a word; ours are trained on whole texts. A decision every few tokens asks it once for each segment.
 
-Legend: B prompts, N candidates (n_samples of each prompt), T position, D d_model.
+Legend: B rows of a pass, T position, N candidates or target positions, M a part of these, D d_model.
 """
 
 import dataclasses
@@ -22,6 +22,8 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from model.data.examples import padded
 from model.data.tokenizer import Tokenizer
@@ -29,11 +31,11 @@ from model.generation.generate import checked_prompts, generate
 from model.generation.sample_config import SampleConfig
 from model.generation.text_stream import TextStream
 from model.network.decoder import Decoder
-from model.training.cross_entropy import target_losses
 from model.training.machine import precision
 from model.training.memory import memory_explained
 
 Score = Callable[[Sequence[str]], np.ndarray]  # texts -> float64 (N,), higher is better
+LOGITS_AT_ONCE = 64  # positions
 ROWS_PER_PASS = 8  # candidates whose log-probabilities are computed at once
 
 
@@ -151,11 +153,16 @@ def mean_log_probabilities(
             last = [range(len(texts[row]) - 1 - counts[row], len(texts[row]) - 1) for row in rows]  # of the targets
             targets = [texts[row][place + 1] for row, places in zip(rows, last, strict=True) for place in places]
             x_ND = torch.cat([x_BTD[b, places.start : places.stop] for b, places in enumerate(last)])
-            weight_VD, bias_V = model.lm_head.weight, model.lm_head.bias
-            losses_N = target_losses(x_ND, weight_VD, torch.tensor(targets, device=device), bias_V=bias_V)
+            values_N = _log_probabilities(model, x_ND, torch.tensor(targets, device=device))
             ends = np.cumsum([len(places) for places in last])[:-1]
-            sums_N[rows] = [-part.sum() for part in np.split(losses_N.double().cpu().numpy(), ends)]
+            sums_N[rows] = [part.sum() for part in np.split(values_N.double().cpu().numpy(), ends)]
     return sums_N / np.maximum(counts, 1)
+
+
+def _log_probabilities(model: Decoder, x_ND: Tensor, targets_N: Tensor) -> Tensor:
+    """Of the targets, float32 (N,); the logits of a few at a time are in memory."""
+    parts = zip(x_ND.split(LOGITS_AT_ONCE), targets_N.split(LOGITS_AT_ONCE), strict=True)
+    return torch.cat([-F.cross_entropy(model.lm_head(x_MD).float(), of_M, reduction="none") for x_MD, of_M in parts])
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int], stop: Sequence[str] = ()) -> str:

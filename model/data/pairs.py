@@ -11,11 +11,11 @@ Legend: N pairs, B rows of a batch, T position, P supervised positions of a row,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from model.data.batch_layout import IGNORE_INDEX
+from model.data.batch_layout import IGNORE_INDEX, rows_of_rank
 from model.data.chat import Rendered
 from model.data.conversations import supervised_places
 from model.data.examples import padded, padded_right
@@ -51,27 +51,33 @@ class EncodedPairs:
     pairs: list[Pair]
     references: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))  # float64 (N, 2); none = no reference
     n_cut: int = 0  # pairs with a conversation that is longer than the model reads, and of which a part is not read
+    left_out: tuple[str, ...] = ()  # ids of the pairs of which no difference, or no answer, is read
 
-    @property
-    def tokens(self) -> list[np.ndarray]:
-        return [pair.ids for pair in self.pairs]
+    packs: ClassVar[bool] = False  # a row is a pair
 
     @property
     def lengths(self) -> np.ndarray:
         """Tokens of each row; int64 (N,)."""
         return np.array([len(pair.ids) for pair in self.pairs], np.int64)
 
-    def batch(self, places: np.ndarray, width: int | None = None) -> "dict[str, Tensor]":
-        """Tensors of the pairs at `places`, each in a row of `width` tokens, None = the longest of them.
+    def n_rows(self, places: np.ndarray) -> int:
+        return len(places)
+
+    def batch(
+        self, places: np.ndarray, width: int | None = None, rank: int = 0, n_ranks: int = 1
+    ) -> "dict[str, Tensor]":
+        """Tensors of the process's share of the pairs at `places`, each in a row of `width` tokens, None = the longest
+        of all of them.
 
         ids_BT, targets_BT, positions_BT and parts_BT as in `Pair`; lengths_B; supervised_BP, the positions in a row
         that have a target (-1 = none); and references_B2, float64, where there are some.
         """
         import torch
 
+        width = width or max(len(self.pairs[place].ids) for place in places)
+        places = places[rows_of_rank(len(places), rank, n_ranks)]
         pairs = [self.pairs[place] for place in places]
         batch = padded([pair.ids for pair in pairs], width)
-        width = batch["ids_BT"].size(1)
         targets_BT = padded_right([pair.targets for pair in pairs], width, IGNORE_INDEX)
         named = {
             "targets_BT": targets_BT,
@@ -82,6 +88,35 @@ class EncodedPairs:
         if len(self.references):
             named["references_B2"] = self.references[places]
         return batch | {name: torch.from_numpy(values) for name, values in named.items()}
+
+
+def encoded_pairs(
+    ids: Sequence[str],
+    prompts: Sequence[Rendered],
+    chosen: Sequence[Rendered],
+    rejected: Sequence[Rendered],
+    *,
+    max_tokens: int,
+    truncation_side: str = "right",
+    shares_beginning: bool = True,
+) -> EncodedPairs:
+    """The rows of the pairs, with at most `max_tokens` inputs per conversation (see `without_excess`).
+
+    `chosen` and `rejected` are whole conversations, of which only what follows the prompt is supervised. A pair is
+    left out, and named, if no difference of its answers is read, or nothing of one of them.
+    """
+    kept, pairs, left_out, n_cut = [], [], [], 0
+    for name, prompt, *both in zip(ids, prompts, chosen, rejected, strict=True):
+        n_prompt = len(prompt.ids)
+        answers = [Rendered(one.ids, one.is_supervised & (np.arange(len(one.ids)) >= n_prompt)) for one in both]
+        read = without_excess(*answers, n_prompt, max_tokens, truncation_side)
+        if not all(one.is_supervised[1:].any() for one in read) or np.array_equal(read[0].ids, read[1].ids):
+            left_out.append(name)
+            continue
+        n_cut += any(len(one.ids) - 1 > max_tokens for one in both)
+        kept.append(name)
+        pairs.append(pair_of(*read, shares_beginning=shares_beginning))
+    return EncodedPairs(kept, pairs, n_cut=n_cut, left_out=tuple(left_out))
 
 
 def pair_of(chosen: Rendered, rejected: Rendered, *, shares_beginning: bool = True) -> Pair:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.data.chat import Rendered
-from model.data.pairs import CHOSEN, COMMON, REJECTED, EncodedPairs, pair_of, without_excess
+from model.data.pairs import CHOSEN, COMMON, REJECTED, EncodedPairs, encoded_pairs, pair_of, without_excess
 
 
 def conversation(prompt: list[int], answer: list[int]) -> Rendered:
@@ -59,3 +59,24 @@ def test_excess_is_cut_at_the_end_or_at_the_beginning_of_both():
     assert cut(4, "right") == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]
     assert cut(4, "left") == [[3, 4, 5, 6, 7], [3, 4, 5, 8]]
     assert cut(2, "left") == [[4, 5, 6], [4, 5, 8]]  # the prompt keeps a token, and the end is cut
+
+
+def test_pairs_of_which_no_difference_is_read_are_left_out_by_name():
+    prompt = Rendered(np.array([1, 2]), np.array([False, False]))
+    late = conversation([1, 2], [5, 6, 7]), conversation([1, 2], [5, 6, 8])
+    long = conversation([1, 2, 3, 4, 9], [5]), conversation([1, 2, 3, 4, 9], [6])  # no answer within four tokens
+    early = conversation([1, 2], [5, 6, 7, 8]), conversation([1, 2], [9])
+    chosen, rejected = zip(late, long, early, strict=True)
+    found = encoded_pairs(["late", "long", "early"], [prompt] * 3, chosen, rejected, max_tokens=3)
+    assert (found.ids, found.left_out, found.n_cut) == (["early"], ("late", "long"), 1)
+    assert found.pairs[0].n_tokens == (2, 1)
+
+
+def test_answers_of_the_prompt_are_not_supervised():
+    """A conversation of several turns: only what follows the prompt is compared."""
+    flags = np.array([False, True, False, True, True])
+    chosen, rejected = (Rendered(np.array([1, 2, 3, answer, 9]), flags) for answer in (4, 5))
+    prompt = Rendered(np.array([1, 2, 3]), np.zeros(3, bool))
+    (pair,) = encoded_pairs(["a"], [prompt], [chosen], [rejected], max_tokens=9).pairs
+    assert pair.n_tokens == (2, 2)
+    assert pair.ids.tolist() == [1, 2, 3, 4, 3, 5]

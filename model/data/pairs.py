@@ -11,7 +11,7 @@ Legend: N pairs, B rows of a batch, T position, P supervised positions of a row,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -53,7 +53,9 @@ class EncodedPairs:
     n_cut: int = 0  # pairs with a conversation that is longer than the model reads, and of which a part is not read
     left_out: tuple[str, ...] = ()  # ids of the pairs of which no difference, or no answer, is read
 
-    packs: ClassVar[bool] = False  # a row is a pair
+    @property
+    def packs(self) -> bool:
+        return False  # a row is a pair
 
     @property
     def lengths(self) -> np.ndarray:
@@ -66,8 +68,8 @@ class EncodedPairs:
     def batch(
         self, places: np.ndarray, width: int | None = None, rank: int = 0, n_ranks: int = 1
     ) -> "dict[str, Tensor]":
-        """Tensors of the process's share of the pairs at `places`, each in a row of `width` tokens, None = the longest
-        of all of them.
+        """Tensors of the process's share of the pairs at `places`, each in a row of `width` tokens, None = those of
+        the longest of all of them.
 
         ids_BT, targets_BT, positions_BT and parts_BT as in `Pair`; lengths_B; supervised_BP, the positions in a row
         that have a target (-1 = none); and references_B2, float64, where there are some.
@@ -109,7 +111,7 @@ def encoded_pairs(
     for name, prompt, *both in zip(ids, prompts, chosen, rejected, strict=True):
         n_prompt = len(prompt.ids)
         answers = [Rendered(one.ids, one.is_supervised & (np.arange(len(one.ids)) >= n_prompt)) for one in both]
-        read = without_excess(*answers, n_prompt, max_tokens, truncation_side)
+        read = without_excess(answers[0], answers[1], n_prompt, max_tokens, truncation_side)
         if not all(one.is_supervised[1:].any() for one in read) or np.array_equal(read[0].ids, read[1].ids):
             left_out.append(name)
             continue

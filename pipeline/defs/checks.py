@@ -18,7 +18,8 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
     <task>_model           finite_loss (blocks; not if nothing is trained), whole_texts
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining (where the base was trained on the
-                           corpus), and the limits of [checks.<task>_evaluation] in config.toml
+                           corpus), keeps_chosen (of preferences), and the limits of [checks.<task>_evaluation] in
+                           config.toml
 """
 
 import math
@@ -41,10 +42,12 @@ from pipeline.evaluation.continued_model import BASE as BASE_OF_MODEL
 from pipeline.evaluation.continued_model import METRICS as CHANGES
 from pipeline.evaluation.laws import (
     MOST_FORGOTTEN,
+    MOST_UNLIKELIER,
     beats_baseline,
     beats_limit,
     finite,
     forgets_little,
+    keeps_chosen,
     not_measured,
     unseen,
     whole_texts,
@@ -69,6 +72,7 @@ METRICS = (*metrics_of(EVALUATION), *MASKED_METRICS)
 MUST_BEAT = {"bits_per_byte": "bigram", "masked_perplexity": "unigram"}
 CONTINUED_MUST_BEAT = {f"domain_{metric}": BASE_OF_MODEL for metric in MUST_BEAT}
 FORGOTTEN = "general_change"  # a limit in config.toml takes the place of the check forgets_little
+UNLIKELIER = "chosen_change"  # and of the check keeps_chosen
 SAMPLE_DOCUMENTS = 200  # that are checked for losslessness, besides the hard texts
 Key = Sequence[str]
 
@@ -125,11 +129,14 @@ def asset_checks(
     for task in tasks:
         metric, baseline = task.kind.must_beat
         beats, name = _beats(f"beats_{baseline}", task.name, {metric: baseline}), task.name
-        of_corpus = [unseen] if task.reads_corpus else []
+        evaluation = f"{name}_evaluation"
+        own = [beats, *([unseen] if task.reads_corpus else [])]
+        if UNLIKELIER in task.kind.metrics and UNLIKELIER not in limits.get(evaluation, {}):
+            own.append(Law(name="keeps_chosen", judge=_keeps_chosen, blocks=False))
         checks += [
             check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
             check_step([f"{name}_model"], [*([finite_loss] if task.kind.has_curve else []), whole]),
-            check_step([f"{name}_evaluation"], [beats, *of_corpus, *_limits(f"{name}_evaluation", limits)]),
+            check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
     return checks
 
@@ -308,6 +315,11 @@ def _beats(name: str, model: str, baselines: Mapping[str, str]) -> Law:
 def _forgets_little(report: Handle) -> Verdict:
     """The loss on general text has hardly risen since the base."""
     return forgets_little(_results(report), MOST_FORGOTTEN)
+
+
+def _keeps_chosen(report: Handle) -> Verdict:
+    """The chosen answers are hardly less likely than under the base."""
+    return keeps_chosen(_results(report), MOST_UNLIKELIER)
 
 
 def _limits(asset: str, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:

@@ -38,7 +38,7 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
 
 
 def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
-    stage = finetune_stage(task.kind)
+    stage, before = finetune_stage(task.kind), task.kind.reference(task.finetune)
 
     @mill_asset(
         file,
@@ -47,7 +47,7 @@ def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         kinds={"pytorch", "mlflow"},
         config=task.kind.finetune,
         given=asdict(task.finetune),
-        code=[stage],
+        code=[stage] if before is None else [before[0], stage],
         ins={"base": task.base, "examples": f"{task.name}_examples"},
         description=task.kind.summary,
     )
@@ -58,6 +58,9 @@ def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         base: Checkpoint,
         examples: Shards,
     ) -> dg.MaterializeResult[Checkpoint]:
-        return mill.materialised(mill.build(context, stage, cfg, base, examples))
+        first = task.kind.reference(cfg)  # by the settings of the launchpad
+        references = [] if first is None else [mill.build(context, *first, base, examples)]
+        built = mill.build(context, stage, cfg, base, examples, *(one.handle for one in references))
+        return mill.materialised(*references, built)
 
     return model_of_task

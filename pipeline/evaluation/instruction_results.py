@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.corpus.examples.conversations import conversation_of
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.evaluation.answer_texts import is_same, rouge_l, word_f1
 from pipeline.evaluation.answers import Rows, TableRows, column, taken
@@ -40,7 +41,7 @@ def judged_instructions(
     tuned, rows = predictor_in(predictor, model.directory), held_out.to_pylist()
     encoded = encoded_answers(tuned, rows)
     places = chosen_rows(len(rows), cfg.prompted_examples, cfg.seed)
-    questions = [conversation_in(tuned, rows[place])[:-1] for place in places]
+    questions = [conversation_of(rows[place]["messages"], tuned.system)[:-1] for place in places]
     answers = {}
     networks = {MODEL: tuned.model} | ({} if base is None else {BASE: base_network(base.directory, tuned)})
     for name, network in networks.items():
@@ -89,19 +90,9 @@ def encoded_answers(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
     """The conversations of the rows as the model reads them, whose ids are their places."""
     from model.data.conversations import encoded_conversations
 
-    rendered = tuned.template.rendered([conversation_in(tuned, row) for row in rows])
+    rendered = tuned.template.rendered([conversation_of(row["messages"], tuned.system) for row in rows])
     ids, description = [str(place) for place in range(len(rows))], tuned.description
     return encoded_conversations(ids, rendered, description["max_tokens"], description["truncation_side"])
-
-
-def conversation_in(tuned: Any, row: Mapping[str, Any]) -> list[Any]:
-    """The messages of a row, after the system message of the model if they have none."""
-    from model.data.chat import Message
-
-    messages = [Message(one["role"], one["content"]) for one in row["messages"]]
-    return (
-        messages if not tuned.system or messages[0].role == "system" else [Message("system", tuned.system), *messages]
-    )
 
 
 def base_network(directory: Path, tuned: Any) -> Any:
@@ -186,11 +177,12 @@ def answers_side_by_side(judged: Judged) -> str:
     for number, (score, _, row, answers) in enumerate(sorted(shown, key=lambda one: one[:2])[:MOST_SHOWN], 1):
         lines.append(f"\n{number}. ROUGE-L {score:.3f}")
         texts = {"question": row["messages"][-2]["content"], "expected": expected_answer(row), **answers}
-        lines += [f"\n**{name}**\n\n{quoted(_cut(text))}" for name, text in texts.items()]
+        lines += [f"\n**{name}**\n\n{quoted(shown_text(text))}" for name, text in texts.items()]
     return "\n".join(lines) + "\n"
 
 
-def _cut(text: str) -> str:
+def shown_text(text: str) -> str:
+    """A text of the data as a list of answers shows it."""
     text = printable(text)
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
 

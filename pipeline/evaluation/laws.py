@@ -10,6 +10,7 @@ from pipeline.store.verdict import Verdict
 
 MOST_CUT = 0.1  # fraction of the training texts
 MOST_FORGOTTEN = 0.03  # relative change of the loss on general text
+MOST_UNLIKELIER = 0.1  # relative change of the nats of chosen answers
 
 
 def unseen(n_seen: float) -> Verdict:
@@ -56,6 +57,20 @@ def forgets_little(results: Mapping[str, Mapping[str, Any]], limit: float) -> Ve
         rule="relative change of the loss on general text <= limit",
         failure=f"the training changed the loss on general text by {change:+.1%} (limit {limit:+.1%}): raise"
         " general_share, lower the learning rate, train fewer steps, or tune with lora",
+        observed=change,
+        limit=limit,
+    )
+
+
+def keeps_chosen(results: Mapping[str, Mapping[str, Any]], limit: float) -> Verdict:
+    """Checks that a training on preferences did not make the chosen answers much less likely than the base does."""
+    change = results["chosen_change"]["value"]
+    return Verdict(
+        passed=change <= limit,
+        rule="relative change of the nats of the chosen answers <= limit",
+        failure=f"the log-probability of the chosen answers fell by {change:.1%} (limit {limit:.0%}), so that the"
+        " model may write worse although it prefers the right answers: raise beta or sft_weight, lower the learning"
+        " rate, or train on fewer pairs",
         observed=change,
         limit=limit,
     )

@@ -3,14 +3,14 @@
 In: per pair the log-probabilities that a model gives to the chosen and to the rejected answer, in nats, with their
 numbers of tokens, and those that the reference gives. Out: `Counted` metrics.
 
-preference_accuracy   share of the pairs in which the model prefers the chosen answer. What a model prefers is what it
-                      makes more likely than the reference does, as in arXiv:2305.18290 section 4; the reference itself
-                      prefers what it gives the higher log-probability. A tie is wrong.
+preference_accuracy   share of the pairs in which the model prefers the chosen answer. What a model prefers is what
+                      it makes more likely than the reference does, as in arXiv:2305.18290 section 4; the reference
+                      itself prefers what it gives the higher log-probability. A tie is wrong.
 likelihood_accuracy   share in which the chosen answer has the higher log-probability
 margin                by how many nats more the chosen answer gained on the reference than the rejected one
 chosen_, rejected_    log-probability of an answer, and per token of all answers together
-chosen_change         relative change of the nats of the chosen answers: 0.1 = their log-probability fell by a tenth, and
-                      they became less likely
+chosen_change         relative change of the nats of the chosen answers: 0.1 = their log-probability fell by a tenth,
+                      and they became less likely
 """
 
 from collections.abc import Mapping, Sequence

@@ -43,7 +43,8 @@ def judged_preferences(
     from model.data.pairs import n_tokens_of
 
     held_out = read_examples(examples.directory, cfg.split)
-    tuned, rows = predictor_in(predictor, model.directory), held_out.to_pylist()
+    tuned: Any = predictor_in(predictor, model.directory)
+    rows = held_out.to_pylist()
     pairs = pairs_read_by(tuned, rows)
     places = np.array([int(name) for name in pairs.ids], np.int64)  # of the pairs of which a difference is read
     asked, tokens_N2 = chosen_rows(len(places), cfg.prompted_examples, cfg.seed), n_tokens_of(pairs.pairs)
@@ -54,11 +55,15 @@ def judged_preferences(
         nats[name] = log_probabilities(network, pairs, name, work)
         texts[name] = written_answers(network, tuned, prompts, asked, len(places), cfg.max_new_tokens)
     answers = {
-        name: with_column(answers_of(nats[name], tokens_N2, None if name == REFERENCE else nats.get(REFERENCE)), texts[name])
+        name: with_column(
+            answers_of(nats[name], tokens_N2, None if name == REFERENCE else nats.get(REFERENCE)), texts[name]
+        )
         for name in networks
     }
     n_cut = pairs.n_cut + len(pairs.left_out)
-    return Judged(tuned.description, taken(TableRows(held_out), places), answers | answers_by_length(tokens_N2), n_cut)
+    return Judged(
+        tuned.description, taken(TableRows(held_out), places), answers | answers_by_length(tokens_N2), n_cut
+    )
 
 
 def with_column(answers: Rows, texts: Sequence[str | None]) -> Rows:

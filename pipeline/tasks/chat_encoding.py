@@ -5,15 +5,15 @@ template, with a system prompt where they have none; and chat_template.jinja of 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 
-from model.data.chat import ANSWERS, CHAT_TEMPLATE, ROLES, ChatTemplate, Conversation, Message, Rendered
+from model.data.chat import ANSWERS, CHAT_TEMPLATE, ROLES, ChatTemplate
 from model.data.tokenizer import TOKENIZER
+from pipeline.corpus.examples.conversations import conversation_of, rendered_by_name
 from pipeline.store.shards import write_text
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ Trained = Annotated[
     "Whose messages the model learns to write: the roles assistant, user, system and tool, or all for every token"
     " of a conversation. An empty list means the answers of the assistant.",
 ]
+Tuning = Annotated[
+    Literal["full", "lora"],
+    "Train all weights, or with lora (arXiv:2106.09685) only small adapters beside the frozen base.",
+]
 ALL = "all"
 SHOWN_IDS = 5  # in a warning
 log = logging.getLogger(__name__)
@@ -45,19 +49,16 @@ class ChatEncoder:
     system: str = ""
     trained: tuple[str, ...] | None = ANSWERS  # roles; None = every token
 
-    def conversation(self, messages: Sequence[dict[str, str]]) -> Conversation:
-        """From a row of examples."""
-        found = tuple(Message(one["role"], one["content"]) for one in messages)
-        return with_system(found, self.system)
-
     def encoded(self, rows: pa.Table, max_tokens: int, truncation_side: str) -> "EncodedConversations":
         """The conversations of examples; those without a trained token are left out. Raises ValueError if all are."""
         from model.data.conversations import ROOM_ON_CPU, encoded_conversations
         from model.training.machine import training_device
 
         ids = rows["id"].to_pylist()
-        conversations = [self.conversation(messages) for messages in rows["messages"].to_pylist()]
-        found = encoded_conversations(ids, self.rendered(ids, conversations), max_tokens, truncation_side)
+        conversations = [conversation_of(messages, self.system) for messages in rows["messages"].to_pylist()]
+        found = encoded_conversations(
+            ids, rendered_by_name(self.template, ids, conversations, self.trained), max_tokens, truncation_side
+        )
         if found.unsupervised:
             log.warning(
                 "%s of %s conversations have no trained token among the %s that are read, and are not used: %s",
@@ -72,26 +73,6 @@ class ChatEncoder:
                 f" and the trained roles of the {len(ids):,} conversations are {', '.join(self.trained or ('all',))}"
             )
         return replace(found, room=None if training_device().type == "cuda" else ROOM_ON_CPU)
-
-    def rendered(self, ids: Sequence[str], conversations: Sequence[Conversation]) -> list[Rendered]:
-        """Raises ValueError for a conversation that the template refuses, with its id in `ids`."""
-        try:
-            return self.template.rendered(conversations, trained=self.trained)
-        except ValueError:
-            for name, one in zip(ids, conversations, strict=True):
-                try:
-                    self.template.rendered([one], trained=self.trained)
-                except ValueError as error:
-                    raise ValueError(
-                        f"example {name}: {error}; remove the row, or choose another template"
-                    ) from error
-            raise
-
-
-def with_system(conversation: Conversation, system: str) -> Conversation:
-    """The conversation with a system message, if it has none."""
-    has_one = not system or (bool(conversation) and conversation[0].role == "system")
-    return tuple(conversation) if has_one else (Message("system", system), *conversation)
 
 
 def checked_roles(trained: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -46,6 +46,7 @@ from pipeline.tasks.chat_encoding import (
     SystemPrompt,
     Template,
     Trained,
+    Tuning,
     chat_encoder,
     checked_roles,
     write_template,
@@ -90,10 +91,7 @@ class InstructionExamplesConfig(ExamplesConfig):
 class InstructionConfig(FinetuneConfig):
     """Settings of instruction tuning."""
 
-    tuning: Annotated[
-        Literal["full", "lora"],
-        "Train all weights, or with lora (arXiv:2106.09685) only small adapters beside the frozen base.",
-    ] = "full"
+    tuning: Tuning = "full"
     template: Template = "auto"
     system_prompt: SystemPrompt = ""
     trained: Trained = ()

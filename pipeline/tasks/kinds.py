@@ -18,4 +18,5 @@ KINDS: dict[str, Entry] = {
     "tagging": Entry("pipeline.tasks.tagging", "tag"),
     "multi_label_classification": Entry("pipeline.tasks.multi_label_classification", "classify"),
     "instruction": Entry("pipeline.tasks.instruction", "answer"),
+    "preference": Entry("pipeline.tasks.preference", "answer"),
 }

@@ -20,7 +20,7 @@ from annotated_types import Ge, Lt
 
 from pipeline.corpus.examples.conversations import MESSAGES
 from pipeline.corpus.examples.labelled_file import Record
-from pipeline.corpus.examples.preferences import OPTIONAL, PARTS, encoded_preferences, preference_in
+from pipeline.corpus.examples.preferences import OPTIONAL, PARTS, Preferred, encoded_preferences, preference_in
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.report.card_markdown import table
@@ -187,14 +187,12 @@ beta = 0.1
     def records(self, name: str, content: bytes, cfg: Any, stray_quotes: list[int]) -> Iterator[Record | str]:
         return Rows.records(self, name, content, cfg, stray_quotes)
 
-    def row(self, parts: Mapping[str, Any], cfg: PreferenceExamplesConfig) -> Row:
+    def row(self, parts: Mapping[str, Any], cfg: Any) -> Row:
         found = preference_in(parts)
-        if isinstance(found[0], str):
+        if not isinstance(found, Preferred):
             given = next((parts[name] for name in PARTS if parts[name] is not None), "")
-            return Row(str(given), reason=found[0], detail=str(found[1]))
-        prompt, *answers = (
-            [{"role": one.role, "content": one.content} for one in messages] for messages in found
-        )
+            return Row(str(given), reason=found[0], detail=found[1])
+        prompt, *answers = ([{"role": one.role, "content": one.content} for one in messages] for messages in found)
         text = "\n\n".join(one["content"] for one in prompt if one["role"] != "system")
         whole = text_digest(*(text for part in found for one in part for text in (one.role, one.content)))
         group = text_digest(text) if cfg.group is None else None  # answers to one prompt stay in one split
@@ -212,9 +210,8 @@ beta = 0.1
         template = load_chat_template(tokenizer, directory, cfg.template)
         return PairEncoder(template, cfg.system_prompt, shares_beginning=window is None)
 
-    def encode(
-        self, examples: Shards, rows: pa.Table, tokenizer: PairEncoder, max_tokens: int, truncation_side: str
-    ) -> "EncodedPairs":
+    def encode(self, examples: Shards, rows: pa.Table, tokenizer: Any, max_tokens: int, truncation_side: str) -> Any:
+        """EncodedPairs; `tokenizer` is a PairEncoder."""
         return tokenizer.pairs(rows, max_tokens, truncation_side)
 
     def reference(self, cfg: PreferenceConfig) -> tuple[Stage, ReferenceConfig] | None:
@@ -223,10 +220,10 @@ beta = 0.1
         names = ("template", "system_prompt", "max_tokens", "truncation_side")
         return reference_stage(self), ReferenceConfig(**{name: getattr(cfg, name) for name in names})
 
-    def referenced(self, encoded: "EncodedPairs", reference: Shards) -> "EncodedPairs":
+    def referenced(self, encoded: Any, reference: Shards) -> Any:
         return replace(encoded, references=read_references(reference.directory, encoded.ids))
 
-    def loss(self, cfg: PreferenceConfig) -> Any:
+    def loss(self, cfg: Any) -> Any:
         from model.training.preferences import preference_loss
 
         return partial(preference_loss, loss=cfg.preference_loss())
@@ -284,5 +281,12 @@ def preferences_overview(examples: pa.Table) -> str:
         numbers = (part.num_rows, len(part["text"].unique()))
         medians = (int(np.median(words[side])) for side in ("chosen", "rejected"))
         rows.append([split, *(f"{number:,}" for number in (*numbers, *medians)), longer])
-    header = ["split", "pairs", "prompts", "words of the chosen answer, median", "of the rejected one", "chosen longer"]
+    header = [
+        "split",
+        "pairs",
+        "prompts",
+        "words of the chosen answer, median",
+        "of the rejected one",
+        "chosen longer",
+    ]
     return "## Pairs\n\n" + table(header, rows)

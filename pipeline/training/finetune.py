@@ -75,6 +75,17 @@ class Objective(Protocol):
         """`rows` are the examples of one split, perhaps augmented; `examples` is where all of them are."""
         ...
 
+    def reference(self, cfg: Any) -> tuple[Stage, Any] | None:
+        """A stage, with its config, that is built from base and examples before the training, which reads its output
+        as a further input; None = there is none."""
+        del cfg
+        return None
+
+    def referenced(self, encoded: Any, reference: Shards) -> Examples:
+        """The encoded examples with what the output of that stage says of them."""
+        del reference
+        return encoded
+
     def augmented(self, rows: pa.Table, cfg: Any, seed: int) -> pa.Table:
         """`rows` as they are in one epoch: changed as cfg.settings().augmentation describes.
 
@@ -251,9 +262,11 @@ class SplitReader:
     examples: Shards
     tokenizer: Any  # as the `encoder` of the kind has it
     max_tokens: int
+    reference: Shards | None = None  # output of the stage that the kind's `reference` names
 
     def encoded(self, rows: pa.Table) -> Examples:
-        return self.kind.encode(self.examples, rows, self.tokenizer, self.max_tokens, self.cfg.truncation_side)
+        found = self.kind.encode(self.examples, rows, self.tokenizer, self.max_tokens, self.cfg.truncation_side)
+        return found if self.reference is None else self.kind.referenced(found, self.reference)
 
     def read(self, split: str) -> Examples:
         return self.encoded(read_examples(self.examples.directory, split))
@@ -266,17 +279,22 @@ class SplitReader:
         return lambda epoch: self.encoded(self.kind.augmented(rows, self.cfg, epoch_seed(self.cfg.seed, epoch)))
 
 
-def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
-    """The stage function. Raises Terminated after a signal, ValueError when base and examples do not fit."""
+def finetune(
+    kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, *tuple[Shards, ...]], work: Work
+) -> Outcome:
+    """The stage function. Inputs: base, examples, and the output of the kind's `reference` where it has one.
+
+    Raises Terminated after a signal, ValueError when base and examples do not fit."""
     from model.training.finetuning import Task, job_of, load_base
     from model.training.finetuning import finetune as run_to_end
     from model.training.loop import Interrupted
 
-    checkpoint, examples = inputs
+    checkpoint, examples, *references = inputs
     settings, base = cfg.settings(), load_base(checkpoint.directory)
     max_tokens = base.max_tokens(settings)
     encoder = kind.encoder(cfg, base.tokenizer, checkpoint.directory / TOKENIZER)
     reader = SplitReader(kind=kind, cfg=cfg, examples=examples, tokenizer=encoder, max_tokens=max_tokens)
+    reader = dataclasses.replace(reader, reference=references[0] if references else None)
     training, held_out = (reader.read(split) for split in ("train", "validation"))
     warn_of_cuts(cfg, training, max_tokens, base.network.cfg.max_seq_len)
     network, description = kind.network(cfg, base.network, examples)

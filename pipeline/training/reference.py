@@ -73,7 +73,7 @@ def write_references(kind: Objective, cfg: Any, inputs: tuple[Checkpoint, Shards
     tables = []
     for split in SPLITS:
         rows = read_examples(examples.directory, split)
-        pairs = kind.encode(examples, rows, encoder, max_tokens, cfg.truncation_side)
+        pairs: Any = kind.encode(examples, rows, encoder, max_tokens, cfg.truncation_side)
         nats_N2 = pair_log_probabilities(
             model, pairs, progress=lambda done, total: work.progress(done, total, "pairs")
         )

@@ -13,12 +13,12 @@ Which messages may follow each other is checked in model/data/chat.py; the reaso
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from model.data.chat import Conversation, Message
+from model.data.chat import ANSWERS, ChatTemplate, Conversation, Message, Rendered
 from model.data.examples import valid
 from pipeline.corpus.examples.paths import shown
 
@@ -62,26 +62,35 @@ def conversation_in(parts: Mapping[str, Any], form: str | None = None) -> Conver
             raise Refused("no_answer" if parts["instruction"] or parts["prompt"] else "no_messages")
         messages = _messages(parts, found)
         if (system := parts["system"]) not in (None, "") and not (messages and messages[0].role == "system"):
-            messages = [Message("system", _text(system, "system")), *messages]
-        return _checked(messages)
+            messages = [Message("system", text_of(system, "system")), *messages]
+        return checked_messages(messages)
     except Refused as refused:
         return refused.reason, refused.detail
 
 
 def _messages(parts: Mapping[str, Any], form: str) -> list[Message]:
     if form in ("messages", "sharegpt"):
-        return _listed(parts[FORMS[form][0]])
+        return listed_messages(parts[FORMS[form][0]])
     if form == "alpaca":
-        instruction, given = _text(parts["instruction"], "user"), _text(parts["input"], "user")
-        question = "\n\n".join(text for text in (instruction, given) if text.strip())
-        return [Message("user", question), Message("assistant", _text(parts["output"], "assistant"))]
+        question = question_of(parts["instruction"], parts["input"])
+        return [question, Message("assistant", text_of(parts["output"], "assistant"))]
     prompt, completion = parts["prompt"], parts["completion"]
-    before = _listed(prompt) if _is_list(prompt) else [Message("user", _text(prompt, "user"))]
-    answer = _listed(completion) if _is_list(completion) else [Message("assistant", _text(completion, "assistant"))]
+    before = listed_messages(prompt) if is_list_of_messages(prompt) else [Message("user", text_of(prompt, "user"))]
+    answer = (
+        listed_messages(completion)
+        if is_list_of_messages(completion)
+        else [Message("assistant", text_of(completion, "assistant"))]
+    )
     return [*before, *answer]
 
 
-def _is_list(value: Any) -> bool:
+def question_of(instruction: Any, given: Any) -> Message:
+    """The message of a user that holds an instruction, and what it is about."""
+    texts = (text_of(instruction, "user"), text_of(given, "user"))
+    return Message("user", "\n\n".join(text for text in texts if text.strip()))
+
+
+def is_list_of_messages(value: Any) -> bool:
     """Whether it is a list of messages; a table has it as JSON."""
     known = _json(value) if isinstance(value, str) else value
     return isinstance(known, list) and all(isinstance(one, dict) for one in known)
@@ -96,7 +105,7 @@ def _json(text: str) -> Any:
         return None
 
 
-def _listed(value: Any) -> list[Message]:
+def listed_messages(value: Any) -> list[Message]:
     messages = _json(value) if isinstance(value, str) else value
     if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
         raise Refused("not_messages", "" if value is None else shown(value))
@@ -110,11 +119,11 @@ def _message(one: Mapping[str, Any]) -> Message:
         raise Refused("unknown_role", shown(name))
     content = next((one[key] for key in TEXT_KEYS if one.get(key) is not None), None)
     calls = [TOOL_CALL.format(_call(call)) for call in one.get("tool_calls") or ()]
-    text = _text(content, role)
+    text = text_of(content, role)
     return Message(role, "\n".join([*([text] if text or not calls else []), *calls]))
 
 
-def _text(content: Any, role: str) -> str:
+def text_of(content: Any, role: str) -> str:
     """The text of a message. A list of parts must be of texts alone."""
     if content is None:
         return ""
@@ -141,7 +150,7 @@ def _call(call: Any) -> str:
     return json.dumps({"name": function.get("name"), "arguments": arguments}, ensure_ascii=False)
 
 
-def _checked(messages: list[Message]) -> Conversation:
+def checked_messages(messages: list[Message]) -> Conversation:
     """The messages up to the last answer. Raises Refused for those that are no conversation."""
     if not messages:
         raise Refused("no_messages")
@@ -164,6 +173,26 @@ def _checked(messages: list[Message]) -> Conversation:
     return tuple(messages)
 
 
-def conversation_of(messages: list[dict[str, str]]) -> Conversation:
-    """A conversation from a row of examples."""
-    return tuple(Message(one["role"], one["content"]) for one in messages)
+def conversation_of(messages: Sequence[Mapping[str, str]], system: str = "") -> Conversation:
+    """A conversation from a row of examples, with the system message `system` if it has none."""
+    found = tuple(Message(one["role"], one["content"]) for one in messages)
+    has_one = not system or (bool(found) and found[0].role == "system")
+    return found if has_one else (Message("system", system), *found)
+
+
+def rendered_by_name(
+    template: ChatTemplate,
+    ids: Sequence[str],
+    conversations: Sequence[Conversation],
+    trained: Sequence[str] | None = ANSWERS,
+) -> list[Rendered]:
+    """The conversations of examples. Raises ValueError for one that the template refuses, with its id in `ids`."""
+    try:
+        return template.rendered(conversations, trained=trained)
+    except ValueError:
+        for name, one in zip(ids, conversations, strict=True):
+            try:
+                template.rendered([one], trained=trained)
+            except ValueError as error:
+                raise ValueError(f"example {name}: {error}; remove the row, or choose another template") from error
+        raise

@@ -225,7 +225,7 @@ def test_base_that_writes_no_text_is_refused(store, tmp_path, byte_tokenizer, bu
     cfg = EncoderConfig(vocab_size=257, **SHAPE | {"n_kv_heads": 2})
     save_model(tmp_path, new_masked_lm(cfg, seed=0), describe(cfg))
     encoder = Checkpoint(stage="base", directory=tmp_path, fingerprint="e", digest="encoder", rows=1)
-    with pytest.raises(ValueError, match="writes no text.*needs a decoder"):
+    with pytest.raises(ValueError, match=r"writes no text.*needs a decoder"):
         reference_of(store, PreferenceConfig(**QUICK), encoder, built.handle)
 
 

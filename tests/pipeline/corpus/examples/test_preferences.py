@@ -57,8 +57,14 @@ def test_input_belongs_to_the_instruction_and_a_system_message_goes_first():
         ("equal_answers", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Hello!"}),
         ("no_prompt", {"chosen": "Hello!", "rejected": "What?"}),
         ("no_common_prompt", {"chosen": listed(USER, GOOD), "rejected": listed(MORE, BAD)}),
-        ("different_questions", {"chosen": listed(USER, GOOD, MORE, DONE), "rejected": listed(USER, GOOD, USER, BAD)}),
-        ("one_answer_continues_the_other", {"chosen": listed(USER, GOOD, MORE, DONE), "rejected": listed(USER, GOOD)}),
+        (
+            "different_questions",
+            {"chosen": listed(USER, GOOD, MORE, DONE), "rejected": listed(USER, GOOD, USER, BAD)},
+        ),
+        (
+            "one_answer_continues_the_other",
+            {"chosen": listed(USER, GOOD, MORE, DONE), "rejected": listed(USER, GOOD)},
+        ),
         ("unknown_role", {"prompt": "Hi", "chosen": [{"role": "wizard", "content": "x"}], "rejected": "What?"}),
         ("starts_with_assistant", {"chosen": listed(GOOD, USER, GOOD), "rejected": listed(GOOD, USER, BAD)}),
     ],

@@ -53,7 +53,6 @@ MODEL_MAY_IMPORT_IN = {
     "model/data/chat_sandbox.py": {"jinja2"},
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
-    "model/data/chat.py": {"jinja2"},
 }
 FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "network": (),
@@ -89,6 +88,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.chat",
     "model.data.examples",
     "model.data.merges",
+    "model.data.pairs",
     "model.training.config",
     "model.training.machine",
     "model.training.launch",

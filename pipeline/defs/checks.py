@@ -124,21 +124,24 @@ def asset_checks(
             check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
-    unseen = Law(name="unseen_in_pretraining", judge=_unseen, blocks=False)
     whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
     for task in tasks:
-        metric, baseline = task.kind.must_beat
-        beats, name = _beats(f"beats_{baseline}", task.name, {metric: baseline}), task.name
-        evaluation = f"{name}_evaluation"
-        own = [beats, *([unseen] if task.reads_corpus else [])]
-        if UNLIKELIER in task.kind.metrics and UNLIKELIER not in limits.get(evaluation, {}):
-            own.append(Law(name="keeps_chosen", judge=_keeps_chosen, blocks=False))
         checks += [
-            check_step([f"{name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
-            check_step([f"{name}_model"], [*([finite_loss] if task.kind.has_curve else []), whole]),
-            check_step([evaluation], [*own, *_limits(evaluation, limits)]),
+            check_step([f"{task.name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
+            check_step([f"{task.name}_model"], [*([finite_loss] if task.kind.has_curve else []), whole]),
+            check_step([f"{task.name}_evaluation"], _laws_of_evaluation(task, limits)),
         ]
     return checks
+
+
+def _laws_of_evaluation(task: Task, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:
+    (metric, baseline), evaluation = task.kind.must_beat, f"{task.name}_evaluation"
+    own = [_beats(f"beats_{baseline}", task.name, {metric: baseline})]
+    if task.reads_corpus:
+        own.append(Law(name="unseen_in_pretraining", judge=_unseen, blocks=False))
+    if UNLIKELIER in task.kind.metrics and UNLIKELIER not in limits.get(evaluation, {}):
+        own.append(Law(name="keeps_chosen", judge=_keeps_chosen, blocks=False))
+    return [*own, *_limits(evaluation, limits)]
 
 
 def metrics_of_model(model: Model) -> tuple[str, ...]:

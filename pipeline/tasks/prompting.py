@@ -24,7 +24,6 @@ from annotated_types import Ge
 
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.report.card_markdown import plain, table
-from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.evaluation.results import Result, quoted
 from pipeline.evaluation.task import Answer, Answering, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
@@ -33,6 +32,7 @@ from pipeline.store.settings import Count, Natural, Text, check_values
 from pipeline.store.shards import link_or_copy, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Work
 from pipeline.tasks.classification import Classification, labels_of
+from pipeline.training.finetune import keep_tokenizer
 
 if TYPE_CHECKING:
     from model.generation.chat_form import ChatForm
@@ -218,8 +218,7 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
     whole = {**description, "labels": prompt.labels, **described}
     write_text(work.directory / CONFIG, json.dumps(whole, indent=1, ensure_ascii=False))
     link_or_copy(base.directory / WEIGHTS, work.directory / WEIGHTS)
-    for name in tokenizer_files(base.directory / TOKENIZER):
-        link_or_copy(base.directory / TOKENIZER / name, work.directory / TOKENIZER / name)
+    keep_tokenizer(base.directory, work.directory)
     return Outcome(
         rows=0,  # steps
         measures={"n_shots": len(prompt.shots), **measures, **cuts(prompted, sample_of(train, MEASURED, cfg.seed))},

@@ -284,7 +284,8 @@ def finetune(
 ) -> Outcome:
     """The stage function. Inputs: base, examples, and the output of the kind's `reference` where it has one.
 
-    Raises Terminated after a signal, ValueError when base and examples do not fit."""
+    Raises Terminated after a signal, ValueError when base and examples do not fit.
+    """
     from model.training.finetuning import Task, job_of, load_base
     from model.training.finetuning import finetune as run_to_end
     from model.training.loop import Interrupted
@@ -318,8 +319,7 @@ def finetune(
         ending = run_to_end(work.directory, job, work.observer, progress, finish)
     except Interrupted as stop:
         raise Terminated(str(stop)) from stop
-    for name in tokenizer_files(checkpoint.directory / TOKENIZER):
-        link_or_copy(checkpoint.directory / TOKENIZER / name, work.directory / TOKENIZER / name)
+    keep_tokenizer(checkpoint.directory, work.directory)
     kind.complete(encoder, work.directory)
     return Outcome(
         rows=ending.n_steps,
@@ -331,6 +331,12 @@ def finetune(
         },
         content=("model.safetensors", "config.json", "tokenizer/*", "adapter/*"),
     )
+
+
+def keep_tokenizer(base: Path, directory: Path) -> None:
+    """The tokenizer of a base in the folder of a model that was made from it."""
+    for name in tokenizer_files(base / TOKENIZER):
+        link_or_copy(base / TOKENIZER / name, directory / TOKENIZER / name)
 
 
 def chosen(ending: "Ending", metric: str) -> dict[str, float]:

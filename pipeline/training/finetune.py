@@ -279,9 +279,7 @@ class SplitReader:
         return lambda epoch: self.encoded(self.kind.augmented(rows, self.cfg, epoch_seed(self.cfg.seed, epoch)))
 
 
-def finetune(
-    kind: Objective, cfg: FinetuneConfig, inputs: tuple[Checkpoint, *tuple[Shards, ...]], work: Work
-) -> Outcome:
+def finetune(kind: Objective, cfg: FinetuneConfig, inputs: tuple[Any, ...], work: Work) -> Outcome:
     """The stage function. Inputs: base, examples, and the output of the kind's `reference` where it has one.
 
     Raises Terminated after a signal, ValueError when base and examples do not fit.

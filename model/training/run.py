@@ -168,6 +168,7 @@ class _Run:
             self.prune()
         best = self.kept()
         if best is not None:
+            any_process(False)  # no process reads the checkpoint before rank 0 has written it
             load_best(folder_of(self.root, best[0]), self.state.model)
         if is_fsdp(self.state.model):
             gather_weights(self.state.model, self.job.model)

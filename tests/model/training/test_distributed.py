@@ -48,16 +48,16 @@ CHILD = str(Path(__file__).with_name("two_processes.py"))
 LAUNCHES = itertools.count()
 
 
-def both(directory: Path, *actions: str) -> list[subprocess.CompletedProcess]:
-    """Run the actions, each `function:folder:arguments`, in two processes. Returns how each ended."""
+def both(directory: Path, *actions: str, child: str = CHILD) -> list[subprocess.CompletedProcess]:
+    """Run the actions of `child`, each `function:folder:arguments`, in two processes. Returns how each ended."""
     shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "STORE": str(directory / f".store-{next(LAUNCHES)}")}
 
-    def child(number: int) -> subprocess.CompletedProcess:
+    def process(number: int) -> subprocess.CompletedProcess:
         env = os.environ | shared | {"RANK": str(number), "LOCAL_RANK": str(number)}
-        return python(CHILD, str(directory), *actions, env=env)
+        return python(child, str(directory), *actions, env=env)
 
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return list(pool.map(child, (0, 1)))
+        return list(pool.map(process, (0, 1)))
 
 
 def ended_well(answers: list[subprocess.CompletedProcess]) -> None:

@@ -7,6 +7,7 @@ figures/*.png. The kind of task defines the metrics (`Judge`). Answers are made 
 as columns; nothing with an entry per token is kept.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,6 +38,7 @@ RANDOM_INIT, PROMPTING = "random_init", "prompting"
 TUNED = "finetune"  # stage of models that were tuned for a task, which may be bases of others
 Answer = Mapping[str, Any]
 Answering = Callable[[Sequence[Mapping[str, Any]]], Sequence[Answer]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +106,7 @@ class Judge(Protocol):
     predictor: type[Predictor]
     decides: tuple[str, bool]  # metric that is drawn beside the baselines, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
+    can_be_prompted: bool = False  # whether `prompted` gives the answers of a decoder
 
     def judge(
         self, cfg: Any, models: Sequence[Checkpoint], base: Checkpoint | None, examples: Shards, work: Work
@@ -224,9 +227,12 @@ def judge(
         answers[name] = answers_to(held_out, partial(kind.answers, predictor), name, work)
     answers |= kind.baselines(train, held_out)
     model, rows = predictor_in(kind.predictor, models[0].directory), {}
-    if base and cfg.prompted_examples and (answering := kind.prompted(base.directory, model.description)):
+    answering = kind.prompted(base.directory, model.description) if base and cfg.prompted_examples else None
+    if answering is not None and cfg.prompted_examples:
         rows[PROMPTING] = chosen_rows(held_out.num_rows, cfg.prompted_examples, cfg.seed)
         answers[PROMPTING] = answers_to(held_out.take(pa.array(rows[PROMPTING])), answering, PROMPTING, work)
+    elif base and cfg.prompted_examples and kind.can_be_prompted:
+        log.info("no baseline `prompting`: %s continues no text; the key prompted names a decoder", base.directory)
     pieces = (piece.to_pylist() for piece in pieces_of(held_out.select(list(model.inputs))))
     return Judged(model.description, TableRows(held_out), answers, sum(map(model.n_cut, pieces)), rows)
 

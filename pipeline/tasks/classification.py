@@ -140,6 +140,7 @@ class Classification(Kind):
         "calibration_error",
     )
     decides, must_beat = ("macro_f1", True), ("accuracy", "majority")
+    can_be_prompted = True
     selects = ("validation_macro_f1", True)
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ class Kind(Rows, Objective, Judge, Protocol):
     metrics: tuple[str, ...]  # in the results of its evaluation, for limits in [checks.<task>_evaluation]
     decides: tuple[str, bool]  # metric that selects the `champion`, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
+    needs_decoder: bool = False  # whether its base must continue texts
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Values of `examples` from those `keys` that the table has. Raises ValueError, which begins with `where`,

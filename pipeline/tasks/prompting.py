@@ -154,7 +154,8 @@ class Prompting(Classification):
     evaluation_version, libraries = 2, ("scikit-learn", "scipy")
     predictor = PromptedClassifier
     finetune, evaluation = PromptingConfig, PromptingEvaluationConfig
-    has_curve = False
+    has_curve = can_be_prompted = False
+    needs_decoder = True
     example = """
 [tickets_prompted]
 kind = "prompting"
@@ -196,7 +197,7 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
     from model.network.registry import read_config
 
     base, examples = inputs
-    check_decoder(base)
+    check_decoder(base, "base")
     train, held_out = (read_examples(examples.directory, split) for split in ("train", "validation"))
     prompt = prompt_of(cfg, labels_of(examples.directory), train)
     if cfg.chat_template:
@@ -236,14 +237,15 @@ def cuts(prompted: "PromptedLabels", rows: pa.Table) -> dict[str, float]:
     }
 
 
-def check_decoder(base: Checkpoint) -> None:
+def check_decoder(model: Checkpoint, key: str) -> None:
+    """Raises ValueError if the model that the key of a task names cannot continue a text."""
     from model.network.registry import KINDS, read_config
 
-    description, _ = read_config(base.directory)
+    description, _ = read_config(model.directory)
     if description["kind"] != "decoder":
         raise ValueError(
-            f"the base {base.directory} is {KINDS[description['kind']].title}, which continues no text; prompting"
-            f" needs a decoder: {DECODERS}"
+            f"the key {key} of the task names {model.directory}, {KINDS[description['kind']].title}, which continues"
+            f" no text; prompting needs a decoder: {DECODERS}"
         )
 
 

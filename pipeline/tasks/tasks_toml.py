@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.training.presets import is_encoder_family
 from pipeline.corpus.collect.package import PackageSource
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.collect.url import UrlSource
@@ -22,11 +23,12 @@ from pipeline.store.settings import checked_values, did_you_mean, read, read_tom
 from pipeline.tasks.kind import Kind, kind_named
 from pipeline.tasks.kinds import KINDS
 from pipeline.training.finetune import FinetuneConfig
-from pipeline.training.models_toml import Model, OpenModel, read_models
+from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, PretrainedModel, read_models
 
 MODELS_FILE = "models.toml"
 HELD_OUT = {"validation": "validation_data", "test": "test_data"}  # given splits
-KEYS, SHOWCASE = ("kind", "base", "prompted", "data", *HELD_OUT.values()), "showcase"  # keys of every kind
+PROMPTED, SHOWCASE = "prompted", "showcase"
+KEYS = ("kind", "base", PROMPTED, "data", *HELD_OUT.values())  # keys of every kind
 SETTINGS = ("examples", "finetune", "evaluation")  # tables of every kind
 PACKAGE_KEYS = ("package", "version", "file", "sha256", "members")
 URL_KEYS = ("url", "members")
@@ -74,7 +76,7 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
     _refuse_taken(name, where, models)
-    named = {"kind": KINDS, "base": models} | ({"prompted": models} if "prompted" in table else {})
+    named = {"kind": KINDS, "base": models} | ({PROMPTED: models} if PROMPTED in table else {})
     for key, allowed in named.items():
         if not isinstance(table.get(key), str) or table[key] not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
@@ -82,6 +84,7 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
                 f"{where}: {key} {got}, expected one of {', '.join(allowed)}{did_you_mean(table.get(key), allowed)}"
             )
     kind = kind_named(table["kind"])
+    _refuse_unprompted(table, kind, models, where)
     refuse_unknown(where, "key", table, (*KEYS, *kind.keys, *ROW_KEYS, *SETTINGS, SHOWCASE))
     of_task = kind.examples_of({key: table[key] for key in kind.keys if key in table}, where)
     of_task |= {key: table[key] for key in ROW_KEYS if key in table}
@@ -89,7 +92,7 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     if isinstance(settings, dict) and (taken := sorted({*kind.keys, *ROW_KEYS, *DIGESTS} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
     of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
-    base, prompted = models[table["base"]], models[table.get("prompted", table["base"])]
+    base, prompted = models[table["base"]], models[table.get(PROMPTED, table["base"])]
     of_corpus = [one.name for one in (base, prompted) if not isinstance(one, OpenModel)]
     return Task(
         name=name,
@@ -117,6 +120,24 @@ def _showcase(value: Any, of_corpus: Sequence[str], where: str) -> bool:
             " trained on the corpus, which must not contain its examples; take an open model of models.toml"
         )
     return value
+
+
+def _refuse_unprompted(table: Mapping[str, Any], kind: Kind, models: Mapping[str, Model], where: str) -> None:
+    """Raises ValueError where a model is to continue texts and cannot. What an open model is, its files say, which
+    are read when it is built."""
+    if PROMPTED in table and not kind.can_be_prompted:
+        raise ValueError(
+            f"{where}: {PROMPTED} is {table[PROMPTED]!r}, but a task of kind {kind.name!r} has no baseline of this"
+            " name; remove the key"
+        )
+    for key in [key for key in ("base" if kind.needs_decoder else PROMPTED,) if key in table]:
+        model = models[table[key]]
+        first = models[model.vocabulary] if isinstance(model, ContinuedModel) else model
+        if isinstance(first, PretrainedModel) and is_encoder_family(family := first.settings.get("family")):
+            raise ValueError(
+                f"{where}: {key} is {table[key]!r}, an encoder (family {family}), which continues no text; name a"
+                " decoder, for instance the open model smollm2"
+            )
 
 
 def _refuse_taken(name: str, where: str, models: Mapping[str, Model]) -> None:

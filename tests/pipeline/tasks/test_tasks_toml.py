@@ -210,3 +210,36 @@ def test_read_tasks_names_a_model_to_be_prompted(tmp_path):
         read_tasks(written(tmp_path, small.replace('"smollm2"', '"smolm2"')))
     with pytest.raises(ValueError, match=r"showcase = true .* its model 'foundation_model'"):
         read_tasks(written(tmp_path, small.replace('"smollm2"', '"foundation_model"')))
+
+
+ENCODERS = """
+[words]
+kind = "pretrain"
+family = "bert"
+[more_words]
+kind = "continue"
+base = "words"
+domain = ["letters"]
+[foundation_model]
+kind = "pretrain"
+"""
+
+
+@pytest.mark.parametrize("name", ["words", "more_words"])
+@pytest.mark.parametrize("key", ["prompted", "base"])
+def test_read_tasks_encoder_that_would_have_to_continue_texts_is_refused(tmp_path, name, key):
+    """`prompted` with an encoder was a baseline that silently did not exist."""
+    (tmp_path / "models.toml").write_text(ENCODERS)
+    text = TICKETS + f'prompted = "{name}"\n'
+    if key == "base":
+        text = TICKETS.replace("classification", "prompting").replace("foundation_model", name)
+    message = rf"tasks.toml: \[tickets\]: {key} is '{name}', an encoder \(family bert\), which continues no text"
+    with pytest.raises(ValueError, match=message):
+        read_tasks(written(tmp_path, text))
+    assert read_tasks(written(tmp_path, text.replace(name, "foundation_model")))
+
+
+def test_read_tasks_prompted_is_refused_for_a_kind_that_has_no_such_baseline(tmp_path):
+    text = TICKETS.replace("classification", "multi_label_classification") + 'prompted = "foundation_model"\n'
+    with pytest.raises(ValueError, match="a task of kind 'multi_label_classification' has no baseline of this name"):
+        read_tasks(written(tmp_path, text))

@@ -44,7 +44,7 @@ from pipeline.store.records import Shards
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
-from pipeline.tasks.label_values import label_text, marked, named, names_of, shown
+from pipeline.tasks.label_values import label_text, marked, named, names_of, shown, too_long
 from pipeline.tasks.labelled_texts import LabelledTextsConfig, check_labels, text_row, with_label_names
 from pipeline.training.finetune import DEFAULTS, FinetuneConfig
 
@@ -301,6 +301,8 @@ def _judged(value: Any, labels: tuple[str, ...], renamed: tuple[str, ...]) -> tu
         return None, "no_label", "" if value in (None, "") else shown(value)
     if names and name is None:
         return None, "unknown_label", shown(value)
+    if not names and label is not None and (fault := too_long(label)):
+        return None, "long_label", fault
     return (name if names else label), None, ""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from model.data.examples import repaired
 from model.data.spans import Span
 from pipeline.corpus.examples.paths import SHOWN_CHARACTERS, shown, value_at
+from pipeline.tasks.label_values import too_long
 
 IN_LISTS = {"start": "0", "end": "1", "label": "2"}  # positions in [start, end, label]
 
@@ -57,10 +58,14 @@ def _span(text: str, entity: Any, keys: Mapping[str, str]) -> Span:
         )
     if not isinstance(label, str) or not (label := repaired(label)):
         raise Refused("no_label", f"no text at {keys['label']}: {shown(entity)}")
+    if fault := too_long(label):
+        raise Refused("long_label", fault)
     start, end = int(start), int(end)
     if not 0 <= start < end <= len(text):
         what = "is empty" if start == end else "points outside the text"
         raise Refused("entity_outside_text", f"{start} to {end} ({label}) {what} of {len(text):,} characters")
+    if not text[start:end].strip():
+        raise Refused("empty_entity", f"{start} to {end} ({label}) has only white space")
     return Span(start, end, label)
 
 

@@ -5,6 +5,7 @@ Markdown, and warnings: labels that are probably the same one in another spellin
 a split, and labels that look like a missing value. Nothing is merged here: the setting `rename` does that.
 """
 
+import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -113,7 +114,8 @@ def _differ_by_a_slip(one: str, other: str) -> bool:
 
 
 def _quoted(label: str) -> str:
-    return '"' + label.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """As a text of TOML; a label with signs that a terminal would act on in ASCII alone."""
+    return json.dumps(label, ensure_ascii=not label.isprintable())
 
 
 def _listed(labels: Sequence[str], totals: Mapping[str, int]) -> str:

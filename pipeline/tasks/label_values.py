@@ -15,6 +15,7 @@ from typing import Any
 from model.data.examples import repaired
 from pipeline.corpus.examples import paths
 
+MOST_CHARACTERS = 500  # of a label; a longer one is probably a text
 LABEL = re.compile(r"[^=\s][^=]*")
 MISSING = {"nan", "-nan", "nat", "null", "<na>", "#n/a"}  # what programs write for a missing value, in lower case
 SHARE = re.compile(r"0?\.\d+")
@@ -39,6 +40,13 @@ def label_text(label: Any) -> str | None:
     if text.casefold() in MISSING or not text:
         return None
     return whole[1] if (whole := WHOLE.fullmatch(text)) else text
+
+
+def too_long(label: str) -> str:
+    """What is wrong with the length of a label, "" if nothing is."""
+    if len(label) <= MOST_CHARACTERS:
+        return ""
+    return f"{len(label):,} characters, expected at most {MOST_CHARACTERS}: is it the column of a text?"
 
 
 def named(value: Any, names: Mapping[str, str]) -> str | None:

@@ -48,7 +48,7 @@ from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.classification import Pooling
 from pipeline.tasks.kind import Kind
 from pipeline.tasks.label_overview import label_counts, label_table, label_warnings
-from pipeline.tasks.label_values import label_text, listed_labels, marked, named, names_of, shown
+from pipeline.tasks.label_values import label_text, listed_labels, marked, named, names_of, shown, too_long
 from pipeline.tasks.labelled_texts import LabelledTextsConfig, check_labels, text_row, with_label_names
 from pipeline.training.finetune import FinetuneConfig
 
@@ -339,6 +339,8 @@ def _labelled(value: Any, cfg: MultiLabelExamplesConfig) -> tuple[dict[str, Any]
         label = named(one, names) if names else label_text(one)
         if label is None:
             return {}, "unknown_label", shown(one)
+        if fault := too_long(label):
+            return {}, "long_label", fault
         found.add(label)
     return {"labels": sorted(found)}, None, ""
 

@@ -229,7 +229,7 @@ class Tagging(Kind):
             for label in sorted(counts, key=lambda label: -counts[label].total())
         ]
         header = ["label", *(f"entities in {split}" for split in SPLITS), "most frequent"]
-        return "\n".join([table(header, cells), *(f"\n- {one}" for one in self.example_warnings(examples))])
+        return table(header, cells)
 
     def example_warnings(self, examples: pa.Table) -> list[str]:
         n_all = sum(map(len, examples["entities"].to_pylist()))

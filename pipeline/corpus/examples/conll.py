@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal, NamedTuple
 
-from pipeline.corpus.examples.labelled_file import Record, text_lines
+from pipeline.corpus.examples.labelled_file import Record, table_lines
 
 FORMATS = (".conll", ".conll2003", ".txt", ".tsv", ".bio", ".iob", ".iob2")
 DOCUMENT_START = "-DOCSTART-"
@@ -102,7 +102,7 @@ def conll_records(name: str, content: bytes, columns: Columns) -> Iterator[Recor
 def sentences(name: str, content: bytes, columns: Columns) -> Iterator[Sentence | Unreadable]:
     lines: list[str] = []
     document = 0
-    for line in text_lines(name, content):
+    for line in table_lines(name, content):
         line = line.rstrip("\r\n")
         is_start = line.split(maxsplit=1)[:1] == [DOCUMENT_START]
         if line.strip() and not is_start:

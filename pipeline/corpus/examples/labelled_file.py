@@ -163,6 +163,12 @@ def text_lines(name: str, content: bytes) -> Iterator[str]:
         offset += len(line)
 
 
+def table_lines(name: str, content: bytes) -> Iterator[str]:
+    """Lines of a file in which a carriage return alone ends a line, too."""
+    for line in text_lines(name, content):
+        yield from LINE_END.split(line) if "\r" in line else (line,)
+
+
 def _json_object(line: str) -> Record | str:
     try:
         record = json.loads(line)
@@ -175,8 +181,7 @@ def _table_rows(
     name: str, content: bytes, paths: Collection[str], form: FileForm, stray_quotes: list[int]
 ) -> Iterator[Record | str]:
     def lines() -> Iterator[str]:
-        for line in text_lines(name, content):
-            yield from LINE_END.split(line) if "\r" in line else (line,)
+        return table_lines(name, content)
 
     parts = [path.partition(".")[0] for path in paths]
     delimiter = form.delimiter or _delimiter(lines, parts, "\t" if suffix_of(name) == ".tsv" else ",", form.columns)

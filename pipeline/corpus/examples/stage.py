@@ -41,7 +41,7 @@ from pipeline.store.records import DENIED, DROPPED, SPLITS, Counts, DenyList, Sh
 from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths, text_digest, write_table, write_text
 from pipeline.store.store import UNICODE, Built, Outcome, Stage, Store, Work
 
-VERSION = 3
+VERSION = 4
 SHOWN_LINES = 10  # in a warning
 ROWS_AT_ONCE = 20_000  # that become a piece of a table
 BEFORE = (
@@ -239,7 +239,7 @@ def refuse_empty_splits(examples: pa.Table, name: str) -> None:
         return
     groups = Counter(examples["group_id"].to_pylist())
     n_rows, (_, largest) = examples.num_rows, groups.most_common(1)[0] if groups else ("", 0)
-    if largest > n_rows / 2:
+    if largest > max(1, n_rows / 2):
         texts = f"all {n_rows:,}" if largest == n_rows else f"{largest:,} of {n_rows:,}"
         raise ValueError(
             f"{name}: {texts} usable rows form one group of near duplicates or of one value of the setting group, and"

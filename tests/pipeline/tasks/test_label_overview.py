@@ -125,3 +125,9 @@ def test_examples_tell_their_labels_and_rename_merges_some(tmp_path, caplog):
     assert "labels" not in caplog.text
     kept = build(rename=("Complaint=complaint",), labels=("complaint=bad", "praise=good"))
     assert "| bad | " in (kept / "examples.md").read_text()
+
+
+def test_labels_with_signs_that_steer_a_terminal_are_shown_without_them():
+    counts = {"\x1b[31mred": {"train": 9}, "\u9ed2": {"train": 9}}
+    few = next(iter(label_warnings(counts | {"b\x9bc": {"train": 3}})))
+    assert '"\\u001b[31mred" (9)' in few and '"\u9ed2" (9)' in few and '"b\\u009bc" (3)' in few

@@ -160,6 +160,7 @@ def test_examples_hold_sorted_lists_and_rows_without_labels_in_every_split(examp
         ([{"text": f"text {i}", "label": ["a"]} for i in range(50)], "at least 2 labels are needed"),
         ([{"text": f"text {i}", "label": [f"l{i}", "x"]} for i in range(150)], "more than 100 need to be declared"),
         ([{"text": one, "label": [one[:1], "x"]} for one in ("ab c", "d ef", "gh i")], "are too few"),
+        ([{"text": f"text {i}", "label": ["a", "b" * 501]} for i in range(9)], "9 long_label"),
     ],
 )
 def test_examples_from_which_nothing_can_be_learned_are_refused(tmp_path, rows, message):

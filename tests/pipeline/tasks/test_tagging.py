@@ -69,6 +69,8 @@ def test_entities_are_read_in_every_form(entities, cfg):
         ({"text": "Ann", "entities": [[0, 4, "p"]]}, "entity_outside_text", "0 to 4 (p) points outside the text"),
         ({"text": "Ann", "entities": [[-1, 2, "p"]]}, "entity_outside_text", "-1 to 2"),
         ({"text": "Ann", "entities": [[2, 2, "p"]]}, "entity_outside_text", "2 to 2 (p) is empty"),
+        ({"text": "Ann \n Lee", "entities": [[3, 6, "p"]]}, "empty_entity", "3 to 6 (p) has only white space"),
+        ({"text": "Ann", "entities": [[0, 3, "p" * 501]]}, "long_label", "501 characters, expected at most 500"),
         ({"text": "Ann", "entities": [[True, 2, "p"]]}, "unreadable_entities", "no whole numbers"),
         ({"text": "Ann", "entities": [["0", 2, "p"]]}, "unreadable_entities", "0 and 1 are no whole numbers"),
         ({"text": "Ann", "entities": [0, 2, "p"]}, "unreadable_entities", "start and end are no whole numbers: 0"),
@@ -155,6 +157,22 @@ def test_examples_of_columns_are_described_before_training(examples):
     description = KIND.describe_examples(read_examples(examples.directory, "train"))
     assert "| person |" in description.replace("  ", " ")
     assert KIND.example_warnings(read_examples(examples.directory, "train")) == []
+
+
+def test_warnings_are_in_the_overview_once_and_without_markup(tmp_path):
+    """They were there twice, the second time with the labels of the data as HTML."""
+    splits = ("train", "train", "validation", "test")
+    rows = [
+        {"text": " ".join(letter * n for n in (3, 4, 5)), "entities": [[0, 2, f"<b>{split}</b>"]], "split": split}
+        for letter, split in zip("abcdefghijkl", splits * 3, strict=True)
+    ]
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    store, cfg = Store(root=tmp_path / "store"), TaggingExamplesConfig(split="split")
+    built = KIND.build_examples(store, LabelledFile(path), cfg, tmp_path / "cache").handle
+    text = (built.directory / "examples.md").read_text()
+    assert text.count("do not begin and end where words do") == 1
+    assert "\\<b\\>test" in text and "<b>" not in text
 
 
 TABLES = """

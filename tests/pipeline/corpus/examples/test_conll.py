@@ -137,7 +137,14 @@ def test_tokens_without_visible_characters_are_left_out():
     assert shown(read("New\tB-LOC\n\u00a0\tI-LOC\n\tI-LOC\nYork\tI-LOC\n")[0]) == [("New York", "LOC")]
 
 
-def test_only_line_feeds_end_lines_and_bytes_that_are_no_text_are_named():
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_line_ends_of_every_system_end_lines(line_end):
+    """A file of old Macintosh line ends was one sentence of one token."""
+    rows = read(f"Ann\tB-X{line_end}ran\tO{line_end}{line_end}Bob\tB-X{line_end}")
+    assert [shown(one) for one in rows] == [[("Ann", "X")], [("Bob", "X")]]
+
+
+def test_no_other_signs_end_lines_and_bytes_that_are_no_text_are_named():
     assert shown(read("a\u2028b\tB-X\r\nc\tO\r\n")[0]) == [("a\u2028b", "X")]
     with pytest.raises(ValueError, match="line 2: byte 6 is not UTF-8"):
         read(b"Ann\tO\n\xff\tO\n")

@@ -186,6 +186,11 @@ def test_labelled_rows_unquoted_comma_is_an_unreadable_row():
             lines({"text": "x", "label": "a"}, {"text": "y", "label": "b"}),
             "2 usable rows are too few",
         ),
+        (
+            "rows.jsonl",
+            lines(*({"text": f"t{i}x", "label": f"{i}" * 501} for i in range(9))),
+            "9 long_label .501 char",
+        ),
         ("rows.jsonl", lines(*({"text": f"t{i}x", "label": f"l{i}"} for i in range(150))), "150 different labels"),
     ],
 )

@@ -8,20 +8,18 @@ with the best span wins, and "no answer" needs the consent of every window (arXi
 Legend: B rows of a pass, T position, N rows, Q questions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.data.examples import TYPES
 from model.data.questions import EncodedQuestions
-from model.evaluate import passes_of
-from model.training.machine import precision
-from model.training.memory import memory_explained
+from model.evaluate import answers_of_texts
 from model.training.step import on_device
 
-TOKENS_PER_PASS = {"cpu": 1 << 12, "cuda": 1 << 16}  # padding included
 ALWAYS_ANSWERS = None  # as a threshold: "no answer" is not an answer
 
 
@@ -75,24 +73,19 @@ def best_spans(
     return start_B, start_B + length_BT[rows_B, start_B], score_B, null_B, total_B
 
 
-@torch.inference_mode()
 def spans_of_rows(model: nn.Module, encoded: EncodedQuestions, most: int) -> BestSpans:
     """The best span of every row, in the order of the rows."""
-    device = next(model.parameters()).device
-    n_rows = len(encoded.tokens)
-    ints, floats = torch.zeros((n_rows, 2), dtype=torch.long), torch.zeros((n_rows, 4), dtype=torch.float64)
-    order = np.argsort(-encoded.lengths, kind="stable")
-    tokens_per_pass = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
-    with precision(device), memory_explained(f"{tokens_per_pass:,} tokens passed at once; ask fewer questions"):
-        for rows in passes_of(encoded.lengths[order], tokens_per_pass):
-            places = order[rows]
-            batch = on_device(encoded.batch(places), device)
-            logits_BT2 = model(batch["ids_BT"], batch["lengths_B"], batch["types_BT"])
-            nulls_B = torch.from_numpy(encoded.nulls[places]).to(device)
-            start_B, end_B, *scores = best_spans(logits_BT2.double(), batch["allowed_BT"], nulls_B, most)
-            scores.append(scores[-1] - _right(logits_BT2.double(), batch))
-            ints[places], floats[places] = torch.stack([start_B, end_B], 1).cpu(), torch.stack(scores, 1).cpu()
-    return BestSpans(*ints.numpy().T, *floats.numpy().T)
+
+    def best(logits_BT2: Tensor, places_B: np.ndarray) -> Sequence[np.ndarray]:
+        batch = on_device(encoded.batch(places_B, logits_BT2.size(1)), logits_BT2.device)
+        nulls_B = torch.from_numpy(encoded.nulls[places_B]).to(logits_BT2.device)
+        start_B, end_B, *scores = best_spans(logits_BT2, batch["allowed_BT"], nulls_B, most)
+        scores.append(scores[-1] - _right(logits_BT2, batch))
+        return torch.stack([start_B, end_B, *scores], 1).cpu().numpy()
+
+    types = encoded.token_targets[TYPES]
+    found = np.array(answers_of_texts(model, encoded.tokens, best, types=types)).reshape(-1, 6)
+    return BestSpans(*found[:, :2].astype(np.int64).T, *found[:, 2:].T)
 
 
 def _right(logits_BT2: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

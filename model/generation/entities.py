@@ -12,16 +12,12 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from model.data.examples import EncodedExamples, padded
+from model.data.examples import EncodedExamples
 from model.data.spans import WordSpan, best_tags, span_probability, spans_of_tags
 from model.data.tagged_texts import TextWindows, Window, supervised_windows
-from model.evaluate import TOKENS_PER_PASS, passes_of
-from model.training.machine import precision
-from model.training.memory import memory_explained
-from model.training.step import on_device
+from model.evaluate import answers_of_texts
 
 TEXTS_AT_ONCE = 512
 
@@ -48,28 +44,18 @@ def _spans(scores_WC: np.ndarray) -> Iterator[WordSpan]:
     return spans_of_tags(best_tags(scores_WC)) if len(scores_WC) else iter(())
 
 
-@torch.inference_mode()
 def tag_scores(network: nn.Module, texts: Sequence[Sequence[Window]]) -> list[np.ndarray]:
     """Log probabilities of the tags of the words of each text, float32 (W, C)."""
     windows = [window for text in texts for window in text]
-    order = np.argsort([-len(window.tokens) for window in windows], kind="stable")
-    device = next(network.parameters()).device
-    tokens_per_pass = TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
-    lengths = np.array([len(windows[place].tokens) for place in order], np.int64)
-    of_window: list[np.ndarray] = [np.zeros((0, 0), np.float32)] * len(windows)
-    with precision(device), memory_explained(f"{tokens_per_pass:,} tokens passed at once; predict fewer texts"):
-        for rows in passes_of(lengths, tokens_per_pass):
-            some = [windows[place] for place in order[rows]]
-            batch = on_device(padded([window.tokens for window in some]), device)
-            rows_N = np.repeat(np.arange(len(some)), [len(window.places) for window in some])
-            places_N = np.concatenate([window.places for window in some])
-            logits_BTC = network(batch["ids_BT"], batch["lengths_B"])
-            at_N = (torch.from_numpy(rows_N).to(device), torch.from_numpy(places_N).to(device))
-            scores_NC = logits_BTC[at_N].float().log_softmax(dim=-1).cpu().numpy()
-            borders = np.cumsum([len(window.places) for window in some])[:-1]
-            for place, scores_WC in zip(order[rows], np.split(scores_NC, borders), strict=True):
-                of_window[place] = scores_WC
-    found = iter(of_window)
+
+    def of_words(logits_BTC: Tensor, places_B: np.ndarray) -> list[np.ndarray]:
+        words = [windows[place].places for place in places_B]
+        n_words = [len(of_window) for of_window in words]
+        rows_N, places_N = np.repeat(np.arange(len(words)), n_words), np.concatenate(words)
+        scores_NC = logits_BTC[rows_N, places_N].log_softmax(dim=-1).float().cpu().numpy()
+        return np.split(scores_NC, np.cumsum(n_words)[:-1])
+
+    found = iter(answers_of_texts(network, [window.tokens for window in windows], of_words))
     parts = [list(islice(found, len(text))) for text in texts]
     return [np.concatenate(part) if part else np.zeros((0, 1), np.float32) for part in parts]
 

@@ -170,6 +170,10 @@ shots = 4                        # examples in the prompt
 """
     summary = "A decoder as it is, with a prompt that asks it for the label of a text; nothing is trained."
 
+    @property
+    def rows_identity(self) -> str:
+        return Classification.identity
+
     def train(self, cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: Work) -> Outcome:
         return write_prompt(cfg, inputs, work)
 

@@ -24,7 +24,7 @@ from pipeline.corpus.examples.answer_forms import answers_in, texts_of
 from pipeline.corpus.examples.protocol import ExamplesConfig
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.examples.squad import is_squad, squad_records
-from pipeline.corpus.examples.stage import read_examples, refuse_empty_splits
+from pipeline.corpus.examples.stage import read_examples, refuse_empty_splits, with_column
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.answer_metrics import answer_scores, counted_answers
 from pipeline.evaluation.best_sentence import best_sentences, first_sentences
@@ -206,8 +206,7 @@ answers = "answers"                 # texts, or objects with text and answer_sta
         """Only questions change: typing errors are made by who asks, and the answers stay where they are."""
         ids, asked = rows["id"].to_pylist(), rows["question"].to_pylist()
         questions = augmented_texts(ids, asked, cfg.settings().augmentation, seed)
-        place = rows.schema.get_field_index("question")
-        return rows.set_column(place, rows.schema.field("question"), pa.array(questions))
+        return with_column(rows, "question", questions)
 
     def encode(
         self, examples: Shards, rows: pa.Table, tokenizer: Any, max_tokens: int, truncation_side: str

@@ -25,7 +25,7 @@ from pipeline.corpus.examples.conll import FORMATS, Columns, Scheme, conll_recor
 from pipeline.corpus.examples.labelled_file import Record, suffix_of
 from pipeline.corpus.examples.protocol import ExamplesConfig
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import refuse_empty_splits
+from pipeline.corpus.examples.stage import refuse_empty_splits, with_column
 from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.classification_metrics import refuse_unknown_labels
 from pipeline.evaluation.comparisons import compared_results
@@ -275,10 +275,7 @@ class Tagging(Kind):
             entities.append(
                 [{**one, "start": start, "end": end} for one, (start, end) in zip(of_text, moved, strict=True)]
             )
-        for column, values in (("text", texts), ("entities", entities)):
-            field = rows.schema.field(column)
-            rows = rows.set_column(rows.schema.get_field_index(column), field, pa.array(values, field.type))
-        return rows
+        return with_column(with_column(rows, "text", texts), "entities", entities)
 
     def network(self, cfg: FinetuneConfig, base: Any, examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         from model.network.heads import new_token_classifier, token_classifier_from

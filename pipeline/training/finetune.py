@@ -24,7 +24,7 @@ from model.data.augment import augmented_texts, epoch_seed
 from model.data.examples import Examples
 from model.data.tokenizer import TOKENIZER
 from model.training.finetune_settings import FinetuneSettings, resolved
-from pipeline.corpus.examples.stage import read_examples
+from pipeline.corpus.examples.stage import read_examples, with_column
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_files
 from pipeline.store.errors import Terminated
 from pipeline.store.records import Checkpoint, Shards
@@ -94,8 +94,7 @@ class Objective(Protocol):
         """
         ids, texts = (rows[name].to_pylist() for name in ("id", "text"))
         texts = augmented_texts(ids, texts, cfg.settings().augmentation, seed)
-        field = rows.schema.field("text")
-        return rows.set_column(rows.schema.get_field_index("text"), field, pa.array(texts, field.type))
+        return with_column(rows, "text", texts)
 
     def network(self, cfg: Any, base: "Network", examples: Shards) -> "tuple[nn.Module, dict[str, Any]]":
         """The network before its first step, and its config.json.

@@ -98,6 +98,12 @@ class Rows(Protocol):
     optional: tuple[str, ...] = ()  # those of `parts` that a file may lack
     columns: tuple[pa.Field, ...]  # of an example, besides those of every kind
 
+    @property
+    def rows_identity(self) -> str:
+        """`identity` of the kind whose examples these are; a kind with the rows of another one gives that of the
+        other, so that both share one output."""
+        return self.identity
+
     def records(
         self, name: str, content: bytes, cfg: ExamplesConfig, stray_quotes: list[int]
     ) -> Iterator[Record | str]:

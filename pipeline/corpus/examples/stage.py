@@ -112,7 +112,7 @@ def examples_stage(kind: Rows, function: Callable[..., Outcome]) -> Stage:
         function=function,
         handle=Shards,
         libraries=("scipy", UNICODE),
-        variant=kind.identity,
+        variant=kind.rows_identity,
     )
 
 
@@ -231,6 +231,12 @@ def read_examples(directory: Path, split: str, columns: list[str] | None = None)
     names = None if columns is None else [*columns, "split"]
     table = pa.concat_tables([read_table(path, EXAMPLE, names) for path in shard_paths(directory)])
     return table.filter(pc.field("split") == split)
+
+
+def with_column(examples: pa.Table, name: str, values: Sequence[Any]) -> pa.Table:
+    """The examples with other values in a column."""
+    field = examples.schema.field(name)
+    return examples.set_column(examples.schema.get_field_index(name), field, pa.array(values, field.type))
 
 
 def refuse_empty_splits(examples: pa.Table, name: str) -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from model import evaluate
 from model.data.questions import encoded_questions
 from model.data.tokenizer import tokenizer_of
 from model.data.vocabularies import END_OF_TEXT, TRAINED_PATTERNS
-from model.generation import answer_spans
 from model.generation.answer_spans import FoundAnswers, best_spans, best_threshold, found_answers
 from model.network.heads import SpanClassifier
 from model.network.shape import DecoderConfig, EncoderConfig, switches_of
@@ -155,7 +155,7 @@ def test_found_answers_loss_is_that_of_training(model):
 
 
 def test_found_answers_pass_few_tokens_at_once_and_keep_no_logits(model, monkeypatch):
-    monkeypatch.setitem(answer_spans.TOKENS_PER_PASS, "cpu", 100)
+    monkeypatch.setitem(evaluate.TOKENS_PER_PASS, "cpu", 100)
     alive, sizes = weakref.WeakSet(), []
 
     def seen(module, inputs, logits_BT2):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from model import evaluate
 from model.data.spans import Span, tags_of_spans
 from model.data.tagged_texts import supervised, text_windows
 from model.data.tokenizer import load_tokenizer
@@ -108,7 +109,7 @@ def test_scores_do_not_depend_on_the_other_texts_or_the_size_of_a_pass(classifie
     texts = [windows.windows for windows in text_windows(tokenizer, [prose(i, 3 + 9 * i) for i in range(6)], CONTEXT)]
     together = tag_scores(classifier, texts)
     alone = [tag_scores(classifier, [text])[0] for text in texts]
-    monkeypatch.setattr(entities, "TOKENS_PER_PASS", {"cpu": 30, "cuda": 30})
+    monkeypatch.setitem(evaluate.TOKENS_PER_PASS, "cpu", 30)
     for some in (alone, tag_scores(classifier, texts)):
         for one, other in zip(together, some, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)

@@ -53,6 +53,11 @@ def test_prompted_model_is_judged_like_the_tuned_one_of_the_same_examples(prompt
     assert model.samefile(base)
 
 
+def test_examples_of_the_same_data_are_built_once_for_both_kinds(prompted):
+    asked, tuned = (load_current(prompted.layout, f"{task}_examples") for task in ("asked", "moods"))
+    assert asked == tuned
+
+
 def test_prompted_model_is_registered_and_answers_through_mlflow(prompted, tmp_path):
     import pandas as pd
 

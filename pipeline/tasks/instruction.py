@@ -22,7 +22,7 @@ from pipeline.corpus.examples.labelled_file import Record
 from pipeline.corpus.examples.paths import part_of
 from pipeline.corpus.examples.protocol import ExamplesConfig, part_paths
 from pipeline.corpus.examples.rows import Row
-from pipeline.corpus.examples.stage import refuse_empty_splits
+from pipeline.corpus.examples.stage import refuse_empty_splits, with_column
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.instruction_results import (
     BASE,
@@ -187,6 +187,7 @@ system_prompt = "You answer briefly."     # of conversations without one
     columns = (pa.field("messages", MESSAGES, nullable=False),)
     metrics = METRICS
     decides, must_beat = ("answer_loss", False), ("answer_loss", BASE)
+    needs_decoder = can_be_prompted = True
     selects = ("validation_loss", False)
 
     def records(self, name: str, content: bytes, cfg: Any, stray_quotes: list[int]) -> Iterator[Record | str]:
@@ -229,8 +230,7 @@ system_prompt = "You answer briefly."     # of conversations without one
             texts = augmented_texts(names, [one["content"] for one in messages], cfg.settings().augmentation, seed)
             asked = zip(messages, texts, strict=True)
             changed.append([one | {"content": text} if one["role"] == "user" else one for one, text in asked])
-        place = rows.schema.get_field_index("messages")
-        return rows.set_column(place, rows.schema.field("messages"), pa.array(changed, MESSAGES))
+        return with_column(rows, "messages", changed)
 
     def encoder(self, cfg: InstructionConfig, tokenizer: Any, directory: Path) -> ChatEncoder:
         return chat_encoder(tokenizer, directory, cfg)

@@ -130,7 +130,7 @@ def _refuse_unprompted(table: Mapping[str, Any], kind: Kind, models: Mapping[str
             f"{where}: {PROMPTED} is {table[PROMPTED]!r}, but a task of kind {kind.name!r} has no baseline of this"
             " name; remove the key"
         )
-    for key in [key for key in ("base" if kind.needs_decoder else PROMPTED,) if key in table]:
+    for key in [key for key in (*(["base"] if kind.needs_decoder else []), PROMPTED) if key in table]:
         model = models[table[key]]
         first = models[model.vocabulary] if isinstance(model, ContinuedModel) else model
         if isinstance(first, PretrainedModel) and is_encoder_family(family := first.settings.get("family")):

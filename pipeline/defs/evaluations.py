@@ -10,7 +10,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.evaluation.language_model import EVALUATE_MODEL, LanguageModelEvaluationConfig
 from pipeline.evaluation.task import TaskEvaluationConfig, evaluation_stage
 from pipeline.store.records import Checkpoint, Report, Shards
-from pipeline.tasks.prompting import check_decoder
+from pipeline.tasks.prompting import asked_decoder
 from pipeline.tasks.tasks_toml import Task
 from pipeline.tracking.registry import Candidate
 from pipeline.training.finetune import finetune_stage, random_baseline
@@ -100,9 +100,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         task names in `prompted`, also answers some of the examples as it is: the baseline prompting. The model
         is registered in MLflow, as champion if it is the best so far.
         """
-        decoder = others.pop("prompted", base)
-        if decoder is not base:
-            check_decoder(decoder, "prompted")  # before another model is trained
+        decoder = asked_decoder(base, others.pop("prompted", None))  # refused before another model is trained
         candidate = Candidate(task=task.name, kind=kind.name, model=model, examples=examples)
         recipe = random_baseline(made_with(kind.finetune, model))
         run = {"run_name": f"{task.name}_random_init", "parent": model}

@@ -253,6 +253,15 @@ def check_decoder(model: Checkpoint, key: str) -> None:
         )
 
 
+def asked_decoder(base: Checkpoint, named: Checkpoint | None) -> Checkpoint:
+    """The model that is asked without training: the one that a task names in `prompted`, which must be a decoder,
+    otherwise its base."""
+    if named is None:
+        return base
+    check_decoder(named, "prompted")
+    return named
+
+
 def loaded(directory: Path) -> tuple[Any, Any]:
     """The decoder on its device, and its tokenizer."""
     from model.data.tokenizer import load_model_tokenizer

@@ -30,6 +30,7 @@ from pipeline.tasks.prompting import (
     PromptedClassifier,
     PromptingConfig,
     PromptingEvaluationConfig,
+    asked_decoder,
     chat_form,
     loaded,
     sample_of,
@@ -201,6 +202,9 @@ def test_encoder_as_base_is_refused_with_the_models_that_fit(build, byte_tokeniz
     encoder = Checkpoint(stage="pretrain", directory=tmp_path, fingerprint="e", digest="encoder", rows=1)
     with pytest.raises(ValueError, match=r"a masked language model.*needs a decoder.*gpt2, llama and qwen3.*smollm2"):
         build(encoder)
+    with pytest.raises(ValueError, match=r"the key prompted of the task names .*a masked language model"):
+        asked_decoder(encoder, encoder)
+    assert asked_decoder(encoder, None) is encoder  # a base need not be one
 
 
 @pytest.mark.parametrize(

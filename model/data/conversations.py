@@ -141,5 +141,5 @@ def packed_rows(
 def supervised_places(is_there_BT: np.ndarray) -> np.ndarray:
     """The positions of the cells that are True in each row, from left to right, padded with -1."""
     counts_B = is_there_BT.sum(axis=1)
-    order_BT = np.argsort(~is_there_BT, axis=1, kind="stable")[:, : max(1, int(counts_B.max()))]
+    order_BT = np.argsort(~is_there_BT, axis=1, kind="stable")[:, : int(counts_B.max(initial=1))]
     return np.where(np.arange(order_BT.shape[1]) < counts_B[:, None], order_BT, -1)

@@ -287,14 +287,14 @@ CHAIN: tuple[Link, ...] = (
         does="measures how likely the base considers both answers of each pair of a preference task",
         config="pipeline.training.reference.ReferenceConfig",
         asset="<task>_model",
-        reads=(Reads(MODELS), Reads("examples")),
+        reads=(Reads((*MODELS, "finetune")), Reads("examples")),
     ),
     Link(
         name="finetune",
         does="trains a model on the examples of a task",
         config="pipeline.training.finetune.FinetuneConfig",
         asset="<task>_model",
-        reads=(Reads(MODELS), Reads("examples"), Reads("reference", least=0)),
+        reads=(Reads((*MODELS, "finetune")), Reads("examples"), Reads("reference", least=0)),
     ),
     Link(
         name="evaluate_model",

@@ -149,7 +149,7 @@ class InstructionAnswerer(Predictor):
     def examine(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         from model.evaluate_conversations import greedy_answers
 
-        answers = greedy_answers(self.model, self.template, self._questions(rows), self.MOST_NEW_TOKENS)
+        answers = greedy_answers(self.model, self.template, self.questions(rows), self.MOST_NEW_TOKENS)
         return [{"answer": one.text, "is_complete": one.is_complete} for one in answers]
 
     def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -157,9 +157,9 @@ class InstructionAnswerer(Predictor):
         from model.evaluate_conversations import most_of_prompt
 
         most = most_of_prompt(self.model.cfg.max_seq_len, self.MOST_NEW_TOKENS)
-        return sum(len(self.template.prompt(one)) > most for one in self._questions(rows))
+        return sum(len(self.template.prompt(one)) > most for one in self.questions(rows))
 
-    def _questions(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def questions(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         from model.data.chat import Message
         from model.data.examples import valid
 
@@ -187,7 +187,7 @@ system_prompt = "You answer briefly."     # of conversations without one
     columns = (pa.field("messages", MESSAGES, nullable=False),)
     metrics = METRICS
     decides, must_beat = ("answer_loss", False), ("answer_loss", BASE)
-    needs_decoder = can_be_prompted = True
+    needs_decoder = makes_bases = can_be_prompted = True
     selects = ("validation_loss", False)
 
     def records(self, name: str, content: bytes, cfg: Any, stray_quotes: list[int]) -> Iterator[Record | str]:

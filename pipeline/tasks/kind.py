@@ -42,6 +42,7 @@ class Kind(Rows, Objective, Judge, Protocol):
     decides: tuple[str, bool]  # metric that selects the `champion`, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
     needs_decoder: bool = False  # whether its base must continue texts
+    makes_bases: bool = False  # whether its models are language models, which other tasks may be based on
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Values of `examples` from those `keys` that the table has. Raises ValueError, which begins with `where`,

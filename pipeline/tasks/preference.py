@@ -182,6 +182,7 @@ beta = 0.1
     columns = tuple(pa.field(name, MESSAGES, nullable=False) for name in ("prompt", "chosen", "rejected"))
     metrics = METRICS
     decides, must_beat = ("preference_accuracy", True), ("preference_accuracy", LONGER)
+    needs_decoder = makes_bases = True
     selects = ("validation_accuracy", True)
 
     def records(self, name: str, content: bytes, cfg: Any, stray_quotes: list[int]) -> Iterator[Record | str]:

@@ -61,22 +61,44 @@ class Task:
 def read_tasks(path: Path) -> dict[str, Task]:
     """The tasks of a TOML file by name, in its order; none if the file does not exist.
 
-    Their bases are the models of the models.toml beside it.
+    Their bases are the models of the models.toml beside it, and those of earlier tasks whose kind makes bases.
     """
     if not path.exists():
         return {}
-    models = read_models(path.with_name(MODELS_FILE))
-    return {name: _task(name, table, path, models) for name, table in read_toml(path).items()}
+    models, tasks = read_models(path.with_name(MODELS_FILE)), dict[str, Task]()
+    for name, table in read_toml(path).items():
+        tasks[name] = _task(name, table, path, models, tasks)
+    return tasks
 
 
-def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Task:
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What a task may be based on."""
+
+    name: str
+    asset: str
+    reads_corpus: bool
+    showcase: bool = False  # it is left out of an ordinary run
+
+
+def _bases(models: Mapping[str, Model], tasks: Mapping[str, Task]) -> dict[str, _Base]:
+    of_tasks = {
+        name: _Base(name, f"{name}{MODEL_SUFFIX}", task.reads_corpus, task.showcase)
+        for name, task in tasks.items()
+        if task.kind.makes_bases
+    }
+    return {name: _Base(name, one.asset, not isinstance(one, OpenModel)) for name, one in models.items()} | of_tasks
+
+
+def _task(name: str, table: Any, path: Path, models: Mapping[str, Model], tasks: Mapping[str, Task]) -> Task:
     where = f"{path}: [{name}]"
     if not _NAME.fullmatch(name):
         raise ValueError(f"{where}: a task's name has lower-case letters, digits and _, and starts with a letter")
     if not isinstance(table, dict):
         raise ValueError(f"{path}: {name} is {table!r}, but a task is a table: write [{name}]")
     _refuse_taken(name, where, models)
-    named = {"kind": KINDS, "base": models} | ({PROMPTED: models} if PROMPTED in table else {})
+    bases = _bases(models, tasks)
+    named = {"kind": KINDS, "base": bases} | ({PROMPTED: bases} if PROMPTED in table else {})
     for key, allowed in named.items():
         if not isinstance(table.get(key), str) or table[key] not in allowed:
             got = f"is {table[key]!r}" if key in table else "is missing"
@@ -92,15 +114,14 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     if isinstance(settings, dict) and (taken := sorted({*kind.keys, *ROW_KEYS, *DIGESTS} & settings.keys())):
         raise ValueError(f"{where}: {taken[0]} belongs in [{name}], not in [{name}.examples]")
     of_task |= checked_values(kind.examples, settings, f"{path}: [{name}.examples]")
-    base, prompted = models[table["base"]], models[table.get(PROMPTED, table["base"])]
-    of_corpus = [one.name for one in (base, prompted) if not isinstance(one, OpenModel)]
+    base, prompted = bases[table["base"]], bases[table.get(PROMPTED, table["base"])]
     return Task(
         name=name,
         kind=kind,
         base=base.asset,
         prompted=prompted.asset,
-        reads_corpus=bool(of_corpus),
-        showcase=_showcase(table.get(SHOWCASE, False), of_corpus, where),
+        reads_corpus=base.reads_corpus or prompted.reads_corpus,
+        showcase=_showcase(table.get(SHOWCASE, False), (base, prompted), where),
         data=_data(table.get("data"), path, f"{where}, key data"),
         held_out={
             split: _data(table[key], path, f"{where}, key {key}") for split, key in HELD_OUT.items() if key in table
@@ -111,13 +132,18 @@ def _task(name: str, table: Any, path: Path, models: Mapping[str, Model]) -> Tas
     )
 
 
-def _showcase(value: Any, of_corpus: Sequence[str], where: str) -> bool:
+def _showcase(value: Any, bases: Sequence[_Base], where: str) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{where}: showcase is {value!r}, expected true or false")
-    if value and of_corpus:
+    if value and (of_corpus := [one.name for one in bases if one.reads_corpus]):
         raise ValueError(
             f"{where}: showcase = true leaves the task out of an ordinary run, but its model {of_corpus[0]!r} is"
             " trained on the corpus, which must not contain its examples; take an open model of models.toml"
+        )
+    if not value and (shown := [one.name for one in bases if one.showcase]):
+        raise ValueError(
+            f"{where}: the task {shown[0]!r}, whose model this one needs, has showcase = true, so that an ordinary"
+            " run leaves it out; add showcase = true here, or remove it there"
         )
     return value
 
@@ -130,7 +156,7 @@ def _refuse_unprompted(table: Mapping[str, Any], kind: Kind, models: Mapping[str
             f"{where}: {PROMPTED} is {table[PROMPTED]!r}, but a task of kind {kind.name!r} has no baseline of this"
             " name; remove the key"
         )
-    for key in [key for key in (*(["base"] if kind.needs_decoder else []), PROMPTED) if key in table]:
+    for key in [key for key in (*(["base"] if kind.needs_decoder else []), PROMPTED) if table.get(key) in models]:
         model = models[table[key]]
         first = models[model.vocabulary] if isinstance(model, ContinuedModel) else model
         if isinstance(first, PretrainedModel) and is_encoder_family(family := first.settings.get("family")):

@@ -243,3 +243,25 @@ def test_read_tasks_prompted_is_refused_for_a_kind_that_has_no_such_baseline(tmp
     text = TICKETS.replace("classification", "multi_label_classification") + 'prompted = "foundation_model"\n'
     with pytest.raises(ValueError, match="a task of kind 'multi_label_classification' has no baseline of this name"):
         read_tasks(written(tmp_path, text))
+
+
+ASSISTANT = '[assistant]\nkind = "instruction"\nbase = "foundation_model"\ndata = { path = "questions.jsonl" }\n'
+POLITE = ASSISTANT.replace("[assistant]", "[polite]").replace('"foundation_model"', '"assistant"')
+
+
+def test_read_tasks_the_model_of_a_task_that_makes_language_models_is_a_base(tmp_path):
+    tasks = read_tasks(written(tmp_path, ASSISTANT + POLITE))
+    assert tasks["polite"].base == tasks["polite"].prompted == "assistant_model" and tasks["polite"].reads_corpus
+    with pytest.raises(ValueError, match=r"\[polite\]: base is 'assistant', expected one of foundation_model"):
+        read_tasks(written(tmp_path, POLITE + ASSISTANT))  # a task before it, so that there is no circle
+    with pytest.raises(ValueError, match=r"\[polite\]: base is 'tickets', expected one of"):
+        read_tasks(written(tmp_path, TICKETS + POLITE.replace('"assistant"', '"tickets"')))
+
+
+def test_read_tasks_an_ordinary_task_is_not_based_on_one_of_the_showcase(tmp_path):
+    (tmp_path / "models.toml").write_text('[little]\nkind = "open"\nfolder = "elsewhere"\n')
+    shown = ASSISTANT.replace('"foundation_model"', '"little"') + "showcase = true\n"
+    with pytest.raises(ValueError, match=r"\[polite\]: the task 'assistant', .* has showcase = true"):
+        read_tasks(written(tmp_path, shown + POLITE))
+    tasks = read_tasks(written(tmp_path, shown + POLITE + "showcase = true\n"))
+    assert tasks["polite"].showcase and not tasks["polite"].reads_corpus

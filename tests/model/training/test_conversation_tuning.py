@@ -83,7 +83,7 @@ def values_in(out: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize("mode", MODES)
 def test_a_stopped_training_ends_with_the_bits_of_one_that_was_not(mode, trained, tmp_path):
     whole = tune(trained, tmp_path / "whole", **MODES[mode])
-    for step in sorted({3, 7, whole.n_steps}):
+    for step in sorted({2, whole.n_steps // 2, whole.n_steps}):
         with pytest.raises(Crash):
             tune(trained, tmp_path / "stopped", Observer(step), **MODES[mode])
     assert tune(trained, tmp_path / "stopped", **MODES[mode]) == whole
@@ -98,11 +98,5 @@ def test_rows_that_pass_at_once_change_the_rounding_alone(trained, tmp_path):
     one, other = (dict(load_decoder(tmp_path / str(n)).named_parameters()) for n in (1, 8))
     for name, weight in one.items():
         torch.testing.assert_close(weight, other[name], atol=2e-3, rtol=2e-3)
-    first, second = (values_in(tmp_path / str(n)) for n in (1, 8))
-    assert [line.get("loss") for line in first] == pytest.approx([line.get("loss") for line in second], rel=1e-3)
-
-
-def test_the_number_that_a_conversation_began_with_is_learned(trained, tmp_path):
-    tune(trained, tmp_path, epochs=20)
-    losses = [line["validation_loss"] for line in read_curve(tmp_path) if "validation_loss" in line]
-    assert losses[-1] < 0.7 * losses[0]
+    losses = [[line["loss"] for line in values_in(tmp_path / str(n)) if "loss" in line] for n in (1, 8)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -7,6 +7,7 @@ text itself, so that no one has to label it.
 
 from collections.abc import Mapping
 
+CONTROL = "control"  # key of a model's config.json: the values of each attribute that it learned
 LENGTH = "length"
 SHORT, MEDIUM, LONG = LENGTHS = ("short", "medium", "long")
 NOTHING_ASKED = "Write a text."  # with it, a model writes as without control
@@ -15,6 +16,12 @@ NOTHING_ASKED = "Write a text."  # with it, a model writes as without control
 def control_message(attributes: Mapping[str, str]) -> str:
     """One line for each attribute, in the order of their names."""
     return "\n".join(f"{name}: {attributes[name]}" for name in sorted(attributes)) or NOTHING_ASKED
+
+
+def attributes_in(message: str) -> dict[str, str]:
+    """The attributes that `control_message` wrote."""
+    lines = [] if message == NOTHING_ASKED else message.split("\n")
+    return {name: value for name, _, value in (line.partition(": ") for line in lines)}
 
 
 def asked_in_words(attributes: Mapping[str, str]) -> str:

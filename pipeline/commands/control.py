@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.data.control_text import asked_in_words, control_message, parsed_attributes
+from model.data.control_text import CONTROL, asked_in_words, control_message, parsed_attributes
 from pipeline.store.layout import Layout, folder_or_current
 from pipeline.store.store import read_record
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from model.generation.sample_config import SampleConfig
 
 PREFIX, PROMPT, RERANK, STEER = WAYS = ("prefix", "prompt", "rerank", "steer")
-ATTRIBUTES = "control"  # key of a model's config.json: the values of each attribute that it learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def _way(args: Namespace, learned: Mapping[str, Any], folder: Path) -> str:
 def _learned(folder: Path) -> Mapping[str, Sequence[str]]:
     from model.training.files import CONFIG, read_json
 
-    return read_json(folder / CONFIG).get(ATTRIBUTES, {}) if (folder / CONFIG).is_file() else {}
+    return read_json(folder / CONFIG).get(CONTROL, {}) if (folder / CONFIG).is_file() else {}
 
 
 def _has_template(folder: Path) -> bool:

@@ -19,4 +19,5 @@ KINDS: dict[str, Entry] = {
     "multi_label_classification": Entry("pipeline.tasks.multi_label_classification", "classify"),
     "instruction": Entry("pipeline.tasks.instruction", "answer"),
     "preference": Entry("pipeline.tasks.preference", "answer"),
+    "control": Entry("pipeline.tasks.control", "answer"),
 }

@@ -1,10 +1,13 @@
 """Attributes as text."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.data.control_text import (
     NOTHING_ASKED,
     asked_in_words,
+    attributes_in,
     control_message,
     length_of,
     parsed_attributes,
@@ -15,6 +18,15 @@ def test_message_does_not_depend_on_the_order_of_attributes():
     one, other = ({"tone": "calm", "length": "short"}, {"length": "short", "tone": "calm"})
     assert control_message(one) == control_message(other) == "length: short\ntone: calm"
     assert asked_in_words(one) == "Write a text so that its length is short and its tone is calm."
+
+
+@given(
+    st.dictionaries(
+        st.text("abc_", min_size=1), st.text(st.characters(exclude_characters="\n"), min_size=1), max_size=3
+    )
+)
+def test_attributes_are_found_in_their_message(attributes):
+    assert attributes_in(control_message(attributes)) == attributes
 
 
 def test_no_attribute_asks_for_any_text():

@@ -333,8 +333,8 @@ def _add_control_options(generate: argparse.ArgumentParser) -> None:
         help="an attribute of the text, for instance sentiment=positive; may be given several times",
     )
     ways = "tell the model (prefix, as in its training; prompt, in words), or let a classifier choose (rerank, steer)"
-    by = f"{ways}; default: what the model has learned, or steer with --judge"
-    add("--control-by", choices=("prefix", "prompt", "rerank", "steer"), help=by)
+    default = "prefix if the model learned attributes, steer if there is a judge, else prompt"
+    add("--control-by", choices=("prefix", "prompt", "rerank", "steer"), help=f"{ways}; default: {default}")
     add("--judge", metavar="TASK|DIR", help="the task whose classifier chooses; default: the task called NAME")
     candidates = "texts among which the classifier chooses; default: 8"
     add("--candidates", metavar="N", type=int, default=8, help=candidates)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.data.control_text import CONTROL, asked_in_words, control_message, parsed_attributes
-from pipeline.store.layout import Layout, folder_or_current
+from pipeline.store.layout import Layout, folder_or_current, load_current
 from pipeline.store.store import read_record
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Wanted:
         return {PREFIX: control_message, PROMPT: asked_in_words}[self.by](self.attributes) if self.by else ""
 
 
-def wanted_of(args: Namespace, folder: Path) -> Wanted:
+def wanted_of(args: Namespace, layout: Layout, folder: Path) -> Wanted:
     """The attributes that are asked for, and how they are reached. Raises ValueError."""
     attributes = parsed_attributes(args.control)
     if not attributes:
@@ -50,7 +50,7 @@ def wanted_of(args: Namespace, folder: Path) -> Wanted:
             raise ValueError(f"{option} without --control; add for instance --control sentiment=positive")
         return Wanted({})
     learned = _learned(folder)
-    by = args.control_by or _way(args, learned, folder)
+    by = args.control_by or _way(args, layout, attributes, learned, folder)
     if args.judge and (by not in (RERANK, STEER) or len(attributes) > 1):
         raise ValueError(f"--judge with --control-by {by} and {len(attributes)} attributes; it judges one attribute")
     if (args.json is not None or args.choices) and by in (RERANK, STEER):
@@ -64,12 +64,24 @@ def wanted_of(args: Namespace, folder: Path) -> Wanted:
     return Wanted(attributes, by)
 
 
-def _way(args: Namespace, learned: Mapping[str, Any], folder: Path) -> str:
+def _way(
+    args: Namespace, layout: Layout, attributes: Mapping[str, str], learned: Mapping[str, Any], folder: Path
+) -> str:
+    """The most reliable way that there is."""
     if args.judge:
         return STEER
     if learned:
         return PREFIX
-    return PROMPT if _has_template(folder) else STEER
+    has_judges = all(_is_built(layout, f"{name}_model") for name in attributes)
+    return PROMPT if _has_template(folder) and not has_judges else STEER
+
+
+def _is_built(layout: Layout, asset: str) -> bool:
+    try:
+        load_current(layout, asset)
+    except ValueError:
+        return False
+    return True
 
 
 def _learned(folder: Path) -> Mapping[str, Sequence[str]]:

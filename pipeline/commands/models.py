@@ -30,7 +30,7 @@ def run_generate(args: Namespace) -> int:
     from pipeline.commands.control import constraint_of, guided, wanted_of
     from pipeline.serving.generate import stream_text
 
-    wanted = wanted_of(args, folder)
+    wanted = wanted_of(args, layout, folder)
     if wanted.is_guided:
         print_texts(args, guided(args, layout, folder, cfg, wanted))
         return 0

@@ -1,6 +1,7 @@
 """`gristmill generate` under control: the form of the text, and its attributes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from model.training.files import CONFIG, read_json
 from pipeline.cli import main
 from pipeline.corpus.tokens.tokenizer_files import write_tokenizer
 from pipeline.serving.generate import predictor_in, stream_text
+from pipeline.store.layout import Layout, save_current
+from pipeline.store.records import Checkpoint
+from pipeline.store.store import Outcome, Stage, Store
 from pipeline.tasks.classification import Classifier
 
 CFG = DecoderConfig(
@@ -129,6 +133,27 @@ def test_control_of_a_model_with_a_template_tells_it_in_words(model, capsys):
 def expected(model: str, told: str) -> str:
     pieces = stream_text(Path(model), "So: ", SampleConfig(max_new_tokens=30), told=told)
     return "".join(piece for _, piece in pieces)
+
+
+def test_control_of_a_model_with_a_template_is_by_the_task_of_the_attribute_once_there_is_one(
+    model, judge, tmp_path, capsys, monkeypatch
+):
+    layout = Layout(tmp_path / "data")
+    layout.data.mkdir()
+    monkeypatch.setenv("GRISTMILL_DATA", str(layout.data))
+    asked = ("--control", "sentiment=positive")
+    assert generated(with_template(model), capsys, *asked) == expected(
+        model, asked_in_words({"sentiment": "positive"})
+    )
+
+    def copied(cfg, inputs, work) -> Outcome:
+        shutil.copytree(judge, work.directory, dirs_exist_ok=True)
+        return Outcome(rows=1)
+
+    stage = Stage(name="finetune", version=1, function=copied, handle=Checkpoint)
+    save_current(layout, "sentiment_model", Store(root=layout.store).build(stage, {}).handle)
+    steered = generated(model, capsys, *asked, "--control-by", "steer", "--judge", judge)
+    assert generated(model, capsys, *asked) == steered
 
 
 def test_control_by_a_judge_of_the_data_folder_is_the_task_of_the_attribute(model, tmp_path, capsys, monkeypatch):

@@ -78,7 +78,11 @@ def preference_loss(model: nn.Module, batch: Batch, loss: PreferenceLoss) -> tup
     x_MD, rows_N, targets_N = _hidden(model, batch)
     answers_N = _answers(batch, rows_N)
     nats_B2, counts_B2 = _sums(model, batch, x_MD.detach(), rows_N, targets_N, answers_N)
-    references_B2 = batch.get("references_B2", torch.zeros_like(nats_B2))
+    references_B2 = batch.get("references_B2")
+    if references_B2 is None:
+        if loss.name != "simpo":
+            raise ValueError(f"the loss {loss.name} compares with a reference, but the batch has no references_B2")
+        references_B2 = torch.zeros_like(nats_B2)
     n_pairs = targets_N.new_tensor(len(nats_B2))
     if not torch.is_grad_enabled():
         return loss.of_pairs(nats_B2, references_B2, counts_B2).sum().float(), n_pairs

@@ -122,8 +122,6 @@ class PreferenceConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         FinetuneConfig.__post_init__(self)
-        if self.initialisation == "random":
-            raise ValueError("initialisation is 'random', but preferences need a base that writes; leave it out")
         if self.loss == "ipo" and self.label_smoothing:
             raise ValueError(f"label_smoothing={self.label_smoothing} has no effect with loss='ipo'; leave it out")
         if self.loss != "simpo" and self.simpo_margin != 0.5:
@@ -216,6 +214,8 @@ beta = 0.1
         return tokenizer.pairs(rows, max_tokens, truncation_side)
 
     def reference(self, cfg: PreferenceConfig) -> tuple[Stage, ReferenceConfig] | None:
+        if cfg.initialisation == "random":
+            raise ValueError("initialisation is 'random', but preferences need a base that writes; leave it out")
         if cfg.loss == "simpo":
             return None
         names = ("template", "system_prompt", "max_tokens", "truncation_side")

@@ -179,6 +179,13 @@ def test_loss_of_the_reference_itself_is_that_of_a_coin():
     assert float(loss) / n_pairs == pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_loss_that_needs_a_reference_is_refused_without_one():
+    batch = encoded("rotary").batch(np.arange(5))
+    assert torch.isfinite(preference_loss(model_of("rotary"), batch, LOSSES["simpo"])[0])
+    with pytest.raises(ValueError, match="loss dpo compares with a reference"):
+        preference_loss(model_of("rotary"), batch, LOSSES["dpo"])
+
+
 def test_losses_of_a_pair_have_the_values_of_the_formulas():
     """By hand: chosen -4 over 4 tokens, rejected -6 over 2, reference -5 and -5."""
     nats, reference, counts = (torch.tensor([pair], dtype=torch.float64) for pair in ((-4, -6), (-5, -5), (4, 2)))

@@ -234,7 +234,6 @@ def test_base_that_writes_no_text_is_refused(store, tmp_path, byte_tokenizer, bu
     [
         ({"loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
         ({"simpo_margin": 1.0}, "simpo_margin"),
-        ({"initialisation": "random"}, "initialisation"),
         ({"tuning": "head"}, "tuning"),
         ({"augment_typos": 0.1}, "augment"),
         ({"beta": 0.0}, "beta"),
@@ -242,6 +241,11 @@ def test_base_that_writes_no_text_is_refused(store, tmp_path, byte_tokenizer, bu
     ],
     ids=str,
 )
-def test_settings_without_effect_are_refused(settings, message):
+def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         PreferenceConfig(**settings)
+
+
+def test_training_from_random_weights_is_refused_before_anything_is_built():
+    with pytest.raises(ValueError, match="a base that writes"):
+        KIND.reference(PreferenceConfig(initialisation="random"))

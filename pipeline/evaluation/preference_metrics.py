@@ -11,6 +11,8 @@ margin                by how many nats more the chosen answer gained on the refe
 chosen_, rejected_    log-probability of an answer, and per token of all answers together
 chosen_change         relative change of the nats of the chosen answers: 0.1 = their log-probability fell by a tenth,
                       and they became less likely
+prompt_loss           nats per token of the user's messages, on which the training had no loss: what became of the
+                      model's language in general
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +25,19 @@ from pipeline.evaluation.intervals import Counted, quotient, rate_of
 
 REFERENCE, LONGER, SHORTER = "base", "longer_answer", "shorter_answer"  # names of the baselines
 
-LOWER_IS_BETTER = ("rejected_log_probability", "rejected_log_probability_per_token", "chosen_change")
+LOWER_IS_BETTER = (
+    "rejected_log_probability",
+    "rejected_log_probability_per_token",
+    "chosen_change",
+    "prompt_loss",
+)
 METRICS = (
     "preference_accuracy",
     "likelihood_accuracy",
     "margin",
     *(f"{side}_log_probability{per}" for side in ("chosen", "rejected") for per in ("", "_per_token")),
     "chosen_change",
+    "prompt_loss",
 )
 Answers = Sequence[Mapping[str, Any]]
 
@@ -80,4 +88,7 @@ def counted_preferences(examples: Answers, answers: Answers) -> dict[str, Counte
     if "reference_chosen" in answers[0]:
         both_N2 = np.stack([sides["chosen"], column(answers, "reference_chosen")], axis=1)
         found["chosen_change"] = Counted(both_N2, lambda sums_RK: quotient(sums_RK) - 1, lowest=-1.0)
+    if "prompt_nats" in answers[0]:
+        prompts_N2 = np.stack([column(answers, "prompt_nats"), column(answers, "n_prompt")], axis=1)
+        found["prompt_loss"] = Counted(prompts_N2, quotient)
     return found

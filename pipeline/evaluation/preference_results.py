@@ -48,26 +48,33 @@ def judged_preferences(
     pairs = pairs_read_by(tuned, rows)
     places = np.array([int(name) for name in pairs.ids], np.int64)  # of the pairs of which a difference is read
     asked, tokens_N2 = chosen_rows(len(places), cfg.prompted_examples, cfg.seed), n_tokens_of(pairs.pairs)
-    prompts = [conversation_of(rows[place]["prompt"], tuned.system) for place in places[asked]]
+    prompts = [conversation_of(rows[place]["prompt"], tuned.system) for place in places]
     networks = {MODEL: tuned.model} | ({} if base is None else {REFERENCE: base_network(base.directory, tuned)})
-    nats, texts = {}, {}
+    nats, answers = {name: log_probabilities(network, pairs, name, work) for name, network in networks.items()}, {}
     for name, network in networks.items():
-        nats[name] = log_probabilities(network, pairs, name, work)
-        texts[name] = written_answers(network, tuned, prompts, asked, len(places), cfg.max_new_tokens)
-    answers = {
-        name: with_column(
-            answers_of(nats[name], tokens_N2, None if name == REFERENCE else nats.get(REFERENCE)), texts[name]
-        )
-        for name in networks
-    }
+        found = answers_of(nats[name], tokens_N2, None if name == REFERENCE else nats.get(REFERENCE))
+        texts = written_answers(network, tuned, prompts, asked, cfg.max_new_tokens)
+        answers[name] = Rows({**found.columns, **prompt_losses(network, tuned, prompts), "answer": texts}, len(found))
     n_cut = pairs.n_cut + len(pairs.left_out)
     return Judged(
         tuned.description, taken(TableRows(held_out), places), answers | answers_by_length(tokens_N2), n_cut
     )
 
 
-def with_column(answers: Rows, texts: Sequence[str | None]) -> Rows:
-    return Rows({**answers.columns, "answer": texts}, len(answers))
+def prompt_losses(network: Any, tuned: Any, prompts: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Nats and number of the tokens of the user's messages in each prompt, with those that end them."""
+    from model.data.conversations import encoded_conversations
+    from model.evaluate_conversations import conversation_losses
+
+    rendered = tuned.template.rendered(prompts, trained=("user",))
+    names, description = [str(place) for place in range(len(prompts))], tuned.description
+    encoded = encoded_conversations(names, rendered, description["max_tokens"], description["truncation_side"])
+    places = np.array([int(name) for name in encoded.ids], np.int64)
+    found = {"prompt_nats": np.zeros(len(prompts)), "n_prompt": np.zeros(len(prompts))}
+    if len(places):
+        for values, of_places in zip(found.values(), conversation_losses(network, encoded), strict=True):
+            values[places] = of_places
+    return found
 
 
 def log_probabilities(network: Any, pairs: Any, name: str, work: Work) -> np.ndarray:
@@ -93,13 +100,14 @@ def pairs_read_by(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def written_answers(
-    network: Any, tuned: Any, prompts: Sequence[Any], asked: np.ndarray, n_rows: int, max_new_tokens: int
+    network: Any, tuned: Any, prompts: Sequence[Any], asked: np.ndarray, max_new_tokens: int
 ) -> list[str | None]:
-    """The likeliest answer to each of the prompts, at the places `asked` of a list of `n_rows`."""
+    """The likeliest answer to the prompts at the places `asked`, None for all others."""
     from model.evaluate_conversations import greedy_answers
 
-    texts: list[str | None] = [None] * n_rows
-    for place, one in zip(asked, greedy_answers(network, tuned.template, prompts, max_new_tokens), strict=True):
+    texts: list[str | None] = [None] * len(prompts)
+    questions = [prompts[place] for place in asked]
+    for place, one in zip(asked, greedy_answers(network, tuned.template, questions, max_new_tokens), strict=True):
         texts[place] = one.text
     return texts
 
@@ -152,8 +160,9 @@ def preference_report(judged: Judged) -> str:
         + table(header, rows)
         + "\n\nBefore: the base, which is the reference. The margin is by how many nats the chosen answer gained more"
         f" on the reference than the rejected one; its quartiles are {quarters}. `longer_answer` and `shorter_answer`"
-        " prefer an answer by its number of tokens. Answers of both models are in mistakes.md of the folder of this"
-        " report.\n"
+        " prefer an answer by its number of tokens. The prompt loss is of texts on which the training had no loss: if"
+        " it rises, the model lost some of its language. Answers of both models are in mistakes.md of the folder of"
+        " this report.\n"
     )
 
 

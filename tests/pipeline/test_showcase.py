@@ -50,6 +50,14 @@ kind = "question_answering"
 base = "little"
 data = { path = "questions.jsonl" }
 
+[answers]
+kind = "preference"
+base = "little"
+data = { path = "answers.jsonl" }
+
+[answers.evaluation]
+prompted_examples = 5
+max_new_tokens = 4
 """
 QUICK = """
 [{task}_model]
@@ -57,6 +65,7 @@ epochs = 1
 [{task}_evaluation]
 random_init = false
 """
+CHANGES = ("margin", "chosen_change")  # which compare with the base themselves
 TOWNS, PEOPLE = ("Rome", "Oslo", "Lima", "Cairo", "Paris"), ("Ada", "Alan", "Grace", "Emmy", "Kurt", "Sofia")
 
 
@@ -75,7 +84,7 @@ def shown(toy_graph, tmp_path_factory):
         (data / "models.toml").write_text(MODELS.replace("{FILES}", f"{{ {files} }}"))
         (data / "tasks.toml").write_text(TASKS)
         (data / "config.toml").write_text(
-            "".join(QUICK.format(task=one) for one in ("moods", "letters", "places", "questions"))
+            "".join(QUICK.format(task=one) for one in ("moods", "letters", "places", "questions", "answers"))
         )
         write_rows(data)
         assert main(["showcase"]) == 0
@@ -83,7 +92,7 @@ def shown(toy_graph, tmp_path_factory):
 
 
 def write_rows(data) -> None:
-    moods, questions, sentences = [], [], []
+    moods, questions, sentences, answers_of_both = [], [], [], []
     for i in range(150):
         one, town, other = PEOPLE[i % 6], TOWNS[i % 5], TOWNS[(i + i // 5 + 1) % 5]
         coins = " ".join(
@@ -93,20 +102,22 @@ def write_rows(data) -> None:
         letters = [letter for letter in "aeo" if letter in f"{one}{town}".lower()]
         moods.append({"text": text, "mood": "glad" if i % 2 else "sad", "letters": letters})
         answers = {"text": [other], "answer_start": [text.index(f"to {other}") + 3]}
+        answers_of_both.append({"prompt": text, "chosen": f"To {other}.", "rejected": f"From {town}."})
         questions.append({"question": f"Where did {one} go?", "context": text, "answers": answers})
         tags = {one: "B-person", town: "B-town", other: "B-town"}
         sentences.append("".join(f"{word} {tags.get(word, 'O')}\n" for word in text.split()))
-    for name, rows in (("moods", moods), ("questions", questions)):
+    for name, rows in (("moods", moods), ("questions", questions), ("answers", answers_of_both)):
         (data / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (data / "places.conll").write_text("\n".join(sentences))
 
 
-@pytest.mark.parametrize("task", ["moods", "moods_prompted", "letters", "places", "questions"])
+@pytest.mark.parametrize("task", ["moods", "moods_prompted", "letters", "places", "questions", "answers"])
 def test_every_kind_is_built_without_a_corpus_and_compared_with_its_baselines(shown, task):
     assert not (shown.store / "clean").exists()
     results = read_results(load_current(shown, f"{task}_evaluation").directory)
     for result in results:
-        assert result["baselines"] and result["low"] <= result["value"] <= result["high"], result
+        assert result["low"] <= result["value"] <= result["high"], result
+        assert result["baselines"] or result["metric"] in CHANGES, result
     assert {one["asset"] for one in newest_results(shown)} >= {f"{task}_evaluation"}
 
 
@@ -117,6 +128,7 @@ def test_every_kind_is_built_without_a_corpus_and_compared_with_its_baselines(sh
         (["classify", "moods_prompted", "Ada went to Rome"], {"label", "probability"}),
         (["classify", "letters", "Ada went to Rome"], {"labels", "probabilities"}),
         (["tag", "places", "Ada went to Rome"], {"entities"}),
+        (["answer", "answers", "Where did Ada go?"], {"answer"}),
         (["answer", "questions", "Where did Ada go?", "Ada went to Rome"], {"answer", "start", "end", "probability"}),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",

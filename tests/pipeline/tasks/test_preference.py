@@ -100,6 +100,7 @@ def test_a_tuned_decoder_prefers_the_chosen_answers_and_the_report_says_what_cha
     assert found["margin"]["low"] < found["margin"]["value"] < found["margin"]["high"]
     before, after = (found["chosen_log_probability"][key] for key in ("baselines", "value"))
     assert found["chosen_change"]["value"] == pytest.approx(after / before["base"] - 1)
+    assert found["prompt_loss"]["value"] == pytest.approx(found["prompt_loss"]["baselines"]["base"], rel=0.2)
     text = (report / "report.md").read_text()
     assert "What the training changed" in text
     assert "please" not in text  # texts of the data stay in mistakes.md

@@ -25,7 +25,7 @@ from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.mistakes import Mistake
-from pipeline.evaluation.preference_metrics import LONGER, METRICS
+from pipeline.evaluation.preference_metrics import METRICS, REFERENCE
 from pipeline.evaluation.preference_results import (
     answers_side_by_side,
     judged_preferences,
@@ -179,7 +179,7 @@ beta = 0.1
     optional = OPTIONAL
     columns = tuple(pa.field(name, MESSAGES, nullable=False) for name in ("prompt", "chosen", "rejected"))
     metrics = METRICS
-    decides, must_beat = ("preference_accuracy", True), ("preference_accuracy", LONGER)
+    decides, must_beat = ("preference_accuracy", True), ("preference_accuracy", REFERENCE)
     needs_decoder = makes_bases = True
     selects = ("validation_accuracy", True)
 

@@ -3,13 +3,14 @@
 In: the values of a row by the names of its parts. Out: the messages of the prompt, and those of the chosen and of the
 rejected continuation; or a drop reason. Forms of rows:
 
-    prompt, chosen, rejected               texts, or lists of messages; the answers may repeat the prompt
+    prompt, chosen, rejected               texts, or lists of messages; the answers may repeat the prompt, and a
+                                           prompt may name its speakers as below
     instruction, input, chosen, rejected   an instruction, perhaps with an input, and texts as answers
     chosen, rejected                       two whole conversations with a common beginning: lists of messages, or
                                            texts with "Human:" and "Assistant:" at the beginnings of paragraphs
 
-A common beginning ends before the first message that differs. Each continuation has an answer of the assistant as its
-last message.
+Texts of answers lose their outer white space. A common beginning ends before the first message that differs. Each
+continuation has an answer of the assistant as its last message.
 """
 
 import logging
@@ -34,7 +35,7 @@ from pipeline.corpus.examples.conversations import (
 PARTS = ("prompt", "chosen", "rejected", "instruction", "input", "system")
 OPTIONAL = ("prompt", "instruction", "input", "system")
 SHOWN_IDS = 5  # in a warning
-SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ \t]*")
+SPEAKER = re.compile(r"(?:^\s*|\n\n)(Human|Assistant):[ \t]*")
 ROLE_OF = {"Human": "user", "Assistant": "assistant"}
 
 log = logging.getLogger(__name__)
@@ -79,8 +80,10 @@ def _preference(parts: Mapping[str, Any]) -> Preferred:
 def _prompt(parts: Mapping[str, Any]) -> list[Message]:
     """The messages before the answers; none where the answers are whole conversations."""
     if parts["prompt"] not in (None, "", []):
-        prompt = parts["prompt"]
-        return listed_messages(prompt) if is_list_of_messages(prompt) else [Message("user", text_of(prompt, "user"))]
+        if is_list_of_messages(parts["prompt"]):
+            return listed_messages(parts["prompt"])
+        text = text_of(parts["prompt"], "user")
+        return _asked(text) if text.lstrip().startswith("Human:") else [Message("user", text)]
     if parts["instruction"] is not None:
         return [question_of(parts["instruction"], parts["input"])]
     return []
@@ -91,11 +94,18 @@ def _whole(prompt: Sequence[Message], answer: Any) -> list[Message]:
     if is_list_of_messages(answer):
         messages = listed_messages(answer)
     elif prompt:
-        messages = [Message("assistant", text_of(answer, "assistant"))]
+        messages = [Message("assistant", text_of(answer, "assistant").strip())]
     else:
         messages = _spoken(text_of(answer, "assistant"))
     repeats = messages[: len(prompt)] == list(prompt)
     return messages if repeats else [*prompt, *messages]
+
+
+def _asked(text: str) -> list[Message]:
+    """The messages of a prompt in which every speaker is named; at its end the answer may be opened."""
+    messages = _spoken(text)
+    is_open = messages[-1].role == "assistant" and not messages[-1].content
+    return messages[:-1] if is_open else messages
 
 
 def _spoken(text: str) -> list[Message]:

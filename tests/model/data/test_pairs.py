@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from model.data.chat import Rendered
 from model.data.pairs import CHOSEN, COMMON, REJECTED, EncodedPairs, encoded_pairs, pair_of, without_excess
@@ -49,6 +50,16 @@ def test_batch_pads_rows_and_names_the_places_that_have_targets():
     assert batch["lengths_B"].tolist() == [3, 8]
     assert batch["supervised_BP"].tolist() == [[0, 1, 2, -1, -1], [3, 4, 5, 6, 7]]
     assert batch["references_B2"].tolist() == [[-3.0, -4.0], [-1.0, -2.0]]
+
+
+def test_shares_of_processes_are_the_rows_of_the_whole_batch():
+    answers = [(conversation([1, 2], [5] * n), conversation([1, 2], [6] * m)) for n, m in ((1, 4), (3, 2), (2, 2))]
+    pairs = EncodedPairs(["a", "b", "c"], [pair_of(*both) for both in answers], np.arange(6.0).reshape(3, 2))
+    whole = pairs.batch(np.array([2, 0, 1]))
+    shares = [pairs.batch(np.array([2, 0, 1]), rank=rank, n_ranks=2) for rank in (0, 1)]
+    assert [len(share["ids_BT"]) for share in shares] == [1, 2]
+    for name in ("ids_BT", "targets_BT", "positions_BT", "parts_BT", "lengths_B", "references_B2"):
+        assert torch.equal(torch.cat([share[name] for share in shares]), whole[name]), name
 
 
 def test_excess_is_cut_at_the_end_or_at_the_beginning_of_both():

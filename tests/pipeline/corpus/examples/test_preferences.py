@@ -25,12 +25,13 @@ def read(**parts):
         {"prompt": "Hi", "chosen": listed(USER, GOOD), "rejected": listed(USER, BAD)},
         {"chosen": listed(USER, GOOD), "rejected": listed(USER, BAD)},
         {"instruction": "Hi", "input": "", "chosen": "Hello!", "rejected": "What?"},
+        {"prompt": "\n\nHuman: Hi\n\nAssistant:", "chosen": " Hello!", "rejected": " What?"},
         {
             "chosen": "\n\nHuman: Hi\n\nAssistant: Hello!",
             "rejected": "\n\nHuman: Hi\n\nAssistant: What?",
         },
     ],
-    ids=["texts", "messages", "with the prompt", "conversations", "instruction", "speakers"],
+    ids=["texts", "messages", "with the prompt", "conversations", "instruction", "prompt with speakers", "speakers"],
 )
 def test_forms_of_rows_mean_the_same(parts):
     assert read(**parts) == ((USER,), (GOOD,), (BAD,))
@@ -53,7 +54,7 @@ def test_input_belongs_to_the_instruction_and_a_system_message_goes_first():
     [
         ("no_chosen", {"prompt": "Hi", "rejected": "What?"}),
         ("no_rejected", {"prompt": "Hi", "chosen": "Hello!", "rejected": ""}),
-        ("answer_only_white_space", {"prompt": "Hi", "chosen": "Hello!", "rejected": "  "}),
+        ("empty_answer", {"prompt": "Hi", "chosen": "Hello!", "rejected": "  "}),
         ("equal_answers", {"prompt": "Hi", "chosen": "Hello!", "rejected": "Hello!"}),
         ("no_prompt", {"chosen": "Hello!", "rejected": "What?"}),
         ("no_common_prompt", {"chosen": listed(USER, GOOD), "rejected": listed(MORE, BAD)}),

@@ -246,8 +246,18 @@ def _add_model_commands(command: Adder) -> None:
     generate.add_argument(
         "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
     )
-    _add_sampling_options(generate)
+    _add_sampling_options(generate, n_tokens=100)
+    generate.add_argument("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
+    end = "if the text is longer than the model's context, use its end"
+    generate.add_argument("--keep-prompt-end", action="store_true", help=end)
+    generate.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="print the text while it is generated; default: on a terminal",
+    )
     _add_control_options(generate)
+    _add_chat(command)
     for verb in sorted({kind.command for kind in KINDS.values()}):
         kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
         ask = command(verb, "pipeline.commands.tasks:run_task", f"Apply the model of a task of kind {kinds}")
@@ -286,10 +296,27 @@ def _add_model_commands(command: Adder) -> None:
     )
 
 
-def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
+def _add_chat(command: Adder) -> None:
+    chat = command(
+        "chat",
+        "pipeline.commands.chat:run_chat",
+        "Talk with a model",
+        epilog="Inside the chat /help lists its commands. Without a terminal each line of the input is a message.",
+    )
+    chat.add_argument("model", metavar="DIR|ASSET", help="for instance smollm2, or the folder of a model")
+    chat.add_argument("--system", metavar="TEXT", help="a system message, which says how the model shall answer")
+    chat.add_argument("--load", metavar="FILE", help="a conversation that /save wrote, to go on with")
+    templates = ("auto", "chatml", "llama3", "alpaca")
+    own = "default: auto, that of the model, or alpaca if it has none"
+    chat.add_argument("--template", choices=templates, default="auto", help=f"how messages become text; {own}")
+    _add_sampling_options(chat, n_tokens=512)
+    chat.set_defaults(keep_prompt_end=False)
+
+
+def _add_sampling_options(parser: argparse.ArgumentParser, n_tokens: int) -> None:
     """The defaults repeat those of SampleConfig, so that `--help` imports nothing; a test compares them."""
-    add = generate.add_argument
-    add("--tokens", metavar="N", type=int, default=100, help="maximum number of tokens; default: 100")
+    add = parser.add_argument
+    add("--tokens", metavar="N", type=int, default=n_tokens, help=f"maximum number of tokens; default: {n_tokens}")
     add("--temperature", metavar="T", type=float, default=0.8, help="0 = always the most likely token; default: 0.8")
     add(
         "--top-k", metavar="K", type=_number_or_none(int), default=50, help="sample from the K likeliest; default: 50"
@@ -310,14 +337,6 @@ def _add_sampling_options(generate: argparse.ArgumentParser) -> None:
         help="stop before this text; may be given several times",
     )
     add("--seed", metavar="N", type=int, default=0, help="random seed; default: 0")
-    add("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
-    add("--keep-prompt-end", action="store_true", help="if the text is longer than the model's context, use its end")
-    add(
-        "--stream",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="print the text while it is generated; default: on a terminal",
-    )
 
 
 def _add_control_options(generate: argparse.ArgumentParser) -> None:

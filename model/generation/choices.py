@@ -122,7 +122,7 @@ class ChoiceScorer:
 
     def _row(self, n_context: int, of_choices: list[list[int]], n_shots: int) -> _Row:
         start = list(self.tokenizer.opening)
-        if not start and (not n_context or not _n_common(of_choices)):
+        if not start and (not n_context or not n_common(of_choices)):
             start = [self.tokenizer.end_of_text]  # something has to precede the first token that is predicted
         most = self.max_tokens - len(start) + 1  # the last token is predicted, but not read
         n_dropped = max(0, max(map(len, of_choices)) - most)
@@ -134,7 +134,7 @@ class ChoiceScorer:
             )
         kept = [[*start, *ids[n_dropped:]] for ids in of_choices]
         first = [len(start) + one - n_dropped for one in first]
-        n_shared = min(_n_common(kept), *first)
+        n_shared = min(n_common(kept), *first)
         return _Row(
             shared=kept[0][:n_shared],
             tails=[ids[n_shared:] for ids in kept],
@@ -160,7 +160,7 @@ class ChoiceScorer:
             if row.n_shots not in openings:
                 text = (self.opening.text(row.n_shots) + self.opening.lead).rstrip()
                 openings[row.n_shots] = [*self.tokenizer.opening, *self.tokenizer.encode(text)]
-            n_opening = min(_n_common([openings[row.n_shots], row.shared]), len(row.shared) - 1)
+            n_opening = min(n_common([openings[row.n_shots], row.shared]), len(row.shared) - 1)
             groups[tuple(row.shared[: n_opening if n_opening >= SHORTEST_OPENING else 0])].append(place)
         for ids, places in groups.items():
             opening = self._read(ids) if ids else None
@@ -228,7 +228,7 @@ class ChoiceScorer:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
-def _n_common(ids: Sequence[Sequence[int]]) -> int:
+def n_common(ids: Sequence[Sequence[int]]) -> int:
     """Length of the common beginning."""
     least = min(map(len, ids))
     return next((i for i in range(least) if any(one[i] != ids[0][i] for one in ids[1:])), least)

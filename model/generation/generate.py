@@ -26,6 +26,7 @@ from model.generation.sampling import RowSampler
 from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
+from model.network.kv_cache import KVCache
 
 Constraints = Constraint | Sequence[Constraint | None] | None  # one for all rows, or one or none for each
 
@@ -115,8 +116,13 @@ def tokens(
     row_numbers: Sequence[int] | None = None,
     n_slots: int | None = None,
     use_cache: bool = True,
+    cache: KVCache | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Row and new id, step by step, in any order within a step. After each, `is_over` says if the row ends."""
+    """Row and new id, step by step, in any order within a step. After each, `is_over` says if the row ends.
+
+    `cache`: of one row, for one prompt, whose first tokens it holds already, but not its last; it has room for the
+    prompt and all new tokens but the last, and is left with what was read.
+    """
     cfgs = configs_of(cfg, len(prompts))
     contexts = checked_prompts(prompts, cfgs, model.cfg.vocab_size, model.cfg.max_seq_len)
     numbers = range(len(prompts)) if row_numbers is None else row_numbers
@@ -127,7 +133,9 @@ def tokens(
     of_rows = checked_constraints(constraints, [one.max_new_tokens for one in cfgs], [bool(one.stop) for one in cfgs])
     writings = [None if one is None else one.begin() for one in of_rows]
     rows = [_Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, writings, strict=True)]
-    return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache)
+    if cache is not None and (len(rows) != 1 or cache.n_rows != 1):
+        raise ValueError(f"a cache of {cache.n_rows} rows was given for {len(rows)} prompts: expected one of each")
+    return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache, cache)
 
 
 @dataclass
@@ -160,21 +168,26 @@ class _Row:
 
 @torch.inference_mode()
 def _tokens(
-    model: Decoder, rows: list[_Row], n_slots: int, is_over: Callable[[int], bool], use_cache: bool
+    model: Decoder,
+    rows: list[_Row],
+    n_slots: int,
+    is_over: Callable[[int], bool],
+    use_cache: bool,
+    cache: KVCache | None,
 ) -> Iterator[tuple[int, int]]:
     max_len = min(max(row.n_read for row in rows), model.cfg.max_seq_len)
-    slots = Slots(model, n_slots, max_len, use_cache=use_cache)
+    slots = Slots(model, n_slots, max_len, use_cache=use_cache, cache=cache)
     sampler = RowSampler(n_slots, model.cfg.vocab_size, slots.device)
     waiting, written = rows[::-1], []  # the next row is the last of those that wait
 
-    def join(slot: int) -> None:
+    def join(slot: int, n_read: int = 0) -> None:
         row = waiting.pop()
         written[slot : slot + 1] = [row]
-        slots.join(slot, row.prompt)
+        slots.join(slot, row.prompt, n_read)
         sampler.join(slot, row.cfg, row.number, row.prompt)
 
     for slot in range(n_slots):
-        join(slot)
+        join(slot, 0 if cache is None else cache.lengths[slot])
     while written:
         logits_BV = slots.next_logits()
         ids_B = sampler.draw(permitted(logits_BV, [row.may_write for row in written]))

@@ -19,22 +19,28 @@ from model.network.kv_cache import KVCache
 
 
 class Slots:
-    def __init__(self, model: Decoder, n_slots: int, max_len: int, *, use_cache: bool = True) -> None:
+    def __init__(
+        self, model: Decoder, n_slots: int, max_len: int, *, use_cache: bool = True, cache: KVCache | None = None
+    ) -> None:
         """Room for `n_slots` rows. `max_len`: tokens that a row reads at most before it ends or fills the context.
 
-        Without a cache each pass reads all tokens again, with the same result, as a check.
+        `cache`: with as many rows, which is used instead of a new one. Without any cache each pass reads all tokens
+        again, with the same result, as a check.
         """
         self.model = model
         self.device = next(model.parameters()).device
         self.contexts: list[list[int]] = []  # by slot: what the next token is drawn from, at most max_seq_len ids
-        self.cache = model.new_cache(n_slots, max_len) if use_cache else None
+        self.cache = cache
+        if cache is None and use_cache:
+            self.cache = model.new_cache(n_slots, max_len)
         self._last_N = torch.zeros(n_slots, dtype=torch.int64, device=self.device)  # newest token of each row
         self._all: KVCache | None = None  # the part of the cache that all rows are in
 
-    def join(self, slot: int, context: Sequence[int]) -> None:
-        """Puts a row into `slot`, which is one of those taken, whose row is over, or the next one."""
+    def join(self, slot: int, context: Sequence[int], n_read: int = 0) -> None:
+        """Puts a row into `slot`, which is one of those taken, whose row is over, or the next one. The cache has the
+        first `n_read` tokens of the row in this slot already."""
         if self.cache is not None:
-            self.cache.part([slot]).clear()
+            self.cache.part([slot]).truncate([n_read])
         self.contexts[slot : slot + 1] = [list(context)]
         self._last_N[slot] = context[-1]
 
@@ -60,12 +66,13 @@ class Slots:
     def next_logits(self) -> Tensor:
         """Logits (B, V) float32 of the token that follows each row."""
         n_rows = len(self.contexts)
-        if self.cache is None or not any(self._part().lengths):  # nothing of any row was read
-            return self._logits(self._read(range(n_rows), self.contexts))
-        lengths = self._part().lengths
-        late = [slot for slot in range(n_rows) if lengths[slot] < len(self.contexts[slot]) - 1]
+        lengths = [0] * n_rows if self.cache is None else self._part().lengths
+        unread = [context[length:] for context, length in zip(self.contexts, lengths, strict=True)]
+        late = [slot for slot in range(n_rows) if len(unread[slot]) > 1]
+        if not any(lengths) or len(late) == n_rows:
+            return self._logits(self._read(range(n_rows), unread))
         if late:
-            self._read(late, [self.contexts[slot][:-1] for slot in late])
+            self._read(late, [unread[slot][:-1] for slot in late])
         return self._logits(self.model.trunk(self._last_N[:n_rows, None], cache=self._part())[:, 0])
 
     def _part(self) -> KVCache:
@@ -75,14 +82,15 @@ class Slots:
             self._all = self.cache.part(range(n_rows))
         return self._all
 
-    def _read(self, slots: Sequence[int], contexts: Sequence[Sequence[int]]) -> Tensor:
-        """Reads contexts into slots of which nothing was read; returns the last hidden state of each, (B, D)."""
-        lengths = [len(context) for context in contexts]
-        padded = [[*context, *([0] * (max(lengths) - len(context)))] for context in contexts]
+    def _read(self, slots: Sequence[int], unread: Sequence[Sequence[int]]) -> Tensor:
+        """Reads the next tokens of rows; returns the last hidden state of each, (B, D)."""
+        lengths = [len(ids) for ids in unread]
+        padded = [[*ids, *([0] * (max(lengths) - len(ids)))] for ids in unread]
         part = self.cache.part(slots) if self.cache is not None else None
+        before = [] if part is None else part.lengths
         x_BTD = self.model.trunk(torch.tensor(padded, device=self.device), cache=part)
         if part is not None:
-            part.truncate(lengths)
+            part.truncate([n_read + length for n_read, length in zip(before, lengths, strict=True)])
         last_B = torch.tensor(lengths, device=self.device) - 1
         return x_BTD[torch.arange(len(slots), device=self.device), last_B]
 

@@ -7,14 +7,19 @@ its continuation, streamed to a terminal.
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.store.layout import folder_or_current, layout_from_environment
 
-
-def run_generate(args: Namespace) -> int:
+if TYPE_CHECKING:
     from model.generation.sample_config import SampleConfig
 
-    cfg = SampleConfig(
+
+def sample_config(args: Namespace) -> "SampleConfig":
+    """The options of sampling, by which both `generate` and `chat` draw."""
+    from model.generation.sample_config import SampleConfig
+
+    return SampleConfig(
         max_new_tokens=args.tokens,
         temperature=args.temperature,
         top_k=args.top_k,
@@ -25,6 +30,10 @@ def run_generate(args: Namespace) -> int:
         seed=args.seed,
         keep_prompt_end=args.keep_prompt_end,
     )
+
+
+def run_generate(args: Namespace) -> int:
+    cfg = sample_config(args)
     layout = layout_from_environment()
     folder = folder_or_current(layout, args.model)
     from pipeline.commands.control import constraint_of, guided, wanted_of

@@ -29,6 +29,10 @@ STARTS_SEQUENCE = re.compile("[\x1b\x90\x98\x9b\x9d-\x9f]")
 ERASED = re.compile("\r\x1b\\[[02]?K|\x1b\\[2K\r?")  # the line so far
 CONTROL_REFERENCE = re.compile(r"&#(?:0{0,9}(?:27|12[89]|1[345][0-9])|[xX]0{0,9}(?:1[bB]|[89][0-9a-fA-F]));")
 
+# Those of U+0080 to U+009F have no pictures of their own.
+PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
 WINDOWS_SIGN = re.compile("[\x80\x82-\x84\x86-\x8c\x8e\x91-\x9c\x9e\x9f]")
 NEL_SIGN = re.compile(
     "(?<=[\u00c2-\u00f4])\x85|\x85(?=[\u0080-\u0084\u0086-\u00bf])"
@@ -45,6 +49,14 @@ CHANGING = re.compile(r"\d\S*|\b[kKMGT]i?B\S*|[\W_]+")  # what differs between t
 def with_line_ends(text: str) -> str:
     """The text with "\\n" as its only line end, otherwise unchanged: for source code."""
     return CODE_LINE_END.sub("\n", text) if "\r" in text else text
+
+
+def with_visible_controls(text: str) -> str:
+    """The text with every control as a picture, for instance ESC as U+241B, but with its line ends and tabs.
+
+    For text that is shown while it is written: nothing is removed, so that a sequence may come in parts.
+    """
+    return text.translate(PICTURES)
 
 
 def without_controls(text: str) -> str:

@@ -1,8 +1,8 @@
 """Six tasks with one right answer each, for measuring whether a tuned model does what it is asked.
 
 In: a seed. Out: conversations of a request and its answer, in the phrasings that are learned from or in others. The
-words and numbers of a request are drawn anew, so that no request is repeated, and a word in an example to learn from is
-in no other.
+words and numbers of a request are drawn anew, so that no request is repeated, and the words of the examples that are
+learned from are not those of the others.
 """
 
 import random

@@ -9,7 +9,7 @@ recipe        600 examples of six tasks with exact answers (bench/exact_tasks.py
               rate of 5e-5 after 10 steps: exact matches in phrasings that were learned and in others, and the
               perplexity of Shakespeare, 20 blocks of 128 tokens from the end, before and after.
 speed         processor seconds per token of a step, ours and TRL's in turns, with the same rows of instructions.json
-              in each step, packed or not as --packing says, in float32, on as many threads.
+              in each step (--no-packing), in float32, on as many threads; --hf is what `gristmill export` writes.
 
     python -m bench.instruction --data DIR --base DIR [--hf DIR --peer PYTHON] --part recipe [--threads 1]
 """

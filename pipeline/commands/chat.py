@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.data.examples import valid
-from pipeline.commands.chat_commands import loaded, obeyed
+from pipeline.commands.chat_commands import loaded, obeyed, without_none
 from pipeline.commands.chat_turns import Chat, note
 from pipeline.commands.models import sample_config
 from pipeline.store.layout import folder_or_current, layout_from_environment
@@ -34,10 +34,11 @@ def run_chat(args: Namespace) -> int:
 
     session = open_session(folder, args.template)
     chat = Chat(session, cfg, is_terminal=sys.stdin.isatty() and sys.stdout.isatty())
+    own_system = session.system
     if args.load is not None:
         loaded(chat, args.load)
-    if args.system is not None:
-        session.set_system(args.system)
+    if args.system is not None or session.system is None:
+        session.set_system(own_system if args.system is None else without_none(args.system))
     note(opening_line(args, folder, session))
     texts = typed() if chat.is_terminal else piped()
     goes_on = _tried(chat, chat.answer_open_question)

@@ -47,6 +47,11 @@ def loaded(chat: Chat, file: str) -> None:
     chat.files.add(path.resolve())
 
 
+def without_none(text: str) -> str | None:
+    """A system message; the word none stands for no message."""
+    return None if text == "none" else text
+
+
 def _help(chat: Chat, rest: str) -> bool:
     width = max(len(f"{name} {command.arguments}") for name, command in COMMANDS.items())
     for name, command in COMMANDS.items():
@@ -57,7 +62,7 @@ def _help(chat: Chat, rest: str) -> bool:
 
 def _system(chat: Chat, text: str) -> bool:
     if text:
-        chat.session.set_system(None if text == "none" else text)
+        chat.session.set_system(without_none(text))
         note("the system message is " + ("gone" if text == "none" else "set") + " for all further answers")
     else:
         note("there is no system message" if chat.session.system is None else chat.session.system)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def open_session(directory: Path, template: str = AUTO) -> "ChatSession":
-    """A conversation with the decoder in `directory` in which nothing was said yet.
+    """A conversation with the decoder in `directory` in which nothing was said yet, but for the system message that
+    it was tuned with, if there is one.
 
     Raises ValueError when there is no decoder, or when the template does not go with its tokenizer.
     """
@@ -30,7 +31,16 @@ def open_session(directory: Path, template: str = AUTO) -> "ChatSession":
     from model.generation.decode import pack
 
     decoder, tokenizer = loaded_decoder(directory)
-    return ChatSession(pack(decoder), load_chat_template(tokenizer, directory / TOKENIZER, template))
+    session = ChatSession(pack(decoder), load_chat_template(tokenizer, directory / TOKENIZER, template))
+    session.set_system(own_system_message(directory))
+    return session
+
+
+def own_system_message(directory: Path) -> str | None:
+    """That of the conversations without one in the training of the model."""
+    from model.training.files import CONFIG, read_json
+
+    return read_json(directory / CONFIG).get("chat", {}).get("system")
 
 
 def has_own_template(directory: Path) -> bool:

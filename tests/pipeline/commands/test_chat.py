@@ -73,6 +73,17 @@ def test_chat_system_message_changes_the_answer_and_is_saved(talk, tmp_path):
     assert talk("/system none\nhello\n", "--system", "Answer in verse.")[1] == plain
 
 
+def test_chat_begins_with_the_system_message_of_the_training(talk, folder, tmp_path):
+    plain, verse = (talk("hello\n", *options)[1] for options in ((), ("--system", "Answer in verse.")))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"chat": {"system": "Answer in verse."}}))
+    assert talk("hello\n")[1] == verse
+    assert talk("/clear\nhello\n")[1] == verse
+    assert talk("hello\n", "--system", "none")[1] == plain
+    (tmp_path / "q.jsonl").write_text('{"role": "user", "content": "hello"}\n')
+    assert talk("", "--load", str(tmp_path / "q.jsonl"))[1] == verse
+
+
 def test_chat_that_is_saved_and_loaded_goes_on_as_if_it_had_not_ended(talk, tmp_path):
     file = tmp_path / "talk \N{SNOWMAN}.jsonl"
     _, whole, _ = talk("caf\u00e9 \\\nand\u2028tea\nhow much?\n")

@@ -60,6 +60,7 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     "training": ("model.network", "model.data", "model.evaluate"),
     "generation": (
         "model.network",
+        "model.data.chat",
         "model.data.examples",
         "model.data.questions",
         "model.data.spans",

@@ -29,11 +29,10 @@ import torch
 from bench.exact_tasks import examples
 from bench.instruction_peers import measured_in_turns
 from bench.machine import machine
-from model.data.chat import ChatTemplate, Conversation, Message, Rendered, load_chat_template
-from model.data.conversations import EncodedConversations, packed_rows
+from model.data.chat import ChatTemplate, Conversation, Message, load_chat_template
+from model.data.conversations import EncodedConversations
 from model.data.tokenizer import TOKENIZER
-from model.generation.generate import generate
-from model.generation.sample_config import SampleConfig
+from model.evaluate_conversations import greedy_answers, mean_conversation_loss
 from model.network.decoder import Decoder
 from model.network.registry import describe
 from model.training.finetune_settings import FinetuneSettings, resolved
@@ -74,9 +73,9 @@ def instructions(args: argparse.Namespace) -> None:
     order = np.random.default_rng(0).permutation(len(conversations))
     held_out = [conversations[place] for place in order[:N_HELD_OUT]]
     training = [conversations[place] for place in order[N_HELD_OUT:]]
-    before = answer_loss(base.network, template.rendered(held_out))
+    before = answer_loss(base.network, template, held_out)
     seconds, n_tokens = tuned(base, template, training, args.lr, args.epochs, args.steps, args.threads)
-    after = answer_loss(base.network, template.rendered(held_out))
+    after = answer_loss(base.network, template, held_out)
     answers = answers_of(base.network, template, held_out, LONGEST_ANSWER)
     right = [text == one[-1].content for (text, _), one in zip(answers, held_out, strict=True)]
     print(f"{len(training)} rows, {args.epochs} epochs of batches of {ROWS}, AdamW, peak rate {args.lr:g}\n")
@@ -138,23 +137,19 @@ def conversations_of(data: Path) -> list[Conversation]:
     ]  # fmt: skip
 
 
-@torch.no_grad()
-def answer_loss(model: Decoder, rendered: Sequence[Rendered]) -> float:
-    """Nats per supervised token."""
-    sums = [
-        language_model_loss(model.eval(), packed_rows(rendered[k : k + ROWS])) for k in range(0, len(rendered), ROWS)
-    ]
-    return float(sum(loss for loss, _ in sums) / sum(n for _, n in sums))
+def answer_loss(model: Decoder, template: ChatTemplate, held_out: Sequence[Conversation]) -> float:
+    """Nats per token of an answer, its end included."""
+    return mean_conversation_loss(
+        model.eval(), EncodedConversations([""] * len(held_out), template.rendered(held_out))
+    )
 
 
 def answers_of(
     model: Decoder, template: ChatTemplate, conversations: Sequence[Conversation], longest: int
 ) -> list[tuple[str, bool]]:
     """The greedy answer to each first question, and whether it ended by itself."""
-    prompts = [template.prompt(one[:-1]) for one in conversations]
-    cfg = SampleConfig(max_new_tokens=longest, temperature=0, stop_ids=tuple(sorted(template.stops)))
-    rows = generate(model.eval(), prompts, cfg, n_slots=16)
-    return [(template.tokenizer.decode(row), len(row) < longest) for row in rows]
+    answers = greedy_answers(model.eval(), template, [one[:-1] for one in conversations], longest)
+    return [(one.text, one.is_complete) for one in answers]
 
 
 @torch.no_grad()
@@ -177,7 +172,7 @@ def tuned(
     task = Task(
         network=base.network,
         description=describe(base.network.cfg),
-        training=encoded,  # type: ignore[arg-type]
+        training=encoded,
         loss_function=language_model_loss,
         validate=lambda network: {"validation_loss": 0.0},  # nothing is chosen by it
         selects=("validation_loss", False),

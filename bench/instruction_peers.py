@@ -112,7 +112,7 @@ def ours(task: dict) -> None:
     import torch
 
     from model.data.chat import Message, load_chat_template
-    from model.data.conversations import packed_rows
+    from model.data.conversations import ROOM_ON_CPU, packed_rows
     from model.data.tokenizer import TOKENIZER
     from model.training.config import TrainConfig
     from model.training.finetuning import load_base
@@ -123,10 +123,12 @@ def ours(task: dict) -> None:
     template = load_chat_template(base.tokenizer, base.directory / TOKENIZER)
     rendered = template.rendered([(Message("user", a), Message("assistant", b)) for a, b in task["pairs"]])
     cfg = TrainConfig(n_steps=10**6, rows=task["rows"], seq_len=1, muon_lr=None, adamw_lr=RATE)
+    for one in rendered:
+        one.is_supervised[-1] = True  # the line end behind the end of the turn, which TRL supervises, too
     state, turns = new_state(base.network.train(), cfg), Turns()
     for step in range(10**6):
         chosen = [rendered[place % len(rendered)] for place in range(step * task["rows"], (step + 1) * task["rows"])]
-        batch = packed_rows(chosen)
+        batch = packed_rows(chosen, room=ROOM_ON_CPU)
         report = train_step(state, batch, cfg)
         turns.step(sum(len(one.ids) - 1 for one in chosen), batch["ids_BT"].numel(), float(report.loss))
 

@@ -241,22 +241,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_model_commands(command: Adder) -> None:
-    generate = command("generate", "pipeline.commands.models:run_generate", "Continue a text")
-    generate.add_argument("text", help="the beginning of the text")
-    generate.add_argument(
-        "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
-    )
-    _add_sampling_options(generate, n_tokens=100)
-    generate.add_argument("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
-    end = "if the text is longer than the model's context, use its end"
-    generate.add_argument("--keep-prompt-end", action="store_true", help=end)
-    generate.add_argument(
-        "--stream",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="print the text while it is generated; default: on a terminal",
-    )
-    _add_control_options(generate)
+    _add_generate(command)
     _add_chat(command)
     for verb in sorted({kind.command for kind in KINDS.values()}):
         kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
@@ -294,6 +279,25 @@ def _add_model_commands(command: Adder) -> None:
         metavar="FILE",
         help="Jinja file that turns messages into text; default: that of the model, or none",
     )
+
+
+def _add_generate(command: Adder) -> None:
+    generate = command("generate", "pipeline.commands.models:run_generate", "Continue a text")
+    generate.add_argument("text", help="the beginning of the text")
+    generate.add_argument(
+        "--model", metavar="DIR|ASSET", default="foundation_model", help="default: the asset foundation_model"
+    )
+    _add_sampling_options(generate, n_tokens=100)
+    generate.add_argument("--samples", "-n", metavar="N", type=int, default=1, help="number of texts; default: 1")
+    end = "if the text is longer than the model's context, use its end"
+    generate.add_argument("--keep-prompt-end", action="store_true", help=end)
+    generate.add_argument(
+        "--stream",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="print the text while it is generated; default: on a terminal",
+    )
+    _add_control_options(generate)
 
 
 def _add_chat(command: Adder) -> None:

@@ -32,7 +32,7 @@ import torch
 from bench.machine import machine
 from pipeline.evaluation.label_sets import best_thresholds, f1_table
 
-SETTINGS = ("rows", "lr", "muon_lr", "layer_decay", "warmup", "smoothing", "pooling")
+SETTINGS = ("rows", "lr", "muon_lr", "layer_decay", "warmup", "smoothing", "word_dropout", "pooling")
 EPOCHS = {"sst2": 2, "goemotions": 2, "sarcasm": 1}
 POSITIVE = [
     "admiration",
@@ -133,6 +133,7 @@ def _sarcasm(folder: Path) -> tuple[list[str], Texts, Texts]:
 def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Callable[[Sequence[str]], np.ndarray]]:
     from functools import partial
 
+    from model.data.augment import augmented_texts, epoch_seed
     from model.data.examples import EncodedExamples, encoded
     from model.evaluate import outputs_of_texts
     from model.training.finetune_settings import FinetuneSettings, resolved
@@ -142,7 +143,8 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
     base = load_base(args.base)
     wanted = FinetuneSettings(
         epochs=args.epochs, rows=args.rows, adamw_lr=args.lr, muon_lr=args.muon_lr, layer_decay=args.layer_decay,
-        label_smoothing=args.smoothing, warmup_fraction=args.warmup, seed=args.seed,
+        label_smoothing=args.smoothing, warmup_fraction=args.warmup, augment_word_dropout=args.word_dropout,
+        seed=args.seed,
         checkpoint_every=10**6, validate_every=10**6,
     )  # fmt: skip
     settings = resolved(wanted, base.network.cfg.d_model)
@@ -160,7 +162,13 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
     )
     loss = multi_label_loss if data.has_several else partial(classification_loss, label_smoothing=args.smoothing)
     started = time.perf_counter(), time.process_time()
-    training = EncodedExamples([str(i) for i in range(len(labels_NC))], tokens_of(data.train.texts), targets)
+    ids = [str(i) for i in range(len(labels_NC))]
+    training = EncodedExamples(ids, tokens_of(data.train.texts), targets)
+
+    def of_epoch(epoch: int) -> EncodedExamples:
+        texts = augmented_texts(ids, data.train.texts, settings.augmentation, epoch_seed(args.seed, epoch))
+        return EncodedExamples(ids, tokens_of(texts), targets)
+
     task = Task(
         network=network,
         description=description,
@@ -168,6 +176,7 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
         loss_function=loss,
         validate=lambda network: {"validation_loss": 0.0},  # nothing is chosen by it
         selects=("validation_loss", False),
+        of_epoch=of_epoch if args.word_dropout else None,
     )
     job = job_of(base, task, settings, {})
     with tempfile.TemporaryDirectory() as out:
@@ -301,7 +310,14 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="file for the probabilities of several labels")
     parser.add_argument("--search", action="store_true", help="evaluate on held-out training rows")
     parser.add_argument("--pooling", choices=("first", "mean"), default="mean", help="of ours")
-    for name, value in (("lr", None), ("muon-lr", None), ("warmup", 0.1), ("smoothing", 0.0), ("layer-decay", None)):
+    for name, value in (
+        ("lr", None),
+        ("muon-lr", None),
+        ("warmup", 0.1),
+        ("smoothing", 0.0),
+        ("layer-decay", None),
+        ("word-dropout", 0.0),
+    ):
         parser.add_argument(f"--{name}", type=float, default=value, help="of ours")
     for name, value in (("seed", 0), ("rows", 32), ("epochs", None), ("limit", None)):
         parser.add_argument(f"--{name}", type=int, default=value)

@@ -48,7 +48,16 @@ DEMO_VOCABULARY = 4096
 FLOPS_PER_PARAMETER = 6  # and token: 2 forwards, 4 backwards
 LORA_SHARE = 2 / 3  # of a training's FLOPs: frozen weights get no gradients
 HEAD_SHARE = 1 / 3  # nothing goes backwards through the trunk
-DEMO_TEXTS, TOKENS_A_TEXT = 22_655, 16  # training examples of the demo, and the cost of one in pretraining tokens
+TOKENS_A_TEXT = 16  # the cost of a training example in pretraining tokens
+TEXTS = {  # training examples of the default tasks, for the first run, when they are not made yet
+    "sarcasm": 22_655,
+    "tweet_entities": 1_900,
+    "sarcasm_minilm": 22_655,
+    "review_sentiment": 4_800,
+    "toxicity": 850,
+    "wikipedia_questions": 2_300,
+}
+OTHER_TEXTS = 5_000  # of a task whose examples are not made yet: a guess
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -203,7 +212,7 @@ def _flops_per_token(asset: PlannedAsset, by_name: Mapping[str, PlannedAsset]) -
 def _finetune_flops(cfg: FinetuneConfig, by_name: Mapping[str, PlannedAsset], asset: PlannedAsset) -> float:
     task = asset.asset.removesuffix("_model").removesuffix("_evaluation")
     records = [build.last for build in by_name[f"{task}_examples"].builds if build.last]
-    n_texts = records[-1]["measures"].get("train_examples", DEMO_TEXTS) if records else DEMO_TEXTS
+    n_texts = records[-1]["measures"].get("train_examples", OTHER_TEXTS) if records else TEXTS.get(task, OTHER_TEXTS)
     share = {"full": 1.0, "lora": LORA_SHARE, "head": HEAD_SHARE}[cfg.tuning]
     epochs = cfg.epochs or OF_NARROW_BASE["epochs"]  # open while the base is not there
     return share * epochs * n_texts * TOKENS_A_TEXT * _flops_per_token(asset, by_name)

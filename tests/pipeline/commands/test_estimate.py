@@ -29,6 +29,14 @@ def test_estimate_of_adapters_is_two_thirds_and_of_their_baseline_the_whole(toy_
     assert adapters == pytest.approx([full[0] * 2 / 3, full[1]])
 
 
+def test_estimate_of_a_task_whose_examples_are_not_made_is_not_that_of_the_largest_one(toy_layout):
+    """A task of 4,777 examples, which took 12 minutes, was announced with 182."""
+    toy_layout.config_toml.write_text("[tokenizer]\nvocab_size = 300\n")
+    first = estimate(plan(toy_layout), {"moods_model"}).flops
+    toy_layout.tasks_toml.write_text(toy_layout.tasks_toml.read_text().replace("[moods", "[sarcasm"))
+    assert 0 < 3 * first < estimate(plan(toy_layout), {"sarcasm_model"}).flops
+
+
 def test_estimate_of_an_asset_that_the_demo_does_not_have_is_no_error(toy_layout):
     """A new asset needed an entry in DEMO_SECONDS, or `gristmill run` failed."""
     documents = next(one for one in plan(toy_layout) if one.asset == "documents")

@@ -130,11 +130,29 @@ def _sarcasm(folder: Path) -> tuple[list[str], Texts, Texts]:
     return labels, of_split("train"), of_split("test")
 
 
+def training_examples(
+    data: Data, tokens_of: Callable[[Sequence[str]], list[np.ndarray]], settings: Any
+) -> tuple[Any, Callable[[int], Any]]:
+    """The examples, and those of an epoch as `settings` augments them."""
+    from model.data.augment import augmented_texts, epoch_seed
+    from model.data.examples import EncodedExamples
+
+    labels_NC, ids = data.train.labels_NC, [str(i) for i in range(len(data.train.texts))]
+    targets = (
+        {"labels_BC": labels_NC.astype(np.float32)} if data.has_several else {"labels_B": labels_NC.argmax(axis=1)}
+    )
+
+    def of_epoch(epoch: int) -> Any:
+        texts = augmented_texts(ids, data.train.texts, settings.augmentation, epoch_seed(settings.seed, epoch))
+        return EncodedExamples(ids, tokens_of(texts), targets)
+
+    return EncodedExamples(ids, tokens_of(data.train.texts), targets), of_epoch
+
+
 def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Callable[[Sequence[str]], np.ndarray]]:
     from functools import partial
 
-    from model.data.augment import augmented_texts, epoch_seed
-    from model.data.examples import EncodedExamples, encoded
+    from model.data.examples import encoded
     from model.evaluate import outputs_of_texts
     from model.training.finetune_settings import FinetuneSettings, resolved
     from model.training.finetuning import Task, classifier_network, finetune, job_of, load_base
@@ -153,22 +171,13 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
         return encoded(base.tokenizer, list(texts), base.max_tokens(settings))[0]
 
     labels_NC = data.train.labels_NC
-    targets = (
-        {"labels_BC": labels_NC.astype(np.float32)} if data.has_several else {"labels_B": labels_NC.argmax(axis=1)}
-    )
     rates_C = labels_NC.mean(axis=0) if data.has_several else None
     network, description = classifier_network(
         base.network, data.labels, "pretrained", args.seed, pooling=args.pooling, rates=rates_C
     )
     loss = multi_label_loss if data.has_several else partial(classification_loss, label_smoothing=args.smoothing)
     started = time.perf_counter(), time.process_time()
-    ids = [str(i) for i in range(len(labels_NC))]
-    training = EncodedExamples(ids, tokens_of(data.train.texts), targets)
-
-    def of_epoch(epoch: int) -> EncodedExamples:
-        texts = augmented_texts(ids, data.train.texts, settings.augmentation, epoch_seed(args.seed, epoch))
-        return EncodedExamples(ids, tokens_of(texts), targets)
-
+    training, of_epoch = training_examples(data, tokens_of, settings)
     task = Task(
         network=network,
         description=description,

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from model.data.augment import augmented_texts
 from pipeline.corpus.examples.conversations import FORMS, MESSAGES, PARTS, conversation_in
 from pipeline.corpus.examples.labelled_file import Record
 from pipeline.corpus.examples.paths import part_of
 from pipeline.corpus.examples.protocol import ExamplesConfig, part_paths
-from pipeline.corpus.examples.rows import Row
+from pipeline.corpus.examples.rows import Row, is_sampled
 from pipeline.corpus.examples.stage import refuse_empty_splits, with_column
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.instruction_results import (
@@ -85,6 +85,13 @@ class InstructionExamplesConfig(ExamplesConfig):
     )
     output: Annotated[Text, "Column that holds the answer to an instruction."] = "output"
     system: Annotated[Text, "Column that holds the system message of a row, if there is one."] = "system"
+    sample: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        "Fraction of the conversations that are used, chosen by the hash of what comes before the last answer; the"
+        " others are dropped and counted. Less than 1 to try a task on a part of large data.",
+    ] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,9 +218,10 @@ system_prompt = "You answer briefly."     # of conversations without one
         contents = [one.content for one in found if one.role != "system"]
         whole = text_digest(*(text for one in found for text in (one.role, one.content)))
         before = text_digest(*(one.content for one in found[:-1]))
+        reason = None if is_sampled(before, cfg.sample) else "not_sampled"
         messages = [{"role": one.role, "content": one.content} for one in found]
         group = before if cfg.group is None else None  # answers to one question stay in one split
-        return Row("\n\n".join(contents), {"messages": messages}, key=whole, group=group)
+        return Row("\n\n".join(contents), {"messages": messages}, reason, key=whole, group=group)
 
     def check_examples(self, examples: pa.Table, cfg: InstructionExamplesConfig, name: str) -> None:
         del cfg

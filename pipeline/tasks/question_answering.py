@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import xxhash
 from annotated_types import Gt, Le
 
 from model.data.augment import augmented_texts
 from model.data.examples import EncodedExamples, valid
 from pipeline.corpus.examples.answer_forms import answers_in, texts_of
 from pipeline.corpus.examples.protocol import ExamplesConfig
-from pipeline.corpus.examples.rows import Row
+from pipeline.corpus.examples.rows import Row, is_sampled
 from pipeline.corpus.examples.squad import is_squad, squad_records
 from pipeline.corpus.examples.stage import read_examples, refuse_empty_splits, with_column
 from pipeline.corpus.report.card_markdown import table
@@ -176,7 +175,7 @@ answers = "answers"                 # texts, or objects with text and answer_sta
             answers = answers_in(row.text, _valid(parts["answers"]), parts["answer_start"])
             if answers and isinstance(answers[0], str):
                 row.reason, row.detail = answers  # type: ignore[misc]
-            elif cfg.sample < 1 and xxhash.xxh3_64_intdigest(row.text.encode()) >= cfg.sample * 2**64:
+            elif not is_sampled(row.text, cfg.sample):
                 row.reason = "not_sampled"
             row.values = {"question": row.key, "answers": answers}
         return row

@@ -58,6 +58,18 @@ data = { path = "answers.jsonl" }
 [answers.evaluation]
 prompted_examples = 5
 max_new_tokens = 4
+
+[advice]
+kind = "instruction"
+base = "little"
+data = { path = "moods.jsonl" }
+prompt = "How is this?\n{text}"
+completion = "mood"
+
+[advice.evaluation]
+prompted_examples = 5
+max_new_tokens = 8
+
 """
 QUICK = """
 [{task}_model]
@@ -84,7 +96,9 @@ def shown(toy_graph, tmp_path_factory):
         (data / "models.toml").write_text(MODELS.replace("{FILES}", f"{{ {files} }}"))
         (data / "tasks.toml").write_text(TASKS)
         (data / "config.toml").write_text(
-            "".join(QUICK.format(task=one) for one in ("moods", "letters", "places", "questions", "answers"))
+            "".join(
+                QUICK.format(task=one) for one in ("moods", "letters", "places", "questions", "answers", "advice")
+            )
         )
         write_rows(data)
         assert main(["showcase"]) == 0
@@ -111,7 +125,7 @@ def write_rows(data) -> None:
     (data / "places.conll").write_text("\n".join(sentences))
 
 
-@pytest.mark.parametrize("task", ["moods", "moods_prompted", "letters", "places", "questions", "answers"])
+@pytest.mark.parametrize("task", ["moods", "moods_prompted", "letters", "places", "questions", "answers", "advice"])
 def test_every_kind_is_built_without_a_corpus_and_compared_with_its_baselines(shown, task):
     assert not (shown.store / "clean").exists()
     results = read_results(load_current(shown, f"{task}_evaluation").directory)
@@ -129,6 +143,7 @@ def test_every_kind_is_built_without_a_corpus_and_compared_with_its_baselines(sh
         (["classify", "letters", "Ada went to Rome"], {"labels", "probabilities"}),
         (["tag", "places", "Ada went to Rome"], {"entities"}),
         (["answer", "answers", "Where did Ada go?"], {"answer"}),
+        (["answer", "advice", "How is Ada?"], {"answer"}),
         (["answer", "questions", "Where did Ada go?", "Ada went to Rome"], {"answer", "start", "end", "probability"}),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",

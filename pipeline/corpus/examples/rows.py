@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import xxhash
+
 from model.data.examples import repaired
 from pipeline.corpus.examples.near_texts import normalised
 from pipeline.store.records import PREVIEW_CHARACTERS, dropped_row
@@ -160,6 +162,11 @@ class ExampleRows:
 
     def _details(self, reason: str) -> str:
         return "; ".join([*self.shown_details(reason), f"first in {self.places[reason][0]}"])
+
+
+def is_sampled(text: str, fraction: float) -> bool:
+    """Whether a text belongs to this fraction of all texts, by its hash alone."""
+    return fraction >= 1 or xxhash.xxh3_64_intdigest(text.encode()) < fraction * 2**64
 
 
 def in_pieces(rows: Iterable[dict[str, Any]], n_rows: int) -> Iterator[list[dict[str, Any]]]:

@@ -49,11 +49,9 @@ def fitted(
     whole = rendered(conversation)
     if len(whole.ids) <= max_tokens:
         return Fitted(whole, conversation)
-    starts = [place for place, message in enumerate(conversation) if message.role == "user"]
-    if side == "left" and len(starts) > 1:
-        later = starts[1:]
-        found = bisect.bisect_left(later, True, key=lambda start: is_fit(_from(conversation, start)))
-        kept = _from(conversation, later[min(found, len(later) - 1)])
+    if side == "left" and len(kept := without_oldest(template, conversation, max_tokens, is_open=is_open)) < len(
+        conversation
+    ):
         rest = fitted(template, kept, max_tokens, side=side, trained=trained, is_open=is_open)
         return Fitted(rest.rendered, rest.conversation, len(conversation) - len(kept), rest.is_cut)
     if not is_open:
@@ -68,6 +66,37 @@ def fitted(
         )
     kept = _with_last(conversation, n_kept, side)
     return Fitted(rendered(kept), kept, is_cut=True)
+
+
+def without_oldest(
+    template: ChatTemplate, conversation: Conversation, max_tokens: int, *, is_open: bool = False
+) -> Conversation:
+    """What is left of a conversation of more than `max_tokens` ids without its oldest questions, each with all that
+    followed it: as much as fits, and at least the last question."""
+    later = [place for place, message in enumerate(conversation) if message.role == "user"][1:]
+    if not later:
+        return conversation
+
+    def is_fit(start: int) -> bool:
+        return len(template.rendered([_from(conversation, start)], is_open=is_open)[0].ids) <= max_tokens
+
+    return _from(conversation, later[min(bisect.bisect_left(later, True, key=is_fit), len(later) - 1)])
+
+
+def with_newest(
+    template: ChatTemplate,
+    conversations: Sequence[Conversation],
+    rendered: Sequence[Rendered],
+    max_tokens: int,
+    trained: Sequence[str] | None = ANSWERS,
+) -> list[Rendered]:
+    """The `rendered` conversations; those of more than `max_tokens` ids as `without_oldest` leaves them."""
+    return [
+        whole
+        if len(whole.ids) <= max_tokens
+        else template.rendered([without_oldest(template, one, max_tokens)], trained=trained)[0]
+        for one, whole in zip(conversations, rendered, strict=True)
+    ]
 
 
 def _from(conversation: Conversation, start: int) -> list[Message]:

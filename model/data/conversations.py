@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from model.data.batch_layout import IGNORE_INDEX, rows_of_rank
-from model.data.chat import Rendered
+from model.data.chat import ANSWERS, ChatTemplate, Conversation, Rendered
+from model.data.chat_fitting import with_newest
 from model.data.packing import best_fit
 
 if TYPE_CHECKING:
@@ -57,14 +58,26 @@ class EncodedConversations:
 
 
 def encoded_conversations(
-    ids: Sequence[str], rendered: Sequence[Rendered], max_tokens: int, truncation_side: str = "right"
+    template: ChatTemplate,
+    ids: Sequence[str],
+    conversations: Sequence[Conversation],
+    rendered: Sequence[Rendered],
+    max_tokens: int,
+    truncation_side: str = "right",
+    trained: Sequence[str] | None = ANSWERS,
 ) -> EncodedConversations:
-    """The conversations with at most `max_tokens` tokens each: without their end on the side "right", without their
-    beginning on the side "left". Those without a supervised token after that are left out, and named."""
+    """The `rendered` conversations with at most `max_tokens` tokens each. On the side "right" their end is cut; on
+    the side "left" their oldest turns are left out, and if that does not suffice, the beginning of the last is cut.
+
+    Those without a supervised token after that are left out, and named.
+    """
     kept_ids, kept, unsupervised, n_cut = [], [], [], 0
-    part = slice(max_tokens) if truncation_side == "right" else slice(-max_tokens, None)
-    for name, one in zip(ids, rendered, strict=True):
-        read = Rendered(one.ids[part], one.is_supervised[part])
+    part, newest = slice(max_tokens), rendered
+    if truncation_side == "left":
+        part = slice(-max_tokens, None)
+        newest = with_newest(template, conversations, rendered, max_tokens, trained)
+    for name, one, rest in zip(ids, rendered, newest, strict=True):
+        read = Rendered(rest.ids[part], rest.is_supervised[part])
         if not read.is_supervised[1:].any():
             unsupervised.append(name)
             continue

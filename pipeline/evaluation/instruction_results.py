@@ -90,9 +90,10 @@ def encoded_answers(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
     """The conversations of the rows as the model reads them, whose ids are their places."""
     from model.data.conversations import encoded_conversations
 
-    rendered = tuned.template.rendered([conversation_of(row["messages"], tuned.system) for row in rows])
-    ids, description = [str(place) for place in range(len(rows))], tuned.description
-    return encoded_conversations(ids, rendered, description["max_tokens"], description["truncation_side"])
+    conversations = [conversation_of(row["messages"], tuned.system) for row in rows]
+    rendered, ids = tuned.template.rendered(conversations), [str(place) for place in range(len(rows))]
+    limits = [tuned.description[name] for name in ("max_tokens", "truncation_side")]
+    return encoded_conversations(tuned.template, ids, conversations, rendered, *limits)
 
 
 def base_network(directory: Path, tuned: Any) -> Any:

@@ -56,8 +56,9 @@ class ChatEncoder:
 
         ids = rows["id"].to_pylist()
         conversations = [conversation_of(messages, self.system) for messages in rows["messages"].to_pylist()]
+        rendered = rendered_by_name(self.template, ids, conversations, self.trained)
         found = encoded_conversations(
-            ids, rendered_by_name(self.template, ids, conversations, self.trained), max_tokens, truncation_side
+            self.template, ids, conversations, rendered, max_tokens, truncation_side, self.trained
         )
         if found.unsupervised:
             log.warning(

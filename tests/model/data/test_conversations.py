@@ -6,9 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data.chat import Rendered
+from model.data.chat import Message, Rendered, chat_template
+from model.data.chat_templates import TEMPLATES
 from model.data.conversations import EncodedConversations, encoded_conversations, packed_rows
 from model.data.examples import ExampleBatches
+from model.data.tokenizer import TOKENIZER, load_tokenizer
 from model.evaluate_conversations import conversation_losses
 from model.network.decoder import new_decoder
 from model.network.lora import add_lora
@@ -142,19 +144,39 @@ def test_batches_of_conversations_are_a_function_of_seed_and_number_alone():
     assert forward.documents_of_batch(7) != forward.documents_of_batch(0)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
-def test_a_conversation_whose_answer_is_not_read_is_named_and_left_out(side):
-    is_answer = np.arange(10) >= 8
-    late = Rendered(np.arange(10), is_answer)
-    early = Rendered(np.arange(10), is_answer[::-1].copy())
-    short = Rendered(np.arange(3), np.array([False, True, True]))
-    found = encoded_conversations(["late", "early", "short"], [late, early, short], 5, side)
-    lost = {"right": "late", "left": "early"}[side]
-    assert found.unsupervised == (lost,) and found.ids == [one for one in ("late", "early", "short") if one != lost]
-    assert found.n_cut == 1 and len(found.rendered[0].ids) == 5 and max(found.lengths) == 4
+@pytest.fixture(scope="module")
+def template(trained):
+    return chat_template(load_tokenizer(trained / TOKENIZER), TEMPLATES["alpaca"])
 
 
-def test_a_first_token_alone_is_no_target():
-    """It is predicted from nothing."""
-    found = encoded_conversations(["one"], [Rendered(np.arange(4), np.arange(4) == 0)], 10)
-    assert found.unsupervised == ("one",)
+def encoded(template, conversation, max_tokens: int, side: str) -> EncodedConversations:
+    return encoded_conversations(
+        template, ["one"], [conversation], template.rendered([conversation]), max_tokens, side
+    )
+
+
+ASKED = [Message("user", "ka lo mi " * 20), Message("assistant", "tu re")]
+
+
+@pytest.mark.parametrize(("side", "is_read"), [("right", False), ("left", True)])
+def test_the_side_of_a_long_conversation_that_is_not_read_may_hold_its_answer(template, side, is_read):
+    """One without an answer is named: its loss would be 0 / 0."""
+    whole = template.rendered([ASKED])[0]
+    found = encoded(template, ASKED, 20, side)
+    assert len(whole.ids) > 40 and (found.ids == ["one"]) == is_read == (not found.unsupervised)
+    if is_read:
+        assert found.n_cut == 1 and np.array_equal(found.rendered[0].ids, whole.ids[-20:])
+
+
+def test_the_oldest_turns_of_a_long_conversation_are_left_out_whole(template):
+    told, last = [Message("system", "shabel")], [Message("user", "dor?"), Message("assistant", "fin")]
+    kept = template.rendered([[*told, *last]])[0]
+    for max_tokens in (len(kept.ids), len(kept.ids) + 5):
+        found = encoded(template, [*told, *ASKED, *ASKED, *last], max_tokens, "left")
+        assert found.n_cut == 1 and np.array_equal(found.rendered[0].ids, kept.ids)
+        assert np.array_equal(found.rendered[0].is_supervised, kept.is_supervised)
+
+
+def test_a_conversation_in_which_nothing_is_trained_is_named(template):
+    rendered = template.rendered([ASKED], trained=("tool",))
+    assert encoded_conversations(template, ["one"], [ASKED], rendered, 500).unsupervised == ("one",)

@@ -66,9 +66,9 @@ def prompt_losses(network: Any, tuned: Any, prompts: Sequence[Any]) -> dict[str,
     from model.data.conversations import encoded_conversations
     from model.evaluate_conversations import conversation_losses
 
-    rendered = tuned.template.rendered(prompts, trained=("user",))
-    names, description = [str(place) for place in range(len(prompts))], tuned.description
-    encoded = encoded_conversations(names, rendered, description["max_tokens"], description["truncation_side"])
+    rendered = tuned.template.rendered(prompts, trained=ASKED)
+    names, limits = range(len(prompts)), [tuned.description[name] for name in ("max_tokens", "truncation_side")]
+    encoded = encoded_conversations(tuned.template, list(map(str, names)), prompts, rendered, *limits, ASKED)
     places = np.array([int(name) for name in encoded.ids], np.int64)
     found = {"prompt_nats": np.zeros(len(prompts)), "n_prompt": np.zeros(len(prompts))}
     if len(places):

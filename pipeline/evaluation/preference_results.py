@@ -34,6 +34,7 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import Work
 
 MOST_SHOWN = 50  # prompts with answers
+ASKED = ("user",)  # whose messages are read in the prompts
 
 
 def judged_preferences(

@@ -104,7 +104,10 @@ def _cells(value: Any) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value) or "-"
+    """A value on one line, without signs that a terminal would act on: labels and texts may have them."""
+    from pipeline.evaluation.mistakes import printable
+
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value)).replace("\n", " ") or "-"
 
 
 def run_tasks(args: Namespace) -> int:

@@ -75,6 +75,7 @@ def test_answer_of_lists_has_a_line_for_each_element():
     assert answer_lines({"labels": ["a", "b"], "probabilities": [0.5, 0.25]}) == ["a  0.500", "b  0.250"]
     assert answer_lines({"entities": []}) == ["nothing found"]
     assert answer_lines({"label": "good", "probability": 0.75}) == ["good 0.750"]
+    assert answer_lines({"label": "a\n\x1b[31mred", "probability": 0.75}) == ["a  [31mred 0.750"]  # no colours
 
 
 def test_tasks_lists_tasks_and_kinds(toy_graph, monkeypatch, capsys):

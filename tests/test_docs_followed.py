@@ -31,6 +31,7 @@ TICKETS = """subject,queue,priority
 "Invoice 4711 shows the wrong VAT",Billing,2
 "Invoice 4712 shows the wrong VAT",billing,3
 """
+REVIEWS = "review,stars\nA film of great charm,5\nDull and far too long,1\n"
 PLACES = "Anna\tB-person\nlives\tO\nin\tO\nRome\tB-place\n"
 VISITS = '{"text": "Anna lives in Rome", "spans": [{"from": 14, "to": 18, "type": "CITY"}]}\n'
 NOTE = (
@@ -46,6 +47,7 @@ DESCRIBED = {  # what the text around an example describes, relative to the proj
     "my-pages",
     "my-model",
     "data/tickets.csv",
+    "data/reviews.csv",
     "data/places.conll",
     "data/visits.jsonl",
 }
@@ -61,6 +63,7 @@ def project(tmp_path) -> Path:
         (tmp_path / name / "ideas.md").write_text(NOTE)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "tickets.csv").write_text(TICKETS)
+    (tmp_path / "data" / "reviews.csv").write_text(REVIEWS)
     (tmp_path / "data" / "places.conll").write_text(PLACES)
     (tmp_path / "data" / "visits.jsonl").write_text(VISITS)
     for name, content in QUESTIONS.items():

@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("your-data", "tasks", "chat", "model", "models", "compare")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("your-data", "tasks", "chat", "control", "model", "models", "compare")
+    ),
 ]
 
 

@@ -2,7 +2,7 @@
 
 In: prompts with a common opening (an instruction and shots, which are solved examples), and choices. Out: the
 log-likelihood of every choice after every prompt, in nats. A choice is encoded together with what precedes it and its
-tokens are those behind the tokens of the prompt alone; white space at the end of a prompt belongs to the choice.
+tokens are those behind the tokens of the prompt alone (prompt_encoding.py).
 
 Steps: the opening passes once and its keys and values are copied to all rows; prompts of similar length pass
 together; then, choice by choice, the tokens of a choice but its last pass behind the prompt, whose keys and values
@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from model.data.examples import padded
 from model.data.tokenizer import Tokenizer
 from model.generation.prompt import Opening
+from model.generation.prompt_encoding import ChatPrompts, TextPrompts
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
 from model.training.machine import precision
@@ -61,7 +62,7 @@ class ChoiceScorer:
         model: Decoder,
         tokenizer: Tokenizer,
         choices: Sequence[str],
-        opening: Opening | None = None,
+        opening: Opening | ChatPrompts | None = None,
         *,
         max_tokens: int | None = None,
         tokens_per_pass: int | None = None,
@@ -71,7 +72,7 @@ class ChoiceScorer:
         if not choices or "" in choices:
             raise ValueError(f"choices={list(choices)} must be one or more texts that are not empty")
         self.model, self.tokenizer, self.choices = model, tokenizer, list(choices)
-        self.opening = opening or Opening()
+        self.prompts = opening if isinstance(opening, ChatPrompts) else TextPrompts(tokenizer, opening or Opening())
         self.max_tokens = min(max_tokens or model.cfg.max_seq_len, model.cfg.max_seq_len)
         self.device = next(model.parameters()).device
         kind = "cpu" if self.device.type == "cpu" else "cuda"
@@ -97,7 +98,7 @@ class ChoiceScorer:
         n_shortened = n_cut = 0
         for first in range(0, len(prompts), PROMPTS_AT_ONCE):
             for row in self._rows(prompts[first : first + PROMPTS_AT_ONCE]):
-                n_shortened += row.n_shots < len(self.opening.shots)
+                n_shortened += row.n_shots < self.prompts.n_shots
                 n_cut += row.is_cut
         return n_shortened, n_cut
 
@@ -105,7 +106,7 @@ class ChoiceScorer:
 
     def _rows(self, prompts: Sequence[str]) -> list[_Row]:
         found: dict[int, _Row] = {}
-        for n_shots in range(len(self.opening.shots), -1, -1):
+        for n_shots in range(self.prompts.n_shots, -1, -1):
             places = [place for place in range(len(prompts)) if place not in found]
             for place, row in zip(places, self._encoded([prompts[i] for i in places], n_shots), strict=True):
                 if n_shots == 0 or not row.is_cut:
@@ -113,15 +114,13 @@ class ChoiceScorer:
         return [found[place] for place in range(len(prompts))]
 
     def _encoded(self, prompts: Sequence[str], n_shots: int) -> Iterator[_Row]:
-        opening, n_choices = self.opening.text(n_shots), len(self.choices)
-        whole = [opening + prompt + choice for prompt in prompts for choice in self.choices]
-        contexts = self.tokenizer.encode_batch([(opening + prompt).rstrip() for prompt in prompts])
-        ids = self.tokenizer.encode_batch(whole)
+        contexts, ids = self.prompts.encoded(prompts, self.choices, n_shots)
+        n_choices = len(self.choices)
         for place, context in enumerate(contexts):
             yield self._row(len(context), ids[place * n_choices : (place + 1) * n_choices], n_shots)
 
     def _row(self, n_context: int, of_choices: list[list[int]], n_shots: int) -> _Row:
-        start = list(self.tokenizer.opening)
+        start = list(self.prompts.start)
         if not start and (not n_context or not n_common(of_choices)):
             start = [self.tokenizer.end_of_text]  # something has to precede the first token that is predicted
         most = self.max_tokens - len(start) + 1  # the last token is predicted, but not read
@@ -158,8 +157,7 @@ class ChoiceScorer:
         openings: dict[int, list[int]] = {}
         for place, row in enumerate(rows):
             if row.n_shots not in openings:
-                text = (self.opening.text(row.n_shots) + self.opening.lead).rstrip()
-                openings[row.n_shots] = [*self.tokenizer.opening, *self.tokenizer.encode(text)]
+                openings[row.n_shots] = [*self.prompts.start, *self.prompts.opening(row.n_shots)]
             n_opening = min(n_common([openings[row.n_shots], row.shared]), len(row.shared) - 1)
             groups[tuple(row.shared[: n_opening if n_opening >= SHORTEST_OPENING else 0])].append(place)
         for ids, places in groups.items():

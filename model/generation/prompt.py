@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from model.data.examples import repaired
-from model.generation.chat_form import ChatForm, unmarked
 
 TEXT, LABEL = "{text}", "{label}"
 TEMPLATE = f"Text: {TEXT}\nLabel: {LABEL}"
@@ -49,7 +48,7 @@ class Prompt:
     instruction: str = ""
     shots: tuple[Shot, ...] = ()
     scoring: str = "raw"
-    chat: ChatForm | None = None  # None = plain text, without a chat template
+    chat: bool = False  # whether it is a conversation in the chat template of the model; otherwise plain text
     prior: tuple[float, ...] | None = None  # log-probability of each label, for WITH_PRIOR
 
     def __post_init__(self) -> None:
@@ -63,22 +62,27 @@ class Prompt:
     def labels(self) -> list[str]:
         return list(self.words)
 
+    @property
+    def lead(self) -> str:
+        """What every question begins with."""
+        return self.template.partition(TEXT)[0]
+
     def opening(self) -> Opening:
-        start, answer, following = "", "", SEPARATOR
-        if self.chat is not None:
-            start, answer, following = map(self.chat.marked, ("start", "answer", "following"))
-        shots = tuple(self._form(one.text) + answer + self.words[one.label] + following for one in self.shots)
-        instruction = self.instruction + SEPARATOR if self.instruction else ""
-        return Opening(instruction=start + instruction, shots=shots, lead=self.template.partition(TEXT)[0])
+        """Of a prompt in plain text."""
+        shots = tuple(question + words + SEPARATOR for question, words in self.turns())
+        return Opening(
+            instruction=self.instruction + SEPARATOR if self.instruction else "", shots=shots, lead=self.lead
+        )
+
+    def turns(self) -> list[tuple[str, str]]:
+        """The question and the answer of every shot."""
+        return [(self.question(one.text), self.words[one.label]) for one in self.shots]
 
     def question(self, text: str) -> str:
         """The template with a text, up to the label."""
-        return self._form(text) + ("" if self.chat is None else self.chat.marked("last"))
-
-    def _form(self, text: str) -> str:
         before, _, after = self.template.removesuffix(LABEL).partition(TEXT)
         form = before + repaired(text) + after
-        return form if self.chat is None else unmarked(form).rstrip()
+        return form.rstrip() if self.chat else form
 
     def described(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -86,11 +90,11 @@ class Prompt:
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Self:
         """The inverse of `described`, also from JSON."""
-        prior, chat = description["prior"], description["chat"]
+        prior = description["prior"]
         read = {
             "shots": tuple(Shot(**shot) for shot in description["shots"]),
             "prior": None if prior is None else tuple(prior),
-            "chat": None if chat is None else ChatForm(**chat),
+            "chat": bool(description["chat"]),
         }
         return cls(**{**description, **read})
 

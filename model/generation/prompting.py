@@ -16,10 +16,11 @@ from typing import Self
 
 import numpy as np
 
+from model.data.chat import ChatTemplate
 from model.data.tokenizer import Tokenizer
-from model.generation.chat_form import chat_tokenizer
 from model.generation.choices import ChoiceScorer, Likelihoods
-from model.generation.prompt import SCORINGS, TEMPLATE, WITH_PRIOR, Prompt, words_of
+from model.generation.prompt import SCORINGS, TEMPLATE, WITH_PRIOR, Opening, Prompt, words_of
+from model.generation.prompt_encoding import ChatPrompts
 from model.network.decoder import Decoder
 
 CONTENT_FREE = ("N/A", "[MASK]", "")  # the texts of arXiv:2102.09690 section 5
@@ -28,13 +29,22 @@ CONTENT_FREE = ("N/A", "[MASK]", "")  # the texts of arXiv:2102.09690 section 5
 class PromptedLabels:
     """A decoder as a classifier."""
 
-    def __init__(self, model: Decoder, tokenizer: Tokenizer, prompt: Prompt, max_tokens: int | None = None) -> None:
-        """`max_tokens`: of a prompt with its shots and a label; None = the context of the model."""
+    def __init__(
+        self,
+        model: Decoder,
+        tokenizer: Tokenizer,
+        prompt: Prompt,
+        max_tokens: int | None = None,
+        template: ChatTemplate | None = None,
+    ) -> None:
+        """`max_tokens`: of a prompt with its shots and a label; None = the context of the model. `template`: that of
+        the model, for a prompt that is a conversation."""
         self.prompt = prompt
-        tokenizer = tokenizer if prompt.chat is None else chat_tokenizer(tokenizer, prompt.chat)
-        self.scorer = ChoiceScorer(
-            model, tokenizer, list(prompt.words.values()), prompt.opening(), max_tokens=max_tokens
-        )
+        opening: ChatPrompts | Opening = prompt.opening()
+        if prompt.chat:
+            assert template is not None, "a prompt that is a conversation needs a chat template"
+            opening = ChatPrompts(template, prompt.instruction, prompt.turns(), prompt.lead)
+        self.scorer = ChoiceScorer(model, tokenizer, list(prompt.words.values()), opening, max_tokens=max_tokens)
 
     def likelihoods(self, texts: Sequence[str]) -> Likelihoods:
         return self.scorer.likelihoods([self.prompt.question(text) for text in texts])

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import random
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,12 +34,12 @@ from pipeline.tasks.classification import Classification, labels_of
 from pipeline.training.finetune import keep_tokenizer
 
 if TYPE_CHECKING:
-    from model.generation.chat_form import ChatForm
+    from model.data.chat import ChatTemplate
+    from model.data.tokenizer import Tokenizer
     from model.generation.prompt import Prompt, Shot
     from model.generation.prompting import PromptedLabels
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
-CHAT_TEMPLATE = "chat_template.jinja"
 MEASURED = 1000  # training texts, chosen at random, of which the lengths are measured
 FAMILIES = "gpt2, llama and qwen3"  # of decoders that can be pretrained here
 DECODERS = f'a model of kind "pretrain" with a family such as {FAMILIES}, or open weights of a decoder (smollm2)'
@@ -132,7 +131,8 @@ class PromptedClassifier(Predictor):
 
         super().__init__(directory)
         prompt = Prompt.of(self.description["prompt"])
-        self.prompted = PromptedLabels(self.model, self.tokenizer, prompt, self.description["max_tokens"])
+        template = template_of(directory, self.tokenizer) if prompt.chat else None
+        self.prompted = PromptedLabels(self.model, self.tokenizer, prompt, self.description["max_tokens"], template)
 
     def load_network(self, directory: Path) -> Any:
         from model.network.registry import load_decoder
@@ -204,12 +204,12 @@ def write_prompt(cfg: PromptingConfig, inputs: tuple[Checkpoint, Shards], work: 
     check_decoder(base, "base")
     train, held_out = (read_examples(examples.directory, split) for split in ("train", "validation"))
     prompt = prompt_of(cfg, labels_of(examples.directory), train)
-    if cfg.chat_template:
-        prompt = dataclasses.replace(prompt, chat=chat_form(base.directory / TOKENIZER))
     description, network = read_config(base.directory, "decoder")
     work.observer.started(work.fingerprint, dataclasses.asdict(cfg), inputs)
     max_tokens = min(cfg.max_tokens or network.max_seq_len, network.max_seq_len)
-    prompted, measures = PromptedLabels(*loaded(base.directory), prompt, max_tokens), {}
+    model, tokenizer = loaded(base.directory)
+    template = template_of(base.directory, tokenizer) if prompt.chat else None
+    prompted, measures = PromptedLabels(model, tokenizer, prompt, max_tokens, template), {}
     texts = sample_of(train, cfg.prior_examples, cfg.seed)["text"].to_pylist()
     if cfg.scoring == "auto":
         chosen = prompted.of_all_scorings(texts)
@@ -288,38 +288,18 @@ def prompt_of(cfg: PromptingConfig, labels: Sequence[str], train: pa.Table) -> "
         instruction=cfg.instruction,
         shots=tuple(shots_of(train, cfg.shots, cfg.seed)),
         scoring=cfg.scoring if cfg.scoring in ("per_byte", "per_token") else "raw",  # until there is a prior
+        chat=cfg.chat_template,
     )
 
 
-def chat_form(tokenizer: Path) -> "ChatForm":
-    """The texts that the chat template of a tokenizer writes around two questions and an answer."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def template_of(model: Path, tokenizer: "Tokenizer") -> "ChatTemplate":
+    """Raises ValueError if the folder of a model has no chat template, or one that does not work."""
+    from model.data.chat import CHAT_TEMPLATE, load_chat_template
 
-    from model.generation.chat_form import ChatForm
-
-    path = tokenizer / CHAT_TEMPLATE
+    path = model / TOKENIZER / CHAT_TEMPLATE
     if not path.is_file():
         raise ValueError(f"chat_template is true, but the base has none ({path}); set it to false")
-    marks = ("[first question]", "[answer]", "[second question]")
-    messages = [
-        {"role": role, "content": mark} for role, mark in zip(("user", "assistant", "user"), marks, strict=True)
-    ]
-    special = json.loads((tokenizer / "tokenizer_config.json").read_text("utf-8"))
-    names = {name: special[name] for name in ("bos_token", "eos_token") if isinstance(special.get(name), str)}
-    try:
-        template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
-            path.read_text("utf-8")
-        )
-        written = template.render(messages=messages, add_generation_prompt=True, **names)
-    except TemplateError as error:
-        raise ValueError(f"{path}: not a chat template ({type(error).__name__}: {error})") from error
-    parts = re.split("|".join(map(re.escape, marks)), written)
-    if len(parts) != len(marks) + 1:
-        raise ValueError(f"{path}: a conversation of two questions and an answer becomes {written[:200]!r}")
-    added = json.loads((tokenizer / "tokenizer.json").read_text("utf-8"))["added_tokens"]
-    used = {one["content"]: one["id"] for one in added if one["special"] and one["content"] in written}
-    return ChatForm(**dict(zip(("start", "answer", "following", "last"), parts, strict=True)), special=used)
+    return load_chat_template(tokenizer, path.parent)
 
 
 def shots_of(train: pa.Table, n_shots: int, seed: int) -> list["Shot"]:
@@ -384,7 +364,7 @@ def prompt_line(description: Mapping[str, Any]) -> str:
     """How the answers came about, in a few words."""
     prompt = description["prompt"]
     shots = f"{len(prompt['shots'])} shots" if prompt["shots"] else "zero-shot"
-    chat = "no chat template" if prompt["chat"] is None else "with its chat template"
+    chat = "with its chat template" if prompt["chat"] else "no chat template"
     return f"prompted, not trained: {shots}, scoring {prompt['scoring']}, {chat}"
 
 
@@ -392,7 +372,7 @@ def prompt_report(description: Mapping[str, Any]) -> str:
     from model.generation.prompt import Prompt
 
     prompt = Prompt.of(description["prompt"])
-    plain_form = dataclasses.replace(prompt, chat=None)  # whose special tokens are no private characters
+    plain_form = dataclasses.replace(prompt, chat=False)  # as a reader sees it best
     prior = prompt.prior or (None,) * len(prompt.words)
     rows = [
         [plain(label), plain(repr(words)), "-" if nats is None else f"{math.exp(nats):.3f}"]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from model.data.chat import chat_template
 from model.data.tokenizer import Tokenizer, load_tokenizer
-from model.generation.chat_form import ChatForm, chat_tokenizer
 from model.generation.choices import ChoiceScorer, Likelihoods
 from model.generation.prompt import SCORINGS, Prompt, Shot, check_template, words_of
 from model.generation.prompting import CONTENT_FREE, PromptedLabels, scores, softmax, zero_shot
@@ -22,6 +22,11 @@ PROMPT = Prompt(
     shots=(Shot(id="1", text=" kalo {label}\n", label="good"), Shot(id="2", text="mitu", label="bad")),
 )
 SPECIAL = {"<|e|>": 297, "<|s|>": 298}
+CHAT = (
+    "{% for one in messages %}<|s|>{{ 'bot' if one.role == 'assistant' else one.role }}: {{ one.content }}<|e|>"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|s|>bot: {% endif %}"
+)
 TEXTS = ["kalo mitu", "", "resha {text} tu"]
 
 
@@ -122,33 +127,26 @@ def test_all_scorings_are_there_once(decoder, tokenizer):
 
 
 def test_chat_is_written_with_special_tokens_that_no_text_can_spell_out(decoder, tokenizer):
-    chat = ChatForm(
-        start="<|s|>user: ",
-        answer="<|e|><|s|>bot: ",
-        following="<|e|><|s|>user: ",
-        last="<|e|><|s|>bot:",
-        special=SPECIAL,
-    )
+    template = chat_template(dataclasses.replace(tokenizer, control=SPECIAL), CHAT)
     shots = (Shot(id="1", text="kalo <|e|>", label="good"),)
-    prompt = dataclasses.replace(PROMPT, shots=shots, chat=chat)
+    prompt = dataclasses.replace(PROMPT, shots=shots, chat=True)
     text = "mitu <|s|>" + chr(0xF0000)
     pieces = [
         298,
         "user: Judge each review.\n\nReview: kalo <|e|>\nSentiment:",
         *(297, 298, "bot: fine", 297, 298),
-        "user: Review: mitu <|s|>\ufffd\nSentiment:",
-        *(297, 298, "bot:"),
+        f"user: Review: {text}\nSentiment:",
+        *(297, 298, "bot: "),
     ]
-    expected = [one for part in pieces for one in ([part] if isinstance(part, int) else tokenizer.encode(part))]
-    written = prompt.opening().text(1) + prompt.question(text)
-    assert chat_tokenizer(tokenizer, chat).encode(written) == expected
+    before = [one for part in pieces for one in ([part] if isinstance(part, int) else tokenizer.encode(part))]
     assert Prompt.of(json.loads(json.dumps(prompt.described()))) == prompt
-    prompted = PromptedLabels(decoder, tokenizer, prompt)
-    ids = torch.tensor([[*expected, *tokenizer.encode("fine")]])
+    prompted = PromptedLabels(decoder, tokenizer, prompt, template=template)
+    ids = torch.tensor([[*before, *tokenizer.encode("fine")]])
     with torch.inference_mode():
         nats_TV = decoder(ids[:, :-1])[0].double().log_softmax(-1)
-    wanted = sum(nats_TV[i - 1, ids[0, i]] for i in range(len(expected), ids.size(1)))
+    wanted = sum(nats_TV[i - 1, ids[0, i]] for i in range(len(before), ids.size(1)))
     assert prompted.likelihoods([text]).nats_NC[0, 1] == pytest.approx(float(wanted), abs=1e-4)
+    assert PromptedLabels(decoder, tokenizer, prompt, len(before) - 5, template).n_beyond([text]) == (1, 0)
 
 
 def test_softmax_of_far_scores_is_finite():

@@ -31,7 +31,6 @@ from pipeline.tasks.prompting import (
     PromptingConfig,
     PromptingEvaluationConfig,
     asked_decoder,
-    chat_form,
     loaded,
     sample_of,
     shots_of,
@@ -230,8 +229,8 @@ def test_choices_that_do_not_fit_the_labels_are_refused(build):
 
 
 CHAT = (
-    "{% for one in messages %}<|endoftext|>{{ one.role }}: {{ one.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|endoftext|>assistant:{% endif %}"
+    "{% for one in messages %}{{ one.role }}: {{ one.content }}<|endoftext|>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 
@@ -241,25 +240,17 @@ def test_chat_template_of_the_base_is_the_form_of_the_prompt(build, byte_tokeniz
         build(base, chat_template=True)
     (base.directory / "tokenizer" / "chat_template.jinja").write_text(CHAT)
     built = build(dataclasses.replace(base, digest="chat"), chat_template=True, shots=1, scoring="raw")
-    form = config_of(built)["prompt"]["chat"]
-    assert form == {
-        "start": "<|endoftext|>user: ",
-        "answer": "\n<|endoftext|>assistant: ",
-        "following": "\n<|endoftext|>user: ",
-        "last": "\n<|endoftext|>assistant:",
-        "special": {"<|endoftext|>": 256},
-    }
+    assert config_of(built)["prompt"]["chat"] is True
     (answer,) = PromptedClassifier(built.handle.directory).answer([{"text": "abc"}])
     assert answer["label"] in config_of(built)["labels"]
 
 
-def test_chat_template_that_is_none_is_refused(tmp_path, byte_tokenizer):
-    folder = tmp_path / "tokenizer"
-    shutil.copytree(byte_tokenizer.directory, folder)
-    for template, message in (("{% for", "not a chat template"), ("hello", "becomes 'hello'")):
-        (folder / "chat_template.jinja").write_text(template)
+def test_chat_template_that_is_none_is_refused(build, byte_tokenizer, tmp_path):
+    base = write_base(byte_tokenizer, tmp_path / "base")
+    for template, message in (("{% for", "not a chat template"), ("hello", "leaves out")):
+        (base.directory / "tokenizer" / "chat_template.jinja").write_text(template)
         with pytest.raises(ValueError, match=message):
-            chat_form(folder)
+            build(dataclasses.replace(base, digest=message), chat_template=True)
 
 
 def test_random_init_is_refused():

@@ -31,6 +31,7 @@ ANSWERS = ("assistant",)
 CHAT_TEMPLATE = "chat_template.jinja"
 AUTO = "auto"
 MARK = re.compile("\ue000([0-9]+)\ue001")  # stands for the text of a message while the template is looked at
+NOTHING = {"bos_token": "", "eos_token": "", "tools": None, "documents": None}  # variables of every template
 KNOWN_FRAMES = 1000  # sequences of roles whose frames are kept
 
 
@@ -59,7 +60,8 @@ class ChatTemplate:
     tokenizer: Tokenizer
     variables: Mapping[str, Any]
     template: Any  # compiled
-    stops: frozenset[int]  # tokens that end an answer
+    end_of_turn: int  # with which an answer ends, as a model is trained to write it
+    stops: frozenset[int]  # all tokens that end an answer
     known: dict[tuple[tuple[str, ...], bool], Frames] = field(default_factory=dict, compare=False, repr=False)
 
     def rendered(
@@ -201,12 +203,12 @@ def chat_template(tokenizer: Tokenizer, source: str) -> ChatTemplate:
     from model.data.chat_sandbox import compiled
 
     special = {f"{role}_token": tokenizer.tokens[token].decode() for role, token in tokenizer.special.items()}
-    nothing = {"bos_token": "", "eos_token": "", "tools": None, "documents": None}
     made = ChatTemplate(
         source=source,
         tokenizer=tokenizer,
-        variables={**nothing, **special},
+        variables={**NOTHING, **special},
         template=compiled(source),
+        end_of_turn=tokenizer.end_of_text,
         stops=tokenizer.stops,
     )
     probe = [Message("user", "Question?"), Message("assistant", "Answer.")]
@@ -216,7 +218,7 @@ def chat_template(tokenizer: Tokenizer, source: str) -> ChatTemplate:
             "the chat template ends an answer by no special token of the tokenizer, so that a model could not learn"
             f" to stop; the tokenizer has {', '.join(sorted(tokenizer.control)) or 'none'}"
         )
-    return dataclasses.replace(made, stops=tokenizer.stops | {ends[-1]})
+    return dataclasses.replace(made, end_of_turn=ends[-1], stops=tokenizer.stops | {ends[-1]})
 
 
 def load_chat_template(tokenizer: Tokenizer, directory: Path, name: str = AUTO) -> ChatTemplate:

@@ -24,8 +24,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
 MOST_SOURCE = 1_000_000  # characters of a template
-MOST_STEPS = 1_000_000  # of one rendering: a pass of a loop, a call, or CHARACTERS of a text
-CHARACTERS = 100
+MOST_STEPS = 1_000_000  # of one rendering: a pass of a loop, or CHARACTERS of a text; a call counts as STEPS_OF_CALL
+CHARACTERS, STEPS_OF_CALL = 100, 10
 MOST_NUMBER = 2**63
 FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "int", "items"),
@@ -98,11 +98,15 @@ class _Environment(ImmutableSandboxedEnvironment):
             raise SecurityError("it computes a number of more than 64 bits")
         return found
 
+    def wrap_str_format(self, value: Any) -> None:
+        """Formats may ask for any width."""
+
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and (not isinstance(obj, str) or attr in METHODS)
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """As Jinja, whose parameters are named like this because a template may pass any keyword."""
+        _take(STEPS_OF_CALL * CHARACTERS)
         text = getattr(__obj, "__self__", None)
         if isinstance(text, str) and __obj.__name__ == "replace":
             _take(_replaced_length(text, *args))

@@ -155,6 +155,7 @@ def generation_config(cfg: DecoderConfig, tokenizer: ExportedTokenizer | None) -
         "min_p": defaults.min_p,
         "repetition_penalty": defaults.repetition_penalty,
         **({f"{name}_id": token_id for name, token_id in tokenizer.special_ids.items()} if tokenizer else {}),
+        **({"eos_token_id": list(tokenizer.stops)} if tokenizer and len(tokenizer.stops) > 1 else {}),
     }
 
 

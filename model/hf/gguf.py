@@ -230,8 +230,8 @@ def _add_tokenizer(writer: "GGUFWriter", tokenizer: ExportedTokenizer, vocab_siz
     writer.add_add_space_prefix(False)
     for token, token_id in tokenizer.special_ids.items():
         getattr(writer, f"add_{token}_id")(token_id)
-        if token == "eos_token":
-            writer.add_eot_token_id(token_id)
+    if tokenizer.end_of_turn is not None:
+        writer.add_eot_token_id(tokenizer.end_of_turn)
     if tokenizer.chat_template is not None:
         writer.add_chat_template(tokenizer.chat_template)
 

@@ -21,7 +21,8 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
-from model.data.tokenizer import TOKENIZER
+from model.data.chat_check import fault_of
+from model.data.tokenizer import TOKENIZER, Tokenizer
 from model.hf.config import problem_in
 from model.hf.files import read_config, read_model, weight_files
 from model.hf.gguf_model import decoder_in, expected_weights, weights_in
@@ -48,6 +49,7 @@ class Imported:
     name: str
     licence: str | None
     has_chat_template: bool
+    chat_fault: str | None  # why the chat template cannot be used; None if it can, or if there is none
 
 
 def import_model(source: Path, out: Path) -> Imported:
@@ -72,7 +74,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
     weights = named_weights(model)
     description = describe(model.cfg, labels, kind=kind_of(model), problem=problem_in(config))
     _write(part, description, weights, weights.items(), source)
-    import_tokenizer(source, part / TOKENIZER, model.cfg.vocab_size)
+    tokenizer = import_tokenizer(source, part / TOKENIZER, model.cfg.vocab_size)
     return Imported(
         family=config["model_type"],
         kind=description["kind"],
@@ -81,6 +83,7 @@ def _import_folder(source: Path, part: Path) -> Imported:
         name=source.resolve().name,
         licence=_licence(source / CARD),
         has_chat_template=(part / TOKENIZER / CHAT_TEMPLATE).is_file(),
+        chat_fault=_chat_fault(part / TOKENIZER, tokenizer),
     )
 
 
@@ -88,7 +91,7 @@ def _import_gguf(source: Path, part: Path) -> Imported:
     file = read_gguf(source)
     family, cfg = decoder_in(file)
     weights, description = expected_weights(cfg), describe(cfg)
-    import_gguf_tokenizer(file.fields, part / TOKENIZER, cfg.vocab_size)
+    tokenizer = import_gguf_tokenizer(file.fields, part / TOKENIZER, cfg.vocab_size)
     _write(part, description, weights, weights_in(file, cfg), source)
     counts = Counter[str]()
     for tensor in file.tensors.values():
@@ -101,7 +104,18 @@ def _import_gguf(source: Path, part: Path) -> Imported:
         name=_text(file.fields.get("general.name")) or source.stem,
         licence=_text(file.fields.get("general.license")),
         has_chat_template=(part / TOKENIZER / CHAT_TEMPLATE).is_file(),
+        chat_fault=_chat_fault(part / TOKENIZER, tokenizer),
     )
+
+
+def _chat_fault(folder: Path, tokenizer: Tokenizer) -> str | None:
+    if not (folder / CHAT_TEMPLATE).is_file():
+        return None
+    try:
+        source = (folder / CHAT_TEMPLATE).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 ({error})"
+    return fault_of(tokenizer, source)
 
 
 def _write(

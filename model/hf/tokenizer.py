@@ -51,15 +51,26 @@ class ExportedTokenizer:
     pattern_name: str | None  # of the split pattern; None if it is not known
     opens_with_bos: bool
     chat_template: str | None
+    stops: tuple[int, ...] = ()  # of a chat model: the tokens that end an answer, first that of the template
+
+    @property
+    def end_of_turn(self) -> int | None:
+        """The token that ends an answer, for programs that know a single one."""
+        return self.stops[0] if self.stops else self.special_ids.get("eos_token")
 
 
 def read_exported_tokenizer(
-    folder: Path, vocab_size: int, chat_template: str | None = None, feeding: Feeding | None = None
+    folder: Path,
+    vocab_size: int,
+    chat_template: str | None = None,
+    feeding: Feeding | None = None,
+    stops: tuple[int, ...] = (),
 ) -> ExportedTokenizer:
     """The tokenizer in `folder`, for a model of `vocab_size` tokens whose rows are made as `feeding` says.
 
-    `chat_template` is Jinja text; None = chat_template.jinja of the folder, if there is one. Raises ValueError when
-    files are missing or broken, or when the model has fewer tokens (for a tokenizer of ours: or more).
+    `chat_template` is Jinja text; None = chat_template.jinja of the folder, if there is one. `stops` are those of an
+    ExportedTokenizer. Raises ValueError when files are missing or broken, or when the model has fewer tokens (for a
+    tokenizer of ours: or more).
     """
     for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
         if not (folder / name).is_file():
@@ -97,6 +108,7 @@ def read_exported_tokenizer(
         pattern_name=_pattern_name(description, tokenizer),
         opens_with_bos=opens_with_bos or (not is_ours and _opens_with(description, special_ids)),
         chat_template=chat_template,
+        stops=stops,
     )
 
 

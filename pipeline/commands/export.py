@@ -8,6 +8,7 @@ Out: the files, listed with their sizes, and the command that opens them. Only a
 import json
 import os
 import shlex
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class Source:
     max_tokens: int  # of a text, with the token that opens it
     truncation_side: str  # of a text that is longer
     pairs: "PairLayout | None" = None  # of a question and a text
+    is_ours: bool = True  # whether the folder has our format
 
 
 def run_export(args: Namespace) -> int:
@@ -59,6 +61,7 @@ def run_export(args: Namespace) -> int:
         return export_adapter(folder, Path(args.out).absolute())
     template = None if args.chat_template is None else read_chat_template(Path(args.chat_template))
     source = read_source(folder)
+    stops = chat_stops(source, template)
     from model.hf.tokenizer import Feeding, read_exported_tokenizer
     from model.network.registry import BASES
 
@@ -72,7 +75,7 @@ def run_export(args: Namespace) -> int:
         has_types=getattr(source.model.cfg, "n_token_types", 0) > 1,
         pairs=source.pairs,
     )
-    tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding)
+    tokenizer = read_exported_tokenizer(source.tokenizer, source.model.cfg.vocab_size, template, feeding, stops)
     out = Path(args.out).absolute()
     if args.format == "hf":
         from model.hf.files import write_folder
@@ -142,6 +145,7 @@ def read_source(folder: Path) -> Source:
             tokenizer=folder,
             max_tokens=longest,
             truncation_side="left" if kind == DECODER else side,  # a decoder continues the end of a text
+            is_ours=False,
         )
     model, labels = load_model(folder)
     is_checkpoint = folder.parent.name == "checkpoints" and not (folder / "tokenizer").exists()
@@ -178,20 +182,37 @@ def _limits_of(folder: Path, context: int) -> tuple[int, str]:
 
 def read_chat_template(path: Path) -> str:
     """A Jinja template that turns messages into text; it is tested in a sandbox, as transformers runs it."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from model.data.chat import NOTHING
+    from model.data.chat_sandbox import compiled, written
 
-    text = path.read_text("utf-8")
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     try:
-        written = environment.from_string(text).render(
-            messages=[{"role": "user", "content": PROMPT}], add_generation_prompt=True, bos_token="", eos_token=""
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: not a chat template ({type(error).__name__}: {error})") from error
-    if PROMPT not in written:
+        text = path.read_text("utf-8")
+        messages = [{"role": "user", "content": PROMPT}]
+        found = written(compiled(text), {"messages": messages, "add_generation_prompt": True, **NOTHING})
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if PROMPT not in found:
         raise ValueError(f"{path}: not a chat template: it leaves out the message of the user")
     return text
+
+
+def chat_stops(source: Source, template: str | None) -> tuple[int, ...]:
+    """The tokens with which a model ends an answer in `template`, None = that of its tokenizer; none for a model
+    without a template, or whose tokenizer we do not run."""
+    from model.data.chat import CHAT_TEMPLATE, chat_template
+    from model.data.tokenizer import DESCRIPTION_FILE, load_tokenizer
+
+    folder = source.tokenizer
+    has_one = template is not None or (folder / CHAT_TEMPLATE).is_file()
+    if not has_one or source.kind != "decoder" or not source.is_ours or not (folder / DESCRIPTION_FILE).is_file():
+        return ()
+    text = (folder / CHAT_TEMPLATE).read_text("utf-8") if template is None else template
+    try:
+        made = chat_template(load_tokenizer(folder), text)
+    except ValueError as error:
+        print(f"the exported model may not end its answers: {error}", file=sys.stderr)
+        return ()
+    return (made.end_of_turn, *sorted(made.stops - {made.end_of_turn}))
 
 
 def _notes(folder: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ folder, a package or the hub are one output. torch is imported where it is used.
 """
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ from pipeline.store.store import NOT_IDENTITY, Outcome, Stage, Work
 from pipeline.training.model_files import files_line, identity_of, is_licence, is_weights, names_in_folder
 from pipeline.training.open_config import OpenConfig
 
+log = logging.getLogger(__name__)
+
 ORIGIN = "origin.json"
 FETCHED = ".fetched"  # folder of an output while it is built: the model's files under their own names
 EXACT = {"F64", "F32", "F16", "BF16"}  # formats of weights that are not quantised
@@ -38,6 +41,7 @@ KEYS = {
     "parameters": int,
     "stored": list,
     "has_chat_template": bool,
+    "chat_fault": object,
 }
 
 
@@ -71,6 +75,7 @@ class Origin:
     parameters: int
     stored: tuple[str, ...]  # number formats of the files, that of the most weights first
     has_chat_template: bool
+    chat_fault: str | None  # why the chat template cannot be used
 
     @property
     def stored_as(self) -> str:
@@ -82,12 +87,14 @@ class Origin:
     def facts(self) -> dict[str, str]:
         """For tags and cards."""
         weights = {path: sha256 for path, sha256 in self.files.items() if is_weights(path)}
+        chat = {} if self.chat_fault is None else {"chat template": f"cannot be used: {self.chat_fault}"}
         return {
             "origin": self.origin,
             "licence": self.licence or "unknown",
             "weights": self.stored_as,
             "parameters": f"{self.parameters:,}",
             "sha256": ", ".join(f"{path} {sha256}" for path, sha256 in weights.items()),
+            **chat,
         }
 
 
@@ -139,7 +146,10 @@ def import_base(cfg: OpenRecipe, inputs: tuple[()], work: Work) -> Outcome:
             parameters=imported.n_parameters,
             stored=imported.stored,
             has_chat_template=imported.has_chat_template,
+            chat_fault=imported.chat_fault,
         )
+        if origin.chat_fault is not None:
+            log.warning("the chat template of %s cannot be used: %s", origin.origin, origin.chat_fault)
         work.observer.started(work.fingerprint, origin.facts(), inputs)
         for path, name in names_in_folder(cfg.config.files).items():
             if is_licence(path):
@@ -181,5 +191,5 @@ def _fetch(cfg: OpenRecipe, folder: Path, work: Work) -> None:
 
 
 BASE = Stage(
-    name="base", version=1, function=import_base, handle=Checkpoint, libraries=("gguf", "torch")
-)  # they dequantise and convert
+    name="base", version=2, function=import_base, handle=Checkpoint, libraries=("gguf", "jinja2", "torch")
+)  # they dequantise and convert, and Jinja checks the chat template

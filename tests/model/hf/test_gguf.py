@@ -163,6 +163,12 @@ def test_gguf_tokenizer_fields_are_those_of_the_tokenizer(decoders, large_weight
     assert fields["tokenizer.chat_template"] == template
 
 
+def test_gguf_of_a_chat_model_names_the_token_that_ends_an_answer(decoders, large_weights, tmp_path):
+    tokenizer = dataclasses.replace(TOKENIZER, stops=(26, 96))
+    fields = fields_of(written(tmp_path, decoders["qwen3"], large_weights, tokenizer)[1])
+    assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (96, 26)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_narrow_gguf_keeps_norms_biases_and_positions_in_float32(dtype, decoders, large_weights, tmp_path):
     decoder, reader = written(tmp_path, decoders["gpt2"], large_weights, dtype=dtype)

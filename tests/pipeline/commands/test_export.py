@@ -229,12 +229,20 @@ def test_chat_template_is_taken_along_and_its_special_tokens_are_tokens(model, t
     assert gguf.GGUFReader("out.gguf").fields["tokenizer.chat_template"].contents() == TEMPLATE
 
 
+def test_template_that_ends_no_answer_is_exported_with_a_warning(model, tmp_path, capsys):
+    for template, n_warnings in ((TEMPLATE.replace("\n", "<|endoftext|>"), 0), (TEMPLATE, 1)):
+        (tmp_path / "chat.jinja").write_text(template)
+        assert main(["export", "model", "out", "--chat-template", "chat.jinja"]) == 0
+        warnings = capsys.readouterr().err
+        assert warnings.count("may not end its answers: the chat template ends an answer by no") == n_warnings
+
+
 @pytest.mark.parametrize(
     ("template", "named"),
     [
-        ("{% for m in messages %}", "TemplateSyntaxError"),
-        ("{{ messages[0].content.__class__.mro() }}", "SecurityError"),
-        ("{{ messages.append(1) }}", "SecurityError"),
+        ("{% for m in messages %}", "not a chat template, line 1"),
+        ("{{ messages[0].content.__class__.mro() }}", "access to attribute '__class__'"),
+        ("{{ messages.append(1) }}", "access to attribute 'append'"),
         ("hello", "leaves out the message of the user"),
     ],
 )

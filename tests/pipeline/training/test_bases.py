@@ -127,6 +127,19 @@ def test_base_is_one_output_wherever_its_files_came_from(index, tiny, imported, 
     }
 
 
+def test_base_whose_chat_template_cannot_be_used_says_so_wherever_it_is_described(tiny, imported, tmp_path, caplog):
+    shutil.copytree(tiny.folder, tmp_path / "mine")
+    (tmp_path / "mine/chat_template.jinja").write_text("\n{% include 'x' %}")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir() if path.name in tiny.files}
+    files["chat_template.jinja"] = (tmp_path / "mine/chat_template.jinja").read_bytes()
+    origin = origin_of(imported(folder="mine", files=hashes(files)))
+    fault = "not a chat template, line 2: a chat template is one file, but this one has `include`"
+    assert origin.has_chat_template and origin.chat_fault == fault
+    assert origin.facts()["chat template"] == f"cannot be used: {fault}" and fault in caplog.text
+    works = imported(data="other", folder=str(tiny.folder), files=hashes(tiny.files))
+    assert "chat template" not in origin_of(works).facts()
+
+
 def test_base_computes_what_its_maker_s_model_computes(tiny, imported):
     table = {"folder": str(tiny.folder), "files": hashes(tiny.files), "licence": "mine"}
     built = imported(**table)

@@ -73,6 +73,7 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
     ),
     "hf": (
         "model.network",
+        "model.data.chat_check",
         "model.data.questions",
         "model.data.tokenizer",
         "model.data.byte_alphabet",

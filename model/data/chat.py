@@ -212,13 +212,13 @@ def chat_template(tokenizer: Tokenizer, source: str) -> ChatTemplate:
         stops=tokenizer.stops,
     )
     probe = [Message("user", "Question?"), Message("assistant", "Answer.")]
-    ends = [piece.token for piece in made.pieces(probe) if piece.is_answer and piece.token is not None]
-    if not ends:
+    *_, end = (piece.token for piece in made.pieces(probe) if piece.is_answer)
+    if end is None:
         raise ValueError(
             "the chat template ends an answer by no special token of the tokenizer, so that a model could not learn"
             f" to stop; the tokenizer has {', '.join(sorted(tokenizer.control)) or 'none'}"
         )
-    return dataclasses.replace(made, end_of_turn=ends[-1], stops=tokenizer.stops | {ends[-1]})
+    return dataclasses.replace(made, end_of_turn=end, stops=tokenizer.stops | {end})
 
 
 def load_chat_template(tokenizer: Tokenizer, directory: Path, name: str = AUTO) -> ChatTemplate:

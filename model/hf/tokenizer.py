@@ -72,13 +72,8 @@ def read_exported_tokenizer(
     ExportedTokenizer. Raises ValueError when files are missing or broken, or when the model has fewer tokens (for a
     tokenizer of ours: or more).
     """
-    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder} contains no tokenizer to export: {name} is missing")
-    tokenizer, config = read_json(folder / TOKENIZER_JSON), read_json(folder / TOKENIZER_CONFIG_JSON)
+    tokenizer, config = _read(folder)
     model, added = _checked(folder / TOKENIZER_JSON, tokenizer)
-    if not isinstance(config, dict):
-        raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} contains a {type(config).__name__}, expected an object")
     tokens = {**vocabulary_of(tokenizer), **{entry["content"]: entry["id"] for entry in added}}
     description = read_json(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
     is_ours = description is not None and description.get("vocabulary") != IMPORTED
@@ -110,6 +105,17 @@ def read_exported_tokenizer(
         chat_template=chat_template,
         stops=stops,
     )
+
+
+def _read(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """Content of tokenizer.json, and of tokenizer_config.json."""
+    for name in (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} contains no tokenizer to export: {name} is missing")
+    tokenizer, config = read_json(folder / TOKENIZER_JSON), read_json(folder / TOKENIZER_CONFIG_JSON)
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / TOKENIZER_CONFIG_JSON} contains a {type(config).__name__}, expected an object")
+    return tokenizer, config
 
 
 def _pattern_name(description: Mapping[str, Any] | None, tokenizer: Mapping[str, Any]) -> str | None:

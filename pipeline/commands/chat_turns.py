@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.commands.models import shown
+
 if TYPE_CHECKING:
     from model.generation.chat_session import Answer, ChatSession
     from model.generation.sample_config import SampleConfig
@@ -37,7 +39,6 @@ class Chat:
     def answer(self) -> bool:
         """Writes the answer to the last message."""
         from model.training.placement import each_explained
-        from pipeline.corpus.shown_text import with_visible_controls
 
         with stopped_by_ctrl_c(self.is_terminal) as is_stopped:
             answer = self.session.answer(self.cfg, is_stopped)
@@ -45,7 +46,7 @@ class Chat:
             try:
                 with contextlib.closing(each_explained(answer.pieces, LONG)) as pieces:
                     for piece in pieces:
-                        print(with_visible_controls(piece) if self.is_terminal else piece, end="", flush=True)
+                        print(shown(piece), end="", flush=True)
             except KeyboardInterrupt:
                 if not self.is_terminal:
                     raise
@@ -91,5 +92,8 @@ def stopped_by_ctrl_c(is_terminal: bool) -> Iterator[Callable[[], bool]]:
 
 
 def note(text: str) -> None:
+    """Says something about the chat, perhaps with a message in it, which may come from a file of somebody else."""
+    from pipeline.corpus.shown_text import with_visible_controls
+
     sys.stdout.flush()
-    print(f"[{text}]", file=sys.stderr, flush=True)
+    print(f"[{with_visible_controls(text)}]", file=sys.stderr, flush=True)

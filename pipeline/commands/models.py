@@ -55,7 +55,7 @@ def run_generate(args: Namespace) -> int:
         return 0
     print(args.text, end="", flush=True)
     for _, piece in pieces:
-        print(piece, end="", flush=True)
+        print(shown(piece), end="", flush=True)
     print()
     return 0
 
@@ -64,4 +64,11 @@ def print_texts(args: Namespace, texts: Sequence[str]) -> None:
     for number, text in enumerate(texts, start=1):
         if args.samples > 1:
             print(f"--- {number} of {args.samples}")
-        print(args.text + text)
+        print(args.text + shown(text))
+
+
+def shown(text: str) -> str:
+    """A text of a model as it is printed: at a terminal with pictures in place of controls, which could steer it."""
+    from pipeline.corpus.shown_text import with_visible_controls
+
+    return with_visible_controls(text) if sys.stdout.isatty() else text

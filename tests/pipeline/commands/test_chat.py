@@ -171,14 +171,14 @@ def test_chat_defaults_are_those_of_generate_but_for_the_length():
 
 
 class Terminal:
-    """The command in a process of its own, at a terminal of its own."""
+    """A command in a process of its own, at a terminal of its own."""
 
     def __init__(self, *arguments: str) -> None:
         self.shown, self.read = "", 0
         self.process, self.terminal = pty.fork()
         if self.process == 0:  # the child becomes another program at once
             os.environ |= {"TERM": "dumb", "OMP_NUM_THREADS": "1"}
-            os.execv(sys.executable, [sys.executable, "-m", "pipeline", "chat", *arguments])
+            os.execv(sys.executable, [sys.executable, "-m", "pipeline", *arguments])
 
     def until(self, pattern: str) -> str:
         """What is shown up to `pattern`, from where the last call ended."""
@@ -225,7 +225,7 @@ def test_chat_at_a_terminal(byte_tokenizer, tmp_path):
     """Ctrl-C stops the answer and not the chat, what was written stays, nothing that the model writes is a control, a
     mistake does not end the chat, and Ctrl-D does."""
     folder = write_decoder_of_controls(byte_tokenizer, tmp_path / "model")
-    terminal = Terminal(str(folder), "--tokens", "9999", "--temperature", "9")
+    terminal = Terminal("chat", str(folder), "--tokens", "9999", "--temperature", "9")
     try:
         terminal.until(r"Ctrl-D or /exit ends the chat.*\]\n> ")
         terminal.type("hello\n")
@@ -246,3 +246,14 @@ def test_chat_at_a_terminal(byte_tokenizer, tmp_path):
     (_, question), (_, written) = saved(tmp_path / "a.jsonl")
     assert question == "hello" and "\x1b" in written and len(written) < 9999
     assert answer.count("\u241b") <= written.count("\x1b") <= answer.count("\u241b") + 1
+
+
+def test_generate_shows_no_control_at_a_terminal(byte_tokenizer, tmp_path):
+    folder = write_decoder_of_controls(byte_tokenizer, tmp_path / "model")
+    terminal = Terminal("generate", "hello", "--model", str(folder), "--temperature", "9")
+    try:
+        terminal.until("hello.*\u241b.*\n")
+        assert terminal.ended() == 0
+    finally:
+        terminal.close()
+    assert not re.search("[\x1b\x9b\x07]", terminal.shown)

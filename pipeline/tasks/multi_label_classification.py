@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from model.data.examples import EncodedExamples, Encoder, encoded
 from pipeline.corpus.examples.paths import fields_of
@@ -42,7 +43,7 @@ from pipeline.evaluation.mistakes import Mistake
 from pipeline.evaluation.results import Result
 from pipeline.evaluation.task import Answer, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
-from pipeline.store.records import Shards
+from pipeline.store.records import SPLITS, Shards
 from pipeline.store.settings import Text
 from pipeline.store.shards import read_table, shard_paths
 from pipeline.tasks.classification import Pooling
@@ -189,6 +190,12 @@ class MultiLabelClassification(Kind):
             if_many="or does a text hold several labels, and separator is not set?",
             if_few='. Whether texts have a single label is a task of kind = "classification"',
         )
+        for split in SPLITS[1:]:
+            if not labels_in(examples.filter(pc.field("split") == split)):
+                raise ValueError(
+                    f"{name}: no {split} example has a label, so that macro F1 has no value there; add rows with"
+                    " labels"
+                )
 
     def describe_examples(self, examples: pa.Table) -> str:
         sizes = Counter(examples["labels"].combine_chunks().value_lengths().to_pylist())

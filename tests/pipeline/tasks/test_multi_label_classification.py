@@ -134,10 +134,10 @@ def rows_of(n_rows: int = 300) -> list[dict]:
     return rows
 
 
-def built_examples(folder: Path, rows: list[dict]):
+def built_examples(folder: Path, rows: list[dict], **settings):
     path = folder / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    return KIND.build_examples(Store(root=folder / "store"), LabelledFile(path), config(), folder)
+    return KIND.build_examples(Store(root=folder / "store"), LabelledFile(path), config(**settings), folder)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,15 @@ def test_examples_hold_sorted_lists_and_rows_without_labels_in_every_split(examp
 def test_examples_from_which_nothing_can_be_learned_are_refused(tmp_path, rows, message):
     with pytest.raises(ValueError, match=message):
         built_examples(tmp_path, rows)
+
+
+def test_held_out_examples_without_any_label_are_refused_before_anything_is_trained(tmp_path):
+    """Their macro F1 has no value, and it selects the champion."""
+    rows = [{**one, "split": "train"} for one in rows_of(60)]
+    rows += [{**one, "label": [], "split": "test"} for one in rows_of(90)[60:75]]
+    rows += [{**one, "split": "validation"} for one in rows_of(90)[75:]]
+    with pytest.raises(ValueError, match="no test example has a label, so that macro F1 has no value there"):
+        built_examples(tmp_path, rows, split="split")
 
 
 def test_label_that_every_text_has_is_a_warning(tmp_path, caplog):

@@ -255,6 +255,12 @@ def _add_model_commands(command: Adder) -> None:
         ask.add_argument("--json", action="store_true", help="print the answer as an object")
     tasks = command("tasks", "pipeline.commands.tasks:run_tasks", "List the tasks and the kinds of task")
     tasks.add_argument("kind", metavar="KIND", nargs="?", choices=KINDS, help="print a table of this kind to paste")
+    show = command(
+        "show-example", "pipeline.commands.show_example:run_show_example", "Print an example of a task token by token"
+    )
+    show.add_argument("task", metavar="TASK", help="a table of tasks.toml, whose examples and base were built")
+    show.add_argument("number", metavar="N", type=int, nargs="?", default=1, help="of the example; default: 1")
+    show.add_argument("--split", choices=("train", "validation", "test"), default="train", help="default: train")
     export = command(
         "export",
         "pipeline.commands.export:run_export",

@@ -74,14 +74,14 @@ def test_page_make_targets_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_subcommands_exist(page):
     (commands,) = [action.choices for action in build_parser()._actions if action.choices]
-    for name in re.findall(r"`gristmill ([a-z]+)", page.read_text()):
+    for name in re.findall(r"`gristmill ([a-z-]+)", page.read_text()):
         assert name in commands
 
 
 def test_readme_table_names_every_subcommand():
     (commands,) = [action.choices for action in build_parser()._actions if action.choices]
     cells = re.findall(r"^\| (`gristmill [^|]*) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
-    told = {name for cell in cells for name in re.findall(r"`(?:gristmill )?([a-z]+)", cell)}
+    told = {name for cell in cells for name in re.findall(r"`(?:gristmill )?([a-z-]+)", cell)}
     assert told == set(commands)
 
 

@@ -313,7 +313,7 @@ def _add_chat(command: Adder) -> None:
         "Talk with a model",
         epilog="Inside the chat /help lists its commands. Without a terminal each line of the input is a message.",
     )
-    chat.add_argument("model", metavar="DIR|ASSET", help="for instance base/smollm2, or the folder of a model")
+    chat.add_argument("model", metavar="DIR|ASSET", help="for instance smollm2, or the folder of a model")
     says = "a system message, which says how the model shall answer; default: that of its training, if any; or none"
     chat.add_argument("--system", metavar="TEXT", help=says)
     chat.add_argument("--load", metavar="FILE", help="a conversation that /save wrote, to go on with")

@@ -176,9 +176,12 @@ def load_current(layout: Layout, asset: str) -> Any:
 
 
 def folder_or_current(layout: Layout, text: str) -> Path:
-    """The folder that a user names by its path, or by the name of the asset whose output it is."""
+    """The folder that a user names by its path, by the asset whose output it is, or by the table of an open model or
+    of a task."""
     if Path(text).is_dir():
         return Path(text).absolute()
+    of_table = (text, f"base/{text}", f"{text}_model")
+    text = next((asset for asset in of_table if _entry_path(layout, asset).exists()), text)
     if "/" in text and not _entry_path(layout, text).exists():
         raise ValueError(f"{text} is neither a folder nor an asset that was materialised below {layout.data}")
     return load_current(layout, text).directory

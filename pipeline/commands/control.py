@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.data.control_text import CONTROL, asked_in_words, control_message, parsed_attributes
+from pipeline.serving.chat import has_own_template
 from pipeline.store.layout import Layout, folder_or_current, load_current
 from pipeline.store.store import read_record
 
@@ -57,7 +58,7 @@ def wanted_of(args: Namespace, layout: Layout, folder: Path) -> Wanted:
         raise ValueError(f"--control-by {by} chooses among free texts; leave out --json and --choices, or use prompt")
     if by == PREFIX:
         _check_learned(attributes, learned, args.model)
-    if by == PROMPT and not _has_template(folder):
+    if by == PROMPT and not has_own_template(folder):
         raise ValueError(
             f"{args.model} has no chat template, so that it can't be told anything; use --control-by steer"
         )
@@ -73,7 +74,7 @@ def _way(
     if learned:
         return PREFIX
     has_judges = all(_is_built(layout, f"{name}_model") for name in attributes)
-    return PROMPT if _has_template(folder) and not has_judges else STEER
+    return PROMPT if has_own_template(folder) and not has_judges else STEER
 
 
 def _is_built(layout: Layout, asset: str) -> bool:
@@ -88,13 +89,6 @@ def _learned(folder: Path) -> Mapping[str, Sequence[str]]:
     from model.training.files import CONFIG, read_json
 
     return read_json(folder / CONFIG).get(CONTROL, {}) if (folder / CONFIG).is_file() else {}
-
-
-def _has_template(folder: Path) -> bool:
-    from model.data.chat import CHAT_TEMPLATE
-    from model.data.tokenizer import TOKENIZER
-
-    return (folder / TOKENIZER / CHAT_TEMPLATE).is_file()
 
 
 def _check_learned(attributes: Mapping[str, str], learned: Mapping[str, Sequence[str]], model: str) -> None:

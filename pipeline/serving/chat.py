@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from model.data.chat import AUTO, CHAT_TEMPLATE, Message, checked, load_chat_template
 from model.data.tokenizer import TOKENIZER
-from pipeline.serving.generate import loaded_decoder
+from pipeline.serving.generate import loaded_decoder, own_system_message
 from pipeline.store.shards import replacing
 
 if TYPE_CHECKING:
@@ -34,13 +34,6 @@ def open_session(directory: Path, template: str = AUTO) -> "ChatSession":
     session = ChatSession(pack(decoder), load_chat_template(tokenizer, directory / TOKENIZER, template))
     session.set_system(own_system_message(directory))
     return session
-
-
-def own_system_message(directory: Path) -> str | None:
-    """That of the conversations without one in the training of the model."""
-    from model.training.files import CONFIG, read_json
-
-    return read_json(directory / CONFIG).get("chat", {}).get("system")
 
 
 def has_own_template(directory: Path) -> bool:

@@ -74,8 +74,16 @@ def prompt_ids(
         return [*tokenizer.opening, *tokenizer.encode(prompt)], tuple(sorted(tokenizer.stops))
     from model.data.chat import Message, load_chat_template
 
-    template = load_chat_template(tokenizer, directory / TOKENIZER)
-    return [*template.prompt([Message("user", told)]), *tokenizer.encode(prompt)], tuple(sorted(template.stops))
+    template, system = load_chat_template(tokenizer, directory / TOKENIZER), own_system_message(directory)
+    messages = [*([Message("system", system)] if system else []), Message("user", told)]
+    return [*template.prompt(messages), *tokenizer.encode(prompt)], tuple(sorted(template.stops))
+
+
+def own_system_message(directory: Path) -> str | None:
+    """That of the conversations without one in the training of the model."""
+    from model.training.files import CONFIG, read_json
+
+    return read_json(directory / CONFIG).get("chat", {}).get("system")
 
 
 def loaded_decoder(directory: Path) -> tuple[Any, Any]:

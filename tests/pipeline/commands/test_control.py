@@ -130,6 +130,23 @@ def test_control_of_a_model_with_a_template_tells_it_in_words(model, capsys):
     assert found == expected(model, asked_in_words({"sentiment": "positive"})) != expected(model, "")
 
 
+def test_control_tells_a_model_after_the_system_message_that_it_was_tuned_with(model, capsys):
+    asked = ("--control", "sentiment=positive")
+    without = generated(with_template(model), capsys, *asked)
+    path = Path(model) / CONFIG
+    path.write_text(json.dumps(read_json(path) | {"chat": {"system": "You write kindly."}}))
+    with_system = generated(model, capsys, *asked)
+    assert with_system != without
+    # the template of this model writes a system message as its text and an empty line before the question
+    pieces = stream_text(Path(model), alpaca("You write kindly."), SampleConfig(max_new_tokens=30))
+    assert "".join(piece for _, piece in pieces) == with_system
+
+
+def alpaca(system: str) -> str:
+    told = asked_in_words({"sentiment": "positive"})
+    return f"{system}\n\n### Instruction:\n{told}\n\n### Response:\nSo: "
+
+
 def expected(model: str, told: str) -> str:
     pieces = stream_text(Path(model), "So: ", SampleConfig(max_new_tokens=30), told=told)
     return "".join(piece for _, piece in pieces)

@@ -73,6 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--words", type=int, default=4, help="of a review that begin a prompt")
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--candidates", type=int, default=8)
+    parser.add_argument("--fluency", type=float, default=0.5, help="weight of fluency beside the score")
     parser.add_argument("--json", type=int, default=100, help="texts of JSON that are written")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -142,7 +143,7 @@ def guided(by: str) -> Callable[[argparse.Namespace, Texts, Texts], Texts]:
             of_label = [prompts[place] for place in places]
             ids, stops = zip(*(prompt_ids(args.model, tokenizer, one) for one in of_label), strict=True)
             cfg = dataclasses.replace(config(args), stop_ids=stops[0])
-            guidance = Guidance(by=by, n_samples=args.candidates)  # type: ignore[arg-type]
+            guidance = Guidance(by=by, n_samples=args.candidates, fluency=args.fluency)  # type: ignore[arg-type]
             model, score = pack(decoder, len(ids) * args.candidates), label_score(classifier(args.judge), label)
             texts = controlled_text(model, tokenizer, ids, cfg, score, guidance, openings=of_label)
             for place, text in zip(places, texts, strict=True):

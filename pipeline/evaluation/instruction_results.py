@@ -6,6 +6,7 @@ measured on all conversations, in nats per token of an answer with its end; some
 answered, token by token, and compared with the last answer of the conversation.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.evaluation.answer_texts import is_same, rouge_l, word_f1
 from pipeline.evaluation.answers import Rows, TableRows, column, taken
 from pipeline.evaluation.comparisons import MODEL, compared_results
+from pipeline.evaluation.general_texts import TEXTS, general_losses
 from pipeline.evaluation.intervals import Counted, quotient, rate_of
 from pipeline.evaluation.mistakes import printable
 from pipeline.evaluation.results import Result, quoted
@@ -29,7 +31,8 @@ from pipeline.store.store import Work
 
 BASE = "base"  # name of the baseline
 LOSSES, WRITTEN = ("answer_loss", "answer_perplexity"), ("exact_match", "word_f1", "rouge_l", "complete_answers")
-METRICS = (*LOSSES, *WRITTEN)
+GENERAL = "general_bits_per_byte"
+METRICS = (*LOSSES, GENERAL, *WRITTEN)
 MOST_SHOWN, MOST_CHARACTERS = 50, 1000  # conversations side by side, characters of a text
 
 
@@ -42,13 +45,14 @@ def judged_instructions(
     encoded = encoded_answers(tuned, rows)
     places = chosen_rows(len(rows), cfg.prompted_examples, cfg.seed)
     questions = [conversation_of(rows[place]["messages"], tuned.system)[:-1] for place in places]
-    answers = {}
+    answers, general = {}, {}
     networks = {MODEL: tuned.model} | ({} if base is None else {BASE: base_network(base.directory, tuned)})
     for name, network in networks.items():
         work.progress(0, len(rows), f"answers of {name}")
         answers[name] = answers_of(network, tuned, encoded, len(rows), (places, questions), cfg.max_new_tokens)
+        general[name] = general_losses(network, tuned.tokenizer)
     n_cut = encoded.n_cut + len(encoded.unsupervised)
-    return Judged(tuned.description, TableRows(held_out), answers, n_cut)
+    return Judged(tuned.description, TableRows(held_out), answers, n_cut, besides={GENERAL: general})
 
 
 def answers_of(
@@ -112,7 +116,7 @@ def base_network(directory: Path, tuned: Any) -> Any:
 
 
 def results_of(judged: Judged, seed: int) -> list[Result]:
-    results = compared_results(judged, counted_losses, seed, lower_is_better=LOSSES)
+    results = compared_results(judged, counted_losses, seed, lower_is_better=LOSSES) + general_results(judged, seed)
     places = answered_places(judged)
     if not len(places):
         return results
@@ -123,6 +127,25 @@ def results_of(judged: Judged, seed: int) -> list[Result]:
         {**one, "note": "; ".join(filter(None, [note, one["note"]]))}
         for one in compared_results(of_answered, counted_answers, seed)
     ]
+
+
+def general_results(judged: Judged, seed: int) -> list[Result]:
+    """Bits per byte of texts that have nothing to do with the task; the resampled unit is such a text."""
+    measured = judged.besides.get(GENERAL, {})
+    if not measured:
+        return []
+    answers = {
+        name: Rows({"bits": nats / math.log(2), "n_bytes": n_bytes}, len(TEXTS))
+        for name, (nats, n_bytes) in measured.items()
+    }
+    of_texts = replace(judged, examples=[{"text": text} for text in TEXTS], answers=answers)
+
+    def count(examples: Sequence[Any], bits: Sequence[Mapping[str, Any]]) -> dict[str, Counted]:
+        del examples
+        return {GENERAL: Counted(np.stack([column(bits, "bits"), column(bits, "n_bytes")], axis=1), quotient)}
+
+    (result,) = compared_results(of_texts, count, seed, lower_is_better=(GENERAL,))
+    return [{**result, "note": "; ".join(filter(None, [f"over {len(TEXTS)} short English texts", result["note"]]))}]
 
 
 def answered_places(judged: Judged) -> np.ndarray:
@@ -194,5 +217,6 @@ def template_report(judged: Judged) -> str:
     return (
         f"\n## What was measured\n\nThe loss is the mean over {n_tokens:,} tokens of answers with their ends, in"
         " nats; the base reads the same tokens. An answer is complete if the model ended it by itself. Answers"
-        " side by side are in mistakes.md of the folder of this report.\n"
+        " side by side are in mistakes.md of the folder of this report. The bits per byte are those of short English"
+        " texts that have nothing to do with the task: what the model has forgotten.\n"
     )

@@ -75,6 +75,7 @@ class Judged:
     answers: Mapping[str, Sequence[Answer]]  # "model" first, "random_init" if it was trained, then the baselines
     n_cut: int = 0  # examples with a text that is longer than the model reads
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)  # places of the examples of partial baselines
+    besides: Mapping[str, Any] = field(default_factory=dict)  # what a kind measured that belongs to no example
 
     @property
     def model(self) -> Sequence[Answer]:

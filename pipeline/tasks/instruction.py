@@ -38,7 +38,7 @@ from pipeline.evaluation.results import Result
 from pipeline.evaluation.task import Answer, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Shards
-from pipeline.store.settings import Count, Text
+from pipeline.store.settings import Count, OptionalCount, Text
 from pipeline.store.shards import text_digest
 from pipeline.store.store import NOT_IDENTITY, Work
 from pipeline.tasks.chat_encoding import (
@@ -99,6 +99,11 @@ class InstructionConfig(FinetuneConfig):
     """Settings of instruction tuning."""
 
     tuning: Tuning = "full"
+    epochs: Annotated[
+        OptionalCount,
+        "Number of passes over the training conversations. No head is new, so that few conversations need no more"
+        " passes than many.",
+    ] = 3
     template: Template = "auto"
     system_prompt: SystemPrompt = ""
     trained: Trained = ()
@@ -176,7 +181,7 @@ class InstructionAnswerer(Predictor):
 
 class Instruction(Kind):
     name = identity = "instruction"
-    evaluation_version, libraries = 1, ("jinja2", "scipy")
+    evaluation_version, libraries = 2, ("jinja2", "scipy")
     predictor = InstructionAnswerer
     examples, finetune, evaluation = InstructionExamplesConfig, InstructionConfig, InstructionEvaluationConfig
     summary = "A decoder that was tuned to answer instructions, or to go on with conversations."

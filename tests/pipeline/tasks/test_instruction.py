@@ -93,6 +93,7 @@ def test_the_report_compares_answers_with_those_of_the_base(model, report):
     assert set(found) == set(KIND.metrics)
     assert all(set(one["baselines"]) == set(one["comparisons"]) == {"base"} for one in found.values())
     assert found["answer_loss"]["higher_is_better"] is False and found["rouge_l"]["higher_is_better"] is True
+    assert "18 short English texts" in found["general_bits_per_byte"]["note"]
     shown = (report / "mistakes.md").read_text()
     assert "10 of 16 conversations were answered" in shown and shown.count("**question**") == 10
     assert "Say " not in (report / "report.md").read_text()  # texts of the examples stay in the folder

@@ -74,11 +74,12 @@ def instructions(args: argparse.Namespace) -> None:
     held_out = [conversations[place] for place in order[:N_HELD_OUT]]
     training = [conversations[place] for place in order[N_HELD_OUT:]]
     before = answer_loss(base.network, template, held_out)
-    seconds, n_tokens = tuned(base, template, training, args.lr, args.epochs, args.steps, args.threads)
+    steps = args.steps or args.epochs * -(-len(training) // ROWS)
+    seconds, n_tokens = tuned(base, template, training, args.lr, args.epochs, steps, args.threads)
     after = answer_loss(base.network, template, held_out)
     answers = answers_of(base.network, template, held_out, LONGEST_ANSWER)
     right = [text == one[-1].content for (text, _), one in zip(answers, held_out, strict=True)]
-    print(f"{len(training)} rows, {args.epochs} epochs of batches of {ROWS}, AdamW, peak rate {args.lr:g}\n")
+    print(f"{len(training)} rows, {steps} steps of {ROWS}, AdamW, peak rate {args.lr:g}\n")
     print(f"Loss on answers, nats per token: {before:.3f} before, {after:.3f} after, {1 - after / before:.1%} lower.")
     print(f"Of {len(answers)} greedy answers {np.mean([ended for _, ended in answers]):.1%} end by themselves, and")
     print(f"{np.mean(right):.1%} are the reference word for word. {told(seconds, n_tokens)}")

@@ -55,6 +55,9 @@ kind = "preference"
 base = "little"
 data = { path = "answers.jsonl" }
 
+[answers.finetune]
+truncation_side = "left"
+
 [answers.evaluation]
 prompted_examples = 5
 max_new_tokens = 4

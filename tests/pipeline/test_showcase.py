@@ -66,8 +66,11 @@ max_new_tokens = 4
 kind = "instruction"
 base = "little"
 data = { path = "moods.jsonl" }
-prompt = "How is this?\n{text}"
+prompt = "{text}. How is this?"
 completion = "mood"
+
+[advice.finetune]
+truncation_side = "left"
 
 [advice.evaluation]
 prompted_examples = 5

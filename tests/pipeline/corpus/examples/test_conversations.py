@@ -120,3 +120,12 @@ def test_conversations_that_differ_in_case_or_system_message_are_no_duplicates_a
     rows = read(lower, upper, told, other, lower)
     assert len({row.id for row in rows}) == 4 and rows[0].id == rows[4].id
     assert rows[0].group == rows[3].group  # two answers to one question are never in two splits
+
+
+def test_a_sample_is_a_fraction_of_the_questions_with_all_of_their_answers():
+    records = [{"instruction": f"What is {n}?", "output": text} for n in range(200) for text in ("one", "other")]
+    rows = read(*records, sample=0.3)
+    kept = [row.reason is None for row in rows]
+    assert kept[::2] == kept[1::2] and 0.2 < sum(kept) / len(kept) < 0.4
+    assert {row.reason for row in rows} == {None, "not_sampled"}
+    assert [row.reason is None for row in read(*reversed(records), sample=0.3)] == kept[::-1]

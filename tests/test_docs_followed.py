@@ -42,6 +42,8 @@ QUESTIONS = {
     "questions.json": {"data": [{"paragraphs": [{"context": "Anna grinds.", "qas": [ASKED]}]}]},
     "contracts.jsonl": {"ask": "Who pays?", "clause": "The tenant pays.", "answer": "The tenant", "at": 0},
 }
+ANSWERED = {"instruction": "Who grinds?", "output": "Anna."}
+COMPARED = {"prompt": "Who grinds?", "chosen": "Anna does.", "rejected": "Guess."}
 DESCRIBED = {  # what the text around an example describes, relative to the project
     "my-notes",
     "my-pages",
@@ -68,6 +70,8 @@ def project(tmp_path) -> Path:
     (tmp_path / "data" / "visits.jsonl").write_text(VISITS)
     for name, content in QUESTIONS.items():
         (tmp_path / "data" / name).write_text(json.dumps(content))
+    (tmp_path / "data" / "answers.jsonl").write_text(json.dumps(ANSWERED))
+    (tmp_path / "data" / "preferences.jsonl").write_text(json.dumps(COMPARED))
     shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
     pages = ROOT / "docs" / "your-data.md"
     blocks = _blocks(pages, "toml")

@@ -135,7 +135,7 @@ def peer(args: argparse.Namespace, name: str, ids: list[list[int]]) -> dict[str,
     }
     ran = subprocess.run(
         [args.peer, __file__, "--llguidance", "/dev/stdin"],
-        input=json.dumps(job), capture_output=True, text=True, check=False,
+        input=json.dumps(job), capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     if ran.returncode:
         sys.exit(ran.stderr)
@@ -147,7 +147,7 @@ def peer_masks(job_file: Path) -> None:
     import llguidance.numpy as bits
     from llguidance import LLMatcher, LLTokenizer
 
-    job = json.loads(job_file.read_text())
+    job = json.loads(job_file.read_text("utf-8"))
     tokenizer = LLTokenizer(Path(job["tokenizer"]).read_text("utf-8"))
     start = time.perf_counter()
     layout = {"whitespace_flexible": False, "item_separator": ",[ ]?", "key_separator": ":[ ]?"}  # as ours

@@ -22,7 +22,18 @@ from pipeline.tasks.kind import Kind
 from pipeline.tracking.server import tracking_uri
 
 SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint, without the optimiser state
-LIBRARIES = ("mlflow", "numpy", "pandas", "pyarrow", "regex", "safetensors", "tiktoken", "tokenizers", "torch")
+LIBRARIES = (
+    "jinja2",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "regex",
+    "safetensors",
+    "tiktoken",
+    "tokenizers",
+    "torch",
+)
 SAMPLES = {"string": ("A first text.", "A second, longer text."), "double": (0.5, 1.5), "long": (1, 2)}
 SAMPLES |= {"boolean": (True, False)}  # type of an input in MLflow -> values of the input example
 CODE = "model_code.py"

@@ -284,7 +284,7 @@ def test_document_of_weight_0_trains_nothing_of_its_own(tmp_path):
     assert n_targets == 7 + 8
     torch.testing.assert_close(loss, torch.stack(losses).sum())
     for weight, expected in zip(model.parameters(), alone.parameters(), strict=True):
-        torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(weight.grad, expected.grad, rtol=1e-4, atol=5e-5)
 
 
 def test_training_on_weighted_shards_is_training_without_the_targets_of_weight_0(tmp_path):

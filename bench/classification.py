@@ -21,7 +21,7 @@ import gzip
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from bench.machine import machine
+from bench.progress import Printed
 from pipeline.evaluation.label_sets import best_thresholds, f1_table
 
 SETTINGS = ("rows", "lr", "muon_lr", "layer_decay", "warmup", "smoothing", "word_dropout", "pooling")
@@ -189,7 +190,7 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
     )
     job = job_of(base, task, settings, {})
     with tempfile.TemporaryDirectory() as out:
-        finetune(Path(out), job, Printed(job.cfg.n_steps))
+        finetune(Path(out), job, Printed(job.cfg.n_steps, every=100))
     seconds = time.perf_counter() - started[0], time.process_time() - started[1]
     activation = torch.sigmoid if data.has_several else partial(torch.softmax, dim=-1)
     return (
@@ -197,19 +198,6 @@ def ours(data: Data, args: argparse.Namespace) -> tuple[float, float, int, Calla
         args.epochs * int(training.lengths.sum()),
         lambda texts: outputs_of_texts(job.model.eval(), tokens_of(texts), activation),
     )
-
-
-@dataclass
-class Printed:
-    """An observer: a line now and then."""
-
-    n_steps: int
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        if step % 100 == 0 and "loss" in values:
-            print(f"  {step:,} of {self.n_steps:,} steps, loss {values['loss']:.4f}", flush=True)
-
-    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
 
 
 def reference(

@@ -20,7 +20,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ import torch
 from bench.exact_tasks import examples
 from bench.instruction_peers import measured_in_turns
 from bench.machine import machine
+from bench.progress import Printed
 from model.data.chat import ChatTemplate, Conversation, Message, load_chat_template
 from model.data.conversations import EncodedConversations
 from model.data.tokenizer import TOKENIZER
@@ -191,19 +192,6 @@ def tuned(
     with tempfile.TemporaryDirectory() as folder:
         finetune(Path(folder), job, Printed(n_steps))
     return time.process_time() - started, n_tokens
-
-
-@dataclasses.dataclass
-class Printed:
-    """An observer: a line now and then."""
-
-    n_steps: int
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        if step % 10 == 0 and "loss" in values:
-            print(f"  {step:,} of {self.n_steps:,} steps, loss {values['loss']:.4f}", flush=True)
-
-    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
 
 
 def told(seconds: float, n_tokens: int) -> str:

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from bench.machine import machine
+from bench.progress import Printed
 from model.data.chat import ChatTemplate, Message, load_chat_template
 from model.data.pairs import EncodedPairs, encoded_pairs, n_tokens_of
 from model.data.tokenizer import TOKENIZER
@@ -170,19 +171,6 @@ def trained(base: Base, training: EncodedPairs, args: argparse.Namespace) -> tup
     with tempfile.TemporaryDirectory() as folder:
         finetune(Path(folder), dataclasses.replace(job, cfg=cfg, model=job.model.train()), Printed(n_steps))
     return time.process_time() - began, n_steps
-
-
-@dataclasses.dataclass
-class Printed:
-    """An observer: a line now and then."""
-
-    n_steps: int
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        if step % 10 == 0 and "loss" in values:
-            print(f"  {step:,} of {self.n_steps:,} steps, loss {values['loss']:.4f}", flush=True)
-
-    def checkpoint(self, path: Path, step: int, values: Mapping[str, float]) -> None: ...
 
 
 def own_steps(pairs: Sequence[Pair], args: argparse.Namespace) -> dict:

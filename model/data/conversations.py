@@ -13,7 +13,7 @@ Legend: N conversations, B rows of a batch, T position, P supervised positions o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -40,7 +40,10 @@ class EncodedConversations:
     n_cut: int = 0  # conversations that were longer than the model reads, and of which a part is not read
     unsupervised: tuple[str, ...] = ()  # ids of those that were left out, because no supervised token is read
     room: int | None = ROOM_ON_CPU  # tokens up to which conversations share a row; None = the width of the batch
-    packs: ClassVar[bool] = True
+
+    @property
+    def packs(self) -> bool:
+        return True
 
     @cached_property
     def lengths(self) -> np.ndarray:

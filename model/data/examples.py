@@ -17,7 +17,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -82,7 +82,10 @@ class EncodedExamples:
     n_cut: int = 0  # texts that were longer than the model reads, and of which a part is not read
     # By the name of the tensor in a batch an array per row, as long as its tokens: labels_BT, types_BT (of segments).
     token_targets: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
-    packs: ClassVar[bool] = False
+
+    @property
+    def packs(self) -> bool:
+        return False
 
     @property
     def lengths(self) -> np.ndarray:

@@ -31,6 +31,7 @@ class Lexeme(Protocol):
     def may_continue(self, state: Any) -> bool: ...
     def cost(self, state: Any, cost: Cost) -> int:
         """Tokens that it needs at most to end."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

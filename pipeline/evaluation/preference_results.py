@@ -68,8 +68,9 @@ def prompt_losses(network: Any, tuned: Any, prompts: Sequence[Any]) -> dict[str,
     from model.evaluate_conversations import conversation_losses
 
     rendered = tuned.template.rendered(prompts, trained=ASKED)
-    names, limits = range(len(prompts)), [tuned.description[name] for name in ("max_tokens", "truncation_side")]
-    encoded = encoded_conversations(tuned.template, list(map(str, names)), prompts, rendered, *limits, ASKED)
+    names = [str(place) for place in range(len(prompts))]
+    most, side = (tuned.description[name] for name in ("max_tokens", "truncation_side"))
+    encoded = encoded_conversations(tuned.template, names, prompts, rendered, most, side, ASKED)
     places = np.array([int(name) for name in encoded.ids], np.int64)
     found = {"prompt_nats": np.zeros(len(prompts)), "n_prompt": np.zeros(len(prompts))}
     if len(places):

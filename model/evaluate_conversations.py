@@ -7,7 +7,7 @@ itself. Conversations share rows as in training; nothing per token is kept.
 Legend: N conversations.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.data.chat import ChatTemplate, Conversation
 from model.data.conversations import EncodedConversations
-from model.evaluate import TOKENS_PER_PASS
+from model.evaluate import TOKENS_PER_PASS, passes_of
 from model.generation.generate import generate
 from model.generation.sample_config import SampleConfig
 from model.network.decoder import Decoder
@@ -47,27 +47,15 @@ def conversation_losses(
     device = next(model.parameters()).device
     tokens_per_pass = tokens_per_pass or TOKENS_PER_PASS.get(device.type, TOKENS_PER_PASS["cuda"])
     n_targets_N = np.array([one.is_supervised[1:].sum() for one in encoded.rendered], np.int64)
-    parts, order = [torch.zeros(0, dtype=torch.float64)], [np.zeros(0, np.int64)]
+    order = np.argsort(-encoded.lengths, kind="stable")
+    parts = [torch.zeros(0, dtype=torch.float64)]
     with memory_explained(f"{tokens_per_pass:,} tokens passed at once; give a smaller tokens_per_pass"):
-        for places in _passes(encoded.lengths, tokens_per_pass):
+        for rows in passes_of(encoded.lengths[order], tokens_per_pass):
+            places = order[rows]
             parts.append(_losses(model, on_device(encoded.batch(places), device), len(places)))
-            order.append(places)
     nats_N = np.zeros(len(n_targets_N))
-    nats_N[np.concatenate(order)] = torch.cat([part.cpu() for part in parts]).numpy()
+    nats_N[order] = torch.cat([part.cpu() for part in parts]).numpy()
     return nats_N, n_targets_N
-
-
-def _passes(lengths_N: np.ndarray, tokens_per_pass: int) -> Iterator[np.ndarray]:
-    """Numbers of conversations of like lengths that have at most so many tokens together, or that are one."""
-    order = np.argsort(-lengths_N, kind="stable")
-    first, n_tokens = 0, 0
-    for place, length in enumerate(lengths_N[order].tolist()):
-        if n_tokens and n_tokens + length > tokens_per_pass:
-            yield order[first:place]
-            first, n_tokens = place, 0
-        n_tokens += length
-    if n_tokens:
-        yield order[first:]
 
 
 def _losses(model: Decoder, batch: Batch, n_conversations: int) -> Tensor:

@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from model.data.chat_templates import TEMPLATES
 from pipeline.store.chain import run_by
 from pipeline.store.redaction import redact_logs, redacted
 from pipeline.tasks.kinds import KINDS
@@ -317,9 +318,10 @@ def _add_chat(command: Adder) -> None:
     says = "a system message, which says how the model shall answer; default: that of its training, if any; or none"
     chat.add_argument("--system", metavar="TEXT", help=says)
     chat.add_argument("--load", metavar="FILE", help="a conversation that /save wrote, to go on with")
-    templates = ("auto", "chatml", "llama3", "alpaca")
     own = "default: auto, that of the model, or alpaca if it has none"
-    chat.add_argument("--template", choices=templates, default="auto", help=f"how messages become text; {own}")
+    chat.add_argument(
+        "--template", choices=("auto", *TEMPLATES), default="auto", help=f"how messages become text; {own}"
+    )
     _add_sampling_options(chat, n_tokens=512)
     chat.set_defaults(keep_prompt_end=False)
 

@@ -170,6 +170,12 @@ class ChatTemplate:
         return {place: known[frames[place]] for place in places}
 
 
+def with_system(conversation: Conversation, text: str | None) -> list[Message]:
+    """The conversation with `text` as its system message, if it has none and there is a text."""
+    has_one = len(conversation) > 0 and conversation[0].role == "system"
+    return [*conversation] if has_one or not text else [Message("system", text), *conversation]
+
+
 def checked(conversation: Conversation) -> None:
     """Raises ValueError unless a conversation is perhaps a system message, and then questions and answers in turn;
     the messages of tools may stand between them."""

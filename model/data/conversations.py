@@ -3,7 +3,7 @@
 In: rendered conversations (model/data/chat.py). Out: ids_BT with targets for the supervised tokens, the number of the
 conversation that a token belongs to, and its position in it. Steps: cut what is longer than the model reads; drop the
 last token of each conversation, which is a target only; put the longest first, each into the row with the least room
-that suffices (packing.py); lay them out side by side. Nothing of a conversation changes by what lies beside it: its
+that suffices (packing.py); lay them out side by side. No conversation is affected by those that share its row: its
 tokens attend to each other alone and its positions begin at 0, so that the loss of the rows is the sum of the losses
 of the conversations.
 

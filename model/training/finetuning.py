@@ -87,9 +87,8 @@ def job_of(base: Base, task: Task, cfg: FinetuneSettings, made_from: Mapping[str
     """What model/training/run.py needs, from resolved settings; the network is on this process's device, and has
     adapters if these are trained."""
     device, train = training_device(), train_config(cfg, len(task.training.ids))
-    if not isinstance(
-        task.training, EncodedExamples
-    ):  # but conversations, whose memory decides how many pass at once
+    if not isinstance(task.training, EncodedExamples):
+        # Conversations may be long: their memory decides how many of them pass at once.
         train = replace(train, micro_batch=None, seq_len=int(task.training.lengths.max()), document_mask=True)
     max_tokens = base.max_tokens(cfg)
     longest = max_tokens if device.type == "cuda" else None

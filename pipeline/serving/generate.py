@@ -72,10 +72,10 @@ def prompt_ids(
     """What the decoder in `directory` reads of a prompt, and the ids that end its text."""
     if not told:
         return [*tokenizer.opening, *tokenizer.encode(prompt)], tuple(sorted(tokenizer.stops))
-    from model.data.chat import Message, load_chat_template
+    from model.data.chat import Message, load_chat_template, with_system
 
-    template, system = load_chat_template(tokenizer, directory / TOKENIZER), own_system_message(directory)
-    messages = [*([Message("system", system)] if system else []), Message("user", told)]
+    template = load_chat_template(tokenizer, directory / TOKENIZER)
+    messages = with_system([Message("user", told)], own_system_message(directory))
     return [*template.prompt(messages), *tokenizer.encode(prompt)], tuple(sorted(template.stops))
 
 

@@ -172,11 +172,10 @@ class InstructionAnswerer(Predictor):
         return sum(len(self.template.prompt(one)) > most for one in self.questions(rows))
 
     def questions(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        from model.data.chat import Message
+        from model.data.chat import Message, with_system
         from model.data.examples import valid
 
-        system = [Message("system", self.system)] if self.system else []
-        return [[*system, Message("user", valid(str(row["prompt"])))] for row in rows]
+        return [with_system([Message("user", valid(str(row["prompt"])))], self.system) for row in rows]
 
 
 class Instruction(Kind):

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from model.data.chat import ANSWERS, ChatTemplate, Conversation, Message, Rendered
+from model.data.chat import ANSWERS, ChatTemplate, Conversation, Message, Rendered, with_system
 from model.data.examples import valid
 from pipeline.corpus.examples.paths import shown
 
@@ -175,9 +175,7 @@ def checked_messages(messages: list[Message]) -> Conversation:
 
 def conversation_of(messages: Sequence[Mapping[str, str]], system: str = "") -> Conversation:
     """A conversation from a row of examples, with the system message `system` if it has none."""
-    found = tuple(Message(one["role"], one["content"]) for one in messages)
-    has_one = not system or (bool(found) and found[0].role == "system")
-    return found if has_one else (Message("system", system), *found)
+    return tuple(with_system([Message(one["role"], one["content"]) for one in messages], system))
 
 
 def rendered_by_name(

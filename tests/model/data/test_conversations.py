@@ -1,4 +1,4 @@
-"""Conversations in shared rows: nothing of one changes by what lies beside it, in whichever rows it lies."""
+"""Conversations in shared rows: none is affected by those that share its row, whichever row that is."""
 
 import numpy as np
 import pytest

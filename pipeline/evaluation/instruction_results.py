@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from model.data.chat import ANSWERS, Conversation
 from pipeline.corpus.examples.conversations import conversation_of
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.evaluation.answer_texts import is_same, rouge_l, word_f1
@@ -21,8 +22,8 @@ from pipeline.evaluation.answers import Rows, TableRows, column, taken
 from pipeline.evaluation.comparisons import MODEL, compared_results
 from pipeline.evaluation.general_texts import TEXTS, general_losses
 from pipeline.evaluation.intervals import Counted, quotient, rate_of
-from pipeline.evaluation.mistakes import printable
-from pipeline.evaluation.results import Result, quoted
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.side_by_side import side_by_side, written_answers
 from pipeline.evaluation.task import Judged, chosen_rows
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
@@ -33,7 +34,6 @@ BASE = "base"  # name of the baseline
 LOSSES, WRITTEN = ("answer_loss", "answer_perplexity"), ("exact_match", "word_f1", "rouge_l", "complete_answers")
 GENERAL = "general_bits_per_byte"
 METRICS = (*LOSSES, GENERAL, *WRITTEN)
-MOST_SHOWN, MOST_CHARACTERS = 50, 1000  # conversations side by side, characters of a text
 
 
 def judged_instructions(
@@ -49,33 +49,15 @@ def judged_instructions(
     networks = {MODEL: tuned.model} | ({} if base is None else {BASE: base_network(base.directory, tuned)})
     for name, network in networks.items():
         work.progress(0, len(rows), f"answers of {name}")
-        answers[name] = answers_of(network, tuned, encoded, len(rows), (places, questions), cfg.max_new_tokens)
+        texts = written_answers(network, tuned.template, questions, places, len(rows), cfg.max_new_tokens)
+        answers[name] = Rows({**losses_of(network, encoded, len(rows)), **texts}, len(rows))
         general[name] = general_losses(network, tuned.tokenizer)
     n_cut = encoded.n_cut + len(encoded.unsupervised)
     return Judged(tuned.description, TableRows(held_out), answers, n_cut, besides={GENERAL: general})
 
 
-def answers_of(
-    network: Any,
-    tuned: Any,
-    encoded: Any,
-    n_rows: int,
-    asked: tuple[np.ndarray, Sequence[Any]],
-    max_new_tokens: int,
-) -> Rows:
-    from model.evaluate_conversations import greedy_answers
-
-    places, questions = asked
-    written = greedy_answers(network, tuned.template, questions, max_new_tokens)
-    texts: list[str | None] = [None] * n_rows
-    is_complete = [False] * n_rows
-    for place, one in zip(places, written, strict=True):
-        texts[place], is_complete[place] = one.text, one.is_complete
-    return Rows({**losses_of(network, encoded, n_rows), "answer": texts, "is_complete": is_complete}, n_rows)
-
-
 def losses_of(network: Any, encoded: Any, n_rows: int) -> dict[str, np.ndarray]:
-    """Nats and number of the tokens of each conversation; 0 of those that are not read as far as an answer."""
+    """Nats and number of the trained tokens of each conversation; 0 of those that are not read as far as one."""
     from model.evaluate_conversations import conversation_losses
 
     places = np.array([int(name) for name in encoded.ids], np.int64)
@@ -91,13 +73,18 @@ def loss_answers(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Rows:
 
 
 def encoded_answers(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
-    """The conversations of the rows as the model reads them, whose ids are their places."""
+    """The conversations of the rows as the model reads them."""
+    return encoded_for(tuned, [conversation_of(row["messages"], tuned.system) for row in rows])
+
+
+def encoded_for(tuned: Any, conversations: Sequence[Conversation], trained: Sequence[str] = ANSWERS) -> Any:
+    """Conversations as the model reads them, whose ids are their places; the loss is that of the roles `trained`."""
     from model.data.conversations import encoded_conversations
 
-    conversations = [conversation_of(row["messages"], tuned.system) for row in rows]
-    rendered, ids = tuned.template.rendered(conversations), [str(place) for place in range(len(rows))]
-    limits = [tuned.description[name] for name in ("max_tokens", "truncation_side")]
-    return encoded_conversations(tuned.template, ids, conversations, rendered, *limits)
+    template, ids = tuned.template, [str(place) for place in range(len(conversations))]
+    most, side = (tuned.description[name] for name in ("max_tokens", "truncation_side"))
+    rendered = template.rendered(conversations, trained=trained)
+    return encoded_conversations(template, ids, conversations, rendered, most, side, trained)
 
 
 def base_network(directory: Path, tuned: Any) -> Any:
@@ -193,22 +180,17 @@ def answers_side_by_side(judged: Judged) -> str:
     for place, row in zip(places.tolist(), rows, strict=True):
         answers = {name: judged.answers[name][place]["answer"] for name in names}
         shown.append((rouge_l(answers[MODEL], expected_answer(row)), place, row, answers))
-    lines = [
-        "# Answers side by side",
-        f"\n{len(shown):,} of {len(judged.examples):,} conversations were answered; those whose answers are least"
-        " like the expected ones are first. The texts are data of the task, so that this file is not sent to MLflow.",
-    ]
-    for number, (score, _, row, answers) in enumerate(sorted(shown, key=lambda one: one[:2])[:MOST_SHOWN], 1):
-        lines.append(f"\n{number}. ROUGE-L {score:.3f}")
-        texts = {"question": row["messages"][-2]["content"], "expected": expected_answer(row), **answers}
-        lines += [f"\n**{name}**\n\n{quoted(shown_text(text))}" for name, text in texts.items()]
-    return "\n".join(lines) + "\n"
-
-
-def shown_text(text: str) -> str:
-    """A text of the data as a list of answers shows it."""
-    text = printable(text)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    return side_by_side(
+        f"{len(shown):,} of {len(judged.examples):,} conversations were answered; those whose answers are least like"
+        " the expected ones are first.",
+        [
+            (
+                f"ROUGE-L {score:.3f}",
+                {"question": row["messages"][-2]["content"], "expected": expected_answer(row), **answers},
+            )
+            for score, _, row, answers in sorted(shown, key=lambda one: one[:2])
+        ],
+    )
 
 
 def template_report(judged: Judged) -> str:

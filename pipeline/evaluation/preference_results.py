@@ -17,7 +17,7 @@ from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.report.card_markdown import table
 from pipeline.evaluation.answers import Rows, TableRows, column, taken
 from pipeline.evaluation.comparisons import MODEL, compared_results
-from pipeline.evaluation.instruction_results import base_network, shown_text
+from pipeline.evaluation.instruction_results import base_network, encoded_for, losses_of
 from pipeline.evaluation.preference_metrics import (
     LOWER_IS_BETTER,
     REFERENCE,
@@ -26,15 +26,15 @@ from pipeline.evaluation.preference_metrics import (
     counted_preferences,
     gains_of,
 )
-from pipeline.evaluation.results import Result, quoted
+from pipeline.evaluation.results import Result
+from pipeline.evaluation.side_by_side import side_by_side, written_answers
 from pipeline.evaluation.task import Judged, chosen_rows
 from pipeline.serving.generate import predictor_in
 from pipeline.serving.predictor import Predictor
 from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import Work
 
-MOST_SHOWN = 50  # prompts with answers
-ASKED = ("user",)  # whose messages are read in the prompts
+ASKED = ("user",)  # whose messages the prompt loss is that of
 
 
 def judged_preferences(
@@ -52,31 +52,17 @@ def judged_preferences(
     prompts = [conversation_of(rows[place]["prompt"], tuned.system) for place in places]
     networks = {MODEL: tuned.model} | ({} if base is None else {REFERENCE: base_network(base.directory, tuned)})
     nats, answers = {name: log_probabilities(network, pairs, name, work) for name, network in networks.items()}, {}
+    read, questions = encoded_for(tuned, prompts, ASKED), [prompts[place] for place in asked]
     for name, network in networks.items():
         found = answers_of(nats[name], tokens_N2, None if name == REFERENCE else nats.get(REFERENCE))
-        texts = written_answers(network, tuned, prompts, asked, cfg.max_new_tokens)
-        answers[name] = Rows({**found.columns, **prompt_losses(network, tuned, prompts), "answer": texts}, len(found))
+        texts = written_answers(network, tuned.template, questions, asked, len(found), cfg.max_new_tokens)
+        of_prompts = losses_of(network, read, len(found))
+        measured = {"prompt_nats": of_prompts["nats"], "n_prompt": of_prompts["n_tokens"], "answer": texts["answer"]}
+        answers[name] = Rows({**found.columns, **measured}, len(found))
     n_cut = pairs.n_cut + len(pairs.left_out)
     return Judged(
         tuned.description, taken(TableRows(held_out), places), answers | answers_by_length(tokens_N2), n_cut
     )
-
-
-def prompt_losses(network: Any, tuned: Any, prompts: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Nats and number of the tokens of the user's messages in each prompt, with those that end them."""
-    from model.data.conversations import encoded_conversations
-    from model.evaluate_conversations import conversation_losses
-
-    rendered = tuned.template.rendered(prompts, trained=ASKED)
-    names = [str(place) for place in range(len(prompts))]
-    most, side = (tuned.description[name] for name in ("max_tokens", "truncation_side"))
-    encoded = encoded_conversations(tuned.template, names, prompts, rendered, most, side, ASKED)
-    places = np.array([int(name) for name in encoded.ids], np.int64)
-    found = {"prompt_nats": np.zeros(len(prompts)), "n_prompt": np.zeros(len(prompts))}
-    if len(places):
-        for values, of_places in zip(found.values(), conversation_losses(network, encoded), strict=True):
-            values[places] = of_places
-    return found
 
 
 def log_probabilities(network: Any, pairs: Any, name: str, work: Work) -> np.ndarray:
@@ -99,19 +85,6 @@ def pairs_read_by(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
         truncation_side=description["truncation_side"],
         shares_beginning=description["model"]["sliding_window"] is None,
     )
-
-
-def written_answers(
-    network: Any, tuned: Any, prompts: Sequence[Any], asked: np.ndarray, max_new_tokens: int
-) -> list[str | None]:
-    """The likeliest answer to the prompts at the places `asked`, None for all others."""
-    from model.evaluate_conversations import greedy_answers
-
-    texts: list[str | None] = [None] * len(prompts)
-    questions = [prompts[place] for place in asked]
-    for place, one in zip(asked, greedy_answers(network, tuned.template, questions, max_new_tokens), strict=True):
-        texts[place] = one.text
-    return texts
 
 
 def preferences_of(tuned: Any, rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -178,20 +151,19 @@ def answers_side_by_side(judged: Judged) -> str:
     """mistakes.md: prompts with both answers of the data, and those of the models; wrong preferences are first."""
     gains_N, texts = gains_of(judged.model), column(judged.model, "answer")
     places = [place for place in np.argsort(gains_N, kind="stable").tolist() if texts[place] is not None]
-    lines = [
-        "# Answers side by side",
-        f"\n{len(places):,} of {len(judged.examples):,} prompts were answered; pairs in which the model prefers the"
-        " rejected answer are first. The texts are data of the task, so that this file is not sent to MLflow.",
-    ]
-    for number, place in enumerate(places[:MOST_SHOWN], 1):
+    shown = []
+    for place in places:
         row = judged.examples[place]
-        shown = {"prompt": row["prompt"][-1]["content"]}
-        shown |= {side: "\n\n".join(one["content"] for one in row[side]) for side in ("chosen", "rejected")}
-        shown |= {
+        of_place = {"prompt": row["prompt"][-1]["content"]}
+        of_place |= {side: "\n\n".join(one["content"] for one in row[side]) for side in ("chosen", "rejected")}
+        of_place |= {
             f"answer of {name}": column(judged.answers[name], "answer")[place]
             for name in (MODEL, REFERENCE)
             if name in judged.answers
         }
-        lines.append(f"\n{number}. Margin {gains_N[place]:+.2f} nats")
-        lines += [f"\n**{name}**\n\n{quoted(shown_text(text))}" for name, text in shown.items()]
-    return "\n".join(lines) + "\n"
+        shown.append((f"Margin {gains_N[place]:+.2f} nats", of_place))
+    return side_by_side(
+        f"{len(places):,} of {len(judged.examples):,} prompts were answered; pairs in which the model prefers the"
+        " rejected answer are first.",
+        shown,
+    )

@@ -159,17 +159,27 @@ def split_corpus(store: Store) -> Callable[..., Shards]:
     return write
 
 
+@pytest.fixture(scope="session")
+def write_decoder(byte_tokenizer) -> Callable[..., Checkpoint]:
+    """Writes a decoder of any shape with random weights, whose tokens are bytes: what a training begins with. `std`:
+    of its head."""
+
+    def write(folder: Path, *, std: float = 0.1, **shape: int) -> Checkpoint:
+        network = DecoderConfig(vocab_size=257, **shape)
+        decoder = new_decoder(network, seed=0)
+        torch.nn.init.normal_(decoder.lm_head.weight, std=std, generator=torch.Generator().manual_seed(0))
+        shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
+        save_model(folder, decoder, describe(network))
+        return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
+
+    return write
+
+
 @pytest.fixture
-def base(tmp_path, byte_tokenizer) -> Checkpoint:
-    """A tiny decoder with random weights, whose tokens are bytes: what a training continues from."""
-    network = DecoderConfig(
-        vocab_size=257, n_layers=1, n_heads=2, n_kv_heads=1, d_model=16, d_head=8, d_ff=32, max_seq_len=16
-    )
-    folder, decoder = tmp_path / "base", new_decoder(network, seed=0)
-    torch.nn.init.normal_(decoder.lm_head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
-    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
-    save_model(folder, decoder, describe(network))
-    return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
+def base(tmp_path, write_decoder) -> Checkpoint:
+    """A tiny decoder: what a training continues from."""
+    shape = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 16}
+    return write_decoder(tmp_path / "base", std=0.2, **shape)
 
 
 @pytest.fixture

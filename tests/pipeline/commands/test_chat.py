@@ -232,7 +232,9 @@ def test_chat_at_a_terminal(byte_tokenizer, tmp_path):
         terminal.until("\u241b")
         terminal.type("\x03")
         answer = terminal.until(r"\n\[stopped\]\n> ")
-        terminal.type("\x03")
+        terminal.type(
+            "\x03\n"
+        )  # with a key behind it, without which readline may miss one that comes before it waits
         terminal.until(r"\[Ctrl-D or /exit ends the chat, /help lists the commands\]\n> ")
         terminal.type("/undoo\n")
         terminal.until(r"did you mean `/undo`\?.*\]\n> ")

@@ -2,17 +2,12 @@
 
 import json
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
 from model.data.control_text import NOTHING_ASKED, attributes_in
-from model.network.decoder import new_decoder
-from model.network.registry import describe, save_model
-from model.network.shape import DecoderConfig
 from model.training.files import CONFIG, read_json
 from pipeline.cli import main
 from pipeline.corpus.examples.data_files import LabelledFile
@@ -64,13 +59,8 @@ def examples(store, rows):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, byte_tokenizer) -> Checkpoint:
-    folder, cfg = tmp_path_factory.mktemp("base"), DecoderConfig(vocab_size=257, **SHAPE)
-    decoder = new_decoder(cfg, seed=0)
-    torch.nn.init.normal_(decoder.lm_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
-    save_model(folder, decoder, describe(cfg))
-    return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
+def base(tmp_path_factory, write_decoder) -> Checkpoint:
+    return write_decoder(tmp_path_factory.mktemp("base"), **SHAPE)
 
 
 @pytest.fixture(scope="module")

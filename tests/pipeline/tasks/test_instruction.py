@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from model.data.chat import CHAT_TEMPLATE, Message
-from model.network.decoder import new_decoder
 from model.network.encoder import new_masked_lm
 from model.network.registry import describe, load_decoder, save_model
-from model.network.shape import DecoderConfig, EncoderConfig, switches_of
+from model.network.shape import EncoderConfig, switches_of
 from pipeline.corpus.examples.data_files import LabelledFile
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.evaluation.task import evaluation_stage
@@ -58,13 +57,8 @@ def built(store, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, byte_tokenizer) -> Checkpoint:
-    folder, cfg = tmp_path_factory.mktemp("base"), DecoderConfig(vocab_size=257, **SHAPE)
-    decoder = new_decoder(cfg, seed=0)
-    torch.nn.init.normal_(decoder.lm_head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
-    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
-    save_model(folder, decoder, describe(cfg))
-    return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
+def base(tmp_path_factory, write_decoder) -> Checkpoint:
+    return write_decoder(tmp_path_factory.mktemp("base"), **SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,8 @@ def judged_instructions(
 ) -> Judged:
     """Loss of every held-out conversation, and the answers to some of them, by the model and its base."""
     held_out = read_examples(examples.directory, cfg.split)
-    tuned, rows = predictor_in(predictor, model.directory), held_out.to_pylist()
+    tuned: Any = predictor_in(predictor, model.directory)
+    rows = held_out.to_pylist()
     encoded = encoded_answers(tuned, rows)
     places = chosen_rows(len(rows), cfg.prompted_examples, cfg.seed)
     questions = [conversation_of(rows[place]["messages"], tuned.system)[:-1] for place in places]

@@ -107,7 +107,7 @@ def _shown(value: Any) -> str:
     """A value on one line, without signs that a terminal would act on: labels and texts may have them."""
     from pipeline.evaluation.mistakes import printable
 
-    return f"{value:.3f}" if isinstance(value, float) else printable(str(value)).replace("\n", " ") or "-"
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value)).replace("\n", " ").strip() or "-"
 
 
 def run_tasks(args: Namespace) -> int:

@@ -76,6 +76,7 @@ def test_answer_of_lists_has_a_line_for_each_element():
     assert answer_lines({"entities": []}) == ["nothing found"]
     assert answer_lines({"label": "good", "probability": 0.75}) == ["good 0.750"]
     assert answer_lines({"label": "a\n\x1b[31mred", "probability": 0.75}) == ["a  [31mred 0.750"]  # no colours
+    assert answer_lines({"answer": " \n "}) == ["-"]  # a model that answers with white space answers visibly
 
 
 def test_tasks_lists_tasks_and_kinds(toy_graph, monkeypatch, capsys):

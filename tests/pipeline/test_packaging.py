@@ -15,6 +15,7 @@ from pipeline.defs.instance import WORKSPACE
 from pipeline.defs.run_process import CODE_LOCATION
 
 ROOT = Path(__file__).resolve().parents[2]
+CARRIED = (".yaml", ".json", ".html", ".css", ".js", ".svg")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
@@ -26,10 +27,8 @@ def test_wheel_holds_the_files_that_are_no_code(tmp_path):
     subprocess.run([sys.executable, "-c", BUILD, "dist"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("dist/*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {
-        str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*") if path.suffix in (".yaml", ".json")
-    }
-    assert "pipeline/dagster.yaml" in wanted and wanted <= held
+    wanted = {str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*") if path.suffix in CARRIED}
+    assert {"pipeline/dagster.yaml", "pipeline/serving/pages/index.html"} <= wanted <= held
 
 
 def test_dg_dagster_and_gristmill_ui_load_the_same_code_location():

@@ -1,29 +1,21 @@
 """Continues texts: from prompts to new tokens, step by step, many rows at once.
 
-In: prompts as lists of ids. Out: new ids or text, all at the end or as they come. Steps: read the prompts in one
-pass; draw a token per row (sampling.py); read only that token in the next pass, because a cache holds the keys and
-values of the others (slots.py). Rows that end leave, and rows that wait for a slot take their place.
+In: prompts as lists of ids. Out: new ids or text, all at the end or as they come. Steps (batch.py): read the prompts
+in one pass; draw a token per row; read only that token in the next pass, because a cache holds the keys and values of
+the others. Rows that end leave, and rows that wait for a slot take their place.
 
 A row's text depends on its prompt, its config and its own number alone, not on its neighbours, on when it joined or
 on who left (up to the rounding of floating point, which differs with the batch). When a row has filled the context,
 it continues from its newest half. A row with a constraint (constraints.py) writes nothing that it does not allow.
 
 A model may be packed (decode.py), which is faster. One in training generates as it is and is not changed.
-
-Legend: B rows in the batch, V vocab.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from model.generation.constraints import Constraint, Writing, checked_constraints, permitted
+from model.generation.batch import Batch, Row
+from model.generation.constraints import Constraint, checked_constraints
 from model.generation.sample_config import SampleConfig
-from model.generation.sampling import RowSampler
-from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
@@ -132,96 +124,33 @@ def tokens(
         raise ValueError(f"n_slots={n_slots} must be at least 1, or None for as many as there are prompts")
     of_rows = checked_constraints(constraints, [one.max_new_tokens for one in cfgs], [bool(one.stop) for one in cfgs])
     writings = [None if one is None else one.begin() for one in of_rows]
-    rows = [_Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, writings, strict=True)]
+    rows = [Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, writings, strict=True)]
     if cache is not None and (len(rows) != 1 or cache.n_rows != 1):
         raise ValueError(f"a cache of {cache.n_rows} rows was given for {len(rows)} prompts: expected one of each")
-    return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache, cache)
-
-
-@dataclass
-class _Row:
-    index: int  # in the list of prompts
-    cfg: SampleConfig
-    number: int
-    prompt: list[int]
-    writing: Writing | None = None  # what it wrote under its constraint
-    n_new: int = 0
-
-    @property
-    def n_read(self) -> int:
-        """Tokens that are read of it at most; the last new token never is."""
-        return len(self.prompt) + self.cfg.max_new_tokens - 1
-
-    @property
-    def may_write(self) -> tuple[Writing | None, int, tuple[int, ...]]:
-        return self.writing, self.cfg.max_new_tokens - self.n_new, self.cfg.stop_ids
-
-    def goes_on(self, token: int) -> bool:
-        """Takes a new token; whether another may follow."""
-        self.n_new += 1
-        if self.writing is not None:
-            self.writing.push(token)
-            if not self.writing.may_continue:
-                return False
-        return self.n_new < self.cfg.max_new_tokens
-
-
-@torch.inference_mode()
-def _tokens(
-    model: Decoder,
-    rows: list[_Row],
-    n_slots: int,
-    is_over: Callable[[int], bool],
-    use_cache: bool,
-    cache: KVCache | None,
-) -> Iterator[tuple[int, int]]:
+    n_slots = min(n_slots or len(rows), len(rows))
     max_len = min(max(row.n_read for row in rows), model.cfg.max_seq_len)
-    slots = Slots(model, n_slots, max_len, use_cache=use_cache, cache=cache)
-    sampler = RowSampler(n_slots, model.cfg.vocab_size, slots.device)
-    waiting, written = rows[::-1], []  # the next row is the last of those that wait
+    return _tokens(Batch(model, n_slots, max_len, use_cache=use_cache, cache=cache), rows, n_slots, is_over)
 
-    def join(slot: int, n_read: int = 0) -> None:
-        row = waiting.pop()
-        written[slot : slot + 1] = [row]
-        slots.join(slot, row.prompt, n_read)
-        sampler.join(slot, row.cfg, row.number, row.prompt)
 
+def _tokens(batch: Batch, rows: list[Row], n_slots: int, is_over: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+    waiting = rows[::-1]  # the next row is the last of those that wait
+    cache = batch.slots.cache
     for slot in range(n_slots):
-        join(slot, 0 if cache is None else cache.lengths[slot])
-    while written:
-        logits_BV = slots.next_logits()
-        ids_B = sampler.draw(permitted(logits_BV, [row.may_write for row in written]))
-        ids = _checked(ids_B, logits_BV, written)
+        batch.join(waiting.pop(), n_read=0 if cache is None else cache.lengths[slot])
+    while batch.rows:
         ended = []
-        for slot, (row, token) in enumerate(zip(written, ids, strict=True)):
-            if token not in row.cfg.stop_ids:
-                goes_on = row.goes_on(token)
-                yield row.index, token
-                if goes_on and not is_over(row.index):
-                    continue
-            ended.append(slot)
-        slots.append(ids, ids_B)
-        for slot in reversed(ended):
+        for drawn in batch.step():
+            if drawn.error is not None:
+                raise drawn.error
+            if drawn.token is not None:
+                yield drawn.row.index, drawn.token
+            if drawn.finish is not None or is_over(drawn.row.index):
+                ended.append(drawn.row)
+        for row in ended:
             if waiting:
-                join(slot)
-                continue
-            slots.leave(slot)
-            sampler.leave(slot)
-            written[slot] = written[-1]
-            written.pop()
-
-
-def _checked(ids_B: Tensor, logits_BV: Tensor, rows: Sequence[_Row]) -> list[int]:
-    """The drawn ids on the host, by the only transfer of a step. Raises ValueError if logits are not finite."""
-    # A NaN or an infinity stays one in the sum. Float64 holds every id exactly.
-    ids, sums = torch.stack([ids_B.double(), logits_BV.sum(dim=-1, dtype=torch.float64)]).tolist()
-    if not all(map(math.isfinite, sums)):
-        row = next(row for row, total in zip(rows, sums, strict=True) if not math.isfinite(total))
-        raise ValueError(
-            f"the model's logits are not finite at new token {row.n_new + 1} of prompt {row.index}: its training"
-            " diverged, or its weights are damaged; take an earlier checkpoint"
-        )
-    return [int(token) for token in ids]
+                batch.join(waiting.pop(), instead_of=row)
+            else:
+                batch.leave(row)
 
 
 def configs_of(cfg: SampleConfig | Sequence[SampleConfig], n_prompts: int) -> list[SampleConfig]:

@@ -81,14 +81,14 @@ class RowSampler:
         self._seen_NV: Tensor | None = None  # bool, True = the row holds the token; made for the first penalty
         self._vocab_size, self._device = vocab_size, device
 
-    def join(self, slot: int, cfg: SampleConfig, row_number: int, context: Sequence[int]) -> None:
-        """Puts a row into `slot`, which is one of those taken or the next one."""
+    def join(self, slot: int, cfg: SampleConfig, row_number: int, context: Sequence[int], n_drawn: int = 0) -> None:
+        """Puts a row into `slot`, which is one of those taken or the next one. It has drawn `n_drawn` ids before."""
         rule = rule_of(cfg)
         self._rules[slot : slot + 1] = [rule]
         self._code_N[slot] = self._codes.setdefault(rule, len(self._codes))
         for values_N1, value in zip(self._values, values_of([cfg]), strict=True):
             values_N1[slot] = value.item()
-        self._n_drawn_N1[slot] = 0
+        self._n_drawn_N1[slot] = n_drawn
         n_more = cfg.max_new_tokens - self._uniform_NT.size(1)
         if n_more > 0:  # also for greedy rows, whose number is read, though not used, beside rows that draw
             self._uniform_NT = torch.nn.functional.pad(self._uniform_NT, (0, n_more))
@@ -114,25 +114,35 @@ class RowSampler:
         self._rules[slot] = self._rules[last]
         self._rules.pop()
 
-    def draw(self, logits_BV: Tensor) -> Tensor:
-        """The next id of each row, (B,) int64."""
-        n_rows, rules = len(self._rules), list(dict.fromkeys(self._rules))
-        if self._seen_NV is None and all(rule.is_greedy for rule in rules):
+    def draw(self, logits_BV: Tensor, slots: Sequence[int] | None = None) -> Tensor:
+        """The next id of each row, (B,) int64. `slots`: of the rows that these logits are for, None = all."""
+        rules = self._rules if slots is None else [self._rules[slot] for slot in slots]
+        is_all = len(rules) == len(self._rules)
+        rows = slice(len(rules)) if slots is None or is_all else torch.tensor(slots, device=self._device)
+        kinds = list(dict.fromkeys(rules))
+        if self._seen_NV is None and all(rule.is_greedy for rule in kinds):
             return logits_BV.argmax(dim=-1)
-        values = Values(*(value_N1[:n_rows] for value_N1 in self._values))
+        values = Values(*(value_N1[rows] for value_N1 in self._values))
         if self._seen_NV is not None:
-            logits_BV = penalised(logits_BV, self._seen_NV[:n_rows], values.penalty)
+            logits_BV = penalised(logits_BV, self._seen_NV[rows], values.penalty)
         ids_B = uniform_B = torch.zeros(())
-        if not all(rule.is_greedy for rule in rules):
-            uniform_B = self._uniform_NT[:n_rows].gather(1, self._n_drawn_N1[:n_rows]).squeeze(1)
-        for number, rule in enumerate(rules):
+        if not all(rule.is_greedy for rule in kinds):
+            uniform_B = self._uniform_NT[rows].gather(1, self._n_drawn_N1[rows]).squeeze(1)
+        for number, rule in enumerate(kinds):
             drawn_B = draw(logits_BV, rule, values, uniform_B)
-            is_own_B = self._code_N[:n_rows] == self._codes[rule] if number else None
+            is_own_B = self._code_N[rows] == self._codes[rule] if number else None
             ids_B = drawn_B if is_own_B is None else torch.where(is_own_B, drawn_B, ids_B)
-        self._n_drawn_N1[:n_rows] += 1
+        self._n_drawn_N1[rows] += 1
         if self._seen_NV is not None:
-            self._seen_NV[:n_rows].scatter_(1, ids_B.unsqueeze(1), True)
+            self._see_drawn(rows, ids_B)
         return ids_B
+
+    def _see_drawn(self, rows: slice | Tensor, ids_B: Tensor) -> None:
+        assert self._seen_NV is not None
+        if isinstance(rows, slice):
+            self._seen_NV[rows].scatter_(1, ids_B.unsqueeze(1), True)
+        else:
+            self._seen_NV[rows, ids_B] = True
 
 
 def penalised(logits_BV: Tensor, seen_BV: Tensor, penalty_B1: Tensor) -> Tensor:

@@ -61,6 +61,12 @@ class KVCache:
         return len(self.slots)
 
     @property
+    def bytes_per_token(self) -> int:
+        """Of keys and values together."""
+        n_layers, _, n_kv_heads, _, d_head = self.keys_LNGSK.shape
+        return 2 * n_layers * n_kv_heads * d_head * self.keys_LNGSK.element_size()
+
+    @property
     def lengths(self) -> list[int]:
         return [self._lengths[slot] for slot in self.slots]
 
@@ -116,6 +122,35 @@ class KVCache:
         for slot in self.slots:
             self._lengths[slot] = length
         self._lengths_N[self._rows] = length
+
+    def taken(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Copies of the keys and values of tokens `start` to `end` of the only row, (L, G, T, K) each."""
+        keys_LGTK, values_LGTK = (x[:, self.slots[0], :, start:end] for x in (self.keys_LNGSK, self.values_LNGSK))
+        return keys_LGTK.clone(), values_LGTK.clone()
+
+    def put(self, keys_LGTK: Tensor, values_LGTK: Tensor) -> None:
+        """Adds to the only row tokens that were read elsewhere, as `taken` returned them."""
+        start, n_new = self.lengths[0], keys_LGTK.size(2)
+        self.keys_LNGSK[:, self.slots[0], :, start : start + n_new] = keys_LGTK
+        self.values_LNGSK[:, self.slots[0], :, start : start + n_new] = values_LGTK
+        self.advance(n_new)
+
+    def resized(self, n_slots: int, max_len: int) -> Self:
+        """A cache with these sizes and the rows of this one, which have to fit it. The old memory is not freed."""
+        length = max(self._lengths)
+        assert length <= max_len and not any(self._lengths[n_slots:]), "a row does not fit the new size"
+        (n_layers, _, n_kv_heads, _, d_head), n_kept = self.keys_LNGSK.shape, min(n_slots, len(self._lengths))
+        other = copy.copy(self)
+        for name in ("keys_LNGSK", "values_LNGSK"):
+            old_LNGSK = getattr(self, name)
+            new_LNGSK = old_LNGSK.new_zeros(n_layers, n_slots, n_kv_heads, max_len, d_head)
+            new_LNGSK[:, :n_kept, :, :length] = old_LNGSK[:, :n_kept, :, :length]
+            setattr(other, name, new_LNGSK)
+        other.max_len = max_len
+        other._lengths = [*self._lengths[:n_kept], *[0] * (n_slots - n_kept)]
+        other._lengths_N = torch.tensor(other._lengths, device=self._lengths_N.device)
+        other._select(range(n_slots))
+        return other
 
     def move(self, source: int, target: int) -> None:
         """Continues the row of slot `source` in slot `target`, whose own row is over. All other slots stay."""

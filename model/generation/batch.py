@@ -106,7 +106,7 @@ class Batch:
         self.slots.join(row.slot, context, n_read)
 
     def join_copy(self, row: Row, source: Row) -> None:
-        """Puts `row` into the next slot; its prompt is that of `source`, which has been read and need not be again."""
+        """Puts `row` into the next slot; its prompt is that of `source`, which has read it already."""
         self._place(row, len(self.rows), row.prompt)
         self.slots.join_copy(row.slot, source.slot, row.prompt)
 

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from model.generation.batch import Batch, Drawn, Row
 from model.generation.logprobs import TokenLogprob
 from model.generation.prefix_cache import PrefixCache
+from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
+from model.network.kv_cache import KVCache
 from pipeline.serving.engine_ticket import Delta, Ticket, Usage
 
 LEAST_LEN = 256  # tokens that a slot has room for at least; twice as many when they are too few, and so on
@@ -112,8 +114,7 @@ class Writer:
 
     @property
     def cache_bytes(self) -> int:
-        cache = self._batch.slots.cache
-        assert cache is not None
+        cache = self._cache
         return cache.n_rows * cache.max_len * cache.bytes_per_token
 
     # Joining and leaving.
@@ -134,7 +135,7 @@ class Writer:
         """Those that were taken out or wait go on, in order, as far as there is room."""
         while self.paused and self._has_room(1, len(self.paused[0].context) + 1):
             sample = self.paused.popleft()
-            part = self._slots.cache.part([self.n_rows])  # type: ignore[union-attr]
+            part = self._cache.part([self.n_rows])
             n_read = self.prefixes.put_into(part, sample.context)
             if sample.row.n_new == 0 and sample.number == 0:
                 self.open[sample.ticket].n_cached = n_read
@@ -143,12 +144,17 @@ class Writer:
             self._samples[sample.row] = sample
 
     @property
-    def _slots(self):
+    def _slots(self) -> Slots:
         return self._batch.slots
+
+    @property
+    def _cache(self) -> KVCache:
+        assert self._slots.cache is not None
+        return self._slots.cache
 
     def _has_room(self, n_more: int, length: int) -> bool:
         """Whether so many rows of this length fit beside the others; if they do, the cache has room for them now."""
-        cache = self._slots.cache
+        cache = self._cache
         n_rows, length = self.n_rows + n_more, min(length, self.model.cfg.max_seq_len)
         if n_rows > self.n_slots:
             return False
@@ -165,7 +171,7 @@ class Writer:
     def _leave(self, sample: Sample, *, keeps: bool) -> None:
         row = sample.row
         if keeps and row.n_new:
-            self.prefixes.keep(self._slots.cache.part([row.slot]), self._slots.contexts[row.slot])
+            self.prefixes.keep(self._cache.part([row.slot]), self._slots.contexts[row.slot])
         self._batch.leave(row)
         del self._samples[row]
 
@@ -216,7 +222,7 @@ class Writer:
         """For the next token of each row."""
         while self._samples:
             longest = max(len(context) for context in self._slots.contexts)
-            if longest <= self._slots.cache.max_len or self._has_room(0, longest):
+            if longest <= self._cache.max_len or self._has_room(0, longest):
                 return
             self._pause_last()
 
@@ -228,7 +234,7 @@ class Writer:
             self._begin_twins(opened, sample)
         is_first = sample.row.n_new == 1 and drawn.token is not None
         if is_first:
-            self.prefixes.keep(self._slots.cache.part([sample.row.slot]), sample.row.prompt)
+            self.prefixes.keep(self._cache.part([sample.row.slot]), sample.row.prompt)
         opened.n_completed += drawn.token is not None
         self.n_completed += drawn.token is not None
         delta = sample.delta(drawn)

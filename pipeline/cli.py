@@ -244,6 +244,7 @@ def _add_build_options(parser: argparse.ArgumentParser) -> None:
 def _add_model_commands(command: Adder) -> None:
     _add_generate(command)
     _add_chat(command)
+    _add_serve(command)
     for verb in sorted({kind.command for kind in KINDS.values()}):
         kinds = " or ".join(sorted(name for name, kind in KINDS.items() if kind.command == verb))
         ask = command(verb, "pipeline.commands.tasks:run_task", f"Apply the model of a task of kind {kinds}")
@@ -324,6 +325,32 @@ def _add_chat(command: Adder) -> None:
     )
     _add_sampling_options(chat, n_tokens=512)
     chat.set_defaults(keep_prompt_end=False)
+
+
+def _add_serve(command: Adder) -> None:
+    serve = command(
+        "serve",
+        "pipeline.commands.serve:run_serve",
+        "Answer over HTTP with models, as OpenAI's API does",
+        epilog="For example: gristmill serve smollm2 tickets, or: gristmill serve gristmill-tickets@champion",
+    )
+    add = serve.add_argument
+    named = "asset, task, folder, or NAME@ALIAS of MLflow; NAME=MODEL serves it by another name"
+    add("models", metavar="MODEL", nargs="+", help=named)
+    add("--host", default="127.0.0.1", help="address to listen at; a public one needs a token; default: 127.0.0.1")
+    add("--port", type=int, default=8000, help="0 = any free one; default: 8000")
+    token = "file with the token that requests must have; default: the variable GRISTMILL_TOKEN, or no token"
+    add("--token-file", metavar="FILE", help=token)
+    host = "a name under which a proxy serves it; requests for other names are refused"
+    add("--allow-host", metavar="NAME[:PORT]", action="append", default=[], help=host)
+    limit = "a limit, for instance n_slots=8; a wrong key lists all limits"
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help=limit)
+    poll = "seconds between two looks for a new version of a model, 0 = never; default: 10"
+    add("--poll", metavar="S", type=float, default=10, help=poll)
+    drain = "seconds for answers that are being written when the server is stopped; default: 30"
+    add("--drain", metavar="S", type=float, default=30, help=drain)
+    add("--access-log", metavar="FILE", help="a line of JSON for every request; none = no log; default: stderr")
+    add("--log-texts", action="store_true", help="also log what was asked and answered")
 
 
 def _add_sampling_options(parser: argparse.ArgumentParser, n_tokens: int) -> None:

@@ -34,7 +34,7 @@ from pipeline.tracking.server import has_database, is_local, new_client, unreach
 
 PREFIX, CHAMPION = "gristmill-", "champion"
 FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
-COMPARED = "gristmill.compared"
+COMPARED, KIND = "gristmill.compared", "gristmill.kind"
 NO_ARTIFACT = "No such artifact"  # MLflow's words for files that were removed
 FEWEST_UNSEEN = 10  # test examples on which two models can be compared
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ def register_again(layout: Layout, outdated: Outdated) -> str:
 
 
 def _is_score(key: str) -> bool:
-    return key.startswith(SCORE) and key not in (FINGERPRINT, EXAMPLES, COMPARED)
+    return key.startswith(SCORE) and key not in (FINGERPRINT, EXAMPLES, COMPARED, KIND)
 
 
 def _version_of(client: Any, name: str, fingerprint: str) -> Any | None:
@@ -245,5 +245,5 @@ def _new_version(client: Any, layout: Layout, name: str, run_id: str, event: Map
     seen = seen_ids(_examples_of(layout, event))
     logged = log_model(client, run_id, name, kind_named(event["kind"]), _model_of(layout, event), seen, model_id)
     scores = {f"{SCORE}{metric}": str(value) for metric, value in event["metrics"].items()}
-    tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], **scores}
+    tags = {FINGERPRINT: event["fingerprint"], EXAMPLES: event["examples"], KIND: event["kind"], **scores}
     return new_version(client, layout, name, logged, tags, event["report"], run_id)

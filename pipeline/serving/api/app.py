@@ -6,12 +6,12 @@ In: served models, limits, the names under which they are served, perhaps a toke
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.exceptions import HTTPException
-from starlette.routing import BaseRoute, Route, Router
+from starlette.routing import Route, Router
 
 from pipeline.serving.api.calls import Endpoint
 from pipeline.serving.api.chat import chat
@@ -23,6 +23,7 @@ from pipeline.serving.api.limits import Limits
 from pipeline.serving.api.loaded import ANSWER, CHAT, CLASSIFY, COMPLETIONS, EMBEDDINGS, EXTRACT
 from pipeline.serving.api.metrics import Metrics
 from pipeline.serving.api.models import ModelRoutes
+from pipeline.serving.api.pages import page_routes
 from pipeline.serving.api.observed import Observed, WriteLine
 from pipeline.serving.api.served import ServedModels
 from pipeline.serving.api.tasks import answer, classify, extract
@@ -48,12 +49,10 @@ def create_app(
     write_line: WriteLine | None = None,
     logs_texts: bool = False,
     lifespan: Lifespan | None = None,
-    pages: Sequence[BaseRoute] = (),
 ) -> Observed:
     """`hosts`: names that requests may be for, besides those of this machine. `token`: None = none is needed.
 
     `write_line` gets a line of JSON for every request. `lifespan`: what surrounds the life of the application.
-    `pages`: routes of the pages for browsers.
     """
     limits, metrics, models = limits or Limits(), Metrics(served), ModelRoutes(served)
     routes = [
@@ -63,7 +62,7 @@ def create_app(
         Route("/readyz", models.readiness),
         Route("/metrics", metrics.page),
         *(Route(path, Endpoint(one, served, limits), methods=["POST"]) for path, one in ENDPOINTS.items()),
-        *pages,
+        *page_routes(),
     ]
     router = Router(routes, redirect_slashes=False, lifespan=lifespan or _nothing)
     guarded = Guard(app=Routed(router), hosts=hosts, token=token)

@@ -13,12 +13,11 @@ import ipaddress
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from starlette.routing import BaseRoute
 
 from pipeline.serving.api.app import create_app
 from pipeline.serving.api.limits import Limits
@@ -44,7 +43,6 @@ class Settings:
     logs_texts: bool = False
     poll_seconds: float | None = 10.0  # between two looks for new versions; None = never
     drain_seconds: float = 30.0
-    pages: Sequence[BaseRoute] = ()
     on_ready: Callable[[ServedModels], object] = lambda served: None
 
 
@@ -132,7 +130,6 @@ def server_of(settings: Settings) -> tuple[Server, list[BaseException]]:
         write_line=settings.write_line,
         logs_texts=settings.logs_texts,
         lifespan=lifespan,
-        pages=settings.pages,
     )
     config = uvicorn.Config(
         app,

@@ -23,8 +23,8 @@ from pipeline.serving.api.limits import Limits
 from pipeline.serving.api.loaded import ANSWER, CHAT, CLASSIFY, COMPLETIONS, EMBEDDINGS, EXTRACT
 from pipeline.serving.api.metrics import Metrics
 from pipeline.serving.api.models import ModelRoutes
-from pipeline.serving.api.pages import page_routes
 from pipeline.serving.api.observed import Observed, WriteLine
+from pipeline.serving.api.pages import page_routes
 from pipeline.serving.api.served import ServedModels
 from pipeline.serving.api.tasks import answer, classify, extract
 from pipeline.serving.same_origin import Message, Receive, Send

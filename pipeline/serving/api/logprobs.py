@@ -7,8 +7,9 @@ Out: JSON. A token that is part of a character has U+FFFD as its text and its by
 from collections.abc import Sequence
 from typing import Any
 
+from model.generation.logprobs import TokenLogprob
 from pipeline.serving.api.loaded import TextModel
-from pipeline.serving.engine import Job, TokenLogprob
+from pipeline.serving.engine import Job
 
 LEAST = -9999.0  # in place of -inf, which is no JSON
 

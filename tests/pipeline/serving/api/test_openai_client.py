@@ -10,7 +10,9 @@ ASK = [{"role": "user", "content": "Who grinds the corn?"}]
 
 
 def ask(client, **fields):
-    return client.chat.completions.create(**{"model": "writer", "messages": ASK, "max_tokens": 12, "seed": 1} | fields)
+    return client.chat.completions.create(
+        **{"model": "writer", "messages": ASK, "max_tokens": 12, "seed": 1} | fields
+    )
 
 
 def test_models_are_listed_with_what_a_form_needs(client):

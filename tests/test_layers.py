@@ -51,6 +51,9 @@ MODEL_MAY_IMPORT_IN = {
     "model/data/tokenizer_library.py": {"tokenizers"},
     "model/data/tokenizer_imported.py": {"tokenizers"},
     "model/data/chat_sandbox.py": {"jinja2"},
+    "model/retrieval/bm25.py": {"bm25s"},  # ranks passages by their words
+    "model/retrieval/terms.py": {"regex"},  # classes of scripts
+    "model/retrieval/vectors.py": {"usearch"},  # an index of vectors
     "model/hf/gguf.py": {"gguf"},
     "model/hf/gguf_read.py": {"gguf"},
 }
@@ -70,6 +73,15 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
         "model.training.machine",
         "model.training.memory",
         "model.training.step",
+    ),
+    "retrieval": (
+        "model.network",
+        "model.data.chat",
+        "model.data.chat_fitting",
+        "model.data.tokenizer",
+        "model.data.words",
+        "model.generation",
+        "model.training.files",
     ),
     "hf": (
         "model.network",

@@ -139,7 +139,10 @@ class Batch:
         logprobs = token_logprobs(logits_BV, ids, [row.n_logprobs for row in rows])
         found = []
         for place, (row, token) in enumerate(zip(rows, ids, strict=True)):
-            error = errors.get(place) or (None if is_finite[place] else _not_finite(row))
+            error = errors.get(place)
+            if not is_finite[place]:
+                error = _not_finite(row)
+                self.slots.wipe(row.slot)
             found.append(Drawn(row, error=error) if error else _taken(row, token, logprobs[place]))
         self._append(slots, ids, ids_B, found)
         return found

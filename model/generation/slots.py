@@ -78,6 +78,11 @@ class Slots:
         self.cache.part([slot]).fill(self.cache.part([source]))
         self.join(slot, context, len(context) - 1)
 
+    def wipe(self, slot: int) -> None:
+        """Forgets the keys and values of a row that are not finite."""
+        if self.cache is not None:
+            self.cache.part([slot]).wipe()
+
     def leave(self, slot: int) -> None:
         """Drops the row of `slot`; the row of the last slot takes its place."""
         last = len(self.contexts) - 1

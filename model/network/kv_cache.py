@@ -114,6 +114,10 @@ class KVCache:
     def clear(self) -> None:
         self.truncate([0] * self.n_rows)
 
+    def wipe(self) -> None:
+        """Overwrites all keys and values of the rows: a NaN among them would reach whoever follows in these slots."""
+        self.keys_LNGSK[:, self._rows] = self.values_LNGSK[:, self._rows] = 0
+
     def fill(self, source: Self) -> None:
         """Every row becomes a copy of the only row of `source`, so that a common beginning is computed once."""
         length = source.lengths[0]

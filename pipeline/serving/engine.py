@@ -74,8 +74,8 @@ class Engine:
         `n_slots`: samples that are written at once, where memory allows; `max_waiting`: jobs that wait for one.
         `most_read`: tokens of prompts in one pass. `max_new_tokens`, `max_seconds`: of a job, which then ends with
         "length"; None = no limit but its own and that of the context. `cache_bytes`: of the keys and values of all
-        slots, at least those of one context; `prefix_bytes`: of beginnings that are kept, 0 = none; None = by what is
-        free.
+        slots, at least those of one context, and twice as many for the moment in which they grow; `prefix_bytes`: of
+        beginnings that are kept, 0 = none; None = by what is free.
         """
         if n_slots < 1 or max_waiting < 0 or most_read < 1:
             raise ValueError(f"{n_slots=} and {most_read=} must be at least 1, {max_waiting=} at least 0")

@@ -160,13 +160,14 @@ class Writer:
             return False
         if n_rows <= cache.n_rows and length <= cache.max_len:
             return True
-        longest = max([length, *(len(context) + 1 for context in self._slots.contexts)])
-        for size in (_rounded(longest, LEAST_LEN, self.model.cfg.max_seq_len), longest):
-            for count in (_rounded(n_rows, 1, self.n_slots), n_rows):
-                if count * size <= self.most_tokens:
-                    self._slots.resize(count, size)
-                    return True
-        return False
+        longest, most = max([length, *map(len, self._slots.contexts)]), self.model.cfg.max_seq_len
+        count, size = _rounded(n_rows, 1, self.n_slots), _rounded(longest, LEAST_LEN, most)
+        if count * size > self.most_tokens:  # then all that is left at once, not a little more at every step
+            count, size = n_rows, min(self.most_tokens // n_rows, most)
+        if size < longest:
+            return False
+        self._slots.resize(count, size)
+        return True
 
     def _leave(self, sample: Sample, *, keeps: bool) -> None:
         row = sample.row

@@ -91,10 +91,11 @@ def test_engine_samples_of_a_job_read_its_prompt_once(long_model):
     job = Job(prompt=ids_of(1, 30), cfg=SAMPLED, n=5)
     with Engine(long_model, letters, n_slots=8) as engine:
         ticket = engine.submit(job)
-        assert texts_of(ticket) == expected(long_model, job)
+        texts = texts_of(ticket)
         assert engine.state.n_passes < 30
     handle.remove()
-    assert n_read[0] == 30 and (ticket.usage.prompt_tokens, ticket.usage.completion_tokens) == (30, 100)
+    assert texts == expected(long_model, job)
+    assert n_read == [30] and (ticket.usage.prompt_tokens, ticket.usage.completion_tokens) == (30, 100)
     with Engine(long_model, letters, n_slots=2) as engine:  # more samples than slots
         assert texts_of(engine.submit(job)) == expected(long_model, job)
 
@@ -220,11 +221,13 @@ def test_engine_job_with_bad_numbers_fails_alone():
     model = decoder_of(LONG).double()
     with torch.no_grad():
         model.model.embed_tokens.weight[60] = float("nan")
-    bad = Job(prompt=[*ids_of(1, 9), 60, 2, 3], cfg=GREEDY)
-    good = [Job(prompt=[7] * n, cfg=dataclasses.replace(GREEDY, stop_ids=(60,))) for n in (2, 40)]
+    bad = Job(prompt=[*[7] * 50, 60, *[2] * 30], cfg=GREEDY)
+    good = [Job(prompt=[7] * n, cfg=dataclasses.replace(GREEDY, stop_ids=(60,))) for n in (2, 90)]
     texts = [expected(model, job) for job in good]
-    with Engine(model, letters, n_slots=3, most_read=5) as engine:
-        for _ in range(3):
+    with Engine(model, letters, n_slots=3, most_read=20) as engine:
+        for _ in range(2):
+            with pytest.raises(ValueError, match="not finite"):
+                list(engine.submit(bad))
             tickets = [engine.submit(job) for job in (good[0], bad, good[1])]
             with pytest.raises(ValueError, match=r"not finite at new token 1 .* earlier checkpoint"):
                 list(tickets[1])

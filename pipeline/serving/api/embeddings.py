@@ -17,7 +17,7 @@ from pipeline.serving.api.completions import is_ids
 from pipeline.serving.api.errors import wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import EMBEDDINGS, EmbeddingModel, routed
+from pipeline.serving.api.loaded import EMBEDDINGS, EmbeddingModel, faults_told, routed
 
 FORMATS = ("float", "base64")
 
@@ -32,7 +32,7 @@ async def embeddings(call: Call, fields: Fields) -> None:
         width = fields.whole("dimensions", 1, model.width)
         ids = await asyncio.to_thread(ids_of, fields, model, call.limits)
         parts = []
-        with model.worker.place():
+        with model.worker.place(), faults_told("input"):
             for first in range(0, len(ids), model.AT_ONCE):
                 parts.append(await model.worker.run(model.embed, ids[first : first + model.AT_ONCE]))
                 call.check_time()

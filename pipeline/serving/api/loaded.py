@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from model.data.tokenizer import TOKENIZER, load_model_tokenizer
-from pipeline.serving.api.errors import busy, wrong
+from pipeline.serving.api.errors import busy, unavailable, wrong
 from pipeline.serving.api.limits import Limits
 from pipeline.serving.predictor import Predictor
 from pipeline.store.store import verify
@@ -32,6 +33,8 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 CLASSIFY, EXTRACT, ANSWER = "/v1/classify", "/v1/extract", "/v1/answer"
 ROUTES = {"classify": CLASSIFY, "tag": EXTRACT, "answer": ANSWER}  # by the command of a kind of task
 SCHEMAS_KEPT = 16
+TURN_SECONDS = 0.1  # how long a request computes before another one has its turn, where its rows are that quick
+MOST_AT_ONCE = 64  # rows
 RETRY_SECONDS = 2.0  # to a client that finds the queue of a model without an engine full
 T = TypeVar("T")
 
@@ -232,14 +235,13 @@ class EmbeddingModel(Model):
 class TaskModel(Model):
     """The predictor of a task."""
 
-    AT_ONCE = 16  # rows, after which another request has its turn
-
     def __init__(self, found: Found, limits: Limits) -> None:
         if found.predictor is None or found.command not in ROUTES:
             raise ValueError(f"{found.folder} contains a model of a task of which nothing is known")
         self.predictor = found.predictor(found.folder)
         self.kind, self.routes = found.kind, (ROUTES[found.command],)
         self.worker = Worker(limits.max_waiting)
+        self.at_once = 1  # rows, after which another request has its turn; by how long the last ones took
 
     @property
     def labels(self) -> list[str] | None:
@@ -248,7 +250,11 @@ class TaskModel(Model):
         return None if labels is None else [str(one) for one in labels]
 
     def about(self) -> dict[str, Any]:
-        columns = {"inputs": dict(self.predictor.inputs), "outputs": dict(self.predictor.outputs)}
+        columns: dict[str, Any] = {
+            "inputs": dict(self.predictor.inputs),
+            "outputs": dict(self.predictor.outputs),
+            "optional_inputs": dict(getattr(self.predictor, "optional_inputs", {})),
+        }
         return {**super().about(), **columns, **({} if self.labels is None else {"labels": self.labels})}
 
     def state(self) -> dict[str, float]:
@@ -256,7 +262,9 @@ class TaskModel(Model):
 
     def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The answer to each row, with the probability of every label where the task has labels for a whole text."""
+        started = time.perf_counter()
         found = self.predictor.examine(rows)
+        self._adapt(len(rows), time.perf_counter() - started)
         answers = [{name: one[name] for name in self.predictor.outputs} for one in found]
         for answer, one in zip(answers, found, strict=True):
             of_labels = one.get("of_labels", None if "probabilities" in answer else one.get("probabilities"))
@@ -264,8 +272,26 @@ class TaskModel(Model):
                 answer["label_probabilities"] = dict(zip(self.labels, map(float, of_labels), strict=True))
         return answers
 
+    def _adapt(self, n_rows: int, seconds: float) -> None:
+        if n_rows == self.at_once:
+            longer = 2 * self.at_once if seconds < TURN_SECONDS else self.at_once // 2
+            self.at_once = max(1, min(MOST_AT_ONCE, longer))
+
     def close(self) -> None:
         self.worker.close()
+
+
+@contextlib.contextmanager
+def faults_told(param: str) -> Iterator[None]:
+    """What a model says of its input becomes an ApiError, and so does memory that ran out."""
+    from model.training.memory import OutOfMemory
+
+    try:
+        yield
+    except OutOfMemory as error:
+        raise unavailable(str(error), "out_of_memory", RETRY_SECONDS) from error
+    except ValueError as error:
+        raise wrong(f"{param}: {error}", param) from error
 
 
 def routed(model: Model, route: str, name: str) -> None:

@@ -23,7 +23,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_bytes = 0  # of the head that is being read
+        self._head_bytes = 0  # that came while the head is being read
+        self._line_bytes = 0  # of its address and headers
         self._unwanted_bytes = 0
         self._is_in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -48,24 +49,32 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_bytes += len(data)  # perhaps with the beginning of the body, which is not counted below
         super().data_received(data)
         if self._is_in_head and self._head_bytes > self.limits.max_header_bytes:
-            self._refuse(
-                ApiError(
-                    431,
-                    f"address and headers have more than {self.limits.max_header_bytes:,} bytes",
-                    code="headers_too_large",
-                )
-            )
+            self._refuse_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._line_bytes = 0
         if self._head_timer is None and not self._is_in_head:
             self._begin_head()
 
+    def on_url(self, url: bytes) -> None:
+        self._line_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._line_bytes += len(name) + len(value)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         self._end_head()
-        super().on_headers_complete()
+        if self._line_bytes > self.limits.max_header_bytes:
+            self._refuse_head()
+        else:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        if self.cycle is None:  # its head was refused
+            return
         if self.cycle.response_complete:
             self._unwanted_bytes += len(body)
             if self._unwanted_bytes > MOST_UNWANTED:
@@ -88,6 +97,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         told = f"no request arrived within {self.limits.header_seconds:g} seconds"
         self._refuse(ApiError(408, told, code="header_timeout"))
+
+    def _refuse_head(self) -> None:
+        told = f"address and headers have more than {self.limits.max_header_bytes:,} bytes"
+        self._refuse(ApiError(431, told, code="headers_too_large"))
 
     def _refuse(self, error: ApiError) -> None:
         """Answers outside of the application, and closes the connection."""

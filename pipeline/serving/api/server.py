@@ -75,13 +75,14 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, with signals that drain: the first one finishes what runs, the second one does not."""
+    """uvicorn's, with signals that drain: the first one finishes what runs, the second one closes the connections."""
 
     served: ServedModels
+    loop: asyncio.AbstractEventLoop
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         for number in SIGNALS:
             with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread
                 loop.add_signal_handler(number, self.drain)
@@ -93,7 +94,10 @@ class Server(uvicorn.Server):
                     loop.remove_signal_handler(number)
 
     def drain(self) -> None:
-        self.force_exit = self.should_exit
+        """Called for each signal."""
+        if self.should_exit:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
         self.served.is_draining = self.should_exit = True
 
 

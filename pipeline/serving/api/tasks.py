@@ -14,10 +14,10 @@ from typing import Any
 from model.data.chat import Message, with_system
 from model.generation.sample_config import SampleConfig
 from pipeline.serving.api.calls import Call
-from pipeline.serving.api.errors import wrong
+from pipeline.serving.api.errors import shown, wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import ANSWER, CLASSIFY, EXTRACT, TaskModel, TextModel, routed
+from pipeline.serving.api.loaded import ANSWER, CLASSIFY, EXTRACT, TaskModel, TextModel, faults_told, routed
 from pipeline.serving.api.writing import Written
 from pipeline.serving.engine import Job
 
@@ -44,7 +44,8 @@ async def _task(call: Call, fields: Fields, route: str) -> None:
         model, call.noted.model = serving.model, name
         routed(model, route, name)
         about = model.about()
-        rows = rows_of(fields, about["inputs"], call.limits)
+        fields.refuse_unsupported({"stream": (False,)}, {})
+        rows = rows_of(fields, about["inputs"], about.get("optional_inputs", {}), call.limits)
         call.noted.texts["rows"] = rows
         if isinstance(model, TextModel):
             answers, n_cut = await _written(call, model, rows)
@@ -59,9 +60,9 @@ async def _task(call: Call, fields: Fields, route: str) -> None:
 
 async def _examined(call: Call, model: TaskModel, rows: Sequence[Row]) -> tuple[list[Row], int]:
     answers: list[Row] = []
-    with model.worker.place():
-        for first in range(0, len(rows), model.AT_ONCE):
-            answers += await model.worker.run(model.answer, rows[first : first + model.AT_ONCE])
+    with model.worker.place(), faults_told("input"):
+        while len(answers) < len(rows):
+            answers += await model.worker.run(model.answer, rows[len(answers) : len(answers) + model.at_once])
             call.check_time()
         return answers, await model.worker.run(model.predictor.n_cut, rows)
 
@@ -95,11 +96,11 @@ def _jobs(model: TextModel, rows: Sequence[Row], n_new: int) -> tuple[list[Job],
     return jobs, sum(len(prompt) > most for prompt in prompts)
 
 
-def rows_of(fields: Fields, inputs: Mapping[str, str], limits: Limits) -> list[Row]:
+def rows_of(fields: Fields, inputs: Mapping[str, str], optional: Mapping[str, Any], limits: Limits) -> list[Row]:
     """The rows of a request. Raises ApiError with the place of the one that is wrong."""
     given = fields.get("input")
     if given is None:
-        given = {name: fields.get(name) for name in inputs if fields.get(name) is not None}
+        given = {name: fields.get(name) for name in (*inputs, *optional) if fields.get(name) is not None}
         if not given:
             fields.required("input", f"a row with {' and '.join(inputs)}, or a list of rows")
     is_list = isinstance(given, list)
@@ -108,20 +109,33 @@ def rows_of(fields: Fields, inputs: Mapping[str, str], limits: Limits) -> list[R
         fields.refuse("input", "at least one row")
     if len(rows) > limits.max_texts:
         raise wrong(f"input has {len(rows):,} rows, at most {limits.max_texts:,} are allowed", "input")
-    return [_row(one, inputs, f"input[{place}]" if is_list else "input") for place, one in enumerate(rows)]
+    places = [f"input[{place}]" if is_list else "input" for place in range(len(rows))]
+    return [_row(one, inputs, optional, place) for one, place in zip(rows, places, strict=True)]
 
 
-def _row(given: Any, inputs: Mapping[str, str], place: str) -> Row:
+def _row(given: Any, inputs: Mapping[str, str], optional: Mapping[str, Any], place: str) -> Row:
     if isinstance(given, str) and len(inputs) == 1:
         given = {next(iter(inputs)): given}
     if not isinstance(given, dict):
         expected = " and ".join(inputs)
         raise wrong(f"{place} is no {'text or ' if len(inputs) == 1 else ''}object with {expected}", place)
-    row = {}
     for name, kind in inputs.items():
-        expected, words = TYPES[kind]
-        value, param = Fields(given, place).required(name, words), f"{place}.{name}"
-        if not isinstance(value, expected) or (kind != "boolean" and isinstance(value, bool)):
-            Fields(given, place).refuse(name, words)
-        row[name] = checked_text(value, param) if isinstance(value, str) else value
-    return row
+        Fields(given, place).required(name, TYPES[kind][1] if isinstance(kind, str) else "a value")
+    kinds = {**inputs, **{name: kind for name, kind in optional.items() if given.get(name) is not None}}
+    return {name: _value(given[name], kind, f"{place}.{name}") for name, kind in kinds.items()}
+
+
+def _value(given: Any, kind: Any, place: str) -> Any:
+    """A value of a type in MLflow's words; [type] is a list, {name: type} an object."""
+    if isinstance(kind, list):
+        if not isinstance(given, list):
+            raise wrong(f"{place} is {shown(given)}, expected a list", place)
+        return [_value(one, kind[0], f"{place}[{number}]") for number, one in enumerate(given)]
+    if isinstance(kind, Mapping):
+        if not isinstance(given, dict):
+            raise wrong(f"{place} is {shown(given)}, expected an object with {' and '.join(kind)}", place)
+        return {name: _value(given.get(name), one, f"{place}.{name}") for name, one in kind.items()}
+    expected, words = TYPES[kind]
+    if not isinstance(given, expected) or (kind != "boolean" and isinstance(given, bool)):
+        raise wrong(f"{place} is {shown(given)}, expected {words}", place)
+    return checked_text(given, place) if isinstance(given, str) else given

@@ -124,6 +124,8 @@ def running(models: Sequence[str], data: Path, *, limits: Limits | None = None, 
             raise failures[0]
         yield Running(f"http://127.0.0.1:{port}", port, server, log, thread)
     finally:
-        server.force_exit = server.should_exit = True
+        if thread.is_alive():
+            for _ in range(2):  # the second time it does not wait for what runs
+                server.loop.call_soon_threadsafe(server.drain)
         thread.join(60)
         assert not thread.is_alive()

@@ -57,7 +57,8 @@ class Noted:
 
 class Call:
     def __init__(self, scope: Message, receive: Receive, send: Send, served: ServedModels, limits: Limits) -> None:
-        self.scope, self._receive, self._send = scope, receive, send
+        self.scope, self._receive, self._own_send = scope, receive, send
+        self.is_answered = False
         self.served, self.limits = served, limits
         self.noted: Noted = scope["noted"]
 
@@ -105,8 +106,13 @@ class Call:
             headers={"Connection": "close"},
         )
 
+    async def _send(self, message: Message) -> None:
+        # Before the last part, because a connection whose answer is complete says that its client has gone.
+        self.is_answered = message["type"] == "http.response.body" and not message.get("more_body", False)
+        await self._own_send(message)
+
     async def gone(self) -> None:
-        """Returns when the client has closed the connection."""
+        """Returns when the client has closed the connection, or has its whole answer."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
@@ -164,9 +170,9 @@ class Endpoint:
         gone = asyncio.ensure_future(call.gone())
         try:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
+            if not work.done() and not call.is_answered:
                 raise ClientGone
-            work.result()
+            await work
         finally:
             for task in (work, gone):
                 task.cancel()

@@ -113,7 +113,7 @@ class ServedModels:
     async def _close_if_unused(self, serving: Serving) -> None:
         if not serving.n_users and serving in self.retired:
             self.retired.remove(serving)
-            await asyncio.to_thread(_closed, serving)
+            await asyncio.shield(asyncio.to_thread(_closed, serving))
 
     @contextlib.asynccontextmanager
     async def use(self, name: str) -> AsyncIterator[Serving]:

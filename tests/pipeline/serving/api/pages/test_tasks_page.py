@@ -1,4 +1,4 @@
-"""The page of the tasks as a person meets it, and what holds for both pages: files, policy, colours, small screens."""
+"""The page of the tasks as a person meets it, and what holds for both pages: files, policy, colours, size."""
 
 import json
 import re

@@ -22,7 +22,6 @@ from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.retrieval.arrays import open_table
@@ -107,11 +106,14 @@ class Retriever:
 
     def without(self, documents: Collection[str]) -> Self:
         """The same, in which no passage of these documents is found."""
-        hidden = pc.is_in(self.passages["document"], pa.array(sorted(documents), pa.string()))
-        visible_N = ~hidden.to_numpy(zero_copy_only=False)
+        hidden = set(documents)
+        visible_N = np.array([one not in hidden for one in self.passages["document"].to_pylist()], bool)
         if self.visible_N is not None:
             visible_N &= self.visible_N
         return dataclasses.replace(self, visible_N=None if visible_N.all() else visible_N)
+
+    def document(self, place: int) -> str:
+        return self.passages["document"][place].as_py()
 
     def text(self, place: int) -> str:
         return self.passages["text"][place].as_py()
@@ -155,11 +157,14 @@ class Retriever:
         return sum(weight / (self.cfg.constant + rank) for rank, weight in weighted if rank is not None)
 
 
+def above(title: str, headings: Sequence[str], text: str) -> str:
+    """The title and the headings of a passage that it does not contain itself."""
+    return " > ".join(dict.fromkeys(one for one in (title, *headings) if one and one not in text))
+
+
 def searched_text(title: str, headings: Sequence[str], text: str) -> str:
-    """What of a passage is embedded and searched: its text, below the title and the headings that it does not
-    contain."""
-    above = list(dict.fromkeys(one for one in (title, *headings) if one and one not in text))
-    return "\n".join([" > ".join(above), text]) if above else text
+    """What of a passage is embedded and searched."""
+    return f"{over}\n{text}" if (over := above(title, headings, text)) else text
 
 
 def searched_texts(passages: pa.Table) -> list[str]:

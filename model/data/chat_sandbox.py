@@ -17,10 +17,11 @@ from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MOST_SOURCE = 1_000_000  # characters of a template
@@ -142,8 +143,8 @@ class _Counting(NodeTransformer):
         return node
 
 
-def _filtered(node: nodes.Expr | None, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=0 if node is None else node.lineno)
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
 class _Generation(Extension):

@@ -45,9 +45,13 @@ class EncodedConversations:
     def packs(self) -> bool:
         return True
 
-    @cached_property
+    @property
     def lengths(self) -> np.ndarray:
         """Inputs of each conversation; int64 (N,)."""
+        return self._lengths
+
+    @cached_property
+    def _lengths(self) -> np.ndarray:
         return np.array([len(one.ids) - 1 for one in self.rendered], np.int64)
 
     def n_rows(self, places: np.ndarray) -> int:

@@ -76,7 +76,7 @@ def best_spans(
 def spans_of_rows(model: nn.Module, encoded: EncodedQuestions, most: int) -> BestSpans:
     """The best span of every row, in the order of the rows."""
 
-    def best(logits_BT2: Tensor, places_B: np.ndarray) -> Sequence[np.ndarray]:
+    def best(logits_BT2: Tensor, places_B: np.ndarray) -> np.ndarray:
         batch = on_device(encoded.batch(places_B, logits_BT2.size(1)), logits_BT2.device)
         nulls_B = torch.from_numpy(encoded.nulls[places_B]).to(logits_BT2.device)
         start_B, end_B, *scores = best_spans(logits_BT2, batch["allowed_BT"], nulls_B, most)

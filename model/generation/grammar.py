@@ -124,7 +124,7 @@ class Automaton:
         self.cost = lru_cache(maxsize=None)(cost)
         self.node_costs = _node_costs(self.nodes, self.cost)
         self._states: dict[frozenset[Stack], State] = {}
-        self.start = self.state(self._opened((), root))
+        self.start = self._known(self._opened((), root))
 
     def step(self, state: State, byte: int) -> State | None:
         """The state after a byte; None = this byte must not follow."""
@@ -141,9 +141,7 @@ class Automaton:
 
     def after(self, stack: Stack) -> State:
         """The state after the lexeme on top of `stack` has ended."""
-        found = self.state(self._closed(stack[:-1]))
-        assert found is not None
-        return found
+        return self._known(self._closed(stack[:-1]))
 
     def need_below(self, stack: Stack) -> int:
         """Tokens that the nodes below the top of `stack` need at most."""
@@ -158,6 +156,11 @@ class Automaton:
                 self._states.clear()  # who holds a state keeps it; others are computed again
             self._states[found] = State(found, min(map(self._need, found)))
         return self._states[found]
+
+    def _known(self, stacks: Iterator[Stack]) -> State:
+        found = self.state(stacks)
+        assert found is not None
+        return found
 
     def _need(self, stack: Stack) -> int:
         if not stack:

@@ -136,10 +136,10 @@ class _Values:
 
     def _types(self, keywords: Mapping[str, Any], place: Place) -> list[str]:
         given = keywords.get("type")
-        types = given if isinstance(given, list) else [given]
         if given is None:
             raise ValueError(f"{_at(place)} has {min(keywords)!r} and no type; expected one of {', '.join(TYPES)}")
-        if not types or any(one not in TYPES for one in types):
+        types = [one for one in (given if isinstance(given, list) else [given]) if one in TYPES]
+        if not types or isinstance(given, list) and len(types) < len(given):
             raise ValueError(f"{_at((*place, 'type'))} is {json.dumps(given)}, expected one of {', '.join(TYPES)}")
         for key, of in OF_TYPE.items():
             if key in keywords and of not in types:
@@ -165,8 +165,9 @@ class _Values:
         if not isinstance(properties, Mapping | None):
             raise ValueError(f"{_at((*place, 'properties'))} is not an object of schemas")
         names = list(properties or {})
-        if not isinstance(required, list) or (missing := [name for name in required if name not in names]):
-            shown = repr(missing[0]) if isinstance(required, list) else json.dumps(required)[:60]
+        is_list = isinstance(required, list)
+        if not is_list or any(name not in names for name in required):
+            shown = repr(next(name for name in required if name not in names)) if is_list else json.dumps(required)[:60]
             raise ValueError(f"{_at((*place, 'required'))} has {shown}, which is not among the properties")
         if properties is None:
             if not isinstance(further, bool):

@@ -9,7 +9,7 @@ A device without room is an error of one line. There is no fallback to the CPU, 
 and give other numbers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -40,7 +40,7 @@ def _placed(model: M, device: torch.device, dtype: torch.dtype | None) -> M:
         return model.to(device=device, dtype=dtype)
 
 
-def each_explained(items: Iterable[T], advice: str) -> Iterator[T]:
+def each_explained(items: Iterable[T], advice: str) -> Generator[T]:
     """The items, with an allocator's error between two of them explained in the same way."""
     with memory_explained(advice):
         yield from items

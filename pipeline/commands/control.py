@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from model.data.control_text import CONTROL, asked_in_words, control_message, parsed_attributes
 from pipeline.serving.chat import has_own_template
 from pipeline.store.layout import Layout, folder_or_current, load_current
@@ -136,9 +138,11 @@ def guided(args: Namespace, layout: Layout, folder: Path, cfg: "SampleConfig", w
         except ValueError as error:
             raise ValueError(f"--control {name}={value}: {error}") from error
     guidance = Guidance(by=wanted.by, n_samples=args.candidates)  # type: ignore[arg-type]
-    return guided_text(
-        folder, args.text, cfg, lambda texts: sum(one(texts) for one in scores), guidance, args.samples
-    )
+
+    def score(texts: Sequence[str]) -> np.ndarray:
+        return np.sum([one(texts) for one in scores], axis=0)
+
+    return guided_text(folder, args.text, cfg, score, guidance, args.samples)
 
 
 def _judge(layout: Layout, task: str) -> Any:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from annotated_types import Ge, Gt, Le
 
 from model.data.augment import augmented_texts
-from pipeline.corpus.examples.conversations import FORMS, MESSAGES, PARTS, conversation_in
+from pipeline.corpus.examples.conversations import FORMS, MESSAGES, PARTS, Refused, conversation_in
 from pipeline.corpus.examples.labelled_file import Record
 from pipeline.corpus.examples.paths import part_of
 from pipeline.corpus.examples.protocol import ExamplesConfig, part_paths
@@ -215,10 +215,11 @@ system_prompt = "You answer briefly."     # of conversations without one
             raise ValueError(_no_form(name, cfg, list(columns)))
 
     def row(self, parts: Mapping[str, Any], cfg: InstructionExamplesConfig) -> Row:
-        found = conversation_in(parts, cfg.form)
-        if found and isinstance(found[0], str):
+        try:
+            found = conversation_in(parts, cfg.form)
+        except Refused as refused:
             given = next((parts[name] for name in PARTS if parts[name] is not None), "")
-            return Row(str(given), reason=found[0], detail=str(found[1]))
+            return Row(str(given), reason=refused.reason, detail=refused.detail)
         contents = [one.content for one in found if one.role != "system"]
         whole = text_digest(*(text for one in found for text in (one.role, one.content)))
         before = text_digest(*(one.content for one in found[:-1]))

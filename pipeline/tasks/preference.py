@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 from annotated_types import Ge, Lt
 
-from pipeline.corpus.examples.conversations import MESSAGES
+from pipeline.corpus.examples.conversations import MESSAGES, Refused
 from pipeline.corpus.examples.labelled_file import Record
-from pipeline.corpus.examples.preferences import OPTIONAL, PARTS, Preferred, encoded_preferences, preference_in
+from pipeline.corpus.examples.preferences import OPTIONAL, PARTS, encoded_preferences, preference_in
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
 from pipeline.corpus.examples.rows import Row
 from pipeline.corpus.report.card_markdown import table
@@ -187,10 +187,11 @@ beta = 0.1
         return Rows.records(self, name, content, cfg, stray_quotes)
 
     def row(self, parts: Mapping[str, Any], cfg: Any) -> Row:
-        found = preference_in(parts)
-        if not isinstance(found, Preferred):
+        try:
+            found = preference_in(parts)
+        except Refused as refused:
             given = next((parts[name] for name in PARTS if parts[name] is not None), "")
-            return Row(str(given), reason=found[0], detail=found[1])
+            return Row(str(given), reason=refused.reason, detail=refused.detail)
         prompt, *answers = ([{"role": one.role, "content": one.content} for one in messages] for messages in found)
         text = "\n\n".join(one["content"] for one in prompt if one["role"] != "system")
         whole = text_digest(*(text for part in found for one in part for text in (one.role, one.content)))

@@ -26,7 +26,7 @@ from pipeline.corpus.report.card_markdown import plain, table
 from pipeline.evaluation.results import Result, quoted
 from pipeline.evaluation.task import Answer, Answering, Judged, TaskEvaluationConfig
 from pipeline.serving.predictor import Predictor
-from pipeline.store.records import Checkpoint, Shards
+from pipeline.store.records import Checkpoint, Handle, Shards
 from pipeline.store.settings import Count, Natural, Text, check_values
 from pipeline.store.shards import link_or_copy, write_text
 from pipeline.store.store import NOT_IDENTITY, Outcome, Work
@@ -253,10 +253,10 @@ def check_decoder(model: Checkpoint, key: str) -> None:
         )
 
 
-def asked_decoder(base: Checkpoint, named: Checkpoint | None) -> Checkpoint:
+def asked_decoder(base: Checkpoint, named: Handle | None) -> Checkpoint:
     """The model that is asked without training: the one that a task names in `prompted`, which must be a decoder,
     otherwise its base."""
-    if named is None:
+    if not isinstance(named, Checkpoint):
         return base
     check_decoder(named, "prompted")
     return named

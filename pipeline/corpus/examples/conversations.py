@@ -38,7 +38,6 @@ ROLES = {
 }
 TOOL_CALL = "<tool_call>\n{}\n</tool_call>"
 MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string(), False), pa.field("content", pa.large_string(), False)]))
-Reason = tuple[str, str]  # drop reason, and what is wrong in this row
 
 
 class Refused(ValueError):
@@ -54,18 +53,15 @@ def form_of(parts: Mapping[str, Any]) -> str | None:
     return next((form for form, names in FORMS.items() if all(parts[name] is not None for name in names)), None)
 
 
-def conversation_in(parts: Mapping[str, Any], form: str | None = None) -> Conversation | Reason:
-    """The conversation of a row, or why there is none. `form` None = the one that the row has."""
+def conversation_in(parts: Mapping[str, Any], form: str | None = None) -> Conversation:
+    """The conversation of a row. `form` None = the one that the row has. Raises Refused if there is none."""
     found = form or form_of(parts)
-    try:
-        if found is None:
-            raise Refused("no_answer" if parts["instruction"] or parts["prompt"] else "no_messages")
-        messages = _messages(parts, found)
-        if (system := parts["system"]) not in (None, "") and not (messages and messages[0].role == "system"):
-            messages = [Message("system", text_of(system, "system")), *messages]
-        return checked_messages(messages)
-    except Refused as refused:
-        return refused.reason, refused.detail
+    if found is None:
+        raise Refused("no_answer" if parts["instruction"] or parts["prompt"] else "no_messages")
+    messages = _messages(parts, found)
+    if (system := parts["system"]) not in (None, "") and not (messages and messages[0].role == "system"):
+        messages = [Message("system", text_of(system, "system")), *messages]
+    return checked_messages(messages)
 
 
 def _messages(parts: Mapping[str, Any], form: str) -> list[Message]:
@@ -128,8 +124,9 @@ def text_of(content: Any, role: str) -> str:
     if content is None:
         return ""
     if isinstance(content, list):
-        parts = [one.get("text") if isinstance(one, dict) else one for one in content]
-        if not all(isinstance(part, str) for part in parts):
+        given = [one.get("text") if isinstance(one, dict) else one for one in content]
+        parts = [part for part in given if isinstance(part, str)]
+        if len(parts) < len(given):
             kinds = {str(one.get("type")) for one in content if isinstance(one, dict) and "text" not in one}
             raise Refused(f"{role}_not_text", ", ".join(sorted(kinds)) or shown(content))
         return valid("".join(parts))

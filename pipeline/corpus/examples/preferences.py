@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 from model.data.chat import ChatTemplate, Message
 from model.data.pairs import EncodedPairs, encoded_pairs
 from pipeline.corpus.examples.conversations import (
-    Reason,
     Refused,
     checked_messages,
     conversation_of,
@@ -47,15 +46,8 @@ class Preferred(NamedTuple):
     rejected: tuple[Message, ...]
 
 
-def preference_in(parts: Mapping[str, Any]) -> Preferred | Reason:
-    """The preference of a row, or why there is none."""
-    try:
-        return _preference(parts)
-    except Refused as refused:
-        return refused.reason, refused.detail
-
-
-def _preference(parts: Mapping[str, Any]) -> Preferred:
+def preference_in(parts: Mapping[str, Any]) -> Preferred:
+    """The preference of a row. Raises Refused if there is none."""
     for side in ("chosen", "rejected"):
         if parts[side] is None or parts[side] in ("", []):
             raise Refused(f"no_{side}")

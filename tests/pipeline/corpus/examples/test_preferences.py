@@ -3,6 +3,7 @@
 import pytest
 
 from model.data.chat import Message
+from pipeline.corpus.examples.conversations import Refused
 from pipeline.corpus.examples.preferences import PARTS, preference_in
 
 USER, GOOD, BAD = Message("user", "Hi"), Message("assistant", "Hello!"), Message("assistant", "What?")
@@ -71,4 +72,6 @@ def test_input_belongs_to_the_instruction_and_a_system_message_goes_first():
     ],
 )
 def test_rows_without_a_preference_are_refused_with_a_reason(reason, parts):
-    assert read(**parts)[0] == reason
+    with pytest.raises(Refused) as refused:
+        read(**parts)
+    assert refused.value.reason == reason

@@ -26,13 +26,14 @@ MODELS = """\
 kind = "pretrain"
 preset = "demo"                  # or depth = 4, family = "llama", n_steps = 2000, ...: any setting of the asset
 """
+OPEN_MODELS = Path(__file__).parents[1] / "training" / "open_models.toml"  # which tasks may be based on at once
 TASKS = """\
 # What the models are fine-tuned for. One table per task; its name becomes the assets <name>_examples, <name>_model
 # and <name>_evaluation. Without a table, no model is fine-tuned.
 #
 # [tickets]
 # kind = "classification"
-# base = "foundation_model"       # a table of models.toml
+# base = "minilm"                 # a table of models.toml
 # data = { path = "tickets.csv" } # .csv, .tsv or .jsonl; relative to this file, or absolute
 # text = "subject"                # the column or key of the text
 # label = "queue"                 # the column or key of the label
@@ -59,7 +60,7 @@ def run(args: Namespace) -> int:
         raise ValueError(f"{there} is a file; choose another folder: gristmill init FOLDER")
     files = {
         layout.sources_toml: SOURCES,
-        layout.models_toml: MODELS,
+        layout.models_toml: f"{MODELS}\n{OPEN_MODELS.read_text('utf-8')}",
         layout.tasks_toml: TASKS,
         layout.config_toml: CONFIG,
     }

@@ -5,17 +5,23 @@ between them, special tokens by their text, and marked those that the model lear
 in brackets elsewhere. Of a pair of answers both conversations; of a labelled text its tokens and its labels.
 """
 
+import dataclasses
 import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.store.layout import existing_layout, load_current
+from pipeline.store.chain import MODEL_SUFFIX
+from pipeline.store.layout import Layout, existing_layout, load_current
+from pipeline.store.settings import checked_values
+
+if TYPE_CHECKING:
+    from pipeline.tasks.tasks_toml import Task
 
 WHOLE = 1 << 30  # tokens: nothing is cut
 COLOURS, BRACKETS = ("\x1b[30;42m", "\x1b[0m"), ("[", "]")
@@ -44,16 +50,25 @@ def run_show_example(args: Namespace) -> int:
         raise ValueError(f"{args.task} is of kind {task.kind.name}, which trains on no examples")
     examples, base = load_current(layout, f"{args.task}_examples"), load_current(layout, task.base)
     row = example(examples.directory, args.split, args.number)
-    folder = base.directory / TOKENIZER
+    folder, cfg = base.directory / TOKENIZER, settings_of_task(layout, task)
     tokenizer, context = load_tokenizer(folder), read_config(base.directory)[1].max_seq_len
-    encoder, side = task.kind.encoder(task.finetune, tokenizer, folder), task.finetune.truncation_side
-    most = min(task.finetune.max_tokens or context, context)
+    encoder, side = task.kind.encoder(cfg, tokenizer, folder), cfg.truncation_side
+    most = min(cfg.max_tokens or context, context)
     read, whole = (task.kind.encode(examples, row, encoder, n, side) for n in (most, WHOLE))
     marks = COLOURS if sys.stdout.isatty() else BRACKETS
     print(f"example {args.number} of {args.split}: {row['id'][0]}")
     for one, uncut in zip(shown(read), shown(whole), strict=False):
         print("\n".join(["", *lines(one, uncut, tokenizer, marks, side)]))
     return 0
+
+
+def settings_of_task(layout: Layout, task: "Task") -> Any:
+    """How the model of a task is trained: tasks.toml, overridden by config.toml."""
+    from pipeline.defs.run_config import read_config_file
+
+    file, asset = read_config_file(layout.config_toml), f"{task.name}{MODEL_SUFFIX}"
+    own = checked_values(task.kind.finetune, file.table(asset), f"{file.path}: [{asset}]")
+    return dataclasses.replace(task.finetune, **own)
 
 
 def example(directory: Any, split: str, number: int) -> pa.Table:

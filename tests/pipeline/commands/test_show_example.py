@@ -110,8 +110,12 @@ def test_conversation_that_is_cut_says_so(show, layout):
     tables = layout.tasks_toml.read_text()
     layout.tasks_toml.write_text(tables + "\n[asked.finetune]\nmax_tokens = 60\n")
     out = show("asked")[1]
+    layout.config_toml.write_text("[asked_model]\nmax_tokens = 62\n")  # overrides tasks.toml
+    overridden = show("asked")[1]
     layout.tasks_toml.write_text(tables)
+    layout.config_toml.unlink()
     assert "conversation: 60 tokens, " in out and "cut at its end: the whole has " in out
+    assert "conversation: 62 tokens, " in overridden
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,9 @@ class _Values:
         names = list(properties or {})
         is_list = isinstance(required, list)
         if not is_list or any(name not in names for name in required):
-            shown = repr(next(name for name in required if name not in names)) if is_list else json.dumps(required)[:60]
+            shown = (
+                repr(next(name for name in required if name not in names)) if is_list else json.dumps(required)[:60]
+            )
             raise ValueError(f"{_at((*place, 'required'))} has {shown}, which is not among the properties")
         if properties is None:
             if not isinstance(further, bool):

@@ -9,7 +9,7 @@ A device without room is an error of one line. There is no fallback to the CPU, 
 and give other numbers.
 """
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import torch

@@ -139,7 +139,7 @@ class _Values:
         if given is None:
             raise ValueError(f"{_at(place)} has {min(keywords)!r} and no type; expected one of {', '.join(TYPES)}")
         types = [one for one in (given if isinstance(given, list) else [given]) if one in TYPES]
-        if not types or isinstance(given, list) and len(types) < len(given):
+        if not types or (isinstance(given, list) and len(types) < len(given)):
             raise ValueError(f"{_at((*place, 'type'))} is {json.dumps(given)}, expected one of {', '.join(TYPES)}")
         for key, of in OF_TYPE.items():
             if key in keywords and of not in types:

@@ -8,7 +8,7 @@ with the best span wins, and "no answer" needs the consent of every window (arXi
 Legend: B rows of a pass, T position, N rows, Q questions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,10 +4,11 @@ In: (B, T, D) and what each query may attend to. Out: (B, T, D). Steps: project 
 config says so, normalise every query and key head (arXiv:2302.05442, as in Qwen3) and rotate; scaled dot product;
 project back. A cache supplies the keys and values of earlier tokens.
 
-This module alone knows the kernels. `attention_plan` turns a Visible into the arguments of one of four, once per pass
+This module alone knows the kernels. `attention_plan` turns a Visible into the arguments of one of five, once per pass
 and kind of layer:
 - causal, full: torch's scaled dot product without a mask, which takes flash attention on CUDA;
 - varlen: flash attention over segments of a flat batch, for documents and windows on CUDA (flash takes no mask);
+- rows: on a CPU, the scaled dot product of each row with its own keys alone, for rows of very different lengths;
 - mask: the scaled dot product with a bool mask, for everything else.
 
 Legend: B batch, T query position, S key position, N = B T, D d_model, H heads, G kv heads, K d_head.
@@ -32,7 +33,7 @@ from model.network.shape import LayerShape
 from model.network.visible import Visible, document_starts
 
 RotaryTables = tuple[Tensor, Tensor]  # cosine and signed sine of the positions at hand, (T, 1, K) or (B, T, 1, K)
-Kernel = Literal["causal", "full", "varlen", "mask"]
+Kernel = Literal["causal", "full", "varlen", "rows", "mask"]
 MAX_FLASH_HEAD = 256
 
 
@@ -45,6 +46,7 @@ class AttentionPlan(NamedTuple):
     borders: Tensor | None = None  # varlen: int32, where each segment of the flat batch begins, then N
     window: tuple[int, int] = (-1, -1)  # varlen: keys before and after the own one, -1 = no limit
     is_blind_BHT1: Tensor | None = None  # mask: True = may attend to nothing, so it gets zeros
+    ends: tuple[int, ...] = ()  # rows: how many keys each row has
     repeats_keys: bool = False  # grouped heads: copy keys and values for each head before the kernel
 
 
@@ -97,12 +99,24 @@ def attend(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) 
     """softmax(q k / sqrt(K)) v over the keys that `plan` allows, (B, H, T, K)."""
     if plan.kernel == "varlen":
         return _attend_in_segments(q_BHTK, k_BGSK, v_BGSK, plan)
+    if plan.kernel == "rows":
+        return _attend_row_by_row(q_BHTK, k_BGSK, v_BGSK, plan.ends)
     n_groups = q_BHTK.size(1) // k_BGSK.size(1)
     if plan.repeats_keys and n_groups > 1:
         k_BGSK, v_BGSK = k_BGSK.repeat_interleave(n_groups, dim=1), v_BGSK.repeat_interleave(n_groups, dim=1)
     options = {"is_causal": plan.kernel == "causal", "enable_gqa": q_BHTK.size(1) != k_BGSK.size(1)}
     out_BHTK = F.scaled_dot_product_attention(q_BHTK, k_BGSK, v_BGSK, plan.mask_BHTS, **options)
     return out_BHTK if plan.is_blind_BHT1 is None else out_BHTK.masked_fill(plan.is_blind_BHT1, 0.0)
+
+
+def _attend_row_by_row(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, ends: Sequence[int]) -> Tensor:
+    out_BHTK, has_groups = torch.empty_like(q_BHTK), q_BHTK.size(1) != k_BGSK.size(1)
+    for row, end in enumerate(ends):
+        one = slice(row, row + 1)
+        out_BHTK[one] = F.scaled_dot_product_attention(
+            q_BHTK[one], k_BGSK[one, :, :end], v_BGSK[one, :, :end], enable_gqa=has_groups
+        )
+    return out_BHTK
 
 
 def _attend_in_segments(q_BHTK: Tensor, k_BGSK: Tensor, v_BGSK: Tensor, plan: AttentionPlan) -> Tensor:
@@ -128,9 +142,13 @@ def attention_plan(
     dtype: torch.dtype,
     d_head: int,
     places_BT: Tensor | None = None,
+    ends: Sequence[int] | None = None,
 ) -> AttentionPlan:
     """The kernel for `visible` and its arguments. `dtype`: of queries and keys. `places`: the number of each query's
-    own key where rows have different lengths; None if the queries are the last keys."""
+    own key where rows have different lengths; None if the queries are the last keys. `ends`: the keys of each row,
+    if it has one query and may be computed by itself."""
+    if ends is not None and visible.sees_all_before(n_keys):
+        return AttentionPlan("rows", ends=tuple(ends))
     has_flash = flash_takes(device, dtype, d_head)
     kernel = kernel_for(visible, n_queries, n_keys, has_varlen=has_flash and varlen_takes(d_head))
     if places_BT is not None:

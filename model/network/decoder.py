@@ -79,7 +79,7 @@ class Trunk(Packable):
         self._check_sizes(ids_BT, n_seen + n_new, cache, visible, positions_BT)
         places_BT = cache.positions_BT if cache is not None else None
         x_BTD, rotary = self._embedded(ids_BT, n_seen, places_BT if positions_BT is None else positions_BT)
-        plans = self._plans(visible, x_BTD, n_seen + n_new, places_BT)
+        plans = self._plans(visible, x_BTD, n_seen + n_new, places_BT, None if cache is None else cache.ends)
         for layer, plan in zip(self.layers, plans, strict=True):
             if self.recomputes_layers and cache is None and torch.is_grad_enabled():
                 x_BTD = checkpoint(layer, x_BTD, rotary, plan, None, use_reentrant=False)
@@ -109,15 +109,17 @@ class Trunk(Packable):
             x_BTD = x_BTD + self.embed_positions(positions_BT)
         return x_BTD.to(narrow or x_BTD.dtype), rotary
 
-    def _plans(self, visible: Visible, x_BTD: Tensor, n_keys: int, places_BT: Tensor | None) -> list[AttentionPlan]:
+    def _plans(
+        self, visible: Visible, x_BTD: Tensor, n_keys: int, places_BT: Tensor | None, ends: list[int] | None
+    ) -> list[AttentionPlan]:
         """The attention plan of each layer; layers with the same window share one."""
         cfg, device, dtype = self.cfg, x_BTD.device, x_BTD.dtype
         sizes = {"n_rows": x_BTD.size(0), "n_queries": x_BTD.size(1), "n_keys": n_keys, "d_head": cfg.d_head}
-        full = attention_plan(visible, device=device, dtype=dtype, places_BT=places_BT, **sizes)
+        full = attention_plan(visible, device=device, dtype=dtype, places_BT=places_BT, ends=ends, **sizes)
         if cfg.sliding_window is None:
             return [full] * cfg.n_layers
         narrow = visible.windowed(cfg.sliding_window - 1, 0)
-        windowed = attention_plan(narrow, device=device, dtype=dtype, places_BT=places_BT, **sizes)
+        windowed = attention_plan(narrow, device=device, dtype=dtype, places_BT=places_BT, ends=ends, **sizes)
         return [windowed if layer in cfg.sliding_layers else full for layer in range(cfg.n_layers)]
 
     def _check_sizes(

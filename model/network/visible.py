@@ -80,6 +80,11 @@ class Visible:
         right = self.right if self.right is not None and self.right < n_keys - 1 and not self.is_causal else None
         return left, right
 
+    def sees_all_before(self, n_keys: int) -> bool:
+        """Whether a query sees its own key and all before it, of `n_keys` keys, and no other."""
+        is_plain = self.is_causal and self.documents_BS is None and self.mask_BTS is None
+        return is_plain and self.window(n_keys) == (None, None)
+
     def dense(self, places_BT: Tensor, n_keys: int) -> Tensor:
         """(1 or B, T, S) bool, True = may attend. `places` (1 or B, T): the number of each query's own key."""
         left, right = self.window(n_keys)

@@ -21,11 +21,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LEAST_MULTIPLICATIONS = 2**20  # below, oneDNN's start (about 10 microseconds) costs more than it saves
-HAS_FAST_ONEDNN = (
+HAS_ONEDNN = (
     torch.backends.mkldnn.is_available()
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 )
+HAS_FAST_ONEDNN = HAS_ONEDNN and torch.backends.cpu.get_cpu_capability() == "AVX512"
 CPU_INFO = Path("/proc/cpuinfo")
 ZEN_5 = 26  # its "cpu family"; that of Zen 4 is 25
 

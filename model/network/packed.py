@@ -5,7 +5,7 @@ weights share one memory, so that one product serves all of them: q, k and v, or
 given up, so a model still holds its weights once; it can no longer be trained.
 
 The memory is what such a product reads in order, by what was faster in bench/generation.py:
-- float32 on a CPU with 512-bit instructions, large matrices, several rows: oneDNN's blocks, panels of 64 outputs;
+- float32 on a CPU with AVX2 or AVX-512, large matrices, several rows: oneDNN's blocks, panels of outputs;
 - other float32 on a CPU: the transposed matrix;
 - everything else: the plain matrix.
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
-from model.network.linear import HAS_FAST_ONEDNN, Linear, is_for_onednn, onednn_product
+from model.network.linear import HAS_ONEDNN, Linear, is_for_onednn, onednn_product
 
 BLOCKED_FROM = 2**17  # numbers in a matrix from which oneDNN's blocks pay for the start of its product
 PANEL = 64  # outputs side by side in oneDNN's blocks
@@ -45,7 +45,7 @@ class PackedWeights:
 
     def _lay_out(self, weight_OD: Tensor) -> None:
         is_float_on_cpu = weight_OD.device.type == "cpu" and weight_OD.dtype is torch.float32
-        self._may_block = is_float_on_cpu and HAS_FAST_ONEDNN and weight_OD.numel() >= BLOCKED_FROM
+        self._may_block = is_float_on_cpu and HAS_ONEDNN and weight_OD.numel() >= BLOCKED_FROM
         self.is_blocked, self.panels_PDW = self._may_block and not self.is_for_one, None
         if self.is_blocked:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OD, SEVERAL)

@@ -150,6 +150,8 @@ class Batch:
     def _append(self, slots: list[int], ids: list[int], ids_B: Tensor, found: Sequence[Drawn]) -> None:
         """The new tokens become part of the contexts of rows that go on."""
         going = [place for place, one in enumerate(found) if one.finish is None and one.error is None]
+        if not going:
+            return
         if len(going) < len(slots):
             slots, ids = [slots[place] for place in going], [ids[place] for place in going]
             ids_B = ids_B[torch.tensor(going, dtype=torch.int64, device=ids_B.device)]

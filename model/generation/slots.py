@@ -104,8 +104,9 @@ class Slots:
                 self.join(slot, self.contexts[slot][-max(1, max_seq_len // 2) :])
 
     def index(self, slots: Sequence[int]) -> slice | Tensor:
-        """What selects these slots from a tensor: a slice without any transfer where they are the first ones."""
-        if list(slots) == list(range(len(slots))):
+        """What selects these slots, in rising order, from a tensor: a slice without a transfer where they are the
+        first ones."""
+        if slots[-1] == len(slots) - 1:  # slots are in order
             return slice(len(slots))
         return torch.tensor(slots, device=self.device)
 
@@ -116,16 +117,15 @@ class Slots:
         """
         lengths = [0] * len(self.contexts) if self.cache is None else self.cache.lengths
         n_unread = [len(context) - length for context, length in zip(self.contexts, lengths, strict=False)]
-        late = [slot for slot, n in enumerate(n_unread) if n > 1 or n == len(self.contexts[slot])]
+        late = [slot for slot, n in enumerate(n_unread) if n > 1 or not lengths[slot]]
         if late and not (self._has_just_read and len(late) < len(self.contexts)):
             self._has_just_read = True
             return self._read(late, lengths, n_unread)
         self._has_just_read = False
-        waiting = set(late)
-        ready = [slot for slot in range(len(self.contexts)) if slot not in waiting]
-        return ready, self._logits(self._write(ready, waiting))
+        ready = [slot for slot in range(len(self.contexts)) if slot not in late]
+        return ready, self._logits(self._write(ready, late))
 
-    def _write(self, ready: Sequence[int], waiting: set[int]) -> Tensor:
+    def _write(self, ready: Sequence[int], waiting: Sequence[int]) -> Tensor:
         """The hidden state of the newest token of each row in `ready`, (B, D).
 
         Rows that still read and lie between them pass along, because leaving them out would copy the whole cache of

@@ -84,8 +84,8 @@ class KVCache:
         if min(lengths) < self._n_seen:
             new_T = torch.arange(n_new, device=self._lengths_N.device)
             self.positions_BT = self._lengths_N[self._rows].unsqueeze(1) + new_T
-        if n_new == 1 and self._n_padded_bytes(lengths) > ROW_BYTES * len(lengths):
-            self.ends = [length + 1 for length in lengths]
+            if n_new == 1 and self._n_padded_bytes(lengths) > ROW_BYTES * len(lengths):
+                self.ends = [length + 1 for length in lengths]
         return self._n_seen
 
     def _n_padded_bytes(self, lengths: Sequence[int]) -> int:

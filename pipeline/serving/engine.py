@@ -44,6 +44,7 @@ class EngineState:
     """What an engine does at the moment, and what it did since its start."""
 
     is_running: bool  # False = its thread has ended
+    accepts: bool  # new jobs; False = it is drained or closed, or has failed
     n_slots: int
     n_rows: int  # samples that are written
     n_waiting: int  # jobs
@@ -124,6 +125,7 @@ class Engine:
         writer, prefixes = self._writer, self._writer.prefixes
         return EngineState(
             is_running=self._thread.is_alive(),
+            accepts=not self._is_draining and self._thread.is_alive(),
             n_slots=self.n_slots,
             n_rows=writer.n_rows,
             n_waiting=len(self._waiting),

@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -29,6 +31,25 @@ def model():
 def long_model():
     """With room for several blocks of a prefix."""
     return decoder_of(LONG).double()
+
+
+@contextmanager
+def held(model, n_passes: int) -> Iterator[threading.Event]:
+    """The model stands still after so many passes, until the event is set."""
+    goes_on, n_left = threading.Event(), n_passes
+
+    def hold(module, args):
+        nonlocal n_left
+        n_left -= 1
+        if n_left < 0:
+            goes_on.wait()
+
+    handle = model.model.embed_tokens.register_forward_pre_hook(hold)
+    try:
+        yield goes_on
+    finally:
+        goes_on.set()
+        handle.remove()
 
 
 def texts_of(ticket: Ticket) -> list[str]:
@@ -173,12 +194,13 @@ def test_engine_task_that_is_cancelled_frees_its_slot(long_model):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        goes_on.set()
         assert all(ticket.is_cancelled for ticket in tickets)
         return [delta.text async for delta in engine.submit(JOBS[0])]
 
-    with Engine(long_model, letters, n_slots=1) as engine:
+    with Engine(long_model, letters, n_slots=1) as engine, held(long_model, 3) as goes_on:
         assert "".join(asyncio.run(go())) == expected(long_model, JOBS[0])[0]
-        assert engine.state.completion_tokens < 150
+        assert engine.state.completion_tokens == 4 + JOBS[0].cfg.max_new_tokens
 
 
 def test_engine_ends_a_text_at_its_stops_and_tells_why(model):
@@ -284,16 +306,14 @@ def test_engine_pass_that_fails_ends_those_in_it_and_the_engine_goes_on(model, c
 
 
 def test_engine_whose_thread_ends_tells_everybody(model, caplog):
-    may_fail = threading.Event()
-
     def fail(module, args):
-        may_fail.wait()
         raise SystemExit("killed")
 
-    handle = model.model.embed_tokens.register_forward_pre_hook(fail)
-    engine = Engine(model, letters, n_slots=1)
-    tickets = [engine.submit(job) for job in JOBS]
-    may_fail.set()
+    with held(model, 0) as goes_on:
+        handle = model.model.embed_tokens.register_forward_pre_hook(fail)
+        engine = Engine(model, letters, n_slots=1)
+        tickets = [engine.submit(job) for job in JOBS]
+        goes_on.set()
     for ticket in tickets:
         with pytest.raises(SystemExit):
             list(ticket)
@@ -306,7 +326,7 @@ def test_engine_whose_thread_ends_tells_everybody(model, caplog):
 
 def test_engine_whose_queue_is_full_refuses_and_says_when_to_come_again(long_model):
     job = Job(prompt=[1], cfg=dataclasses.replace(GREEDY, max_new_tokens=150))
-    with Engine(long_model, letters, n_slots=1, max_waiting=2) as engine:
+    with Engine(long_model, letters, n_slots=1, max_waiting=2) as engine, held(long_model, 2) as goes_on:
         deltas = iter(first := engine.submit(job))
         next(deltas)
         waiting = [engine.submit(job) for _ in range(2)]
@@ -317,6 +337,7 @@ def test_engine_whose_queue_is_full_refuses_and_says_when_to_come_again(long_mod
         assert not list(waiting[0]) and waiting[0].usage.completion_tokens == 0
         engine.submit(job)  # in its place
         first.cancel()
+        goes_on.set()
         assert texts_of(waiting[1]) == expected(long_model, job)
 
 
@@ -333,10 +354,16 @@ def test_engine_that_drains_finishes_all_and_accepts_nothing_new(model):
 def test_engine_that_is_closed_ends_every_ticket(long_model):
     engine = Engine(long_model, letters, n_slots=2)
     job = Job(prompt=[1], cfg=dataclasses.replace(GREEDY, max_new_tokens=150))
-    tickets = [engine.submit(job) for _ in range(5)]
-    first = iter(tickets[0])
-    next(first)
-    engine.close()
+    with held(long_model, 2) as goes_on:
+        tickets = [engine.submit(job) for _ in range(5)]
+        first = iter(tickets[0])
+        next(first)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        while engine.state.accepts:
+            pass
+        goes_on.set()
+        closing.join()
     with pytest.raises(Closed, match="closed before this request was over"):
         list(first)
     for ticket in tickets[1:]:
@@ -369,10 +396,10 @@ def test_engine_refuses_a_bad_job_at_once(model, job, message):
 
 
 def test_engine_usage_before_the_end_is_an_error(model):
-    with Engine(model, letters) as engine:
+    with Engine(model, letters) as engine, held(model, 0) as goes_on:
         ticket = engine.submit(JOBS[0])
-        if engine.state.n_passes == 0:
-            with pytest.raises(RuntimeError, match="read it to its end first"):
-                _ = ticket.usage
+        with pytest.raises(RuntimeError, match="read it to its end first"):
+            _ = ticket.usage
+        goes_on.set()
         texts_of(ticket)
         assert ticket.usage.prompt_tokens == 5

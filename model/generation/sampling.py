@@ -220,11 +220,11 @@ def _likeliest(weight_BV: Tensor, room_B1: Tensor) -> tuple[Tensor, Tensor]:
         return first_BC, ids_BC
     n_more = weight_BV.size(-1) - first_BC.size(-1)
     weight_BC, ids_BC = torch.nn.functional.pad(first_BC, (0, n_more)), torch.nn.functional.pad(ids_BC, (0, n_more))
-    weight_BC[is_short_B], ids_BC[is_short_B] = _sorted(weight_BV[is_short_B])
+    weight_BC[is_short_B], ids_BC[is_short_B] = sorted_weights(weight_BV[is_short_B])
     return weight_BC, ids_BC
 
 
-def _sorted(weight_BV: Tensor) -> tuple[Tensor, Tensor]:
+def sorted_weights(weight_BV: Tensor) -> tuple[Tensor, Tensor]:
     """Weights (float32 on a CPU) in falling order with their ids, equal ones by their ids.
 
     The bits of a float that is not negative have its order. So one number of 64 bits holds weight and id, and numpy

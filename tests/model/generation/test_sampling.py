@@ -166,3 +166,32 @@ def test_draw_from_logits_that_are_not_numbers_gives_an_id_of_the_vocabulary():
     for settings in SETTINGS:
         ids_B = draw(torch.full((2, VOCAB), float("nan")), config(**settings), torch.full((2,), 0.999))
         assert ((ids_B >= 0) & (ids_B < VOCAB)).all()
+
+
+def test_rows_that_draw_from_the_whole_vocabulary_take_equal_tokens_by_their_ids(logits_BV):
+    """The sort of 64-bit numbers gives what a stable sort gives, for numbers of every size."""
+    weight_BV = torch.cat(
+        [logits_BV.exp(), logits_BV.round().exp(), torch.zeros(1, VOCAB), logits_BV.double().exp().float()]
+    )
+    expected = weight_BV.sort(dim=-1, descending=True, stable=True)
+    for found, other in zip(sampling.sorted_weights(weight_BV), expected, strict=True):
+        assert torch.equal(found, other)
+
+
+def test_some_rows_draw_as_they_do_when_all_do(logits_BV):
+    """A pass may serve some of the rows; the others keep their numbers."""
+    cfgs = [config(max_new_tokens=4, **SETTINGS[row]) for row in range(5)]
+
+    def sampler() -> RowSampler:
+        made = RowSampler(5, VOCAB, torch.device("cpu"))
+        for slot, cfg in enumerate(cfgs):
+            made.join(slot, cfg, slot, [slot])
+        return made
+
+    together, apart = sampler(), sampler()
+    expected = [together.draw(logits_BV).tolist() for _ in range(3)]
+    found: list[list[int]] = [[] for _ in range(5)]
+    for slots in ([0, 1, 2, 3, 4], [1, 3], [0, 2, 4], [1], [0], [2, 3], [4]):
+        for slot, token in zip(slots, apart.draw(logits_BV[slots], slots).tolist(), strict=True):
+            found[slot].append(token)
+    assert found == [list(row) for row in zip(*expected, strict=True)]

@@ -11,9 +11,12 @@ An evaluated foundation model becomes a version of the registered model `gristmi
 
 import json
 from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
+from pipeline.serving.language_models import TextEmbedder, TextWriter
 from pipeline.store.layout import Layout
+from pipeline.store.record_file import RECORD
 from pipeline.tracking.experiments import DESCRIPTION
 from pipeline.tracking.journal import FINISHED, RUNNING, Journal
 from pipeline.tracking.names import LONGEST_DESCRIPTION, LONGEST_PARAM, LONGEST_TAG, accepted_values, cut_value
@@ -22,6 +25,7 @@ from pipeline.tracking.server import is_local
 
 FINGERPRINT, STEP = "gristmill.fingerprint", "gristmill.step"
 PATH, SHA256 = "gristmill.path", "gristmill.sha256"
+CHAMPION = "champion"  # the alias of the version that is served
 FINAL = "final"  # value of STEP for the finished model
 VERSIONS = "mlflow.modelVersions"  # the tag from which the page of a LoggedModel shows that it is registered
 Event = Mapping[str, Any]
@@ -127,12 +131,34 @@ def model_id_of(layout: Layout, fingerprint: str) -> str | None:
 
 
 def publish(client: Any, layout: Layout, model_id: str, event: Event) -> None:
-    """Register the LoggedModel of a training as a version of a registered model, unless it is one."""
+    """Register the LoggedModel of a training as a version of a registered model, unless it is one.
+
+    With its output in the store it can be served: it gets its code, and the alias champion, as the newest one that
+    was evaluated. Models of models.toml are not compared.
+    """
     name = event["name"]
     if any(one.tags.get(FINGERPRINT) == event["model"] for one in versions_of(client, name)):
         return
     tags = {FINGERPRINT: event["model"], **event["tags"]}
-    new_version(client, layout, name, client.get_logged_model(model_id), tags, event["description"])
+    logged = client.get_logged_model(model_id)
+    is_packaged = package_language_model(client, layout, logged, event["model"])
+    version = new_version(client, layout, name, logged, tags, event["description"])
+    if is_packaged:
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+
+
+def package_language_model(client: Any, layout: Layout, logged: Any, fingerprint: str) -> bool:
+    """Add the code with which MLflow serves a model of models.toml. Returns whether its folder was there."""
+    from model.network.registry import BASES, read_config
+    from pipeline.tracking.packaging import log_model
+
+    folder = next((path.parent for path in layout.store.glob(f"*/{fingerprint}/{RECORD}")), None)
+    if folder is None:
+        return False
+    kind = read_config(folder, *BASES)[0]["kind"]
+    packaged = SimpleNamespace(predictor=TextWriter if kind == "decoder" else TextEmbedder)
+    log_model(client, logged.source_run_id, logged.name, packaged, folder, (), logged.model_id)
+    return True
 
 
 def registered_models(client: Any) -> list[Any]:

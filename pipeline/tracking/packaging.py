@@ -12,13 +12,12 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import model
 from pipeline.serving import predictor
 from pipeline.store.layout import Layout
 from pipeline.store.shards import link_or_copy
-from pipeline.tasks.kind import Kind
 from pipeline.tracking.server import tracking_uri
 
 SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint, without the optimiser state
@@ -41,8 +40,15 @@ SEEN_IDS = "seen_examples.txt"  # one id per line
 PYFUNC = Path(predictor.__file__).with_name("pyfunc.py")  # not imported, because it loads mlflow and pandas
 
 
+class Packaged(Protocol):
+    """A kind of task, or anything else that has a predictor."""
+
+    @property
+    def predictor(self) -> type[predictor.Predictor]: ...
+
+
 def log_model(
-    client: Any, run_id: str, name: str, kind: Kind, directory: Path, seen: Iterable[str], model_id: str
+    client: Any, run_id: str, name: str, kind: Packaged, directory: Path, seen: Iterable[str], model_id: str
 ) -> Any:
     """Add the package to the LoggedModel `model_id`, or to a new one of the run if that is empty. Returns the model.
 
@@ -60,14 +66,15 @@ def log_model(
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "package"
         write_package(package, kind, logged.model_id, logged.source_run_id)
-        (package / SEEN_IDS).write_text("".join(f"{one}\n" for one in sorted(seen)), "utf-8")
+        if ids := sorted(seen):
+            (package / SEEN_IDS).write_text("".join(f"{one}\n" for one in ids), "utf-8")
         link_served(directory, package, besides=stored)
         client.log_model_artifacts(logged.model_id, str(package))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     return logged
 
 
-def write_package(package: Path, kind: Kind, model_id: str, run_id: str | None) -> None:
+def write_package(package: Path, kind: Packaged, model_id: str, run_id: str | None) -> None:
     """Write everything but the weights. The code finds them beside itself, wherever the folder is moved to."""
     import mlflow
     import pandas as pd

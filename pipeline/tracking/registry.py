@@ -26,13 +26,13 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.store import RECORD, read_record
 from pipeline.tasks.kind import Kind, kind_named, kind_of
 from pipeline.tracking.journal import Journal
-from pipeline.tracking.logged_models import model_id_of, new_version, registered_models, versions_of
+from pipeline.tracking.logged_models import CHAMPION, model_id_of, new_version, registered_models, versions_of
 from pipeline.tracking.names import original_name
 from pipeline.tracking.packaging import SEEN_IDS, artifacts_of, imports_repository, log_model
 from pipeline.tracking.refusals import AWAY, LOGIN, failure_of, reason_of
 from pipeline.tracking.server import has_database, is_local, new_client, unreachable
 
-PREFIX, CHAMPION = "gristmill-", "champion"
+PREFIX = "gristmill-"
 FINGERPRINT, EXAMPLES, SCORE = "gristmill.fingerprint", "gristmill.examples", "gristmill."
 COMPARED, KIND = "gristmill.compared", "gristmill.kind"
 NO_ARTIFACT = "No such artifact"  # MLflow's words for files that were removed

@@ -8,7 +8,15 @@ that a client made up.
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +35,7 @@ STATES = {
 
 class Metrics:
     def __init__(self, served: ServedModels) -> None:
+        disable_created_metrics()  # when each counter began, once more for each of its labels
         self.registry = CollectorRegistry()
         of = {"registry": self.registry}
         labels = ["route", "model"]

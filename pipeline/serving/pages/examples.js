@@ -3,7 +3,7 @@
 const SENTENCE = "The new coffee machine is great: it has been making strange noises for three days now.";
 const NEWS =
   "On Monday Ada Lovelace flew from London to New York, where the Analytical Engine Company opens an office " +
-  "next to Central Park. 🎉";
+  "next to Central Park.";
 const TEXT =
   "A gristmill grinds grain into flour. The oldest ones were driven by water: a wheel in the river turned a shaft, " +
   "and the shaft turned the upper of two stones. Oliver Evans built the first fully automatic gristmill in Delaware " +

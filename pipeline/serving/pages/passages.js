@@ -12,18 +12,16 @@ export function showCited(container, text, citations) {
     const cited = citations.filter((one) => one.n === Number(found[1]));
     if (!cited.length) continue;
     const before = characters(text.slice(0, found.index)).length;
-    const own = cited.find((one) => one.answer_start <= before && before <= one.answer_end + found[0].length) ?? cited[0];
-    const rests = characters(text).slice(own.answer_start, own.answer_end);
-    nodes.push(text.slice(done, found.index), markButton(own, rests));
+    const own = cited.find((one) => one.answer_start <= before && before < one.answer_end) ?? cited[0];
+    nodes.push(text.slice(done, found.index), markButton(own));
     done = found.index + found[0].length;
   }
   container.replaceChildren(element("p", {}, nodes, text.slice(done)), ...sources(citations));
 }
 
-// `rests`: the words of the answer that rest on the passage.
-function markButton(citation, rests) {
+function markButton(citation) {
   const label = `Passage ${citation.n}: ${nameOf(citation)}`;
-  return button(`[${citation.n}]`, () => openPassage(citation, rests), { class: "mark", "aria-label": label });
+  return button(`[${citation.n}]`, () => openPassage(citation), { class: "mark", "aria-label": label });
 }
 
 function sources(citations) {
@@ -40,42 +38,30 @@ const nameOf = ({ title, headings = [], document }) => {
   return [title, ...path].filter(Boolean).join(" › ") || document;
 };
 
-function openPassage(citation, rests = "") {
+function openPassage(citation) {
   find("passage-title").textContent = `Passage ${citation.n}`;
-  find("passage-body").replaceChildren(...passageParts(citation, rests));
+  find("passage-body").replaceChildren(...passageParts(citation));
   find("passage").showModal();
   find("passage-body").querySelector("mark")?.scrollIntoView({ block: "center" });
 }
 
-function passageParts(citation, rests) {
+function passageParts(citation) {
   const { title, headings = [], url, document: id } = citation;
   const path = [title, ...headings.filter((one) => one !== title)].filter(Boolean);
   const parts = [];
   if (path.length) parts.push(element("p", { class: "path" }, path.join(" › ")));
-  parts.push(element("blockquote", { class: "passage-text", tabindex: 0 }, passageText(citation, rests)));
-  parts.push(...addressParts(url || id, citation.text));
+  const marked = element("blockquote", { class: "passage-text", tabindex: 0 }, passageText(citation));
+  parts.push(marked);
+  parts.push(...addressParts(url || id, marked.querySelector("mark").textContent));
   return parts;
 }
 
-// The passage between what stands before and behind it, where the server sends that. Marked is the sentence that has
-// the most words of what rests on the passage, or else the whole passage.
-function passageText({ text, before = "", after = "" }, rests) {
-  const wanted = wordsOf(rests);
-  const sentences = [...new Intl.Segmenter("en", { granularity: "sentence" }).segment(text)];
-  const shared = sentences.map(({ segment }) => wordsOf(segment).intersection(wanted).size);
-  const best = Math.max(...shared, 0);
-  const { index, segment } = best ? sentences[shared.indexOf(best)] : { index: 0, segment: text };
-  const end = index + segment.trimEnd().length;
-  return [
-    before && element("span", { class: "around" }, before),
-    text.slice(0, index),
-    element("mark", {}, text.slice(index, end)),
-    text.slice(end),
-    after && element("span", { class: "around" }, after),
-  ];
+// The passage with the sentence marked that the answer rests on, whose place counts characters of the document.
+function passageText({ text, start, quote_start: from = start, quote_end: to = start }) {
+  const all = characters(text);
+  const [first, end] = to > from ? [from - start, to - start] : [0, all.length];
+  return [all.slice(0, first), element("mark", {}, all.slice(first, end)), all.slice(end)];
 }
-
-const wordsOf = (text) => new Set(text.toLowerCase().match(/[\p{L}\p{N}]{2,}/gu) ?? []);
 
 function addressParts(url, text) {
   const web = webAddress(url);

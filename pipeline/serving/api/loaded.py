@@ -141,7 +141,8 @@ class TextModel(Model):
     def about(self) -> dict[str, Any]:
         inputs = {"inputs": dict(self.answers.inputs), "outputs": dict(self.answers.outputs)} if self.answers else {}
         template = "own" if self.has_own_template else "alpaca"
-        return {**super().about(), "context": self.context, "chat_template": template, **inputs}
+        about = {"context": self.context, "chat_template": template, "system": self.system}
+        return {**super().about(), **about, **inputs}
 
     def state(self) -> dict[str, float]:
         now = self.engine.state

@@ -13,7 +13,7 @@ export function requestOf(model, messages, fields) {
   const said = messages.filter(({ role }) => role !== "system");
   const history = said.slice(0, -1);
   const question = said.at(-1)?.content ?? "";
-  return ["v1/answer", { model: model.id, question, ...(model.inputs?.history ? { history } : {}) }];
+  return ["v1/answer", { model: model.id, question, ...(history.length && model.optional_inputs?.history ? { history } : {}) }];
 }
 
 // Parts of an answer: {text} to append, then {finish, usage} or {citations, refused}.

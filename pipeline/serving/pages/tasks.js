@@ -34,7 +34,8 @@ function showForm() {
   for (const id of ["run", "example"]) find(id).disabled = !one;
   find("model-about").textContent = one ? aboutOf(one) : "No model of a task is served here.";
   const previous = Object.fromEntries(Object.entries(one?.inputs ?? {}).map(([name]) => [name, find(`in-${name}`)?.value]));
-  find("inputs").replaceChildren(...Object.keys(one?.inputs ?? {}).map((name) => field(name, previous[name])));
+  const fields = Object.entries(one?.inputs ?? {}).map(([name, kind]) => field(name, kind, previous[name]));
+  find("inputs").replaceChildren(...fields);
   find("result").replaceChildren(element("p", { class: "empty" }, "What the model answers appears here."));
   clearProblem();
   if (one) sessionStorage.setItem(MODEL, one.id);
@@ -46,17 +47,20 @@ function aboutOf({ kind, labels }) {
   return labels?.length ? `A model for ${what}, with the labels ${labels.join(", ")}.` : `A model for ${what}.`;
 }
 
-function field(name, value) {
+function field(name, kind, value) {
   const id = `in-${name}`;
   const label = name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
-  const control = ONE_LINE.has(name) ? element("input", { id, type: "text" }) : element("textarea", { id, rows: 6 });
+  const isLine = ONE_LINE.has(name) || kind !== "string";
+  const type = kind === "string" ? "text" : "number";
+  const control = isLine ? element("input", { id, type, step: "any" }) : element("textarea", { id, rows: 6 });
   control.value = value ?? "";
   control.required = true;
   return element("div", { class: "field" }, element("label", { for: id }, label), control);
 }
 
 function inputs() {
-  return Object.fromEntries(Object.keys(model()?.inputs ?? {}).map((name) => [name, find(`in-${name}`).value]));
+  const valueOf = (name, kind) => (kind === "string" ? find(`in-${name}`).value : find(`in-${name}`).valueAsNumber);
+  return Object.fromEntries(Object.entries(model()?.inputs ?? {}).map(([name, kind]) => [name, valueOf(name, kind)]));
 }
 
 function requestOf(one, given) {

@@ -1,8 +1,8 @@
 """The pictures of the server's pages for the docs.
 
-In: models of the data folder (GRISTMILL_DATA, else data/): one that writes, one that tags, and perhaps an assistant over
-documents with a question that its documents answer. Out: page-chat.png, page-tasks.png and page-documents.png. Starts
-`gristmill serve` on port 8990 and drives Debian's chromium through Playwright.
+In: models of the data folder (GRISTMILL_DATA, else data/): one that writes, one that tags, and perhaps an assistant
+over documents with a question that its documents answer. Out: page-chat.png, page-tasks.png and page-documents.png.
+Starts `gristmill serve` on port 8990 and drives Debian's chromium through Playwright.
 
     .venv/bin/python -m bench.page_screenshots --chat smollm2 --task tweet_entities [--documents NAME QUESTION]
 """
@@ -60,7 +60,7 @@ def serving(*models: str) -> Iterator[None]:
 
 
 def opened(browser: Browser, path: str, model: str, *, scheme: str = "light") -> Page:
-    page = browser.new_page(viewport={"width": 1180, "height": 800}, color_scheme=scheme)
+    page = browser.new_page(viewport={"width": 1180, "height": 850}, color_scheme=scheme)
     page.goto(URL + path)
     expect(page.locator("#model")).to_be_enabled()
     page.locator("#model").select_option(name_of(model))

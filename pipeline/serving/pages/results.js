@@ -61,7 +61,8 @@ function entities(model, inputs, found) {
   const marked = markedText(inputs.text, found, (one) => labels.indexOf(one.label));
   const n = found.length;
   const said = n ? `${n} found: ${found.map((one) => `${one.text}, ${one.label}`).join("; ")}` : "Nothing was found";
-  const heads = ["Text", "Label", "Probability", "From", "To"].map((one) => element("th", { scope: "col" }, one));
+  const head = (name, place) => element("th", { scope: "col", class: place > 1 ? "number" : null }, name);
+  const heads = ["Text", "Label", "Probability", "From", "To"].map(head);
   const rows = found.map((one) =>
     element("tr", {}, [
       element("th", { scope: "row" }, one.text),

@@ -90,7 +90,7 @@ async function run(event) {
     const response = await ask(...requestOf(one, given), own.signal);
     showResult(one, given, response, performance.now() - began);
   } catch (error) {
-    if (error.name !== "AbortError") showProblem(error, error.status === 404 ? loadModels : run);
+    if (error.name !== "AbortError") showProblem(error, error.status === 404 ? loadModels : again);
     else if (running === own) announce("Stopped.");
   } finally {
     if (running === own) {
@@ -98,6 +98,11 @@ async function run(event) {
       busy(false);
     }
   }
+}
+
+function again() {
+  find("run").focus(); // what was pressed is gone
+  run();
 }
 
 function showResult(one, given, response, milliseconds) {

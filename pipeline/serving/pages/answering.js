@@ -2,6 +2,8 @@
 
 import { ask, stream } from "./api.js";
 
+const LEAST_SECONDS = 0.2; // of writing, for a rate that means something
+
 export const isDocuments = (model) => model.kind === "documents";
 
 // The path and the body of the request that continues `messages`.
@@ -58,8 +60,9 @@ export function factsOf(message) {
   const facts = [message.model];
   const { usage, seconds, firstSeconds } = message;
   if (usage) facts.push(`${count(usage.completion_tokens, "token")} written`, `${usage.prompt_tokens} read${cached(usage)}`);
-  if (usage && usage.completion_tokens > 1 && seconds > firstSeconds) {
-    facts.push(`${((usage.completion_tokens - 1) / (seconds - firstSeconds)).toFixed(1)} tokens/s`);
+  const writing = seconds - firstSeconds;
+  if (usage?.completion_tokens > 1 && writing >= LEAST_SECONDS) {
+    facts.push(`${((usage.completion_tokens - 1) / writing).toFixed(1)} tokens/s`);
   }
   if (seconds !== undefined) facts.push(`${seconds.toFixed(1)} s`);
   return facts.filter(Boolean).join(" · ");

@@ -3,8 +3,12 @@
 import json
 import os
 import re
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Locator, Page, expect
 
@@ -21,6 +25,20 @@ it is *old*.
 print("<b>flour</b>")
 ```
 {HOSTILE} [a link](javascript:alert(1)) 2 * 3 * 4"""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that answers."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=60, **options)
+
+    def post(self, path: str, body: Any) -> requests.Response:
+        return requests.post(self.url + path, json=body, timeout=60)
 
 
 def chosen(page: Page, model: str) -> None:

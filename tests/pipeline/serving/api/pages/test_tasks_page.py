@@ -11,13 +11,13 @@ from playwright.sync_api import Error, Page, expect
 
 from tests.pipeline.serving.api.pages.browsing import (
     MARKDOWN,
+    Served,
     assert_accessible,
     assert_reached,
     chosen,
     opened_file,
     shot,
 )
-from tests.pipeline.serving.api.tiny_models import Running
 
 TEXT = "Ada 🎉 met 🧑‍🚀 Grace in New York.\nThen they <b>left</b>."
 
@@ -27,7 +27,7 @@ def tasks(opened, served) -> Page:
     return opened(f"{served.url}/tasks")
 
 
-def answered(page: Page, served: Running, model: str, **inputs: str) -> dict[str, Any]:
+def answered(page: Page, served: Served, model: str, **inputs: str) -> dict[str, Any]:
     """Fills in the form of a model and runs it; returns what the API answers to the same."""
     chosen(page, model)
     for name, text in inputs.items():

@@ -34,7 +34,8 @@ from model.network.registry import load_decoder
 from pipeline.serving.engine import Engine, Job
 
 GOAL_THROUGHPUT, GOAL_FIRST = 4.0, 5.0
-Ask = Callable[[int, int, int], AsyncIterator[int]]  # number, tokens of prompt and answer -> new tokens as they come
+Ask = Callable[[int, int, int], AsyncIterator[tuple[int, bool]]]
+# From the number of a request and the tokens of its prompt and answer: new tokens, and whether they come with a text.
 
 
 @dataclass
@@ -65,11 +66,12 @@ async def client(ask: Ask, requests: list[tuple[int, int, int]], delay: float, f
         began = last = time.perf_counter()
         n_texts = 0
         try:
-            async for n_tokens in ask(*request):
+            async for n_tokens, is_text in ask(*request):
                 now = time.perf_counter()
-                (figures.gaps if n_texts else figures.first).append(now - last)
+                if is_text:
+                    (figures.gaps if n_texts else figures.first).append(now - last)
+                    last, n_texts = now, n_texts + 1
                 figures.done.append((now, n_tokens))
-                last, n_texts = now, n_texts + 1
         except Exception as error:
             figures.n_failed += 1
             print(f"failed after {time.perf_counter() - began:.1f} s: {error!r}")
@@ -103,11 +105,14 @@ def prompt_of(number: int, length: int, vocab_size: int) -> list[int]:
 def in_process(engine: Engine, settings: dict[str, float | int | None]) -> Ask:
     vocab_size = engine.model.cfg.vocab_size
 
-    async def ask(number: int, n_prompt: int, n_new: int) -> AsyncIterator[int]:
+    async def ask(number: int, n_prompt: int, n_new: int) -> AsyncIterator[tuple[int, bool]]:
         cfg = SampleConfig(max_new_tokens=n_new, seed=number, **settings)  # type: ignore[arg-type]
         job = Job(prompt=prompt_of(number, n_prompt, vocab_size), cfg=cfg, n_logprobs=None)
-        async for _ in engine.submit(job):
-            yield 1
+        n_known = 0
+        async for delta in (ticket := engine.submit(job)):
+            n_known += len(delta.text)  # a letter a token
+            yield len(delta.text), True
+        assert n_known == ticket.usage.completion_tokens
 
     return ask
 
@@ -118,26 +123,31 @@ def over_http(url: str, name: str, settings: dict[str, float | int | None]) -> A
 
     openai = AsyncOpenAI(base_url=url, api_key="none", timeout=600, max_retries=0)
 
-    async def ask(number: int, n_prompt: int, n_new: int) -> AsyncIterator[int]:
+    async def ask(number: int, n_prompt: int, n_new: int) -> AsyncIterator[tuple[int, bool]]:
         draw = random.Random(number)
         prompt = " ".join(str(draw.randrange(10)) for _ in range(max(1, n_prompt // 2)))
         asked = {"model": name, "prompt": prompt, "max_tokens": n_new, "seed": number, **settings}
-        async for chunk in await openai.completions.create(stream=True, **asked):  # type: ignore[call-overload]
+        asked |= {"stream": True, "stream_options": {"include_usage": True}}
+        async for chunk in await openai.completions.create(**asked):  # type: ignore[call-overload]
             if chunk.choices:
-                yield 1
+                yield 0, True
+            else:
+                yield chunk.usage.completion_tokens, False
 
     return ask
 
 
 async def table(ask: Ask, args: argparse.Namespace) -> None:
     lone = requests_of(args.rounds * 3, args.prompt, args.tokens, 1)
-    await measured(ask, [lone[:1]], 0.0)  # to warm up
-    one = await measured(ask, [[(number + 500, *rest) for number, *rest in lone]], 0.0)
+    if (await measured(ask, [lone[:1]], 0.0)).n_failed:  # to warm up
+        raise SystemExit("the first request failed; nothing is measured")
+    one = await measured(ask, [[(number + 500, n_prompt, n_new) for number, n_prompt, n_new in lone]], 0.0)
     spread = (one.done[-1][0] - one.began) / len(lone) * args.clients / 6
     many = [requests_of(args.rounds, args.prompt, args.tokens, seed + 2) for seed in range(args.clients)]
     spread_out = await measured(ask, many, spread)
     other = [requests_of(1, args.prompt, args.tokens, seed + 1002) for seed in range(args.clients)]
     at_once = await measured(ask, other, 0.0)
+    at_once.ended = float("inf")  # of one request each, all count
     print(
         "| clients | tokens/s | ratio | first token, ms: median | 95 % | ratio of 95 % | between tokens, ms: median |"
         " 95 % | failed |"

@@ -1,12 +1,15 @@
 """What is asked of an engine and what comes back: Job, Delta, Ticket, and the two refusals.
 
-In: what the thread of the engine tells a ticket. Out: a stream of Deltas for one reader, in a thread (`for`) or in an
-event loop (`async for`). The engine never waits for a reader, and a reader never for more than the next Delta.
+In: what the thread of the engine puts into a ticket. Out: a stream of Deltas for one reader, in a thread (`for`) or
+in an event loop (`async for`). The engine never waits for a reader. What came since a reader looked last is one Delta
+a sample, and a reader is not told of every token: with many of them, what each does with a Delta, such as an event
+over HTTP, may cost more than the token. So it is told of the first and of the last at once, and of others after a
+pause that grows with the number of texts.
 """
 
 import asyncio
 import threading
-from collections import deque
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -65,7 +68,8 @@ class Ticket:
         self.job = job
         self.is_cancelled = False
         self._on_cancel = on_cancel
-        self._new: deque[Delta] = deque()
+        self._new: list[Delta] = []
+        self._told_at: float | None = None
         self._is_over, self._error = False, None
         self._usage: Usage | None = None
         self._changed = threading.Condition()
@@ -85,30 +89,33 @@ class Ticket:
         self._on_cancel(self)
 
     def put(self, deltas: Sequence[Delta]) -> None:
-        """For the engine: what is new."""
+        """For the engine: what is new. `tell` tells the reader."""
         with self._changed:
             self._new.extend(deltas)
-            self._tell()
+
+    def is_due(self, now: float, pause: float) -> bool:
+        """Whether the reader is to be told now."""
+        with self._changed:
+            is_end = any(delta.finish is not None for delta in self._new)
+        return self._told_at is None or is_end or now - self._told_at >= pause
 
     def end(self, usage: Usage, error: BaseException | None = None) -> None:
         """For the engine: nothing follows. Only the first call counts."""
         with self._changed:
             if not self._is_over:
                 self._is_over, self._error, self._usage = True, error, usage
-                self._tell()
+        tell([self])
 
-    def _tell(self) -> None:
-        self._changed.notify_all()
-        if self._loop is not None and self._wake is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._wake.set)
-            except RuntimeError:  # the reader's loop is closed
-                self.is_cancelled = True
+    def told(self, now: float) -> tuple[asyncio.AbstractEventLoop, asyncio.Event] | None:
+        """Wakes a reader in a thread. Returns what wakes one in an event loop, if that is where it is."""
+        self._told_at = now
+        with self._changed:
+            self._changed.notify_all()
+            return None if self._loop is None or self._wake is None else (self._loop, self._wake)
 
     def _taken(self) -> list[Delta]:
-        """What is there, in order. Empty at the end. Raises the error of the job, once all before it was read."""
-        deltas = list(self._new)
-        self._new.clear()
+        """What is there. Empty at the end. Raises the error of the job, once all before it was read."""
+        deltas, self._new = joined(self._new), []
         if not deltas and self._error is not None:
             raise self._error
         return deltas
@@ -147,3 +154,41 @@ class Ticket:
         """A reader that stops before the end wants no more."""
         if not self._is_over:
             self.cancel()
+
+
+def joined(deltas: Sequence[Delta]) -> list[Delta]:
+    """One Delta for each sample among `deltas`."""
+    if len({delta.sample for delta in deltas}) == len(deltas):
+        return list(deltas)
+    of_sample: dict[int, list[Delta]] = {}
+    for delta in deltas:
+        of_sample.setdefault(delta.sample, []).append(delta)
+    return [
+        Delta(
+            sample,
+            "".join(one.text for one in found),
+            tuple(token for one in found for token in one.tokens),
+            found[-1].finish,
+        )
+        for sample, found in of_sample.items()
+    ]
+
+
+def tell(tickets: Sequence[Ticket]) -> None:
+    """Wakes the readers of these tickets; those of one event loop by one call."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, asyncio.Event]]] = {}
+    now = time.monotonic()
+    for ticket in tickets:
+        if (found := ticket.told(now)) is not None:
+            by_loop.setdefault(found[0], []).append((ticket, found[1]))
+    for loop, sleeping in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_set, [event for _, event in sleeping])
+        except RuntimeError:  # the loop is closed, so nobody reads on
+            for ticket, _ in sleeping:
+                ticket.cancel()
+
+
+def _set(events: Sequence[asyncio.Event]) -> None:
+    for event in events:
+        event.set()

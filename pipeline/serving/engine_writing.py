@@ -17,8 +17,9 @@ from model.generation.slots import Slots
 from model.generation.text_stream import DecodeBytes, TextStream
 from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
-from pipeline.serving.engine_ticket import Delta, Ticket, Usage
+from pipeline.serving.engine_ticket import Delta, Ticket, Usage, tell
 
+PAUSE_PER_ROW = 0.0015  # seconds in which a reader need not be told again, for each text that is written
 LEAST_LEN = 256  # tokens that a slot has room for at least; twice as many when they are too few, and so on
 
 
@@ -99,6 +100,7 @@ class Writer:
         self.open: dict[Ticket, Open] = {}
         self.paused: deque[Sample] = deque()  # have no slot at the moment
         self._samples: dict[Row, Sample] = {}  # with a slot, in the order of joining
+        self._untold: dict[Ticket, None] = {}  # have text that their readers do not know of
         self.n_prompt = self.n_cached = self.n_completed = self.n_passes = 0
         self._batch = self._new_batch()
 
@@ -189,12 +191,13 @@ class Writer:
         for sample in [one for one in self._samples.values() if one.ticket is ticket]:
             self._leave(sample, keeps=error is None)
         self.paused = deque(one for one in self.paused if one.ticket is not ticket)
+        self._untold.pop(ticket, None)  # which is told of its end
         ticket.end(opened.usage, error)
 
     def close_all(self, error: BaseException) -> None:
         """Every ticket is over; nothing of the batch is used again, because a pass may have failed within it."""
-        self._samples.clear()
-        self.paused.clear()
+        for waiting in (self._samples, self.paused, self._untold):
+            waiting.clear()
         for ticket in list(self.open):
             self.open.pop(ticket).ticket.end(Usage(len(ticket.job.prompt), 0, 0), error)
         self._batch = self._new_batch()
@@ -217,7 +220,15 @@ class Writer:
             except Exception as error:
                 over.append(sample.ticket)
                 self.close(sample.ticket, error)
+        self._tell()
         return over
+
+    def _tell(self) -> None:
+        now, pause = time.monotonic(), PAUSE_PER_ROW * len(self._samples)
+        due = [ticket for ticket in self._untold if ticket.is_due(now, pause)]
+        tell(due)
+        for ticket in due:
+            del self._untold[ticket]
 
     def _make_room(self) -> None:
         """For the next token of each row."""
@@ -240,6 +251,7 @@ class Writer:
         self.n_completed += drawn.token is not None
         delta = sample.delta(drawn)
         sample.ticket.put([delta])
+        self._untold[sample.ticket] = None
         return [] if delta.finish is None else self._finish(sample)
 
     def _begin_twins(self, opened: Open, first: Sample) -> None:

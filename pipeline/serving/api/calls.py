@@ -21,6 +21,7 @@ from pipeline.serving.api.served import ServedModels
 from pipeline.serving.same_origin import Message, Receive, Send
 
 JSON, EVENTS = b"application/json", b"text/event-stream; charset=utf-8"
+MOST_UNWANTED = 64_000_000  # bytes of a body that is refused and read all the same
 DONE = b"data: [DONE]\n\n"
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,10 @@ class Call:
         if (coding := headers.get(b"content-encoding", "identity").lower()) != "identity":
             raise ApiError(415, f"the content encoding {coding[:80]!r} is not supported; send the body as it is")
         length = headers.get(b"content-length", "")
-        if length.isdecimal() and int(length) > self.limits.max_body_bytes:
+        n_bytes = int(length) if length.isdecimal() else 0
+        if n_bytes > self.limits.max_body_bytes:
+            if n_bytes <= MOST_UNWANTED and b"expect" not in headers:
+                await self._discard(0)
             raise self._too_large()
         try:
             async with asyncio.timeout(self.limits.body_seconds):
@@ -87,16 +91,28 @@ class Call:
 
     async def _body(self) -> bytes:
         parts, size, is_complete = [], 0, False
-        while not is_complete:
+        while not is_complete and size <= self.limits.max_body_bytes:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise ClientGone
             parts.append(message.get("body", b""))
             size += len(parts[-1])
-            if size > self.limits.max_body_bytes:
-                raise self._too_large()
             is_complete = not message.get("more_body", False)
+        if size > self.limits.max_body_bytes:
+            if not is_complete:
+                await self._discard(size)
+            raise self._too_large()
         return b"".join(parts)
+
+    async def _discard(self, size: int) -> None:
+        """Reads the rest of a body that is not wanted, because a client that still sends does not see its answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.body_seconds):
+                while size <= MOST_UNWANTED:
+                    message = await self._receive()
+                    size += len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        return
 
     def _too_large(self) -> ApiError:
         return ApiError(

@@ -11,10 +11,10 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from pipeline.serving.api.calls import MOST_UNWANTED
 from pipeline.serving.api.errors import ApiError, retry_header
 from pipeline.serving.api.limits import Limits
 
-MOST_UNWANTED = 64_000_000  # bytes of bodies that were refused and are read all the same
 BUSY_SECONDS = 1.0  # after which a client may connect again
 
 

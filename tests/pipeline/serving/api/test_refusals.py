@@ -166,7 +166,7 @@ def strict(tiny_models, tmp_path_factory):
     limits = Limits(
         max_body_bytes=2000,
         header_seconds=0.3,
-        body_seconds=0.3,
+        body_seconds=0.6,
         max_connections=5,
         max_texts=4,
         n_slots=1,
@@ -199,6 +199,8 @@ def test_token_lets_in_under_any_name_and_is_not_needed_for_health(strict):
 def test_large_body_is_refused_by_its_length_and_by_its_bytes(strict):
     answer = strict.post("/v1/chat/completions", CHAT | {"user": "a" * 3000}, headers=BEARER)
     assert answer.status_code == 413 and answer.json()["error"]["code"] == "body_too_large"
+    whole = post(b"x" * 3_000_000, LINE, b"Connection: close")  # of a client that reads only when all is sent
+    assert exchange(strict.port, whole)[0] == 413
     parts = (b"x" * 500 for _ in range(10))  # in chunks, so that its length is not told
     headers = BEARER | {"Content-Type": "application/json"}
     assert strict.post("/v1/chat/completions", data=parts, headers=headers).status_code == 413

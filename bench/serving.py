@@ -44,14 +44,14 @@ class Figures:
 
     first: list[float] = field(default_factory=list)  # seconds
     gaps: list[float] = field(default_factory=list)
-    done: list[tuple[float, int]] = field(default_factory=list)  # when a text came, and how many tokens it has
+    done: list[tuple[float, float]] = field(default_factory=list)  # when a text came, and how many tokens it has
     n_failed: int = 0
     began: float = 0.0
     ended: float = float("inf")  # when the first client had nothing left to ask
 
     @property
     def tokens_per_second(self) -> float:
-        end = min(self.ended, self.done[-1][0])
+        end = min(self.ended, max(when for when, _ in self.done))
         return sum(n for when, n in self.done if when <= end) / (end - self.began)
 
 
@@ -64,14 +64,15 @@ async def client(ask: Ask, requests: list[tuple[int, int, int]], delay: float, f
     await asyncio.sleep(delay)
     for request in requests:
         began = last = time.perf_counter()
-        n_texts = 0
+        times, n_tokens = [], 0
         try:
-            async for n_tokens, is_text in ask(*request):
-                now = time.perf_counter()
+            async for n_new, is_text in ask(*request):
+                n_tokens += n_new
                 if is_text:
-                    (figures.gaps if n_texts else figures.first).append(now - last)
-                    last, n_texts = now, n_texts + 1
-                figures.done.append((now, n_tokens))
+                    now = time.perf_counter()
+                    (figures.gaps if times else figures.first).append(now - last)
+                    times.append(last := now)
+            figures.done += [(when, n_tokens / len(times)) for when in times]
         except Exception as error:
             figures.n_failed += 1
             print(f"failed after {time.perf_counter() - began:.1f} s: {error!r}")
@@ -189,7 +190,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48, metavar="N", help="new ones an answer")
     parser.add_argument("--rounds", type=int, default=4, metavar="N", help="requests of each client")
     parser.add_argument("--top-p", type=float, dest="top_p")
-    parser.add_argument("--most-read", type=int, default=256, metavar="TOKENS", help="of prompts in one pass")
+    parser.add_argument("--most-read", type=int, metavar="TOKENS", help="of prompts in one pass")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

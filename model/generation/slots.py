@@ -44,7 +44,8 @@ class Slots:
             self.cache = model.new_cache(n_slots, max_len)
         self._last_N = torch.zeros(n_slots, dtype=torch.int64, device=self.device)  # newest token of each row
         self._part: KVCache | None = None  # of the cache: the first rows, which wrote together last
-        self._most_read, self._has_just_read = most_read, False
+        self.most_read, self._has_just_read = most_read, False
+        self.n_last_read = 0  # tokens of the last pass, with padding, if it read; 0 if it wrote
         self._arrival: list[int] = []  # by slot: the number of its row in the order of joining
         self._n_joined = 0
 
@@ -121,7 +122,7 @@ class Slots:
         if late and not (self._has_just_read and len(late) < len(self.contexts)):
             self._has_just_read = True
             return self._read(late, lengths, n_unread)
-        self._has_just_read = False
+        self._has_just_read, self.n_last_read = False, 0
         ready = [slot for slot in range(len(self.contexts)) if slot not in late]
         return ready, self._logits(self._write(ready, late))
 
@@ -148,6 +149,7 @@ class Slots:
         chunks = [
             self.contexts[slot][lengths[slot] : lengths[slot] + n] for slot, n in zip(slots, n_read, strict=True)
         ]
+        self.n_last_read = len(slots) * max(n_read)
         padded = [[*ids, *([0] * (max(n_read) - len(ids)))] for ids in chunks]
         part = self.cache.part(slots) if self.cache is not None else None
         x_BTD = self.model.trunk(torch.tensor(padded, device=self.device), cache=part)
@@ -164,7 +166,7 @@ class Slots:
         self, late: list[int], lengths: Sequence[int], n_unread: Sequence[int]
     ) -> tuple[list[int], list[int]]:
         """Which of the rows that have to read do so in the next pass, in the order of their slots, and how much."""
-        most = self._most_read
+        most = self.most_read
         if self.cache is None or (most is None and not any(lengths[slot] for slot in late)):
             return late, [n_unread[slot] for slot in late]
         chosen: dict[int, int] = {}

@@ -31,7 +31,6 @@ from pipeline.serving.engine_ticket import Busy, Closed, Delta, Job, Ticket, Usa
 from pipeline.serving.engine_writing import Writer
 
 __all__ = ["Busy", "Closed", "Delta", "Engine", "EngineState", "Job", "Ticket", "Usage"]
-MOST_READ = 256  # tokens of prompts in one pass: how long the texts of others may stand still
 PREFIX_CONTEXTS = 16  # whole contexts that the prefixes may fill, where memory allows
 SHARE_OF_MEMORY = {"slots": 0.25, "prefixes": 0.125}  # of what is free when the engine starts
 FIRST_ESTIMATE, LONGEST_ESTIMATE = 1.0, 60.0  # seconds of retry_after: before any job is over, and at most
@@ -64,7 +63,7 @@ class Engine:
         *,
         n_slots: int = 32,
         max_waiting: int = 64,
-        most_read: int = MOST_READ,
+        most_read: int | None = None,
         max_new_tokens: int | None = None,
         max_seconds: float | None = None,
         cache_bytes: int | None = None,
@@ -73,12 +72,12 @@ class Engine:
         """Starts the thread. Nobody else may run `model` while the engine has it.
 
         `n_slots`: samples that are written at once, where memory allows; `max_waiting`: jobs that wait for one.
-        `most_read`: tokens of prompts in one pass. `max_new_tokens`, `max_seconds`: of a job, which then ends with
-        "length"; None = no limit but its own and that of the context. `cache_bytes`: of the keys and values of all
-        slots, at least those of one context, and twice as many for the moment in which they grow; `prefix_bytes`: of
-        beginnings that are kept, 0 = none; None = by what is free.
+        `most_read`: tokens of prompts in one pass, None = by how fast the model reads. `max_new_tokens`,
+        `max_seconds`: of a job, which then ends with "length"; None = no limit but its own and that of the context.
+        `cache_bytes`: of the keys and values of all slots, at least those of one context, and twice as many for the
+        moment in which they grow; `prefix_bytes`: of beginnings that are kept, 0 = none; None = by what is free.
         """
-        if n_slots < 1 or max_waiting < 0 or most_read < 1:
+        if n_slots < 1 or max_waiting < 0 or (most_read is not None and most_read < 1):
             raise ValueError(f"{n_slots=} and {most_read=} must be at least 1, {max_waiting=} at least 0")
         context = model.new_cache(1, 1).bytes_per_token * model.cfg.max_seq_len
         free = free_memory(next(model.parameters()).device)

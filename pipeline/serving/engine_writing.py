@@ -19,6 +19,8 @@ from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
 from pipeline.serving.engine_ticket import Delta, Ticket, Usage, tell
 
+READ_SECONDS = 0.3  # that the texts of others may stand still while prompts are read
+FIRST_READ, LEAST_READ, MOST_READ = 128, 64, 4096  # tokens of a pass that reads: the first one, and the limits
 PAUSE_PER_ROW = 0.0015  # seconds in which a reader need not be told again, for each text that is written
 LEAST_LEN = 256  # tokens that a slot has room for at least; twice as many when they are too few, and so on
 
@@ -89,12 +91,14 @@ class Writer:
         *,
         n_slots: int,
         most_tokens: int,
-        most_read: int,
+        most_read: int | None,
         prefixes: PrefixCache,
         max_seconds: float | None,
     ) -> None:
-        """`most_tokens`: slots times longest row, at least max_seq_len."""
-        self.model, self.n_slots, self.most_tokens, self.most_read = model, n_slots, most_tokens, most_read
+        """`most_tokens`: slots times longest row, at least max_seq_len. `most_read`: tokens of a pass that reads;
+        None = as many as take about READ_SECONDS."""
+        self.model, self.n_slots, self.most_tokens = model, n_slots, most_tokens
+        self._most_read, self._adapts = most_read or FIRST_READ, most_read is None
         self.prefixes, self.max_seconds = prefixes, max_seconds
         self._decode_bytes = decode_bytes
         self.open: dict[Ticket, Open] = {}
@@ -103,19 +107,19 @@ class Writer:
         self._untold: dict[Ticket, None] = {}  # have text that their readers do not know of
         self.n_prompt = self.n_cached = self.n_completed = self.n_passes = 0
         self._batch = self._new_batch()
+        self.cache_bytes = self._size_of_cache()
 
     def _new_batch(self) -> Batch:
         n_tokens = min(LEAST_LEN, self.model.cfg.max_seq_len)
         return Batch(
-            self.model, self.n_slots, n_tokens, most_read=self.most_read, cache=self.model.new_cache(1, n_tokens)
+            self.model, self.n_slots, n_tokens, most_read=self._most_read, cache=self.model.new_cache(1, n_tokens)
         )
 
     @property
     def n_rows(self) -> int:
         return len(self._samples)
 
-    @property
-    def cache_bytes(self) -> int:
+    def _size_of_cache(self) -> int:
         cache = self._cache
         return cache.n_rows * cache.max_len * cache.bytes_per_token
 
@@ -169,6 +173,7 @@ class Writer:
         if size < longest:
             return False
         self._slots.resize(count, size)
+        self.cache_bytes = self._size_of_cache()
         return True
 
     def _leave(self, sample: Sample, *, keeps: bool) -> None:
@@ -210,8 +215,7 @@ class Writer:
         self._make_room()
         if not self._samples:
             return over
-        self.n_passes += 1
-        for drawn in self._batch.step():
+        for drawn in self._pass():
             sample = self._samples.get(drawn.row)
             if sample is None:  # another sample of its ticket failed in this pass
                 continue
@@ -222,6 +226,18 @@ class Writer:
                 self.close(sample.ticket, error)
         self._tell()
         return over
+
+    def _pass(self) -> list[Drawn]:
+        """One pass; one that read tells how many tokens the next one may read."""
+        began = time.monotonic()
+        found = self._batch.step()
+        seconds, n_read = time.monotonic() - began, self._slots.n_last_read
+        self.n_passes += 1
+        if self._adapts and n_read >= LEAST_READ:  # fewer tokens say little of how long many take
+            affordable = int(n_read * READ_SECONDS / max(seconds, 1e-6))
+            self._most_read = min(max(affordable, LEAST_READ), 2 * self._most_read, MOST_READ)
+            self._slots.most_read = self._most_read
+        return found
 
     def _tell(self) -> None:
         now, pause = time.monotonic(), PAUSE_PER_ROW * len(self._samples)

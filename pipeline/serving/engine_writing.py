@@ -19,8 +19,8 @@ from model.network.decoder import Decoder
 from model.network.kv_cache import KVCache
 from pipeline.serving.engine_ticket import Delta, Ticket, Usage, tell
 
-READ_SECONDS = 0.3  # that the texts of others may stand still while prompts are read
-FIRST_READ, LEAST_READ, MOST_READ = 128, 64, 4096  # tokens of a pass that reads: the first one, and the limits
+READ_SECONDS = 0.6  # that the texts of others may stand still while prompts are read
+FIRST_READ, LEAST_READ, MOST_READ = 256, 64, 4096  # tokens of a pass that reads: the first one, and the limits
 PAUSE_PER_ROW = 0.0015  # seconds in which a reader need not be told again, for each text that is written
 LEAST_LEN = 256  # tokens that a slot has room for at least; twice as many when they are too few, and so on
 

@@ -11,10 +11,11 @@ An evaluated foundation model becomes a version of the registered model `gristmi
 
 import json
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.serving.language_models import TextEmbedder, TextWriter
+from pipeline.serving.predictor import Predictor
 from pipeline.store.layout import Layout
 from pipeline.store.record_file import RECORD
 from pipeline.tracking.experiments import DESCRIPTION
@@ -29,6 +30,13 @@ CHAMPION = "champion"  # the alias of the version that is served
 FINAL = "final"  # value of STEP for the finished model
 VERSIONS = "mlflow.modelVersions"  # the tag from which the page of a LoggedModel shows that it is registered
 Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OfNoTask:
+    """What is packaged in place of a kind of task."""
+
+    predictor: type[Predictor]
 
 
 class RunModels:
@@ -156,7 +164,7 @@ def package_language_model(client: Any, layout: Layout, logged: Any, fingerprint
     if folder is None:
         return False
     kind = read_config(folder, *BASES)[0]["kind"]
-    packaged = SimpleNamespace(predictor=TextWriter if kind == "decoder" else TextEmbedder)
+    packaged = OfNoTask(TextWriter if kind == "decoder" else TextEmbedder)
     log_model(client, logged.source_run_id, logged.name, packaged, folder, (), logged.model_id)
     return True
 

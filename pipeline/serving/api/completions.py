@@ -92,7 +92,7 @@ def _prompts(fields: Fields) -> list[str | list[int]]:
     if given is None:
         return [""]  # a document from its beginning
     if isinstance(given, str):
-        given = [given]
+        return [checked_text(given, "prompt")]
     expected = "a text, a list of texts, a list of token ids, or a list of such lists"
     if not isinstance(given, list) or not given:
         fields.refuse("prompt", expected)

@@ -37,22 +37,30 @@ class Metrics:
     def __init__(self, served: ServedModels) -> None:
         disable_created_metrics()  # when each counter began, once more for each of its labels
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
+        registry = self.registry
         labels = ["route", "model"]
-        self.requests = Counter("gristmill_requests", "Requests by their status.", [*labels, "status"], **of)
+        self.requests = Counter(
+            "gristmill_requests", "Requests by their status.", [*labels, "status"], registry=registry
+        )
         self.seconds = Histogram(
-            "gristmill_request_seconds", "Time of a request, whole.", labels, buckets=SECONDS, **of
+            "gristmill_request_seconds", "Time of a request, whole.", labels, buckets=SECONDS, registry=registry
         )
         self.first = Histogram(
-            "gristmill_first_token_seconds", "Time to the first piece of a text.", labels, buckets=SECONDS, **of
+            "gristmill_first_token_seconds",
+            "Time to the first piece of a text.",
+            labels,
+            buckets=SECONDS,
+            registry=registry,
         )
         self.tokens = Counter(
-            "gristmill_tokens", "Tokens: prompt, cached (of those) and written.", ["model", "what"], **of
+            "gristmill_tokens", "Tokens: prompt, cached (of those) and written.", ["model", "what"], registry=registry
         )
-        self.open = Gauge("gristmill_open_requests", "Requests that are being answered.", **of)
-        self.exchanges = Counter("gristmill_exchanges", "Models that were loaded.", ["model", "result"], **of)
-        self.registry.register(States(served))  # type: ignore[arg-type]
-        ProcessCollector(registry=self.registry)
+        self.open = Gauge("gristmill_open_requests", "Requests that are being answered.", registry=registry)
+        self.exchanges = Counter(
+            "gristmill_exchanges", "Models that were loaded.", ["model", "result"], registry=registry
+        )
+        registry.register(States(served))  # type: ignore[arg-type]
+        ProcessCollector(registry=registry)
         served.on_exchange = lambda name, succeeded: self.exchanges.labels(
             name, "ok" if succeeded else "failed"
         ).inc()

@@ -127,12 +127,19 @@ def tokens(
     rows = [Row(*row) for row in zip(range(len(prompts)), cfgs, numbers, contexts, writings, strict=True)]
     if cache is not None and (len(rows) != 1 or cache.n_rows != 1):
         raise ValueError(f"a cache of {cache.n_rows} rows was given for {len(rows)} prompts: expected one of each")
-    n_slots = min(n_slots or len(rows), len(rows))
+    return _tokens(model, rows, min(n_slots or len(rows), len(rows)), is_over, use_cache, cache)
+
+
+def _tokens(
+    model: Decoder,
+    rows: list[Row],
+    n_slots: int,
+    is_over: Callable[[int], bool],
+    use_cache: bool,
+    cache: KVCache | None,
+) -> Iterator[tuple[int, int]]:
     max_len = min(max(row.n_read for row in rows), model.cfg.max_seq_len)
-    return _tokens(Batch(model, n_slots, max_len, use_cache=use_cache, cache=cache), rows, n_slots, is_over)
-
-
-def _tokens(batch: Batch, rows: list[Row], n_slots: int, is_over: Callable[[int], bool]) -> Iterator[tuple[int, int]]:
+    batch = Batch(model, n_slots, max_len, use_cache=use_cache, cache=cache)
     waiting = rows[::-1]  # the next row is the last of those that wait
     cache = batch.slots.cache
     for slot in range(n_slots):

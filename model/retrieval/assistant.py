@@ -40,8 +40,8 @@ REFERRING = frozenset(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssistantConfig:
     n_passages: int = 3  # that an answer may rest on
-    most_prompt_tokens: int = 700  # of the prompt, with the passages
-    most_answer_tokens: int = 80
+    most_prompt_tokens: int = 600  # of the prompt, with the passages
+    most_answer_tokens: int = 64
 
     def __post_init__(self) -> None:
         for name in ("n_passages", "most_prompt_tokens", "most_answer_tokens"):
@@ -133,7 +133,7 @@ class Assistant:
             prompt = prompt_of(question, sources, history, self.writer.template, room)
         except ValueError:  # a decoder that reads very little: the passages are quoted
             return ""
-        return self.writer.write(prompt.messages)
+        return without_unfinished(self.writer.write(prompt.messages))
 
     def _quoted(self, question: str, sources: Sequence[Source]) -> tuple[str, int, int, int]:
         """The sentence of the passages that is nearest to the question, by vectors and words."""
@@ -159,6 +159,13 @@ def writer_of(model: Decoder, template: ChatTemplate, cfg: AssistantConfig | Non
         return generate_text(model, [template.prompt(conversation)], sampling, template.tokenizer.decode_bytes)[0]
 
     return Writer(write, template, model.cfg.max_seq_len)
+
+
+def without_unfinished(answer: str) -> str:
+    """Without a last sentence that has no end, because the longest answer was reached, unless it is the only one."""
+    spans = sentence_spans(answer)
+    is_finished = not spans or not answer[: spans[-1][1]][-1].isalnum()
+    return answer if is_finished or len(spans) == 1 else answer[: spans[-2][1]]
 
 
 def shortened(question: str) -> tuple[str, bool]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from model.retrieval.sentences import sentence_spans
 from model.retrieval.terms import Stemming, terms_of
 
-SHARE = 0.7
+SHARE = 0.6
 NEUTRAL_WORDS = (
     "yes no according passage passages document documents text texts context information provided given mentioned"
     " stated states based answer question"
@@ -69,14 +69,13 @@ class Citing:
 
     def support(self, sentence: str) -> Support | None:
         """The passage that supports a sentence best."""
-        needed = self._needed(sentence)
-        total = sum(map(self.idf, needed))
-        if not total:
+        needed, numbers, names = self._needed(sentence), numbers_in(sentence), self._names(sentence)
+        if not needed and not numbers:
             return None
-        numbers, names = numbers_in(sentence), self._names(sentence)
+        total = sum(map(self.idf, needed))
         best: tuple[float, int] | None = None
         for place, there in enumerate(self.terms):
-            share = sum(map(self.idf, needed & there)) / total
+            share = sum(map(self.idf, needed & there)) / total if total else 1.0
             is_supported = share >= SHARE and numbers <= self.numbers[place] and names <= there
             if is_supported and (best is None or share > best[0]):
                 best = share, place
@@ -91,8 +90,9 @@ class Citing:
         return sum(map(self.idf, needed & self.terms[place])) / total if total else 0.0
 
     def _needed(self, sentence: str) -> frozenset[str]:
-        terms = frozenset(terms_of(sentence, self.stemming)) - self.neutral
-        return terms - self.asked or terms
+        """Words; numbers are compared as they are written."""
+        terms = {term for term in terms_of(sentence, self.stemming) if not term.isdigit()} - self.neutral
+        return frozenset(terms - self.asked or terms)
 
     def _names(self, sentence: str) -> frozenset[str]:
         words = NAME.findall(sentence)[1:]

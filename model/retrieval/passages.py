@@ -170,7 +170,7 @@ def _within(size: _Size, group: Sequence[_Piece]) -> list[Cut]:
     if len(group) > 1 and size.of(start, end) > size.most:
         middle = len(group) // 2
         return [*_within(size, group[:middle]), *_within(size, group[middle:])]
-    paths = [piece.path for piece in group if not piece.is_heading] or [piece.path for piece in group]
+    paths = [piece.path for piece in group if not piece.is_heading] or [group[-1].path]
     return [(start, end, _common(paths))]
 
 

@@ -29,11 +29,13 @@ def prompt_of(
     question: str, sources: Sequence[Source], history: Sequence[Message], template: ChatTemplate, most_tokens: int
 ) -> Prompt:
     """Raises ValueError if not even the question fits."""
-    before = _before(history)
+    before, has_system = _before(history), _takes_system(template)
 
     def written(n_sources: int, n_characters: int | None = None) -> list[Message]:
         parts = [_numbered(n, one, n_characters) for n, one in enumerate(sources[:n_sources], start=1)]
         text = "\n\n".join([*parts, f"Question: {question}"])
+        if not has_system:
+            return [*before, Message("user", f"{SYSTEM}\n\n{text}")]
         return [Message("system", SYSTEM), *before, Message("user", text)]
 
     def is_fit(messages: list[Message]) -> bool:
@@ -50,6 +52,15 @@ def prompt_of(
         middle = (least + most) // 2
         least, most = (middle, most) if is_fit(written(1, middle)) else (least, middle)
     return Prompt(written(1, least), 1)
+
+
+def _takes_system(template: ChatTemplate) -> bool:
+    """Some templates refuse a system message: what it says stands before the passages then."""
+    try:
+        template.prompt([Message("system", SYSTEM), Message("user", "Question?")])
+    except ValueError:
+        return False
+    return True
 
 
 def _numbered(number: int, source: Source, n_characters: int | None) -> str:

@@ -137,7 +137,8 @@ class Retriever:
         places = np.array(sorted(found), np.int64)
         cosines = self.vectors.cosines(places, question_D)
         if method == "fused":
-            scores = np.array([self._fused(bm25_ranks.get(one), cosine_ranks.get(one)) for one in places.tolist()])
+            ranks = [(bm25_ranks.get(place), cosine_ranks.get(place)) for place in places.tolist()]
+            scores = np.array([fused(*pair, self.cfg.constant, self.cfg.bm25_weight) for pair in ranks])
         else:
             scores = bm25_N[places] if method == "bm25" else cosines
         return [
@@ -152,9 +153,11 @@ class Retriever:
             for at in best(scores, k).tolist()
         ]
 
-    def _fused(self, bm25_rank: int | None, cosine_rank: int | None) -> float:
-        weighted = ((bm25_rank, self.cfg.bm25_weight), (cosine_rank, 1 - self.cfg.bm25_weight))
-        return sum(weight / (self.cfg.constant + rank) for rank, weight in weighted if rank is not None)
+
+def fused(bm25_rank: int | None, cosine_rank: int | None, constant: float, bm25_weight: float) -> float:
+    """The score of a passage by its ranks."""
+    weighted = ((bm25_rank, bm25_weight), (cosine_rank, 1 - bm25_weight))
+    return sum(weight / (constant + rank) for rank, weight in weighted if rank is not None)
 
 
 def above(title: str, headings: Sequence[str], text: str) -> str:
@@ -185,23 +188,23 @@ def write_retriever(directory: Path, passages: pa.Table, vectors_ND: np.ndarray,
     directory.mkdir(parents=True, exist_ok=True)
     pq.write_table(passages, directory / PASSAGES, compression="zstd")
     write_bm25(directory, searched_texts(passages), cfg.stemming)
-    write_vectors(directory, vectors_ND, cfg.exact_limit)
-    about = {"format": FORMAT, "passages": len(passages), "width": vectors_ND.shape[1]}
+    digest = write_vectors(directory, vectors_ND, cfg.exact_limit)
+    about = {"format": FORMAT, "passages": len(passages), "width": vectors_ND.shape[1], "index_sha256": digest}
     write_json(directory / SETTINGS, about | {"settings": dataclasses.asdict(cfg)})
 
 
 def load_retriever(directory: Path, embed: Embed) -> Retriever:
     """ValueError names the file that is missing, damaged, or does not belong to the others."""
-    n_passages, width, cfg = _described(directory / SETTINGS)
+    n_passages, width, cfg, digest = _described(directory / SETTINGS)
     passages = open_table(directory / PASSAGES, COLUMNS)
     if len(passages) != n_passages:
         raise ValueError(f"{directory / PASSAGES} has {len(passages)} passages, expected {n_passages}")
     bm25 = load_bm25(directory, n_passages, cfg.stemming)
-    vectors = load_vectors(directory, n_passages, width, cfg.exact_limit)
+    vectors = load_vectors(directory, n_passages, width, cfg.exact_limit, digest)
     return Retriever(passages, bm25, vectors, cfg, embed)
 
 
-def _described(path: Path) -> tuple[int, int, RetrievalConfig]:
+def _described(path: Path) -> tuple[int, int, RetrievalConfig, str | None]:
     about = read_json(path)
     try:
         if about["format"] != FORMAT:
@@ -209,6 +212,6 @@ def _described(path: Path) -> tuple[int, int, RetrievalConfig]:
         n_passages, width = about["passages"], about["width"]
         if type(n_passages) is not int or type(width) is not int or min(n_passages, width) < 1:
             raise ValueError(f"{n_passages!r} passages of the width {width!r}")
-        return n_passages, width, RetrievalConfig(**about["settings"])
+        return n_passages, width, RetrievalConfig(**about["settings"]), about["index_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe a retriever of this version ({error}); build it again") from error

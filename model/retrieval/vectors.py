@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from model.retrieval.arrays import open_array, write_array
+from model.training.files import sha256
 
 VECTORS, INDEX = "vectors.npy", "vectors.usearch"
 DTYPE = np.float16
@@ -44,7 +45,7 @@ class Vectors:
         while True:
             n_wanted = min(n_wanted, len(self.vectors_ND))
             found = self.index.search(question_D, n_wanted, threads=1)
-            places = np.sort(found.keys.astype(np.int64))
+            places = np.sort(found.keys[found.keys < len(self.vectors_ND)].astype(np.int64))
             if visible_N is not None:
                 places = places[visible_N[places]]
             if len(places) >= k or n_wanted == len(self.vectors_ND):
@@ -86,33 +87,37 @@ def best(scores_N: np.ndarray, k: int) -> np.ndarray:
     return chosen[np.lexsort((chosen, -scores_N[chosen]))]
 
 
-def write_vectors(directory: Path, vectors_ND: np.ndarray, exact_limit: int = EXACT_LIMIT) -> None:
+def write_vectors(directory: Path, vectors_ND: np.ndarray, exact_limit: int = EXACT_LIMIT) -> str | None:
+    """Returns the sha256 of the index, if there is one."""
     write_array(directory / VECTORS, vectors_ND.astype(DTYPE))
     if len(vectors_ND) > exact_limit:
         index = _new_index(vectors_ND.shape[1])
         index.add(np.arange(len(vectors_ND)), vectors_ND.astype(DTYPE), threads=1)  # in their order: the same bytes
         index.save(str(directory / INDEX))
+        return sha256(directory / INDEX)
+    return None
 
 
-def load_vectors(directory: Path, n_passages: int, width: int, exact_limit: int = EXACT_LIMIT) -> Vectors:
-    """ValueError names the file that does not belong to `n_passages` of this width."""
+def load_vectors(
+    directory: Path, n_passages: int, width: int, exact_limit: int = EXACT_LIMIT, digest: str | None = None
+) -> Vectors:
+    """ValueError names the file that does not belong to `n_passages` of this width, and an index of other bytes than
+    `digest` says: usearch trusts the numbers in its file."""
     vectors_ND = open_array(directory / VECTORS, DTYPE, (n_passages, width))
     if n_passages <= exact_limit:
         return Vectors(vectors_ND)
-    return Vectors(vectors_ND, _index(directory / INDEX, n_passages, width))
+    return Vectors(vectors_ND, _index(directory / INDEX, n_passages, width, digest))
 
 
-def _index(path: Path, n_passages: int, width: int) -> Any:
-    from usearch.index import Index
-
+def _index(path: Path, n_passages: int, width: int, digest: str | None) -> Any:
+    if not path.is_file() or (digest is not None and sha256(path) != digest):
+        raise ValueError(f"{path} is missing, or holds other bytes than were written; build the index again")
     try:
-        found = Index.metadata(str(path)) if path.is_file() else None
         index = _new_index(width)
-        if found is not None:
-            index.view(str(path))
+        index.view(str(path))
     except (RuntimeError, ValueError, OSError) as error:
         raise ValueError(f"{path}: not readable as an index ({error}); build the index again") from error
-    if found is None or len(index) != n_passages or index.ndim != width:
+    if len(index) != n_passages or index.ndim != width:
         raise ValueError(f"{path} is no index of {n_passages} vectors of {width} numbers; build the index again")
     return index
 

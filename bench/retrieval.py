@@ -258,7 +258,7 @@ def storage(args: argparse.Namespace, embedder: Embedder, folder: Path) -> None:
     vectors_ND = np.concatenate([exact_ND] * -(-args.vectors // len(exact_ND)))[: args.vectors]
     noise_ND = draw.standard_normal(vectors_ND.shape, np.float32) / np.sqrt(vectors_ND.shape[1])
     vectors_ND = vectors_ND + 0.5 * noise_ND
-    vectors_ND /= np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+    vectors_ND = (vectors_ND / np.linalg.norm(vectors_ND, axis=1, keepdims=True)).astype(np.float32)
     print(f"\n{len(vectors_ND):,} vectors, {len(asked_QD)} questions, 10 passages each\n")
     print("| | built, s | a question, ms | recall@10 | MB |\n|---|---:|---:|---:|---:|")
     truth = [set(row.tolist()) for row in np.argsort(-(asked_QD @ vectors_ND.T), axis=1)[:, :10]]

@@ -38,6 +38,7 @@ ASSETS = [
         "documents",
         "corpus",
         "corpus_report",
+        "collections",
         "tokens",
         "models",
         "tasks",

@@ -7,6 +7,7 @@ nothing was denied because the user did not agree. The next materialisation leav
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pipeline.commands.tables import agreed, count_text, table_lines
@@ -24,7 +25,7 @@ from pipeline.provenance.forget import (
     holding_shards,
     known,
 )
-from pipeline.store.chain import BASE, OF_BASE, OF_SOURCE, OF_TOKENS, output_of
+from pipeline.store.chain import BASE, OF_BASE, OF_PASSAGES, OF_SOURCE, OF_TOKENS, output_of
 from pipeline.store.disk import size_text
 from pipeline.store.engine import LocalProcesses
 from pipeline.store.layout import Layout, all_current, all_entries, existing_layout, load_current
@@ -67,7 +68,7 @@ def _forget(layout: Layout, args: Namespace) -> int:
     )
     new = _new_rows(denied, rows)
     print("\n".join(_findings_lines(found, {row.page_id for row in new if row.page_id})))
-    print("\n".join(_model_lines(layout, found)))
+    print("\n".join([*_model_lines(layout, found), *_assistant_lines(layout, found)]))
     if not new:
         print(f"\nAll of these are denied already, in {layout.denied}; nothing was changed.")
         if args.new_tokenizer and not args.dry_run:
@@ -212,6 +213,28 @@ def _model_lines(layout: Layout, found: Findings) -> Iterator[str]:
     yield from table_lines(["model", "training steps with a token of them"], rows)
 
 
+def _assistant_lines(layout: Layout, found: Findings) -> Iterator[str]:
+    """Every model that answers from one of the pages, and the copies of it that MLflow has."""
+    from pipeline.provenance.assistants import holding_models
+    from pipeline.tracking.registry import registered_names
+
+    holding = holding_models(layout.store, [page.page_id for page in found.pages])
+    if not holding:
+        return
+    assets = {layout.store / entry["folder"]: entry["asset"] for entry in all_entries(layout)}
+    rows, registered = [], dict[str, list[str]]()
+    with suppress(OSError):  # told above
+        registered = registered_names(layout)
+    for one in holding:
+        names = [assets.get(one.directory, f"{one.directory.parent.name}/{one.fingerprint[:8]}")]
+        rows.append([", ".join([*names, *registered.get(one.fingerprint, [])]), f"{one.n_passages:,}"])
+    what, denied = ("it", "it is denied") if len(found.pages) == 1 else ("them", "they are denied")
+    yield f"\nModels that answer from {what}. Their answers leave {what} out as soon as {denied},"
+    yield "before anything is built again; copies that MLflow has keep the passages until they are registered anew:"
+    yield ""
+    yield from table_lines(["model", "passages"], rows, right=(1,))
+
+
 def _next_run_lines(outputs: Known, found: Findings, new_tokenizer: bool) -> Iterator[str]:
     page_ids = [page.page_id for page in found.pages]
     rows = []
@@ -229,6 +252,11 @@ def _next_run_lines(outputs: Known, found: Findings, new_tokenizer: bool) -> Ite
     }
     later |= {asset: "shuffled again" for asset in outputs.handles if asset.startswith(OF_TOKENS.replace(BASE, ""))}
     rows += [[asset, text] for asset, text in later.items() if asset in outputs.handles]
+    rows += [
+        [asset, "without them; the vectors of all other passages are kept"]
+        for asset, handle in outputs.handles.items()
+        if handle.stage == output_of(OF_PASSAGES) and holding_shards(handle.directory, page_ids)[0]
+    ]
     trained = [a for a, h in outputs.handles.items() if isinstance(h, Checkpoint) and h.stage != output_of(OF_BASE)]
     if trained:
         rows.append([", ".join(trained), "if the corpus changes"])

@@ -4,11 +4,9 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 from pipeline.commands.tables import agreed, count_text
-from pipeline.corpus.collect.files import FilesSource
-from pipeline.corpus.collect.sources import read_sources
 from pipeline.store.disk import Garbage, find_garbage, remove_garbage, size_text
 from pipeline.store.layout import Layout, existing_layout
-from pipeline.tasks.declared import declared_assets, declared_downloads
+from pipeline.tasks.declared import declared_assets, declared_downloads, watched_paths
 from pipeline.tracking.journal import damaged_journals, journals
 from pipeline.tracking.pruning import prune_tracking
 from pipeline.tracking.registry import FINGERPRINT, registered_versions
@@ -16,14 +14,13 @@ from pipeline.tracking.registry import FINGERPRINT, registered_versions
 
 def run(args: Namespace) -> int:
     layout = existing_layout()
-    sources = read_sources(layout.sources_toml).values()
     garbage = find_garbage(
         layout,
         keep=args.keep,
         registered=_registered(layout),
         unfinished=args.unfinished,
         declared=declared_assets(layout),
-        sources=[source.path for source in sources if isinstance(source, FilesSource)],
+        sources=watched_paths(layout),
         downloads=declared_downloads(layout),
     )
     if not (garbage.folders or garbage.files or garbage.retired):

@@ -232,7 +232,8 @@ def _place(layout: Layout, asset: str) -> str:
     folder, _, table = asset.rpartition("/")
     if file := {"pages": layout.sources_toml, "base": layout.models_toml}.get(folder):
         return f"{file}: [{table}]: "
-    return f"{layout.tasks_toml}: [{asset.removesuffix('_examples')}]: " if asset.endswith("_examples") else ""
+    stem = next((asset.removesuffix(end) for end in ("_examples", "_pages") if asset.endswith(end)), "")
+    return f"{layout.tasks_toml}: [{stem}]: " if stem else ""
 
 
 def refuse_faults(planned: Sequence[PlannedAsset], assets: Collection[str]) -> None:

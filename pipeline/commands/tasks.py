@@ -16,6 +16,7 @@ from pipeline.commands.tables import table_lines
 from pipeline.store.layout import Layout, folder_or_current, layout_from_environment
 
 AT_ONCE = 256  # rows
+CITATIONS = "citations"  # output of a model that answers from documents
 Row = dict[str, Any]
 Answer = Mapping[str, Any]
 
@@ -90,13 +91,24 @@ def file_rows(layout: Layout, task: str, kind: Any, path: Path) -> Iterator[Row]
 
 
 def answer_lines(answer: Answer) -> list[str]:
-    """An answer for people: its values in a line, then its lists side by side, with one line per element."""
+    """An answer for people: its values in a line, then its lists side by side, with one line per element. An answer
+    with citations is the text, then one line per passage."""
+    if CITATIONS in answer:
+        passages = {one["n"]: one for one in answer[CITATIONS] or ()}
+        return [_shown(answer["answer"]), *(_passage_line(n, one) for n, one in sorted(passages.items()))]
     single = [_shown(value) for value in answer.values() if not isinstance(value, list)]
     lists = [value for value in answer.values() if isinstance(value, list)]
     if not lists:
         return [" ".join(single)]
     rows = [[cell for one in row for cell in _cells(one)] for row in zip(*lists, strict=True)]
     return [*([" ".join(single)] if single else []), *("  ".join(row) for row in rows or [["nothing found"]])]
+
+
+def _passage_line(n: int, passage: Answer) -> str:
+    """For instance "[1] file:///manuals/mill.md, The mill > The wheel (characters 120 to 364)"."""
+    place = " > ".join(passage["headings"]) or passage["title"]
+    where = _shown(", ".join(filter(None, [passage["url"], place])))
+    return f"[{n}] {where} (characters {passage['start']:,} to {passage['end']:,})"
 
 
 def _cells(value: Any) -> list[str]:

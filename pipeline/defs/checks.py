@@ -15,8 +15,11 @@ value and the limit as numbers that the UI plots. A check blocks if a model woul
     <model>                finite_loss (blocks)
     <model>_evaluation     beats_baseline (of a model that is trained further beats_base and forgets_little), and the
                            limits of [checks.<model>_evaluation] in config.toml
+    <task>_pages           as pages/<source>, and not_empty blocks
+    <task>_documents       conservation (blocks), few_lost (blocks), not_empty (blocks), and so <task>_passages
     <task>_examples        conservation (blocks), no_leak (blocks), not_empty (blocks), plausible
-    <task>_model           finite_loss (blocks; not if nothing is trained), whole_texts
+    <task>_model           finite_loss (blocks; not if nothing is trained), whole_texts (of an assistant
+                           enough_questions)
     <task>_evaluation      beats_<baseline of the kind>, unseen_in_pretraining (where the base was trained on the
                            corpus), keeps_chosen (of preferences), and the limits of [checks.<task>_evaluation] in
                            config.toml
@@ -45,6 +48,7 @@ from pipeline.evaluation.laws import (
     MOST_UNLIKELIER,
     beats_baseline,
     beats_limit,
+    enough_questions,
     finite,
     forgets_little,
     keeps_chosen,
@@ -123,12 +127,22 @@ def asset_checks(
             check_step([model.asset], [finite_loss]),
             check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
+    whole_rows = [conserved, lost, not_empty]
     examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
+    curve, enough = [finite_loss], Law(name="enough_questions", judge=_enough_questions, blocks=False)
     whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
     for task in tasks:
+        if task.collection:
+            *pages, passages = task.collection.assets
+            of_pages = [*whole_rows, files_read]
+            checks += [check_step([one], of_pages if one.endswith("_pages") else whole_rows) for one in pages]
+            checks.append(check_step([passages], whole_rows))
         checks += [
             check_step([f"{task.name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
-            check_step([f"{task.name}_model"], [*([finite_loss] if task.kind.has_curve else []), whole]),
+            check_step(
+                [f"{task.name}_model"],
+                [enough if task.collection else whole, *(curve if task.kind.has_curve else [])],
+            ),
             check_step([f"{task.name}_evaluation"], _laws_of_evaluation(task, limits)),
         ]
     return checks
@@ -137,7 +151,7 @@ def asset_checks(
 def _laws_of_evaluation(task: Task, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:
     (metric, baseline), evaluation = task.kind.must_beat, f"{task.name}_evaluation"
     own = [_beats(f"beats_{baseline}", task.name, {metric: baseline})]
-    if task.reads_corpus:
+    if task.hides_examples:
         own.append(Law(name="unseen_in_pretraining", judge=_unseen, blocks=False))
     if UNLIKELIER in task.kind.metrics and UNLIKELIER not in limits.get(evaluation, {}):
         own.append(Law(name="keeps_chosen", judge=_keeps_chosen, blocks=False))
@@ -286,6 +300,11 @@ def _unseen(report: Handle) -> Verdict:
 def _whole_texts(model: Handle) -> Verdict:
     """The model reads most of its training texts from the beginning to the end."""
     return whole_texts((read_record(model.directory) or {})["measures"])
+
+
+def _enough_questions(model: Handle) -> Verdict:
+    """What an assistant refuses was chosen on enough questions of people."""
+    return enough_questions((read_record(model.directory) or {})["measures"])
 
 
 def _lossless(tokenizer: Handle, corpus: Handle) -> Verdict:

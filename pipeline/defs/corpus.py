@@ -14,7 +14,7 @@ from pipeline.tasks.tasks_toml import Task
 
 
 def corpus(tasks: Mapping[str, Task], file: ConfigFile) -> dg.AssetsDefinition:
-    names = sorted(name for name, task in tasks.items() if task.reads_corpus)
+    names = sorted(name for name, task in tasks.items() if task.hides_examples)
 
     @mill_asset(
         file,

@@ -81,7 +81,7 @@ def task_evaluation(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         code=(training, evaluation),
         given=asdict(task.evaluation),
         ins={"base": task.base, "model": f"{task.name}_model", "examples": f"{task.name}_examples"}
-        | ({"corpus": "corpus"} if task.reads_corpus else {})
+        | ({"corpus": "corpus"} if task.hides_examples else {})
         | ({} if task.prompted == task.base else {"prompted": task.prompted}),
     )
     def evaluation_of_task(

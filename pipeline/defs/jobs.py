@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from pipeline.store.chain import TASK, assets_of_table
 from pipeline.tasks.declared import idle_assets_of, showcase_assets
 from pipeline.tasks.tasks_toml import Task
 from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, vocabularies
@@ -21,8 +20,8 @@ def jobs(models: Collection[Model], tasks: Collection[Task]) -> dict[str, Job]:
     of_bases = {one.base_asset for one in models if isinstance(one, ContinuedModel)}
     trained = sorted({*own, *of_bases, *vocabularies(models)})
     ordinary = [task for task in tasks if not task.showcase]
-    of_tasks = [asset for task in ordinary for asset in assets_of_table(TASK, task.name)]
-    open_bases = sorted({model for task in ordinary for model in (task.base, task.prompted)}.difference(own))
+    of_tasks = [asset for task in ordinary for asset in task.assets]
+    open_bases = sorted({model for task in ordinary for model in task.models}.difference(own))
     selections = {
         "demo": (
             ALL - named(idle_assets_of(models, tasks)),

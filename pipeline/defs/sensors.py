@@ -3,7 +3,7 @@
 Errors of a sensor are not caught, so that the UI shows them; the next tick tries again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 import dagster as dg
 
@@ -15,25 +15,27 @@ from pipeline.tracking.journal import FAILED, KILLED
 LOOK_SECONDS = 30
 
 
-def sensors(layout: Layout, sources: Iterable[Source]) -> list[dg.SensorDefinition]:
-    watched = [watch(source) for source in sources if source.is_watched]
+def sensors(layout: Layout, sources: Mapping[str, Source]) -> list[dg.SensorDefinition]:
+    """`sources`: by the asset of their pages."""
+    watched = [watch(asset, source) for asset, source in sources.items() if source.is_watched]
     ended = dg.DagsterRunStatus
     closing = [close(layout, "failed", ended.FAILURE, FAILED), close(layout, "cancelled", ended.CANCELED, KILLED)]
     return [*watched, *closing]
 
 
-def watch(source: Source) -> dg.SensorDefinition:
-    """Requests `pages/<source>` when files were added, removed or changed, and are unchanged since the last tick.
+def watch(asset: str, source: Source) -> dg.SensorDefinition:
+    """Requests `asset`, the pages of a source, when files were added, removed or changed, and are unchanged since the
+    last tick.
 
     Cursor: the digest of the last request, and the digest of the last tick.
     """
 
     @dg.sensor(
-        name=f"watch_{source.name.replace('-', '_')}",
-        target=dg.AssetSelection.assets(dg.AssetKey(["pages", source.name])),
+        name=f"watch_{asset.removeprefix('pages/').replace('-', '_')}",
+        target=dg.AssetSelection.assets(dg.AssetKey(asset.split("/"))),
         minimum_interval_seconds=LOOK_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
-        description=f"Materialises pages/{source.name} when its files change.",
+        description=f"Materialises {asset} when its files change.",
     )
     def watch_source(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         asked, seen = (context.cursor or " ").split(" ")

@@ -1,6 +1,7 @@
 """Assets `<task>_examples` and `<task>_model`: two per table of tasks.toml."""
 
 from dataclasses import asdict
+from typing import Any
 
 import dagster as dg
 
@@ -8,7 +9,8 @@ from pipeline.corpus.examples.stage import VERSION, ExamplesConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
-from pipeline.store.records import Checkpoint, Shards
+from pipeline.store.records import Checkpoint, Columns, Shards
+from pipeline.tasks.documents_examples import build_questions
 from pipeline.tasks.tasks_toml import Task
 from pipeline.training.finetune import FinetuneConfig, finetune_stage
 
@@ -35,6 +37,70 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         return mill.materialised(built)
 
     return examples_of_task
+
+
+def questions(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    assert task.collection
+
+    @mill_asset(
+        file,
+        key=f"{task.name}_examples",
+        group="fine_tuning",
+        kinds={"parquet", "python"},
+        config=task.kind.examples,
+        given=asdict(task.examples),
+        code=f"examples-{VERSION}",
+        ins={"base": task.base, "passages": task.collection.assets[-1]},
+        pool=None,
+    )
+    def questions_of_task(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        cfg: ExamplesConfig,
+        base: Checkpoint,
+        passages: Columns,
+    ) -> dg.MaterializeResult[Shards]:
+        """Questions with their answers and documents, from a file or made from the documents and marked as made."""
+        built = build_questions(
+            mill.store(context), task.kind, task.all_data, cfg, mill.layout, passages=passages, base=base
+        )
+        return mill.materialised(built)
+
+    return questions_of_task
+
+
+def assistant(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    stage, collection = finetune_stage(task.kind), task.collection
+    assert collection
+
+    @mill_asset(
+        file,
+        key=f"{task.name}_model",
+        group="fine_tuning",
+        kinds={"pytorch", "mlflow"},
+        config=task.kind.finetune,
+        given=asdict(task.finetune),
+        code=[stage],
+        ins={
+            "base": task.base,
+            "examples": f"{task.name}_examples",
+            "passages": collection.assets[-1],
+            "embedder": collection.embedder,
+        },
+        description=task.kind.summary,
+    )
+    def assistant_of_task(
+        context: dg.AssetExecutionContext,
+        mill: dg.ResourceParam[Mill],
+        cfg: Any,
+        base: Checkpoint,
+        examples: Shards,
+        passages: Columns,
+        embedder: Checkpoint,
+    ) -> dg.MaterializeResult[Checkpoint]:
+        return mill.materialised(mill.build(context, stage, cfg, base, examples, passages, embedder))
+
+    return assistant_of_task
 
 
 def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:

@@ -9,6 +9,7 @@ from pipeline.evaluation.comparisons import SIGNIFICANT, p_text
 from pipeline.store.verdict import Verdict
 
 MOST_CUT = 0.1  # fraction of the training texts
+FEWEST_ASKED = 15  # validation questions that a threshold of an assistant is chosen on
 MOST_FORGOTTEN = 0.03  # relative change of the loss on general text
 MOST_UNLIKELIER = 0.1  # relative change of the nats of chosen answers
 
@@ -32,6 +33,19 @@ def whole_texts(measures: Mapping[str, float]) -> Verdict:
         observed=measures["train_cut_fraction"],
         limit=MOST_CUT,
         details={name: value for name, value in measures.items() if name.endswith(("_n_cut", "_cut_fraction"))},
+    )
+
+
+def enough_questions(measures: Mapping[str, float]) -> Verdict:
+    """Checks that the threshold of an assistant was chosen on enough questions that people asked."""
+    n_asked = measures["validation_asked"]
+    return Verdict(
+        passed=n_asked >= FEWEST_ASKED,
+        rule="validation questions with a document, of people >= limit",
+        failure=f"only {n_asked:,.0f} questions of people with a document are in the validation split (limit"
+        f" {FEWEST_ASKED}): what is refused, and how the two searches are joined, is a rough guess; add questions",
+        observed=n_asked,
+        limit=FEWEST_ASKED,
     )
 
 

@@ -321,8 +321,9 @@ def _shared_urls(outputs: Known, pages: Sequence[Page]) -> set[str]:
 
 
 def _document_shards(outputs: Known) -> list[Path]:
-    """Of the current documents; before there are any, of the outputs that they will be built from."""
-    current = [handle for handle in outputs.handles.values() if handle.stage == "filter"]
+    """Of the current documents, those of tasks included; before there are any, of the outputs that they will be built
+    from."""
+    current = [handle for handle in outputs.handles.values() if handle.stage in ("filter", "clean")]
     folders = current or outputs.of_stage("clean")
     return [path for folder in folders for path in shard_paths(folder.directory)]
 

@@ -5,8 +5,9 @@ that were built from these and quote them, and which of them are current outputs
 
 `gristmill gc` keeps what a registered model was built from. Here such outputs are removed: the model is kept, its
 training text is not. Current outputs of assets are left, because the next materialisation rebuilds them, so purge
-after it. Models and tokenizers are never removed, nor are the user's own files and downloads. What MLflow and Dagster
-quote of the texts is found with the texts that are collected here (quotations.py).
+after it. Trained models and tokenizers are never removed, nor are the user's own files and downloads; a model that
+answers from documents has their passages, and is removed like other data. What MLflow and Dagster quote of the texts
+is found with the texts that are collected here (quotations.py).
 """
 
 from collections.abc import Collection
@@ -28,6 +29,7 @@ from pipeline.store.shards import read_table
 
 ARROW_IDS = ("document_id", "id", "page_id")
 EXAMPLES = "examples"  # stage
+ABOUT = "document"  # column of questions: the id of the document that answers
 OF_DATA = (Shards.__name__, Columns.__name__, DenyList.__name__)
 
 
@@ -83,11 +85,17 @@ def _holds(folder: Path, keys: Keys, forgotten: Forgotten) -> bool:
             texts = table["text"].to_pylist()
             if folder.parent.name == EXAMPLES:
                 places = [place for place, text in enumerate(texts) if document_id(text) in forgotten.ids]
+                places += _about(path, forgotten.ids) if ABOUT in names else []
             forgotten.texts.update(texts[place] for place in places)
             forgotten.ids.update(table["id"][place].as_py() for place in places)
         found = found or bool(places)
     arrow = sorted(folder.rglob("*.arrow"))
     return found or any(not _arrow_ids(path).isdisjoint(forgotten.ids | keys.page_id) for path in arrow)
+
+
+def _about(path: Path, ids: Collection[str]) -> list[int]:
+    """Rows of questions about forgotten documents; those that were made have their words."""
+    return [place for place, one in enumerate(read_table(path, columns=[ABOUT])[ABOUT].to_pylist()) if one in ids]
 
 
 def _places(table: pa.Table, keys: Keys, ids: Collection[str]) -> list[int]:

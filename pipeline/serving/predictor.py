@@ -16,6 +16,7 @@ class Predictor:
     """A subclass defines its columns, loads its network and answers; it may use what this file imports."""
 
     inputs: ClassVar[Mapping[str, str]]  # column -> its type in MLflow: string, double, long or boolean
+    libraries: ClassVar[tuple[str, ...]] = ()  # packages that it needs besides those of every kind
     outputs: ClassVar[Mapping[str, Any]]  # the same for an answer; [type] is a list, {name: type} an object
 
     def __init__(self, directory: Path) -> None:

@@ -21,6 +21,7 @@ GREY = "#BBBBBB"
 SOURCE, MODEL, BASE, TASK = "<source>", "<model>", "<base>", "<task>"  # stand for the name of a table
 OF_SOURCE = f"pages/{SOURCE}"
 OF_BASE = f"base/{BASE}"
+OF_PASSAGES = f"{TASK}_passages"  # of a task that answers from documents
 TOKENS = "token_shards"  # the corpus in the vocabulary of its own tokenizer
 OF_TOKENS = f"{TOKENS}/{BASE}"  # and in that of a model made elsewhere
 EVALUATION = f"{MODEL}_evaluation"  # of a model of models.toml
@@ -65,6 +66,7 @@ class Link:
     reads: tuple[Reads, ...] = ()
     writes: str = ""  # schema of the rows in its shards
     drops: bool = False  # whether it may drop rows
+    divides: str = ""  # column that identifies a row of its input, if it makes several rows of one
     evidence: str = ""  # schema of the rows in evidence/
     view: str = ""  # name of its evidence in the database of the corpus report
     removes: bool = False  # whether it removes text that the check source_loss limits
@@ -252,13 +254,6 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads("FILTERED"), Reads("SPLIT_CORPUS")),
     ),
     Link(
-        name="examples",
-        does="reads labelled rows of a task and splits them so that nothing leaks",
-        config="pipeline.corpus.examples.stage.ExamplesConfig",
-        asset="<task>_examples",
-        drops=True,
-    ),
-    Link(
         name="base",
         does="imports a model made elsewhere, verified by its sha256",
         stage="pipeline.training.bases.BASE",
@@ -283,6 +278,33 @@ CHAIN: tuple[Link, ...] = (
         reads=(Reads(MODELS), Reads("tokenize")),
     ),
     Link(
+        name="passages",
+        does="cuts the documents of a task into passages, which are searched and quoted",
+        stage="pipeline.corpus.passages.stage.PASSAGES",
+        config="pipeline.corpus.passages.stage.PassagesConfig",
+        asset=OF_PASSAGES,
+        reads=(Reads(("clean", "split")), Reads(MODELS), Reads("deny_list", least=0)),
+        drops=True,
+        divides="page_id",
+    ),
+    Link(
+        name="embed",
+        does="turns passages into vectors; those that an earlier output has are taken from there",
+        stage="pipeline.corpus.embed.stage.EMBED",
+        config="pipeline.corpus.embed.stage.EmbedConfig",
+        asset=OF_PASSAGES,
+        reads=(Reads("passages"), Reads(MODELS)),
+        drops=True,
+    ),
+    Link(
+        name="examples",
+        does="reads labelled rows of a task, or makes questions, and splits them so that nothing leaks",
+        config="pipeline.corpus.examples.stage.ExamplesConfig",
+        asset="<task>_examples",
+        reads=(Reads("embed", least=0),),
+        drops=True,
+    ),
+    Link(
         name="reference",
         does="measures how likely the base considers both answers of each pair of a preference task",
         config="pipeline.training.reference.ReferenceConfig",
@@ -294,7 +316,7 @@ CHAIN: tuple[Link, ...] = (
         does="trains a model on the examples of a task",
         config="pipeline.training.finetune.FinetuneConfig",
         asset="<task>_model",
-        reads=(Reads((*MODELS, "finetune")), Reads("examples"), Reads("reference", least=0)),
+        reads=(Reads((*MODELS, "finetune")), Reads("examples"), Reads("reference", least=0), Reads("embed", least=0)),
     ),
     Link(
         name="evaluate_model",
@@ -407,6 +429,11 @@ def same_asset(stage: str) -> set[str]:
     """The stages of the asset that runs `stage`; only `stage` itself if it is not in the chain."""
     own = [link.asset for link in CHAIN if link.name == stage]
     return {link.name for link in CHAIN if link.asset in own} | {stage}
+
+
+def divided_by(stage: str) -> str:
+    """The column that identifies a row of the input of `stage` in its output; "" if no row becomes several."""
+    return next((link.divides for link in CHAIN if link.name == stage), "")
 
 
 def side_inputs(stage: str) -> set[str]:

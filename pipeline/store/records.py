@@ -182,6 +182,21 @@ def dropped_rows(documents: pa.Table, stage: str, reasons: Any, scores: Any) -> 
     return pa.table(columns, schema=DROPPED)
 
 
+# A document has at least one; the columns before `headings` are those of its document.
+PASSAGE = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("page_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("headings", pa.list_(pa.string()), nullable=False),  # under which it stands, the highest first
+        pa.field("start", pa.int64(), nullable=False),  # characters of the text of the document
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),  # text of the document[start:end]
+    ]
+)
+
 EVIDENCE = pa.schema(
     [
         pa.field("kept_id", pa.string(), nullable=False),

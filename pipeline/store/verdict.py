@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from model.data.token_shards import SPLITS, read_description, read_token_shards
-from pipeline.store.chain import same_asset, side_inputs
+from pipeline.store.chain import divided_by, same_asset, side_inputs
 from pipeline.store.lineage import Folder, folder_of
 from pipeline.store.records import FAILED_AGAIN, Handle, Shards
-from pipeline.store.shards import DROPPED_FOLDER, shard_paths
+from pipeline.store.shards import DROPPED_FOLDER, read_table, shard_paths
 from pipeline.store.store import read_record
 
 MOST_LOST = 0.001  # share of the rows of a stage that a bad minute of the machine may take
@@ -90,7 +91,7 @@ def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:
     given = sum(shards) if shards else counts["rows_in"]  # a stage may read files, and a deny list besides its rows
     dropped = sum(pq.read_metadata(path).num_rows for path in shard_paths(directory, DROPPED_FOLDER))
     if paths := shard_paths(directory):
-        kept = sum(pq.read_metadata(path).num_rows for path in paths)
+        kept = sum(_rows_of_input(folder.stage, path) for path in paths)
     else:  # token shards, which may contain a document several times
         rows = sum(len(shard.document_ids) for split in SPLITS for shard in read_token_shards(directory, split))
         kept = rows - read_description(directory)["splits"]["train"]["repeats"]
@@ -101,6 +102,12 @@ def _lost_rows(folder: Folder, record: Mapping[str, Any]) -> int:
         + abs(counts["kept"] - kept)
         + abs(told - dropped)
     )
+
+
+def _rows_of_input(stage: str, shard: Path) -> int:
+    """The rows of its input that a stage made the rows of a shard of."""
+    column = divided_by(stage)
+    return len(read_table(shard, columns=[column])[column].unique()) if column else pq.read_metadata(shard).num_rows
 
 
 def not_empty(handle: Handle) -> Verdict:

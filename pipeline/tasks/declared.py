@@ -15,9 +15,9 @@ from pipeline.corpus.collect.sources import read_sources
 from pipeline.corpus.examples.data_files import LabelledFile
 from pipeline.corpus.examples.labelled_rows import check_beginning
 from pipeline.corpus.tokens.vocabularies import PACKAGES
-from pipeline.store.chain import SOURCE, TASK, assets_of_table, fixed_assets
+from pipeline.store.chain import SOURCE, assets_of_table, fixed_assets
 from pipeline.store.layout import Layout
-from pipeline.tasks.tasks_toml import HELD_OUT, Task, read_tasks
+from pipeline.tasks.tasks_toml import Task, read_tasks
 from pipeline.training.models_toml import ContinuedModel, Model, OpenModel, read_models, vocabularies
 from pipeline.training.open_config import FolderWeights
 
@@ -30,15 +30,15 @@ def declared_assets(layout: Layout) -> set[str]:
     pages = [assets_of_table(SOURCE, source) for source in read_sources(layout.sources_toml)]
     models = read_models(layout.models_toml).values()
     of_models = [*(model.assets for model in models), list(vocabularies(models))]
-    of_tasks = [assets_of_table(TASK, task) for task in read_tasks(layout.tasks_toml)]
+    of_tasks = [task.assets for task in read_tasks(layout.tasks_toml).values()]
     return fixed_assets().union(*pages, *of_models, *of_tasks)
 
 
 def idle_assets_of(models: Collection[Model], tasks: Collection[Task]) -> list[str]:
     """Assets that are built only when they are named: those of the tasks of the showcase, and open models that no
     other task and no other model needs."""
-    shown = [asset for task in tasks if task.showcase for asset in assets_of_table(TASK, task.name)]
-    needed = {model for task in tasks if not task.showcase for model in (task.base, task.prompted)}
+    shown = [asset for task in tasks if task.showcase for asset in task.assets]
+    needed = {model for task in tasks if not task.showcase for model in task.models}
     needed |= {one.base_asset for one in models if isinstance(one, ContinuedModel)}
     return [*shown, *(one.asset for one in models if isinstance(one, OpenModel) and one.asset not in needed)]
 
@@ -49,11 +49,21 @@ def idle_assets(layout: Layout) -> list[str]:
 
 
 def showcase_assets(tasks: Iterable[Task]) -> list[str]:
-    """Every task on an open model, with its base: they need nothing of the corpus."""
+    """Every task on an open model, with what it reads: they need nothing of the corpus."""
     shown = [task for task in tasks if not task.reads_corpus]
-    return sorted(
-        {asset for task in shown for asset in (task.base, task.prompted, *assets_of_table(TASK, task.name))}
-    )
+    return sorted({asset for task in shown for asset in (*task.needs, *task.assets)})
+
+
+def inline_sources(tasks: Iterable[Task]) -> list[Source]:
+    """The sources that tasks have for themselves."""
+    return [task.collection.inline for task in tasks if task.collection and task.collection.inline]
+
+
+def watched_paths(layout: Layout) -> list[str]:
+    """The paths of all sources that are files of this machine."""
+    own = inline_sources(read_tasks(layout.tasks_toml).values())
+    sources = [*read_sources(layout.sources_toml).values(), *own]
+    return [source.path for source in sources if isinstance(source, FilesSource)]
 
 
 def declared_downloads(layout: Layout) -> set[str]:
@@ -62,7 +72,8 @@ def declared_downloads(layout: Layout) -> set[str]:
     named = [
         *read_sources(layout.sources_toml).values(),
         *PACKAGES.values(),
-        *(data for task in tasks for data in task.all_data if isinstance(data, Source)),
+        *(data for task in tasks for data in task.all_data.values() if isinstance(data, Source)),
+        *inline_sources(tasks),
         *(model.source for model in models if isinstance(model, OpenModel)),
     ]
     return {sha256 for one in named for sha256 in one.downloads()}
@@ -103,7 +114,10 @@ def _folder_of(model: Model) -> str | None:
 
 
 def _fault_of_task(task: Task) -> str | None:
-    for key, data in zip(("data", *(HELD_OUT[split] for split in task.held_out)), task.all_data, strict=True):
+    for source in inline_sources([task]):
+        if isinstance(source, FilesSource) and not Path(source.path).exists():
+            return f"documents: path {source.path} does not exist; it is relative to the folder of tasks.toml"
+    for key, data in task.all_data.items():
         if not isinstance(data, LabelledFile):
             continue
         if not data.path.is_file():

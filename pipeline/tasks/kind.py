@@ -19,8 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.corpus.collect.source import Source
-from pipeline.corpus.examples.data_files import LabelledFile
+from pipeline.corpus.examples.data_files import Data
 from pipeline.corpus.examples.protocol import ExamplesConfig, Rows
 from pipeline.corpus.examples.stage import build_examples
 from pipeline.evaluation.task import Judge, TaskEvaluationConfig
@@ -42,6 +41,7 @@ class Kind(Rows, Objective, Judge, Protocol):
     decides: tuple[str, bool]  # metric that selects the `champion`, and whether higher is better
     must_beat: tuple[str, str]  # metric and baseline of the check on the evaluation
     needs_decoder: bool = False  # whether its base must continue texts
+    reads_documents: bool = False  # whether it answers from documents: its tables have an embedder and documents
     makes_bases: bool = False  # whether its models are language models, which other tasks may be based on
 
     def examples_of(self, table: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -53,11 +53,11 @@ class Kind(Rows, Objective, Judge, Protocol):
     def build_examples(
         self,
         store: Store,
-        data: Source | LabelledFile,
+        data: Data,
         cfg: ExamplesConfig,
         cache: Path,
         *,
-        held_out: Mapping[str, Source | LabelledFile] | None = None,
+        held_out: Mapping[str, Data] | None = None,
         denied: Path | None = None,
     ) -> Built:
         return build_examples(store, self, data, cfg, cache, held_out=held_out, denied=denied)

@@ -19,5 +19,6 @@ KINDS: dict[str, Entry] = {
     "multi_label_classification": Entry("pipeline.tasks.multi_label_classification", "classify"),
     "instruction": Entry("pipeline.tasks.instruction", "answer"),
     "preference": Entry("pipeline.tasks.preference", "answer"),
+    "documents": Entry("pipeline.tasks.documents", "answer"),
     "control": Entry("pipeline.tasks.control", "answer"),
 }

@@ -20,7 +20,8 @@ from pipeline.store.layout import Layout
 from pipeline.store.shards import link_or_copy
 from pipeline.tracking.server import tracking_uri
 
-SERVED = ("model.safetensors", "config.json", "tokenizer")  # of a Checkpoint, without the optimiser state
+# of a Checkpoint, without the optimiser state; of one that answers from documents also its encoder and its passages
+SERVED = ("model.safetensors", "config.json", "tokenizer", "embedder", "passages")
 LIBRARIES = (
     "jinja2",
     "mlflow",
@@ -94,7 +95,7 @@ def write_package(package: Path, kind: Packaged, model_id: str, run_id: str | No
             code_paths=[str(Path(model.__path__[0]))],
             signature=ModelSignature(inputs=inputs, outputs=outputs),
             input_example=pd.DataFrame({column: SAMPLES[dtype] for column, dtype in kind.predictor.inputs.items()}),
-            pip_requirements=requirements(),  # otherwise MLflow loads the model to find them
+            pip_requirements=requirements(kind.predictor.libraries),  # otherwise MLflow loads the model to find them
         )
     described.flavors["python_function"]["artifacts"] = {"model": {"path": ".", "uri": "."}}
     described.save(str(package / "MLmodel"))
@@ -119,15 +120,17 @@ def served_code(kind_of_predictor: type[predictor.Predictor]) -> str:
     return "\n\n".join([inspect.getsource(predictor), own, PYFUNC.read_text("utf-8"), end])
 
 
-def requirements() -> list[str]:
-    """The required packages at the installed versions, without local parts (+cpu), which no index has."""
-    return [f"{library}=={version(library).partition('+')[0]}" for library in LIBRARIES]
+def requirements(more: Collection[str] = ()) -> list[str]:
+    """The required packages at the installed versions, without local parts (+cpu), which no index has. `more`: those
+    of one kind of task."""
+    return [f"{library}=={version(library).partition('+')[0]}" for library in sorted({*LIBRARIES, *more})]
 
 
 def link_served(directory: Path, folder: Path, besides: Collection[str] = ()) -> None:
-    for name in (name for name in SERVED if name not in besides):
-        for path in sorted((directory / name).iterdir()) if (directory / name).is_dir() else [directory / name]:
-            link_or_copy(path, folder / path.relative_to(directory))
+    for name in (name for name in SERVED if name not in besides and (directory / name).exists()):
+        for path in sorted((directory / name).rglob("*")) if (directory / name).is_dir() else [directory / name]:
+            if path.is_file():
+                link_or_copy(path, folder / path.relative_to(directory))
 
 
 def artifacts_of(client: Any, layout: Layout, name: str, number: str, folder: str) -> tuple[Path, Mapping[str, Any]]:

@@ -17,8 +17,9 @@ import torch
 
 from model.data.token_shards import write_token_shard
 from model.network.decoder import new_decoder
+from model.network.encoder import new_masked_lm
 from model.network.registry import describe, save_model
-from model.network.shape import DecoderConfig
+from model.network.shape import DecoderConfig, EncoderConfig, switches_of
 from pipeline.corpus.tokens.tokenizer import TOKENIZER, TokenizerConfig
 from pipeline.corpus.tokens.tokenizer_files import tokenizer_in
 from pipeline.store.engine import Done
@@ -173,6 +174,17 @@ def write_decoder(byte_tokenizer) -> Callable[..., Checkpoint]:
         return Checkpoint(stage="base", directory=folder, fingerprint="b", digest="b", rows=0)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def embedder(tmp_path_factory, byte_tokenizer) -> Checkpoint:
+    """A tiny encoder with random weights, whose tokens are bytes."""
+    shape = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "d_model": 16, "d_head": 8, "d_ff": 32, "max_seq_len": 256}
+    network = EncoderConfig(vocab_size=257, tie_embeddings=True, **shape, **switches_of("bert"))
+    folder = tmp_path_factory.mktemp("embedder")
+    shutil.copytree(byte_tokenizer.directory, folder / "tokenizer")
+    save_model(folder, new_masked_lm(network, seed=1), describe(network))
+    return Checkpoint(stage="base", directory=folder, fingerprint="e", digest="e", rows=0)
 
 
 @pytest.fixture

@@ -1,7 +1,9 @@
-"""Reads the labelled files of a task: from this machine, from inside a pinned package, or from a pinned address.
+"""Reads the labelled files of a task: from this machine, from inside a pinned package, from a pinned address, or from
+tasks.toml itself.
 
-In: a `LabelledFile` or a `Source`. Out: name and content of each file, unpacked if it is compressed by gzip. A file
-of this machine is read once, so that what is hashed is what becomes examples. A package is downloaded and never run.
+In: a `LabelledFile`, `WrittenRows` or a `Source`. Out: name and content of each file, unpacked if it is compressed by
+gzip. A file of this machine is read once, so that what is hashed is what becomes examples. A package is downloaded
+and never run.
 """
 
 import gzip
@@ -28,6 +30,14 @@ class LabelledFile:
 
 
 @dataclass(frozen=True, slots=True)
+class WrittenRows:
+    """Rows that are written in tasks.toml, as a file of JSON lines."""
+
+    name: str  # for messages; ends in .jsonl
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadFile:
     """A labelled file and the bytes that were read, once: what is hashed is what becomes examples."""
 
@@ -35,7 +45,7 @@ class ReadFile:
     content: bytes = field(repr=False)
 
 
-Data = Source | LabelledFile
+Data = Source | LabelledFile | WrittenRows
 Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if known
 
 
@@ -53,12 +63,16 @@ def beginning_of(path: Path, most: int) -> bytes:
 
 
 def name_of(data: Data | ReadFile) -> str:
+    if isinstance(data, WrittenRows):
+        return data.name
     return ", ".join(data.members) if isinstance(data, Source) else str(data.path)
 
 
 def read_data(data: Data) -> Source | ReadFile:
     if isinstance(data, Source):
         return data
+    if isinstance(data, WrittenRows):
+        return ReadFile(Path(data.name), data.content)
     if not data.path.is_file():
         raise ValueError(f"{data.path} is not a file; the path of a task is relative to the folder of tasks.toml")
     return ReadFile(data.path, data.path.read_bytes())

@@ -64,7 +64,7 @@ def test_read_tasks_given_splits_and_the_form_of_the_rows(tmp_path):
     keys = 'test_data = { path = "test.csv" }\ngroup = "author"\ncolumns = ["subject", "queue", "author"]\n'
     (task,) = read_tasks(written(tmp_path, TICKETS + keys)).values()
     assert task.held_out == {"test": LabelledFile(tmp_path / "test.csv")}
-    assert task.all_data == [task.data, LabelledFile(tmp_path / "test.csv")]
+    assert task.all_data == {"data": task.data, "test_data": LabelledFile(tmp_path / "test.csv")}
     assert task.examples.group == "author" and task.examples.columns == ("subject", "queue", "author")
     (plain,) = read_tasks(written(tmp_path, TICKETS)).values()
     assert plain.held_out == {} and plain.examples.group is None

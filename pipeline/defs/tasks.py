@@ -81,12 +81,8 @@ def assistant(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         config=task.kind.finetune,
         given=asdict(task.finetune),
         code=[stage],
-        ins={
-            "base": task.base,
-            "examples": f"{task.name}_examples",
-            "passages": collection.assets[-1],
-            "embedder": collection.embedder,
-        },
+        ins={"base": task.base, "examples": f"{task.name}_examples"}
+        | {"passages": collection.assets[-1], "embedder": collection.embedder},
         description=task.kind.summary,
     )
     def assistant_of_task(

@@ -127,25 +127,28 @@ def asset_checks(
             check_step([model.asset], [finite_loss]),
             check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
-    whole_rows = [conserved, lost, not_empty]
-    examples_leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
-    curve, enough = [finite_loss], Law(name="enough_questions", judge=_enough_questions, blocks=False)
-    whole = Law(name="whole_texts", judge=_whole_texts, blocks=False)
-    for task in tasks:
-        if task.collection:
-            *pages, passages = task.collection.assets
-            of_pages = [*whole_rows, files_read]
-            checks += [check_step([one], of_pages if one.endswith("_pages") else whole_rows) for one in pages]
-            checks.append(check_step([passages], whole_rows))
-        checks += [
-            check_step([f"{task.name}_examples"], [conserved, examples_leak, not_empty, _plausible(task)]),
-            check_step(
-                [f"{task.name}_model"],
-                [enough if task.collection else whole, *(curve if task.kind.has_curve else [])],
-            ),
-            check_step([f"{task.name}_evaluation"], _laws_of_evaluation(task, limits)),
-        ]
-    return checks
+    return checks + [check for task in tasks for check in _checks_of_task(task, limits)]
+
+
+def _checks_of_task(task: Task, limits: Mapping[str, Mapping[str, float]]) -> list[dg.AssetChecksDefinition]:
+    conserved = Law(name="conservation", judge=_conserved, blocks=True)
+    not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
+    leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
+    checks, of_model = [], [Law(name="whole_texts", judge=_whole_texts, blocks=False)]
+    if task.collection:
+        rows = [conserved, Law(name="few_lost", judge=_few_lost, blocks=True), not_empty]
+        pages = [*rows, Law(name="files_read", judge=_files_read, blocks=False)]
+        checks = [check_step([one], pages if one.endswith("_pages") else rows) for one in task.collection.assets]
+        of_model = [Law(name="enough_questions", judge=_enough_questions, blocks=False)]
+    if task.kind.has_curve:
+        finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
+        of_model.insert(0, finite_loss)
+    return [
+        *checks,
+        check_step([f"{task.name}_examples"], [conserved, leak, not_empty, _plausible(task)]),
+        check_step([f"{task.name}_model"], of_model),
+        check_step([f"{task.name}_evaluation"], _laws_of_evaluation(task, limits)),
+    ]
 
 
 def _laws_of_evaluation(task: Task, limits: Mapping[str, Mapping[str, float]]) -> list[Law]:

@@ -12,7 +12,7 @@ import dagster as dg
 from pipeline.corpus.clean.stage import CLEAN, CleanConfig
 from pipeline.corpus.collect.stage import COLLECT, CollectConfig, collect
 from pipeline.corpus.deny_list import deny_list
-from pipeline.corpus.embed.stage import EMBED, EmbedConfig
+from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill

@@ -290,8 +290,8 @@ CHAIN: tuple[Link, ...] = (
     Link(
         name="embed",
         does="turns passages into vectors; those that an earlier output has are taken from there",
-        stage="pipeline.corpus.embed.stage.EMBED",
-        config="pipeline.corpus.embed.stage.EmbedConfig",
+        stage="pipeline.training.embed.EMBED",
+        config="pipeline.training.embed.EmbedConfig",
         asset=OF_PASSAGES,
         reads=(Reads("passages"), Reads(MODELS)),
         drops=True,

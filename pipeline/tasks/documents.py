@@ -1,6 +1,6 @@
 """The kind of task `documents`: an assistant that answers questions from documents, and says when they do not answer.
 
-In: documents, cut into passages and embedded (corpus/passages, corpus/embed), a decoder, and questions with the
+In: documents, cut into passages and embedded (corpus/passages, training/embed), a decoder, and questions with the
 document that answers each. Out: answers with the passages that they rest on, by address and characters. Nothing is
 trained: the model is the decoder and the encoder as they are, by hard links, with the passages as a searchable folder
 and, in config.json, how the two searches are joined and from which score on a question is answered, which were chosen

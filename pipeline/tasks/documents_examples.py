@@ -19,7 +19,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from model.data.examples import valid
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import deny_list, read_keys
-from pipeline.corpus.embed.stage import documents_in, read_passages
+from pipeline.training.embed import documents_in, read_passages
 from pipeline.corpus.examples.data_files import Data, LabelledFile, ReadFile, digest_of, labelled_files, read_data
 from pipeline.corpus.examples.labelled_file import Record
 from pipeline.corpus.examples.labelled_rows import check_beginning

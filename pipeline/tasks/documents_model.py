@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.corpus.embed.stage import documents_in, read_passages
+from pipeline.training.embed import documents_in, read_passages
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.passages.stage import check_encoder
 from pipeline.evaluation.document_results import judged_places

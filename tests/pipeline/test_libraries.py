@@ -79,6 +79,8 @@ NOT_HERE = {
         "scipy": "of examples only names are read",
     },
     "examples": {"numpy": WHOLE_NUMBERS, "torch": REPAIRS},
+    "passages": {"numpy": WHOLE_NUMBERS, "torch": DEVICES},
+    "embed": {"bm25s": "of passages only their texts are asked for", "usearch": "the same"},
     "base": {"numpy": "arrays that gguf fills", "regex": LOADS, "tiktoken": LOADS, "tokenizers": LOADS},
     "pretrain": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},
     "continue": {"numpy": WHOLE_NUMBERS, "regex": SAMPLES, "tiktoken": SAMPLES, "tokenizers": SAMPLES},

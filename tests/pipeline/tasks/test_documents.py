@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.corpus.embed.stage import EMBED, EmbedConfig
+from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.layout import Layout

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.corpus.embed.stage import EMBED, EmbedConfig
+from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.examples.data_files import LabelledFile
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.store.layout import Layout

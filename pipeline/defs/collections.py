@@ -12,7 +12,6 @@ import dagster as dg
 from pipeline.corpus.clean.stage import CLEAN, CleanConfig
 from pipeline.corpus.collect.stage import COLLECT, CollectConfig, collect
 from pipeline.corpus.deny_list import deny_list
-from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.defs.mill_asset import mill_asset
 from pipeline.defs.resources import Mill
@@ -20,6 +19,7 @@ from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Columns, Shards
 from pipeline.tasks.collection import Collection
 from pipeline.tasks.tasks_toml import Task
+from pipeline.training.embed import EMBED, EmbedConfig
 
 GROUP = "fine_tuning"
 

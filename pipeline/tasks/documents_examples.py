@@ -19,7 +19,6 @@ from annotated_types import Ge, Gt, Le, Lt
 from model.data.examples import valid
 from pipeline.corpus.collect.source import Source
 from pipeline.corpus.deny_list import deny_list, read_keys
-from pipeline.training.embed import documents_in, read_passages
 from pipeline.corpus.examples.data_files import Data, LabelledFile, ReadFile, digest_of, labelled_files, read_data
 from pipeline.corpus.examples.labelled_file import Record
 from pipeline.corpus.examples.labelled_rows import check_beginning
@@ -32,6 +31,7 @@ from pipeline.store.records import Checkpoint, Columns, DenyList
 from pipeline.store.settings import Natural, Text
 from pipeline.store.store import Built, Outcome, Store, Work
 from pipeline.tasks.documents_made import CLOZE, MODEL, cloze_questions, questions_by_model
+from pipeline.training.embed import documents_in, read_passages
 
 MADE_FILE = "made from the documents"
 DIGESTS = {"data": "sha256", "validation_data": "validation_sha256", "test_data": "test_sha256"}  # key -> setting

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.training.embed import documents_in, read_passages
 from pipeline.corpus.examples.stage import read_examples
 from pipeline.corpus.passages.stage import check_encoder
 from pipeline.evaluation.document_results import judged_places
@@ -26,6 +25,7 @@ from pipeline.store.records import Checkpoint, Shards
 from pipeline.store.shards import link_or_copy, write_table, write_text
 from pipeline.store.store import Outcome, Work
 from pipeline.tasks.prompting import check_decoder
+from pipeline.training.embed import documents_in, read_passages
 from pipeline.training.finetune import keep_tokenizer
 
 if TYPE_CHECKING:

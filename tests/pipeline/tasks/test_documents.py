@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 
-from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.evaluation.task import evaluation_stage
 from pipeline.store.layout import Layout
@@ -15,6 +14,7 @@ from pipeline.store.records import Checkpoint
 from pipeline.store.store import Store, read_handle
 from pipeline.tasks.documents import KIND, DocumentsAssistant, DocumentsConfig
 from pipeline.tasks.documents_examples import QuestionsConfig, build_questions
+from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.training.finetune import finetune_stage
 from tests.pipeline.conftest import InThisProcess
 

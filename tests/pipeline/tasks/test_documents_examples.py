@@ -5,7 +5,6 @@ from collections import Counter
 
 import pytest
 
-from pipeline.training.embed import EMBED, EmbedConfig
 from pipeline.corpus.examples.data_files import LabelledFile
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.store.layout import Layout
@@ -13,6 +12,7 @@ from pipeline.store.shards import DROPPED_FOLDER, read_table
 from pipeline.tasks.documents import KIND
 from pipeline.tasks.documents_examples import QuestionsConfig, build_questions
 from pipeline.tasks.documents_made import GAP
+from pipeline.training.embed import EMBED, EmbedConfig
 
 TEXTS = {
     f"file:///manual/{folder}/{name}.md": f"# {name}\n\nThe {name} of the {folder} was made by Mister {by} in {year}."

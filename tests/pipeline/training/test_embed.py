@@ -9,11 +9,11 @@ import pytest
 from model.data.tokenizer import load_model_tokenizer
 from model.generation.embed import embed
 from model.network.registry import load_encoder
-from pipeline.training import embed as module
-from pipeline.training.embed import EMBED, EmbedConfig, documents_in, embedded_texts, read_passages
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.store.shards import DROPPED_FOLDER, read_table
 from pipeline.store.verdict import conservation
+from pipeline.training import embed as module
+from pipeline.training.embed import EMBED, EmbedConfig, documents_in, embedded_texts, read_passages
 
 TEXTS = {f"file:///m/{i}.txt": f"Chapter {i}\n\nThe wheel number {i} turns.\n\nIts stone is grey." for i in range(6)}
 

@@ -113,6 +113,7 @@ LIGHT_PARTS_OF_MODEL = {  # import no torch
     "model.data.token_shards",
     "model.data.tokenizer",
     "model.data.vocabularies",
+    "model.retrieval.passages",
 }
 MAY_IMPORT_MLFLOW = {"pipeline/tracking/delivery.py", "pipeline/tracking/registry.py", "pipeline/serving/pyfunc.py"}
 HEAVY = ("torch", "mlflow", "trafilatura", "sklearn", "scipy", "matplotlib", "transformers", "duckdb", "pandas")

@@ -251,7 +251,7 @@ data = { path = "questions.jsonl" }  # question, answers, document; without this
 """
     keys = ("question", "answers", "document")
     metrics = METRICS
-    decides, must_beat = ("mrr", True), ("mrr", "bm25")
+    decides, must_beat = ("mrr", True), ("answer_f1", "decoder")
     selects = ("validation_mrr", True)
     has_curve = False
     needs_decoder = reads_documents = True

@@ -90,6 +90,21 @@ class Switched:
         return found_in(folder, str(folder), folder.name, cleanup=cleanup)
 
 
+def test_model_that_is_being_loaded_is_told_of_and_answers_once_it_is_there(tiny_models, tmp_path):
+    source, may_load = Switched(Layout(tmp_path), tiny_models["writer"]), threading.Event()
+    found = source.found
+    source.found = lambda: may_load.wait(SECONDS) and found()
+    with running([], tmp_path, sources={"writer": source}, waits=False) as server:
+        answer = server.post("/v1/chat/completions", SHORT)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "model_loading"
+        assert server.get("/readyz").status_code == 503 and server.get("/healthz").status_code == 200
+        assert server.get("/v1/models/writer").json()["gristmill"]["ready"] is False
+        may_load.set()
+        until(lambda: server.get("/readyz").status_code == 200)
+        assert server.post("/v1/chat/completions", SHORT).status_code == 200
+
+
 @pytest.fixture
 def two(tiny_models, byte_tokenizer, tmp_path) -> tuple[Path, Path]:
     return tiny_models["writer"], write_writer(byte_tokenizer.directory, tmp_path / "second", seed=5)

@@ -101,8 +101,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(models: Sequence[str], data: Path, *, limits: Limits | None = None, **settings: Any) -> Iterator[Running]:
-    """Serves `models`, as the command line names them, until the block ends."""
+def running(
+    models: Sequence[str], data: Path, *, limits: Limits | None = None, waits: bool = True, **settings: Any
+) -> Iterator[Running]:
+    """Serves `models`, as the command line names them, until the block ends. `waits`: until they are loaded."""
     ready, log = threading.Event(), list[dict[str, Any]]()
     server, failures = server_of(
         Settings(
@@ -118,7 +120,7 @@ def running(models: Sequence[str], data: Path, *, limits: Limits | None = None, 
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:
-        while thread.is_alive() and not ready.wait(0.05):
+        while waits and thread.is_alive() and not ready.wait(0.05):
             pass
         if failures:
             raise failures[0]

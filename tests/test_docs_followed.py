@@ -42,6 +42,7 @@ QUESTIONS = {
     "questions.json": {"data": [{"paragraphs": [{"context": "Anna grinds.", "qas": [ASKED]}]}]},
     "contracts.jsonl": {"ask": "Who pays?", "clause": "The tenant pays.", "answer": "The tenant", "at": 0},
 }
+ABOUT = {"question": "What turns with the water?", "answers": ["the wheel"], "document": "wheel.md"}
 ANSWERED = {"instruction": "Who grinds?", "output": "Anna."}
 COMPARED = {"prompt": "Who grinds?", "chosen": "Anna does.", "rejected": "Guess."}
 DESCRIBED = {  # what the text around an example describes, relative to the project
@@ -70,6 +71,9 @@ def project(tmp_path) -> Path:
     (tmp_path / "data" / "visits.jsonl").write_text(VISITS)
     for name, content in QUESTIONS.items():
         (tmp_path / "data" / name).write_text(json.dumps(content))
+    (tmp_path / "data" / "manuals").mkdir()
+    (tmp_path / "data" / "manuals" / "wheel.md").write_text(NOTE)
+    (tmp_path / "data" / "questions.jsonl").write_text(json.dumps(ABOUT))
     (tmp_path / "data" / "answers.jsonl").write_text(json.dumps(ANSWERED))
     (tmp_path / "data" / "preferences.jsonl").write_text(json.dumps(COMPARED))
     shutil.copyfile(MODELS, tmp_path / "data" / "models.toml")
@@ -98,6 +102,9 @@ def test_toml_example_loads_in_the_project_that_the_text_describes(project, page
         assert read_sources(layout.sources_toml) and read_tasks(layout.tasks_toml) and read_models(layout.models_toml)
     elif set(tables) == {"tickets"}:  # only settings, for the table above
         layout.tasks_toml.write_text(layout.tasks_toml.read_text() + block)
+        assert read_tasks(layout.tasks_toml)
+    elif set(tables) == {"handbook"}:  # settings of the task of an example above
+        layout.tasks_toml.write_text(f"{_blocks(page, 'toml')[0]}\n{block}")
         assert read_tasks(layout.tasks_toml)
     else:
         if "manuals_reader" in block:  # the model of an example above, which learns from the default sources

@@ -70,7 +70,6 @@ FOLDERS_OF_MODEL = {  # what a folder may import of the others
         "model.data.spans",
         "model.data.tagged_texts",
         "model.data.tokenizer",
-        "model.retrieval.passages",
         "model.evaluate",
         "model.training.machine",
         "model.training.memory",

@@ -26,7 +26,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("your-data", "tasks", "chat", "control", "serving", "model", "models", "compare")
+        for name in ("your-data", "tasks", "documents", "chat", "control", "serving", "model", "models", "compare")
     ),
 ]
 

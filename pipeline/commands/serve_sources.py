@@ -161,6 +161,8 @@ def _task_kind(folder: Path, task: str) -> Any:
     description, _ = read_config(folder)
     if description["kind"] == "decoder" and "prompt" in description:
         return kind_named("prompting")
+    if description["kind"] == "decoder" and "documents" in description:
+        return kind_named("documents")
     if description.get("problem") == "multi_label":
         return kind_named("multi_label_classification")
     return kind_named(BY_HEAD[description["kind"]]) if description["kind"] in BY_HEAD else None

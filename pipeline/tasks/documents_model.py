@@ -29,11 +29,10 @@ from pipeline.training.embed import documents_in, read_passages
 from pipeline.training.finetune import keep_tokenizer
 
 if TYPE_CHECKING:
-    from model.retrieval.retriever import Hit, RetrievalConfig, Retriever
+    from model.retrieval.retriever import RetrievalConfig, Retriever
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 EMBEDDER, PASSAGES, PAGES = "embedder", "passages", "pages.parquet"
-CONSTANTS, BM25_WEIGHTS = (2.0, 5.0, 10.0, 30.0, 60.0), tuple(i / 10 for i in range(11))
 FEWEST_QUESTIONS = 20  # with a document, on which constants are chosen; with fewer they stay as they are
 PAGES_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("id", "page_id", "url")])
 Row = Mapping[str, Any]
@@ -153,43 +152,17 @@ def unanswerable_numbers(retriever: "Retriever", questions: Sequence[str]) -> np
 
 
 def fusion_chosen(retriever: "Retriever", questions: Sequence[Row]) -> tuple["RetrievalConfig", dict[str, float]]:
-    """The constants with the best mean reciprocal rank; of equals those nearest to the defaults."""
+    """The constants with the best mean reciprocal rank of the right document, and this value of some constants."""
+    from model.retrieval.fusion import mean_reciprocal_rank, tuned
+
     asked = [row for row in questions if row["document"] is not None]
-    found = retriever.search([row["question"] for row in asked], 2 * retriever.cfg.depth)
-    documents = retriever.passages["document"].to_pylist()
-    ranks = [_Ranks(hits, documents, row["document"]) for hits, row in zip(found, asked, strict=True)]
-    default = (retriever.cfg.constant, retriever.cfg.bm25_weight)
-    grid = [default] if len(asked) < FEWEST_QUESTIONS else [(c, w) for c in CONSTANTS for w in BM25_WEIGHTS]
-    of_one = {"bm25": (default[0], 1.0), "embeddings": (default[0], 0.0)}
-    tried = dict.fromkeys((default, *grid, *of_one.values()))
-    values = {one: float(np.mean([of.reciprocal(*one) for of in ranks])) if ranks else 0.0 for one in tried}
-    best = max(
-        (default, *grid),
-        key=lambda one: (round(values[one], 6), -abs(one[1] - default[1]), -abs(one[0] - default[0])),
-    )
-    cfg = dataclasses.replace(retriever.cfg, constant=best[0], bm25_weight=best[1])
-    measured = {f"validation_mrr_{name}": values[one] for name, one in of_one.items()}
-    return cfg, {"validation_mrr": values[best], "validation_mrr_unchosen": values[default], **measured}
-
-
-class _Ranks:
-    """The ranks of the passages that are found for a question, and which of them are of the right document."""
-
-    def __init__(self, hits: Sequence["Hit"], documents: Sequence[str], right: str) -> None:
-        never = np.inf
-        self.bm25_N = np.array([hit.bm25_rank or never for hit in hits], np.float64)
-        self.cosine_N = np.array([hit.cosine_rank or never for hit in hits], np.float64)
-        names = [documents[hit.place] for hit in hits]
-        number: dict[str, int] = {}
-        self.documents_N = np.array([number.setdefault(name, len(number)) for name in names], np.int64)
-        self.n_documents, self.right = len(number), number.get(right)
-
-    def reciprocal(self, constant: float, bm25_weight: float) -> float:
-        """1 / rank of the right document among documents, each ranked by its best passage; 0 if it is not found."""
-        if self.right is None:
-            return 0.0
-        scores_N = bm25_weight / (constant + self.bm25_N) + (1 - bm25_weight) / (constant + self.cosine_N)
-        best_D = np.zeros(self.n_documents)
-        np.maximum.at(best_D, self.documents_N, scores_N)
-        own = best_D[self.right]
-        return 1.0 / (1 + int((best_D > own).sum())) if own else 0.0
+    texts, documents = [row["question"] for row in asked], [row["document"] for row in asked]
+    chosen = tuned(retriever, texts, documents).cfg if len(asked) >= FEWEST_QUESTIONS else retriever.cfg
+    found, own = retriever.search(texts, 2 * retriever.cfg.depth), retriever.cfg
+    constants = {
+        "validation_mrr": (chosen.constant, chosen.bm25_weight),
+        "validation_mrr_unchosen": (own.constant, own.bm25_weight),
+        "validation_mrr_bm25": (own.constant, 1.0),
+        "validation_mrr_embeddings": (own.constant, 0.0),
+    }
+    return chosen, {name: mean_reciprocal_rank(retriever, found, documents, *one) for name, one in constants.items()}

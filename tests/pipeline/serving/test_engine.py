@@ -83,13 +83,13 @@ def test_engine_text_does_not_depend_on_when_it_joined_or_who_was_cancelled(long
     first, second, third = (
         Job(prompt=ids_of(i, 5 + 9 * i), cfg=dataclasses.replace(SAMPLED, seed=i)) for i in range(3)
     )
-    with Engine(long_model, letters, most_read=4) as engine:
+    with Engine(long_model, letters, most_read=4) as engine, held(long_model, 6) as goes_on:
         deltas = iter(one := engine.submit(first))
-        text = next(deltas).text + next(deltas).text
-        dropped = engine.submit(dataclasses.replace(third, n=2))
+        text = next(deltas).text
+        dropped, other = engine.submit(dataclasses.replace(third, n=2)), engine.submit(second)
+        goes_on.set()
         next(iter(dropped))
         dropped.cancel()
-        other = engine.submit(second)
         text += "".join(delta.text for delta in deltas)
         assert [text] == expected(long_model, first) and one.usage.completion_tokens == 20
         assert texts_of(other) == expected(long_model, second)

@@ -103,6 +103,7 @@ class DocumentsAssistant(Predictor):
     """
 
     inputs: ClassVar = {"question": "string"}
+    optional_inputs: ClassVar = {"history": [{"role": "string", "content": "string"}]}  # what was said before
     outputs: ClassVar = {
         "answer": "string",
         "citations": [
@@ -200,7 +201,7 @@ class DocumentsAssistant(Predictor):
         from model.retrieval.assistant import Assistant
 
         assistant = Assistant(self.allowed(), self.answerability, self.writer, self.cfg)
-        return [self._examined(assistant, str(row["question"])) for row in rows]
+        return [self._examined(assistant, str(row["question"]), row.get("history") or ()) for row in rows]
 
     def n_cut(self, rows: Sequence[Mapping[str, Any]]) -> int:
         """Of how many questions only the beginning is read."""
@@ -208,7 +209,8 @@ class DocumentsAssistant(Predictor):
 
         return sum(shortened(str(row["question"]))[1] for row in rows)
 
-    def _examined(self, assistant: Any, question: str) -> dict[str, Any]:
+    def _examined(self, assistant: Any, question: str, history: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+        from model.data.chat import Message
         from model.data.examples import valid
         from model.retrieval.assistant import REFUSAL, Answered, shortened
         from model.retrieval.citations import without_marks
@@ -216,7 +218,10 @@ class DocumentsAssistant(Predictor):
 
         asked = valid(question)
         has_words = bool(terms_of(shortened(asked)[0], "none"))
-        found = assistant.answer(asked) if has_words else Answered(REFUSAL, (), (), True, 0.0, "refused")
+        said = [
+            Message(one["role"], valid(one["content"])) for one in history if one["role"] in ("user", "assistant")
+        ]
+        found = assistant.answer(asked, said) if has_words else Answered(REFUSAL, (), (), True, 0.0, "refused")
         n_supported = len(found.citations) if found.how == "written" else 0
         return {
             "answer": found.text,

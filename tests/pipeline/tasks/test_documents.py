@@ -128,6 +128,16 @@ def test_questions_of_any_form_are_answered_or_refused(build, question):
     assert assistant.n_cut([{"question": question}]) == (len(question) > 2000)
 
 
+def test_question_that_refers_to_the_one_before_is_searched_with_it(build):
+    assistant = DocumentsAssistant(build().handle.directory)
+    question = {"question": "Is it?"}
+    asked = "The oven is ____ and was built by Mr Ovenson."
+    before = [{"role": "user", "content": asked}, {"role": "assistant", "content": "It is violet."}]
+    alone, follows = assistant.answer([question, question | {"history": before}])
+    assert [one["url"] for one in follows["citations"]] == ["file:///mill/oven.txt"]
+    assert [one["url"] for one in alone["citations"]] != ["file:///mill/oven.txt"]
+
+
 def test_question_about_something_else_is_refused_and_nothing_is_cited(build):
     assistant = DocumentsAssistant(build().handle.directory)
     (answer,) = assistant.answer([{"question": "How do quantum computers factor integers efficiently?"}])

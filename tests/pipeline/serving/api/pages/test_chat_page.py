@@ -40,17 +40,17 @@ def chat(opened, served) -> Page:
 
 
 def test_answer_streams_and_says_how_it_was_written(chat):
-    setting(chat, "Most tokens", "400")
+    setting(chat, "Most tokens", "800")
     chat.evaluate(WATCHED)
     send(chat, "What does a mill do?")
-    assert len(whole_answer(chat)) >= 300
+    assert len(whole_answer(chat)) >= 600
     seen = chat.evaluate("watched")
     lengths = [length for length, _ in seen if length]
-    assert len(set(lengths)) >= 3 and lengths == sorted(lengths)  # it grows
+    assert len(set(lengths)) >= 2 and lengths == sorted(lengths)  # it grows
     assert all(has_stop for length, has_stop in seen if 0 < length < lengths[-1])
     facts = chat.locator(".facts").all_inner_texts()
     assert facts[0].startswith("Cut off at the limit of tokens")
-    assert re.fullmatch(r"writer · 400 tokens written · \d+ read.* (· [\d.]+ tokens/s )?· [\d.]+ s", facts[1])
+    assert re.fullmatch(r"writer · 800 tokens written · \d+ read.* (· [\d.]+ tokens/s )?· [\d.]+ s", facts[1])
     expect(message_field(chat)).to_have_value("")
     expect(message_field(chat)).to_be_focused()
 

@@ -162,7 +162,7 @@ def main() -> None:
         names = ["writer", "embedder", "judge"][: len(models)]
         served = [f"{name}={model}" for name, model in zip(names, models, strict=True)]
         command = [sys.executable, "-u", "-m", "pipeline", "serve", *served, "--port", "0", "--access-log", "none"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8") as process:
             try:
                 lines = iter(process.stdout.readline, "")  # type: ignore[union-attr]
                 address = next(line for line in lines if line.startswith("Serving at")).split()[2]

@@ -111,8 +111,8 @@ def _even_parts(text: str, start: int, end: int, n_parts: int) -> list[Span]:
     step = max(1, (end - start) // max(2, n_parts))
     parts = list[Span]()
     while end - start > step:
-        place = start + step
-        while place > start + step // 2 and not text[place].isspace():
+        place, least = start + step, start + max(1, step // 2)
+        while place > least and not text[place].isspace():
             place -= 1
         place = place if text[place].isspace() else start + step
         parts.append((start, place))

@@ -29,6 +29,7 @@ law = settings(max_examples=150, deadline=None)
 
 
 @example("x" * 1000, 3)
+@example("a b c d e", 1)  # cut at single characters, with white space where a part begins
 @law
 @given(TEXTS, st.integers(1, 40))
 def test_passages_lose_nothing_but_white_space_and_keep_to_their_length(text, most):

@@ -188,8 +188,9 @@ def test_mlflow_curve_has_every_step_once_and_the_weights_are_in_the_model(toy_g
     for name in ("loss", "tokens_per_second"):
         assert [point.step for point in client.get_metric_history(run_id, name)] == list(range(1, 31))
     assert "curve.png" in [file.path for file in client.list_artifacts(run_id)]
-    files = [file.path for file in client.list_logged_model_artifacts(model_id)]
-    assert files == ["config.json", "model.safetensors", "tokenizer"]  # and no state of the optimiser
+    files = {file.path for file in client.list_logged_model_artifacts(model_id)}
+    assert files >= {"config.json", "model.safetensors", "tokenizer", "MLmodel"}  # MLflow can serve it
+    assert not files & {"optimizer.safetensors", "checkpoints", "curve.jsonl"}
 
 
 def test_mlflow_shows_the_foundation_model_registered_and_scored(toy_graph):

@@ -67,7 +67,9 @@ class QuestionsConfig(ExamplesConfig):
         f" {MADE_WITHOUT_FILE} if the task has no file of questions, else none.",
     ] = None
     by_model: Annotated[
-        Natural, "Number of questions that the base writes about passages; they are reported apart, too."
+        Natural,
+        "Number of questions that the base writes about passages. They have no right answer, so that they measure only"
+        " what is found and refused; they are reported apart, too.",
     ] = 0
     sample: Annotated[
         float,

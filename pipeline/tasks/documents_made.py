@@ -1,6 +1,6 @@
 """Questions that are made from documents, where nobody wrote some: sentences with a gap, and questions by a model.
 
-In: passages. Out: questions with the right answer and the document of the passage, each marked with how it was made.
+In: passages. Out: questions with the document of the passage and, of a gap, what was there, each marked with how it was made.
 Passages are chosen by their hash, so that another document moves none of the others. Made questions are easier than
 those of people, because they have the words of their passages; a report never mixes the two.
 """
@@ -21,14 +21,17 @@ FEWEST_WORDS, MOST_WORDS = 8, 40  # of a sentence with a gap
 NUMBER = re.compile(r"(?<![\w.])\d[\d.,:]*\d(?!\w)|(?<![\w.])\d(?![\w.])")
 NAME = re.compile(r"(?<=[^\W\d_,] )[A-Z][\w-]+(?: [A-Z][\w-]+)*")  # capitals inside a sentence
 WORD = re.compile(r"[^\W\d_]{7,}")
-QUESTION = re.compile(r"[^\n?]{10,200}\?")
-MOST_TRIES = 3  # passages per question that the model may fail on
-NEW_TOKENS, MOST_ANSWER_WORDS = 48, 15
-ASK = (
-    "Write one short question that the following text answers, and nothing else. The question must be clear without"
-    " the text.\n\n{text}"
+QUESTION = re.compile(r"\s*(?:Question:\s*)?([^\n?]{10,200}\?)")
+MOST_TRIES = 4  # passages per question that the model may fail on
+NEW_TOKENS = 48
+ASK = "Sentence: {sentence}\nAnswer: {answer}"
+SHOWN = (  # how a question is asked for: small models follow examples, and no instructions
+    ("The mill at the river was built in 1786 by Jacob Frey.", "1786", "When was the mill at the river built?"),
+    ("The mill at the river was built in 1786 by Jacob Frey.", "Jacob Frey", "Who built the mill at the river?"),
+    ("The wheel must be greased with tallow every May.", "tallow", "What must the wheel be greased with every May?"),
+    ("A sack of flour weighs 25 kilograms.", "25", "How many kilograms does a sack of flour weigh?"),
 )
-ANSWER = "Answer the question with a few words of the text, and nothing else.\n\nText: {text}\n\nQuestion: {question}"
+FEWEST_COMMON = 2  # long words of the sentence that a question must have, so that it is about it
 Made = dict[str, Any]
 
 
@@ -37,7 +40,8 @@ def cloze_questions(passages: pa.Table, n_questions: int, seed: int) -> list[Mad
     made: list[Made] = []
     for row in _chosen(passages, seed) if n_questions else ():
         if (found := _gap(row["text"], seed)) is not None:
-            made.append(_made(CLOZE, *found, row["id"]))
+            question, answer = found
+            made.append(_made(CLOZE, question, [answer], row["id"]))
         if len(made) == n_questions:
             break
     return made
@@ -46,24 +50,35 @@ def cloze_questions(passages: pa.Table, n_questions: int, seed: int) -> list[Mad
 def questions_by_model(
     base: Path, passages: pa.Table, n_questions: int, seed: int, progress: Callable[[int, int], None]
 ) -> list[Made]:
-    """Questions that a decoder with a chat template writes, and answers with words of the passage. Where it does not,
-    the next passage is tried."""
+    """Questions that a decoder with a chat template writes for an answer, which is chosen as for a gap: a number, a name
+    or a long word of a sentence. Where the question has the answer in it, or is about something else, the next passage
+    is tried. They have no answer: a small model may have asked for another part of the sentence."""
     ask, made = _asked(base), []
     for tried, row in enumerate(_chosen(passages, seed + 1)):
         if len(made) == n_questions or tried == MOST_TRIES * n_questions:
             break
         progress(len(made), n_questions)
-        if (found := QUESTION.search(ask(ASK.format(text=row["text"])))) is None:
+        if (gap := _gap(row["text"], seed + 1)) is None:
             continue
-        question = " ".join(found[0].split()).removeprefix("Question:").strip()
-        answer = ask(ANSWER.format(text=row["text"], question=question)).strip().strip('."').strip()
-        if answer and len(answer.split()) <= MOST_ANSWER_WORDS and _is_in(answer, row["text"]):
-            made.append(_made(MODEL, question, answer, row["id"]))
+        sentence, answer = gap[0].replace(GAP, gap[1], 1), gap[1]
+        if (question := fitting_question(ask(sentence, answer), sentence, answer)) is not None:
+            made.append(_made(MODEL, question, [], row["id"]))
     return made
 
 
-def _asked(base: Path) -> Callable[[str], str]:
-    """The greedy answer of a decoder to a prompt."""
+def fitting_question(written: str, sentence: str, answer: str) -> str | None:
+    """The question that was written, if it asks for the answer to what the sentence says, as far as words show that."""
+    found = QUESTION.match(written)
+    if found is None or found[1] in {question for _, _, question in SHOWN}:
+        return None
+    asked = _words(found[1])
+    common = {word for word in asked if len(word) > 3} & {*_words(sentence)}
+    has_answer = f" {' '.join(_words(answer))} " in f" {' '.join(asked)} "
+    return None if has_answer or len(common) < FEWEST_COMMON else " ".join(found[1].split())
+
+
+def _asked(base: Path) -> Callable[[str, str], str]:
+    """What a decoder writes for a sentence and an answer, the likeliest text."""
     from model.data.chat import Message, load_chat_template
     from model.data.tokenizer import TOKENIZER, load_model_tokenizer
     from model.evaluate_conversations import greedy_answers
@@ -72,12 +87,17 @@ def _asked(base: Path) -> Callable[[str], str]:
 
     model = for_generation(load_decoder(base))
     template = load_chat_template(load_model_tokenizer(base, model.cfg.vocab_size), base / TOKENIZER)
-    return lambda text: greedy_answers(model, template, [[Message("user", text)]], NEW_TOKENS)[0].text
+    shown = [
+        Message(role, text)
+        for sentence, answer, question in SHOWN
+        for role, text in (("user", ASK.format(sentence=sentence, answer=answer)), ("assistant", question))
+    ]
 
+    def ask(sentence: str, answer: str) -> str:
+        question = Message("user", ASK.format(sentence=sentence, answer=answer))
+        return greedy_answers(model, template, [[*shown, question]], NEW_TOKENS)[0].text
 
-def _is_in(answer: str, text: str) -> bool:
-    """Whether the words of an answer stand in the text in this order."""
-    return f" {' '.join(_words(answer))} " in f" {' '.join(_words(text))} "
+    return ask
 
 
 def _words(text: str) -> list[str]:
@@ -124,5 +144,5 @@ def _candidates(sentence: str, kind: re.Pattern[str]) -> Sequence[str]:
     return [one for one in found if sentence.count(one) == 1]
 
 
-def _made(how: str, question: str, answer: str, document: str) -> Made:
-    return {"made": how, "question": question, "answers": [answer], "document": document}
+def _made(how: str, question: str, answers: list[str], document: str) -> Made:
+    return {"made": how, "question": question, "answers": answers, "document": document}

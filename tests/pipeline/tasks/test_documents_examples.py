@@ -11,7 +11,7 @@ from pipeline.store.layout import Layout
 from pipeline.store.shards import DROPPED_FOLDER, read_table
 from pipeline.tasks.documents import KIND
 from pipeline.tasks.documents_examples import QuestionsConfig, build_questions
-from pipeline.tasks.documents_made import GAP
+from pipeline.tasks.documents_made import GAP, fitting_question
 from pipeline.training.embed import EMBED, EmbedConfig
 
 TEXTS = {
@@ -47,7 +47,7 @@ def passages(store, cleaned, embedder):
 
 @pytest.fixture
 def build(store, passages, base, tmp_path):
-    def built(rows=None, **settings):
+    def built(rows=None, base=base, **settings):
         cfg = QuestionsConfig(validation_fraction=0.4, test_fraction=0.4, **settings)
         data = {}
         if rows is not None:
@@ -92,6 +92,31 @@ def test_questions_are_made_and_marked_where_there_is_no_file(build):
         (answer,) = row["answers"]
         text = TEXTS[row["url"]]
         assert GAP in row["question"] and row["question"].replace(GAP, answer, 1) in " ".join(text.split())
+
+
+SENTENCE = "The wheel of the mill was made by Mister Adams in 1701."
+
+
+@pytest.mark.parametrize(
+    ("written", "question"),
+    [
+        ("Who made the wheel of the mill?", "Who made the wheel of the mill?"),
+        ("Question:  Who made the wheel of the mill? Adams.", "Who made the wheel of the mill?"),
+        ("Did Mister Adams make the wheel of the mill?", None),  # it tells the answer
+        ("What is the capital of France?", None),
+        ("Adams made the wheel of the mill.", None),
+        ("", None),
+    ],
+)
+def test_question_that_a_model_wrote_counts_if_it_is_about_the_sentence_and_keeps_the_answer(written, question):
+    assert fitting_question(written, SENTENCE, "Adams") == question
+
+
+def test_model_that_writes_no_questions_makes_none(build, write_decoder, tmp_path):
+    shape = {"n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_head": 8, "d_ff": 32}
+    untrained = write_decoder(tmp_path / "untrained", **shape, max_seq_len=1024)
+    built = build(ROWS, base=untrained, by_model=2)
+    assert {row["made"] for row in rows_of(built)} == {""} and built.handle.rows == len(ROWS)
 
 
 def test_made_questions_are_never_mixed_silently_with_those_of_a_file(build):

@@ -68,8 +68,8 @@ class QuestionsConfig(ExamplesConfig):
     ] = None
     by_model: Annotated[
         Natural,
-        "Number of questions that the base writes about passages. They have no right answer, so that they measure only"
-        " what is found and refused; they are reported apart, too.",
+        "Number of questions that the base writes about passages. They have no right answer, so that they measure"
+        " only what is found and refused; they are reported apart, too.",
     ] = 0
     sample: Annotated[
         float,

@@ -1,7 +1,7 @@
 """Questions that are made from documents, where nobody wrote some: sentences with a gap, and questions by a model.
 
-In: passages. Out: questions with the document of the passage and, of a gap, what was there, each marked with how it was made.
-Passages are chosen by their hash, so that another document moves none of the others. Made questions are easier than
+In: passages. Out: questions with the document of the passage and, of a gap, what was there, each marked with how it
+was made. Passages are chosen by their hash, so that another document moves none of the others. Made questions are easier than
 those of people, because they have the words of their passages; a report never mixes the two.
 """
 

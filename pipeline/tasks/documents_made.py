@@ -1,8 +1,8 @@
 """Questions that are made from documents, where nobody wrote some: sentences with a gap, and questions by a model.
 
 In: passages. Out: questions with the document of the passage and, of a gap, what was there, each marked with how it
-was made. Passages are chosen by their hash, so that another document moves none of the others. Made questions are easier than
-those of people, because they have the words of their passages; a report never mixes the two.
+was made. Passages are chosen by their hash, so that another document moves none of the others. Made questions are
+easier than those of people, because they have the words of their passages; a report never mixes the two.
 """
 
 import re
@@ -50,9 +50,9 @@ def cloze_questions(passages: pa.Table, n_questions: int, seed: int) -> list[Mad
 def questions_by_model(
     base: Path, passages: pa.Table, n_questions: int, seed: int, progress: Callable[[int, int], None]
 ) -> list[Made]:
-    """Questions that a decoder with a chat template writes for an answer, which is chosen as for a gap: a number, a name
-    or a long word of a sentence. Where the question has the answer in it, or is about something else, the next passage
-    is tried. They have no answer: a small model may have asked for another part of the sentence."""
+    """Questions that a decoder with a chat template writes for an answer, which is chosen as for a gap: a number, a
+    name or a long word of a sentence. Where the question has the answer in it, or is about something else, the next
+    passage is tried. They have no answer: a small model may have asked for another part of the sentence."""
     ask, made = _asked(base), []
     for tried, row in enumerate(_chosen(passages, seed + 1)):
         if len(made) == n_questions or tried == MOST_TRIES * n_questions:
@@ -67,7 +67,7 @@ def questions_by_model(
 
 
 def fitting_question(written: str, sentence: str, answer: str) -> str | None:
-    """The question that was written, if it asks for the answer to what the sentence says, as far as words show that."""
+    """The question that was written, if it is about the sentence and does not have the answer in it; else None."""
     found = QUESTION.match(written)
     if found is None or found[1] in {question for _, _, question in SHOWN}:
         return None

@@ -143,8 +143,9 @@ class _Counting(NodeTransformer):
         return node
 
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+def _filtered(node: Any, name: str) -> nodes.Filter:
+    """`node`: an expression, or None for the content of a block."""
+    return nodes.Filter(node, name, [], [], None, None, lineno=0 if node is None else node.lineno)
 
 
 class _Generation(Extension):

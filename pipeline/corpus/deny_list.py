@@ -195,6 +195,25 @@ def read_keys(handles: Sequence[DenyList]) -> Keys:
     return Keys(*(frozenset(values[kind]) for kind in KINDS))
 
 
+def denied_rows(documents: pa.Table, denials: Keys) -> list[bool]:
+    """For every document, whether its address, its page or its text is denied."""
+    is_denied = [False] * documents.num_rows
+    for column, values in (("url", denials.url), ("page_id", denials.page_id), ("id", denials.document_id)):
+        if values:
+            found = [value in values for value in documents[column].to_pylist()]
+            is_denied = [one or other for one, other in zip(is_denied, found, strict=True)]
+    return is_denied
+
+
+def denied_pages(documents: Path, denials: Keys) -> str:
+    """Digest of the denied pages of a shard, so that denying other pages does not rebuild what is made of it."""
+    if not denials:
+        return ""
+    table = read_table(documents, columns=["id", "page_id", "url"])
+    denied = table["page_id"].filter(pa.array(denied_rows(table, denials), pa.bool_())).to_pylist()
+    return text_digest(*denied) if denied else ""
+
+
 def _denial(line: bytes, where: str) -> Denial:
     try:
         row: Any = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.corpus.collect.source_rules import SourceRules
-from pipeline.corpus.deny_list import NOTHING, Keys, read_keys
+from pipeline.corpus.deny_list import NOTHING, Keys, denied_pages, denied_rows, read_keys
 from pipeline.corpus.filter.rules import FilterConfig, FilterRecipe, judge, unjudged
 from pipeline.corpus.signals.c4 import CITATION, LINE, UNTERMINATED_LINE
 from pipeline.corpus.signals.pii import PII_KINDS, placeholder
@@ -81,7 +81,7 @@ def filter_documents(
         read=opened_shard,
         function=len,
         write=write,
-        key=lambda name: digests[name] + _denied_pages(cleaned.directory / name, denials),
+        key=lambda name: digests[name] + denied_pages(cleaned.directory / name, denials),
         unit="documents",
     )
     kept = tuple(path.name for path in shard_paths(work.directory))
@@ -105,7 +105,7 @@ def filter_shard(
             f" {measured.num_rows} rows); delete its folder and rerun `signals`"
         )
     reasons, values = _judged(recipe, table, measured)
-    is_denied = _is_denied(table, denials)
+    is_denied = np.array(denied_rows(table, denials), bool)
     reasons[is_denied], values[is_denied] = DENIED, np.nan
     is_kept = pa.array(reasons, pa.string()).is_null().to_numpy(zero_copy_only=False)
     kept = pa.array(is_kept, pa.bool_())
@@ -153,24 +153,6 @@ def _digests(cleaned: Shards, measured: Columns) -> dict[str, str]:
             " `filter` the output of `signals` for these documents"
         )
     return digests
-
-
-def _is_denied(table: pa.Table, denials: Keys) -> np.ndarray:
-    """For every row, whether its address, its page or its text is denied."""
-    is_denied = np.zeros(table.num_rows, dtype=bool)
-    for column, values in (("url", denials.url), ("page_id", denials.page_id), ("id", denials.document_id)):
-        if values:
-            is_denied |= np.fromiter((value in values for value in table[column].to_pylist()), bool, table.num_rows)
-    return is_denied
-
-
-def _denied_pages(documents: Path, denials: Keys) -> str:
-    """Digest of the denied pages of a shard, so that denying other pages does not rebuild it."""
-    if not denials:
-        return ""
-    table = read_table(documents, columns=["id", "page_id", "url"])
-    denied = table["page_id"].filter(pa.array(_is_denied(table, denials))).to_pylist()
-    return text_digest(*denied) if denied else ""
 
 
 def _judged(recipe: FilterRecipe, table: pa.Table, measured: pa.Table) -> tuple[np.ndarray, np.ndarray]:

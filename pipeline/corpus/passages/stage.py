@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from annotated_types import Ge, Le
 
 from model.data.tokenizer import TOKENIZER, load_tokenizer
-from pipeline.corpus.deny_list import Keys, read_keys
+from pipeline.corpus.deny_list import Keys, denied_pages, denied_rows, read_keys
 from pipeline.store.engine import Done, Failed
 from pipeline.store.parts import map_shards
 from pipeline.store.records import DENIED, DROPPED, PASSAGE, Checkpoint, Counts, DenyList, Shards, dropped_row
@@ -71,7 +71,7 @@ def cut_documents(cfg: PassagesConfig, inputs: tuple[Any, ...], work: Work) -> O
         function=cuts_of,
         write=partial(_write, stage=work.stage),
         unit="documents",
-        key=lambda name: text_digest(tokenizer, _denied_pages(paths[name], denials)),
+        key=lambda name: text_digest(tokenizer, denied_pages(paths[name], denials)),
     )
     shards = shard_paths(work.directory)
     return Outcome(
@@ -117,21 +117,8 @@ def _counter(directory: str) -> Any:
 
 def _documents(path: Path, embedder: Checkpoint, most_tokens: int, denials: Keys) -> list[_Item]:
     table = read_table(path, columns=COLUMNS)
-    return [_Item(row, str(embedder.directory), most_tokens, is_denied(row, denials)) for row in table.to_pylist()]
-
-
-def is_denied(row: dict[str, Any], denials: Keys) -> bool:
-    """Whether the address, the page or the text of a document is denied."""
-    return row["url"] in denials.url or row["page_id"] in denials.page_id or row["id"] in denials.document_id
-
-
-def _denied_pages(documents: Path, denials: Keys) -> str:
-    """Digest of the denied pages of a shard, so that denying other pages does not cut it again."""
-    if not denials:
-        return ""
-    rows = read_table(documents, columns=["id", "page_id", "url"]).to_pylist()
-    denied = [row["page_id"] for row in rows if is_denied(row, denials)]
-    return text_digest(*denied) if denied else ""
+    rows = zip(table.to_pylist(), denied_rows(table, denials), strict=True)
+    return [_Item(row, str(embedder.directory), most_tokens, is_denied) for row, is_denied in rows]
 
 
 def _write(part: Path, items: list[_Item], answers: list[Done | Failed], stage: str) -> Counts:

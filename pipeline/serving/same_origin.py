@@ -62,7 +62,7 @@ class SameOrigin:
         method = scope.get("method", "WEBSOCKET")
         refused = refusal(method, headers, self.hosts) or self._acting_get(method, scope["path"], headers)
         if refused is None:
-            await self.app(scope, receive, _protecting(send))
+            await self.app(scope, receive, protecting(send))
         elif scope["type"] == "websocket":
             await receive()  # the request to connect
             await send({"type": "websocket.close", "code": CLOSING_CODE, "reason": refused.reason})
@@ -145,7 +145,9 @@ def _form(method: str, given: dict[str, list[str]]) -> Refusal | None:
     )
 
 
-def _protecting(send: Send) -> Send:
+def protecting(send: Send) -> Send:
+    """`send`, with the headers PROTECTED in every response that does not have them."""
+
     async def protected(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = {name.lower() for name, _ in message.get("headers", ())}

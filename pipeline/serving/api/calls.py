@@ -17,7 +17,8 @@ from typing import Any
 from pipeline.serving.api.errors import ApiError, ClientGone, unexpected
 from pipeline.serving.api.fields import Fields, parsed_body
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.served import ServedModels
+from pipeline.serving.api.loaded import routed
+from pipeline.serving.api.served import ServedModels, Serving
 from pipeline.serving.same_origin import Message, Receive, Send
 
 JSON, EVENTS = b"application/json", b"text/event-stream; charset=utf-8"
@@ -88,6 +89,16 @@ class Call:
                 headers={"Connection": "close"},
             ) from None
         return parsed_body(body)
+
+    @contextlib.asynccontextmanager
+    async def serving(self, fields: Fields, route: str) -> AsyncIterator[Serving]:
+        """The model that the fields name, which nobody closes meanwhile. Raises ApiError for a name that is not
+        served, while it is not ready, and for a model that does not answer at this route."""
+        name = self.served.name_for(fields.get("model"), route)
+        async with self.served.use(name) as serving:
+            self.noted.model = name
+            routed(serving.model, route, name)
+            yield serving
 
     async def _body(self) -> bytes:
         parts, size, is_complete = [], 0, False

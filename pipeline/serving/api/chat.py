@@ -19,7 +19,7 @@ from pipeline.serving.api.calls import Call, event
 from pipeline.serving.api.errors import shown, wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import CHAT, TextModel, routed
+from pipeline.serving.api.loaded import CHAT, TextModel
 from pipeline.serving.api.logprobs import logprobs_of
 from pipeline.serving.api.text_settings import (
     MOST_LOGPROBS,
@@ -40,10 +40,8 @@ ADVICE = {"tools": 'leave it out, or send "tool_choice": "none"'}
 
 
 async def chat(call: Call, fields: Fields) -> None:
-    name = call.served.name_for(fields.get("model"), CHAT)
-    async with call.served.use(name) as serving:
-        model, call.noted.model = serving.model, name
-        routed(model, CHAT, name)
+    async with call.serving(fields, CHAT) as serving:
+        model, name = serving.model, serving.name
         assert isinstance(model, TextModel)
         sent = sent_as(fields)
         job = await asyncio.to_thread(job_of, fields, model, call.limits)

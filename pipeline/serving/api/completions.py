@@ -14,7 +14,7 @@ from pipeline.serving.api.calls import Call, event
 from pipeline.serving.api.errors import wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import COMPLETIONS, TextModel, routed
+from pipeline.serving.api.loaded import COMPLETIONS, TextModel
 from pipeline.serving.api.logprobs import completion_logprobs
 from pipeline.serving.api.text_settings import (
     MOST_LOGPROBS,
@@ -33,10 +33,8 @@ ADVICE = {"suffix": "a model of this server continues a text, it does not fill a
 
 
 async def completions(call: Call, fields: Fields) -> None:
-    name = call.served.name_for(fields.get("model"), COMPLETIONS)
-    async with call.served.use(name) as serving:
-        model, call.noted.model = serving.model, name
-        routed(model, COMPLETIONS, name)
+    async with call.serving(fields, COMPLETIONS) as serving:
+        model, name = serving.model, serving.name
         assert isinstance(model, TextModel)
         sent, echoes = sent_as(fields), fields.flag("echo")
         prompts, jobs = await asyncio.to_thread(jobs_of, fields, model, call.limits)

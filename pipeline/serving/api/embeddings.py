@@ -17,16 +17,14 @@ from pipeline.serving.api.completions import is_ids
 from pipeline.serving.api.errors import wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import EMBEDDINGS, EmbeddingModel, faults_told, routed
+from pipeline.serving.api.loaded import EMBEDDINGS, EmbeddingModel, faults_told
 
 FORMATS = ("float", "base64")
 
 
 async def embeddings(call: Call, fields: Fields) -> None:
-    name = call.served.name_for(fields.get("model"), EMBEDDINGS)
-    async with call.served.use(name) as serving:
-        model, call.noted.model = serving.model, name
-        routed(model, EMBEDDINGS, name)
+    async with call.serving(fields, EMBEDDINGS) as serving:
+        model, name = serving.model, serving.name
         assert isinstance(model, EmbeddingModel)
         form = fields.one_of("encoding_format", FORMATS)
         width = fields.whole("dimensions", 1, model.width)

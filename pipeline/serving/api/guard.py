@@ -11,10 +11,9 @@ import hashlib
 import hmac
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.serving.api.errors import ApiError
-from pipeline.serving.same_origin import PROTECTED, App, Message, Receive, Send, refusal, split_host
+from pipeline.serving.same_origin import App, Message, Receive, Send, protecting, refusal, split_host
 
 NEEDS_TOKEN = ("/v1/", "/metrics")  # beginnings of paths
 LEAST_TOKEN = 16  # characters
@@ -40,7 +39,7 @@ class Guard:
         path = scope["path"]
         if self.token is not None and any(path == one.rstrip("/") or path.startswith(one) for one in NEEDS_TOKEN):
             self._check_token(given.get("authorization", ""))
-        await self.app(scope, receive, _protecting(send))
+        await self.app(scope, receive, protecting(send))
 
     def _hosts(self, headers: Mapping[str, str]) -> Collection[str]:
         if self.token is None or self.hosts:
@@ -74,14 +73,3 @@ def checked_token(text: str, where: str) -> str:
             ' python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return token
-
-
-def _protecting(send: Send) -> Send:
-    async def protected(message: Any) -> None:
-        if message["type"] == "http.response.start":
-            given = {name.lower() for name, _ in message.get("headers", ())}
-            added = [header for header in PROTECTED if header[0] not in given]
-            message = {**message, "headers": [*message.get("headers", ()), *added]}
-        await send(message)
-
-    return protected

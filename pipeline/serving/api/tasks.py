@@ -17,7 +17,7 @@ from pipeline.serving.api.calls import Call
 from pipeline.serving.api.errors import shown, wrong
 from pipeline.serving.api.fields import Fields, checked_text
 from pipeline.serving.api.limits import Limits
-from pipeline.serving.api.loaded import ANSWER, CLASSIFY, EXTRACT, TaskModel, TextModel, faults_told, routed
+from pipeline.serving.api.loaded import ANSWER, CLASSIFY, EXTRACT, TaskModel, TextModel, faults_told
 from pipeline.serving.api.writing import Written
 from pipeline.serving.engine import Job
 
@@ -39,10 +39,8 @@ async def answer(call: Call, fields: Fields) -> None:
 
 
 async def _task(call: Call, fields: Fields, route: str) -> None:
-    name = call.served.name_for(fields.get("model"), route)
-    async with call.served.use(name) as serving:
-        model, call.noted.model = serving.model, name
-        routed(model, route, name)
+    async with call.serving(fields, route) as serving:
+        model, name = serving.model, serving.name
         about = model.about()
         fields.refuse_unsupported({"stream": (False,)}, {})
         rows = rows_of(fields, about["inputs"], about.get("optional_inputs", {}), call.limits)

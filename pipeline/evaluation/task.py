@@ -122,7 +122,8 @@ class Judge(Protocol):
 
     def baselines(self, train: pa.Table, held_out: pa.Table) -> Mapping[str, Sequence[Answer]]:
         """Answers of the baselines that need no network, by name, to the rows of `held_out`."""
-        ...
+        del train, held_out
+        return {}
 
     def prompted(self, base: Path, model: Mapping[str, Any]) -> Answering | None:
         """How the base answers rows without any training, for the baseline `prompting`; None if it cannot, because it
@@ -139,7 +140,8 @@ class Judge(Protocol):
 
     def details(self, judged: Judged) -> Mapping[str, float]:
         """Further numbers worth a plot over time, such as a metric per label."""
-        ...
+        del judged
+        return {}
 
     def mistakes(self, judged: Judged) -> Iterable[Mistake]:
         """Everything that is wrong in an answer of the model."""
@@ -161,7 +163,8 @@ class Judge(Protocol):
 
     def figures(self, judged: Judged) -> "Mapping[str, Figure]":
         """Figures by file name without suffix."""
-        ...
+        del judged
+        return {}
 
 
 def evaluate_task(kind: Judge, cfg: TaskEvaluationConfig, inputs: tuple[Handle, ...], work: Work) -> Outcome:

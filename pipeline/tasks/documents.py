@@ -11,9 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import pyarrow as pa
 from annotated_types import Ge, Gt, Le, Lt
 
 from pipeline.evaluation.document_metrics import METRICS
@@ -35,9 +34,6 @@ from pipeline.store.store import NOT_IDENTITY, Outcome, Work
 from pipeline.tasks.documents_examples import QuestionRows, QuestionsConfig
 from pipeline.tasks.documents_model import write_assistant
 from pipeline.tasks.kind import Kind
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,10 +268,6 @@ data = { path = "questions.jsonl" }  # question, answers, document; without this
     def answers(self, model: Predictor, rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer]:
         return searched(model, rows, "fused")
 
-    def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
-        del train, held_out
-        return {}
-
     def results(self, judged: Judged, seed: int) -> list[Result]:
         return results_of(judged, seed)
 
@@ -288,10 +280,6 @@ data = { path = "questions.jsonl" }  # question, answers, document; without this
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
         del cfg
         return report_of(judged)
-
-    def figures(self, judged: Judged) -> "dict[str, Figure]":
-        del judged
-        return {}
 
 
 KIND = Documents()

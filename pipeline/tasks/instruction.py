@@ -55,7 +55,6 @@ from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import nn
 
     from model.data.conversations import EncodedConversations
@@ -289,17 +288,9 @@ system_prompt = "You answer briefly."     # of conversations without one
     def answers(self, model: Predictor, rows: Sequence[Mapping[str, Any]]) -> Sequence[Answer]:
         return loss_answers(model, rows)
 
-    def baselines(self, train: pa.Table, held_out: pa.Table) -> dict[str, Sequence[Answer]]:
-        del train, held_out
-        return {}
-
     def results(self, judged: Judged, seed: int) -> list[Result]:
         """The resampled unit is the conversation."""
         return results_of(judged, seed)
-
-    def details(self, judged: Judged) -> dict[str, float]:
-        del judged
-        return {}
 
     def mistakes_listed(self, judged: Judged, worst: Sequence[Mistake], n_wrong: int) -> str:
         del worst, n_wrong
@@ -308,10 +299,6 @@ system_prompt = "You answer briefly."     # of conversations without one
     def report(self, judged: Judged, cfg: TaskEvaluationConfig) -> str:
         del cfg
         return template_report(judged)
-
-    def figures(self, judged: Judged) -> "dict[str, Figure]":
-        del judged
-        return {}
 
 
 KIND = Instruction()

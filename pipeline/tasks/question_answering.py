@@ -38,7 +38,6 @@ from pipeline.tasks.kind import Kind
 from pipeline.training.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import nn
 
 NO_ANSWER = "(no answer)"  # in a list of mistakes
@@ -295,10 +294,6 @@ answers = "answers"                 # texts, or objects with text and answer_sta
             for part, values in parts.items()
         ]
         return "\n## Questions with and without an answer\n\n" + table(["questions", "exact match", "F1"], rows)
-
-    def figures(self, judged: Judged) -> "dict[str, Figure]":
-        del judged
-        return {}
 
 
 KIND = QuestionAnswering()

@@ -45,7 +45,6 @@ from pipeline.tasks.label_values import label_names, names_of
 from pipeline.training.finetune import FinetuneConfig
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import nn
 
 ENTITY = pa.struct(
@@ -355,9 +354,6 @@ class Tagging(Kind):
             table(["mistake", "entities"], [[kind, f"{n:,}"] for kind, n in kinds.most_common()]),
         ]
         return "\n".join(parts if kinds else parts[:2])
-
-    def figures(self, judged: Judged) -> "dict[str, Figure]":
-        return {}
 
 
 KIND = Tagging()

@@ -96,24 +96,18 @@ def asset_checks(
     tasks: Iterable[Task],
     limits: Mapping[str, Mapping[str, float]],
 ) -> list[dg.AssetChecksDefinition]:
-    sources = list(sources)
-    conserved = Law(name="conservation", judge=_conserved, blocks=True)
-    lost = Law(name="few_lost", judge=_few_lost, blocks=True)
-    files_read = Law(name="files_read", judge=_files_read, blocks=False)
-    kept = [conserved, lost, Law(name="not_empty", judge=_has_rows, blocks=False), files_read]
+    kept = [CONSERVED, FEW_LOST, Law(name="not_empty", judge=_has_rows, blocks=False), FILES_READ]
     checks = [check_step(["pages", source], kept) for source in sources]
-    not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
-    finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
     no_leak = Law(name="no_leak", judge=_corpus_leak, blocks=True)
     lossless = Law(name="lossless", judge=_lossless, blocks=True)
     accounted = Law(name="accounted", judge=_accounted, blocks=False)
     in_range = Law(name="ids_in_range", judge=lambda tokens: laws.ids_in_range(tokens.directory), blocks=True)
     checks += [
-        check_step(["documents"], [conserved, lost, not_empty]),
-        check_step(["corpus"], [conserved, lost, no_leak, not_empty, _source_loss(limits.get("corpus", {}))]),
+        check_step(["documents"], [CONSERVED, FEW_LOST, NOT_EMPTY]),
+        check_step(["corpus"], [CONSERVED, FEW_LOST, no_leak, NOT_EMPTY, _source_loss(limits.get("corpus", {}))]),
         check_step(["corpus_report"], [accounted, *_limits("corpus_report", limits)]),
         check_step(["tokenizer"], [lossless], others=[["corpus"]]),
-        *(check_step(key.split("/"), [conserved, lost, in_range]) for key in (TOKENS, *vocabularies(models))),
+        *(check_step(key.split("/"), [CONSERVED, FEW_LOST, in_range]) for key in (TOKENS, *vocabularies(models))),
     ]
     for model in (one for one in models if one.evaluation):
         stem, evaluation = model.name.removesuffix(MODEL_SUFFIX), str(model.evaluation)
@@ -124,28 +118,25 @@ def asset_checks(
         else:
             own = [_beats("beats_baseline", stem, MUST_BEAT)]
         checks += [
-            check_step([model.asset], [finite_loss]),
+            check_step([model.asset], [FINITE_LOSS]),
             check_step([evaluation], [*own, *_limits(evaluation, limits)]),
         ]
     return checks + [check for task in tasks for check in _checks_of_task(task, limits)]
 
 
 def _checks_of_task(task: Task, limits: Mapping[str, Mapping[str, float]]) -> list[dg.AssetChecksDefinition]:
-    conserved = Law(name="conservation", judge=_conserved, blocks=True)
-    not_empty = Law(name="not_empty", judge=_has_rows, blocks=True)
     leak = Law(name="no_leak", judge=_examples_leak, blocks=True)
     checks, of_model = [], [Law(name="whole_texts", judge=_whole_texts, blocks=False)]
     if task.collection:
-        rows = [conserved, Law(name="few_lost", judge=_few_lost, blocks=True), not_empty]
-        pages = [*rows, Law(name="files_read", judge=_files_read, blocks=False)]
+        rows = [CONSERVED, FEW_LOST, NOT_EMPTY]
+        pages = [*rows, FILES_READ]
         checks = [check_step([one], pages if one.endswith("_pages") else rows) for one in task.collection.assets]
         of_model = [Law(name="enough_questions", judge=_enough_questions, blocks=False)]
     if task.kind.has_curve:
-        finite_loss = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
-        of_model.insert(0, finite_loss)
+        of_model.insert(0, FINITE_LOSS)
     return [
         *checks,
-        check_step([f"{task.name}_examples"], [conserved, leak, not_empty, _plausible(task)]),
+        check_step([f"{task.name}_examples"], [CONSERVED, leak, NOT_EMPTY, _plausible(task)]),
         check_step([f"{task.name}_model"], of_model),
         check_step([f"{task.name}_evaluation"], _laws_of_evaluation(task, limits)),
     ]
@@ -260,6 +251,14 @@ def _has_rows(handle: Handle) -> Verdict:
 def _files_read(pages: Shards) -> Verdict:
     """A page was made of every data set, table, dump, mailbox and archive of the source."""
     return unread_files(pages)
+
+
+# What assets of several tables are checked for.
+CONSERVED = Law(name="conservation", judge=_conserved, blocks=True)
+FEW_LOST = Law(name="few_lost", judge=_few_lost, blocks=True)
+NOT_EMPTY = Law(name="not_empty", judge=_has_rows, blocks=True)
+FILES_READ = Law(name="files_read", judge=_files_read, blocks=False)
+FINITE_LOSS = Law(name="finite_loss", judge=lambda model: finite(read_curve(model.directory)), blocks=True)
 
 
 def _corpus_leak(corpus: Handle) -> Verdict:

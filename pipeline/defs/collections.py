@@ -10,10 +10,10 @@ from dataclasses import asdict
 import dagster as dg
 
 from pipeline.corpus.clean.stage import CLEAN, CleanConfig
-from pipeline.corpus.collect.stage import COLLECT, CollectConfig, collect
 from pipeline.corpus.deny_list import deny_list
 from pipeline.corpus.passages.stage import PASSAGES, PassagesConfig
 from pipeline.defs.mill_asset import mill_asset
+from pipeline.defs.pages import collected
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Columns, Shards
@@ -31,33 +31,10 @@ def collection_assets(task: Task, file: ConfigFile) -> list[dg.AssetsDefinition]
     own = [passages(task, task.collection, file)]
     if not task.collection.is_corpus:
         own.insert(0, documents(task.collection, file))
-    if task.collection.inline is not None:
-        own.insert(0, pages(task.collection, file))
+    if (source := task.collection.inline) is not None:
+        title = f"{source.note or task.name}: pages as collected, for this task alone."
+        own.insert(0, collected(source, file, task.collection.pages["pages"], GROUP, title))
     return own
-
-
-def pages(collection: Collection, file: ConfigFile) -> dg.AssetsDefinition:
-    source = collection.inline
-    assert source is not None
-
-    @mill_asset(
-        file,
-        key=collection.pages["pages"],
-        group=GROUP,
-        kinds={"parquet", "python"},
-        config=CollectConfig,
-        code=[COLLECT],
-        description=f"{source.note or collection.task}: pages as collected, for this task alone. {source.kind},"
-        f" licence {source.licence or 'not declared'}.",
-        pool=None,
-    )
-    def pages_of_task(
-        context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], cfg: CollectConfig
-    ) -> dg.MaterializeResult[Shards]:
-        layout = mill.layout
-        return mill.materialised(collect(mill.store(context), source, layout.cache, cfg, denied=layout.denied))
-
-    return pages_of_task
 
 
 def documents(collection: Collection, file: ConfigFile) -> dg.AssetsDefinition:

@@ -1,22 +1,26 @@
 """Assets `<task>_examples` and `<task>_model`: two per table of tasks.toml."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
 
 from pipeline.corpus.examples.stage import VERSION, ExamplesConfig
-from pipeline.defs.mill_asset import mill_asset
+from pipeline.defs.mill_asset import Body, mill_asset
 from pipeline.defs.resources import Mill
 from pipeline.defs.run_config import ConfigFile
 from pipeline.store.records import Checkpoint, Columns, Shards
+from pipeline.store.store import Stage
 from pipeline.tasks.documents_examples import build_questions
 from pipeline.tasks.tasks_toml import Task
 from pipeline.training.finetune import FinetuneConfig, finetune_stage
 
+Decorator = Callable[[Body], dg.AssetsDefinition]
 
-def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
-    @mill_asset(
+
+def _examples_asset(task: Task, file: ConfigFile, ins: Mapping[str, str] | None = None) -> Decorator:
+    return mill_asset(
         file,
         key=f"{task.name}_examples",
         group="fine_tuning",
@@ -24,8 +28,30 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
         config=task.kind.examples,
         given=asdict(task.examples),
         code=f"examples-{VERSION}",
+        ins=ins,
         pool=None,
     )
+
+
+def _model_asset(
+    task: Task, file: ConfigFile, stages: Sequence[Stage], ins: Mapping[str, str] | None = None
+) -> Decorator:
+    """`ins`: what it reads besides its base and its examples."""
+    return mill_asset(
+        file,
+        key=f"{task.name}_model",
+        group="fine_tuning",
+        kinds={"pytorch", "mlflow"},
+        config=task.kind.finetune,
+        given=asdict(task.finetune),
+        code=stages,
+        ins={"base": task.base, "examples": f"{task.name}_examples", **(ins or {})},
+        description=task.kind.summary,
+    )
+
+
+def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
+    @_examples_asset(task, file)
     def examples_of_task(
         context: dg.AssetExecutionContext, mill: dg.ResourceParam[Mill], cfg: ExamplesConfig
     ) -> dg.MaterializeResult[Shards]:
@@ -42,17 +68,7 @@ def examples(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
 def questions(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
     assert task.collection
 
-    @mill_asset(
-        file,
-        key=f"{task.name}_examples",
-        group="fine_tuning",
-        kinds={"parquet", "python"},
-        config=task.kind.examples,
-        given=asdict(task.examples),
-        code=f"examples-{VERSION}",
-        ins={"base": task.base, "passages": task.collection.assets[-1]},
-        pool=None,
-    )
+    @_examples_asset(task, file, {"base": task.base, "passages": task.collection.assets[-1]})
     def questions_of_task(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],
@@ -73,18 +89,7 @@ def assistant(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
     stage, collection = finetune_stage(task.kind), task.collection
     assert collection
 
-    @mill_asset(
-        file,
-        key=f"{task.name}_model",
-        group="fine_tuning",
-        kinds={"pytorch", "mlflow"},
-        config=task.kind.finetune,
-        given=asdict(task.finetune),
-        code=[stage],
-        ins={"base": task.base, "examples": f"{task.name}_examples"}
-        | {"passages": collection.assets[-1], "embedder": collection.embedder},
-        description=task.kind.summary,
-    )
+    @_model_asset(task, file, [stage], {"passages": collection.assets[-1], "embedder": collection.embedder})
     def assistant_of_task(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],
@@ -102,17 +107,7 @@ def assistant(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
 def model(task: Task, file: ConfigFile) -> dg.AssetsDefinition:
     stage, before = finetune_stage(task.kind), task.kind.reference(task.finetune)
 
-    @mill_asset(
-        file,
-        key=f"{task.name}_model",
-        group="fine_tuning",
-        kinds={"pytorch", "mlflow"},
-        config=task.kind.finetune,
-        given=asdict(task.finetune),
-        code=[stage] if before is None else [before[0], stage],
-        ins={"base": task.base, "examples": f"{task.name}_examples"},
-        description=task.kind.summary,
-    )
+    @_model_asset(task, file, [stage] if before is None else [before[0], stage])
     def model_of_task(
         context: dg.AssetExecutionContext,
         mill: dg.ResourceParam[Mill],

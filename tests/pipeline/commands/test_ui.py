@@ -27,18 +27,9 @@ from websockets.sync.client import connect
 from pipeline.cli import main
 from pipeline.store.layout import Layout, load_current
 from pipeline.tracking.server import run_url
+from tests.browser import CHROMIUM, QUIET_BROWSER
 
 GRISTMILL = Path(sys.executable).parent / "gristmill"
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET_BROWSER = [  # else it looks for Google's hosts all the time
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 RUN_SECONDS = 1200
 PAGE_MS = 300_000
 

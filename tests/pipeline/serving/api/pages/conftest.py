@@ -17,20 +17,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from tests.browser import CHROMIUM, QUIET_BROWSER
 from tests.pipeline.serving.api.pages.browsing import HOSTILE, Served
 
 LONG = ("--set", "max_new_tokens=90000")
 ROOT = Path(__file__).resolve().parents[5]
-CHROMIUM = Path("/usr/bin/chromium")
-QUIET_BROWSER = [  # else it looks for Google's hosts all the time
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE_MS = 60_000
 FAILED_REQUEST = "Failed to load resource"  # the browser's own word for a status of 400 or more
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from bench.screenshots import CHROMIUM, FLAGS
+
 PORT = 8990
 URL = f"http://127.0.0.1:{PORT}"
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 ANSWER_MS = 600_000  # on a machine that is busy
 COLOURS = 128  # of a PNG
 SYSTEM = "You answer briefly and clearly."

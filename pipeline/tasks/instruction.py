@@ -217,8 +217,7 @@ system_prompt = "You answer briefly."     # of conversations without one
         try:
             found = conversation_in(parts, cfg.form)
         except Refused as refused:
-            given = next((parts[name] for name in PARTS if parts[name] is not None), "")
-            return Row(str(given), reason=refused.reason, detail=refused.detail)
+            return refused.row(parts[name] for name in PARTS)
         contents = [one.content for one in found if one.role != "system"]
         whole = text_digest(*(text for one in found for text in (one.role, one.content)))
         before = text_digest(*(one.content for one in found[:-1]))

@@ -190,8 +190,7 @@ beta = 0.1
         try:
             found = preference_in(parts)
         except Refused as refused:
-            given = next((parts[name] for name in PARTS if parts[name] is not None), "")
-            return Row(str(given), reason=refused.reason, detail=refused.detail)
+            return refused.row(parts[name] for name in PARTS)
         prompt, *answers = ([{"role": one.role, "content": one.content} for one in messages] for messages in found)
         text = "\n\n".join(one["content"] for one in prompt if one["role"] != "system")
         whole = text_digest(*(text for part in found for one in part for text in (one.role, one.content)))

@@ -13,7 +13,7 @@ Which messages may follow each other is checked in model/data/chat.py; the reaso
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ import pyarrow as pa
 from model.data.chat import ANSWERS, ChatTemplate, Conversation, Message, Rendered, with_system
 from model.data.examples import valid
 from pipeline.corpus.examples.paths import shown
+from pipeline.corpus.examples.rows import Row
 
 FORMS = {  # name -> parts that a row of this form has
     "messages": ("messages",),
@@ -46,6 +47,11 @@ class Refused(ValueError):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.reason, self.detail = reason, detail
+
+    def row(self, parts: Iterable[Any]) -> Row:
+        """The dropped row, with the first part that there is as its text."""
+        given = next((part for part in parts if part is not None), "")
+        return Row(str(given), reason=self.reason, detail=self.detail)
 
 
 def form_of(parts: Mapping[str, Any]) -> str | None:
